@@ -1,0 +1,63 @@
+"""The infinite-width feature-learning limit of neural networks (dynamical mean field theory), computed.
+
+    problem = dmft.Problem(dmft.MLP(depth=2), dmft.load_task("digits", ...), dmft.GradientDescent(...))
+    theory = dmft.solve(problem)
+
+Specs need NumPy alone; the solver is loaded, and JAX with it, when it is first used.  PyTorch is never loaded here.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dmft.specs import (
+    MLP,
+    Activation,
+    GradientDescent,
+    Problem,
+    Task,
+    erf,
+    gelu,
+    linear,
+    load_task,
+    relu,
+    softplus,
+    tanh,
+)
+
+if TYPE_CHECKING:
+    from dmft.storage import load, save
+    from dmft.solver import solve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "Activation",
+    "GradientDescent",
+    "Problem",
+    "Task",
+    "erf",
+    "gelu",
+    "linear",
+    "load",
+    "load_task",
+    "relu",
+    "save",
+    "softplus",
+    "solve",
+    "tanh",
+]
+
+_LAZY = {"solve": "dmft.solver", "save": "dmft.storage", "load": "dmft.storage"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'dmft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

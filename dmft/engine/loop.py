@@ -1,0 +1,144 @@
+"""Initial states, and one compiled loop over the steps of training.
+
+The loop runs from any step to any later one, so that a driver can report progress and look for trouble between calls; the
+bounds are arguments of the compiled code, whose size and compile time do not depend on the number of steps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dmft.engine.basis import pivoted_cholesky
+from dmft.engine.matrix import revealed
+from dmft.engine.network import Network, Observables, Rule, observe, step
+from dmft.engine.population import Particles, particles
+from dmft.specs.activation import Activation
+from dmft.specs.parameterization import update_scale
+from dmft.specs.problem import Problem
+
+
+class History(NamedTuple):
+    """Everything the loop has seen: observables with a leading step axis, and for two-time kernels the vectors met.
+
+    features, gradients: tuples over layers of (step, sample, particle), or None for equal-time kernels.
+    """
+
+    observables: Observables
+    features: tuple[jax.Array, ...] | None
+    gradients: tuple[jax.Array, ...] | None
+
+
+def rule_of(problem: Problem) -> Rule:
+    """The constants of a problem that a step needs."""
+    task, training = problem.task, problem.training
+    c = update_scale(training.learning_rate, problem.network.gamma0, task.n_train)
+    return Rule(
+        input_kernel=jnp.asarray(task.input_kernel),
+        targets=jnp.asarray(task.y),
+        c=jnp.where(jnp.arange(task.n_samples) < task.n_train, c, 0.0),
+        gamma0=jnp.asarray(problem.network.gamma0),
+        centered=jnp.asarray(float(problem.network.centered)),
+    )
+
+
+def draws_needed(depth: int, samples: int, capacity: int) -> list[int]:
+    """Raw normals that each population may hand out, for matrices of the given capacity on either side."""
+    needed = [2 * capacity] * depth
+    needed[0] -= capacity - samples  # h^1 in place of the images of a matrix below
+    needed[-1] -= capacity - 1  # the readout in place of a matrix above
+    return needed
+
+
+@partial(jax.jit, static_argnames=("capacity", "project"))
+def limit_network(
+    rule: Rule,
+    normals: tuple[jax.Array, ...],
+    tolerance: jax.Array | float,
+    *,
+    capacity: int,
+    project: bool = True,
+) -> Network:
+    """A network at initialisation whose matrices are revealed as they are used.
+
+    Args:
+        normals: raw normals of each population, (draw, particle), at least `draws_needed`.
+        capacity: most directions that either side of a matrix may meet.
+    """
+    populations = [particles(z) for z in normals]
+    sizes = [z.shape[1] for z in normals]
+    readout = populations[-1].next_normals(1)[0]
+    populations[-1] = populations[-1].spend(1)
+
+    # h^1 ~ N(0, K^x); directions of rounding size are left out, those of tolerance size are not: they cost nothing here
+    n_samples = len(rule.targets)
+    R, _, rank = pivoted_cholesky(rule.input_kernel, 1e-14 * jnp.mean(rule.input_kernel.diagonal()))
+    h1 = R @ populations[0].next_normals(n_samples)
+    populations[0] = populations[0].spend(rank)
+
+    matrices = tuple(
+        revealed(source, target, (capacity, capacity), tolerance, project=project)
+        for source, target in zip(sizes[:-1], sizes[1:], strict=True)
+    )
+    return Network(h1, matrices, readout, tuple(populations), jnp.zeros(n_samples))
+
+
+def empty_history(network: Network, steps: int, *, two_time: bool) -> History:
+    """Room for the observables of steps 0..`steps`."""
+    depth, (samples, _) = len(network.populations), network.h1.shape
+
+    def room(*shape: int, dtype: type = float) -> jax.Array:
+        return jnp.zeros((steps + 1, *shape), dtype)
+
+    def vectors() -> tuple[jax.Array, ...] | None:
+        sizes = [population.normals.shape[1] for population in network.populations]
+        return tuple(room(samples, size) for size in sizes) if two_time else None
+
+    observables = Observables(
+        prediction=room(samples),
+        feature_kernel=room(depth, samples, samples),
+        gradient_kernel=room(depth, samples, samples),
+        ntk=room(samples, samples),
+        sizes=room(2, depth),
+        ranks=room(depth - 1, 2, dtype=jnp.int32),
+    )
+    return History(observables, vectors(), vectors())
+
+
+@partial(jax.jit, static_argnames=("activation",), donate_argnames=("network", "history"))
+def advance(
+    network: Network,
+    history: History,
+    rule: Rule,
+    start: jax.Array | int,
+    stop: jax.Array | int,
+    *,
+    activation: Activation,
+) -> tuple[Network, History]:
+    """Steps `start` .. `stop` - 1 of training, each recorded before its update."""
+
+    def body(t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
+        network, history = carry
+        network, fields = step(network, rule, t, activation)
+        seen = (observe(network, rule, fields), fields.features, fields.gradients)
+        if history.features is None:
+            seen = (seen[0], None, None)
+        history = jax.tree.map(lambda room, value: room.at[t].set(value), history, History(*seen))
+        return network, history
+
+    return lax.fori_loop(start, stop, body, (network, history))
+
+
+def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Particles, ...]) -> jax.Array:
+    """Averages between all steps, (layer, step, sample, step_2, sample_2), of vectors (step, sample, particle) a layer."""
+
+    def kernel(v: jax.Array, population: Particles) -> jax.Array:
+        flat = v.reshape(-1, v.shape[-1])
+        return population.inner(flat, flat).reshape(v.shape[:2] * 2)
+
+    return jnp.stack([kernel(v, p) for v, p in zip(vectors, populations, strict=True)])

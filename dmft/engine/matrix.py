@@ -1,0 +1,164 @@
+"""A Gaussian weight matrix W between an input and an output population: revealed as it is used, or explicit.
+
+Both kinds answer the same three calls, and training is written over them (`dmft.engine.network`):
+
+    apply(v)     W v / sqrt(N)           v a block of vectors of the input population
+    apply_t(u)   W^T u / sqrt(N)         u a block of vectors of the output population
+    learn(...)   W += sum_a c_a u_a v_a^T / sqrt(N)        for the blocks last applied
+
+**RevealedGaussian** never stores W.  It keeps the orthonormal directions Q_F met by `apply` and Q_B met by `apply_t`, and the
+Gaussian images Z_F (in the output population) and Z_B (in the input population) that were sampled for them.  Everything
+that has been asked of W is then the operator of low rank
+
+    W / sqrt(N)  =  Z_F Q_F^T  +  Q_B Z_B^T  +  Q_B C Q_F^T        (transposes are averages: Q^T v = <Q v>)
+
+where C holds what was learned, in the coordinates of the two bases: a step of gradient descent touches C alone.  A new vector
+v = x Q_F + R q has an image that is Gaussian given all that W has shown (Bolthausen 2014):
+
+    image = x Z_F + R z  +  (<v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
+
+The middle term is the response (A g, or B phi, of the mean-field equations; Gaussian integration by parts, no phi'').  The
+projection of z makes finite populations exact in law: S particles are then a network of width S.  `apply_t` is `apply` of the
+transpose, in which the two sides exchange their roles.
+
+Assumptions and approximations: exact in law at any S for tolerance -> 0; a tolerance drops directions of that relative size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmft.engine.basis import decompose
+from dmft.engine.population import Particles
+from dmft.specs.parameterization import hidden_scale
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Directions:
+    """What one side of a matrix has met.
+
+    met: Q (direction, particle of the population that is multiplied); image: Z (direction, particle of the other one);
+    both zero beyond `count` directions.
+    """
+
+    met: jax.Array
+    image: jax.Array
+    count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RevealedGaussian:
+    """An N x N matrix of iid N(0,1) entries, sampled in the directions in which it is used.
+
+    learned: C, (direction of `backward`, direction of `forward`).
+    tolerance: relative size below which a new direction is dropped.
+    project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
+    """
+
+    forward: Directions
+    backward: Directions
+    learned: jax.Array
+    tolerance: jax.Array
+    project: bool = field(default=True, metadata={"static": True})
+
+    @property
+    def transposed(self) -> RevealedGaussian:
+        return replace(self, forward=self.backward, backward=self.forward, learned=self.learned.T)
+
+    @property
+    def ranks(self) -> jax.Array:
+        """Directions met by `apply` and by `apply_t`."""
+        return jnp.stack([self.forward.count, self.backward.count])
+
+    def apply(
+        self, v: jax.Array, source: Particles, target: Particles
+    ) -> tuple[RevealedGaussian, Particles, jax.Array, jax.Array]:
+        """W v / sqrt(N) for a block v (vector, particle of source).
+
+        Returns:
+            the matrix, which now knows the image; the target population with its normals spent; the image (vector,
+            particle of target); the coordinates of v (vector, direction), which `learn` takes.
+        """
+        known, seen = self.forward, self.backward
+        x, R, q, rank = decompose(v, known.met, source, self.tolerance)
+        z = target.next_normals(len(v))
+        if self.project:
+            z = z - target.inner(z, seen.met) @ seen.met
+        z = jnp.where(jnp.arange(len(v))[:, None] < rank, z, 0.0)
+
+        response = source.inner(v, seen.image) + x @ self.learned.T
+        image = x @ known.image + R @ z + response @ seen.met
+
+        known = Directions(
+            met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
+            image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
+            count=known.count + rank,
+        )
+        coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, self.forward.count, axis=1)
+        return replace(self, forward=known), target.spend(rank), image, coordinates
+
+    def apply_t(
+        self, u: jax.Array, source: Particles, target: Particles
+    ) -> tuple[RevealedGaussian, Particles, jax.Array, jax.Array]:
+        """W^T u / sqrt(N); `source` is the population of u (the matrix's output), `target` its input."""
+        matrix, target, image, coordinates = self.transposed.apply(u, source, target)
+        return matrix.transposed, target, image, coordinates
+
+    def learn(self, c: jax.Array, inputs: jax.Array, outputs: jax.Array) -> RevealedGaussian:
+        """W += sum_a c_a u_a v_a^T / sqrt(N), for coordinates `inputs` of v and `outputs` of u."""
+        return replace(self, learned=self.learned + (outputs.T * c) @ inputs)
+
+
+def revealed(
+    source: int, target: int, capacity: tuple[int, int], tolerance: jax.Array | float, *, project: bool = True
+) -> RevealedGaussian:
+    """A matrix that has shown nothing yet.
+
+    Args:
+        source, target: sizes of the input and the output population.
+        capacity: most directions that `apply` and `apply_t` may meet.  A call needs room for its whole block: `ranks`
+            must not exceed capacity minus block size before it (the caller checks).
+    """
+
+    def nothing(capacity: int, met: int, image: int) -> Directions:
+        return Directions(jnp.zeros((capacity, met)), jnp.zeros((capacity, image)), jnp.zeros((), jnp.int32))
+
+    return RevealedGaussian(
+        forward=nothing(capacity[0], source, target),
+        backward=nothing(capacity[1], target, source),
+        learned=jnp.zeros((capacity[1], capacity[0])),
+        tolerance=jnp.asarray(tolerance, float),
+        project=project,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Explicit:
+    """An ordinary weight matrix (output, input).  Its coordinates of a vector are the vector itself."""
+
+    weights: jax.Array
+
+    @property
+    def ranks(self) -> jax.Array:
+        return jnp.array(self.weights.shape[::-1], jnp.int32)
+
+    def apply(self, v: jax.Array, source: Any, target: Particles) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+        return self, target, v @ self.weights.T * self._scale, v
+
+    def apply_t(self, u: jax.Array, source: Any, target: Particles) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+        return self, target, u @ self.weights * self._scale, u
+
+    def learn(self, c: jax.Array, inputs: jax.Array, outputs: jax.Array) -> Explicit:
+        return replace(self, weights=self.weights + (outputs.T * c) @ inputs * self._scale)
+
+    @property
+    def _scale(self) -> float:
+        return hidden_scale(self.weights.shape[1])

@@ -1,0 +1,163 @@
+"""The form of every result: names, dimensions, coordinates, attributes.
+
+    dims    step (0..T, observables before the update of that step); sample (training, then test); layer (1..L);
+            sample_2 and step_2 for the second index of kernels; ensembles lead with width, seed
+    coords  time = learning_rate * step on `step` (never an index: float joins drop points silently);
+            split ("train" or "test") and target on `sample`
+    vars    prediction(step, sample)                               f, centered if the network is
+            loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
+            feature_kernel(layer, step, sample, sample_2)          Phi^l = <phi(h^l) phi(h^l)>
+            gradient_kernel(layer, step, sample, sample_2)         G^l = <g^l g^l>,  g^l = gamma0 N df/dh^l
+            ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
+            feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
+            <name>_se                                              standard error of the limit's Monte-Carlo average
+    attrs   schema, kind ("limit" or "ensemble"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed, result,
+            created, and the numerical settings of the producer
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dmft.errors import SchemaError
+from dmft.specs import Problem
+
+SCHEMA = 1
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "prediction": ("step", "sample"),
+    "loss": ("step",),
+    "test_loss": ("step",),
+    "feature_kernel": ("layer", "step", "sample", "sample_2"),
+    "gradient_kernel": ("layer", "step", "sample", "sample_2"),
+    "ntk": ("step", "sample", "sample_2"),
+    "feature_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
+    "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
+}
+LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed")}
+REQUIRED_ATTRS = ("problem", "problem_id", "producer", "version", "dtype", "device", "seed", "result", "created")
+
+
+def saved_steps(problem: Problem, save_steps: Iterable[int] | None) -> NDArray[np.int64]:
+    """The recorded steps: all of 0..T, or those asked for, sorted.
+
+    Raises:
+        ValueError: steps outside 0..T, repeated, or none.
+    """
+    last = problem.training.steps
+    if save_steps is None:
+        return np.arange(last + 1)
+    steps = np.sort(np.asarray(list(save_steps)))
+    if len(steps) == 0 or not np.issubdtype(steps.dtype, np.integer) or len(np.unique(steps)) < len(steps):
+        raise ValueError(f"save_steps={list(save_steps)} must be different whole numbers, at least one.")
+    if steps[0] < 0 or steps[-1] > last:
+        outside = steps[(steps < 0) | (steps > last)]
+        raise ValueError(f"save_steps holds {outside[0]}; this problem has steps 0..{last}.")
+    return steps
+
+
+def losses(problem: Problem, prediction: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """loss and, where there are test samples, test_loss, from prediction (..., sample)."""
+    error = (prediction - problem.task.y) ** 2 / 2
+    n = problem.task.n_train
+    found = {"loss": error[..., :n].mean(-1)}
+    if problem.task.n_test:
+        found["test_loss"] = error[..., n:].mean(-1)
+    return found
+
+
+def build(
+    kind: str,
+    problem: Problem,
+    values: Mapping[str, NDArray[Any]],
+    *,
+    steps: NDArray[np.int64],
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """A validated result Dataset.
+
+    Args:
+        kind: "limit" or "ensemble".
+        values: arrays by variable name, with the dimensions of `VARIABLES` behind those of `LEADING`.
+        steps: the recorded steps.
+        attrs: what the producer says of itself (producer, dtype, device, seed, ...).
+        coords: coordinates of the leading dimensions.
+    """
+    task = problem.task
+    samples = np.arange(task.n_samples)
+    variables = {}
+    for name, value in values.items():
+        base = name.removesuffix("_se")
+        variables[name] = (LEADING[kind] + VARIABLES[base], value)
+    dims = {dim for dims, _ in variables.values() for dim in dims}
+    labels: dict[str, Any] = {
+        "step": steps,
+        "sample": samples,
+        "sample_2": samples,
+        "layer": np.arange(1, problem.network.depth + 1),
+        "step_2": steps,
+    }
+    ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in dims})
+    ds = ds.assign_coords(
+        time=("step", steps * problem.training.learning_rate),
+        split=("sample", np.where(samples < task.n_train, "train", "test")),
+        target=("sample", task.y),
+        **dict(coords or {}),
+    )
+    ds.attrs = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "problem": problem.to_json(arrays=False),
+        "problem_id": problem.problem_id,
+        "version": _version(),
+        "result": "success",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **attrs,
+    }
+    return validate(ds, kind)
+
+
+def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
+    """`ds` itself, if it is a result of this kind in this schema.
+
+    Raises:
+        SchemaError: naming the first difference.
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise SchemaError(f"expected an xarray Dataset with a result of kind {kind!r}, got {type(ds).__name__}.")
+    if ds.attrs.get("schema") != SCHEMA:
+        raise SchemaError(f"the Dataset has schema {ds.attrs.get('schema')!r}; this version reads schema {SCHEMA}.")
+    if ds.attrs.get("kind") != kind:
+        raise SchemaError(f"the Dataset is of kind {ds.attrs.get('kind')!r}; expected {kind!r}.")
+    missing = [name for name in REQUIRED_ATTRS if name not in ds.attrs]
+    if missing:
+        raise SchemaError(f"the Dataset lacks the attributes {missing}.")
+    for name, variable in ds.data_vars.items():
+        base = str(name).removesuffix("_se")
+        if base not in VARIABLES:
+            raise SchemaError(f"variable {name!r} is not in the schema; known are {list(VARIABLES)}.")
+        expected = LEADING[kind] + VARIABLES[base]
+        if variable.dims != expected:
+            raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.")
+        for dim in expected:
+            if dim not in ds.indexes:
+                raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
+        if not np.isfinite(variable.values).all():
+            raise SchemaError(f"variable {name!r} holds non-finite numbers.")
+    for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
+        if coord not in ds.coords or ds[coord].dims != (dim,):
+            raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
+    return ds
+
+
+def _version() -> str:
+    from dmft import __version__
+
+    return __version__

@@ -1,0 +1,58 @@
+"""Every power of N, D and gamma0 (mean-field / mu-parameterization).
+
+Conventions (Bordelon & Pehlevan 2022; Yang & Hu 2021), for L hidden layers of width N on P training inputs in R^D:
+
+    h^1 = W^0 x / sqrt(D)      h^{l+1} = W^l phi(h^l) / sqrt(N)      f = w . phi(h^L) / (gamma0 N)
+    loss = (1/P) sum_mu ell(f_mu, y_mu)      theta <- theta - eta gamma0^2 N dloss/dtheta      all weights iid N(0, 1)
+
+    parameter   shape     enters the forward pass with   one step of gradient descent adds
+    W^0         (N, D)    1 / sqrt(D)                    c sum_a Delta_a g^1_a x_a^T / sqrt(D)
+    W^l         (N, N)    1 / sqrt(N)                    c sum_a Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N)
+    w           (N,)      1 / (gamma0 N)                 c sum_a Delta_a phi(h^L_a)
+
+with Delta = -d ell / d f, the backward fields g^l = gamma0 N df/dh^l, and
+
+    c = eta gamma0 / P.
+
+The right column is the middle one: df/dW^l = g^{l+1} phi^T / (gamma0 N sqrt(N)), and the rate eta gamma0^2 N makes
+eta gamma0 / P of the prefactors.  In kernels (averages over neurons) no power of N is left:
+
+    f = <z^L phi(h^L)> / gamma0      h^{l+1} += c Delta_a <phi^l phi^l_a> g^{l+1}_a      K^x = x . x' / D
+
+Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def input_scale(dimension: int) -> float:
+    """1/sqrt(D): factor of W^0 x."""
+    return float(dimension) ** -0.5
+
+
+def hidden_scale(width: int) -> float:
+    """1/sqrt(N): factor of W^l phi(h^l), and of W^l^T g^{l+1}."""
+    return float(width) ** -0.5
+
+
+def output_scale(gamma0: float, width: int = 1) -> float:
+    """1/(gamma0 N): factor of the sum w . phi(h^L).  With `width=1`, the factor of an average over neurons."""
+    return 1.0 / (gamma0 * width)
+
+
+def update_scale(learning_rate: float, gamma0: float, n_train: int) -> float:
+    """c = eta gamma0 / P: factor of Delta_a in every rank-one update."""
+    return learning_rate * gamma0 / n_train
+
+
+def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
+    """eta gamma0^2 N: the rate that multiplies dloss/dtheta for every parameter."""
+    return learning_rate * gamma0**2 * width
+
+
+def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """K^x = x x^T / D between all rows of `x` (sample, feature)."""
+    return (x @ x.T) * input_scale(x.shape[1]) ** 2

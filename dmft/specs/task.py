@@ -1,0 +1,122 @@
+"""Data: training inputs with their targets and, optionally, test inputs with theirs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmft.specs import _check
+from dmft.specs.parameterization import input_kernel
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A regression task; for two classes the targets are -1 and +1.
+
+    Args:
+        x_train: (sample, feature) training inputs; the parameterization divides x.x' by the number of features, so
+            entries of order one are natural.
+        y_train: (sample,) targets.
+        x_test, y_test: test inputs (sample, feature) and targets (sample,), both or neither.
+        provenance: where the data come from (JSON-like); not part of the identity of the task.
+
+    Everything that lists samples lists the training samples first, then the test samples.
+
+    Raises:
+        ValueError: wrong shapes or lengths, non-finite numbers, a test set of another dimension.
+    """
+
+    x_train: NDArray[np.float64]
+    y_train: NDArray[np.float64]
+    x_test: NDArray[np.float64] | None = None
+    y_test: NDArray[np.float64] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.x_test is None) != (self.y_test is None):
+            missing = "y_test" if self.y_test is None else "x_test"
+            raise ValueError(f"{missing} is missing; give x_test and y_test together, or neither.")
+        self._set_pair("train", self.x_train, self.y_train)
+        if self.x_test is not None and self.y_test is not None:
+            self._set_pair("test", self.x_test, self.y_test)
+            if self.x_test.shape[1] != self.dimension:
+                raise ValueError(
+                    f"x_test has {self.x_test.shape[1]} features and x_train {self.dimension}; "
+                    "prepare both in the same way, (sample, feature)."
+                )
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    def _set_pair(self, split: str, x: ArrayLike, y: ArrayLike) -> None:
+        x = _check.finite_array(f"x_{split}", x, ("sample", "feature"))
+        y = _check.finite_array(f"y_{split}", y, ("sample",))
+        if len(x) != len(y):
+            raise ValueError(f"y_{split} has {len(y)} targets for {len(x)} inputs in x_{split}; give one per input.")
+        object.__setattr__(self, f"x_{split}", x)
+        object.__setattr__(self, f"y_{split}", y)
+
+    @property
+    def n_train(self) -> int:
+        return len(self.x_train)
+
+    @property
+    def n_test(self) -> int:
+        return 0 if self.x_test is None else len(self.x_test)
+
+    @property
+    def n_samples(self) -> int:
+        return self.n_train + self.n_test
+
+    @property
+    def dimension(self) -> int:
+        """Number D of input features."""
+        return self.x_train.shape[1]
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """(sample, feature): training inputs, then test inputs."""
+        return self.x_train if self.x_test is None else np.concatenate([self.x_train, self.x_test])
+
+    @property
+    def y(self) -> NDArray[np.float64]:
+        """(sample,): training targets, then test targets."""
+        return self.y_train if self.y_test is None else np.concatenate([self.y_train, self.y_test])
+
+    @property
+    def input_kernel(self) -> NDArray[np.float64]:
+        """K^x = x.x'/D, (sample, sample_2), over training then test samples."""
+        return input_kernel(self.x)
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """The arrays that are there, by field name."""
+        return {name: value for name in ARRAYS if (value := getattr(self, name)) is not None}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of names, shapes and float64 bytes of the arrays."""
+        digest = hashlib.sha256()
+        for name, array in self.arrays.items():
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(array.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __repr__(self) -> str:
+        name = self.provenance.get("name", "")
+        return (
+            f"Task({name + ': ' if name else ''}{self.n_train} training and {self.n_test} test samples, "
+            f"{self.dimension} features, sha256 {self.sha256[:12]})"
+        )

@@ -1,0 +1,32 @@
+"""Results in NetCDF files, written atomically."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import xarray as xr
+
+
+def save(ds: xr.Dataset, path: str | Path) -> Path:
+    """Write `ds` to the NetCDF file `path`; it appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    try:
+        ds.to_netcdf(temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in ds.data_vars})
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """The Dataset that `save` wrote, in memory."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not a file; expected a NetCDF file written by dmft.save.")
+    with xr.open_dataset(path, engine="h5netcdf") as ds:
+        return ds.load()
