@@ -25,8 +25,8 @@ from dmft.specs import (
 )
 
 if TYPE_CHECKING:
-    from dmft.storage import load, save
     from dmft.solver import solve
+    from dmft.storage import load, save
 
 __version__ = "0.1.0"
 

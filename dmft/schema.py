@@ -1,18 +1,19 @@
 """The form of every result: names, dimensions, coordinates, attributes.
 
-    dims    step (0..T, observables before the update of that step); sample (training, then test); layer (1..L);
-            sample_2 and step_2 for the second index of kernels; ensembles lead with width, seed
-    coords  time = learning_rate * step on `step` (never an index: float joins drop points silently);
-            split ("train" or "test") and target on `sample`
-    vars    prediction(step, sample)                               f, centered if the network is
-            loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
-            feature_kernel(layer, step, sample, sample_2)          Phi^l = <phi(h^l) phi(h^l)>
-            gradient_kernel(layer, step, sample, sample_2)         G^l = <g^l g^l>,  g^l = gamma0 N df/dh^l
-            ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
-            feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
-            <name>_se                                              standard error of the limit's Monte-Carlo average
-    attrs   schema, kind ("limit" or "ensemble"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed, result,
-            created, and the numerical settings of the producer
+dims    step (0..T, observables before the update of that step); sample (training, then test); layer (1..L);
+        sample_2 and step_2 for the second index of kernels; ensembles lead with width, seed
+coords  time = learning_rate * step on `step` (never an index: float joins drop points silently);
+        split ("train" or "test") and target on `sample`
+vars    prediction(step, sample)                               f, centered if the network is
+        loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
+        feature_kernel(layer, step, sample, sample_2)          Phi^l = <phi(h^l) phi(h^l)>
+        gradient_kernel(layer, step, sample, sample_2)         G^l = <g^l g^l>,  g^l = gamma0 N df/dh^l
+        ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
+        feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
+        <name>_se                                              standard error of the limit's Monte-Carlo average
+        comparisons: the variables listed in `comparisons.compare`, with the dimension width
+attrs   schema, kind ("limit", "ensemble" or "comparison"), problem (JSON without the data), problem_id,
+        producer, version, dtype, device, seed, result, created, and the numerical settings of the producer
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "feature_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
     "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
 }
+WHOLE = ("limit", "limit_se")  # suffixes of a comparison's variables, by what is left of the quantity's dimensions
+BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviation_se", "z")
+BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se")
+TOTALS = ("total_variance", "total_variance_se", "total_bias_square", "total_bias_square_se")
+EXPONENTS = ("variance_exponent", "variance_exponent_se", "bias_exponent", "bias_exponent_se")
 LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed")}
 REQUIRED_ATTRS = ("problem", "problem_id", "producer", "version", "dtype", "device", "seed", "result", "created")
 
@@ -72,6 +78,26 @@ def losses(problem: Problem, prediction: NDArray[Any]) -> dict[str, NDArray[Any]
     return found
 
 
+def dims(kind: str, name: str) -> tuple[str, ...]:
+    """Dimensions of the variable `name` in a Dataset of this kind; SchemaError if there is no such variable."""
+    if kind == "comparison":
+        for quantity, whole in VARIABLES.items():
+            suffix = name.removeprefix(f"{quantity}_")
+            if suffix in WHOLE:
+                return whole
+            if suffix in BY_WIDTH:
+                return ("width", *whole)
+            if suffix in BY_WIDTH_LAYER_STEP:
+                return ("width", *(dim for dim in whole if dim in ("layer", "step")))
+            if suffix in TOTALS:
+                return ("width",)
+            if suffix in EXPONENTS:
+                return ()
+    elif name.removesuffix("_se") in VARIABLES:
+        return LEADING[kind] + VARIABLES[name.removesuffix("_se")]
+    raise SchemaError(f"{name!r} is not a variable of a result of kind {kind!r}; quantities are {list(VARIABLES)}.")
+
+
 def build(
     kind: str,
     problem: Problem,
@@ -94,9 +120,8 @@ def build(
     samples = np.arange(task.n_samples)
     variables = {}
     for name, value in values.items():
-        base = name.removesuffix("_se")
-        variables[name] = (LEADING[kind] + VARIABLES[base], value)
-    dims = {dim for dims, _ in variables.values() for dim in dims}
+        variables[name] = (dims(kind, name), value)
+    used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
         "step": steps,
         "sample": samples,
@@ -104,7 +129,7 @@ def build(
         "layer": np.arange(1, problem.network.depth + 1),
         "step_2": steps,
     }
-    ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in dims})
+    ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
     ds = ds.assign_coords(
         time=("step", steps * problem.training.learning_rate),
         split=("sample", np.where(samples < task.n_train, "train", "test")),
@@ -140,16 +165,13 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     if missing:
         raise SchemaError(f"the Dataset lacks the attributes {missing}.")
     for name, variable in ds.data_vars.items():
-        base = str(name).removesuffix("_se")
-        if base not in VARIABLES:
-            raise SchemaError(f"variable {name!r} is not in the schema; known are {list(VARIABLES)}.")
-        expected = LEADING[kind] + VARIABLES[base]
+        expected = dims(kind, str(name))
         if variable.dims != expected:
             raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.")
         for dim in expected:
             if dim not in ds.indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
-        if not np.isfinite(variable.values).all():
+        if not np.isfinite(variable.values).all() and not str(name).endswith(EXPONENTS):
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
         if coord not in ds.coords or ds[coord].dims != (dim,):

@@ -4,13 +4,14 @@ The causal engine (`dmft.engine`) gives one estimate of every order parameter fo
 scrambles of the Sobol points give independent estimates; their mean is reported, with its standard error.
 
 Assumptions and approximations
-    S particles stand for infinitely many neurons: the error falls nearly like 1/S, its random part is reported, its bias (of
-    order 1/S) is not seen in practice.  Directions smaller than `tolerance` are dropped from the weight matrices: relative
-    errors of kernels of order tolerance^2.  The output at initialisation vanishes in the limit, centered or not, so that the
-    limit is always computed with it subtracted (the estimate of the same number with less noise).
+    S particles stand for infinitely many neurons: the error falls nearly like 1/S, its random part is reported, its
+    bias (of order 1/S) is not seen in practice.  Directions smaller than `tolerance` are dropped from the weight
+    matrices: relative errors of kernels of order tolerance^2.  The output at initialisation vanishes in the limit,
+    centered or not, so that the limit is always computed with it subtracted (the estimate of the same number with
+    less noise).
 
-Cost of a scramble: about 36 S k P floating-point operations for each step and hidden matrix, k the number of directions met
-(at most P (T+1)); 64 S k bytes of memory for each.
+Cost of a scramble: about 36 S k P floating-point operations for each step and hidden matrix, k the number of
+directions met (at most P (T+1)); 64 S k bytes of memory for each.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def solve(
     particles: int = 4096,
     scrambles: int = 8,
     seed: int = 0,
-    tolerance: float = 1e-3,
+    tolerance: float = 3e-3,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     memory_limit: int | None = None,
@@ -62,8 +63,8 @@ def solve(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Dataset of kind "limit" (`dmft.schema`): prediction, loss, test_loss, feature_kernel, gradient_kernel, ntk, and for
-        each `<name>_se`, the standard error of the mean over scrambles.
+        Dataset of kind "limit" (`dmft.schema`): prediction, loss, test_loss, feature_kernel, gradient_kernel, ntk,
+        and for each `<name>_se`, the standard error of the mean over scrambles.
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
@@ -77,7 +78,9 @@ def solve(
     particles = _check.integer("particles", particles, minimum=2)
     if particles & (particles - 1):
         lower = 1 << (particles.bit_length() - 1)
-        raise ValueError(f"particles={particles} is not a power of two, as Sobol points need; use {lower} or {2 * lower}.")
+        raise ValueError(
+            f"particles={particles} is not a power of two, as Sobol points need; use {lower} or {2 * lower}."
+        )
     scrambles = _check.integer("scrambles", scrambles, minimum=2)
     seed = _check.integer("seed", seed, minimum=0)
     tolerance = _check.positive("tolerance", tolerance)
@@ -184,8 +187,8 @@ def _raise_if_diverged(problem: Problem, seen: Observables, stop: int) -> None:
         growth = np.where(np.isfinite(sizes[step]), sizes[step] / np.maximum(sizes[0], 1e-300), np.inf)
         layer = int(np.argmax(growth)) + 1
         raise DivergenceError(
-            f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer {layer} "
-            f"grown {growth[layer - 1]:.3g} times. Lower learning_rate={problem.training.learning_rate}, "
+            f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer "
+            f"{layer} grown {growth[layer - 1]:.3g} times. Lower learning_rate={problem.training.learning_rate}, "
             f"or gamma0={problem.network.gamma0}."
         )
 
@@ -200,8 +203,8 @@ def memory_estimate(problem: Problem, particles: int, capacity: int, two_time: b
         return network, loop.empty_history(network, last, two_time=two_time)
 
     kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state)))
-    blocks = (4 * depth + 8) * samples * particles * 8
-    return kept + blocks
+    blocks: int = (4 * depth + 8) * samples * particles * 8
+    return int(kept) + blocks
 
 
 def _refuse_if_too_large(

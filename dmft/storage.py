@@ -16,7 +16,9 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     try:
-        ds.to_netcdf(temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in ds.data_vars})
+        ds.to_netcdf(
+            temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
+        )
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -14,7 +14,8 @@ Function = Callable[[Tensor], Tensor]
 
 
 def _gaussian_cdf(h: Tensor) -> Tensor:
-    return (1 + torch.special.erf(h / math.sqrt(2))) / 2
+    cdf: Tensor = torch.special.ndtr(h)
+    return cdf
 
 
 def _gaussian_pdf(h: Tensor) -> Tensor:

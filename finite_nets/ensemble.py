@@ -1,7 +1,8 @@
 """`train_ensemble`: from a Problem to the Dataset of networks of several widths.
 
-Networks of one width are trained side by side as batched matrix products, as many at once as memory (on a CPU: the cache)
-takes.  A member is a function of (root seed, width, seed index) and the problem alone, whatever the batches and the device.
+Networks of one width are trained side by side as batched matrix products, as many at once as memory (on a CPU: the
+cache) takes.  A member is a function of (root seed, width, seed index) and the problem alone, whatever the batches
+and the device.
 """
 
 from __future__ import annotations
@@ -47,17 +48,14 @@ def train_ensemble(
     """Train networks of the given widths on `problem`, `seeds` of each.
 
     Args:
-        problem: network, task, training: the same that the theory solves.
-        widths: N, different whole numbers.
-        seeds: how many members a width, or the seed indices themselves.
-        seed: the root seed; a member depends on it, its width and its seed index only.
-        device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is one.
-        dtype: "float32" or "float64", of weights and results.
-        observables: which variables to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk.
-        two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
-        save_steps: the steps to record; all of 0..T by default.
-        memory_limit: in bytes, for the results and a batch; by default what is available.
-        progress: show a bar; by default on a terminal only.
+        problem: network, task, training: the same that the theory solves. widths: N, different whole numbers.
+        seeds: how many members a width, or the seed indices themselves. seed: the root seed; a member depends on
+        it, its width and its seed index only. device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is
+        one. dtype: "float32" or "float64", of weights and results. observables: which variables to record, among
+        prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk. two_time: add
+        `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps. save_steps: the steps to
+        record; all of 0..T by default. memory_limit: in bytes, for the results and a batch; by default what is
+        available. progress: show a bar; by default on a terminal only.
 
     Returns:
         Dataset of kind "ensemble" (`dmft.schema`) with leading dimensions width and seed.
@@ -70,7 +68,9 @@ def train_ensemble(
     if not isinstance(problem, Problem):
         raise TypeError(f"train_ensemble expects a dmft.Problem, got {type(problem).__name__}.")
     width_list = _distinct("widths", widths, minimum=1)
-    seed_list = _distinct("seeds", range(_check.integer("seeds", seeds, minimum=1)) if isinstance(seeds, int) else seeds, 0)
+    seed_list = _distinct(
+        "seeds", range(_check.integer("seeds", seeds, minimum=1)) if isinstance(seeds, int) else seeds, 0
+    )
     seed = _check.integer("seed", seed, minimum=0)
     plan = Plan(problem, schema.saved_steps(problem, save_steps), _known_observables(observables), two_time)
     if dtype not in DTYPES:
@@ -178,9 +178,7 @@ class Plan:
             if self.two_time:
                 features.append(fields.features)
                 gradients.append(fields.gradients)
-        batch = {
-            name: torch.stack(steps, dim=1 + schema.VARIABLES[name].index("step")) for name, steps in seen.items()
-        }
+        batch = {name: torch.stack(steps, dim=1 + schema.VARIABLES[name].index("step")) for name, steps in seen.items()}
         for name, history in (("feature", features), ("gradient", gradients)):
             if self.two_time:
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]

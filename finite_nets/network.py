@@ -7,8 +7,8 @@
 Every array has the member of the ensemble as its first axis; a layer's fields are (member, sample, neuron), so that all
 products are batched matrix products.
 
-Cost of a step, a hidden layer and a member: weights of 4 N^2 bytes (float32) are read forward and backward and read and written
-by the update; 2 N^2 P floating-point operations for each of the three products.
+Cost of a step, a hidden layer and a member: weights of 4 N^2 bytes (float32) are read forward and backward and read
+and written by the update; 2 N^2 P floating-point operations for each of the three products.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from finite_nets.random import normals
 
 @dataclass
 class Weights:
-    """Parameters of a batch, updated in place: first (member, N, D), hidden: L-1 of (member, N, N), readout (member, N)."""
+    """Parameters of a batch, updated in place.
+
+    first: (member, N, D); hidden: L-1 of (member, N, N); readout: (member, N).
+    """
 
     first: Tensor
     hidden: list[Tensor]
@@ -67,11 +70,14 @@ def initialise(
 def span_coordinates(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inputs (sample, feature) in an orthonormal basis of their span, when that has fewer dimensions.
 
-    Gaussian weights look the same in every orthonormal basis and training leaves those across the span alone, so a network
-    on these coordinates is, in law, the network on x; images of 784 pixels cost no more than P numbers.
+    Gaussian weights look the same in every orthonormal basis and training leaves those across the span alone, so a
+    network on these coordinates is, in law, the network on x; images of 784 pixels cost no more than P numbers.
     """
     samples, features = x.shape
-    return np.linalg.qr(x.T, mode="r").T if samples < features else x
+    if samples >= features:
+        return x
+    _, r = np.linalg.qr(x.T)
+    return np.asarray(r.T)
 
 
 class Trainer:

@@ -1,6 +1,6 @@
 """What is recorded of a batch of networks at a step, with a leading axis `member`.
 
-    Phi^l = phi(h^l) . phi(h^l)' / N    G^l = g^l . g^l' / N    K = sum_{l=0..L} G^{l+1} Phi^l,  Phi^0 = K^x, G^{L+1} = 1
+Phi^l = phi(h^l) . phi(h^l)' / N    G^l = g^l . g^l' / N    K = sum_{l=0..L} G^{l+1} Phi^l,  Phi^0 = K^x, G^{L+1} = 1
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def two_time_kernels(fields: list[Tensor]) -> Tensor:
     """(member, layer, step, sample, step_2, sample_2) from fields (step, member, sample, N) a layer."""
     flat = [field.movedim(0, 1).flatten(1, 2) for field in fields]
     steps, _, samples, _ = fields[0].shape
-    return kernels(flat).unflatten(3, (steps, samples)).unflatten(2, (steps, samples))
+    return kernels(flat).reshape(fields[0].shape[1], len(fields), steps, samples, steps, samples)
 
 
 def ntk(input_kernel: Tensor, feature_kernel: Tensor, gradient_kernel: Tensor) -> Tensor:

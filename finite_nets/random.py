@@ -1,8 +1,8 @@
 """Normal variables addressed by what they are for: a counter-based generator, vectorised over members.
 
-The bits of entry j of parameter l of member s of width N are Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as
-easy as 1, 2, 3") of the counter (j // 4, l, s, N) under the key `root seed`: the same on every device and for every split of an
-ensemble into batches.  Normals come from pairs of 32-bit words by Box-Muller.
+The bits of entry j of parameter l of member s of width N are Philox-4x32-10 (Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3") of the counter (j // 4, l, s, N) under the key `root seed`: the same on every device
+and for every split of an ensemble into batches.  Normals come from pairs of 32-bit words by Box-Muller.
 """
 
 from __future__ import annotations

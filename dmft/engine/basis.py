@@ -4,9 +4,10 @@ A block of vectors v (vector, particle) is written in the directions Q met befor
 
     v = x Q + R q        x = <v Q>        <q q> = 1, <q Q> = 0        R R^T = <v v> - x x^T
 
-R is a pivoted Cholesky factor.  A direction whose squared size has fallen below tolerance^2 of the block's mean square is
-not added: what it would carry of v is dropped.  Trained networks revisit few directions (the kernels are numerically of low
-rank, and the rank saturates in time), so the basis stays small while the number of vectors grows with every step.
+R is a pivoted Cholesky factor.  A direction whose squared size has fallen below tolerance^2 of the block's mean
+square is not added: what it would carry of v is dropped.  Trained networks revisit few directions (the kernels are
+numerically of low rank, and the rank saturates in time), so the basis stays small while the number of vectors grows
+with every step.
 """
 
 from __future__ import annotations

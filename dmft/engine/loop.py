@@ -1,17 +1,18 @@
 """Initial states, and one compiled loop over the steps of training.
 
-The loop runs from any step to any later one, so that a driver can report progress and look for trouble between calls; the
-bounds are arguments of the compiled code, whose size and compile time do not depend on the number of steps.
+The loop runs from any step to any later one, so that a driver can report progress and look for trouble between
+calls; the bounds are arguments of the compiled code, whose size and compile time do not depend on the number of
+steps.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from dmft.engine.basis import pivoted_cholesky
@@ -82,8 +83,7 @@ def limit_network(
     populations[0] = populations[0].spend(rank)
 
     matrices = tuple(
-        revealed(source, target, (capacity, capacity), tolerance, project=project)
-        for source, target in zip(sizes[:-1], sizes[1:], strict=True)
+        revealed(source, target, (capacity, capacity), tolerance, project=project) for source, target in pairwise(sizes)
     )
     return Network(h1, matrices, readout, tuple(populations), jnp.zeros(n_samples))
 
@@ -125,17 +125,16 @@ def advance(
     def body(t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
         network, history = carry
         network, fields = step(network, rule, t, activation)
-        seen = (observe(network, rule, fields), fields.features, fields.gradients)
-        if history.features is None:
-            seen = (seen[0], None, None)
-        history = jax.tree.map(lambda room, value: room.at[t].set(value), history, History(*seen))
-        return network, history
+        vectors = (None, None) if history.features is None else (fields.features, fields.gradients)
+        seen = History(observe(network, rule, fields), *vectors)
+        return network, jax.tree.map(lambda room, value: room.at[t].set(value), history, seen)
 
-    return lax.fori_loop(start, stop, body, (network, history))
+    trained: tuple[Network, History] = lax.fori_loop(start, stop, body, (network, history))
+    return trained
 
 
 def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Particles, ...]) -> jax.Array:
-    """Averages between all steps, (layer, step, sample, step_2, sample_2), of vectors (step, sample, particle) a layer."""
+    """(layer, step, sample, step_2, sample_2): averages between all steps of (step, sample, particle) a layer."""
 
     def kernel(v: jax.Array, population: Particles) -> jax.Array:
         flat = v.reshape(-1, v.shape[-1])

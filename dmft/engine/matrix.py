@@ -6,28 +6,28 @@ Both kinds answer the same three calls, and training is written over them (`dmft
     apply_t(u)   W^T u / sqrt(N)         u a block of vectors of the output population
     learn(...)   W += sum_a c_a u_a v_a^T / sqrt(N)        for the blocks last applied
 
-**RevealedGaussian** never stores W.  It keeps the orthonormal directions Q_F met by `apply` and Q_B met by `apply_t`, and the
-Gaussian images Z_F (in the output population) and Z_B (in the input population) that were sampled for them.  Everything
-that has been asked of W is then the operator of low rank
+**RevealedGaussian** never stores W.  It keeps the orthonormal directions Q_F met by `apply` and Q_B met by
+`apply_t`, and the Gaussian images Z_F (in the output population) and Z_B (in the input population) that were
+sampled for them.  Everything that has been asked of W is then the operator of low rank
 
     W / sqrt(N)  =  Z_F Q_F^T  +  Q_B Z_B^T  +  Q_B C Q_F^T        (transposes are averages: Q^T v = <Q v>)
 
-where C holds what was learned, in the coordinates of the two bases: a step of gradient descent touches C alone.  A new vector
-v = x Q_F + R q has an image that is Gaussian given all that W has shown (Bolthausen 2014):
+where C holds what was learned, in the coordinates of the two bases: a step of gradient descent touches C alone.  A
+new vector v = x Q_F + R q has an image that is Gaussian given all that W has shown (Bolthausen 2014):
 
     image = x Z_F + R z  +  (<v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
 
-The middle term is the response (A g, or B phi, of the mean-field equations; Gaussian integration by parts, no phi'').  The
-projection of z makes finite populations exact in law: S particles are then a network of width S.  `apply_t` is `apply` of the
-transpose, in which the two sides exchange their roles.
+The middle term is the response (A g, or B phi, of the mean-field equations; Gaussian integration by parts, no
+phi'').  The projection of z makes finite populations exact in law: S particles are then a network of width S.
+`apply_t` is `apply` of the transpose, in which the two sides exchange their roles.
 
-Assumptions and approximations: exact in law at any S for tolerance -> 0; a tolerance drops directions of that relative size.
+Assumptions and approximations: exact in law at any S for tolerance -> 0; a tolerance drops directions of that
+relative size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -150,10 +150,16 @@ class Explicit:
     def ranks(self) -> jax.Array:
         return jnp.array(self.weights.shape[::-1], jnp.int32)
 
-    def apply(self, v: jax.Array, source: Any, target: Particles) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+    def apply(
+        self, v: jax.Array, source: Particles, target: Particles
+    ) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+        del source  # sums over its neurons are the matrix product
         return self, target, v @ self.weights.T * self._scale, v
 
-    def apply_t(self, u: jax.Array, source: Any, target: Particles) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+    def apply_t(
+        self, u: jax.Array, source: Particles, target: Particles
+    ) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+        del source
         return self, target, u @ self.weights * self._scale, u
 
     def learn(self, c: jax.Array, inputs: jax.Array, outputs: jax.Array) -> Explicit:

@@ -2,10 +2,10 @@
 
     forward    h^1 given;   h^{l+1} = W^l phi(h^l) / sqrt(N);   f = <w phi(h^L)> / gamma0
     backward   z^L = w;     g^l = phi'(h^l) z^l;                z^{l-1} = W^{l-1}^T g^l / sqrt(N)
-    update     h^1 += c_a Delta_a K^x_{mu a} g^1_a;   W^l += c_a Delta_a g^{l+1}_a phi(h^l_a)^T;   w += c_a Delta_a phi(h^L_a)
+    update     h^1 += c_a Delta_a K^x_{mu a} g^1_a;   W^l += c_a Delta_a g^{l+1}_a phi^l_a^T;   w += c_a Delta_a phi^L_a
 
-with c = eta gamma0 / P for training samples a and 0 for test samples (`dmft.specs.parameterization`).  The input layer appears
-through its preactivations h^1 alone: whatever W^0 is, training moves them through K^x.
+with c = eta gamma0 / P for training samples a and 0 for test samples (`dmft.specs.parameterization`).  The input
+layer appears through its preactivations h^1 alone: whatever W^0 is, training moves them through K^x.
 
 Observables, from the fields before the update:
 
@@ -46,8 +46,8 @@ class Network:
 class Rule(NamedTuple):
     """What a step needs to know of the problem.
 
-    input_kernel: K^x (sample, sample_2); targets: (sample,); c: (sample,), eta gamma0 / P where the sample is trained on;
-    centered: 1 to subtract the output at initialisation, 0 not to.
+    input_kernel: K^x (sample, sample_2); targets: (sample,); c: (sample,), eta gamma0 / P where the sample is
+    trained on; centered: 1 to subtract the output at initialisation, 0 not to.
     """
 
     input_kernel: jax.Array

@@ -3,9 +3,9 @@
     <a b> = (1/S) sum_i a_i b_i
 
 Two things are asked of it: the average of products, and raw iid N(0,1) variables that nobody has used before.  The
-variables of a population are rows of one scrambled Sobol sequence in S points, handed out in the order in which they are
-asked for, so that the early steps of training get the best dimensions.  (Separately scrambled copies of a sequence are
-not independent of each other; core of the reason why a population owns exactly one.)
+variables of a population are rows of one scrambled Sobol sequence in S points, handed out in the order in which
+they are asked for, so that the early steps of training get the best dimensions.  (Separately scrambled copies of a
+sequence are not independent of each other; core of the reason why a population owns exactly one.)
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def sobol_normals(draws: int, size: int, seed: np.random.SeedSequence) -> NDArra
     dimensions = min(draws, qmc.Sobol.MAXDIM)
     points = qmc.Sobol(dimensions, scramble=True, bits=SOBOL_BITS, rng=rng).random(size)
     # the points are multiples of 2^-bits: half a unit more keeps the quantile of 0 finite
-    quasi = ndtri(points.T + 0.5**(SOBOL_BITS + 1))
+    quasi = ndtri(points.T + 0.5 ** (SOBOL_BITS + 1))
     return np.concatenate([quasi, rng.standard_normal((draws - dimensions, size))])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
     """`value` as an int of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}={value!r} is not an integer; give a whole number of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{name}={value} is too small; it must be at least {minimum}.")
@@ -21,7 +20,7 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
 
 def positive(name: str, value: Any, *, hint: str = "") -> float:
     """`value` as a finite float above zero."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}={value!r} is not a number; give a positive one.{hint and ' ' + hint}")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name}={value} must be positive and finite.{hint and ' ' + hint}")
@@ -38,7 +37,9 @@ def finite_array(name: str, value: ArrayLike, dims: tuple[str, ...]) -> NDArray[
     if array.ndim != len(dims):
         raise ValueError(f"{name} has shape {array.shape}; expected {expected}.")
     if array.size == 0:
-        raise ValueError(f"{name} has shape {array.shape}: it is empty. Give at least one entry along each of {expected}.")
+        raise ValueError(
+            f"{name} has shape {array.shape}: it is empty. Give at least one entry along each of {expected}."
+        )
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         where = tuple(int(i) for i in bad[0])

@@ -118,7 +118,9 @@ def _two_classes(y: NDArray[Any], classes: Sequence[int] | None) -> tuple[int, i
             return present[0].item(), present[1].item()
         if np.issubdtype(y.dtype, np.floating) and not np.array_equal(y, np.round(y)):
             return None
-        raise ValueError(f"the labels take {len(present)} values; choose two of them, e.g. classes=({present[0]}, {present[1]}).")
+        raise ValueError(
+            f"the labels take {len(present)} values; choose two of them, e.g. classes=({present[0]}, {present[1]})."
+        )
     classes = tuple(classes)
     if len(classes) != 2 or classes[0] == classes[1]:
         raise ValueError(f"classes={classes} must be two different labels; targets are -1 and +1.")
@@ -175,7 +177,8 @@ def _normalized(
         norm = np.linalg.norm(x, axis=1, keepdims=True)
         if np.any(norm == 0):
             raise ValueError('an input equals the mean training input and cannot be scaled; use normalize="standard".')
-        return x * (np.sqrt(x.shape[1]) / norm)
+        scaled: NDArray[np.float64] = x * (np.sqrt(x.shape[1]) / norm)
+        return scaled
 
     return on_sphere(x_train), on_sphere(x_test)
 
@@ -188,12 +191,16 @@ def _load(source: str | Path, allow_pickle: bool) -> Source:
         return NAMED[source]()
     path = Path(source)
     if not path.exists():
-        raise ValueError(f"data set {str(source)!r} is neither one of {', '.join(sorted(NAMED))} nor a path that exists.")
+        raise ValueError(
+            f"data set {str(source)!r} is neither one of {', '.join(sorted(NAMED))} nor a path that exists."
+        )
     if path.is_dir():
         return _from_folder(path, allow_pickle)
     if path.suffix == ".npz":
         return _from_npz(path)
-    raise ValueError(f"{path.name} is not a file this library reads; give an .npz file or a folder of IDX or CIFAR-10 files.")
+    raise ValueError(
+        f"{path.name} is not a file this library reads; give an .npz file or a folder of IDX or CIFAR-10 files."
+    )
 
 
 def _package(module: str, distribution: str, name: str) -> Any:
@@ -201,7 +208,7 @@ def _package(module: str, distribution: str, name: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f'data set "{name}" comes with the package {distribution}, which is not installed: pip install {distribution}'
+            f'data set "{name}" comes with the package {distribution}, which is missing: pip install {distribution}'
         ) from error
 
 
@@ -240,14 +247,18 @@ def _from_npz(path: Path) -> Source:
             train = _pool(file["x_train"], file["y_train"], path.name)
             test = _pool(file["x_test"], file["y_test"], path.name) if {"x_test", "y_test"} <= names else None
         else:
-            raise ValueError(f"{path.name} holds {sorted(names)}; expected arrays x, y or x_train, y_train, x_test, y_test.")
+            raise ValueError(
+                f"{path.name} holds {sorted(names)}; expected arrays x, y or x_train, y_train, x_test, y_test."
+            )
     return Source(train, test, f"file {path.name}", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _pool(x: NDArray[Any], y: NDArray[Any], what: str) -> Pool:
     """Inputs flattened to (sample, feature), with one label each."""
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y):
-        raise ValueError(f"{what}: inputs of shape {x.shape} and labels of shape {y.shape}; expected (sample, ...) and (sample,).")
+        raise ValueError(
+            f"{what}: inputs of shape {x.shape} and labels of shape {y.shape}; expected (sample, ...) and (sample,)."
+        )
     return Pool(x.reshape(len(x), -1), y)
 
 
@@ -255,11 +266,11 @@ def _from_folder(folder: Path, allow_pickle: bool) -> Source:
     if images := _idx_files(folder, "images"):
         labels = _idx_files(folder, "labels")
         if set(images) != set(labels):
-            raise ValueError(f"{folder.name}: images for {sorted(images)}, labels for {sorted(labels)}; expected the same.")
+            raise ValueError(
+                f"{folder.name}: images for {sorted(images)}, labels for {sorted(labels)}; expected the same."
+            )
         files = [*images.values(), *labels.values()]
-        pools = {
-            split: _pool(_read_idx(images[split]), _read_idx(labels[split]), folder.name) for split in images
-        }
+        pools = {split: _pool(_read_idx(images[split]), _read_idx(labels[split]), folder.name) for split in images}
         train = pools.pop("train", None) or pools.pop("test")
         test = pools.get("test")
         kind = "IDX"
@@ -270,14 +281,16 @@ def _from_folder(folder: Path, allow_pickle: bool) -> Source:
     elif (folder / "data_batch_1").exists():
         if not allow_pickle:
             raise ValueError(
-                f"{folder.name} holds CIFAR-10 as Python pickles, which are only read on request: pass allow_pickle=True "
-                "if you trust the files, or use the binary version of the data set."
+                f"{folder.name} holds CIFAR-10 as Python pickles, which are only read on request: pass "
+                "allow_pickle=True if you trust the files, or use the binary version of the data set."
             )
         files = sorted(folder.glob("data_batch_?")) + sorted(folder.glob("test_batch"))
         train, test = _cifar(files, _read_cifar_pickle)
         kind = "CIFAR-10 pickle"
     else:
-        raise ValueError(f"{folder.name} holds neither IDX files (*images-idx3-ubyte*) nor CIFAR-10 batches (data_batch_1).")
+        raise ValueError(
+            f"{folder.name} holds neither IDX files (*images-idx3-ubyte*) nor CIFAR-10 batches (data_batch_1)."
+        )
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
@@ -305,7 +318,9 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=n_dims, offset=4))
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * n_dims)
     if len(values) != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{path.name} says shape {shape} and holds {len(values)} bytes; the file is damaged or truncated.")
+        raise ValueError(
+            f"{path.name} says shape {shape} and holds {len(values)} bytes; the file is damaged or truncated."
+        )
     return values.reshape(shape)
 
 
@@ -319,7 +334,9 @@ def _cifar(files: list[Path], read: Callable[[Path], Pool]) -> tuple[Pool, Pool 
 def _read_cifar_binary(path: Path) -> Pool:
     data = np.frombuffer(path.read_bytes(), np.uint8)
     if len(data) == 0 or len(data) % 3073:
-        raise ValueError(f"{path.name} holds {len(data)} bytes, not a multiple of 3,073; the file is damaged or truncated.")
+        raise ValueError(
+            f"{path.name} holds {len(data)} bytes, not a multiple of 3,073; the file is damaged or truncated."
+        )
     records = data.reshape(-1, 3073)
     return Pool(records[:, 1:], records[:, 0])
 

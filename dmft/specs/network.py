@@ -32,8 +32,10 @@ class MLP:
         object.__setattr__(
             self, "gamma0", _check.positive("gamma0", self.gamma0, hint="For the lazy limit take it small, e.g. 1e-3.")
         )
-        if not isinstance(self.activation, Activation):
+        activation: object = self.activation
+        if not isinstance(activation, Activation):
             choices = ", ".join(f"dmft.{name}()" for name in NAMES)
             raise TypeError(f"activation={self.activation!r} is not an activation; choose one of {choices}.")
-        if not isinstance(self.centered, bool):
+        centered: object = self.centered
+        if not isinstance(centered, bool):
             raise TypeError(f"centered={self.centered!r} must be True or False.")

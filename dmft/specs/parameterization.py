@@ -24,22 +24,26 @@ Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P t
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 
 def input_scale(dimension: int) -> float:
     """1/sqrt(D): factor of W^0 x."""
-    return float(dimension) ** -0.5
+    return 1.0 / math.sqrt(dimension)
 
 
 def hidden_scale(width: int) -> float:
     """1/sqrt(N): factor of W^l phi(h^l), and of W^l^T g^{l+1}."""
-    return float(width) ** -0.5
+    return 1.0 / math.sqrt(width)
 
 
-def output_scale(gamma0: float, width: int = 1) -> float:
-    """1/(gamma0 N): factor of the sum w . phi(h^L).  With `width=1`, the factor of an average over neurons."""
+def output_scale(gamma0: Any, width: int = 1) -> Any:
+    """1/(gamma0 N): factor of the sum w . phi(h^L).  With `width=1`, the factor of an average
+    over neurons.  (`gamma0` may be a number of any array library.)"""
     return 1.0 / (gamma0 * width)
 
 

@@ -42,7 +42,9 @@ class Problem:
         for name, kind in (("network", MLP), ("task", Task), ("training", GradientDescent)):
             value = getattr(self, name)
             if not isinstance(value, kind):
-                raise TypeError(f"{name}={value!r} is not a dmft.{kind.__name__}; the order is network, task, training.")
+                raise TypeError(
+                    f"{name}={value!r} is not a dmft.{kind.__name__}; the order is network, task, training."
+                )
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
 
@@ -103,8 +105,8 @@ class Problem:
             task = Task(**arrays, provenance=described["provenance"])
         if task.sha256 != described["sha256"]:
             raise ValueError(
-                f"the data have sha256 {task.sha256[:12]}..., the problem was written with {described['sha256'][:12]}...; "
-                "load the same data with the same options."
+                f"the data have sha256 {task.sha256[:12]}..., the problem was written with "
+                f"{described['sha256'][:12]}...; load the same data with the same options."
             )
         return cls(
             network=_network(content["network"]),

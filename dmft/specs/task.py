@@ -77,7 +77,7 @@ class Task:
     @property
     def dimension(self) -> int:
         """Number D of input features."""
-        return self.x_train.shape[1]
+        return int(self.x_train.shape[1])
 
     @property
     def x(self) -> NDArray[np.float64]:

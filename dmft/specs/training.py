@@ -1,6 +1,6 @@
 """How the parameters move.
 
-    theta(t+1) = theta(t) - eta gamma0^2 N dloss/dtheta        t = 0 .. T-1, full batch, the same eta for every layer
+theta(t+1) = theta(t) - eta gamma0^2 N dloss/dtheta        t = 0 .. T-1, full batch, the same eta for every layer
 """
 
 from __future__ import annotations

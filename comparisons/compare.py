@@ -1,0 +1,141 @@
+"""`compare`: where networks of each width stand relative to the limit, and how the difference falls with width.
+
+For a quantity q, with E networks of width N (names of the variables in the result, sample and layer indices left out):
+
+    q_limit                the limit                                      + q_limit_se
+    q_mean                 mean over networks                             + q_mean_se
+    q_variance             N Var(q)                                       + q_variance_se
+    q_deviation            q_mean - q_limit                               + q_deviation_se (both errors), q_z = ratio
+    q_error                |E q - q_limit| of the ensemble's mean: bias, falls like 1/N             + q_error_se
+    q_distance             rms_e |q_e - q_limit| of one network, falls like 1/sqrt(N)               + q_distance_se
+                           for each layer and step; kernels: Frobenius norms over samples, relative to the limit's;
+                           predictions and losses: root mean square over samples
+    q_total_variance       Var(q), mean over all entries                  + q_total_variance_se
+    q_total_bias_square    (E q - q_limit)^2, mean over all entries       + q_total_bias_square_se
+    q_variance_exponent    s in q_total_variance ~ N^s                    + q_variance_exponent_se
+    q_bias_exponent        s in the root of q_total_bias_square ~ N^s     + q_bias_exponent_se
+                           nan where the widths do not resolve it
+
+Squared deviations are freed of the sampling noise of networks and theory (`comparisons.estimators`); a root of a
+negative estimate is reported as 0 with its error.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from comparisons import estimators
+from comparisons.scaling import fit_power_law
+from dmft import schema
+from dmft.errors import SchemaError
+
+
+def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
+    """Compare an ensemble with the limit of the same problem.
+
+    Args:
+        theory: of kind "limit", e.g. from `dmft.solve`.
+        nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least two seeds.
+
+    Returns:
+        Dataset of kind "comparison" with the variables listed at the top of this module, for every quantity that both
+        hold; N Var and deviations have the dimensions (width, ...) of the quantity, exponents have none.
+
+    Raises:
+        SchemaError: inputs of another form.
+        ValueError: different problems, different steps or samples, fewer than two seeds.
+    """
+    schema.validate(theory, "limit")
+    schema.validate(nets, "ensemble")
+    _require_same_problem(theory, nets)
+    if nets.sizes["seed"] < 2:
+        raise ValueError(f"the ensemble has {nets.sizes['seed']} network(s) a width; variances need at least 2 seeds.")
+    quantities = [name for name in schema.VARIABLES if name in theory and name in nets]
+    _require_same_labels(theory, nets, quantities)
+
+    variables: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for name in quantities:
+        for suffix, value in _quantity(theory, nets, name).items():
+            variable = f"{name}_{suffix}"
+            variables[variable] = (schema.dims("comparison", variable), value)
+    kept = {dim for dims, _ in variables.values() for dim in dims}
+    coords = {name: c for name, c in nets.coords.items() if set(c.dims) <= kept and name != "seed"}
+    ds = xr.Dataset(variables, coords=coords)
+    shared = ("schema", "problem", "problem_id", "version")
+    ds.attrs = {name: theory.attrs[name] for name in shared} | {
+        "kind": "comparison",
+        "producer": "comparisons.compare",
+        "seeds": nets.sizes["seed"],
+        "dtype": "float64",
+        "device": "cpu",
+        "seed": nets.attrs["seed"],
+        "result": "success",
+        "created": max(theory.attrs["created"], nets.attrs["created"]),
+    }
+    for side, source in (("theory", theory), ("nets", nets)):
+        ds.attrs |= {f"{side}_{k}": v for k, v in source.attrs.items() if k not in (*shared, "kind")}
+    return schema.validate(ds, "comparison")
+
+
+def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]:
+    """All variables of one quantity, by suffix; widths on the first axis."""
+    limit, limit_se = theory[name].values, theory[f"{name}_se"].values
+    widths = nets["width"].values
+    dims = schema.VARIABLES[name]
+    inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
+    everything = tuple(range(len(dims)))
+    unit = np.ones_like(limit) if name in ("prediction", "loss", "test_loss") else limit
+    scale = np.sqrt((unit**2).sum(axis=inner))
+
+    rows: list[dict[str, Any]] = []
+    for i, width in enumerate(widths):
+        x = nets[name].values[i].astype(np.float64)
+        row: dict[str, Any] = {}
+        row["mean"], row["mean_se"] = estimators.mean(x)
+        variance, variance_se = estimators.variance(x)
+        row["variance"], row["variance_se"] = width * variance, width * variance_se
+        row["deviation"] = row["mean"] - limit
+        row["deviation_se"] = np.hypot(row["mean_se"], limit_se)
+        row["z"] = estimators.z_score(row["deviation"], row["deviation_se"])
+        square, square_se = estimators.squared_bias(x, limit, limit_se, inner)
+        row["error"], row["error_se"] = (value / scale for value in estimators.root(square, square_se))
+        row["distance"], row["distance_se"] = (value / scale for value in estimators.distance(x, limit, inner))
+        square, square_se = estimators.squared_bias(x, limit, limit_se, everything)
+        row["total_bias_square"], row["total_bias_square_se"] = square / limit.size, square_se / limit.size
+        row["total_variance"], row["total_variance_se"] = estimators.mean_variance(x)
+        rows.append(row)
+    found: dict[str, Any] = {suffix: np.stack([row[suffix] for row in rows]) for suffix in rows[0]}
+    found |= {"limit": limit, "limit_se": limit_se}
+    if len(widths) > 1:
+        law = fit_power_law(widths, found["total_variance"], found["total_variance_se"])
+        found |= {"variance_exponent": law.slope, "variance_exponent_se": law.slope_se}
+        law = fit_power_law(widths, found["total_bias_square"], found["total_bias_square_se"])
+        found |= {"bias_exponent": law.slope / 2, "bias_exponent_se": law.slope_se / 2}
+    return found
+
+
+def _require_same_problem(theory: xr.Dataset, nets: xr.Dataset) -> None:
+    if theory.attrs["problem_id"] != nets.attrs["problem_id"]:
+        ours, theirs = json.loads(theory.attrs["problem"]), json.loads(nets.attrs["problem"])
+        differences = [
+            f"{part}: {ours.get(part)} in the theory, {theirs.get(part)} in the networks"
+            for part in ("network", "training", "loss", "task")
+            if ours.get(part) != theirs.get(part)
+        ]
+        raise ValueError("theory and networks are of different problems; " + "; ".join(differences))
+
+
+def _require_same_labels(theory: xr.Dataset, nets: xr.Dataset, quantities: list[str]) -> None:
+    try:
+        xr.align(theory[quantities], nets[quantities], join="exact", exclude={"width", "seed"})
+    except ValueError as error:
+        if not theory["step"].equals(nets["step"]):
+            raise ValueError(
+                f"theory has {theory.sizes['step']} steps and the networks {nets.sizes['step']}, not the same; "
+                "select common ones first, e.g. theory.sel(step=nets.step)."
+            ) from error
+        raise SchemaError(f"theory and networks are labelled differently: {error}") from error

@@ -1,0 +1,95 @@
+"""Estimates from an ensemble of independent networks, each with its standard error.  NumPy arrays; members on axis 0.
+
+    mean            m = (1/E) sum_e x_e                      se^2 = s^2 / E
+    variance        s^2, unbiased                            se^2 = (mu_4 - s^4 (E-3)/(E-1)) / E
+    squared bias    |m - limit|^2 - sum_k (s_k^2 / E + limit_se_k^2), unbiased: its expectation is |E x - limit|^2
+    distance        root mean square over members of |x_e - limit|
+
+Errors of what is summed over entries k come from the jackknife over groups of members: entries are correlated,
+members are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+GROUPS = 20  # of members in the jackknife
+
+
+def mean(x: Array) -> tuple[Array, Array]:
+    """Mean over members and its standard error."""
+    return x.mean(axis=0), x.std(axis=0, ddof=1) / np.sqrt(len(x))
+
+
+def variance(x: Array) -> tuple[Array, Array]:
+    """Unbiased variance over members and its standard error (from the fourth moment; no normality assumed)."""
+    n = len(x)
+    squares = (x - x.mean(axis=0)) ** 2
+    s2 = squares.sum(axis=0) / (n - 1)
+    fourth = np.einsum("e...,e...->...", squares, squares) / n
+    return s2, np.sqrt(np.maximum(fourth - s2**2 * (n - 3) / (n - 1), 0.0) / n)
+
+
+def jackknife(statistic: Callable[[Array, Array, int], Array], x: Array) -> tuple[Array, Array]:
+    """`statistic(mean, unbiased variance, count)` of the members, and its standard error.
+
+    One group of members after another is left out; sums of groups serve all of these subsets.
+    """
+    centre = x.mean(axis=0)
+    groups = np.array_split(x - centre, min(GROUPS, len(x) // 2 if len(x) > 3 else len(x)))
+    sums = np.stack([group.sum(axis=0) for group in groups])
+    squares = np.stack([np.einsum("e...,e...->...", group, group) for group in groups])
+
+    def of(total: Array, square: Array, n: int) -> Array:
+        return statistic(centre + total / n, np.maximum(square - total**2 / n, 0.0) / max(n - 1, 1), n)
+
+    all_sums, all_squares = sums.sum(axis=0), squares.sum(axis=0)
+    left_out = np.stack(
+        [of(all_sums - s, all_squares - q, len(x) - len(g)) for s, q, g in zip(sums, squares, groups, strict=True)]
+    )
+    k = len(groups)
+    se = np.sqrt((k - 1) / k * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    return of(all_sums, all_squares, len(x)), se
+
+
+def squared_bias(x: Array, limit: Array, limit_se: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
+    """Squared distance of the members' expectation from the limit, summed over `axis` of `limit`, and its error.
+
+    Unbiased, so it may come out negative where the distance is not resolved.  The limit's own errors enter the error as
+    if all entries along `axis` erred together (the cautious bound: their correlation is not known).
+    """
+
+    def squared(mean: Array, variance: Array, n: int) -> Array:
+        excess: Array = (mean - limit) ** 2 - variance / n - limit_se**2
+        return np.asarray(excess.sum(axis=axis))
+
+    estimate, se = jackknife(squared, x)
+    from_limit = 2 * (np.abs(x.mean(axis=0) - limit) * limit_se).sum(axis=axis)
+    return estimate, np.hypot(se, from_limit)
+
+
+def mean_variance(x: Array) -> tuple[Array, Array]:
+    """Unbiased variance over members, averaged over all entries, and its error."""
+    return jackknife(lambda _mean, variance, _n: variance.mean(), x)
+
+
+def distance(x: Array, limit: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
+    """Root mean square over members of |x_e - limit|, the norm over `axis` of `limit`, and its error."""
+    square, se = mean(((x - limit) ** 2).sum(axis=tuple(a + 1 for a in axis)))
+    return root(square, se)
+
+
+def root(square: Array, se: Array) -> tuple[Array, Array]:
+    """Square root and its error.  An estimate below its error gives max(root, 0) +- the root of that error."""
+    value = np.sqrt(np.maximum(square, 0.0))
+    slope = np.divide(se, 2 * value, out=np.zeros_like(se), where=value > 0)
+    return value, np.where(square > se, slope, np.sqrt(se))
+
+
+def z_score(deviation: Array, se: Array) -> Array:
+    """deviation / se, and 0 where both vanish (a quantity that is the same in every network and in the limit)."""
+    return np.divide(deviation, se, out=np.where(deviation == 0, 0.0, np.inf), where=se > 0)

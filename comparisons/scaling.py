@@ -1,0 +1,58 @@
+"""How a quantity falls with width: weighted fits of power laws.
+
+    y(N) = A (N / N_0)^s        N_0 the geometric mean of the widths
+
+by least squares in y itself (not in its logarithm: an unbiased estimate of a small square may be negative, and
+still counts).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import curve_fit
+
+
+class PowerLaw(NamedTuple):
+    """Slope s and its error, the value at the `reference` width N_0, chi^2 per degree of freedom (nan without any)."""
+
+    slope: float
+    slope_se: float
+    amplitude: float
+    reference: float
+    chi2_per_dof: float
+
+
+UNRESOLVED = PowerLaw(np.nan, np.nan, np.nan, np.nan, np.nan)
+
+
+def fit_power_law(width: ArrayLike, y: ArrayLike, se: ArrayLike) -> PowerLaw:
+    """Fit y = A (N/N_0)^s with errors `se`; `UNRESOLVED` if fewer than two values exceed their error.
+
+    Args:
+        width, y, se: (width,), at least two.
+    """
+    width, y, se = (np.asarray(a, np.float64) for a in (width, y, se))
+    clear = (y > se) & (se > 0)
+    if clear.sum() < 2:
+        return UNRESOLVED
+    reference = float(np.exp(np.log(width).mean()))
+    scale = np.log(width / reference)
+    slope, intercept = np.polyfit(scale[clear], np.log(y[clear]), 1, w=y[clear] / se[clear])
+    try:
+        (log_a, slope), covariance = curve_fit(
+            lambda x, log_a, s: np.exp(log_a + s * x), scale, y, p0=(intercept, slope), sigma=se, absolute_sigma=True
+        )
+    except RuntimeError:  # no convergence: nothing to report
+        return UNRESOLVED
+    residual = (y - np.exp(log_a + slope * scale)) / se
+    dof = len(width) - 2
+    return PowerLaw(
+        float(slope),
+        float(np.sqrt(covariance[1, 1])),
+        float(np.exp(log_a)),
+        reference,
+        float((residual**2).sum() / dof) if dof else np.nan,
+    )

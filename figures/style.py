@@ -1,0 +1,56 @@
+"""One look for all figures: colours that survive colour blindness and grey print, guides, saving with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import dmft
+
+STYLE = Path(__file__).parent / "figures.mplstyle"
+LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.8, "zorder": 5}
+
+# Okabe & Ito (2008), with a marker and a line style each, so that colour carries nothing alone
+SERIES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "marker": "o"},
+    {"color": "#D55E00", "marker": "s"},
+    {"color": "#009E73", "marker": "^"},
+    {"color": "#CC79A7", "marker": "D"},
+)
+
+
+def width_colors(widths: Sequence[int]) -> dict[int, Any]:
+    """A colour for each width, light for narrow and dark for wide."""
+    colormap: Colormap = matplotlib.colormaps["viridis_r"]
+    return dict(zip(widths, colormap(np.linspace(0.12, 0.95, len(widths))), strict=True))
+
+
+def guide(ax: Axes, width: NDArray[Any], through: tuple[float, float], slope: float, label: str) -> None:
+    """A dotted power law of the given slope through a point, with its name at the right end."""
+    x = np.asarray([min(width), max(width)], float)
+    y = through[1] * (x / through[0]) ** slope
+    ax.plot(x, y, color="0.55", linestyle=":", linewidth=1.0, zorder=0)
+    ax.annotate(
+        label, (x[-1], y[-1]), textcoords="offset points", xytext=(3, 0), color="0.45", fontsize=7.5, va="center"
+    )
+
+
+def save(figure: Figure, drawn: xr.Dataset, out: str | Path) -> list[Path]:
+    """Write the figure as PNG and PDF and the numbers it shows as NetCDF, to `out` with these suffixes."""
+    stem = Path(out).with_suffix("") if Path(out).suffix in (".png", ".pdf", ".nc") else Path(out)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".nc")]
+    figure.savefig(paths[0])
+    # no date in the file: the same numbers give the same bytes
+    figure.savefig(paths[1], metadata={"CreationDate": None})
+    dmft.save(drawn, paths[2])
+    return paths

@@ -1,0 +1,136 @@
+"""Networks approach the limit: learning curves, deviation and variance against width.
+
+(a) training and test loss of networks of several widths, mean and standard error, and of the limit.
+(b) distance to the limit at the end of training: of a single network (falls like N^-1/2) and of the mean over networks
+    (the bias of narrower width, 1/N); losses of the mean.
+(c) variance over networks (1/N), with fitted exponents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from figures import style
+
+SIZE = (11.0, 3.5)
+CURVES = ("loss", "test_loss")
+VARIANCES = {"prediction": "prediction $f$", "loss": "training loss", "feature_kernel": "feature kernels $\\Phi$"}
+
+
+def drawn(comparison: xr.Dataset) -> xr.Dataset:
+    """The variables of a comparison that this figure shows."""
+    names = [
+        f"{name}_{suffix}" for name in CURVES for suffix in ("mean", "mean_se", "limit", "deviation", "deviation_se")
+    ]
+    names += ["prediction_distance", "prediction_distance_se", "prediction_error", "prediction_error_se"]
+    names += [f"{name}_{suffix}" for name in VARIANCES for suffix in ("total_variance", "total_variance_se")]
+    names += [f"{name}_variance_exponent{suffix}" for name in VARIANCES for suffix in ("", "_se")]
+    names += ["feature_kernel_distance", "feature_kernel_distance_se"]
+    return comparison[[name for name in names if name in comparison]]
+
+
+def figure(comparison: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 3, figsize=SIZE)
+        draw(drawn(comparison), axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Draw the three panels on three axes."""
+    draw_curves(ds, axes[0])
+    draw_deviation(ds, axes[1])
+    draw_variance(ds, axes[2])
+
+
+def draw_curves(ds: xr.Dataset, ax: Axes) -> None:
+    """(a) losses against time."""
+    time = ds["time"].values
+    colors = style.width_colors(ds["width"].values.tolist())
+    for name, line in zip(CURVES, ("-", "--"), strict=True):
+        if f"{name}_mean" not in ds:
+            continue
+        for width, color in colors.items():
+            row = ds.sel(width=width)
+            mean, se = row[f"{name}_mean"].values, row[f"{name}_mean_se"].values
+            ax.plot(time, mean, line, color=color, label=f"$N={width}$" if line == "-" else None)
+            ax.fill_between(time, mean - se, mean + se, color=color, alpha=0.25, linewidth=0)
+        label = {"-": r"$N=\infty$ (theory)", "--": "dashed: test"}[line]
+        ax.plot(time, ds[f"{name}_limit"].values, line, label=label, **style.LIMIT)
+    ax.set(xlabel=r"time $\eta t$", ylabel="loss", title="(a) learning curves", ylim=(0, None))
+    ax.legend(ncols=2)
+
+
+def draw_deviation(ds: xr.Dataset, ax: Axes) -> None:
+    """(b) distance to the limit against width, at the last step."""
+    last = ds.isel(step=-1)
+    width = ds["width"].values
+    layer = int(ds["layer"].values[-1])
+    series = [
+        ("one network: $f$", last["prediction_distance"], last["prediction_distance_se"]),
+        (
+            rf"one network: $\Phi^{layer}$ (relative)",
+            last["feature_kernel_distance"],
+            last["feature_kernel_distance_se"],
+        ),
+    ]
+    for name, label in (("test_loss", "mean: test loss"), ("loss", "mean: training loss")):
+        if f"{name}_deviation" in ds:
+            series.append((label, abs(last[f"{name}_deviation"]), last[f"{name}_deviation_se"]))
+    for (label, value, se), look in zip(series, style.SERIES, strict=False):
+        y = value.isel(layer=-1).values if "layer" in value.dims else value.values
+        error = se.isel(layer=-1).values if "layer" in se.dims else se.values
+        _with_limits(ax, width, y, error, label, look)
+        if label.startswith("one network: $f$"):
+            style.guide(ax, width, (width[0], 1.3 * y[0]), -0.5, r"$N^{-1/2}$")
+        if label == "mean: test loss":
+            style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
+    _width_axis(ax, width)
+    ax.set(ylabel="distance to the limit", title="(b) deviation at the last step")
+    ax.legend()
+
+
+def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
+    """(c) variance over networks against width, all steps and samples together."""
+    width = ds["width"].values
+    for (name, label), look in zip(VARIANCES.items(), style.SERIES, strict=False):
+        if f"{name}_total_variance" not in ds:
+            continue
+        y, se = ds[f"{name}_total_variance"].values, ds[f"{name}_total_variance_se"].values
+        if f"{name}_variance_exponent" in ds:
+            slope, error = ds[f"{name}_variance_exponent"].item(), ds[f"{name}_variance_exponent_se"].item()
+            label = rf"{label}: $N^{{{slope:.2f} \pm {error:.2f}}}$"
+        ax.errorbar(width, y, se, label=label, linestyle="-", linewidth=0.8, **look)
+        style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
+    _width_axis(ax, width)
+    ax.set(ylabel="variance over networks", title="(c) variance")
+    ax.legend()
+
+
+def _with_limits(
+    ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], label: str, look: dict[str, Any]
+) -> None:
+    """Error bars on a logarithmic axis; a value not above its error is shown as an upper end (open, arrow down)."""
+    clear = y > se
+    ax.errorbar(x[clear], y[clear], se[clear], label=label, linestyle="-", linewidth=0.8, **look)
+    if (~clear).any():
+        ax.errorbar(
+            x[~clear], (y + se)[~clear], 0.3 * (y + se)[~clear], uplims=True, linestyle="none", fillstyle="none", **look
+        )
+
+
+def _width_axis(ax: Axes, width: NDArray[Any]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks(width, [str(w) for w in width])
+    ax.minorticks_off()
+    ax.set_xlabel("width $N$")
+    ax.set_xlim(width[0] / 1.3, width[-1] * 1.8)

@@ -1,0 +1,40 @@
+"""Shared fixtures: the problem of the reference numbers, and a cache of compiled code that outlives a run."""
+
+import json
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# before JAX is imported: it reads these once
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import numpy as np
+import pytest
+
+import dmft
+
+
+def reference_problem(gamma0: float = 1.0, learning_rate: float = 0.6) -> dmft.Problem:
+    """The problem of reference/tanh_depth2.json."""
+    x = np.random.default_rng(0).standard_normal((25, 3)).T
+    network = dmft.MLP(depth=2, activation=dmft.tanh(0.8), gamma0=gamma0)
+    return dmft.Problem(network, dmft.Task(x, [-1, 1, 1]), dmft.GradientDescent(learning_rate, steps=10))
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Numbers of independent code: 750,000 trained networks, extrapolated to infinite width."""
+    return json.loads((ROOT / "tests" / "reference" / "tanh_depth2.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def problem():
+    return reference_problem()
+
+
+@pytest.fixture(scope="session")
+def theory(problem):
+    """The limit at the default settings, with two-time kernels."""
+    return dmft.solve(problem, two_time=True)

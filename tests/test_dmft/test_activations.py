@@ -1,0 +1,43 @@
+"""The JAX and the PyTorch formulas of every activation agree, and phi' is the derivative of phi."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from scipy.special import erf
+
+import dmft
+import finite_nets.activations
+from dmft.engine import activations
+from dmft.specs.activation import NAMES
+
+ALL = [dmft.tanh(), dmft.tanh(0.4), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(), dmft.softplus(3.0), dmft.linear()]
+H = np.concatenate([np.linspace(-6, 6, 101) + 0.013, [-40.0, 40.0]])
+
+FORMULAS = {
+    "tanh": lambda h, a: np.tanh(a * h) / a,
+    "relu": lambda h, a: np.sqrt(2) * np.maximum(h, 0),
+    "erf": lambda h, a: erf(h),
+    "gelu": lambda h, a: h * (1 + erf(h / np.sqrt(2))) / 2,
+    "softplus": lambda h, a: np.logaddexp(0, a * h) / a,
+    "linear": lambda h, a: h,
+}
+
+
+def test_every_activation_is_tested():
+    assert {a.name for a in ALL} == set(NAMES) == set(FORMULAS)
+
+
+@pytest.mark.parametrize("activation", ALL, ids=str)
+def test_jax_and_torch_agree_with_the_formula_and_its_derivative(activation):
+    phi, dphi = finite_nets.activations.functions(activation)
+    h = torch.tensor(H, requires_grad=True)
+    (slope,) = torch.autograd.grad(phi(h).sum(), h)
+    with jax.enable_x64(True):
+        jax_phi, jax_dphi = (np.asarray(f(jax.numpy.asarray(H))) for f in activations.functions(activation))
+    # float64 rounding of functions of order 40
+    same = {"rtol": 1e-12, "atol": 1e-13}
+    np.testing.assert_allclose(jax_phi, FORMULAS[activation.name](H, activation.gain), **same)
+    np.testing.assert_allclose(phi(h).detach(), jax_phi, **same)
+    np.testing.assert_allclose(dphi(h.detach()), slope, **same)
+    np.testing.assert_allclose(dphi(h.detach()), jax_dphi, **same)

