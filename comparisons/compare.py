@@ -33,13 +33,15 @@ from comparisons.scaling import fit_power_law
 from dmft import schema
 from dmft.errors import SchemaError
 
+MIN_SEEDS = 4
+
 
 def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
 
     Args:
         theory: of kind "limit", e.g. from `dmft.solve`.
-        nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least two seeds.
+        nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least four seeds.
 
     Returns:
         Dataset of kind "comparison" with the variables listed at the top of this module, for every quantity that both
@@ -47,13 +49,16 @@ def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
 
     Raises:
         SchemaError: inputs of another form.
-        ValueError: different problems, different steps or samples, fewer than two seeds.
+        ValueError: different problems, different steps or samples, fewer than four seeds.
     """
     schema.validate(theory, "limit")
     schema.validate(nets, "ensemble")
     _require_same_problem(theory, nets)
-    if nets.sizes["seed"] < 2:
-        raise ValueError(f"the ensemble has {nets.sizes['seed']} network(s) a width; variances need at least 2 seeds.")
+    if nets.sizes["seed"] < MIN_SEEDS:
+        raise ValueError(
+            f"the ensemble has {nets.sizes['seed']} network(s) a width; variances and their errors need at least "
+            f"{MIN_SEEDS} seeds."
+        )
     quantities = [name for name in schema.VARIABLES if name in theory and name in nets]
     _require_same_labels(theory, nets, quantities)
 

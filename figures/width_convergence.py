@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,11 +18,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figures import style
+import dmft
+from figures import example, style
 
 SIZE = (11.0, 3.5)
 CURVES = ("loss", "test_loss")
 VARIANCES = {"prediction": "prediction $f$", "loss": "training loss", "feature_kernel": "feature kernels $\\Phi$"}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """The comparison in `store`/comparison.nc; without a store, the example is run."""
+    return example.run(example.problem())[-1] if store is None else dmft.load(store / "comparison.nc")
 
 
 def drawn(comparison: xr.Dataset) -> xr.Dataset:
@@ -73,29 +80,25 @@ def draw_deviation(ds: xr.Dataset, ax: Axes) -> None:
     """(b) distance to the limit against width, at the last step."""
     last = ds.isel(step=-1)
     width = ds["width"].values
-    layer = int(ds["layer"].values[-1])
-    series = [
-        ("one network: $f$", last["prediction_distance"], last["prediction_distance_se"]),
-        (
-            rf"one network: $\Phi^{layer}$ (relative)",
-            last["feature_kernel_distance"],
-            last["feature_kernel_distance_se"],
-        ),
-    ]
+    series = [("one network: $f$ (rms)", last["prediction_distance"], last["prediction_distance_se"])]
+    if "feature_kernel_distance" in ds:
+        top = last.isel(layer=-1)
+        label = rf"one network: $\Phi^{top['layer'].item()}$ (relative)"
+        series.append((label, top["feature_kernel_distance"], top["feature_kernel_distance_se"]))
     for name, label in (("test_loss", "mean: test loss"), ("loss", "mean: training loss")):
         if f"{name}_deviation" in ds:
             series.append((label, abs(last[f"{name}_deviation"]), last[f"{name}_deviation_se"]))
     for (label, value, se), look in zip(series, style.SERIES, strict=False):
-        y = value.isel(layer=-1).values if "layer" in value.dims else value.values
-        error = se.isel(layer=-1).values if "layer" in se.dims else se.values
-        _with_limits(ax, width, y, error, label, look)
-        if label.startswith("one network: $f$"):
+        y = value.values
+        _with_limits(ax, width, y, se.values, label, look)
+        if label.startswith("one network"):
             style.guide(ax, width, (width[0], 1.3 * y[0]), -0.5, r"$N^{-1/2}$")
-        if label == "mean: test loss":
+        else:
             style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
     _width_axis(ax, width)
+    ax.set_ylim(ax.get_ylim()[0] / 12, None)  # room for the legend below
     ax.set(ylabel="distance to the limit", title="(b) deviation at the last step")
-    ax.legend()
+    ax.legend(loc="lower left", ncols=2)
 
 
 def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
@@ -122,9 +125,8 @@ def _with_limits(
     clear = y > se
     ax.errorbar(x[clear], y[clear], se[clear], label=label, linestyle="-", linewidth=0.8, **look)
     if (~clear).any():
-        ax.errorbar(
-            x[~clear], (y + se)[~clear], 0.3 * (y + se)[~clear], uplims=True, linestyle="none", fillstyle="none", **look
-        )
+        upper = (y + se)[~clear]
+        ax.errorbar(x[~clear], upper, 0.4 * upper, uplims=True, linestyle="none", capsize=0, fillstyle="none", **look)
 
 
 def _width_axis(ax: Axes, width: NDArray[Any]) -> None:

@@ -23,6 +23,7 @@ from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
 from finite_nets.network import Fields, Trainer, initialise
 from finite_nets.observables import kernels, ntk, two_time_kernels
+from finite_nets.random import MEMBER_BITS, SEED_BITS
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
@@ -69,9 +70,12 @@ def train_ensemble(
         raise TypeError(f"train_ensemble expects a dmft.Problem, got {type(problem).__name__}.")
     width_list = _distinct("widths", widths, minimum=1)
     seed_list = _distinct(
-        "seeds", range(_check.integer("seeds", seeds, minimum=1)) if isinstance(seeds, int) else seeds, 0
+        "seeds", range(_check.integer("seeds", seeds, minimum=1)) if isinstance(seeds, int) else seeds
     )
     seed = _check.integer("seed", seed, minimum=0)
+    for name, largest, bits in (("seed", seed, SEED_BITS), ("seeds", max(seed_list), MEMBER_BITS)):
+        if largest >= 2**bits:
+            raise ValueError(f"{name}={largest} must be below 2^{bits}.")
     plan = Plan(problem, schema.saved_steps(problem, save_steps), _known_observables(observables), two_time)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
@@ -186,7 +190,7 @@ class Plan:
         return {name: value.cpu().numpy() for name, value in batch.items()}
 
 
-def _distinct(name: str, values: Any, minimum: int) -> list[int]:
+def _distinct(name: str, values: Any, minimum: int = 0) -> list[int]:
     """The values as a list of different whole numbers."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name}={values!r} is not a list; give e.g. {name}=[64, 128].")
@@ -222,7 +226,7 @@ def _batch_size(plan: Plan, width: int, device: torch.device, dtype: str, memory
     needed = plan.working_bytes(width, dtype)
     if device.type == "cuda":
         available, _ = torch.cuda.mem_get_info(device)
-        available, target = available, int(GPU_SHARE * available)
+        target = int(GPU_SHARE * available)
     else:
         available, target = memory.available_on_host(), CPU_BATCH
     memory.require(

@@ -17,7 +17,9 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 LANES = 4
-COUNTERS_AT_ONCE = 2**21
+COUNTERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}  # on a CPU what the cache holds, on a GPU what fills it
+SEED_BITS = 64  # of the root seed, the key
+MEMBER_BITS = 32  # of a seed index, one word of the counter
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -39,10 +41,11 @@ def normals(
     size = math.prod(shape)
     blocks = -(-size // LANES)
     out = torch.empty((len(members), blocks, LANES), dtype=dtype, device=members.device)
-    members_at_once = max(1, COUNTERS_AT_ONCE // blocks)
+    at_once = COUNTERS_AT_ONCE[members.device.type]
+    members_at_once = max(1, at_once // blocks)
     for m in range(0, len(members), members_at_once):
-        for b in range(0, blocks, COUNTERS_AT_ONCE):
-            part = out[m : m + members_at_once, b : b + COUNTERS_AT_ONCE]
+        for b in range(0, blocks, at_once):
+            part = out[m : m + members_at_once, b : b + at_once]
             block = torch.arange(b, b + part.shape[1], device=members.device)[None, :]
             member = members[m : m + members_at_once, None]
             constant = torch.zeros_like(block)

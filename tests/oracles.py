@@ -63,7 +63,9 @@ def autograd_network(problem, first, hidden, readout):
     with torch.no_grad():
         offset = output() * float(network.centered)
     # df/dt = (eta/P) K Delta with the rate above, hence K = gamma0^2 N J J^T
-    jacobian = [torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters, retain_graph=True)]) for f in output()]
+    jacobian = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters, retain_graph=True)]) for f in output()
+    ]
     jacobian = torch.stack(jacobian)
     ntk = parameterization.parameter_rate(1.0, network.gamma0, width) * jacobian @ jacobian.T
 

@@ -11,7 +11,16 @@ import finite_nets.activations
 from dmft.engine import activations
 from dmft.specs.activation import NAMES
 
-ALL = [dmft.tanh(), dmft.tanh(0.4), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(), dmft.softplus(3.0), dmft.linear()]
+ALL = [
+    dmft.tanh(),
+    dmft.tanh(0.4),
+    dmft.relu(),
+    dmft.erf(),
+    dmft.gelu(),
+    dmft.softplus(),
+    dmft.softplus(3.0),
+    dmft.linear(),
+]
 H = np.concatenate([np.linspace(-6, 6, 101) + 0.013, [-40.0, 40.0]])
 
 FORMULAS = {

@@ -92,7 +92,7 @@ def test_a_revealed_matrix_is_one_linear_operator_with_its_transpose():
 
 
 def test_without_the_projection_the_operator_contradicts_itself():
-    w, source, target, asked, answered = reveal(project=False)
+    _, source, target, asked, answered = reveal(project=False)
     contradiction = target.inner(asked["u"][0], answered["v"][1]) - source.inner(answered["u"][0], asked["v"][1])
     assert abs(contradiction).max() > 1e-2
 
@@ -158,7 +158,9 @@ def in_law(problem, width, count, *, project, seed=0):
         return history.observables.prediction
 
     rng = np.random.default_rng(seed)
-    raw = tuple(jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(depth, samples, capacity))
+    raw = tuple(
+        jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(depth, samples, capacity)
+    )
     return np.asarray(jax.jit(jax.vmap(one))(raw))
 
 

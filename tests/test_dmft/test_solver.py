@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import reference_problem
+from oracles import lazy_limit
 
 import dmft
 import finite_nets
-from conftest import reference_problem
 from dmft import solver
 from dmft.errors import DivergenceError, MemoryEstimateError
-from oracles import lazy_limit
 
 
 def diagonals(kernel):
@@ -262,12 +262,14 @@ def test_memory_estimate_is_near_the_compilers():
     assert 0.7 * total < estimate < 2 * total
 
 
-@pytest.mark.parametrize(("activation", "rate"), [(dmft.relu(), 50.0), (dmft.linear(), 20.0), (dmft.tanh(), 3000.0)], ids=str)
+@pytest.mark.parametrize(
+    ("activation", "rate"), [(dmft.relu(), 50.0), (dmft.linear(), 20.0), (dmft.tanh(), 3000.0)], ids=str
+)
 def test_diverging_training_is_reported_with_step_and_layer(activation, rate):
-    problem = dataclasses.replace(
-        reference_problem(learning_rate=rate), network=dmft.MLP(2, activation)
-    )
-    with pytest.raises(DivergenceError, match=rf"diverges at step \d+: .* fields of layer [12] .* Lower learning_rate={rate}"):
+    problem = dataclasses.replace(reference_problem(learning_rate=rate), network=dmft.MLP(2, activation))
+    with pytest.raises(
+        DivergenceError, match=rf"diverges at step \d+: .* fields of layer [12] .* Lower learning_rate={rate}"
+    ):
         dmft.solve(problem, particles=512)
 
 

@@ -39,7 +39,7 @@ def task(**changes):
         (lambda: task(y_train=Y[:3]), ValueError, "y_train has 3 targets for 4 inputs in x_train"),
         (lambda: task(y_train=[Y]), ValueError, "y_train has shape (1, 4); expected (sample,)"),
         (lambda: task(x_train=X[0]), ValueError, "x_train has shape (6,); expected (sample, feature)"),
-        (lambda: task(x_train=np.where(X == X[1, 2], np.nan, X)), ValueError, "x_train holds 1 non-finite number(s), the first at index (1, 2)"),
+        (lambda: task(x_train=np.where(X[1, 2] == X, np.nan, X)), ValueError, "x_train holds 1 non-finite number(s), the first at index (1, 2)"),
         (lambda: task(x_train=[["a"]]), TypeError, "x_train cannot be read as an array of real numbers"),
         (lambda: task(x_train=np.zeros((0, 6)), y_train=[]), ValueError, "x_train has shape (0, 6): it is empty"),
         (lambda: task(x_test=X), ValueError, "y_test is missing"),
@@ -103,7 +103,9 @@ numbers = st.floats(-1e3, 1e3)
 @given(
     x=arrays(float, (3, 2), elements=numbers),
     y=arrays(float, 3, elements=numbers),
-    activation=st.sampled_from([dmft.tanh(0.3), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(2.0), dmft.linear()]),
+    activation=st.sampled_from(
+        [dmft.tanh(0.3), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(2.0), dmft.linear()]
+    ),
     depth=st.integers(1, 9),
     gamma0=st.floats(1e-6, 1e6),
     centered=st.booleans(),

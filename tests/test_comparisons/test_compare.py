@@ -1,0 +1,153 @@
+"""`compare` on planted ensembles, and on real ones."""
+
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import reference_problem
+
+import comparisons
+import dmft
+import finite_nets
+from comparisons.scaling import fit_power_law
+from dmft import schema
+from dmft.errors import SchemaError
+
+WIDTHS = np.array([32, 64, 128, 256])
+SEEDS = 300
+BIAS, VARIANCE = 6.0, 2.0
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """A limit without error bars worth the name, and an ensemble around it with known N bias and N Var."""
+    problem = reference_problem()
+    rng = np.random.default_rng(0)
+    steps = np.arange(11)
+    shapes = {"prediction": (11, 3), "feature_kernel": (2, 11, 3, 3)}
+    limit = {name: 1.0 + rng.random(shape) for name, shape in shapes.items()}
+    attrs = {"producer": "test", "dtype": "float64", "device": "cpu", "seed": 0, "particles": 1, "scrambles": 2}
+    errors = {f"{name}_se": np.full(shape, 1e-6) for name, shape in shapes.items()}
+    theory = schema.build("limit", problem, limit | errors, steps=steps, attrs=attrs)
+    n = WIDTHS[:, None]
+    members = {
+        name: limit[name]
+        + np.expand_dims(BIAS / n, tuple(range(2, 2 + len(shape))))
+        + np.sqrt(VARIANCE / np.expand_dims(n, tuple(range(2, 2 + len(shape)))))
+        * rng.standard_normal((4, SEEDS, *shape))
+        for name, shape in shapes.items()
+    }
+    coords = {"width": WIDTHS, "seed": np.arange(SEEDS)}
+    nets = schema.build("ensemble", problem, members, steps=steps, attrs=attrs, coords=coords)
+    return theory, nets, comparisons.compare(theory, nets)
+
+
+def test_planted_variance_and_bias_come_back(planted):
+    _, _, found = planted
+    for name in ("prediction", "feature_kernel"):
+        z = (found[f"{name}_variance"] - VARIANCE) / found[f"{name}_variance_se"]
+        assert abs(z.mean()) < 0.3
+        assert z.std() == pytest.approx(1, abs=0.2)
+        shift = (found[f"{name}_deviation"] - BIAS / found.width) / found[f"{name}_deviation_se"]
+        assert abs(shift.mean()) < 0.3
+        assert shift.std() == pytest.approx(1, abs=0.2)
+        np.testing.assert_allclose(found[f"{name}_z"], found[f"{name}_deviation"] / found[f"{name}_deviation_se"])
+        np.testing.assert_allclose(
+            found[f"{name}_total_bias_square"],
+            (BIAS / WIDTHS) ** 2,
+            atol=5 * found[f"{name}_total_bias_square_se"].max(),
+        )
+
+
+def test_planted_exponents_come_back(planted):
+    _, _, found = planted
+    for name in ("prediction", "feature_kernel"):
+        for kind in ("variance", "bias"):
+            value, se = found[f"{name}_{kind}_exponent"].item(), found[f"{name}_{kind}_exponent_se"].item()
+            assert se < 0.2
+            assert abs(value + 1) < 4 * se
+
+
+def test_norms_are_those_named_in_the_docstring(planted):
+    theory, nets, found = planted
+    x, limit = nets.feature_kernel.values[2, :, 1, 4], theory.feature_kernel.values[1, 4]
+    norm = np.linalg.norm(limit)
+    distance = np.sqrt(((x - limit) ** 2).sum((1, 2)).mean()) / norm
+    assert found.feature_kernel_distance.sel(width=128, layer=2, step=4).item() == pytest.approx(distance)
+    error = np.sqrt(((x.mean(0) - limit) ** 2 - x.var(0, ddof=1) / SEEDS).sum()) / norm
+    assert found.feature_kernel_error.sel(width=128, layer=2, step=4).item() == pytest.approx(error, rel=1e-6)
+    f = np.sqrt(((nets.prediction.values[0] - theory.prediction.values) ** 2).mean((0, 2)))
+    np.testing.assert_allclose(found.prediction_distance[0], f)
+
+
+def test_networks_agree_with_the_theory_and_a_wrong_richness_does_not(theory, problem):
+    one_time = theory.drop_vars([name for name in theory.data_vars if "two_time" in name]).drop_vars("step_2")
+    nets = finite_nets.train_ensemble(problem, widths=[128, 256], seeds=500)
+    found = comparisons.compare(one_time, nets)
+    # bias of order 1/N against an error of 0.6/sqrt(500 N): at most about one standard error at the wider network
+    last = found.sel(width=256)
+    assert abs(last.prediction_z).max() < 5
+    assert abs(last.ntk_z).max() < 5
+    assert found.attrs["problem_id"] == problem.problem_id
+    assert found.attrs["theory_particles"] == 4096
+    text = comparisons.summary(found)
+    assert "gradient kernels" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+    wrong = dmft.solve(reference_problem(gamma0=1.2)).assign_attrs(
+        problem_id=one_time.problem_id, problem=one_time.attrs["problem"]
+    )
+    assert abs(comparisons.compare(wrong, nets).sel(width=256).prediction_z).max() > 10
+
+
+def test_result_survives_a_file(planted, tmp_path):
+    found = planted[2]
+    path = dmft.save(found, tmp_path / "new" / "comparison.nc")
+    again = schema.validate(dmft.load(path), "comparison")
+    xr.testing.assert_identical(again, found)
+    assert [p.name for p in path.parent.iterdir()] == ["comparison.nc"]
+    with pytest.raises(FileNotFoundError, match="expected a NetCDF file"):
+        dmft.load(tmp_path / "absent.nc")
+
+
+def test_a_failed_save_keeps_what_was_there(planted, tmp_path):
+    path = dmft.save(planted[2], tmp_path / "a.nc")
+    before = path.read_bytes()
+    bad = planted[2].assign_attrs(problem={"not": "text"})
+    with pytest.raises(TypeError):
+        dmft.save(bad, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_refusals(planted):
+    theory, nets, _ = planted
+
+    def refuses(error, message, theory=theory, nets=nets):
+        with pytest.raises(error, match=re.escape(message)):
+            comparisons.compare(theory, nets)
+
+    refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", theory=nets)
+    refuses(SchemaError, "expected an xarray Dataset", nets=nets.prediction)
+    refuses(ValueError, "select common ones first, e.g. theory.sel(step=nets.step)", nets=nets.isel(step=slice(0, 4)))
+    refuses(ValueError, "variances and their errors need at least 4", nets=nets.isel(seed=[0, 1, 2]))
+    other = reference_problem(gamma0=2.0)
+    text = other.to_json(arrays=False)
+    refuses(
+        ValueError, "different problems; network:", nets=nets.assign_attrs(problem_id=other.problem_id, problem=text)
+    )
+    refuses(SchemaError, "schema 7", nets=nets.assign_attrs(schema=7))
+    refuses(SchemaError, "'prediction' holds non-finite numbers", nets=nets.where(nets.seed != 5))
+    refuses(SchemaError, "lacks the attributes ['problem_id']", nets=nets.drop_attrs().assign_attrs(
+        {k: v for k, v in nets.attrs.items() if k != "problem_id"}))  # fmt: skip
+    refuses(SchemaError, "labelled differently", nets=nets.assign_coords(sample=[0, 1, 3]))
+    refuses(SchemaError, "'spectrum' is not a variable", nets=nets.assign(spectrum=nets.prediction))
+    refuses(SchemaError, "has dimensions ('seed', 'width'", nets=nets.transpose("seed", "width", ...))
+    refuses(SchemaError, "coordinate 'time' on 'step' is missing", theory=theory.drop_vars("time"))
+
+
+def test_fit_is_used_as_documented(planted):
+    found = planted[2]
+    law = fit_power_law(WIDTHS, found.prediction_total_variance, found.prediction_total_variance_se)
+    assert law.slope == pytest.approx(found.prediction_variance_exponent.item())

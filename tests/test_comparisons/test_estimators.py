@@ -1,0 +1,80 @@
+"""Estimators on ensembles with known mean and variance: unbiased, and with error bars that cover."""
+
+import numpy as np
+import pytest
+
+from comparisons import estimators
+
+REPEATS, MEMBERS, ENTRIES = 400, 40, 5
+TRUTH = np.linspace(-1, 1, ENTRIES)
+BIAS = 0.1
+SPREAD = np.linspace(0.5, 1.5, ENTRIES)
+
+
+@pytest.fixture(scope="module", params=["normal", "skewed"])
+def ensembles(request):
+    """(repeat, member, entry): mean TRUTH + BIAS, variance SPREAD^2, entries correlated."""
+    rng = np.random.default_rng(0)
+    shape = (REPEATS, MEMBERS, ENTRIES)
+    if request.param == "normal":
+        z = (rng.standard_normal(shape) + rng.standard_normal((*shape[:2], 1))) / np.sqrt(2)
+    else:
+        z = rng.gamma(4.0, 1.0, shape) / 2 - 2
+    return TRUTH + BIAS + SPREAD * z
+
+
+def check(estimates, truth, *, over=1.2, cautious=1.2):
+    """Estimates and claimed errors (repeat, 2, ...): no bias, errors at most `over` and at least 1/`cautious` of the claim."""
+    values, claimed = estimates[:, 0], estimates[:, 1]
+    standard = values.std(0) / np.sqrt(REPEATS)
+    assert np.all(abs(values.mean(0) - truth) < 4 * standard)
+    ratio = np.sqrt(((values - truth) ** 2).mean(0) / (claimed**2).mean(0))
+    # 400 repeats give the ratio to 5 %; the errors themselves come from 40 members
+    assert np.all((1 / cautious < ratio) & (ratio < over))
+
+
+def test_mean(ensembles):
+    check(np.array([estimators.mean(x) for x in ensembles]), TRUTH + BIAS)
+
+
+def test_variance(ensembles):
+    check(np.array([estimators.variance(x) for x in ensembles]), SPREAD**2)
+
+
+def test_mean_variance(ensembles):
+    check(np.array([estimators.mean_variance(x) for x in ensembles]), (SPREAD**2).mean())
+
+
+def test_squared_bias_is_unbiased_and_its_error_covers_the_limits_own(ensembles):
+    rng = np.random.default_rng(1)
+    limit_se = np.full(ENTRIES, 0.05)
+    # the limit errs in all entries together, as its error assumes; noise of the members dominates
+    limits = TRUTH + limit_se * rng.standard_normal((REPEATS, 1))
+    found = [estimators.squared_bias(x, m, limit_se, (0,)) for x, m in zip(ensembles, limits, strict=True)]
+    # the bound on the limit's part is cautious where the deviation is mostly noise of the members
+    check(np.array(found), ENTRIES * BIAS**2, cautious=1.6)
+
+
+def test_squared_bias_along_some_axes():
+    x = np.random.default_rng(0).standard_normal((30, 2, 3, 4))
+    value, se = estimators.squared_bias(x, np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), (1,))
+    assert value.shape == se.shape == (2, 4)
+    one, one_se = estimators.squared_bias(x[:, 1, :, 2], np.zeros(3), np.zeros(3), (0,))
+    assert value[1, 2] == pytest.approx(one)
+    assert se[1, 2] == pytest.approx(one_se)
+
+
+def test_distance(ensembles):
+    truth = np.sqrt((SPREAD**2 + BIAS**2).sum())
+    check(np.array([estimators.distance(x, TRUTH, (0,)) for x in ensembles]), truth, over=1.25)
+
+
+def test_roots_of_unresolved_squares_are_zero_with_the_root_of_their_error():
+    value, se = estimators.root(np.array([4.0, -1.0, 0.5]), np.array([0.4, 0.09, 1.0]))
+    np.testing.assert_allclose(value, [2.0, 0.0, np.sqrt(0.5)])
+    np.testing.assert_allclose(se, [0.1, 0.3, 1.0])
+
+
+def test_z_scores_of_what_is_known_exactly():
+    z = estimators.z_score(np.array([0.0, 1.0, 3.0]), np.array([0.0, 0.5, 0.0]))
+    np.testing.assert_array_equal(z, [0.0, 2.0, np.inf])

@@ -1,0 +1,129 @@
+"""Figures draw what they are given; the README's example and the demonstration are the same and run."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import ROOT, reference_problem
+
+import comparisons
+import dmft
+import finite_nets
+from figures import __main__ as cli
+from figures import demo, example, solver_convergence, width_convergence
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A small comparison, stored as the demonstration stores it."""
+    problem = reference_problem()
+    task = dmft.Task(problem.task.x_train, problem.task.y_train, problem.task.x_train + 0.3, problem.task.y_train)
+    problem = dmft.Problem(problem.network, task, problem.training)
+    theory = dmft.solve(problem, particles=512, scrambles=2)
+    nets = finite_nets.train_ensemble(problem, widths=[16, 32, 64], seeds=12)
+    folder = tmp_path_factory.mktemp("store")
+    dmft.save(comparisons.compare(theory, nets), folder / "comparison.nc")
+    return folder
+
+
+def test_command_line_writes_picture_and_numbers(store, tmp_path, capsys):
+    cli.main(["width_convergence", "--store", str(store), "--out", str(tmp_path / "deep" / "fig.png")])
+    written = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [p.name for p in written] == ["fig.png", "fig.pdf", "fig.nc"]
+    assert written[0].read_bytes()[:4] == b"\x89PNG"
+    assert written[1].read_bytes()[:4] == b"%PDF"
+    numbers = dmft.load(written[2])
+    xr.testing.assert_identical(numbers, width_convergence.drawn(dmft.load(store / "comparison.nc")))
+
+
+def test_every_number_drawn_comes_from_the_dataset(store):
+    ds = width_convergence.drawn(dmft.load(store / "comparison.nc"))
+    figure = width_convergence.figure(ds)
+    curves, deviation, variance = figure.axes
+    drawn = [line.get_ydata() for line in curves.lines]
+    for width in ds.width.values:
+        assert any(np.array_equal(y, ds.loss_mean.sel(width=width)) for y in drawn)
+    assert any(np.array_equal(y, ds.test_loss_limit) for y in drawn)
+    assert any(np.array_equal(line.get_ydata(), ds.prediction_total_variance) for line in variance.lines)
+    assert any(np.array_equal(line.get_ydata(), ds.prediction_distance[:, -1]) for line in deviation.lines)
+    assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in figure.axes)
+
+
+def test_a_comparison_without_kernels_or_test_samples_is_drawn(store):
+    ds = dmft.load(store / "comparison.nc")
+    ds = ds[[name for name in ds.data_vars if not name.startswith(("feature", "gradient", "ntk", "test_loss"))]]
+    width_convergence.figure(ds)
+    assert "prediction f" in comparisons.summary(ds)
+
+
+def test_list_and_wrong_arguments(capsys, tmp_path):
+    cli.main(["--list"])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in cli.NAMES)
+    for arguments, message in (
+        (["loss"], "invalid choice: 'loss'"),
+        ([], "name a figure, or use --list"),
+        (["width_convergence", "--store", str(tmp_path)], "comparison.nc is not a file"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_solver_convergence(monkeypatch):
+    monkeypatch.setattr(solver_convergence, "PARTICLES", (128, 256, 512))
+    monkeypatch.setattr(solver_convergence, "LARGE", 8192)
+    monkeypatch.setattr(solver_convergence, "problem", reference_problem)
+    ds = solver_convergence.data(None)
+    assert -1.4 < ds.prediction_slope < -0.6
+    solver_convergence.figure(ds)
+
+
+def readme_example():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return block
+
+
+def test_readme_example_describes_the_problem_of_the_demonstration():
+    names = {}
+    exec(readme_example().split("theory =")[0], names)  # the lines before anything is computed
+    assert names["problem"] == example.problem()
+    assert names["steps"] == example.STEPS
+
+
+def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = readme_example()
+    for there, smaller in (
+        ("n_train=30, n_test=30", "n_train=4, n_test=2"),
+        ("widths=[32, 64, 128, 256, 512, 1024]", "widths=[16, 32, 64]"),
+        ("seeds=64", "seeds=8"),
+        ("dmft.solve(problem,", "dmft.solve(problem, particles=512,"),
+    ):
+        assert there in code
+        code = code.replace(there, smaller)
+    exec(code, {})
+    assert "bias of f" in capsys.readouterr().out
+    assert (tmp_path / "results" / "width_convergence.png").exists()
+
+
+def test_the_demonstration_writes_what_it_says(tmp_path, monkeypatch, capsys):
+    small = dmft.Problem(example.problem().network, reference_problem().task, example.problem().training)
+    monkeypatch.setattr(example, "problem", lambda: small)
+    monkeypatch.setattr(example, "WIDTHS", (8, 16, 32))
+    demo.main(["--out", str(tmp_path / "demo"), "--seeds", "6"])
+    printed = capsys.readouterr().out
+    assert "Networks of 6 seeds a width" in printed
+    for name in ("theory.nc", "networks.nc", "comparison.nc", "width_convergence.png"):
+        assert (tmp_path / "demo" / name).exists()
+        assert name in printed
