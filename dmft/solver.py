@@ -46,6 +46,7 @@ def solve(
     tolerance: float = 3e-3,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
+    device: str = "auto",
     memory_limit: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -59,6 +60,7 @@ def solve(
         tolerance: relative size below which a direction met by a weight matrix is dropped.
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.
+        device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         memory_limit: in bytes; by default what is available on the device.
         progress: show a bar; by default on a terminal only.
 
@@ -89,16 +91,20 @@ def solve(
     runs: list[dict[str, NDArray[Any]]] = []
     capacity = _first_capacity(problem)
     total = scrambles * (problem.training.steps + 1)
-    with jax.enable_x64(True), progress_bar(total, "theory", "step", progress) as bar:
+    where = _device(device)
+    with (
+        jax.enable_x64(True),
+        jax.default_device(where),
+        progress_bar(total, "theory", "step", progress) as bar,
+    ):
         for stream in np.random.SeedSequence(seed).spawn(scrambles):
             values = None
             while values is None:
-                _refuse_if_too_large(problem, particles, capacity, two_time, memory_limit)
+                _refuse_if_too_large(problem, particles, capacity, two_time, where, memory_limit)
                 values = _scramble(problem, particles, capacity, tolerance, two_time, steps, stream, bar)
                 if values is None:
                     capacity = min(2 * capacity, _full_capacity(problem))
             runs.append(values)
-        device = jax.devices()[0]
 
     averages: dict[str, NDArray[Any]] = {}
     for name in schema.VARIABLES:
@@ -115,7 +121,7 @@ def solve(
             "producer": "dmft.solve",
             "method": "causal particles, revealed Gaussian matrices",
             "dtype": "float64",
-            "device": f"{device.platform}: {device.device_kind}",
+            "device": f"{where.platform}: {where.device_kind}",
             "seed": seed,
             "particles": particles,
             "scrambles": scrambles,
@@ -123,6 +129,15 @@ def solve(
             "directions": max(int(run["ranks"].max(initial=0)) for run in runs),
         },
     )
+
+
+def _device(name: str) -> jax.Device:
+    if name not in ("auto", "cpu", "gpu"):
+        raise ValueError(f'device={name!r} is unknown; use "auto", "cpu" or "gpu".')
+    try:
+        return jax.devices(None if name == "auto" else name)[0]
+    except RuntimeError as error:
+        raise ValueError(f'device={name!r}: JAX has only {jax.devices()[0].platform} devices; use "auto".') from error
 
 
 def _full_capacity(problem: Problem) -> int:
@@ -208,9 +223,9 @@ def memory_estimate(problem: Problem, particles: int, capacity: int, two_time: b
 
 
 def _refuse_if_too_large(
-    problem: Problem, particles: int, capacity: int, two_time: bool, memory_limit: int | None
+    problem: Problem, particles: int, capacity: int, two_time: bool, where: jax.Device, memory_limit: int | None
 ) -> None:
-    stats = jax.devices()[0].memory_stats()
+    stats = where.memory_stats()
     available = stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory.available_on_host()
     memory.require(
         memory_estimate(problem, particles, capacity, two_time),

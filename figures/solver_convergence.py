@@ -20,7 +20,7 @@ from figures import style
 
 SIZE = (4.6, 3.6)
 PARTICLES = (512, 1024, 2048, 4096, 8192)
-LARGE = 65536
+LARGE = 32768
 QUANTITIES = {"prediction": "prediction $f$", "feature_kernel": r"feature kernels $\Phi$", "ntk": "NTK"}
 
 

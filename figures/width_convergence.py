@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import dmft
 from figures import example, style
 
-SIZE = (11.0, 3.5)
+SIZE = (12.0, 3.6)
 CURVES = ("loss", "test_loss")
 VARIANCES = {"prediction": "prediction $f$", "loss": "training loss", "feature_kernel": "feature kernels $\\Phi$"}
 

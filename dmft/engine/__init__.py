@@ -10,3 +10,8 @@ Read in this order:
 
 It knows no Datasets and no files.  Vectors are rows: an array (sample, particle) holds one population-vector a sample.
 """
+
+import os
+
+# JAX would take three quarters of a GPU at its first use, and PyTorch works beside it; read when JAX looks for devices
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

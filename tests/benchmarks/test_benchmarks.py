@@ -1,0 +1,21 @@
+"""Timings of the hot loops: `make bench` (off by default)."""
+
+import pytest
+
+import dmft
+import finite_nets
+from conftest import reference_problem
+
+
+@pytest.mark.parametrize("particles", [1024, 4096])
+def test_solve(benchmark, particles):
+    problem = reference_problem()
+    arguments = {"particles": particles, "scrambles": 2}
+    dmft.solve(problem, **arguments)  # compiles
+    benchmark(dmft.solve, problem, **arguments)
+
+
+@pytest.mark.parametrize(("width", "seeds"), [(128, 200), (1024, 4)])
+def test_train_ensemble(benchmark, width, seeds):
+    arguments = {"widths": [width], "seeds": seeds, "observables": ["prediction"]}
+    benchmark(finite_nets.train_ensemble, reference_problem(), **arguments)

@@ -1,0 +1,60 @@
+"""On a GPU: the same results as on the CPU, to rounding.  Run with `pytest -m gpu`."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import reference_problem
+
+import comparisons
+import dmft
+import finite_nets
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-9), ("float32", 2e-3)])
+@pytest.mark.parametrize("activation", [dmft.tanh(0.8), dmft.relu(), dmft.gelu()], ids=lambda a: a.name)
+def test_networks(activation, dtype, rtol):
+    problem = dataclasses.replace(reference_problem(), network=dmft.MLP(3, activation))
+    on = {
+        device: finite_nets.train_ensemble(
+            problem, widths=[16, 100], seeds=8, device=device, dtype=dtype, two_time=True
+        )
+        for device in ("cpu", "cuda")
+    }
+    assert on["cuda"].attrs["device"].startswith("cuda")
+    for name in on["cpu"].data_vars:
+        # the same bits of the generator; logarithms, sines and the order of sums differ in the last digits
+        scale = abs(on["cpu"][name]).max().item()
+        np.testing.assert_allclose(on["cuda"][name], on["cpu"][name], rtol=rtol, atol=rtol * scale)
+
+
+def test_theory():
+    problem = reference_problem()
+    on = {device: dmft.solve(problem, device=device, two_time=True) for device in ("cpu", "gpu")}
+    assert on["gpu"].attrs["device"].startswith(("gpu", "cuda"))
+    for name in ("prediction", "feature_kernel", "gradient_kernel", "ntk", "gradient_kernel_two_time"):
+        # float64 on both; a direction near the tolerance may be kept on one and dropped on the other
+        assert abs(on["gpu"][name] - on["cpu"][name]).max() < 1e-8
+
+
+def test_batches_fill_the_memory_that_is_allowed():
+    problem = reference_problem()
+    few, many = (
+        finite_nets.train_ensemble(problem, widths=[64], seeds=500, device="cuda", memory_limit=limit, dtype="float64")
+        for limit in (40 * 2**20, None)
+    )
+    np.testing.assert_allclose(few.prediction, many.prediction, rtol=1e-9)
+
+
+def test_the_whole_path():
+    problem = reference_problem()
+    nets = finite_nets.train_ensemble(problem, widths=[128, 256, 512], seeds=2000)
+    found = comparisons.compare(dmft.solve(problem), nets)
+    assert abs(found.sel(width=512).prediction_z).max() < 6
+    assert abs(found.prediction_variance_exponent + 1) < 5 * found.prediction_variance_exponent_se
