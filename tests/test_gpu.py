@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import reference_problem
 
 import comparisons
 import dmft
 import finite_nets
+from conftest import reference_problem
 
 pytestmark = [
     pytest.mark.gpu,

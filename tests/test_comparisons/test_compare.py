@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import reference_problem
 
 import comparisons
 import dmft
 import finite_nets
 from comparisons.scaling import fit_power_law
+from conftest import reference_problem
 from dmft import schema
 from dmft.errors import SchemaError
 

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import reference_problem
-from oracles import lazy_limit
 
 import dmft
 import finite_nets
+from conftest import reference_problem
 from dmft import solver
 from dmft.errors import DivergenceError, MemoryEstimateError
+from oracles import lazy_limit
 
 
 def diagonals(kernel):

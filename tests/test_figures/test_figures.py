@@ -7,11 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import ROOT, reference_problem
 
 import comparisons
 import dmft
 import finite_nets
+from conftest import ROOT, reference_problem
 from figures import __main__ as cli
 from figures import demo, example, solver_convergence, width_convergence
 
@@ -83,9 +83,9 @@ def test_list_and_wrong_arguments(capsys, tmp_path):
 def test_solver_convergence(monkeypatch):
     monkeypatch.setattr(solver_convergence, "PARTICLES", (128, 256, 512))
     monkeypatch.setattr(solver_convergence, "LARGE", 8192)
-    monkeypatch.setattr(solver_convergence, "problem", reference_problem)
+    monkeypatch.setattr(solver_convergence, "problems", lambda: {"one": reference_problem()})
     ds = solver_convergence.data(None)
-    assert -1.4 < ds.prediction_slope < -0.6
+    assert -1.4 < ds.slope.sel(problem="one", quantity="prediction") < -0.6
     solver_convergence.figure(ds)
 
 

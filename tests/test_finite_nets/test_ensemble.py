@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import reference_problem
-from oracles import autograd_network
 
 import dmft
 import finite_nets
+from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError
 from finite_nets.network import initialise, span_coordinates
+from oracles import autograd_network
 
 ACTIVATIONS = [dmft.tanh(0.8), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(2.0), dmft.linear()]
 
