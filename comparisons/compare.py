@@ -10,11 +10,11 @@ For a quantity q, with E networks of width N (names of the variables in the resu
     q_distance             rms_e |q_e - q_limit| of one network, falls like 1/sqrt(N)               + q_distance_se
                            for each layer and step; kernels: Frobenius norms over samples, relative to the limit's;
                            predictions and losses: root mean square over samples
-    q_total_variance       Var(q), mean over all entries                  + q_total_variance_se
-    q_total_bias_square    (E q - q_limit)^2, mean over all entries       + q_total_bias_square_se
-    q_variance_exponent    s in q_total_variance ~ N^s                    + q_variance_exponent_se
-    q_bias_exponent        s in the root of q_total_bias_square ~ N^s     + q_bias_exponent_se
-                           nan where the widths do not resolve it
+    q_raw_variance         Var(q), not multiplied by N, mean over entries     + q_raw_variance_se
+    q_raw_bias_square      (E q - q_limit)^2, mean over entries           + q_raw_bias_square_se
+    q_variance_exponent    s in q_raw_variance ~ N^s                      + q_variance_exponent_se, _chi2 (per degree
+                           of freedom); nan where the widths do not resolve it
+    q_bias_exponent        s in the root of q_raw_bias_square ~ N^s       + q_bias_exponent_se, _chi2
 
 Squared deviations are freed of the sampling noise of networks and theory (`comparisons.estimators`); a root of a
 negative estimate is reported as 0 with its error.
@@ -33,7 +33,7 @@ from comparisons.scaling import fit_power_law
 from dmft import schema
 from dmft.errors import SchemaError
 
-MIN_SEEDS = 4
+MIN_SEEDS = 8
 
 
 def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
@@ -41,7 +41,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
 
     Args:
         theory: of kind "limit", e.g. from `dmft.solve`.
-        nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least four seeds.
+        nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least eight seeds.
 
     Returns:
         Dataset of kind "comparison" with the variables listed at the top of this module, for every quantity that both
@@ -49,7 +49,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
 
     Raises:
         SchemaError: inputs of another form.
-        ValueError: different problems, different steps or samples, fewer than four seeds.
+        ValueError: different problems, different steps or samples, fewer than eight seeds.
     """
     schema.validate(theory, "limit")
     schema.validate(nets, "ensemble")
@@ -96,6 +96,8 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     unit = np.ones_like(limit) if name in ("prediction", "loss", "test_loss") else limit
     scale = np.sqrt((unit**2).sum(axis=inner))
 
+    precision = np.finfo(nets.attrs["dtype"]).eps
+
     rows: list[dict[str, Any]] = []
     for i, width in enumerate(widths):
         x = nets[name].values[i].astype(np.float64)
@@ -104,22 +106,24 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
         variance, variance_se = estimators.variance(x)
         row["variance"], row["variance_se"] = width * variance, width * variance_se
         row["deviation"] = row["mean"] - limit
-        row["deviation_se"] = np.hypot(row["mean_se"], limit_se)
+        rounding = precision * np.maximum(abs(row["mean"]), abs(limit))
+        row["deviation_se"] = np.sqrt(row["mean_se"] ** 2 + limit_se**2 + rounding**2)
         row["z"] = estimators.z_score(row["deviation"], row["deviation_se"])
         square, square_se = estimators.squared_bias(x, limit, limit_se, inner)
         row["error"], row["error_se"] = (value / scale for value in estimators.root(square, square_se))
         row["distance"], row["distance_se"] = (value / scale for value in estimators.distance(x, limit, inner))
         square, square_se = estimators.squared_bias(x, limit, limit_se, everything)
-        row["total_bias_square"], row["total_bias_square_se"] = square / limit.size, square_se / limit.size
-        row["total_variance"], row["total_variance_se"] = estimators.mean_variance(x)
+        row["raw_bias_square"], row["raw_bias_square_se"] = square / limit.size, square_se / limit.size
+        row["raw_variance"], row["raw_variance_se"] = estimators.mean_variance(x)
         rows.append(row)
     found: dict[str, Any] = {suffix: np.stack([row[suffix] for row in rows]) for suffix in rows[0]}
     found |= {"limit": limit, "limit_se": limit_se}
     if len(widths) > 1:
-        law = fit_power_law(widths, found["total_variance"], found["total_variance_se"])
-        found |= {"variance_exponent": law.slope, "variance_exponent_se": law.slope_se}
-        law = fit_power_law(widths, found["total_bias_square"], found["total_bias_square_se"])
-        found |= {"bias_exponent": law.slope / 2, "bias_exponent_se": law.slope_se / 2}
+        for kind, quantity, root in (("variance", "raw_variance", 1), ("bias", "raw_bias_square", 2)):
+            law = fit_power_law(widths, found[quantity], found[f"{quantity}_se"])
+            found[f"{kind}_exponent"] = law.slope / root
+            found[f"{kind}_exponent_se"] = law.slope_se / root
+            found[f"{kind}_exponent_chi2"] = law.chi2_per_dof
     return found
 
 

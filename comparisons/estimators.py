@@ -1,7 +1,7 @@
 """Estimates from an ensemble of independent networks, each with its standard error.  NumPy arrays; members on axis 0.
 
     mean            m = (1/E) sum_e x_e                      se^2 = s^2 / E
-    variance        s^2, unbiased                            se^2 = (mu_4 - s^4 (E-3)/(E-1)) / E
+    variance        s^2, unbiased                            se^2 = (2 E s^4 + (E-1) k_4) / (E (E+1)), k-statistic k_4
     squared bias    |m - limit|^2 - sum_k (s_k^2 / E + limit_se_k^2), unbiased: its expectation is |E x - limit|^2
     distance        root mean square over members of |x_e - limit|
 
@@ -26,12 +26,17 @@ def mean(x: Array) -> tuple[Array, Array]:
 
 
 def variance(x: Array) -> tuple[Array, Array]:
-    """Unbiased variance over members and its standard error (from the fourth moment; no normality assumed)."""
+    """Unbiased variance over at least four members and its standard error, without assuming normality.
+
+    The square of the error is unbiased too (Kenney & Keeping 1951), for any distribution with four moments.
+    """
     n = len(x)
     squares = (x - x.mean(axis=0)) ** 2
-    s2 = squares.sum(axis=0) / (n - 1)
-    fourth = np.einsum("e...,e...->...", squares, squares) / n
-    return s2, np.sqrt(np.maximum(fourth - s2**2 * (n - 3) / (n - 1), 0.0) / n)
+    m2 = squares.mean(axis=0)
+    m4 = np.einsum("e...,e...->...", squares, squares) / n
+    s2 = m2 * n / (n - 1)
+    k4 = n**2 * ((n + 1) * m4 - 3 * (n - 1) * m2**2) / ((n - 1) * (n - 2) * (n - 3))
+    return s2, np.sqrt(np.maximum(2 * n * s2**2 + (n - 1) * k4, 0.0) / (n * (n + 1)))
 
 
 def jackknife(statistic: Callable[[Array, Array, int], Array], x: Array) -> tuple[Array, Array]:
@@ -40,7 +45,7 @@ def jackknife(statistic: Callable[[Array, Array, int], Array], x: Array) -> tupl
     One group of members after another is left out; sums of groups serve all of these subsets.
     """
     centre = x.mean(axis=0)
-    groups = np.array_split(x - centre, min(GROUPS, len(x) // 2 if len(x) > 3 else len(x)))
+    groups = np.array_split(x - centre, min(GROUPS, len(x)))
     sums = np.stack([group.sum(axis=0) for group in groups])
     squares = np.stack([np.einsum("e...,e...->...", group, group) for group in groups])
 

@@ -21,46 +21,55 @@ LABELS = {
 
 
 def summary(comparison: xr.Dataset) -> str:
-    """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns."""
+    """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns.
+
+    Quantities that the comparison does not hold are left out.
+    """
     schema.validate(comparison, "comparison")
     last = comparison.isel(step=-1)
-    lines = [
-        f"Networks of {comparison.attrs['seeds']} seeds a width against the limit "
-        f"({comparison.attrs['theory_scrambles']} x {comparison.attrs['theory_particles']} particles); "
-        f"problem {comparison.attrs['problem_id']}",
-        "",
-        f"{'':>6}  {'bias of f':>19}  {'N Var f':>17}  {'Phi^L: distance of':>33}  {'loss':>10}",
-        f"{'width':>6}  {'(rms)':>19}  {'(mean)':>17}  {'one network':>14}  {'their mean':>17}  {'at the end':>10}",
-    ]
-    for width in comparison["width"].values:
-        row, end = comparison.sel(width=width), last.sel(width=width)
-        bias = root(row["prediction_total_bias_square"].values, row["prediction_total_bias_square_se"].values)
-        variance = width * row["prediction_total_variance"].item(), width * row["prediction_total_variance_se"].item()
-        lines.append(
-            f"{width:>6}  {_with_error(*bias):>19}  {_with_error(*variance):>17}  "
-            f"{_percent(end, 'feature_kernel_distance'):>14}  "
-            f"{_percent(end, 'feature_kernel_error', error=True):>17}  {end['loss_mean'].item():>10.5f}"
+    columns: list[list[str]] = [["", "width", *(str(n) for n in comparison["width"].values), "limit"]]
+    if "prediction_mean" in comparison:
+        bias = root(comparison["prediction_raw_bias_square"].values, comparison["prediction_raw_bias_square_se"].values)
+        width = comparison["width"].values
+        variance = [width * comparison[f"prediction_raw_variance{part}"].values for part in ("", "_se")]
+        columns.append(["bias of f", "(rms)", *_with_errors(*bias), ""])
+        columns.append(["N Var f", "(mean)", *_with_errors(*variance), ""])
+    if "feature_kernel_mean" in comparison:
+        top = last.isel(layer=-1)
+        one, mean, mean_se = (100 * top[f"feature_kernel_{part}"].values for part in ("distance", "error", "error_se"))
+        columns.append(["Phi^L: one", "network off", *(f"{value:.2f} %" for value in one), ""])
+        columns.append(
+            ["Phi^L: their", "mean off", *(f"{v:.2f} +- {e:.2f} %" for v, e in zip(mean, mean_se, strict=True)), ""]
         )
-    lines.append(f"{'limit':>6}  {'':>19}  {'':>17}  {'':>14}  {'':>17}  {last['loss_limit'].item():>10.5f}")
-    lines += ["", f"{'Falls with width N like N^s, s =':<29}{'variance (-1 expected)':>25}{'bias (-1 expected)':>26}"]
+    if "loss_mean" in comparison:
+        losses = [*last["loss_mean"].values, last["loss_limit"].item()]
+        columns.append(["loss", "at the end", *(f"{loss:.5f}" for loss in losses)])
+    widths = [max(len(cell) for cell in column) for column in columns]
+    rows = [
+        "  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)
+    ]
+
+    attrs = comparison.attrs
+    title = (
+        f"Networks of {attrs['seeds']} seeds a width against the limit ({attrs['theory_scrambles']} x "
+        f"{attrs['theory_particles']} particles); problem {attrs['problem_id']}"
+    )
+    return "\n".join([title, "", *rows, "", *_exponents(comparison)])
+
+
+def _exponents(comparison: xr.Dataset) -> list[str]:
+    lines = [f"{'Falls with width N like N^s, s =':<32}{'variance (-1 expected)':>26}{'bias (-1 expected)':>26}"]
     for name, label in LABELS.items():
         if f"{name}_variance_exponent" in comparison:
-            exponents = (_exponent(comparison, f"{name}_{kind}_exponent") for kind in ("variance", "bias"))
-            lines.append(f"  {label:<27}" + "".join(f"{exponent:>26}" for exponent in exponents))
-    return "\n".join(lines)
+            cells = (_exponent(comparison, f"{name}_{kind}_exponent") for kind in ("variance", "bias"))
+            lines.append(f"  {label:<30}" + "".join(f"{cell:>26}" for cell in cells))
+    return lines if len(lines) > 1 else []
 
 
-def _with_error(value: Any, se: Any) -> str:
-    return f"{value:.5f} +- {se:.5f}"
-
-
-def _percent(row: xr.Dataset, name: str, *, error: bool = False) -> str:
-    if name not in row:
-        return "-"
-    value = f"{100 * row[name].values[-1]:.2f} %"
-    return value + (f" +- {100 * row[name + '_se'].values[-1]:.2f}" if error else "")
+def _with_errors(value: Any, se: Any) -> list[str]:
+    return [f"{v:.5f} +- {e:.5f}" for v, e in zip(value, se, strict=True)]
 
 
 def _exponent(comparison: xr.Dataset, name: str) -> str:
-    value, se = comparison[name].item(), comparison[name + "_se"].item()
+    value, se = comparison[name].item(), comparison[f"{name}_se"].item()
     return "not resolved" if np.isnan(value) else f"{value:.2f} +- {se:.2f}"

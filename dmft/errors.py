@@ -1,6 +1,10 @@
-"""Errors that both the theory and the networks raise."""
+"""Errors that both the theory and the networks raise, and the one rule of when training has diverged."""
 
 from __future__ import annotations
+
+from typing import Any
+
+DIVERGED = 1e6
 
 
 class DivergenceError(ArithmeticError):
@@ -13,3 +17,11 @@ class MemoryEstimateError(MemoryError):
 
 class SchemaError(ValueError):
     """A Dataset does not have the form that `dmft.schema` describes; the message names the difference."""
+
+
+def exploded(loss: Any, initial: Any) -> Any:
+    """Where a loss is above `DIVERGED` times the larger of its initial value and 1, or not a number.
+
+    For arrays of NumPy or PyTorch.  (A catapult, in which a loss first grows some hundred times, is not a divergence.)
+    """
+    return ~(loss <= DIVERGED * initial) & ~(loss <= DIVERGED)

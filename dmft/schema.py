@@ -44,8 +44,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 WHOLE = ("limit", "limit_se")  # suffixes of a comparison's variables, by what is left of the quantity's dimensions
 BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviation_se", "z")
 BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se")
-TOTALS = ("total_variance", "total_variance_se", "total_bias_square", "total_bias_square_se")
-EXPONENTS = ("variance_exponent", "variance_exponent_se", "bias_exponent", "bias_exponent_se")
+TOTALS = ("raw_variance", "raw_variance_se", "raw_bias_square", "raw_bias_square_se")
+EXPONENTS = tuple(f"{kind}_exponent{part}" for kind in ("variance", "bias") for part in ("", "_se", "_chi2"))
 LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed")}
 REQUIRED_ATTRS = ("problem", "problem_id", "producer", "version", "dtype", "device", "seed", "result", "created")
 
@@ -59,9 +59,12 @@ def saved_steps(problem: Problem, save_steps: Iterable[int] | None) -> NDArray[n
     last = problem.training.steps
     if save_steps is None:
         return np.arange(last + 1)
-    steps = np.sort(np.asarray(list(save_steps)))
+    if not isinstance(save_steps, Iterable):
+        raise TypeError(f"save_steps={save_steps!r} is not a list; give e.g. save_steps=[0, {last}].")
+    given = list(save_steps)
+    steps = np.sort(np.asarray(given))
     if len(steps) == 0 or not np.issubdtype(steps.dtype, np.integer) or len(np.unique(steps)) < len(steps):
-        raise ValueError(f"save_steps={list(save_steps)} must be different whole numbers, at least one.")
+        raise ValueError(f"save_steps={given} must be different whole numbers, at least one.")
     if steps[0] < 0 or steps[-1] > last:
         outside = steps[(steps < 0) | (steps > last)]
         raise ValueError(f"save_steps holds {outside[0]}; this problem has steps 0..{last}.")
@@ -82,6 +85,8 @@ def dims(kind: str, name: str) -> tuple[str, ...]:
     """Dimensions of the variable `name` in a Dataset of this kind; SchemaError if there is no such variable."""
     if kind == "comparison":
         for quantity, whole in VARIABLES.items():
+            if not name.startswith(f"{quantity}_"):
+                continue
             suffix = name.removeprefix(f"{quantity}_")
             if suffix in WHOLE:
                 return whole
@@ -93,8 +98,10 @@ def dims(kind: str, name: str) -> tuple[str, ...]:
                 return ("width",)
             if suffix in EXPONENTS:
                 return ()
-    elif name.removesuffix("_se") in VARIABLES:
-        return LEADING[kind] + VARIABLES[name.removesuffix("_se")]
+    elif name in VARIABLES:
+        return LEADING[kind] + VARIABLES[name]
+    elif kind == "limit" and name.removesuffix("_se") in VARIABLES:
+        return VARIABLES[name.removesuffix("_se")]
     raise SchemaError(f"{name!r} is not a variable of a result of kind {kind!r}; quantities are {list(VARIABLES)}.")
 
 
@@ -130,12 +137,9 @@ def build(
         "step_2": steps,
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
-    ds = ds.assign_coords(
-        time=("step", steps * problem.training.learning_rate),
-        split=("sample", np.where(samples < task.n_train, "train", "test")),
-        target=("sample", task.y),
-        **dict(coords or {}),
-    )
+    by_step = {"time": ("step", steps * problem.training.learning_rate)}
+    by_sample = {"split": ("sample", np.where(samples < task.n_train, "train", "test")), "target": ("sample", task.y)}
+    ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
     ds.attrs = {
         "schema": SCHEMA,
         "kind": kind,
@@ -158,13 +162,17 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     if not isinstance(ds, xr.Dataset):
         raise SchemaError(f"expected an xarray Dataset with a result of kind {kind!r}, got {type(ds).__name__}.")
     if ds.attrs.get("schema") != SCHEMA:
-        raise SchemaError(f"the Dataset has schema {ds.attrs.get('schema')!r}; this version reads schema {SCHEMA}.")
+        raise SchemaError(f"the Dataset has schema {ds.attrs.get('schema')}; this version reads schema {SCHEMA}.")
     if ds.attrs.get("kind") != kind:
         raise SchemaError(f"the Dataset is of kind {ds.attrs.get('kind')!r}; expected {kind!r}.")
     missing = [name for name in REQUIRED_ATTRS if name not in ds.attrs]
     if missing:
         raise SchemaError(f"the Dataset lacks the attributes {missing}.")
+    if not ds.data_vars:
+        raise SchemaError("the Dataset holds no variables.")
     for name, variable in ds.data_vars.items():
+        if kind == "limit" and not str(name).endswith("_se") and f"{name}_se" not in ds:
+            raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a limit must.")
         expected = dims(kind, str(name))
         if variable.dims != expected:
             raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.")
@@ -174,7 +182,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         if not np.isfinite(variable.values).all() and not str(name).endswith(EXPONENTS):
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
-        if coord not in ds.coords or ds[coord].dims != (dim,):
+        if dim in ds.dims and (coord not in ds.coords or ds[coord].dims != (dim,)):
             raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
     return ds
 

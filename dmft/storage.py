@@ -8,6 +8,8 @@ from pathlib import Path
 
 import xarray as xr
 
+from dmft import schema
+
 
 def save(ds: xr.Dataset, path: str | Path) -> Path:
     """Write `ds` to the NetCDF file `path`; it appears whole or not at all."""
@@ -19,6 +21,9 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
         ds.to_netcdf(
             temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
         )
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # as any new file; temporary ones are private
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -27,8 +32,17 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> xr.Dataset:
-    """The Dataset that `save` wrote, in memory."""
+    """The Dataset that `save` wrote, in memory; results are checked against the schema.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a NetCDF file.
+        SchemaError: a result of another schema, or damaged.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file; expected a NetCDF file written by dmft.save.")
-    with xr.open_dataset(path, engine="h5netcdf") as ds:
-        return ds.load()
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as stored:
+            ds = stored.load()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a NetCDF file written by dmft.save: {error}.") from error
+    return schema.validate(ds, ds.attrs["kind"]) if "schema" in ds.attrs else ds

@@ -36,8 +36,8 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     names = [
         f"{name}_{suffix}" for name in CURVES for suffix in ("mean", "mean_se", "limit", "deviation", "deviation_se")
     ]
-    names += ["prediction_distance", "prediction_distance_se", "prediction_error", "prediction_error_se"]
-    names += [f"{name}_{suffix}" for name in VARIANCES for suffix in ("total_variance", "total_variance_se")]
+    names += ["prediction_distance", "prediction_distance_se"]
+    names += [f"{name}_{suffix}" for name in VARIANCES for suffix in ("raw_variance", "raw_variance_se")]
     names += [f"{name}_variance_exponent{suffix}" for name in VARIANCES for suffix in ("", "_se")]
     names += ["feature_kernel_distance", "feature_kernel_distance_se"]
     return comparison[[name for name in names if name in comparison]]
@@ -105,9 +105,9 @@ def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
     """(c) variance over networks against width, all steps and samples together."""
     width = ds["width"].values
     for (name, label), look in zip(VARIANCES.items(), style.SERIES, strict=False):
-        if f"{name}_total_variance" not in ds:
+        if f"{name}_raw_variance" not in ds:
             continue
-        y, se = ds[f"{name}_total_variance"].values, ds[f"{name}_total_variance_se"].values
+        y, se = ds[f"{name}_raw_variance"].values, ds[f"{name}_raw_variance_se"].values
         if f"{name}_variance_exponent" in ds:
             slope, error = ds[f"{name}_variance_exponent"].item(), ds[f"{name}_variance_exponent_se"].item()
             label = rf"{label}: $N^{{{slope:.2f} \pm {error:.2f}}}$"

@@ -13,6 +13,7 @@ and written by the update; 2 N^2 P floating-point operations for each of the thr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmft.errors import DivergenceError, exploded
 from dmft.specs import Problem
 from dmft.specs.parameterization import hidden_scale, input_scale, output_scale, update_scale
 from finite_nets.activations import functions
@@ -42,6 +44,9 @@ class Weights:
     @property
     def width(self) -> int:
         return self.readout.shape[1]
+
+
+NEVER = math.inf  # the step at which a healthy member explodes
 
 
 class Fields(NamedTuple):
@@ -92,6 +97,7 @@ class Trainer:
         self.input_kernel = torch.tensor(task.input_kernel, device=device, dtype=dtype)
         self.n_train, self.steps = task.n_train, training.steps
         self.input_scale = input_scale(task.dimension)
+        self.learning_rate = training.learning_rate
         self.c = update_scale(training.learning_rate, network.gamma0, task.n_train)
 
     def fields(self, weights: Weights, samples: int) -> Fields:
@@ -120,15 +126,34 @@ class Trainer:
             matrix.baddbmm_(push, feature, alpha=hidden_scale(weights.width))
         weights.readout.add_((change[:, None, :] @ features[-1])[:, 0])
 
-    def run(self, weights: Weights, save_steps: frozenset[int]) -> Iterator[tuple[int, Fields]]:
-        """Train to the last step of `save_steps`, yielding (step, fields of all samples) before the update of each."""
+    def run(self, weights: Weights, save_steps: frozenset[int]) -> Iterator[Fields]:
+        """Train to the last step of `save_steps`, yielding the fields of all samples before the update of each.
+
+        Raises:
+            DivergenceError: at the end, if the loss of members exploded (`dmft.errors`) at any step, saved or not.
+        """
+        n = self.n_train
         offset = torch.zeros_like(weights.readout[:, :1])
+        initial_loss = torch.zeros_like(weights.readout[:, 0])
+        exploded_at = torch.full_like(initial_loss, NEVER)
         for t in range(max(save_steps) + 1):
             everything = t in save_steps or (t == 0 and self.centered)
-            fields = self.fields(weights, len(self.x) if everything else self.n_train)
+            fields = self.fields(weights, len(self.x) if everything else n)
             if t == 0 and self.centered:
                 offset = fields.output
+            loss = ((fields.output[:, :n] - offset[:, :n] - self.y[:n]) ** 2).mean(1) / 2
+            initial_loss = loss if t == 0 else initial_loss
+            exploded_at = torch.where(exploded(loss, initial_loss), exploded_at.clamp(max=t), exploded_at)
             if t in save_steps:
-                yield t, fields._replace(output=fields.output - offset)
+                yield fields._replace(output=fields.output - offset)
             if t < max(save_steps):
                 self.update(weights, fields, offset[:, : fields.output.shape[1]])
+        self._raise_if_exploded(exploded_at)
+
+    def _raise_if_exploded(self, exploded_at: Tensor) -> None:
+        bad = exploded_at < NEVER
+        if bool(bad.any()):
+            raise DivergenceError(
+                f"{int(bad.sum())} of {len(bad)} networks trained together diverge, the first at step "
+                f"{int(exploded_at.min())}. Lower learning_rate={self.learning_rate}, or gamma0={self.gamma0}."
+            )

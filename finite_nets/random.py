@@ -17,7 +17,8 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 LANES = 4
-COUNTERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}  # on a CPU what the cache holds, on a GPU what fills it
+COUNTERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}  # on a CPU what the cache holds, on a GPU what fills it
+GENERATOR_BYTES = {device: 12 * 8 * count for device, count in COUNTERS_AT_ONCE.items()}  # words and temporaries
 SEED_BITS = 64  # of the root seed, the key
 MEMBER_BITS = 32  # of a seed index, one word of the counter
 

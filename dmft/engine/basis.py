@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from dmft.engine.population import Particles
+
+ROUNDING = 100  # in units of the precision
 
 
 class Decomposition(NamedTuple):
@@ -41,7 +44,8 @@ def decompose(v: jax.Array, Q: jax.Array, population: Particles, tolerance: jax.
     """
     x = population.inner(v, Q)
     residual = v - x @ Q
-    floor = tolerance**2 * jnp.mean(population.inner(v, v).diagonal())
+    # below the rounding of x Q a residual has no direction, whatever the tolerance
+    floor = jnp.maximum(tolerance**2, ROUNDING * np.finfo(v.dtype).eps) * jnp.mean(population.squares(v))
     R, pivots, rank = pivoted_cholesky(population.inner(residual, residual), floor)
     live = jnp.arange(len(v)) < rank
     triangle = R[pivots] + jnp.diag(jnp.where(live, 0.0, 1.0))
@@ -54,6 +58,7 @@ def decompose(v: jax.Array, Q: jax.Array, population: Particles, tolerance: jax.
     return Decomposition(x + R @ rest, (R @ again) * live, q, rank)
 
 
+@jax.jit
 def pivoted_cholesky(gram: jax.Array, floor: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """R, pivots, rank with gram = R R^T up to remainders of diagonal at most `floor`.
 

@@ -7,9 +7,10 @@ steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax import lax
 
 from dmft.engine.basis import pivoted_cholesky
 from dmft.engine.matrix import revealed
-from dmft.engine.network import Network, Observables, Rule, observe, step
+from dmft.engine.network import Kernels, Network, Rule, Vitals, kernels, step, vitals
 from dmft.engine.population import Particles, particles
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import update_scale
@@ -25,14 +26,20 @@ from dmft.specs.problem import Problem
 
 
 class History(NamedTuple):
-    """Everything the loop has seen: observables with a leading step axis, and for two-time kernels the vectors met.
+    """What the loop has seen.
 
-    features, gradients: tuples over layers of (step, sample, particle), or None for equal-time kernels.
+    vitals: of every step, with a leading step axis.
+    kernels: of the saved steps, with a leading axis over them.
+    features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, sample, particle);
+        or None.
+    slots: (step,) where a step is saved on these axes; beyond their end if it is not.
     """
 
-    observables: Observables
+    vitals: Vitals
+    kernels: Kernels
     features: tuple[jax.Array, ...] | None
     gradients: tuple[jax.Array, ...] | None
+    slots: jax.Array
 
 
 def rule_of(problem: Problem) -> Rule:
@@ -56,10 +63,9 @@ def draws_needed(depth: int, samples: int, capacity: int) -> list[int]:
     return needed
 
 
-@partial(jax.jit, static_argnames=("capacity", "project"))
 def limit_network(
     rule: Rule,
-    normals: tuple[jax.Array, ...],
+    normals: Sequence[jax.Array],
     tolerance: jax.Array | float,
     *,
     capacity: int,
@@ -72,7 +78,6 @@ def limit_network(
         capacity: most directions that either side of a matrix may meet.
     """
     populations = [particles(z) for z in normals]
-    sizes = [z.shape[1] for z in normals]
     readout = populations[-1].next_normals(1)[0]
     populations[-1] = populations[-1].spend(1)
 
@@ -83,31 +88,35 @@ def limit_network(
     populations[0] = populations[0].spend(rank)
 
     matrices = tuple(
-        revealed(source, target, (capacity, capacity), tolerance, project=project) for source, target in pairwise(sizes)
+        revealed(source.size, target.size, (capacity, capacity), tolerance, project=project)
+        for source, target in pairwise(populations)
     )
     return Network(h1, matrices, readout, tuple(populations), jnp.zeros(n_samples))
 
 
-def empty_history(network: Network, steps: int, *, two_time: bool) -> History:
-    """Room for the observables of steps 0..`steps`."""
+def empty_history(network: Network, saved: Sequence[int], *, two_time: bool = False) -> History:
+    """Room for the steps 0..max(saved), of which `saved` (increasing) keep their kernels."""
     depth, (samples, _) = len(network.populations), network.h1.shape
-
-    def room(*shape: int, dtype: type = float) -> jax.Array:
-        return jnp.zeros((steps + 1, *shape), dtype)
+    steps, rows = max(saved) + 1, len(saved)
 
     def vectors() -> tuple[jax.Array, ...] | None:
-        sizes = [population.normals.shape[1] for population in network.populations]
-        return tuple(room(samples, size) for size in sizes) if two_time else None
+        return tuple(jnp.zeros((rows, samples, p.size)) for p in network.populations) if two_time else None
 
-    observables = Observables(
-        prediction=room(samples),
-        feature_kernel=room(depth, samples, samples),
-        gradient_kernel=room(depth, samples, samples),
-        ntk=room(samples, samples),
-        sizes=room(2, depth),
-        ranks=room(depth - 1, 2, dtype=jnp.int32),
+    return History(
+        Vitals(
+            prediction=jnp.zeros((steps, samples)),
+            sizes=jnp.zeros((steps, 2, depth)),
+            ranks=jnp.zeros((steps, depth - 1, 2), jnp.int32),
+        ),
+        Kernels(
+            feature_kernel=jnp.zeros((rows, depth, samples, samples)),
+            gradient_kernel=jnp.zeros((rows, depth, samples, samples)),
+            ntk=jnp.zeros((rows, samples, samples)),
+        ),
+        vectors(),
+        vectors(),
+        slots=jnp.full(steps, rows).at[jnp.asarray(saved)].set(jnp.arange(rows)),
     )
-    return History(observables, vectors(), vectors())
 
 
 @partial(jax.jit, static_argnames=("activation",), donate_argnames=("network", "history"))
@@ -120,17 +129,30 @@ def advance(
     *,
     activation: Activation,
 ) -> tuple[Network, History]:
-    """Steps `start` .. `stop` - 1 of training, each recorded before its update."""
+    """Steps `start` .. `stop` - 1 of training, each recorded before its update.  Takes over its first two arguments."""
 
     def body(t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
         network, history = carry
         network, fields = step(network, rule, t, activation)
-        vectors = (None, None) if history.features is None else (fields.features, fields.gradients)
-        seen = History(observe(network, rule, fields), *vectors)
-        return network, jax.tree.map(lambda room, value: room.at[t].set(value), history, seen)
+        slot = history.slots[t]
+        keep = History(
+            vitals=jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, vitals(network, fields)),
+            kernels=_put(history.kernels, slot, kernels(network, rule, fields)),
+            features=_put(history.features, slot, fields.features),
+            gradients=_put(history.gradients, slot, fields.gradients),
+            slots=history.slots,
+        )
+        return network, keep
 
     trained: tuple[Network, History] = lax.fori_loop(start, stop, body, (network, history))
     return trained
+
+
+def _put(room: Any, slot: jax.Array, new: Any) -> Any:
+    """`new` in row `slot` of every array of `room`; nothing where there is no room, or no such row."""
+    if room is None:
+        return room
+    return jax.tree.map(lambda old, value: old.at[slot].set(value, mode="drop"), room, new)
 
 
 def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Particles, ...]) -> jax.Array:

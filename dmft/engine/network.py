@@ -2,7 +2,8 @@
 
     forward    h^1 given;   h^{l+1} = W^l phi(h^l) / sqrt(N);   f = <w phi(h^L)> / gamma0
     backward   z^L = w;     g^l = phi'(h^l) z^l;                z^{l-1} = W^{l-1}^T g^l / sqrt(N)
-    update     h^1 += c_a Delta_a K^x_{mu a} g^1_a;   W^l += c_a Delta_a g^{l+1}_a phi^l_a^T;   w += c_a Delta_a phi^L_a
+    update     h^1 += c_a Delta_a K^x_{mu a} g^1_a
+               W^l += c_a Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N);   w += c_a Delta_a phi(h^L_a)
 
 with c = eta gamma0 / P for training samples a and 0 for test samples (`dmft.specs.parameterization`).  The input
 layer appears through its preactivations h^1 alone: whatever W^0 is, training moves them through K^x.
@@ -104,20 +105,39 @@ def step(network: Network, rule: Rule, t: jax.Array | int, activation: Activatio
     return network, Fields(output, tuple(h), tuple(features), tuple(gradients))
 
 
-class Observables(NamedTuple):
-    """Numbers of one step: prediction (sample,); kernels (layer, sample, sample_2); ntk (sample, sample_2);
-    sizes: mean squares of h and g (2, layer), which tell where training diverges; ranks (matrix, 2)."""
+class Vitals(NamedTuple):
+    """Numbers of every step: prediction (sample,); sizes (2, layer), mean squares of h and g, which tell where training
+    diverges; ranks (matrix, 2), directions met by either side."""
 
     prediction: jax.Array
-    feature_kernel: jax.Array
-    gradient_kernel: jax.Array
-    ntk: jax.Array
     sizes: jax.Array
     ranks: jax.Array
 
 
-def observe(network: Network, rule: Rule, fields: Fields) -> Observables:
-    """Order parameters of the fields; `network` is the state after the step."""
+class Kernels(NamedTuple):
+    """Order parameters of a step: feature_kernel, gradient_kernel (layer, sample, sample_2); ntk (sample, sample_2)."""
+
+    feature_kernel: jax.Array
+    gradient_kernel: jax.Array
+    ntk: jax.Array
+
+
+def vitals(network: Network, fields: Fields) -> Vitals:
+    """Of the fields of a step; `network` is the state after it."""
+
+    def sizes(vectors: tuple[jax.Array, ...]) -> jax.Array:
+        return jnp.stack([jnp.mean(p.squares(v)) for p, v in zip(network.populations, vectors, strict=True)])
+
+    ranks = [matrix.ranks for matrix in network.matrices]
+    return Vitals(
+        prediction=fields.output,
+        sizes=jnp.stack([sizes(fields.h), sizes(fields.gradients)]),
+        ranks=jnp.stack(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
+    )
+
+
+def kernels(network: Network, rule: Rule, fields: Fields) -> Kernels:
+    """Of the fields of a step; `network` is the state after it."""
 
     def kernel(vectors: tuple[jax.Array, ...]) -> jax.Array:
         return jnp.stack([p.inner(v, v) for p, v in zip(network.populations, vectors, strict=True)])
@@ -125,12 +145,4 @@ def observe(network: Network, rule: Rule, fields: Fields) -> Observables:
     feature_kernel, gradient_kernel = kernel(fields.features), kernel(fields.gradients)
     before = jnp.concatenate([rule.input_kernel[None], feature_kernel])
     after = jnp.concatenate([gradient_kernel, jnp.ones_like(rule.input_kernel)[None]])
-    sizes = jnp.stack([jnp.stack([jnp.mean(v**2) for v in field]) for field in (fields.h, fields.gradients)])
-    return Observables(
-        prediction=fields.output,
-        feature_kernel=feature_kernel,
-        gradient_kernel=gradient_kernel,
-        ntk=jnp.sum(before * after, axis=0),
-        sizes=sizes,
-        ranks=jnp.stack([m.ranks for m in network.matrices]) if network.matrices else jnp.zeros((0, 2), jnp.int32),
-    )
+    return Kernels(feature_kernel, gradient_kernel, ntk=jnp.sum(before * after, axis=0))

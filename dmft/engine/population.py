@@ -2,10 +2,10 @@
 
     <a b> = (1/S) sum_i a_i b_i
 
-Two things are asked of it: the average of products, and raw iid N(0,1) variables that nobody has used before.  The
-variables of a population are rows of one scrambled Sobol sequence in S points, handed out in the order in which
-they are asked for, so that the early steps of training get the best dimensions.  (Separately scrambled copies of a
-sequence are not independent of each other; core of the reason why a population owns exactly one.)
+Two things are asked of it: averages of products, and raw iid N(0,1) variables that nobody has used before.  The
+variables of a population are the dimensions of one scrambled Sobol sequence of S points, handed out in the order in
+which they are asked for, so that the early steps of training get the best dimensions.  One sequence, not one for each
+use: separately scrambled copies of a sequence are not independent, and they would meet in this population's averages.
 """
 
 from __future__ import annotations
@@ -35,9 +35,18 @@ class Particles:
     normals: jax.Array
     used: jax.Array
 
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.normals.shape[1]
+
     def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, particle) and b (vector_2, particle)."""
-        return a @ b.T / self.normals.shape[1]
+        return a @ b.T / self.size
+
+    def squares(self, a: jax.Array) -> jax.Array:
+        """<a a>, (vector,), for a (vector, particle)."""
+        return jnp.sum(a**2, axis=1) / self.size
 
     def next_normals(self, count: int) -> jax.Array:
         """(count, particle): the next unused normals; `spend` marks those that were taken."""
@@ -61,10 +70,8 @@ def sobol_normals(draws: int, size: int, seed: np.random.SeedSequence) -> NDArra
     dimensions = min(draws, qmc.Sobol.MAXDIM)
     points = qmc.Sobol(dimensions, scramble=True, bits=SOBOL_BITS, rng=rng).random(size)
     # the points are multiples of 2^-bits: half a unit more keeps the quantile of 0 finite
-    quasi = ndtri(points.T + 0.5 ** (SOBOL_BITS + 1))
-    return np.concatenate([quasi, rng.standard_normal((draws - dimensions, size))])
-
-
-def pseudo_normals(draws: int, size: int, seed: np.random.SeedSequence) -> NDArray[np.float64]:
-    """(draw, particle): pseudo-random normals; with them S particles are, in law, a network of width S."""
-    return np.random.default_rng(seed).standard_normal((draws, size))
+    points += 0.5 ** (SOBOL_BITS + 1)
+    normals = np.empty((draws, size))
+    ndtri(points.T, out=normals[:dimensions])
+    normals[dimensions:] = rng.standard_normal((draws - dimensions, size))
+    return normals

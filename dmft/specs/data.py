@@ -15,7 +15,7 @@ import hashlib
 import importlib
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,9 +119,12 @@ def _two_classes(y: NDArray[Any], classes: Sequence[int] | None) -> tuple[int, i
         if np.issubdtype(y.dtype, np.floating) and not np.array_equal(y, np.round(y)):
             return None
         raise ValueError(
-            f"the labels take {len(present)} values; choose two of them, e.g. classes=({present[0]}, {present[1]})."
+            f"the labels take {len(present)} values; choose two of them, e.g. classes=({present[0]}, {present[1]}) "
+            "(or, if they are targets of a regression, build dmft.Task from arrays)."
         )
-    classes = tuple(classes)
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes={classes!r} is not a pair of labels; give e.g. classes=({present[0]}, {present[1]}).")
+    classes = tuple(np.asarray(label).item() for label in classes)
     if len(classes) != 2 or classes[0] == classes[1]:
         raise ValueError(f"classes={classes} must be two different labels; targets are -1 and +1.")
     for label in classes:

@@ -1,4 +1,4 @@
-"""Every power of N, D and gamma0 (mean-field / mu-parameterization).
+"""Every power of N, D and gamma0 in a network (mean-field / mu-parameterization).
 
 Conventions (Bordelon & Pehlevan 2022; Yang & Hu 2021), for L hidden layers of width N on P training inputs in R^D:
 
@@ -18,6 +18,8 @@ The right column is the middle one: df/dW^l = g^{l+1} phi^T / (gamma0 N sqrt(N))
 eta gamma0 / P of the prefactors.  In kernels (averages over neurons) no power of N is left:
 
     f = <z^L phi(h^L)> / gamma0      h^{l+1} += c Delta_a <phi^l phi^l_a> g^{l+1}_a      K^x = x . x' / D
+
+(Averages over neurons, < >, are the one place where 1/N stands elsewhere.)
 
 Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,7 +53,11 @@ class Task:
                     f"x_test has {self.x_test.shape[1]} features and x_train {self.dimension}; "
                     "prepare both in the same way, (sample, feature)."
                 )
-        object.__setattr__(self, "provenance", dict(self.provenance))
+        try:
+            provenance = json.loads(json.dumps(dict(self.provenance)))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"provenance={self.provenance!r} cannot be written as JSON: {error}.") from error
+        object.__setattr__(self, "provenance", provenance)
 
     def _set_pair(self, split: str, x: ArrayLike, y: ArrayLike) -> None:
         x = _check.finite_array(f"x_{split}", x, ("sample", "feature"))

@@ -4,7 +4,7 @@ Prints Markdown.  For each loop the floating-point operations and the bytes that
 large copy and of a large matrix product are measured in the same run, and the larger of the two times is the floor.
 
     solver, a step and a hidden matrix    2 calls of 9 products 2 S k P (k the capacity of the basis), float64;
-                                          the bases, 2 x 2 arrays S k, are read 9 times in all, a call 8 S k / 2 x 9 bytes
+                                          a product reads an array S k of 8-byte numbers
     networks, a step and a hidden matrix  3 products 2 N^2 P; W is read twice, and read and written by the update: 4 N^2 numbers
 """
 
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 import dmft
-from dmft import solver
 from dmft.engine import loop
 from dmft.engine.population import sobol_normals
 from finite_nets.network import Trainer, initialise
@@ -74,16 +73,16 @@ def measure_solver(device, copy, rate):
 def solver_row(depth, samples, steps, size, copy, rate):
     described = problem(depth, samples, 0, steps)
     directions = dmft.solve(described, particles=512, scrambles=2).attrs["directions"]
-    capacity = min(solver._full_capacity(described), directions + 2 * samples)
+    capacity = min(samples * (steps + 1), directions + 2 * samples)
     rule = loop.rule_of(described)
     seeds = np.random.SeedSequence(0).spawn(depth)
     draws = loop.draws_needed(depth, samples, capacity)
-    raw = tuple(jnp.asarray(sobol_normals(n, size, s)) for n, s in zip(draws, seeds, strict=True))
+    raw = [jnp.asarray(sobol_normals(n, size, s)) for n, s in zip(draws, seeds, strict=True)]
 
     def scramble():
         # the loop takes its arguments over: each call needs its own normals
-        network = loop.limit_network(rule, tuple(z + 0 for z in raw), 3e-3, capacity=capacity)
-        history = loop.empty_history(network, steps, two_time=False)
+        network = loop.limit_network(rule, [z + 0 for z in raw], 3e-3, capacity=capacity)
+        history = loop.empty_history(network, range(steps + 1))
         out = loop.advance(network, history, rule, 0, steps + 1, activation=described.network.activation)
         jax.block_until_ready(out)
 

@@ -41,6 +41,13 @@ def test_variance(ensembles):
     check(np.array([estimators.variance(x) for x in ensembles]), SPREAD**2)
 
 
+@pytest.mark.parametrize("members", [8, 16])
+def test_errors_of_variances_hold_for_few_members(ensembles, members):
+    for estimator, truth in ((estimators.variance, SPREAD**2), (estimators.mean_variance, (SPREAD**2).mean())):
+        # the mean square of the claims is right; each claim by itself rests on few members
+        check(np.array([estimator(x[:members]) for x in ensembles]), truth, over=1.25, cautious=1.25)
+
+
 def test_mean_variance(ensembles):
     check(np.array([estimators.mean_variance(x) for x in ensembles]), (SPREAD**2).mean())
 
@@ -53,6 +60,15 @@ def test_squared_bias_is_unbiased_and_its_error_covers_the_limits_own(ensembles)
     found = [estimators.squared_bias(x, m, limit_se, (0,)) for x, m in zip(ensembles, limits, strict=True)]
     # the bound on the limit's part is cautious where the deviation is mostly noise of the members
     check(np.array(found), ENTRIES * BIAS**2, cautious=1.6)
+
+
+def test_squared_bias_where_the_limits_error_dominates():
+    rng = np.random.default_rng(2)
+    limit_se = np.full(ENTRIES, 0.05)
+    x = TRUTH + 0.3 + 0.01 * rng.standard_normal((REPEATS, MEMBERS, ENTRIES))
+    limits = TRUTH + limit_se * rng.standard_normal((REPEATS, 1))
+    found = [estimators.squared_bias(members, m, limit_se, (0,)) for members, m in zip(x, limits, strict=True)]
+    check(np.array(found), ENTRIES * 0.09)
 
 
 def test_squared_bias_along_some_axes():

@@ -10,9 +10,7 @@ WIDTHS = np.array([32, 64, 128, 256, 512])
 
 def test_an_exact_power_law():
     law = fit_power_law(WIDTHS, 3.0 * WIDTHS**-1.5, 0.01 * WIDTHS**-1.5)
-    assert law.slope == np.float64(law.slope)
-    np.testing.assert_allclose([law.slope, law.reference], [-1.5, 128.0], rtol=1e-7)
-    np.testing.assert_allclose(law.amplitude, 3.0 * 128**-1.5, rtol=1e-7)
+    np.testing.assert_allclose(law.slope, -1.5, rtol=1e-7)
     assert law.chi2_per_dof < 1e-6
 
 
@@ -23,7 +21,8 @@ def test_errors_cover_also_where_the_widest_are_not_resolved():
     laws = [fit_power_law(WIDTHS, truth + se * rng.standard_normal(5), se) for _ in range(300)]
     pulls = np.array([(law.slope + 2.0) / law.slope_se for law in laws])
     assert abs(np.mean(pulls)) < 0.3
-    assert 0.8 < np.std(pulls) < 1.2
+    # errors grow with chi^2 where it exceeds one: never short, a little generous
+    assert 0.7 < np.std(pulls) < 1.1
 
 
 def test_agreement_with_scipy_on_the_other_parametrisation():
@@ -34,7 +33,21 @@ def test_agreement_with_scipy_on_the_other_parametrisation():
     (_, slope), covariance = curve_fit(
         lambda n, a, s: a * n**s, WIDTHS, y, p0=(2.0, -1.0), sigma=se, absolute_sigma=True
     )
-    np.testing.assert_allclose([law.slope, law.slope_se], [slope, np.sqrt(covariance[1, 1])], rtol=1e-4)
+    stretched = np.sqrt(covariance[1, 1] * max(law.chi2_per_dof, 1))
+    np.testing.assert_allclose([law.slope, law.slope_se], [slope, stretched], rtol=1e-4)
+
+
+def test_a_curve_that_is_no_power_law_has_a_larger_error():
+    y = 0.5 / WIDTHS * (1 + 8 / WIDTHS)
+    law = fit_power_law(WIDTHS, y, 0.002 / WIDTHS)
+    assert law.chi2_per_dof > 2
+    assert fit_power_law(WIDTHS, 0.5 / WIDTHS, 0.002 / WIDTHS).slope_se < law.slope_se
+
+
+def test_pure_noise_is_not_resolved():
+    rng = np.random.default_rng(2)
+    laws = [fit_power_law(WIDTHS, rng.standard_normal(5), np.ones(5)) for _ in range(500)]
+    assert np.mean([law is UNRESOLVED for law in laws]) > 0.99
 
 
 def test_what_is_not_resolved_is_said_to_be_so():

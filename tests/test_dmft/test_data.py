@@ -27,6 +27,12 @@ def test_real_sets_are_drawn_balanced_disjoint_and_on_the_sphere(name, features)
     assert len(task.provenance["source_sha256"]) == 64
 
 
+def test_labels_may_be_numpy_numbers():
+    task = dmft.load_task("digits", classes=np.array([3, 8]), n_train=4)
+    assert task.provenance["classes"] == [3, 8]
+    assert dmft.Problem(dmft.MLP(1), task, dmft.GradientDescent(1, 1)).to_json()
+
+
 def test_the_draw_follows_its_seed():
     one, same, other = (dmft.load_task("digits", classes=(3, 8), n_train=9, n_test=3, seed=seed) for seed in (5, 5, 6))
     assert one == same != other
@@ -54,6 +60,7 @@ def test_standard_normalisation():
         ({"classes": (1, 1)}, ValueError, "classes=(1, 1) must be two different labels"),
         ({"classes": (1, 2, 3)}, ValueError, "classes=(1, 2, 3) must be two different labels"),
         ({"classes": (1, 12)}, ValueError, "class 12 does not occur; the labels are [0, 1, 2"),
+        ({"classes": 3}, TypeError, "classes=3 is not a pair of labels; give e.g. classes=(0, 1)"),
         ({"n_train": 5000}, ValueError, "digits has 182 samples of class 1; 2500 were asked for"),
         ({"n_train": 0}, ValueError, "n_train=0 is too small"),
         ({"normalize": "pca"}, ValueError, "normalize='pca' is unknown"),

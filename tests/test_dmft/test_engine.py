@@ -46,6 +46,15 @@ def test_decomposition_is_exact_and_orthonormal_whatever_is_new():
     assert not np.any(d.R[:, 2:])
 
 
+@pytest.mark.parametrize("tolerance", [1e-7, 1e-300])
+def test_copies_of_vectors_are_no_new_directions_at_any_tolerance(tolerance):
+    crowd = population.particles(np.zeros((0, 200)))
+    Q = basis.decompose(normals(7, 200), jnp.zeros((0, 200)), crowd, tolerance).q
+    d = basis.decompose(normals(3, 7, seed=4) @ Q, Q, crowd, tolerance)
+    assert d.rank == 0
+    assert np.isfinite(d.known).all()
+
+
 def test_tolerance_drops_what_is_smaller_and_keeps_what_is_larger():
     crowd = population.particles(np.zeros((0, 400)))
     Q = basis.decompose(normals(3, 400), jnp.zeros((0, 400)), crowd, EXACT).q
@@ -132,12 +141,12 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
         offset=jnp.zeros(5),
     )
     end, history = loop.advance(
-        start, loop.empty_history(start, 6, two_time=True), loop.rule_of(problem), 0, 7, activation=activation
+        start, loop.empty_history(start, range(7), two_time=True), loop.rule_of(problem), 0, 7, activation=activation
     )
     # the same arithmetic in another order: rounding
     same = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
-    seen = history.observables
-    same(seen.prediction, nets.prediction[0, 0])
+    same(history.vitals.prediction, nets.prediction[0, 0])
+    seen = history.kernels
     same(np.moveaxis(seen.feature_kernel, 0, 1), nets.feature_kernel[0, 0])
     same(np.moveaxis(seen.gradient_kernel, 0, 1), nets.gradient_kernel[0, 0])
     same(seen.ntk, nets.ntk[0, 0])
@@ -153,9 +162,9 @@ def in_law(problem, width, count, *, project, seed=0):
 
     def one(raw):
         start = loop.limit_network(rule, raw, EXACT, capacity=capacity, project=project)
-        room = loop.empty_history(start, last, two_time=False)
+        room = loop.empty_history(start, [last])
         _, history = loop.advance(start, room, rule, 0, last + 1, activation=problem.network.activation)
-        return history.observables.prediction
+        return history.vitals.prediction
 
     rng = np.random.default_rng(seed)
     raw = tuple(
@@ -205,7 +214,7 @@ def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
         rule = loop.rule_of(small_problem)
         raw = tuple(normals(n, 16) for n in loop.draws_needed(2, 3, 40))
         start = loop.limit_network(rule, raw, 1e-3, capacity=40)
-        room = loop.empty_history(start, last, two_time=False)
+        room = loop.empty_history(start, [last])
         text = loop.advance.lower(start, room, rule, 0, last + 1, activation=small_problem.network.activation).as_text()
         return text.count("\n")
 

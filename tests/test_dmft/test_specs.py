@@ -42,6 +42,7 @@ def task(**changes):
         (lambda: task(x_train=np.where(X[1, 2] == X, np.nan, X)), ValueError, "x_train holds 1 non-finite number(s), the first at index (1, 2)"),
         (lambda: task(x_train=[["a"]]), TypeError, "x_train cannot be read as an array of real numbers"),
         (lambda: task(x_train=np.zeros((0, 6)), y_train=[]), ValueError, "x_train has shape (0, 6): it is empty"),
+        (lambda: task(provenance={"when": object()}), TypeError, "cannot be written as JSON"),
         (lambda: task(x_test=X), ValueError, "y_test is missing"),
         (lambda: task(x_test=X[:, :5], y_test=Y), ValueError, "x_test has 5 features and x_train 6"),
         (lambda: dmft.Problem(task(), dmft.MLP(2), dmft.GradientDescent(1, 1)), TypeError, "is not a dmft.MLP; the order is network, task"),

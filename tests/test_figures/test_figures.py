@@ -53,7 +53,7 @@ def test_every_number_drawn_comes_from_the_dataset(store):
     for width in ds.width.values:
         assert any(np.array_equal(y, ds.loss_mean.sel(width=width)) for y in drawn)
     assert any(np.array_equal(y, ds.test_loss_limit) for y in drawn)
-    assert any(np.array_equal(line.get_ydata(), ds.prediction_total_variance) for line in variance.lines)
+    assert any(np.array_equal(line.get_ydata(), ds.prediction_raw_variance) for line in variance.lines)
     assert any(np.array_equal(line.get_ydata(), ds.prediction_distance[:, -1]) for line in deviation.lines)
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in figure.axes)
 
@@ -121,9 +121,9 @@ def test_the_demonstration_writes_what_it_says(tmp_path, monkeypatch, capsys):
     small = dmft.Problem(example.problem().network, reference_problem().task, example.problem().training)
     monkeypatch.setattr(example, "problem", lambda: small)
     monkeypatch.setattr(example, "WIDTHS", (8, 16, 32))
-    demo.main(["--out", str(tmp_path / "demo"), "--seeds", "6"])
+    demo.main(["--out", str(tmp_path / "demo"), "--seeds", "8"])
     printed = capsys.readouterr().out
-    assert "Networks of 6 seeds a width" in printed
+    assert "Networks of 8 seeds a width" in printed
     for name in ("theory.nc", "networks.nc", "comparison.nc", "width_convergence.png"):
         assert (tmp_path / "demo" / name).exists()
         assert name in printed

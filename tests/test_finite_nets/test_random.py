@@ -59,5 +59,5 @@ def test_normality_and_agreement_of_the_precisions():
     # correlations between members: 1/sqrt(2500) = 0.02, 20,000 pairs
     assert abs(gram - np.eye(200)).max() < 0.11
     single = draw(list(range(200)), shape=(50, 50), dtype=torch.float32)
-    # float32 holds 24 of the 32 bits: the largest radii, near u = 0, differ most
+    # float32 holds 24 of the 32 bits: radii near zero (u near 1) and angles near 2 pi differ most
     assert abs(single - z).max() < 1e-4
