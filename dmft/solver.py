@@ -37,6 +37,7 @@ from dmft.progress import Bar, progress_bar
 from dmft.specs import Problem, _check
 
 CALLS = 20  # of the compiled loop a scramble: progress and checks in between
+GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
 TOLERANCES = (1e-7, 3e-2)  # below, rounding decides; above, kernels are off by more than particles make up for
 
 
@@ -257,7 +258,7 @@ class Run:
         on_device, on_host = self.memory_estimate(capacity)
         stats = where.memory_stats()
         if stats:
-            needed, available = on_device, stats["bytes_limit"] - stats["bytes_in_use"]
+            needed, available = on_device + GPU_WORKSPACE, stats["bytes_limit"] - stats["bytes_in_use"]
         else:
             needed, available = on_device + on_host, memory.available_on_host()
         memory.require(

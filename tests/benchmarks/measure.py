@@ -72,7 +72,7 @@ def measure_solver(device, copy, rate):
 
 def solver_row(depth, samples, steps, size, copy, rate):
     described = problem(depth, samples, 0, steps)
-    directions = dmft.solve(described, particles=512, scrambles=2).attrs["directions"]
+    directions = dmft.solve(described, particles=4096, scrambles=2).attrs["directions"]
     capacity = min(samples * (steps + 1), directions + 2 * samples)
     rule = loop.rule_of(described)
     seeds = np.random.SeedSequence(0).spawn(depth)

@@ -270,7 +270,7 @@ def test_memory_estimate_is_near_the_compilers():
     from dmft.engine import loop
 
     problem, particles, capacity = reference_problem(), 4096, 33
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         rule = loop.rule_of(problem)
         raw = tuple(jnp.zeros((n, particles)) for n in loop.draws_needed(2, 3, capacity))
         start = loop.limit_network(rule, raw, 1e-3, capacity=capacity)
