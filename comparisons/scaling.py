@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 
-CLEAR = 3.0  # standard errors that make a value resolved
+CLEAR = 2.0  # standard errors that make a value resolved
 
 
 class PowerLaw(NamedTuple):
@@ -33,7 +33,7 @@ UNRESOLVED = PowerLaw(np.nan, np.nan, np.nan)
 
 
 def fit_power_law(width: ArrayLike, y: ArrayLike, se: ArrayLike) -> PowerLaw:
-    """Fit y = A (N/N_0)^s with errors `se`; `UNRESOLVED` if fewer than two values exceed three of theirs, or
+    """Fit y = A (N/N_0)^s with errors `se`; `UNRESOLVED` if fewer than two values exceed two of theirs, or
     the slope comes out with an error above 1.
 
     Args:

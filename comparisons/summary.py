@@ -32,14 +32,14 @@ def summary(comparison: xr.Dataset) -> str:
         bias = root(comparison["prediction_raw_bias_square"].values, comparison["prediction_raw_bias_square_se"].values)
         width = comparison["width"].values
         variance = [width * comparison[f"prediction_raw_variance{part}"].values for part in ("", "_se")]
-        columns.append(["bias of f", "(rms)", *_with_errors(*bias), ""])
-        columns.append(["N Var f", "(mean)", *_with_errors(*variance), ""])
+        columns.append(["bias of f", "(rms)", *_with_errors(*bias, digits=5), ""])
+        columns.append(["N Var f", "(mean)", *_with_errors(*variance, digits=4), ""])
     if "feature_kernel_mean" in comparison:
         top = last.isel(layer=-1)
         one, mean, mean_se = (100 * top[f"feature_kernel_{part}"].values for part in ("distance", "error", "error_se"))
         columns.append(["Phi^L: one", "network off", *(f"{value:.2f} %" for value in one), ""])
         columns.append(
-            ["Phi^L: their", "mean off", *(f"{v:.2f} +- {e:.2f} %" for v, e in zip(mean, mean_se, strict=True)), ""]
+            ["Phi^L: their", "mean off", *(f"{cell} %" for cell in _with_errors(mean, mean_se, digits=2)), ""]
         )
     if "loss_mean" in comparison:
         losses = [*last["loss_mean"].values, last["loss_limit"].item()]
@@ -66,8 +66,12 @@ def _exponents(comparison: xr.Dataset) -> list[str]:
     return lines if len(lines) > 1 else []
 
 
-def _with_errors(value: Any, se: Any) -> list[str]:
-    return [f"{v:.5f} +- {e:.5f}" for v, e in zip(value, se, strict=True)]
+def _with_errors(values: Any, errors: Any, *, digits: int) -> list[str]:
+    """Values that cannot be negative with their errors; an upper end where the error is larger."""
+    return [
+        f"{v:.{digits}f} +- {e:.{digits}f}" if v > e else f"< {v + e:.{digits}f}"
+        for v, e in zip(values, errors, strict=True)
+    ]
 
 
 def _exponent(comparison: xr.Dataset, name: str) -> str:

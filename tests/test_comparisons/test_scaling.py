@@ -47,7 +47,7 @@ def test_a_curve_that_is_no_power_law_has_a_larger_error():
 def test_pure_noise_is_not_resolved():
     rng = np.random.default_rng(2)
     laws = [fit_power_law(WIDTHS, rng.standard_normal(5), np.ones(5)) for _ in range(500)]
-    assert np.mean([law is UNRESOLVED for law in laws]) > 0.99
+    assert np.mean([law is UNRESOLVED for law in laws]) > 0.97
 
 
 def test_what_is_not_resolved_is_said_to_be_so():
