@@ -39,12 +39,11 @@ def require(needed: int, *, limit: int | None, available: int, what: str, ways_o
     """Raise MemoryEstimateError if `needed` bytes exceed `limit` or, without one, what is `available`."""
     bound, source = (available, "is available") if limit is None else (limit, "is allowed by memory_limit")
     if needed > bound:
-        raise MemoryEstimateError(
-            f"{what} needs about {_readable(needed)} and {_readable(bound)} {source}: {ways_out}."
-        )
+        raise MemoryEstimateError(f"{what} needs about {readable(needed)} and {readable(bound)} {source}: {ways_out}.")
 
 
-def _readable(count: int) -> str:
+def readable(count: int) -> str:
+    """A number of bytes as text, with three digits."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -98,7 +98,7 @@ def solve(
     run = Run(problem, schema.saved_steps(problem, save_steps), particles, tolerance, two_time)
     where = _device(device)
 
-    capacity, directions = run.first_capacity, 0
+    capacity, directions, memory_estimate = run.first_capacity, 0, 0
     moments = Moments()
     with (
         jax.enable_x64(True),
@@ -108,7 +108,8 @@ def solve(
         for stream in np.random.SeedSequence(seed).spawn(scrambles):
             done = None
             while done is None:
-                run.require_memory(capacity, where, memory_limit)
+                memory_estimate = run.require_memory(capacity, where, memory_limit)
+                bar.set_postfix_str(f"about {memory.readable(memory_estimate)} of memory")
                 done = run.scramble(capacity, stream, bar)
                 if done is None:
                     capacity = min(2 * capacity, run.full_capacity)
@@ -136,6 +137,7 @@ def solve(
             "scrambles": scrambles,
             "tolerance": tolerance,
             "directions": directions,
+            "memory_estimate": memory_estimate,
         },
     )
 
@@ -253,8 +255,8 @@ class Run:
             results += 2 * depth * (rows * samples) ** 2 * 8
         return kept + blocks + results, 4 * results + 2 * max(self.draws(capacity)) * self.particles * 8
 
-    def require_memory(self, capacity: int, where: jax.Device, limit: int | None) -> None:
-        """Raise MemoryEstimateError if a scramble does not fit."""
+    def require_memory(self, capacity: int, where: jax.Device, limit: int | None) -> int:
+        """The estimated bytes on the device; MemoryEstimateError if a scramble does not fit."""
         on_device, on_host = self.memory_estimate(capacity)
         stats = where.memory_stats()
         if stats:
@@ -269,6 +271,7 @@ class Run:
             ways_out="lower particles, raise tolerance, record fewer save_steps, or use fewer samples"
             + (", or two_time=False" if self.two_time else ""),
         )
+        return needed
 
 
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:

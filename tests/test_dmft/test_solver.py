@@ -215,6 +215,7 @@ def test_save_steps_and_attributes(problem, theory):
     assert attrs["particles"] == 4096
     assert attrs["scrambles"] == 8
     assert attrs["tolerance"] == 3e-3
+    assert 1e6 < attrs["memory_estimate"] < 1e8
     assert attrs["dtype"] == "float64"
     assert attrs["problem_id"] == problem.problem_id
     assert dmft.Problem.from_json(attrs["problem"], task=problem.task) == problem
@@ -297,6 +298,8 @@ def test_diverging_training_is_reported_with_step_and_layer(activation, rate):
 
 def test_progress_bar_on_request(problem, capsys):
     dmft.solve(problem, particles=256, scrambles=2, progress=True)
-    assert "22/22" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "22/22" in shown
+    assert " of memory" in shown
     dmft.solve(problem, particles=256, scrambles=2)
     assert capsys.readouterr().err == ""
