@@ -8,6 +8,7 @@ import psutil
 
 from dmft.errors import MemoryEstimateError
 
+PROCESS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -17,17 +18,23 @@ def available_on_host() -> int:
 
 
 def _left_in_cgroups() -> list[int]:
-    """What limited control groups (Linux, version 2) around this process have left."""
+    """What the limited control groups around this process have left (Linux, version 1 or 2)."""
     try:
-        names = [line.split("::")[1] for line in Path("/proc/self/cgroup").read_text().splitlines() if "::" in line]
+        lines = [line.split(":", 2) for line in PROCESS.read_text().splitlines()]
     except OSError:
         return []
     left = []
-    for name in names:
-        inner = CGROUPS / name.lstrip("/")
+    for _, controllers, name in lines:
+        if controllers == "":
+            root, files = CGROUPS, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, files = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        inner = root / name.lstrip("/")
         for group in (inner, *inner.parents):
             try:
-                limit, used = ((group / f"memory.{what}").read_text().strip() for what in ("max", "current"))
+                limit, used = ((group / file).read_text().strip() for file in files)
             except OSError:
                 continue
             if limit.isdigit() and used.isdigit():

@@ -121,12 +121,12 @@ def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
 def _with_limits(
     ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], label: str, look: dict[str, Any]
 ) -> None:
-    """Error bars on a logarithmic axis; a value not above its error is shown as an upper end (open, arrow down)."""
+    """Error bars on a logarithmic axis; a value not above its error is shown as an upper end (bar, arrow down)."""
     clear = y > se
     ax.errorbar(x[clear], y[clear], se[clear], label=label, linestyle="-", linewidth=0.8, **look)
     if (~clear).any():
         upper = (y + se)[~clear]
-        ax.errorbar(x[~clear], upper, 0.4 * upper, uplims=True, linestyle="none", capsize=0, fillstyle="none", **look)
+        ax.errorbar(x[~clear], upper, 0.4 * upper, uplims=True, linestyle="none", **{**look, "marker": "_"})
 
 
 def _width_axis(ax: Axes, width: NDArray[Any]) -> None:
