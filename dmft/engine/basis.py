@@ -22,7 +22,10 @@ from jax.scipy.linalg import solve_triangular
 
 from dmft.engine.population import Particles
 
-ROUNDING = 100  # in units of the precision
+
+def rounding(a: jax.Array) -> float:
+    """Relative size of a square that is rounding only, in the precision of `a`."""
+    return 100 * float(np.finfo(a.dtype).eps)
 
 
 class Decomposition(NamedTuple):
@@ -45,7 +48,7 @@ def decompose(v: jax.Array, Q: jax.Array, population: Particles, tolerance: jax.
     x = population.inner(v, Q)
     residual = v - x @ Q
     # below the rounding of x Q a residual has no direction, whatever the tolerance
-    floor = jnp.maximum(tolerance**2, ROUNDING * np.finfo(v.dtype).eps) * jnp.mean(population.squares(v))
+    floor = jnp.maximum(tolerance**2, rounding(v)) * jnp.mean(population.squares(v))
     R, pivots, rank = pivoted_cholesky(population.inner(residual, residual), floor)
     live = jnp.arange(len(v)) < rank
     triangle = R[pivots] + jnp.diag(jnp.where(live, 0.0, 1.0))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.basis import pivoted_cholesky
+from dmft.engine.basis import pivoted_cholesky, rounding
 from dmft.engine.matrix import revealed
 from dmft.engine.network import Kernels, Network, Rule, Vitals, kernels, step, vitals
 from dmft.engine.population import Particles, particles
@@ -83,7 +83,9 @@ def limit_network(
 
     # h^1 ~ N(0, K^x); directions of rounding size are left out, those of tolerance size are not: they cost nothing here
     n_samples = len(rule.targets)
-    R, _, rank = pivoted_cholesky(rule.input_kernel, 1e-14 * jnp.mean(rule.input_kernel.diagonal()))
+    R, _, rank = pivoted_cholesky(
+        rule.input_kernel, rounding(rule.input_kernel) * jnp.mean(rule.input_kernel.diagonal())
+    )
     h1 = R @ populations[0].next_normals(n_samples)
     populations[0] = populations[0].spend(rank)
 
