@@ -4,7 +4,7 @@ The causal engine (`dmft.engine`) gives one estimate of every order parameter fo
 scrambles of the Sobol points give independent estimates; their mean is reported, with its standard error.
 
 Assumptions and approximations
-    S particles stand for infinitely many neurons: the error falls nearly like 1/S and its random part is reported.
+    S particles stand for infinitely many neurons: the error falls like S^-0.7 to S^-0.9 and its random part is reported.
     Its bias, of order 1/S too, was measured at a tenth of the scatter of one scramble, a third of the standard error of
     eight, while S is well above the number of directions met; a warning says when it is not.  Directions smaller than
     `tolerance` are dropped from the weight matrices: relative errors of kernels of order tolerance^2.  The output at
@@ -58,7 +58,7 @@ def solve(
 
     Args:
         problem: network, task, training.
-        particles: S, a power of two; the error falls nearly like 1/S, time and memory grow like S.
+        particles: S, a power of two; the error falls like S^-0.7 to S^-0.9, time and memory grow like S.
         scrambles: independent repetitions, at least 2; their scatter gives the standard errors.
         seed: of the scrambles.
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
