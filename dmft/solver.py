@@ -4,12 +4,12 @@ The causal engine (`dmft.engine`) gives one estimate of every order parameter fo
 scrambles of the Sobol points give independent estimates; their mean is reported, with its standard error.
 
 Assumptions and approximations
-    S particles stand for infinitely many neurons: the error falls like S^-0.7 to S^-0.9 and its random part is reported.
-    Its bias, of order 1/S too, was measured at a tenth of the scatter of one scramble, a third of the standard error of
-    eight, while S is well above the number of directions met; a warning says when it is not.  Directions smaller than
-    `tolerance` are dropped from the weight matrices: relative errors of kernels of order tolerance^2.  The output at
-    initialisation vanishes in the limit, centered or not, so that the limit is always computed with it subtracted (an
-    estimate of the same number with less noise).
+    S particles stand for infinitely many neurons: the error falls like S^-0.7 to S^-0.9, and its random part is
+    reported.  Its bias, of order 1/S, was measured at a tenth of the scatter of one scramble, a third of the standard
+    error of eight, while S is well above the number of directions met; a warning says when it is not.  Directions
+    smaller than `tolerance` are dropped from the weight matrices: relative errors of kernels of order tolerance^2.  The
+    output at initialisation vanishes in the limit, centered or not, so that the limit is always computed with it
+    subtracted (an estimate of the same number with less noise).
 
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
 matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 8 P).
