@@ -95,7 +95,6 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     everything = tuple(range(len(dims)))
     unit = np.ones_like(limit) if name in ("prediction", "loss", "test_loss") else limit
     scale = np.sqrt((unit**2).sum(axis=inner))
-
     precision = np.finfo(nets.attrs["dtype"]).eps
 
     rows: list[dict[str, Any]] = []

@@ -54,7 +54,7 @@ def saved_steps(problem: Problem, save_steps: Iterable[int] | None) -> NDArray[n
     """The recorded steps: all of 0..T, or those asked for, sorted.
 
     Raises:
-        ValueError: steps outside 0..T, repeated, or none.
+        ValueError, TypeError: steps outside 0..T, repeated, or none; not a list.
     """
     last = problem.training.steps
     if save_steps is None:
@@ -125,9 +125,7 @@ def build(
     """
     task = problem.task
     samples = np.arange(task.n_samples)
-    variables = {}
-    for name, value in values.items():
-        variables[name] = (dims(kind, name), value)
+    variables = {name: (dims(kind, name), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
         "step": steps,

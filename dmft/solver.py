@@ -98,21 +98,17 @@ def solve(
     run = Run(problem, schema.saved_steps(problem, save_steps), particles, tolerance, two_time)
     where = _device(device)
 
-    capacity, directions, memory_estimate = run.first_capacity, 0, 0
-    moments = Moments()
+    capacity, directions, moments = run.first_capacity, 0, Moments()
     with (
         jax.enable_x64(True),
         jax.default_device(where),
         progress_bar(scrambles * (run.last + 1), "theory", "step", progress) as bar,
     ):
+        memory_estimate = run.require_memory(capacity, where, memory_limit, bar)
         for stream in np.random.SeedSequence(seed).spawn(scrambles):
-            done = None
-            while done is None:
-                memory_estimate = run.require_memory(capacity, where, memory_limit)
-                bar.set_postfix_str(f"about {memory.readable(memory_estimate)} of memory")
-                done = run.scramble(capacity, stream, bar)
-                if done is None:
-                    capacity = min(2 * capacity, run.full_capacity)
+            while (done := run.scramble(capacity, stream, bar)) is None:
+                capacity = min(2 * capacity, run.full_capacity)
+                memory_estimate = run.require_memory(capacity, where, memory_limit, bar)
             values, met = done
             moments.add(values)
             directions = max(directions, met)
@@ -255,8 +251,8 @@ class Run:
             results += 2 * depth * (rows * samples) ** 2 * 8
         return kept + blocks + results, 4 * results + 2 * max(self.draws(capacity)) * self.particles * 8
 
-    def require_memory(self, capacity: int, where: jax.Device, limit: int | None) -> int:
-        """The estimated bytes on the device; MemoryEstimateError if a scramble does not fit."""
+    def require_memory(self, capacity: int, where: jax.Device, limit: int | None, bar: Bar) -> int:
+        """The estimated bytes, shown beside the bar; MemoryEstimateError if a scramble does not fit."""
         on_device, on_host = self.memory_estimate(capacity)
         stats = where.memory_stats()
         if stats:
@@ -271,6 +267,7 @@ class Run:
             ways_out="lower particles, raise tolerance, record fewer save_steps, or use fewer samples"
             + (", or two_time=False" if self.two_time else ""),
         )
+        bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
         return needed
 
 

@@ -95,7 +95,7 @@ class Trainer:
         self.x = torch.tensor(span_coordinates(task.x), device=device, dtype=dtype)
         self.y = torch.tensor(task.y, device=device, dtype=dtype)
         self.input_kernel = torch.tensor(task.input_kernel, device=device, dtype=dtype)
-        self.n_train, self.steps = task.n_train, training.steps
+        self.n_train = task.n_train
         self.input_scale = input_scale(task.dimension)
         self.learning_rate = training.learning_rate
         self.c = update_scale(training.learning_rate, network.gamma0, task.n_train)

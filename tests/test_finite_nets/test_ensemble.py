@@ -12,7 +12,7 @@ import dmft
 import finite_nets
 import finite_nets.recording
 from conftest import reference_problem
-from dmft.errors import DivergenceError, MemoryEstimateError
+from dmft.errors import DivergenceError, MemoryEstimateError, exploded
 from finite_nets.network import initialise, span_coordinates
 from oracles import autograd_network
 
@@ -248,3 +248,17 @@ def test_a_member_that_explodes_between_saved_steps_and_dies_is_not_returned():
     problem = dataclasses.replace(some_problem(2, dmft.relu()), training=dmft.GradientDescent(30.0, 6))
     with pytest.raises(DivergenceError, match="of 4 networks trained together diverge"):
         finite_nets.train_ensemble(problem, widths=[16], seeds=4, save_steps=[6])
+
+
+def test_an_explosion_that_stays_finite_is_a_divergence():
+    problem = dataclasses.replace(some_problem(2, dmft.linear()), training=dmft.GradientDescent(20.0, 3))
+    # the losses themselves are numbers: nothing but their size tells
+    with pytest.raises(DivergenceError, match="4 of 4 networks trained together diverge, the first at step 2"):
+        finite_nets.train_ensemble(problem, widths=[16], seeds=4, dtype="float64")
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_the_rule_of_divergence(array):
+    loss = array([1.0, 9e5, 2e6, 2e6, float("inf"), float("nan")])
+    initial = array([1.0, 0.1, 0.1, 3.0, 1.0, 1.0])
+    assert exploded(loss, initial).tolist() == [False, False, True, False, True, True]
