@@ -51,10 +51,16 @@ def summary(comparison: xr.Dataset) -> str:
 
     attrs = comparison.attrs
     title = (
-        f"Networks of {attrs['seeds']} seeds a width against the limit ({attrs['theory_scrambles']} x "
-        f"{attrs['theory_particles']} particles); problem {attrs['problem_id']}"
+        f"Networks of {attrs['seeds']} seeds a width against the limit ({_neurons(attrs)}); "
+        f"problem {attrs['problem_id']}"
     )
     return "\n".join([title, "", *rows, "", *_exponents(comparison)])
+
+
+def _neurons(attrs: dict[str, Any]) -> str:
+    if "theory_particles" not in attrs:
+        return "exact"
+    return f"{attrs['theory_scrambles']} x {attrs['theory_particles']} particles"
 
 
 def _exponents(comparison: xr.Dataset) -> list[str]:

@@ -2,13 +2,13 @@
 
 Read in this order:
 
-    population   neurons as particles; the average over a population; the source of raw normals
+    population   neurons as particles, or as exact linear forms; averages over them; the source of raw normals
     basis        orthonormal directions of a population, grown by the vectors that are met (causal pivoted Cholesky)
     matrix       a Gaussian weight matrix: revealed as it is used (the limit), or explicit (an ordinary network)
     network      forward, backward and update of an MLP, written once over matrices
     loop         initial states, and one compiled loop over the steps of training
 
-It knows no Datasets and no files.  Vectors are rows: an array (sample, particle) holds one population-vector a sample.
+It knows no Datasets and no files.  Vectors are rows: an array (sample, component) holds one population-vector a sample.
 """
 
 import os

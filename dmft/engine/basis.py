@@ -1,13 +1,13 @@
 """Orthonormal directions of a population, grown only by what is new.
 
-A block of vectors v (vector, particle) is written in the directions Q met before, <Q Q> = 1, and in new ones q:
+A block of vectors v (vector, component) is written in the directions Q met before, <Q Q> = 1, and in new ones q:
 
     v = x Q + R q        x = <v Q>        <q q> = 1, <q Q> = 0        R R^T = <v v> - x x^T
 
-R is a pivoted Cholesky factor.  A direction whose squared size has fallen below tolerance^2 of the block's mean
-square is not added: what it would carry of v is dropped.  Trained networks revisit few directions (the kernels are
-numerically of low rank, and the rank saturates in time), so the basis stays small while the number of vectors grows
-with every step.
+R is a pivoted Cholesky factor of the Gram matrix of what is new.  A direction whose squared size has fallen below
+tolerance^2 of the block's mean square is not added: what it would carry of v is dropped.  Trained networks revisit few
+directions (the kernels are numerically of low rank, and the rank saturates in time), so the basis stays small while the
+number of vectors grows with every step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-from dmft.engine.population import Particles
+from dmft.engine.population import Population
 
 
 def rounding(a: jax.Array) -> float:
@@ -31,7 +31,7 @@ def rounding(a: jax.Array) -> float:
 class Decomposition(NamedTuple):
     """v = known Q + R q; the rows of q beyond `rank`, and the columns of R, are zero.
 
-    known: (vector, direction); R: (vector, new); q: (new, particle).
+    known: (vector, direction); R: (vector, new); q: (new, component).
     """
 
     known: jax.Array
@@ -40,8 +40,12 @@ class Decomposition(NamedTuple):
     rank: jax.Array
 
 
-def decompose(v: jax.Array, Q: jax.Array, population: Particles, tolerance: jax.Array) -> Decomposition:
-    """Write the block `v` (vector, particle) in the directions `Q` (direction, particle) and new ones.
+def decompose(
+    v: jax.Array, Q: jax.Array, population: Population, tolerance: jax.Array, *, leader: str | None = None
+) -> Decomposition:
+    """Write the block `v` (vector, component) in the directions `Q` (direction, component) and new ones.
+
+    `leader` names a mapped axis (`jax.vmap`) whose first member decides for all which directions are new.
 
     Orthogonalised twice (block Gram-Schmidt), since one pass loses half of the digits.
     """
@@ -49,24 +53,43 @@ def decompose(v: jax.Array, Q: jax.Array, population: Particles, tolerance: jax.
     residual = v - x @ Q
     # below the rounding of x Q a residual has no direction, whatever the tolerance
     floor = jnp.maximum(tolerance**2, rounding(v)) * jnp.mean(population.squares(v))
-    R, pivots, rank = pivoted_cholesky(population.inner(residual, residual), floor)
-    live = jnp.arange(len(v)) < rank
-    triangle = R[pivots] + jnp.diag(jnp.where(live, 0.0, 1.0))
-    q = live[:, None] * solve_triangular(triangle, residual[pivots], lower=True)
+    R, inverse, rank = pivoted_cholesky(population.inner(residual, residual), floor, leader=leader)
+    q = inverse @ residual
 
     rest = population.inner(q, Q)
     q = q - rest @ Q
+    live = jnp.arange(len(v)) < rank
     again = jnp.linalg.cholesky(population.inner(q, q) + jnp.diag(jnp.where(live, 0.0, 1.0)))
-    q = live[:, None] * solve_triangular(again, q, lower=True)
+    q = _inverse(again) @ q
     return Decomposition(x + R @ rest, (R @ again) * live, q, rank)
 
 
-@jax.jit
-def pivoted_cholesky(gram: jax.Array, floor: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """R, pivots, rank with gram = R R^T up to remainders of diagonal at most `floor`.
+def pivoted_cholesky(
+    gram: jax.Array, floor: jax.Array | float, *, leader: str | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """R, its inverse and rank: gram = R R^T up to remainders of diagonal at most `floor`.
 
-    R: (vector, new) with zero columns beyond `rank`; R[pivots] is lower triangular.
+    R: (vector, new), <v q>; inverse: (new, vector), with q = inverse v.  Both are zero beyond `rank`.  Which vectors
+    are taken, and in which order, is a decision; derivatives are those of the numbers, given the decisions.
     """
+    deciding = (lax.stop_gradient(gram), lax.stop_gradient(jnp.asarray(floor)))
+    if leader is not None:
+        deciding = jax.tree.map(lambda a: lax.all_gather(a, leader)[0], deciding)
+    pivots, rank = _pivots(*deciding)
+    live = jnp.arange(len(gram)) < rank
+    block = jnp.where(live[:, None] & live, gram[pivots][:, pivots], jnp.eye(len(gram)))
+    inverse = live[:, None] * _inverse(jnp.linalg.cholesky(block))[:, jnp.argsort(pivots)]
+    return gram @ inverse.T, inverse, rank
+
+
+def _inverse(triangle: jax.Array) -> jax.Array:
+    """Of a lower triangle: small, where solving for all components of the vectors would be large."""
+    return solve_triangular(triangle, jnp.eye(len(triangle)), lower=True)
+
+
+@jax.jit
+def _pivots(gram: jax.Array, floor: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """The order in which vectors are taken (all of them, the dropped ones last), and how many exceed `floor`."""
     n = len(gram)
 
     def column(j: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -80,5 +103,5 @@ def pivoted_cholesky(gram: jax.Array, floor: jax.Array | float) -> tuple[jax.Arr
         return R.at[:, j].set(new), left, pivots.at[j].set(p.astype(jnp.int32)), rank + live
 
     start = (jnp.zeros_like(gram), gram.diagonal(), jnp.zeros(n, jnp.int32), jnp.zeros((), jnp.int32))
-    R, _, pivots, rank = lax.fori_loop(0, n, column, start)
-    return R, pivots, rank
+    _, _, pivots, rank = lax.fori_loop(0, n, column, start)
+    return pivots, rank

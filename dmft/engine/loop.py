@@ -19,7 +19,7 @@ from jax import lax
 from dmft.engine.basis import pivoted_cholesky, rounding
 from dmft.engine.matrix import revealed
 from dmft.engine.network import Kernels, Network, Rule, Vitals, kernels, step, vitals
-from dmft.engine.population import Particles, particles
+from dmft.engine.population import Population
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import update_scale
 from dmft.specs.problem import Problem
@@ -30,8 +30,8 @@ class History(NamedTuple):
 
     vitals: of every step, with a leading step axis.
     kernels: of the saved steps, with a leading axis over them.
-    features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, sample, particle);
-        or None.
+    features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, sample,
+        component); or None.
     slots: (step,) where a step is saved on these axes; beyond their end if it is not.
     """
 
@@ -65,7 +65,7 @@ def draws_needed(depth: int, samples: int, capacity: int) -> list[int]:
 
 def limit_network(
     rule: Rule,
-    normals: Sequence[jax.Array],
+    populations: Sequence[Population],
     tolerance: jax.Array | float,
     *,
     capacity: int,
@@ -74,10 +74,10 @@ def limit_network(
     """A network at initialisation whose matrices are revealed as they are used.
 
     Args:
-        normals: raw normals of each population, (draw, particle), at least `draws_needed`.
+        populations: one a layer, with at least `draws_needed` raw normals, none of them used yet.
         capacity: most directions that either side of a matrix may meet.
     """
-    populations = [particles(z) for z in normals]
+    populations = list(populations)
     readout = populations[-1].next_normals(1)[0]
     populations[-1] = populations[-1].spend(1)
 
@@ -157,10 +157,10 @@ def _put(room: Any, slot: jax.Array, new: Any) -> Any:
     return jax.tree.map(lambda old, value: old.at[slot].set(value, mode="drop"), room, new)
 
 
-def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Particles, ...]) -> jax.Array:
-    """(layer, step, sample, step_2, sample_2): averages between all steps of (step, sample, particle) a layer."""
+def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Population, ...]) -> jax.Array:
+    """(layer, step, sample, step_2, sample_2): averages between all steps of (step, sample, component) a layer."""
 
-    def kernel(v: jax.Array, population: Particles) -> jax.Array:
+    def kernel(v: jax.Array, population: Population) -> jax.Array:
         flat = v.reshape(-1, v.shape[-1])
         return population.inner(flat, flat).reshape(v.shape[:2] * 2)
 

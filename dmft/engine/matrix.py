@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmft.engine.basis import decompose
-from dmft.engine.population import Particles
+from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
 
@@ -43,8 +43,8 @@ from dmft.specs.parameterization import hidden_scale
 class Directions:
     """What one side of a matrix has met.
 
-    met: Q (direction, particle of the population that is multiplied); image: Z (direction, particle of the other one);
-    both zero beyond `count` directions.
+    met: Q (direction, component of the population that is multiplied); image: Z (direction, component of the other
+    one); both zero beyond `count` directions.
     """
 
     met: jax.Array
@@ -60,6 +60,7 @@ class RevealedGaussian:
     learned: C, (direction of `backward`, direction of `forward`).
     tolerance: relative size below which a new direction is dropped.
     project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
+    leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
     """
 
     forward: Directions
@@ -67,6 +68,7 @@ class RevealedGaussian:
     learned: jax.Array
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
+    leader: str | None = field(default=None, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedGaussian:
@@ -78,16 +80,16 @@ class RevealedGaussian:
         return jnp.stack([self.forward.count, self.backward.count])
 
     def apply(
-        self, v: jax.Array, source: Particles, target: Particles
-    ) -> tuple[RevealedGaussian, Particles, jax.Array, jax.Array]:
-        """W v / sqrt(N) for a block v (vector, particle of source).
+        self, v: jax.Array, source: Population, target: Population
+    ) -> tuple[RevealedGaussian, Population, jax.Array, jax.Array]:
+        """W v / sqrt(N) for a block v (vector, component of source).
 
         Returns:
             the matrix, which now knows the image; the target population with its normals spent; the image (vector,
-            particle of target); the coordinates of v (vector, direction), which `learn` takes.
+            component of target); the coordinates of v (vector, direction), which `learn` takes.
         """
         known, seen = self.forward, self.backward
-        x, R, q, rank = decompose(v, known.met, source, self.tolerance)
+        x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader)
         z = target.next_normals(len(v))
         if self.project:
             z = z - target.inner(z, seen.met) @ seen.met
@@ -105,8 +107,8 @@ class RevealedGaussian:
         return replace(self, forward=known), target.spend(rank), image, coordinates
 
     def apply_t(
-        self, u: jax.Array, source: Particles, target: Particles
-    ) -> tuple[RevealedGaussian, Particles, jax.Array, jax.Array]:
+        self, u: jax.Array, source: Population, target: Population
+    ) -> tuple[RevealedGaussian, Population, jax.Array, jax.Array]:
         """W^T u / sqrt(N); `source` is the population of u (the matrix's output), `target` its input."""
         matrix, target, image, coordinates = self.transposed.apply(u, source, target)
         return matrix.transposed, target, image, coordinates
@@ -151,14 +153,14 @@ class Explicit:
         return jnp.array(self.weights.shape[::-1], jnp.int32)
 
     def apply(
-        self, v: jax.Array, source: Particles, target: Particles
-    ) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+        self, v: jax.Array, source: Population, target: Population
+    ) -> tuple[Explicit, Population, jax.Array, jax.Array]:
         del source  # sums over its neurons are the matrix product
         return self, target, v @ self.weights.T * self._scale, v
 
     def apply_t(
-        self, u: jax.Array, source: Particles, target: Particles
-    ) -> tuple[Explicit, Particles, jax.Array, jax.Array]:
+        self, u: jax.Array, source: Population, target: Population
+    ) -> tuple[Explicit, Population, jax.Array, jax.Array]:
         del source
         return self, target, u @ self.weights * self._scale, u
 

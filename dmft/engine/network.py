@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from dmft.engine.activations import functions
-from dmft.engine.population import Particles
+from dmft.engine.population import Population
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import output_scale
 
@@ -32,15 +32,15 @@ from dmft.specs.parameterization import output_scale
 class Network:
     """The state of training.
 
-    h1: (sample, particle), preactivations of the first layer.
-    matrices: W^1 .. W^{L-1}; populations: 1 .. L; readout: w (particle,).
+    h1: (sample, component), preactivations of the first layer.
+    matrices: W^1 .. W^{L-1}; populations: 1 .. L; readout: w (component,).
     offset: (sample,), the output at initialisation, which a centered network subtracts.
     """
 
     h1: jax.Array
     matrices: tuple[Any, ...]
     readout: jax.Array
-    populations: tuple[Particles, ...]
+    populations: tuple[Population, ...]
     offset: jax.Array
 
 
@@ -59,7 +59,7 @@ class Rule(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """Fields of every layer at one step, before its update: tuples over layers of (sample, particle)."""
+    """Fields of every layer at one step, before its update: tuples over layers of (sample, component)."""
 
     output: jax.Array
     h: tuple[jax.Array, ...]

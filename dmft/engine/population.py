@@ -1,11 +1,16 @@
-"""A population: the neurons of one layer, here as S particles.
+"""A population: the neurons of one layer.  A vector over it is a row of numbers; averages of products are
 
-    <a b> = (1/S) sum_i a_i b_i
+    <a b> = sum_ij a_i M_ij b_j
 
-Two things are asked of it: averages of products, and raw iid N(0,1) variables that nobody has used before.  The
-variables of a population are the dimensions of one scrambled Sobol sequence of S points, handed out in the order in
+with the population's measure M: 1/S for S particles, each standing for a neuron (weights omega_i on the diagonal where
+they differ); the identity for linear forms, where a vector is its coefficients on the raw normals, <xi_i xi_j> =
+delta_ij (exact, for networks without nonlinearity).  Derivatives in M give the fluctuations of finite networks.
+
+Two things are asked of a population: averages of products, and raw iid N(0,1) variables that nobody has used before.
+The variables of particles are the dimensions of one scrambled Sobol sequence of S points, handed out in the order in
 which they are asked for, so that the early steps of training get the best dimensions.  One sequence, not one for each
 use: separately scrambled copies of a sequence are not independent, and they would meet in this population's averages.
+The raw normals of linear forms are the unit vectors.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import qmc
 
@@ -25,40 +30,51 @@ SOBOL_BITS = 30
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Particles:
-    """S particles with their raw normals.
+class Population:
+    """The neurons of a layer, as particles or as linear forms.
 
-    normals: (draw, particle), iid N(0,1), in the order of use.
+    normals: (draw, component), raw normals in the order of use.
     used: how many rows have been used up.
+    measure: M; one number or (component,) where it is diagonal, else (component, component_2).
     """
 
     normals: jax.Array
     used: jax.Array
+    measure: jax.Array
 
     @property
     def size(self) -> int:
-        """S."""
+        """Components of a vector: particles S, or forms."""
         return self.normals.shape[1]
 
     def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """<a b>, (vector, vector_2), for a (vector, particle) and b (vector_2, particle)."""
-        return a @ b.T / self.size
+        """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
+        return self._weighted(a) @ b.T
 
     def squares(self, a: jax.Array) -> jax.Array:
-        """<a a>, (vector,), for a (vector, particle)."""
-        return jnp.sum(a**2, axis=1) / self.size
+        """<a a>, (vector,), for a (vector, component)."""
+        return jnp.sum(self._weighted(a) * a, axis=1)
+
+    def _weighted(self, a: jax.Array) -> jax.Array:
+        return a @ self.measure if self.measure.ndim == 2 else a * self.measure
 
     def next_normals(self, count: int) -> jax.Array:
-        """(count, particle): the next unused normals; `spend` marks those that were taken."""
+        """(count, component): the next unused normals; `spend` marks those that were taken."""
         return lax.dynamic_slice_in_dim(self.normals, self.used, count, axis=0)
 
-    def spend(self, count: jax.Array | int) -> Particles:
+    def spend(self, count: jax.Array | int) -> Population:
         return replace(self, used=self.used + count)
 
 
-def particles(normals: NDArray[np.float64] | jax.Array) -> Particles:
-    """A population with the given raw normals (draw, particle), none of them used yet."""
-    return Particles(jnp.asarray(normals), jnp.zeros((), jnp.int32))
+def particles(normals: ArrayLike) -> Population:
+    """Equally weighted particles with the given raw normals (draw, particle), none of them used yet."""
+    z = jnp.asarray(normals)
+    return Population(z, jnp.zeros((), jnp.int32), jnp.asarray(1 / z.shape[1]))
+
+
+def linear_forms(count: int) -> Population:
+    """The linear forms in `count` raw normals."""
+    return Population(jnp.eye(count), jnp.zeros((), jnp.int32), jnp.ones(()))
 
 
 def sobol_normals(draws: int, size: int, seed: np.random.SeedSequence) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ import torch
 
 import dmft
 from dmft.engine import loop
-from dmft.engine.population import sobol_normals
+from dmft.engine.population import particles, sobol_normals
 from finite_nets.network import Trainer, initialise
 
 SOLVER_CASES = {"cpu": [(3, 4, 20, 4096), (2, 60, 16, 4096)]}  # depth, samples, steps, particles
@@ -81,7 +81,7 @@ def solver_row(depth, samples, steps, size, copy, rate):
 
     def scramble():
         # the loop takes its arguments over: each call needs its own normals
-        network = loop.limit_network(rule, [z + 0 for z in raw], 3e-3, capacity=capacity)
+        network = loop.limit_network(rule, [particles(z + 0) for z in raw], 3e-3, capacity=capacity)
         history = loop.empty_history(network, range(steps + 1))
         out = loop.advance(network, history, rule, 0, steps + 1, activation=described.network.activation)
         jax.block_until_ready(out)

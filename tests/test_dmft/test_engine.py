@@ -161,7 +161,8 @@ def in_law(problem, width, count, *, project, seed=0):
     rule = loop.rule_of(problem)
 
     def one(raw):
-        start = loop.limit_network(rule, raw, EXACT, capacity=capacity, project=project)
+        crowd = [population.particles(z) for z in raw]
+        start = loop.limit_network(rule, crowd, EXACT, capacity=capacity, project=project)
         room = loop.empty_history(start, [last])
         _, history = loop.advance(start, room, rule, 0, last + 1, activation=problem.network.activation)
         return history.vitals.prediction
@@ -212,8 +213,8 @@ def test_a_finite_population_is_in_law_a_network_of_that_width(small_problem):
 def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
     def size(last):
         rule = loop.rule_of(small_problem)
-        raw = tuple(normals(n, 16) for n in loop.draws_needed(2, 3, 40))
-        start = loop.limit_network(rule, raw, 1e-3, capacity=40)
+        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(2, 3, 40)]
+        start = loop.limit_network(rule, crowd, 1e-3, capacity=40)
         room = loop.empty_history(start, [last])
         text = loop.advance.lower(start, room, rule, 0, last + 1, activation=small_problem.network.activation).as_text()
         return text.count("\n")

@@ -11,8 +11,8 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft import solver
 from dmft.errors import DivergenceError, MemoryEstimateError
+from dmft.run import Run
 from oracles import lazy_limit
 
 
@@ -200,7 +200,7 @@ def test_relu_at_richness_one_agrees_with_simulation_in_the_mean():
 
 
 def test_a_small_first_capacity_grows_and_gives_the_same_limit(problem, theory, monkeypatch):
-    monkeypatch.setattr(solver.Run, "first_capacity", 12)
+    monkeypatch.setattr(Run, "first_capacity", 12)
     grown = dmft.solve(problem)
     assert 12 < grown.attrs["directions"] <= 33
     assert within(grown.prediction, theory.prediction, theory.prediction_se.max())
@@ -268,17 +268,17 @@ def test_memory_estimate_is_near_the_compilers():
     import jax
     import jax.numpy as jnp
 
-    from dmft.engine import loop
+    from dmft.engine import loop, population
 
     problem, particles, capacity = reference_problem(), 4096, 33
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         rule = loop.rule_of(problem)
-        raw = tuple(jnp.zeros((n, particles)) for n in loop.draws_needed(2, 3, capacity))
-        start = loop.limit_network(rule, raw, 1e-3, capacity=capacity)
+        crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(2, 3, capacity)]
+        start = loop.limit_network(rule, crowd, 1e-3, capacity=capacity)
         room = loop.empty_history(start, range(11))
         compiled = loop.advance.lower(start, room, rule, 0, 11, activation=problem.network.activation).compile()
         used = compiled.memory_analysis()
-        run = solver.Run(problem, np.arange(11), particles, 1e-3, two_time=False)
+        run = Run(problem, np.arange(11), particles, 1e-3, centered=True)
         estimate, _ = run.memory_estimate(capacity)
     total = used.argument_size_in_bytes + used.temp_size_in_bytes
     # the state is counted exactly, temporaries by a rule: the estimate may be generous, not short
