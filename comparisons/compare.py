@@ -22,7 +22,6 @@ negative estimate is reported as 0 with its error.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     """
     schema.validate(theory, "limit")
     schema.validate(nets, "ensemble")
-    _require_same_problem(theory, nets)
+    schema.require_same_problem(theory=theory, networks=nets)
     if nets.sizes["seed"] < MIN_SEEDS:
         raise ValueError(
             f"the ensemble has {nets.sizes['seed']} network(s) a width; variances and their errors need at least "
@@ -124,17 +123,6 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
             found[f"{kind}_exponent_se"] = law.slope_se / root
             found[f"{kind}_exponent_chi2"] = law.chi2_per_dof
     return found
-
-
-def _require_same_problem(theory: xr.Dataset, nets: xr.Dataset) -> None:
-    if theory.attrs["problem_id"] != nets.attrs["problem_id"]:
-        ours, theirs = json.loads(theory.attrs["problem"]), json.loads(nets.attrs["problem"])
-        differences = [
-            f"{part}: {ours.get(part)} in the theory, {theirs.get(part)} in the networks"
-            for part in ("network", "training", "loss", "task")
-            if ours.get(part) != theirs.get(part)
-        ]
-        raise ValueError("theory and networks are of different problems; " + "; ".join(differences))
 
 
 def _require_same_labels(theory: xr.Dataset, nets: xr.Dataset, quantities: list[str]) -> None:

@@ -25,6 +25,8 @@ from dmft.specs import (
 )
 
 if TYPE_CHECKING:
+    from dmft.expansion import at_width, required_width
+    from dmft.finite_width import fluctuations
     from dmft.solver import solve
     from dmft.storage import load, save
 
@@ -36,19 +38,29 @@ __all__ = [
     "GradientDescent",
     "Problem",
     "Task",
+    "at_width",
     "erf",
+    "fluctuations",
     "gelu",
     "linear",
     "load",
     "load_task",
     "relu",
+    "required_width",
     "save",
     "softplus",
     "solve",
     "tanh",
 ]
 
-_LAZY = {"solve": "dmft.solver", "save": "dmft.storage", "load": "dmft.storage"}
+_LAZY = {
+    "at_width": "dmft.expansion",
+    "fluctuations": "dmft.finite_width",
+    "load": "dmft.storage",
+    "required_width": "dmft.expansion",
+    "save": "dmft.storage",
+    "solve": "dmft.solver",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray[np.float64]]
+Array = NDArray[np.float64]
+Arrays = dict[str, Array]
 
 
 class Moments:

@@ -7,6 +7,7 @@ which are exact.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -209,6 +210,16 @@ def check_tolerance(value: Any) -> float:
     if not TOLERANCES[0] <= tolerance <= TOLERANCES[1]:
         raise ValueError(f"tolerance={tolerance} must lie between {TOLERANCES[0]} and {TOLERANCES[1]}.")
     return tolerance
+
+
+def warn_of_few_particles(run: Run, directions: int) -> None:
+    """Where the particles of a run are too few for the directions that its matrices have met."""
+    if run.particles is not None and 2 * directions > run.particles:
+        warnings.warn(
+            f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
+            f"not hold the bias of so few. Use particles={1 << (4 * directions - 1).bit_length()} or more.",
+            stacklevel=3,
+        )
 
 
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:

@@ -11,14 +11,20 @@ vars    prediction(step, sample)                               f, centered if th
         ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
         feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
         <name>_se                                              standard error of the limit's Monte-Carlo average
+        fluctuations: <name>_variance = lim N Var, <name>_bias = lim N (E q_N - q_infinity), with the dimensions of
+            <name>; <name>_variance_by_layer(source_layer, ...), prediction_covariance(step, sample, step_2, sample_2),
+            on request; each with its _se
+        expansions at a width: the variables listed in `dmft.expansion.at_width`, with the dimension width
         comparisons: the variables listed in `comparisons.compare`, with the dimension width
-attrs   schema, kind ("limit", "ensemble" or "comparison"), problem (JSON without the data), problem_id,
-        producer, version, dtype, device, seed, result, created, and the numerical settings of the producer
+attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble" or "comparison"), problem (JSON without the
+        data), problem_id, producer, version, dtype, device, seed, result, created, and the numerical settings of the
+        producer
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,7 +52,10 @@ BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviatio
 BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se")
 TOTALS = ("raw_variance", "raw_variance_se", "raw_bias_square", "raw_bias_square_se")
 EXPONENTS = tuple(f"{kind}_exponent{part}" for kind in ("variance", "bias") for part in ("", "_se", "_chi2"))
+FLUCTUATIONS: dict[str, tuple[str, ...]] = {"variance": (), "bias": (), "variance_by_layer": ("source_layer",)}
+EXPANSION = ("mean", "std", "excess", "excess_variance", "excess_bias")
 LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed")}
+WITH_ERRORS = ("limit", "fluctuations", "expansion")
 REQUIRED_ATTRS = ("problem", "problem_id", "producer", "version", "dtype", "device", "seed", "result", "created")
 
 
@@ -98,6 +107,14 @@ def dims(kind: str, name: str) -> tuple[str, ...]:
                 return ("width",)
             if suffix in EXPONENTS:
                 return ()
+    elif kind in ("fluctuations", "expansion"):
+        if kind == "fluctuations" and name.removesuffix("_se") == "prediction_covariance":
+            return ("step", "sample", "step_2", "sample_2")
+        leading = FLUCTUATIONS if kind == "fluctuations" else dict.fromkeys(EXPANSION, ("width",))
+        for quantity, whole in VARIABLES.items():
+            suffix = name.removesuffix("_se").removeprefix(f"{quantity}_")
+            if name.startswith(f"{quantity}_") and suffix in leading:
+                return leading[suffix] + whole
     elif name in VARIABLES:
         return LEADING[kind] + VARIABLES[name]
     elif kind == "limit" and name.removesuffix("_se") in VARIABLES:
@@ -117,8 +134,8 @@ def build(
     """A validated result Dataset.
 
     Args:
-        kind: "limit" or "ensemble".
-        values: arrays by variable name, with the dimensions of `VARIABLES` behind those of `LEADING`.
+        kind: "limit", "fluctuations" or "ensemble".
+        values: arrays by variable name, with the dimensions that `dims` gives.
         steps: the recorded steps.
         attrs: what the producer says of itself (producer, dtype, device, seed, ...).
         coords: coordinates of the leading dimensions.
@@ -133,6 +150,7 @@ def build(
         "sample_2": samples,
         "layer": np.arange(1, problem.network.depth + 1),
         "step_2": steps,
+        "source_layer": np.arange(1, problem.network.depth + 1),
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
     by_step = {"time": ("step", steps * problem.training.learning_rate)}
@@ -169,8 +187,8 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     if not ds.data_vars:
         raise SchemaError("the Dataset holds no variables.")
     for name, variable in ds.data_vars.items():
-        if kind == "limit" and not str(name).endswith("_se") and f"{name}_se" not in ds:
-            raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a limit must.")
+        if kind in WITH_ERRORS and not str(name).endswith("_se") and f"{name}_se" not in ds:
+            raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a result of kind {kind!r} must.")
         expected = dims(kind, str(name))
         if variable.dims != expected:
             raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.")
@@ -183,6 +201,20 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         if dim in ds.dims and (coord not in ds.coords or ds[coord].dims != (dim,)):
             raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
     return ds
+
+
+def require_same_problem(**results: xr.Dataset) -> None:
+    """ValueError that names the differences, unless all results, given by what they are, belong to one problem."""
+    (first, ours), *others = results.items()
+    for second, theirs in others:
+        if ours.attrs["problem_id"] != theirs.attrs["problem_id"]:
+            left, right = json.loads(ours.attrs["problem"]), json.loads(theirs.attrs["problem"])
+            differences = [
+                f"{part}: {left.get(part)} in the {first}, {right.get(part)} in the {second}"
+                for part in ("network", "training", "loss", "task")
+                if left.get(part) != right.get(part)
+            ]
+            raise ValueError(f"{first} and {second} are of different problems; " + "; ".join(differences))
 
 
 def _version() -> str:

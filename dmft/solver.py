@@ -18,7 +18,6 @@ matrix, k the room for directions (at most P (T+1), else a power of two times 12
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 import jax
@@ -29,7 +28,7 @@ from dmft import schema
 from dmft.engine import loop
 from dmft.moments import Arrays, Moments
 from dmft.progress import progress_bar
-from dmft.run import TOLERANCES, Run, Trained, check_particles, check_tolerance, find_device
+from dmft.run import TOLERANCES, Run, Trained, check_particles, check_tolerance, find_device, warn_of_few_particles
 from dmft.specs import Problem, _check
 
 
@@ -117,16 +116,6 @@ def solve(
             "memory_estimate": memory_needed,
         },
     )
-
-
-def warn_of_few_particles(run: Run, directions: int) -> None:
-    """Where the particles of a run are too few for the directions that its matrices have met."""
-    if run.particles is not None and 2 * directions > run.particles:
-        warnings.warn(
-            f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
-            f"not hold the bias of so few. Use particles={1 << (4 * directions - 1).bit_length()} or more.",
-            stacklevel=3,
-        )
 
 
 def _values(run: Run, trained: Trained) -> Arrays:

@@ -1,5 +1,7 @@
 """Independent routes to the same numbers: closed forms, and the training of one network by automatic differentiation."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -80,3 +82,104 @@ def autograd_network(problem, first, hidden, readout):
             for p, g in zip(parameters, gradients, strict=True):
                 p -= rate * g
     return np.array(predictions), ntk.numpy()
+
+
+def action_covariance(gamma0, learning_rate, steps, target, centered):
+    """N Cov of a deep linear network of two hidden layers on one sample with K^x = 1, from the mean-field action.
+
+    The action S of Bordelon & Pehlevan (2023) is a function of the order parameters q = (Phi^1, G^2, f, G^1, Phi^2), of
+    the response A of h^1 to W^T g^2, and of their conjugates; exp(N S) is their joint density, so that N Cov is the
+    inverse of minus its Hessian at the saddle point.  With u = xi + A g^2 and r = zeta + C h^1 (C conjugate to A) in
+
+        h^1 = a 1 + D g^1,   g^1 = r + (c Delta G^2) h^1;       g^2 = w 1 + D h^2,   h^2 = u + (c Delta Phi^1) g^2
+
+    D(t,s) = c Delta(s) [s < t], all fields are Gaussian and the single-site integrals are determinants.
+
+    Returns a dictionary with "prediction" (step, step_2) and the variances "feature_kernel", "gradient_kernel" (layer,
+    step).  Needs jax.enable_x64.
+    """
+    T, c = steps, learning_rate * gamma0
+    upper = np.triu_indices(T)
+    before = np.tril(np.ones((T, T)), -1)
+    one, eye = jnp.ones(T), jnp.eye(T)
+    shapes = {"Phi": len(upper[0]), "G": len(upper[0]), "f": T, "G1": T, "Phi2": T, "A": T * T}
+    ends = np.cumsum(list(shapes.values()))
+    size = ends[-1]
+
+    def unpack(v):
+        parts = dict(zip(shapes, jnp.split(v, ends[:-1]), strict=True))
+        for name in ("Phi", "G"):
+            full = jnp.zeros((T, T)).at[upper].set(parts[name])
+            parts[name] = full + full.T - jnp.diag(full.diagonal())
+        parts["A"] = parts["A"].reshape(T, T)
+        return parts
+
+    def site(noise, response, delta):
+        """Covariance of (x, y), stacked, and the logarithm of the Jacobian, for x = a 1 + D y, y = v + (c Delta N) x,
+        v = noise + response x, with a ~ N(0, 1) and noise ~ N(0, N)."""
+        D = before * c * delta
+        coupling = before * noise * c * delta
+        E = jnp.linalg.inv(eye - D @ coupling)
+        jacobian = eye - response @ E @ D
+        v = jnp.linalg.inv(jacobian)
+        x = E @ D @ v
+        from_noise = jnp.concatenate([x, v + coupling @ x])
+        v = jnp.linalg.solve(jacobian, response @ E @ one)
+        x = E @ (one + D @ v)
+        from_a = jnp.concatenate([x, v + coupling @ x])
+        return from_noise @ noise @ from_noise.T + jnp.outer(from_a, from_a), jnp.linalg.slogdet(jacobian)[1]
+
+    def sites(q):
+        delta = target - q["f"] + (q["f"][0] if centered else 0.0)
+        # layer 1: x = h^1, y = g^1, driven by G^2 and the response to W^T g^2; layer 2: x = g^2, y = h^2
+        return site(q["G"], q["C"], delta), site(q["Phi"], q["A"], delta)
+
+    def action(v):
+        q, conjugate = unpack(v[:size]), unpack(v[size:])
+        q["C"], conjugate["C"] = conjugate.pop("A"), None
+        (first, log1), (second, log2) = sites(q)
+        zero, f = jnp.zeros((T, T)), jnp.diag(conjugate["f"]) / gamma0
+        source1 = jnp.block([[conjugate["Phi"], zero], [zero, jnp.diag(conjugate["G1"])]])
+        source2 = jnp.block([[conjugate["G"], f], [f, jnp.diag(conjugate["Phi2"])]])
+        total = -log1 - log2 - jnp.trace(q["C"] @ q["A"]) - conjugate["f"] @ q["f"]
+        for covariance, source in ((first, source1), (second, source2)):
+            total -= jnp.linalg.slogdet(jnp.eye(2 * T) - covariance @ source)[1] / 2
+        for name in ("Phi", "G", "G1", "Phi2"):
+            total -= jnp.sum(conjugate[name] * q[name]) / 2
+        return total
+
+    def saddle():
+        """Conjugates of order parameters vanish; what is left is causal, and iterating T times solves it."""
+        q = {
+            "Phi": jnp.zeros((T, T)),
+            "G": jnp.zeros((T, T)),
+            "f": jnp.zeros(T),
+            "A": jnp.zeros((T, T)),
+            "C": jnp.zeros((T, T)),
+        }
+        for _ in range(2 * T + 2):
+            (first, _), (second, _) = sites(q)
+            logs = jax.grad(lambda r, q=q: sum(log for _, log in sites({**q, **r})))({"A": q["A"], "C": q["C"]})
+            q = {
+                "Phi": first[:T, :T], "G": second[:T, :T], "f": second[:T, T:].diagonal() / gamma0,
+                "A": -logs["C"].T, "C": -logs["A"].T,
+                "G1": first[T:, T:].diagonal(), "Phi2": second[T:, T:].diagonal(),
+            }  # fmt: skip
+        flat = [q["Phi"][upper], q["G"][upper], q["f"], q["G1"], q["Phi2"], q["A"].ravel()]
+        return jnp.concatenate([*flat, jnp.zeros(ends[-2]), q["C"].ravel()])
+
+    v = saddle()
+    assert abs(jax.grad(action)(v)).max() < 1e-12
+    covariance = np.asarray(-jnp.linalg.inv(jax.hessian(action)(v)))
+    found = {
+        name: covariance[end - n : end, end - n : end] for (name, n), end in zip(shapes.items(), ends, strict=True)
+    }
+    if centered:
+        subtract = np.eye(T) - np.eye(T)[0]
+        found["f"] = subtract @ found["f"] @ subtract.T
+    diagonal = np.flatnonzero(upper[0] == upper[1])
+    return {
+        "prediction": found["f"],
+        "feature_kernel": np.stack([found["Phi"].diagonal()[diagonal], found["Phi2"].diagonal()]),
+        "gradient_kernel": np.stack([found["G1"].diagonal(), found["G"].diagonal()[diagonal]]),
+    }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dmft.specs import _check
 
 WITH_GAIN = ("tanh", "softplus")
+WITH_KINK = ("relu",)
 NAMES = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 
 
@@ -35,6 +36,11 @@ class Activation:
             raise ValueError(
                 f"activation {self.name!r} has no gain (got {self.gain}); {' and '.join(WITH_GAIN)} have one."
             )
+
+    @property
+    def smooth(self) -> bool:
+        """Whether phi' is continuous."""
+        return self.name not in WITH_KINK
 
 
 def tanh(gain: float = 1.0) -> Activation:

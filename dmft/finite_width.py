@@ -1,0 +1,186 @@
+"""`fluctuations`: what width N adds to the limit at leading order, from the limit's own solution.
+
+With the projection of `dmft.engine.matrix`, S particles are in law a network of width S: an observable q is one
+function of the empirical measure of neurons in each layer, and its expansion around the limit (`dmft.engine.variation`)
+gives
+
+    <name>_variance     lim N Var(q_N)                 <name>_bias     lim N (E q_N - q_infinity)
+
+Modes
+    forward     Taylor coefficients to second order in random directions: all observables at once; relative error
+                sqrt(2 / draws) of a variance.  Smooth activations only.
+    reverse     one backward pass a scalar gives its influence function, the effect of every neuron; contracting two of
+                them gives the covariance, with no draws.  No bias.  Smooth activations only.
+    finite      differences between runs in which a random half of the particles has left and the other half counts
+                twice, or the reverse: neurons that cross a kink of the activation are counted, at the price of
+                corrections of relative order S^-1/2 (kinks) and S^-1.
+    exact       linear networks: all directions instead of random ones.
+
+Assumptions and approximations
+    Leading order in 1/N, at fixed steps and samples: corrections are of relative order 1/N, with coefficients that grow
+    with depth, richness and time.  Errors of the Monte Carlo are reported; a bias of order directions/S is not, and a
+    warning says when particles are few.  Directions below `tolerance` are dropped (effect on a variance: below 1e-3 of
+    it at 3e-3 on the problem of the tests).
+
+Source: Bordelon & Pehlevan 2023 for the quantities; von Mises 1947 for the expansion in measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import xarray as xr
+
+from dmft import schema
+from dmft.engine.directions import DISTRIBUTIONS
+from dmft.influence import OBSERVABLES, Influence
+from dmft.moments import Moments
+from dmft.progress import progress_bar
+from dmft.run import TOLERANCES, Run, check_particles, check_tolerance, find_device, warn_of_few_particles
+from dmft.specs import Problem, _check
+
+METHODS = {
+    "forward": "weight derivatives of causal particles: Taylor coefficients in random directions",
+    "reverse": "weight derivatives of causal particles: influence functions by backward passes",
+    "finite": "finite perturbations of the weights of causal particles: random halves left out",
+    "exact": "metric derivatives of causal linear forms: Taylor coefficients in all directions",
+}
+
+
+def fluctuations(
+    problem: Problem,
+    *,
+    mode: str = "auto",
+    observables: Sequence[str] = OBSERVABLES,
+    covariance: bool = False,
+    by_layer: bool = False,
+    draws: int = 128,
+    distribution: str = "rademacher",
+    particles: int = 4096,
+    scrambles: int = 8,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+    save_steps: Iterable[int] | None = None,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """lim N Var and lim N bias of the observables of networks of width N on `problem`.
+
+    Args:
+        problem: network, task, training.
+        mode: "forward", "reverse", "finite" or "exact" (see the top of this module); "auto" takes "exact" for
+            `dmft.linear()`, "finite" for `dmft.relu()` and "forward" for smooth activations.
+        observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk; the cost of
+            reverse mode grows with their number.
+        covariance: add `prediction_covariance`, lim N Cov between all recorded steps and samples.
+        by_layer: add `<name>_variance_by_layer`, the parts that come from the random draw of each layer's neurons
+            (forward and finite mode then follow `draws` directions for each layer by itself).
+        draws: random directions, shared out over the scrambles (forward and finite mode).
+        distribution: of the directions, "rademacher" or "gaussian" (forward mode).
+        particles: S, a power of two.
+        scrambles: independent repetitions, at least 2; their scatter gives the standard errors.
+        seed: of the scrambles and the directions.
+        tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
+        save_steps: the steps to record; all of 0..T by default.
+        device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
+        memory_limit: in bytes; by default what is available on the device.
+        progress: show a bar; by default on a terminal only.
+
+    Returns:
+        Dataset of kind "fluctuations" (`dmft.schema`): for each observable `<name>_variance` and `<name>_bias` (not in
+        reverse mode) with the dimensions of the observable, and their `_se`, standard errors of the mean over scrambles
+        (Student's t with scrambles - 1 degrees of freedom; 0 in exact mode).
+
+    Raises:
+        ValueError: forward or reverse mode for an activation with a kink; exact mode for a nonlinear one; arguments out
+            of range.
+        DivergenceError: training, or its response to the measures, leaves the finite numbers.
+        MemoryEstimateError: when the estimate exceeds the limit, with both numbers.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"fluctuations expects a dmft.Problem, got {type(problem).__name__}.")
+    mode = _mode(mode, problem)
+    if mode == "finite" and distribution != "rademacher":
+        raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
+    if isinstance(observables, str) or not observables or set(observables) - set(OBSERVABLES):
+        raise ValueError(f"observables={observables!r}: give a list with any of {', '.join(OBSERVABLES)}.")
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}.")
+    particles = check_particles(particles)
+    scrambles = _check.integer("scrambles", scrambles, minimum=2)
+    draws = _check.integer("draws", draws, minimum=1)
+    seed = _check.integer("seed", seed, minimum=0)
+    tolerance = check_tolerance(tolerance)
+    if memory_limit is not None:
+        memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
+    steps, where, centered = schema.saved_steps(problem, save_steps), find_device(device), problem.network.centered
+    exact = mode == "exact"
+    if exact:
+        run, scrambles = Run(problem, steps, None, TOLERANCES[0], centered), 1
+    else:
+        run = Run(problem, steps, particles, tolerance, centered)
+    influence = Influence(
+        run=run,
+        mode=mode,
+        observables=tuple(observables),
+        covariance=covariance,
+        by_layer=by_layer,
+        draws=-(-draws // scrambles),
+        distribution=distribution,
+        device=where,
+        memory_limit=memory_limit,
+    )
+
+    directions, moments = 0, Moments()
+    with (
+        jax.enable_x64(True),
+        jax.default_device(where),
+        progress_bar(scrambles * (run.last + 1), "fluctuations", "step", progress) as bar,
+    ):
+        runs = run.repetitions(seed, scrambles, bar, device=where, memory_limit=memory_limit)
+        for index, trained in enumerate(runs):
+            key = jax.random.fold_in(jax.random.key(seed), index)
+            moments.add(influence.estimate(trained, key, scrambles, bar))
+            directions = max(directions, trained.directions)
+    warn_of_few_particles(run, directions)
+    numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
+    if mode in ("forward", "finite"):
+        numerics |= {"draws": influence.draws * scrambles, "distribution": distribution}
+    return schema.build(
+        "fluctuations",
+        problem,
+        moments.mean_and_error(exact=exact),
+        steps=run.steps,
+        attrs={
+            "producer": "dmft.fluctuations",
+            "mode": mode,
+            "method": METHODS[mode],
+            "dtype": "float64",
+            "device": f"{where.platform}: {where.device_kind}",
+            "seed": seed,
+            **numerics,
+            "tolerance": run.tolerance,
+            "directions": directions,
+        },
+    )
+
+
+def _mode(mode: str, problem: Problem) -> str:
+    activation = problem.network.activation
+    linear = activation.name == "linear"
+    if mode == "auto":
+        return "exact" if linear else "forward" if activation.smooth else "finite"
+    if mode not in METHODS:
+        raise ValueError(f"mode={mode!r} is unknown; choose one of auto, {', '.join(METHODS)}.")
+    if mode == "exact" and not linear:
+        raise ValueError(f"mode='exact' is for linear networks, and {activation.name} is not linear; use mode='auto'.")
+    if mode in ("forward", "reverse") and not activation.smooth:
+        raise ValueError(
+            f"mode={mode!r} differentiates in the weights of particles, and {activation.name} has a kink: the "
+            "particles that cross it are missed, and variances come out wrong by up to a factor 2; use mode='finite', "
+            "which moves them."
+        )
+    return mode
