@@ -16,6 +16,16 @@ For a quantity q, with E networks of width N (names of the variables in the resu
                            of freedom); nan where the widths do not resolve it
     q_bias_exponent        s in the root of q_raw_bias_square ~ N^s       + q_bias_exponent_se, _chi2
 
+With fluctuations, V = lim N Var(q) and b = lim N (E q - q_limit) stand beside what was measured:
+
+    q_variance_limit, q_bias_limit   V and b                              + _se
+    q_variance_z, q_bias_z           (N Var(q) - V) and (N q_deviation - b), in units of both errors; corrections of
+                                     relative order 1/N show here at narrow widths
+    q_variance_ratio                 sum_samples N Var(q) / sum_samples V, for each layer and step     + _se
+    q_bias_ratio                     slope of N q_deviation over b: sum N q_deviation b / sum b^2      + _se
+    q_variance_overall_ratio, q_bias_overall_ratio   the same, all entries together  + _se; nan where V or b vanish or
+                                     are not resolved
+
 Squared deviations are freed of the sampling noise of networks and theory (`comparisons.estimators`); a root of a
 negative estimate is reported as 0 with its error.
 """
@@ -35,12 +45,13 @@ from dmft.errors import SchemaError
 MIN_SEEDS = 8
 
 
-def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
+def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
 
     Args:
         theory: of kind "limit", e.g. from `dmft.solve`.
         nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least eight seeds.
+        fluctuations: predicted N Var and N bias, from `dmft.fluctuations`, for the quantities that it holds.
 
     Returns:
         Dataset of kind "comparison" with the variables listed at the top of this module, for every quantity that both
@@ -59,11 +70,18 @@ def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
             f"{MIN_SEEDS} seeds."
         )
     quantities = [name for name in schema.VARIABLES if name in theory and name in nets]
-    _require_same_labels(theory, nets, quantities)
+    _require_same_labels("theory", theory[quantities], nets[quantities])
+    if fluctuations is not None:
+        schema.validate(fluctuations, "fluctuations")
+        schema.require_same_problem(theory=theory, fluctuations=fluctuations)
+        _require_same_labels("fluctuations", fluctuations, nets[quantities])
 
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name in quantities:
-        for suffix, value in _quantity(theory, nets, name).items():
+        found = _quantity(theory, nets, name)
+        if fluctuations is not None:
+            found |= _predicted(fluctuations, nets, name, found)
+        for suffix, value in found.items():
             variable = f"{name}_{suffix}"
             variables[variable] = (schema.dims("comparison", variable), value)
     kept = {dim for dims, _ in variables.values() for dim in dims}
@@ -80,7 +98,9 @@ def compare(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
         "result": "success",
         "created": max(theory.attrs["created"], nets.attrs["created"]),
     }
-    for side, source in (("theory", theory), ("nets", nets)):
+    for side, source in (("theory", theory), ("nets", nets), ("fluctuations", fluctuations)):
+        if source is None:
+            continue
         ds.attrs |= {f"{side}_{k}": v for k, v in source.attrs.items() if k not in (*shared, "kind")}
     return schema.validate(ds, "comparison")
 
@@ -125,13 +145,51 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     return found
 
 
-def _require_same_labels(theory: xr.Dataset, nets: xr.Dataset, quantities: list[str]) -> None:
+def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Predicted N Var and N bias beside the measured ones in `found`, by suffix; widths on the first axis."""
+    added: dict[str, Any] = {}
+    widths = nets["width"].values
+    column = widths.reshape(-1, *[1] * len(schema.VARIABLES[name]))
+    measured = {
+        "variance": (found["variance"], found["variance_se"]),
+        "bias": (column * found["deviation"], column * found["deviation_se"]),
+    }
+    for kind, (value, se) in measured.items():
+        if f"{name}_{kind}" not in fluctuations:
+            continue
+        limit, limit_se = (fluctuations[f"{name}_{kind}{part}"].values for part in ("", "_se"))
+        added[f"{kind}_limit"], added[f"{kind}_limit_se"] = limit, limit_se
+        rounding = np.finfo(nets.attrs["dtype"]).eps * column * np.maximum(abs(found["mean"]), abs(found["limit"]))
+        added[f"{kind}_z"] = estimators.z_score(value - limit, np.sqrt(se**2 + limit_se**2 + rounding**2))
+        ratio = {"variance": estimators.variance_ratio, "bias": estimators.bias_ratio}[kind]
+        dims = schema.VARIABLES[name]
+        inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
+        for suffix, axis in (("ratio", inner), ("overall_ratio", tuple(range(len(dims))))):
+            rows = [
+                ratio(
+                    nets[name].values[i].astype(np.float64),
+                    width,
+                    found["limit"],
+                    found["limit_se"],
+                    limit,
+                    limit_se,
+                    axis,
+                )
+                for i, width in enumerate(widths)
+            ]
+            added[f"{kind}_{suffix}"], added[f"{kind}_{suffix}_se"] = (
+                np.stack(part) for part in zip(*rows, strict=True)
+            )
+    return added
+
+
+def _require_same_labels(what: str, ours: xr.Dataset, nets: xr.Dataset) -> None:
     try:
-        xr.align(theory[quantities], nets[quantities], join="exact", exclude={"width", "seed"})
+        xr.align(ours, nets, join="exact", exclude={"width", "seed"})
     except ValueError as error:
-        if not theory["step"].equals(nets["step"]):
+        if not ours["step"].equals(nets["step"]):
             raise ValueError(
-                f"theory has {theory.sizes['step']} steps and the networks {nets.sizes['step']}, not the same; "
-                "select common ones first, e.g. theory.sel(step=nets.step)."
+                f"{what} has {ours.sizes['step']} steps and the networks {nets.sizes['step']}, not the same; "
+                f"select common ones first, e.g. {what}.sel(step=nets.step)."
             ) from error
-        raise SchemaError(f"theory and networks are labelled differently: {error}") from error
+        raise SchemaError(f"{what} and networks are labelled differently: {error}") from error

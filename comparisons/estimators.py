@@ -3,6 +3,8 @@
     mean            m = (1/E) sum_e x_e                      se^2 = s^2 / E
     variance        s^2, unbiased                            se^2 = (2 E s^4 + (E-1) k_4) / (E (E+1)), k-statistic k_4
     squared bias    |m - limit|^2 - sum_k (s_k^2 / E + limit_se_k^2), unbiased: its expectation is |E x - limit|^2
+    variance ratio  N sum_k s_k^2 / sum_k V_k, V the predicted N Var
+    bias ratio      N sum_k (m - limit)_k b_k / sum_k (b_k^2 - b_se_k^2), b the predicted N bias: the slope of a line
     distance        root mean square over members of |x_e - limit|
 
 Errors of what is summed over entries k come from the jackknife over groups of members: entries are correlated,
@@ -80,6 +82,36 @@ def squared_bias(x: Array, limit: Array, limit_se: Array, axis: tuple[int, ...])
 def mean_variance(x: Array) -> tuple[Array, Array]:
     """Unbiased variance over members, averaged over all entries, and its error."""
     return jackknife(lambda _mean, variance, _n: variance.mean(), x)
+
+
+def variance_ratio(
+    x: Array, width: int, limit: Array, limit_se: Array, V: Array, V_se: Array, axis: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """N times the members' variance over the predicted V, both summed over `axis`, and its error; nan where V = 0."""
+    del limit, limit_se
+    estimate, se = jackknife(lambda _mean, variance, _n: np.asarray(variance.sum(axis=axis)), x)
+    total, total_se = V.sum(axis=axis), V_se.sum(axis=axis)
+    total = np.where(total > 0, total, np.nan)
+    ratio = width * estimate / total
+    return ratio, np.hypot(width * se / total, ratio * total_se / total)
+
+
+def bias_ratio(
+    x: Array, width: int, limit: Array, limit_se: Array, b: Array, b_se: Array, axis: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Slope of N (mean - limit) over the predicted b, entries along `axis` together, and its error.
+
+    Unbiased by the errors of b; nan where they leave no b to speak of.
+    """
+    square = (b**2 - b_se**2).sum(axis=axis)
+    square = np.where(square > (b**2).sum(axis=axis) / 2, square, np.nan)
+    slope, se = jackknife(
+        lambda mean, _variance, _n: np.asarray(width * ((mean - limit) * b).sum(axis=axis) / square), x
+    )
+    from_limit = width * (limit_se * abs(b)).sum(axis=axis) / square
+    # b enters twice, in the product and in the square: to first order its errors change the slope by -slope db.b / b.b
+    from_b = abs(slope) * (b_se * abs(b)).sum(axis=axis) / square
+    return slope, np.sqrt(se**2 + from_limit**2 + from_b**2)
 
 
 def distance(x: Array, limit: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:

@@ -54,7 +54,7 @@ def summary(comparison: xr.Dataset) -> str:
         f"Networks of {attrs['seeds']} seeds a width against the limit ({_neurons(attrs)}); "
         f"problem {attrs['problem_id']}"
     )
-    return "\n".join([title, "", *rows, "", *_exponents(comparison)])
+    return "\n".join([title, "", *rows, "", *_exponents(comparison), *_ratios(comparison)])
 
 
 def _neurons(attrs: dict[str, Any]) -> str:
@@ -70,6 +70,24 @@ def _exponents(comparison: xr.Dataset) -> list[str]:
             cells = (_exponent(comparison, f"{name}_{kind}_exponent") for kind in ("variance", "bias"))
             lines.append(f"  {label:<30}" + "".join(f"{cell:>26}" for cell in cells))
     return lines if len(lines) > 1 else []
+
+
+def _ratios(comparison: xr.Dataset) -> list[str]:
+    """Measured over predicted, each at the width where it is best resolved."""
+    lines = ["", f"{'Measured / predicted (width)':<32}{'N Var':>26}{'N bias':>26}"]
+    for name, label in LABELS.items():
+        cells = []
+        for kind in ("variance", "bias"):
+            key = f"{name}_{kind}_overall_ratio"
+            if key not in comparison or not comparison[f"{key}_se"].notnull().any():
+                cells.append("not resolved" if key in comparison else "")
+                continue
+            best = comparison[f"{key}_se"].fillna(np.inf).argmin("width")
+            ratio, se = (comparison[f"{key}{part}"].isel(width=best).item() for part in ("", "_se"))
+            cells.append(f"{ratio:.3f} +- {se:.3f} ({comparison['width'].values[best]})")
+        if any(cells):
+            lines.append(f"  {label:<30}" + "".join(f"{cell:>26}" for cell in cells))
+    return lines if len(lines) > 2 else []
 
 
 def _with_errors(values: Any, errors: Any, *, digits: int) -> list[str]:

@@ -5,8 +5,10 @@ fluctuation dM of one neuron (`dmft.engine.directions`):
 
     N Cov(q, q')    = sum_l E[F_q'[dM^l] F_q''[dM^l]]         N bias = (1/2) sum_l E[F''[dM^l, dM^l]]
 
-`along` averages over directions, all layers moved at once or one after the other; `by_gradients` has F' for every
-neuron, (1/S) sum_i (F_i' - mean)^2 for particles, and needs no average.
+`along` averages over directions, all layers moved at once or one after the other.  Observables depend on few of the
+directions much: backward passes of random combinations find an orthonormal set of these, which are followed exactly,
+and the random directions are left with the rest (Meyer et al. 2021, "Hutch++"); both estimates stay unbiased.
+`by_gradients` has F' for every neuron, (1/S) sum_i (F_i' - mean)^2 for particles, and needs no average.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from dmft import memory, schema
@@ -27,20 +28,28 @@ from dmft.engine.directions import random_directions, symmetric_directions, symm
 from dmft.engine.network import Network
 from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, taylor, vary
 from dmft.errors import DivergenceError
-from dmft.moments import Array, Arrays
+from dmft.moments import Arrays
 from dmft.progress import Bar
 from dmft.run import Run, Trained, available_bytes
+from dmft.scalars import Scalars, no_observables, recorded
 
 OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
 CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
+CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
+ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
 GPU_SHARE = 0.4  # of the free memory of a GPU
+NEGLIGIBLE = 1e-8  # relative size of what is rounding
 AT_ONCE = 512  # directions or scalars at most
 COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
 
 
 class Source(NamedTuple):
-    """Directions whose contributions are added with a common factor; `directions(start, stop)` makes some of them."""
+    """Directions whose contributions are added with a common factor.
 
+    layer: the only one that they move, or 0 for all of them together; `directions(start, stop)` makes some of `number`.
+    """
+
+    layer: int
     number: int
     scale: float
     directions: Callable[[int, int], Measures]
@@ -56,6 +65,7 @@ class Influence:
     covariance: bool
     by_layer: bool
     draws: int
+    deflate: bool
     distribution: str
     device: jax.Device
     memory_limit: int | None
@@ -71,7 +81,7 @@ class Influence:
         if self.mode == "reverse":
             parts = self.by_gradients(network, trained.history.vitals.prediction, advance)
         else:
-            parts = self.along(self._sources(trained, key), network, advance)
+            parts = self.along(self._sources(network, trained, key), network, advance)
         found = {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]}
         if self.by_layer:
             variances = [name for name in found if name.endswith("_variance")]
@@ -85,8 +95,9 @@ class Influence:
         return found
 
     def _network(self, trained: Trained) -> Network:
-        """At the start of the run, its measures written out."""
-        network = self.run.network(trained.capacity, trained.stream)
+        """At the start of the run, its measures written out, with no more room than the run has needed."""
+        needed = -(-(trained.directions + self.run.problem.task.n_samples) // ROOM_STEP) * ROOM_STEP
+        network = self.run.network(trained.capacity, trained.stream, min(trained.capacity, needed))
         populations = (
             replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.size, p.measure))
             for p in network.populations
@@ -96,13 +107,12 @@ class Influence:
     # ---- averages over directions ------------------------------------------------------------------------------------
 
     def along(self, sources: list[Source], network: Network, advance: Callable[[int, int], None]) -> list[Arrays]:
-        """The contributions of each source."""
+        """The contributions of each layer, or of all together."""
         total = sum(source.number for source in sources)
-        room = self._at_once(network)
-        parts = []
+        room = self._at_once(network, self.mode)
+        parts: dict[int, Arrays] = {source.layer: {} for source in sources}
         for source in sources:
-            at_once = min(room, source.number)
-            part: Arrays = {}
+            at_once, part = min(room, source.number), parts[source.layer]
             for start in range(0, source.number, at_once):
                 stop = min(start + at_once, source.number)
                 # always the same shape, compiled once: directions of zero contribute nothing
@@ -112,21 +122,64 @@ class Influence:
                 for name, value in self._contracted(first, second).items():
                     part[name] = part.get(name, 0.0) + source.scale * np.asarray(value)
                 advance(stop - start, total)
-            parts.append(part)
-        return parts
+        return list(parts.values())
 
-    def _sources(self, trained: Trained, key: jax.Array) -> list[Source]:
-        sizes = [p.size for p in trained.network.populations]
-        layers = range(len(sizes))
+    def _sources(self, network: Network, trained: Trained, key: jax.Array) -> list[Source]:
+        sizes = [p.size for p in network.populations]
+        layers = tuple(range(len(sizes)))
         if self.mode == "exact":
             pairs = [symmetric_pairs(int(p.used)) for p in trained.network.populations]
             return [
-                Source(len(ab), 1.0, partial(_all_directions, pairs=ab, layer=layer, sizes=sizes))
+                Source(layer, len(ab), 1.0, partial(_all_directions, pairs=ab, layer=layer, sizes=sizes))
                 for layer, ab in enumerate(pairs)
             ]
-        make = partial(_some_directions, key=key, sizes=sizes, distribution=self.distribution)
-        together = [(layer,) for layer in layers] if self.by_layer else [tuple(layers)]
-        return [Source(self.draws, sizes[0] / self.draws, partial(make, moved=moved)) for moved in together]
+        sources = []
+        found = self.draws // 2 if self.mode == "forward" and self.deflate else 0
+        slopes = self._probe(network, found, key) if found else None
+        for moved in [(layer,) for layer in layers] if self.by_layer else [layers]:
+            leading = _orthonormal(slopes, moved) if slopes else None
+            make = partial(
+                _random_directions, key=key, moved=moved, sizes=sizes, distribution=self.distribution, leading=leading
+            )
+            left = self.draws - found
+            sources.append(Source(moved[0], left, sizes[0] / left, make))
+            if leading:
+                sources.append(Source(moved[0], found, 1.0, partial(_leading_directions, leading=leading)))
+        return sources
+
+    def _probe(self, network: Network, count: int, key: jax.Array) -> Measures:
+        """Derivatives, in all measures, of `count` random combinations of the observables: they span, nearly, the
+        directions on which any of them depends much."""
+        sizes, activation = [p.size for p in network.populations], self.run.problem.network.activation
+        every = tuple(range(len(sizes)))
+        pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
+        pilot = _random_directions(
+            0, 1, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
+        )
+        response = vary(network, self.run.rule, pilot, last=self.run.last, activation=activation).first
+        weights = self._weights(jax.tree.map(lambda a: a[0], response))
+        slopes = []
+        at_once = min(self._at_once(network, "reverse"), count)
+        for start in range(0, count, at_once):
+            keys = jax.random.split(jax.random.fold_in(key, start), len(weights))
+            random = (jax.random.normal(k, (at_once, *w.shape)) * w for k, w in zip(keys, weights, strict=True))
+            _, slope = gradients(
+                network, self.run.rule, Observables(*random), last=self.run.last, activation=activation
+            )
+            slopes.append(slope)
+        return tuple(jnp.concatenate(layer)[:count] for layer in zip(*slopes, strict=True))
+
+    def _weights(self, response: Observables) -> Observables:
+        """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
+        asked = {*self.observables} | ({"prediction"} if self.covariance or "loss" in self.observables else set())
+        saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
+        weights = {}
+        for name, value in response._asdict().items():
+            samples = tuple(range(1 if name == "prediction" else value.ndim - 2, value.ndim))
+            size = jnp.sqrt(jnp.mean(value**2, axis=samples, keepdims=True))
+            wanted = saved.reshape(-1, *[1] * (value.ndim - 1)) & (name in asked) & (size > NEGLIGIBLE * size.max())
+            weights[name] = jnp.broadcast_to(jnp.where(wanted, 1 / jnp.where(wanted, size, 1.0), 0.0), value.shape)
+        return Observables(**weights)
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
         run, activation = self.run, self.run.problem.network.activation
@@ -140,7 +193,7 @@ class Influence:
         """First and second derivatives by name, of the recorded steps, dimensions in the order of the schema."""
         first: dict[str, jax.Array] = {}
         second: dict[str, jax.Array] = {}
-        value, *derivatives = (self._recorded(part) for part in found)
+        value, *derivatives = (recorded(part, self.run.steps) for part in found)
         for name in {*self.observables, "prediction"} - {"loss"}:
             first[name], second[name] = (part[name] for part in derivatives)
         if "loss" in self.observables:
@@ -164,24 +217,15 @@ class Influence:
             found["prediction_covariance"] = (flat.T @ flat).reshape(f.shape[1:] * 2)
         return found
 
-    def _recorded(self, seen: Observables) -> dict[str, jax.Array]:
-        """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead."""
-        steps = self.run.steps
-        return {
-            "prediction": seen.prediction[..., steps, :],
-            "feature_kernel": jnp.moveaxis(seen.feature_kernel[..., steps, :, :, :], -4, -3),
-            "gradient_kernel": jnp.moveaxis(seen.gradient_kernel[..., steps, :, :, :], -4, -3),
-            "ntk": seen.ntk[..., steps, :, :],
-        }
-
     # ---- influence functions -----------------------------------------------------------------------------------------
 
     def by_gradients(
         self, network: Network, prediction: jax.Array, advance: Callable[[int, int], None]
     ) -> list[Arrays]:
         """The contributions of each layer's neurons; `prediction` (step, sample) is that of the run."""
-        scalars = _Scalars(self, prediction)
-        at_once = min(self._at_once(network), scalars.count)
+        wanted = {*self.observables, "prediction"} if self.covariance else set(self.observables)
+        scalars = Scalars(self.run, wanted, prediction)
+        at_once = min(self._at_once(network, self.mode), scalars.count)
         size, depth = network.populations[0].size, len(network.populations)
         variances = np.zeros((depth, scalars.count))
         kept: list[Measures] = []
@@ -206,10 +250,10 @@ class Influence:
             parts.append(part)
         return parts
 
-    def _at_once(self, network: Network) -> int:
+    def _at_once(self, network: Network, mode: str) -> int:
         """How many directions, or scalars, to follow at the same time."""
         state = (network.h1, network.matrices, network.readout)
-        needed = COPIES[self.mode] * _bytes(state) + 6 * _bytes(_nothing(self.run))
+        needed = COPIES[mode] * _bytes(state) + 6 * _bytes(no_observables(self.run))
         if self.device.platform == "cpu":
             available, target = memory.available_on_host(), CPU_BATCH
         else:
@@ -222,68 +266,25 @@ class Influence:
             what="one direction of the fluctuations",
             ways_out="lower particles, raise tolerance, record fewer save_steps, or use fewer samples",
         )
-        return int(np.clip(min(target, self.memory_limit or target) // needed, 1, AT_ONCE))
-
-
-class _Scalars:
-    """The scalars of reverse mode, as linear combinations of the observables of a run: single entries (of symmetric
-    kernels the upper ones), predictions first, then losses, linearised."""
-
-    def __init__(self, influence: Influence, prediction: jax.Array) -> None:
-        run, wanted = influence.run, set(influence.observables)
-        empty, self._unravel = ravel_pytree(_nothing(run))
-        self._length = empty.size
-        places = influence._recorded(self._unravel(jnp.arange(empty.size, dtype=float)))
-        self._places = {name: np.asarray(place).astype(int) for name, place in places.items() if name in wanted}
-        if influence.covariance:
-            self._places["prediction"] = np.asarray(places["prediction"]).astype(int)
-        for name in self._places.keys() - {"prediction"}:
-            self._places[name] = np.minimum(self._places[name], self._places[name].swapaxes(-1, -2))
-        self._entries = np.unique(np.concatenate([p.ravel() for p in self._places.values()] or [np.zeros(0, int)]))
-        self.predictions = self._places["prediction"].size if "prediction" in self._places else 0
-
-        self._losses: dict[str, jax.Array] = {}
-        if "loss" in wanted:
-            slopes = jax.jacobian(partial(schema.losses, run.problem))(prediction)
-            self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
-        self.count = len(self._entries) + len(run.steps) * len(self._losses)
-
-    def combinations(self, start: int, stop: int) -> Observables:
-        """Coefficients of the scalars `start`..`stop` - 1, zero beyond the last."""
-        entries = self._entries[start:stop]
-        rows = jnp.zeros((stop - start, self._length)).at[jnp.arange(len(entries)), entries].set(1.0)
-        if self._losses and stop > len(self._entries):
-            slopes = jnp.concatenate(list(self._losses.values()))
-            first = max(start, len(self._entries))
-            slopes = slopes[first - len(self._entries) : stop - len(self._entries)]
-            at = jnp.arange(len(slopes)) + first - start
-            # predictions lead the observables
-            rows = rows.at[at, : slopes.shape[1]].set(slopes)
-        combinations: Observables = jax.vmap(self._unravel)(rows)
-        return combinations
-
-    def named(self, values: Array) -> Arrays:
-        """Values of all scalars (scalar,), by name of observable, with its dimensions."""
-        named = {name: values[np.searchsorted(self._entries, place)] for name, place in self._places.items()}
-        losses = values[len(self._entries) :].reshape(len(self._losses), -1)
-        return named | dict(zip(self._losses, losses, strict=True))
-
-
-def _nothing(run: Run) -> Observables:
-    """Zeros in the shape of the observables of a run."""
-    steps, samples, depth = run.last + 1, run.problem.task.n_samples, run.problem.network.depth
-    kernels = jnp.zeros((steps, depth, samples, samples))
-    return Observables(jnp.zeros((steps, samples)), kernels, kernels, jnp.zeros((steps, samples, samples)))
+        most = int(np.clip(min(target, self.memory_limit or target) // needed, 1, AT_ONCE))
+        return CPU_BACKWARD if mode == "reverse" and self.device.platform == "cpu" else most
 
 
 def _bytes(tree: Any) -> int:
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
-def _some_directions(
-    start: int, stop: int, *, key: jax.Array, moved: tuple[int, ...], sizes: list[int], distribution: str
+def _random_directions(
+    start: int,
+    stop: int,
+    *,
+    key: jax.Array,
+    moved: tuple[int, ...],
+    sizes: list[int],
+    distribution: str,
+    leading: Measures | None,
 ) -> Measures:
-    """Random ones that move the layers `moved`; direction i depends on the key, its layer and i alone."""
+    """Those that move the layers `moved`, orthogonal to `leading`; number i depends on the key, its layer and i."""
 
     def of_layer(layer: int) -> jax.Array:
         if layer not in moved:
@@ -292,7 +293,25 @@ def _some_directions(
         found: jax.Array = random_directions(keys, size=sizes[layer], distribution=distribution)
         return found
 
-    return tuple(of_layer(layer) for layer in range(len(sizes)))
+    directions = tuple(of_layer(layer) for layer in range(len(sizes)))
+    if leading is None:
+        return directions
+    known = sum(d @ q.T for d, q in zip(directions, leading, strict=True))
+    return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
+
+
+def _orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
+    """An orthonormal basis of the slopes (slope, particle), each without its mean, in the layers `moved` together."""
+    centred = [s - s.mean(axis=1, keepdims=True) if i in moved else jnp.zeros_like(s) for i, s in enumerate(slopes)]
+    Q, R = jnp.linalg.qr(jnp.concatenate(centred, axis=1).T)
+    size = abs(R.diagonal())
+    Q = jnp.where(size > NEGLIGIBLE * size.max(), Q, 0.0)  # what rounding alone would point to
+    return tuple(jnp.split(Q.T, len(slopes), axis=1))
+
+
+def _leading_directions(start: int, stop: int, *, leading: Measures) -> Measures:
+    """Unit vectors, in the units of one neuron's fluctuation: dM = q / sqrt(S) has scale 1."""
+    return tuple(q[start:stop] / np.sqrt(q.shape[1]) for q in leading)
 
 
 def _all_directions(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: list[int]) -> Measures:

@@ -88,9 +88,10 @@ class Run:
         draws = self.draws(capacity)
         return draws if self.particles is None else [self.particles] * len(draws)
 
-    def network(self, capacity: int, stream: np.random.SeedSequence) -> Network:
-        """At initialisation; the same for the same stream."""
-        return loop.limit_network(self.rule, self._populations(capacity, stream), self.tolerance, capacity=capacity)
+    def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
+        """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
+        populations = self._populations(capacity, stream)
+        return loop.limit_network(self.rule, populations, self.tolerance, capacity=room or capacity)
 
     def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
         draws = self.draws(capacity)

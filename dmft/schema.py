@@ -47,12 +47,20 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "feature_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
     "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
 }
-WHOLE = ("limit", "limit_se")  # suffixes of a comparison's variables, by what is left of the quantity's dimensions
-BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviation_se", "z")
-BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se")
-TOTALS = ("raw_variance", "raw_variance_se", "raw_bias_square", "raw_bias_square_se")
+PREDICTED = tuple(f"{kind}_limit{part}" for kind in ("variance", "bias") for part in ("", "_se"))
+RATIOS = tuple(f"{kind}_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
+OVERALL = tuple(f"{kind}_overall_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
+WHOLE = (
+    "limit",
+    "limit_se",
+    *PREDICTED,
+)  # suffixes of a comparison's variables, by what is left of the quantity's dimensions
+BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviation_se", "z", "variance_z", "bias_z")
+BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se", *RATIOS)
+TOTALS = ("raw_variance", "raw_variance_se", "raw_bias_square", "raw_bias_square_se", *OVERALL)
 EXPONENTS = tuple(f"{kind}_exponent{part}" for kind in ("variance", "bias") for part in ("", "_se", "_chi2"))
 FLUCTUATIONS: dict[str, tuple[str, ...]] = {"variance": (), "bias": (), "variance_by_layer": ("source_layer",)}
+UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 EXPANSION = ("mean", "std", "excess", "excess_variance", "excess_bias")
 LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed")}
 WITH_ERRORS = ("limit", "fluctuations", "expansion")
@@ -195,7 +203,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         for dim in expected:
             if dim not in ds.indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
-        if not np.isfinite(variable.values).all() and not str(name).endswith(EXPONENTS):
+        if not np.isfinite(variable.values).all() and not str(name).endswith(UNRESOLVED):
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
         if dim in ds.dims and (coord not in ds.coords or ds[coord].dims != (dim,)):

@@ -10,22 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 
-from dmft import memory, schema
+from dmft import schema
 from dmft.errors import DivergenceError
 from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
+from finite_nets.collection import Collection, check_members
 from finite_nets.network import Trainer, initialise
-from finite_nets.random import MEMBER_BITS, SEED_BITS
-from finite_nets.recording import Plan
+from finite_nets.recording import OBSERVABLES, Plan, known_observables
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
 
 
 def train_ensemble(
@@ -67,84 +64,37 @@ def train_ensemble(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"train_ensemble expects a dmft.Problem, got {type(problem).__name__}.")
-    width_list = _distinct("widths", widths, minimum=1)
-    if not hasattr(seeds, "__iter__"):
-        seeds = range(_check.integer("seeds", seeds, minimum=1))
-    seed_list = _distinct("seeds", seeds)
-    seed = _check.integer("seed", seed, minimum=0)
-    for name, largest, bits in (("seed", seed, SEED_BITS), ("seeds", max(seed_list), MEMBER_BITS)):
-        if largest >= 2**bits:
-            raise ValueError(f"{name}={largest} must be below 2^{bits}.")
+    members = check_members(widths, seeds, seed)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    plan = Plan(problem, schema.saved_steps(problem, save_steps), _known_observables(observables), two_time)
+    plan = Plan(problem, schema.saved_steps(problem, save_steps), known_observables(observables), two_time)
     where = _device(device)
     trainer = Trainer(problem, where, DTYPES[dtype])
-
-    memory.require(
-        plan.result_bytes(dtype) * len(width_list) * len(seed_list),
-        limit=memory_limit,
-        available=memory.available_on_host(),
-        what=f"the results of {len(width_list)} widths with {len(seed_list)} networks each",
-        ways_out="record fewer save_steps or observables, or train fewer seeds",
-    )
-    results = plan.allocate((len(width_list), len(seed_list)), dtype)
+    collection = Collection(plan, members, dtype, memory_limit)
     with (
-        progress_bar(len(width_list) * len(seed_list), "networks", "net", progress) as bar,
+        progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar,
         _full_precision(),
         torch.inference_mode(),
     ):
-        for i, width in enumerate(width_list):
+        for width in members.widths:
             size = plan.batch_size(width, where, dtype, memory_limit)
-            for start in range(0, len(seed_list), size):
-                members = torch.tensor(seed_list[start : start + size], device=where)
+            for start in range(0, len(members.seeds), size):
+                indices = torch.tensor(members.seeds[start : start + size], device=where)
                 weights = initialise(
-                    trainer.depth, trainer.x.shape[1], width, members, root_seed=seed, dtype=DTYPES[dtype]
+                    trainer.depth, trainer.x.shape[1], width, indices, root_seed=members.root, dtype=DTYPES[dtype]
                 )
                 training = trainer.run(weights, frozenset(plan.steps.tolist()))
                 try:
-                    batch = plan.record(trainer, training)
+                    collection.put(width, start, plan.record(trainer, training))
                 except DivergenceError as error:
-                    raise DivergenceError(f"width {width}, seed indices from {seed_list[start]}: {error}") from error
-                for name, value in batch.items():
-                    results[name][i, start : start + size] = value
-                bar.update(len(members))
-
-    if "loss" in plan.observables:
-        results |= schema.losses(problem, results["prediction"])  # in float64
-    if "prediction" not in plan.observables:
-        del results["prediction"]
-    return schema.build(
-        "ensemble",
-        problem,
-        results,
-        steps=plan.steps,
-        coords={"width": np.array(width_list), "seed": np.array(seed_list)},
-        attrs={
-            "producer": "finite_nets.train_ensemble",
-            "dtype": dtype,
-            "device": "cpu" if where.type == "cpu" else f"cuda: {torch.cuda.get_device_name(where)}",
-            "seed": seed,
-        },
+                    raise DivergenceError(f"width {width}, seed indices from {int(indices[0])}: {error}") from error
+                bar.update(len(indices))
+    return collection.dataset(
+        producer="finite_nets.train_ensemble",
+        device="cpu" if where.type == "cpu" else f"cuda: {torch.cuda.get_device_name(where)}",
     )
-
-
-def _distinct(name: str, values: Any, minimum: int = 0) -> list[int]:
-    """The values as a list of different whole numbers."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{name}={values!r} is not a list; give e.g. {name}=[64, 128].")
-    found = [_check.integer(f"{name}[{i}]", value, minimum=minimum) for i, value in enumerate(values)]
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"{name}={found} must hold different numbers, at least one.")
-    return found
-
-
-def _known_observables(names: Sequence[str]) -> frozenset[str]:
-    if isinstance(names, str) or not names or set(names) - set(OBSERVABLES):
-        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
-    return frozenset(names)
 
 
 def _device(name: str) -> torch.device:

@@ -22,6 +22,8 @@ from jax.scipy.linalg import solve_triangular
 
 from dmft.engine.population import Population
 
+ONCE = 1e-4  # tolerances from which on one orthogonalisation is enough
+
 
 def rounding(a: jax.Array) -> float:
     """Relative size of a square that is rounding only, in the precision of `a`."""
@@ -41,13 +43,19 @@ class Decomposition(NamedTuple):
 
 
 def decompose(
-    v: jax.Array, Q: jax.Array, population: Population, tolerance: jax.Array, *, leader: str | None = None
+    v: jax.Array,
+    Q: jax.Array,
+    population: Population,
+    tolerance: jax.Array,
+    *,
+    twice: bool = True,
+    leader: str | None = None,
 ) -> Decomposition:
     """Write the block `v` (vector, component) in the directions `Q` (direction, component) and new ones.
 
+    `twice` orthogonalises twice (block Gram-Schmidt).  Once leaves new directions of relative size r with overlaps of
+    rounding / r, enough where the tolerance is far above rounding (`ONCE`).
     `leader` names a mapped axis (`jax.vmap`) whose first member decides for all which directions are new.
-
-    Orthogonalised twice (block Gram-Schmidt), since one pass loses half of the digits.
     """
     x = population.inner(v, Q)
     residual = v - x @ Q
@@ -55,6 +63,8 @@ def decompose(
     floor = jnp.maximum(tolerance**2, rounding(v)) * jnp.mean(population.squares(v))
     R, inverse, rank = pivoted_cholesky(population.inner(residual, residual), floor, leader=leader)
     q = inverse @ residual
+    if not twice:
+        return Decomposition(x, R, q, rank)
 
     rest = population.inner(q, Q)
     q = q - rest @ Q

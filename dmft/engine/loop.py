@@ -66,7 +66,7 @@ def draws_needed(depth: int, samples: int, capacity: int) -> list[int]:
 def limit_network(
     rule: Rule,
     populations: Sequence[Population],
-    tolerance: jax.Array | float,
+    tolerance: float,
     *,
     capacity: int,
     project: bool = True,

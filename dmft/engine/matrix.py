@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.basis import decompose
+from dmft.engine.basis import ONCE, decompose
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
@@ -59,6 +59,7 @@ class RevealedGaussian:
 
     learned: C, (direction of `backward`, direction of `forward`).
     tolerance: relative size below which a new direction is dropped.
+    twice: orthogonalise new directions twice (`dmft.engine.basis`).
     project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
     leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
     """
@@ -67,6 +68,7 @@ class RevealedGaussian:
     backward: Directions
     learned: jax.Array
     tolerance: jax.Array
+    twice: bool = field(default=True, metadata={"static": True})
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
 
@@ -89,21 +91,21 @@ class RevealedGaussian:
             component of target); the coordinates of v (vector, direction), which `learn` takes.
         """
         known, seen = self.forward, self.backward
-        x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader)
+        x, R, q, rank = decompose(v, known.met, source, self.tolerance, twice=self.twice, leader=self.leader)
         z = target.next_normals(len(v))
         if self.project:
             z = z - target.inner(z, seen.met) @ seen.met
         z = jnp.where(jnp.arange(len(v))[:, None] < rank, z, 0.0)
 
         response = source.inner(v, seen.image) + x @ self.learned.T
-        image = x @ known.image + R @ z + response @ seen.met
-
+        coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
+        # after its update the old array is read no more: the compiler can update in place
         known = Directions(
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
         )
-        coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, self.forward.count, axis=1)
+        image = coordinates @ known.image + response @ seen.met
         return replace(self, forward=known), target.spend(rank), image, coordinates
 
     def apply_t(
@@ -119,7 +121,7 @@ class RevealedGaussian:
 
 
 def revealed(
-    source: int, target: int, capacity: tuple[int, int], tolerance: jax.Array | float, *, project: bool = True
+    source: int, target: int, capacity: tuple[int, int], tolerance: float, *, project: bool = True
 ) -> RevealedGaussian:
     """A matrix that has shown nothing yet.
 
@@ -137,6 +139,7 @@ def revealed(
         backward=nothing(capacity[1], target, source),
         learned=jnp.zeros((capacity[1], capacity[0])),
         tolerance=jnp.asarray(tolerance, float),
+        twice=tolerance < ONCE,
         project=project,
     )
 

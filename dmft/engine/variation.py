@@ -93,6 +93,10 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, activ
         _, seen = lax.scan(body, (Taylor(start, still, still), counts), jnp.arange(last + 1))
         return seen
 
+    # one after the other where they do not all fit: batched products of one direction would be transposed in vain
+    if len(directions[0]) == 1:
+        alone = one(jax.tree.map(lambda a: a[0], directions))
+        return Taylor(alone.value, *(jax.tree.map(lambda a: a[None], part) for part in alone[1:]))
     return jax.vmap(one, out_axes=Taylor(None, 0, 0))(directions)
 
 
@@ -135,6 +139,8 @@ def gradients(
         the observables; for each population an array (scalar, *shape of its measure).
     """
     seen, back = jax.vjp(lambda m: _run(network, m, rule, last, activation), _measures(network))
+    if len(scalars.prediction) == 1:  # as in `vary`
+        return seen, jax.tree.map(lambda a: a[None], back(jax.tree.map(lambda a: a[0], scalars))[0])
     return seen, jax.vmap(back)(scalars)[0]
 
 

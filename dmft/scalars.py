@@ -1,0 +1,74 @@
+"""The scalars of reverse mode: linear combinations of the observables of a run, one backward pass each."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpy.typing import NDArray
+
+from dmft import schema
+from dmft.engine.variation import Observables
+from dmft.moments import Array, Arrays
+from dmft.run import Run
+
+
+def no_observables(run: Run) -> Observables:
+    """Zeros in the shape of the observables of a run."""
+    steps, samples, depth = run.last + 1, run.problem.task.n_samples, run.problem.network.depth
+    kernels = jnp.zeros((steps, depth, samples, samples))
+    return Observables(jnp.zeros((steps, samples)), kernels, kernels, jnp.zeros((steps, samples, samples)))
+
+
+def recorded(seen: Observables, steps: NDArray[np.int64]) -> dict[str, jax.Array]:
+    """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead."""
+    return {
+        "prediction": seen.prediction[..., steps, :],
+        "feature_kernel": jnp.moveaxis(seen.feature_kernel[..., steps, :, :, :], -4, -3),
+        "gradient_kernel": jnp.moveaxis(seen.gradient_kernel[..., steps, :, :, :], -4, -3),
+        "ntk": seen.ntk[..., steps, :, :],
+    }
+
+
+class Scalars:
+    """Single entries (of symmetric kernels the upper ones), predictions first, then losses, linearised."""
+
+    def __init__(self, run: Run, wanted: set[str], prediction: jax.Array) -> None:
+        """Of the observables `wanted`, in a run with the given prediction (step, sample)."""
+        empty, self._unravel = ravel_pytree(no_observables(run))
+        self._length = empty.size
+        places = recorded(self._unravel(jnp.arange(empty.size, dtype=float)), run.steps)
+        self._places = {name: np.asarray(place).astype(int) for name, place in places.items() if name in wanted}
+        for name in self._places.keys() - {"prediction"}:
+            self._places[name] = np.minimum(self._places[name], self._places[name].swapaxes(-1, -2))
+        self._entries = np.unique(np.concatenate([p.ravel() for p in self._places.values()] or [np.zeros(0, int)]))
+        self.predictions = self._places["prediction"].size if "prediction" in self._places else 0
+
+        self._losses: dict[str, jax.Array] = {}
+        if "loss" in wanted:
+            slopes = jax.jacobian(partial(schema.losses, run.problem))(prediction)
+            self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
+        self.count = len(self._entries) + len(run.steps) * len(self._losses)
+
+    def combinations(self, start: int, stop: int) -> Observables:
+        """Coefficients of the scalars `start`..`stop` - 1, zero beyond the last."""
+        entries = self._entries[start:stop]
+        rows = jnp.zeros((stop - start, self._length)).at[jnp.arange(len(entries)), entries].set(1.0)
+        if self._losses and stop > len(self._entries):
+            slopes = jnp.concatenate(list(self._losses.values()))
+            first = max(start, len(self._entries))
+            slopes = slopes[first - len(self._entries) : stop - len(self._entries)]
+            at = jnp.arange(len(slopes)) + first - start
+            # predictions lead the observables
+            rows = rows.at[at, : slopes.shape[1]].set(slopes)
+        combinations: Observables = jax.vmap(self._unravel)(rows)
+        return combinations
+
+    def named(self, values: Array) -> Arrays:
+        """Values of all scalars (scalar,), by name of observable, with its dimensions."""
+        named = {name: values[np.searchsorted(self._entries, place)] for name, place in self._places.items()}
+        losses = values[len(self._entries) :].reshape(len(self._losses), -1)
+        return named | dict(zip(self._losses, losses, strict=True))

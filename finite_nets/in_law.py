@@ -1,0 +1,183 @@
+"""`sample_in_law`: networks of finite width without weight matrices.
+
+A Gaussian matrix that is sampled only where training looks at it (`dmft.engine.matrix`) makes, with N neurons and
+pseudo-random normals, a network that has exactly the law of a trained network of width N: conditioning the weights on
+their past images is no approximation.  Cost of a member: O(N (P T)^2) operations and O(N P T) memory a layer, P samples
+and T steps, where training takes O(N^2 P T) and O(N^2): the way to widths of 10^4 to 10^6.
+
+This is the one engine of the theory with N particles; JAX is loaded when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dmft import memory, schema
+from dmft.engine import loop
+from dmft.engine.network import Rule
+from dmft.engine.population import particles
+from dmft.errors import DivergenceError, exploded
+from dmft.progress import progress_bar
+from dmft.run import TOLERANCES, Run, available_bytes, find_device
+from dmft.specs import Activation, Problem, _check
+from finite_nets.collection import Collection, check_members
+from finite_nets.recording import CPU_BATCH, GPU_SHARE, OBSERVABLES, Plan, known_observables
+
+COPIES = 3  # of the state of a member, that the compiled loop takes
+
+
+def sample_in_law(
+    problem: Problem,
+    *,
+    widths: Sequence[int],
+    seeds: int | Sequence[int],
+    seed: int = 0,
+    device: str = "auto",
+    observables: Sequence[str] = OBSERVABLES,
+    two_time: bool = False,
+    save_steps: Iterable[int] | None = None,
+    memory_limit: int | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Networks of the given widths on `problem`, equal in law to trained ones.
+
+    Args:
+        problem: network, task, training.
+        widths: N, different whole numbers; worth it where N is above P (T+1), samples times steps.
+        seeds: how many members a width, or the seed indices themselves.
+        seed: the root seed; a member depends on it, its width and its seed index only.
+        device: "cpu" or "gpu"; "auto" takes a GPU if JAX has one.
+        observables: what to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk.
+        two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
+        save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
+        memory_limit: in bytes, for the results and a batch; by default what is available.
+        progress: show a bar; by default on a terminal only.
+
+    Returns:
+        Dataset of kind "ensemble" (`dmft.schema`) with leading dimensions width and seed, as from `train_ensemble`, in
+        float64.
+
+    Raises:
+        DivergenceError: networks whose loss explodes or is not finite, with their width, seed index and step.
+        MemoryEstimateError: when results or a single network do not fit, with the numbers.
+        ValueError, TypeError: arguments out of range.
+
+    Source: Bolthausen 2014 for the conditioning.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"sample_in_law expects a dmft.Problem, got {type(problem).__name__}.")
+    members = check_members(widths, seeds, seed)
+    if memory_limit is not None:
+        memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
+    plan = Plan(problem, schema.saved_steps(problem, save_steps), known_observables(observables), two_time)
+    where = find_device("gpu" if device == "cuda" else device)
+    collection = Collection(plan, members, "float64", memory_limit)
+    with (
+        jax.enable_x64(True),
+        jax.default_device(where),
+        progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar,
+    ):
+        for width in members.widths:
+            run = Run(problem, plan.steps, width, TOLERANCES[0], problem.network.centered, two_time)
+            size = min(_batch_size(run, where, memory_limit), len(members.seeds))
+            for start in range(0, len(members.seeds), size):
+                indices = members.seeds[start : start + size]
+                # always the same shape, compiled once; the copies at the end are dropped
+                padded = np.resize(indices, size) if len(indices) < size else np.array(indices)
+                keys = _keys(members.root, width, jnp.asarray(padded, jnp.uint32))
+                seen = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys).items()}
+                _raise_if_exploded(problem, seen["every_prediction"], width, indices)
+                collection.put(width, start, {name: seen[name] for name in plan.shapes()})
+                bar.update(len(indices))
+    return collection.dataset(producer="finite_nets.sample_in_law", device=f"{where.platform}: {where.device_kind}")
+
+
+@jax.jit
+def _keys(root: int, width: int, indices: jax.Array) -> jax.Array:
+    """One random key a member, whatever the batch."""
+    key = jax.random.fold_in(jax.random.key(root, impl="threefry2x32"), width)
+    return jax.vmap(partial(jax.random.fold_in, key))(indices)
+
+
+def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
+    """Observables (member, ...) of the recorded steps, by name, and the predictions of all steps."""
+    found: dict[str, Any] = _sampled(
+        keys,
+        run.rule,
+        width=run.particles,
+        depth=run.problem.network.depth,
+        steps=tuple(run.steps.tolist()),
+        activation=run.problem.network.activation,
+        two_time=run.two_time,
+    )
+    return found
+
+
+@partial(jax.jit, static_argnames=("width", "depth", "steps", "activation", "two_time"))
+def _sampled(
+    keys: jax.Array,
+    rule: Rule,
+    *,
+    width: int,
+    depth: int,
+    steps: tuple[int, ...],
+    activation: Activation,
+    two_time: bool,
+) -> dict[str, jax.Array]:
+    samples, last = len(rule.targets), max(steps)
+    capacity = samples * (last + 1)
+
+    def member(key: jax.Array) -> dict[str, jax.Array]:
+        draws = loop.draws_needed(depth, samples, capacity)
+        normals = (jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws))
+        start = loop.limit_network(rule, [particles(z) for z in normals], TOLERANCES[0], capacity=capacity)
+        room = loop.empty_history(start, steps, two_time=two_time)
+        end, history = loop.advance(start, room, rule, 0, last + 1, activation=activation)
+        found = {name: jnp.moveaxis(a, 0, 0 if name == "ntk" else 1) for name, a in history.kernels._asdict().items()}
+        found["every_prediction"] = history.vitals.prediction
+        found["prediction"] = history.vitals.prediction[jnp.asarray(steps)]
+        if two_time:
+            found["feature_kernel_two_time"] = loop.two_time_kernels(history.features, end.populations)
+            found["gradient_kernel_two_time"] = loop.two_time_kernels(history.gradients, end.populations)
+        return found
+
+    return jax.vmap(member)(keys)
+
+
+def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
+    """How many members to sample at once.
+
+    Raises:
+        MemoryEstimateError: if there is no room for one.
+    """
+    needed = COPIES * run.memory_estimate(run.full_capacity)[0]
+    available = available_bytes(device)
+    memory.require(
+        needed,
+        limit=memory_limit,
+        available=available,
+        what=f"one network of width {run.particles}",
+        ways_out="lower the width, record fewer save_steps, or use fewer samples",
+    )
+    target = CPU_BATCH if device.platform == "cpu" else int(GPU_SHARE * available)
+    return max(1, min(target, memory_limit or target) // needed)
+
+
+def _raise_if_exploded(problem: Problem, prediction: NDArray[np.float64], width: int, indices: Sequence[int]) -> None:
+    loss = schema.losses(problem, prediction)["loss"]
+    bad = exploded(loss, loss[:, :1])
+    if bad.any():
+        first = np.where(bad.any(axis=1), bad.argmax(axis=1), loss.shape[1]).argmin()
+        raise DivergenceError(
+            f"width {width}: {int(bad.any(axis=1).sum())} of {len(bad)} networks diverge, the first (seed index "
+            f"{indices[first]}) at step {int(bad[first].argmax())}. Lower "
+            f"learning_rate={problem.training.learning_rate}, or gamma0={problem.network.gamma0}."
+        )
