@@ -14,7 +14,8 @@ Modes
                 them gives the covariance, with no draws.  No bias.  Smooth activations only.
     finite      differences between runs in which a random half of the particles has left and the other half counts
                 twice, or the reverse: neurons that cross a kink of the activation are counted, at the price of
-                corrections of relative order S^-1/2 (kinks) and S^-1.
+                corrections of relative order S^-1/2 (kinks) and S^-1.  Error sqrt(2 / draws), as for random
+                directions above.
     exact       linear networks: all directions instead of random ones.
 
 Assumptions and approximations

@@ -109,10 +109,10 @@ class Influence:
     def along(self, sources: list[Source], network: Network, advance: Callable[[int, int], None]) -> list[Arrays]:
         """The contributions of each layer, or of all together."""
         total = sum(source.number for source in sources)
-        room = self._at_once(network, self.mode)
+        at_once = min(self._at_once(network, self.mode), max(source.number for source in sources))
         parts: dict[int, Arrays] = {source.layer: {} for source in sources}
         for source in sources:
-            at_once, part = min(room, source.number), parts[source.layer]
+            part = parts[source.layer]
             for start in range(0, source.number, at_once):
                 stop = min(start + at_once, source.number)
                 # always the same shape, compiled once: directions of zero contribute nothing
@@ -153,8 +153,10 @@ class Influence:
         sizes, activation = [p.size for p in network.populations], self.run.problem.network.activation
         every = tuple(range(len(sizes)))
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
+        # one would do; as many at once as in `along`, so that the same compiled code serves
+        pilots = min(self._at_once(network, self.mode), self.draws - count)
         pilot = _random_directions(
-            0, 1, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
+            0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
         response = vary(network, self.run.rule, pilot, last=self.run.last, activation=activation).first
         weights = self._weights(jax.tree.map(lambda a: a[0], response))
@@ -253,7 +255,8 @@ class Influence:
     def _at_once(self, network: Network, mode: str) -> int:
         """How many directions, or scalars, to follow at the same time."""
         state = (network.h1, network.matrices, network.readout)
-        needed = COPIES[mode] * _bytes(state) + 6 * _bytes(no_observables(self.run))
+        measures = [p.measure for p in network.populations]
+        needed = COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
         if self.device.platform == "cpu":
             available, target = memory.available_on_host(), CPU_BATCH
         else:

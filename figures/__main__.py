@@ -9,7 +9,15 @@ from typing import Any
 
 from figures import style
 
-NAMES = ("width_convergence", "solver_convergence")
+NAMES = (
+    "width_convergence",
+    "solver_convergence",
+    "variance_dynamics",
+    "bias_dynamics",
+    "variance_vs_richness",
+    "variance_vs_depth",
+    "wide_networks",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

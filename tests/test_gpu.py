@@ -58,3 +58,27 @@ def test_the_whole_path():
     found = comparisons.compare(dmft.solve(problem), nets)
     assert abs(found.sel(width=512).prediction_z).max() < 6
     assert abs(found.prediction_variance_exponent + 1) < 5 * found.prediction_variance_exponent_se
+
+
+@pytest.mark.parametrize("activation", [dmft.tanh(0.8), dmft.relu(), dmft.linear()], ids=lambda a: a.name)
+def test_fluctuations(activation):
+    problem = dataclasses.replace(reference_problem(), network=dmft.MLP(2, activation))
+    arguments = {"particles": 512, "draws": 16, "scrambles": 2, "covariance": True}
+    on = {device: dmft.fluctuations(problem, device=device, **arguments) for device in ("cpu", "gpu")}
+    for name in on["cpu"].data_vars:
+        # float64; differences of runs amplify rounding by up to S, bases found by backward passes by more
+        scale = abs(on["cpu"][name]).max().item()
+        np.testing.assert_allclose(on["gpu"][name], on["cpu"][name], atol=1e-5 * scale, err_msg=name)
+
+
+def test_networks_in_law():
+    on = {
+        device: finite_nets.sample_in_law(reference_problem(), widths=[40, 300], seeds=5, device=device, two_time=True)
+        for device in ("cpu", "gpu")
+    }
+    for name in on["cpu"].data_vars:
+        np.testing.assert_allclose(on["gpu"][name], on["cpu"][name], atol=1e-7, err_msg=name)
+    wide = finite_nets.sample_in_law(reference_problem(), widths=[2**20], seeds=2, observables=["prediction"])
+    limit = dmft.solve(reference_problem()).prediction
+    # N Var is below one
+    assert abs(wide.prediction.isel(width=0) - limit).max() < 5e-3

@@ -1,0 +1,66 @@
+"""The bias of narrower width through training: N (mean over networks - limit) of several widths on one predicted curve.
+
+Predictions: towards their targets, mean over samples; kernels: mean of the diagonal.  Lines: `dmft.fluctuations`, with
+its standard error.  Points: trained networks, with sampling errors and those of the limit, times N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import fluctuations, style
+
+SIZE = (13.0, 3.3)
+PANELS = {
+    "prediction": "(a) predictions, towards the target",
+    "loss": "(b) training loss",
+    "feature_kernel_2": r"(c) feature kernel $\Phi^2$",
+    "ntk": "(d) NTK",
+}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """The comparison in `store`/fluctuations.nc; without a store, networks are trained."""
+    return fluctuations.dynamics(store)
+
+
+def drawn(comparison: xr.Dataset) -> xr.Dataset:
+    """N bias of each panel, (width, step), its prediction `_limit` (step), and the errors of both."""
+    found = {}
+    for panel in PANELS:
+        name, layer = (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None)
+        sign = np.sign(comparison["target"]) if name == "prediction" else 1.0
+        n = comparison["width"]
+        values = {
+            "": n * comparison[f"{name}_deviation"] * sign,
+            "_se": n * comparison[f"{name}_deviation_se"],
+            "_limit": comparison[f"{name}_bias_limit"] * sign,
+            "_limit_se": comparison[f"{name}_bias_limit_se"],
+        }
+        for part, value in values.items():
+            mean = fluctuations.per_sample(value)
+            found[f"{panel}{part}"] = mean if layer is None else mean.sel(layer=layer, drop=True)
+    return xr.Dataset(found, attrs=comparison.attrs)
+
+
+def figure(comparison: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, len(PANELS), figsize=SIZE)
+        draw(drawn(comparison), axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """A panel for each quantity."""
+    for i, (ax, (panel, title)) in enumerate(zip(axes, PANELS.items(), strict=True)):
+        fluctuations.draw_dynamics(ds, panel, ax, legend=i == 0)
+        ax.set_title(title)
+    axes[0].set_ylabel(r"$N\,(\mathrm{E}\,q_N - q_\infty)$")

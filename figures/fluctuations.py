@@ -1,0 +1,95 @@
+"""Runs behind the figures of fluctuations: real images, networks of several widths, the limit and its fluctuations.
+
+Threes against eights of MNIST, four training images, twelve steps: few samples, so that thousands of networks of each
+width fit two cores.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+import comparisons
+import dmft
+import finite_nets
+from figures import style
+
+STEPS = 12
+RATE = 0.6
+WIDTHS = (32, 64, 128, 256)
+SEEDS = 16000
+OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
+STORED = "fluctuations.nc"
+
+
+def problem(gamma0: float = 1.0, depth: int = 2, activation: dmft.Activation | None = None) -> dmft.Problem:
+    """The problem of these figures."""
+    task = dmft.load_task("mnist5k", classes=(3, 8), n_train=4, n_test=0)
+    network = dmft.MLP(depth, activation or dmft.tanh(), gamma0)
+    return dmft.Problem(network, task, dmft.GradientDescent(RATE, STEPS))
+
+
+def compared(
+    described: dmft.Problem, *, widths: Sequence[int], seeds: int, observables: Sequence[str] = OBSERVABLES
+) -> xr.Dataset:
+    """The comparison of theory, its fluctuations and networks on a problem."""
+    theory = dmft.solve(described, particles=8192)
+    predicted = dmft.fluctuations(described, observables=observables, draws=512)
+    nets = finite_nets.train_ensemble(described, widths=widths, seeds=seeds, observables=observables)
+    return comparisons.compare(theory, nets, predicted)
+
+
+@functools.cache
+def _made() -> xr.Dataset:
+    return compared(problem(), widths=WIDTHS, seeds=SEEDS)
+
+
+def dynamics(store: Path | None) -> xr.Dataset:
+    """The comparison that the figures through time share: from `store`/fluctuations.nc, or made."""
+    return _made() if store is None else dmft.load(store / STORED)
+
+
+def diagonal(values: xr.DataArray) -> xr.DataArray:
+    """Entries between each sample and itself, of a kernel; anything else as it is."""
+    if "sample_2" not in values.dims:
+        return values
+    same = xr.DataArray(np.arange(values.sizes["sample"]), dims="sample")
+    return values.isel(sample=same, sample_2=same)
+
+
+def per_sample(values: xr.DataArray) -> xr.DataArray:
+    """Mean over samples, of kernels over the diagonal; of standard errors: as if all samples erred together."""
+    values = diagonal(values)
+    return values.mean("sample") if "sample" in values.dims else values
+
+
+def draw_dynamics(ds: xr.Dataset, name: str, ax: Axes, *, legend: bool) -> None:
+    """`<name>` (width, step) of networks as points on `<name>_limit` (step) of the theory, with errors."""
+    time = ds["time"].values
+    limit, se = ds[f"{name}_limit"].values, ds[f"{name}_limit_se"].values
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.fill_between(time, limit - se, limit + se, color="black", alpha=0.18, linewidth=0)
+    ax.plot(time, limit, label=r"theory, $N\to\infty$", **style.LIMIT)
+    shift = 0.012 * (time[-1] - time[0])
+    for i, (width, color) in enumerate(style.width_colors(ds["width"].values.tolist()).items()):
+        row = ds.sel(width=width)
+        ax.errorbar(
+            time + (i - (ds.sizes["width"] - 1) / 2) * shift,
+            row[name].values,
+            row[f"{name}_se"].values,
+            color=color,
+            marker="o",
+            markersize=3,
+            linestyle="none",
+            linewidth=0.9,
+            label=f"$N={width}$",
+            zorder=6,
+        )
+    ax.set_xlabel(r"time $\eta t$")
+    if legend:
+        ax.legend()

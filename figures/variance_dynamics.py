@@ -1,0 +1,57 @@
+"""Fluctuations through training: N Var of predictions and kernels of several widths on one predicted curve.
+
+Mean over samples (kernels: over the diagonal).  Lines: `dmft.fluctuations`, with its standard error.  Points: trained
+networks, N times their variance, with sampling errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import fluctuations, style
+
+SIZE = (13.0, 3.3)
+PANELS = {
+    "prediction": "(a) predictions $f$",
+    "feature_kernel_1": r"(b) feature kernel $\Phi^1$",
+    "feature_kernel_2": r"(c) feature kernel $\Phi^2$",
+    "ntk": "(d) NTK",
+}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """The comparison in `store`/fluctuations.nc; without a store, networks are trained."""
+    return fluctuations.dynamics(store)
+
+
+def drawn(comparison: xr.Dataset) -> xr.Dataset:
+    """N Var of each panel, (width, step), its prediction `_limit` (step), and the errors of both."""
+    found = {}
+    for panel in PANELS:
+        name, layer = (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None)
+        for ours, theirs in (("", ""), ("_se", "_se"), ("_limit", "_limit"), ("_limit_se", "_limit_se")):
+            value = fluctuations.per_sample(comparison[f"{name}_variance{theirs}"])
+            found[f"{panel}{ours}"] = value if layer is None else value.sel(layer=layer, drop=True)
+    return xr.Dataset(found, attrs=comparison.attrs)
+
+
+def figure(comparison: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, len(PANELS), figsize=SIZE)
+        draw(drawn(comparison), axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """A panel for each quantity."""
+    for i, (ax, (panel, title)) in enumerate(zip(axes, PANELS.items(), strict=True)):
+        fluctuations.draw_dynamics(ds, panel, ax, legend=i == 0)
+        ax.set(title=title, ylim=(0, None))
+    axes[0].set_ylabel(r"$N\,\mathrm{Var}$")

@@ -1,0 +1,102 @@
+"""Fluctuations accumulate through layers: N Var of kernels against layer, and of a trained network against its depth.
+
+(a) N Var of feature kernels at initialisation against layer, mean of the diagonal: linear (2 l on normalised inputs),
+    tanh and ReLU networks.
+(b) N Var after training of tanh networks against their number of hidden layers: predictions, top feature kernel.
+Lines: theory, with its standard error.  Points: networks of one width, with sampling errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+import finite_nets
+from figures import fluctuations, style
+
+SIZE = (9.0, 3.5)
+LAYERS = 6
+ACTIVATIONS = (dmft.relu(), dmft.linear(), dmft.tanh())
+DEPTHS = (1, 2, 3, 4, 5)
+STEP = 4  # of training, shown in (b): predictions are half way to their targets
+WIDTH = 256
+SEEDS = 4000
+TRAINED = {"prediction": "prediction $f$", "feature_kernel": r"feature kernel $\Phi^L$"}
+PARTS = ("", "_se", "_limit", "_limit_se")
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """Variances (activation, layer) at initialisation and (depth,) after training; stored or made."""
+    if store is not None:
+        return dmft.load(store / "variance_vs_depth.nc")
+    start: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
+    for activation in ACTIVATIONS:
+        row = _compared(fluctuations.problem(depth=LAYERS, activation=activation), 0, ["feature_kernel"])
+        for part in PARTS:
+            start[part].append(fluctuations.per_sample(row[f"feature_kernel_variance{part}"]).values)
+    found = {f"initial{part}": (("activation", "layer"), np.stack(values)) for part, values in start.items()}
+    rows = [_compared(fluctuations.problem(depth=depth), STEP, list(TRAINED)).isel(layer=-1) for depth in DEPTHS]
+    for name in TRAINED:
+        for part in PARTS:
+            values = [fluctuations.per_sample(row[f"{name}_variance{part}"]).item() for row in rows]
+            found[f"{name}{part}"] = ("depth", np.array(values))
+    coords = {"activation": [a.name for a in ACTIVATIONS], "layer": range(1, LAYERS + 1), "depth": list(DEPTHS)}
+    attrs = {"width": WIDTH, "seeds": SEEDS, "step": STEP, "problem": fluctuations.problem().to_json(arrays=False)}
+    return xr.Dataset(found, coords=coords, attrs=attrs)
+
+
+def _compared(described: dmft.Problem, step: int, observables: list[str]) -> xr.Dataset:
+    """The comparison at one step and width."""
+    theory = dmft.solve(described, save_steps=[step])
+    predicted = dmft.fluctuations(described, observables=observables, save_steps=[step])
+    nets = finite_nets.train_ensemble(
+        described, widths=[WIDTH], seeds=SEEDS, observables=observables, save_steps=[step]
+    )
+    return comparisons.compare(theory, nets, predicted).isel(width=0, step=0)
+
+
+def drawn(ds: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return ds
+
+
+def figure(ds: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 2, figsize=SIZE)
+        draw(ds, axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Both panels."""
+    for name, look in zip(ds["activation"].values, style.SERIES, strict=False):
+        _draw_row(ds.sel(activation=name), "initial", "layer", str(name), look, axes[0])
+    axes[0].set(xlabel=r"layer $l$", ylabel=r"$N\,\mathrm{Var}\,\Phi^l$", title="(a) at initialisation", ylim=(0, None))
+    for (name, label), look in zip(TRAINED.items(), style.SERIES, strict=False):
+        _draw_row(ds, name, "depth", label, look, axes[1])
+    axes[1].set(
+        xlabel="hidden layers $L$",
+        ylabel=r"$N\,\mathrm{Var}$",
+        title=f"(b) tanh, step {ds.attrs['step']}",
+        ylim=(0, None),
+    )
+    for ax in axes:
+        ax.legend(title=f"points: $N={ds.attrs['width']}$")
+
+
+def _draw_row(ds: xr.Dataset, name: str, dim: str, label: str, look: dict[str, Any], ax: Axes) -> None:
+    x, limit, se = ds[dim].values, ds[f"{name}_limit"].values, ds[f"{name}_limit_se"].values
+    ax.fill_between(x, limit - se, limit + se, color=look["color"], alpha=0.25, linewidth=0)
+    ax.plot(x, limit, color=look["color"])
+    ax.errorbar(x, ds[name].values, ds[f"{name}_se"].values, linestyle="none", linewidth=0.9, label=label, **look)
+    ax.set_xticks(x)

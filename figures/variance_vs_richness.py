@@ -1,0 +1,107 @@
+"""Feature learning against fluctuations: N Var of predictions and the kernels' signal-to-noise at several richness.
+
+(a) N Var f through training, mean over samples: richer networks agree more with each other.
+(b) signal-to-noise of kernels after training, mean over its standard deviation times N^(1/2), against richness.
+Lines: theory, with its standard error.  Points: trained networks of one width, with sampling errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import dmft
+from figures import fluctuations, style
+
+SIZE = (9.0, 3.5)
+GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
+WIDTH = 256
+SEEDS = 4000
+KERNELS = {"feature_kernel": r"features $\Phi^2$", "ntk": "NTK"}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """Curves (gamma0, step) and signal-to-noise (gamma0); from `store`/variance_vs_richness.nc, or made."""
+    if store is not None:
+        return dmft.load(store / "variance_vs_richness.nc")
+    rows = []
+    for gamma0 in GAMMAS:
+        comparison = fluctuations.compared(
+            fluctuations.problem(gamma0), widths=[WIDTH], seeds=SEEDS, observables=["prediction", *KERNELS]
+        ).isel(width=0, drop=True)
+        row = {
+            f"variance{part}": fluctuations.per_sample(comparison[f"prediction_variance{part}"])
+            for part in ("", "_se", "_limit", "_limit_se")
+        }
+        for name in KERNELS:
+            last = comparison.isel(step=-1, layer=-1, drop=True)
+            for part, mean in (("", "mean"), ("_limit", "limit")):
+                signal = fluctuations.per_sample(last[f"{name}_{mean}"])
+                noise = fluctuations.per_sample(last[f"{name}_variance{part}"])
+                error = fluctuations.per_sample(last[f"{name}_variance{part}_se"])
+                row[f"{name}_signal{part}"] = signal / np.sqrt(noise)
+                row[f"{name}_signal{part}_se"] = signal / np.sqrt(noise) * error / (2 * noise)
+        rows.append(xr.Dataset(row))
+    ds = xr.concat(rows, xr.DataArray(list(GAMMAS), dims="gamma0", name="gamma0"), coords="minimal", compat="override")
+    ds.attrs = {"width": WIDTH, "seeds": SEEDS, "problem_at_1": fluctuations.problem().to_json(arrays=False)}
+    return ds
+
+
+def drawn(ds: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return ds
+
+
+def figure(ds: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 2, figsize=SIZE)
+        draw(ds, axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Both panels."""
+    draw_variance(ds, axes[0])
+    draw_signal(ds, axes[1])
+
+
+def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
+    """(a) N Var f against time."""
+    time = ds["time"].values
+    for gamma0, color in style.width_colors(ds["gamma0"].values.tolist()).items():
+        row = ds.sel(gamma0=gamma0)
+        limit, se = row["variance_limit"].values, row["variance_limit_se"].values
+        ax.fill_between(time, limit - se, limit + se, color=color, alpha=0.25, linewidth=0)
+        ax.plot(time, limit, color=color, label=rf"$\gamma_0={gamma0:g}$")
+        points = row["variance"].values, row["variance_se"].values
+        ax.errorbar(time, *points, color=color, marker="o", markersize=3, linestyle="none", linewidth=0.9)
+    ax.set(xlabel=r"time $\eta t$", ylabel=r"$N\,\mathrm{Var}\,f$", title="(a) predictions", ylim=(0, None))
+    ax.legend(title=f"points: $N={ds.attrs['width']}$")
+
+
+def draw_signal(ds: xr.Dataset, ax: Axes) -> None:
+    """(b) signal-to-noise of kernels against richness."""
+    gamma0 = ds["gamma0"].values
+    for (name, label), look in zip(KERNELS.items(), style.SERIES, strict=False):
+        limit, se = ds[f"{name}_signal_limit"].values, ds[f"{name}_signal_limit_se"].values
+        ax.fill_between(gamma0, limit - se, limit + se, color=look["color"], alpha=0.25, linewidth=0)
+        ax.plot(gamma0, limit, color=look["color"])
+        points = ds[f"{name}_signal"].values, ds[f"{name}_signal_se"].values
+        ax.errorbar(gamma0, *points, linestyle="none", linewidth=0.9, label=label, **look)
+    ax.set_xscale("log")
+    ax.set_xticks(gamma0, [f"{g:g}" for g in gamma0])
+    ax.minorticks_off()
+    ax.set(
+        xlabel=r"richness $\gamma_0$",
+        ylabel=r"mean / std / $\sqrt{N}$",
+        title="(b) kernels after training",
+        ylim=(0, None),
+    )
+    ax.legend()

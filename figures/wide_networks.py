@@ -1,0 +1,72 @@
+"""The 1/N law up to a million neurons: networks sampled in law, without weight matrices, against predicted variances.
+
+(a) variance over networks, mean over all steps and entries, against width; lines: lim N Var / N.
+(b) N Var over its predicted limit.
+On a GPU widths reach 2^20; on a CPU 2^14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+import finite_nets
+from figures import fluctuations, style
+
+SIZE = (9.0, 3.5)
+WIDTHS = {"cpu": tuple(4**k for k in range(3, 8)), "gpu": tuple(4**k for k in range(3, 11))}
+SEEDS = {"cpu": 128, "gpu": 1024}
+QUANTITIES = {"prediction": "prediction $f$", "feature_kernel": r"feature kernels $\Phi$", "ntk": "NTK"}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """The comparison in `store`/wide_networks.nc; without a store, networks are sampled."""
+    if store is not None:
+        return dmft.load(store / "wide_networks.nc")
+    problem, observables, kind = fluctuations.problem(), list(QUANTITIES), jax.default_backend()
+    nets = finite_nets.sample_in_law(problem, widths=WIDTHS[kind], seeds=SEEDS[kind], observables=observables)
+    predicted = dmft.fluctuations(problem, observables=observables)
+    return drawn(comparisons.compare(dmft.solve(problem), nets, predicted))
+
+
+def drawn(comparison: xr.Dataset) -> xr.Dataset:
+    """The variables of a comparison that this figure shows."""
+    names = [f"{name}_raw_variance{part}" for name in QUANTITIES for part in ("", "_se")]
+    names += [f"{name}_variance_overall_ratio{part}" for name in QUANTITIES for part in ("", "_se")]
+    return comparison[names].drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")
+
+
+def figure(comparison: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 2, figsize=SIZE)
+        draw(comparison, axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Both panels."""
+    width = ds["width"].values
+    for (name, label), look in zip(QUANTITIES.items(), style.SERIES, strict=False):
+        y, se = ds[f"{name}_raw_variance"].values, ds[f"{name}_raw_variance_se"].values
+        ratio, ratio_se = ds[f"{name}_variance_overall_ratio"].values, ds[f"{name}_variance_overall_ratio_se"].values
+        # the line of the theory: what was measured over what it is of the prediction
+        axes[0].plot(width, y / ratio, color=look["color"], linewidth=0.9)
+        axes[0].errorbar(width, y, se, linestyle="none", label=label, **look)
+        axes[1].errorbar(width, ratio, ratio_se, linestyle="none", label=label, **look)
+    axes[1].axhline(1, color="black", linewidth=0.9, zorder=0)
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("width $N$")
+    axes[0].set_yscale("log")
+    axes[0].set(ylabel="variance over networks", title="(a) falls like 1/N")
+    axes[1].set(ylabel=r"$N\,\mathrm{Var}$ / its predicted limit", title="(b) measured over predicted")
+    axes[0].legend()
