@@ -61,6 +61,6 @@ def figure(comparison: xr.Dataset) -> Figure:
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """A panel for each quantity."""
     for i, (ax, (panel, title)) in enumerate(zip(axes, PANELS.items(), strict=True)):
-        fluctuations.draw_dynamics(ds, panel, ax, legend=i == 0)
+        fluctuations.draw_dynamics(ds, panel, ax, legend=i == 1)
         ax.set_title(title)
     axes[0].set_ylabel(r"$N\,(\mathrm{E}\,q_N - q_\infty)$")

@@ -43,7 +43,9 @@ def data(store: Path | None) -> xr.Dataset:
         row = _compared(fluctuations.problem(depth=LAYERS, activation=activation), 0, ["feature_kernel"])
         for part in PARTS:
             start[part].append(fluctuations.per_sample(row[f"feature_kernel_variance{part}"]).values)
-    found = {f"initial{part}": (("activation", "layer"), np.stack(values)) for part, values in start.items()}
+    found: dict[str, Any] = {
+        f"initial{part}": (("activation", "layer"), np.stack(values)) for part, values in start.items()
+    }
     rows = [_compared(fluctuations.problem(depth=depth), STEP, list(TRAINED)).isel(layer=-1) for depth in DEPTHS]
     for name in TRAINED:
         for part in PARTS:

@@ -38,17 +38,20 @@ def data(store: Path | None) -> xr.Dataset:
 
 
 def drawn(comparison: xr.Dataset) -> xr.Dataset:
-    """The variables of a comparison that this figure shows."""
+    """The variables of a comparison that this figure shows, and the predicted variances."""
     names = [f"{name}_raw_variance{part}" for name in QUANTITIES for part in ("", "_se")]
     names += [f"{name}_variance_overall_ratio{part}" for name in QUANTITIES for part in ("", "_se")]
-    return comparison[names].drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")
+    ds = comparison[names]
+    for name in QUANTITIES:  # the line of the theory: what was measured over what it is of the prediction
+        ds[f"{name}_line"] = ds[f"{name}_raw_variance"] / ds[f"{name}_variance_overall_ratio"]
+    return ds.drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")
 
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
     with plt.style.context(style.STYLE):
         fig, axes = plt.subplots(1, 2, figsize=SIZE)
-        draw(comparison, axes)
+        draw(drawn(comparison), axes)
     return fig
 
 
@@ -58,8 +61,7 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     for (name, label), look in zip(QUANTITIES.items(), style.SERIES, strict=False):
         y, se = ds[f"{name}_raw_variance"].values, ds[f"{name}_raw_variance_se"].values
         ratio, ratio_se = ds[f"{name}_variance_overall_ratio"].values, ds[f"{name}_variance_overall_ratio_se"].values
-        # the line of the theory: what was measured over what it is of the prediction
-        axes[0].plot(width, y / ratio, color=look["color"], linewidth=0.9)
+        axes[0].plot(width, ds[f"{name}_line"].values, color=look["color"], linewidth=0.9)
         axes[0].errorbar(width, y, se, linestyle="none", label=label, **look)
         axes[1].errorbar(width, ratio, ratio_se, linestyle="none", label=label, **look)
     axes[1].axhline(1, color="black", linewidth=0.9, zorder=0)

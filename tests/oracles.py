@@ -157,20 +157,25 @@ def action_covariance(gamma0, learning_rate, steps, target, centered):
             "A": jnp.zeros((T, T)),
             "C": jnp.zeros((T, T)),
         }
-        for _ in range(2 * T + 2):
+
+        def improved(q):
             (first, _), (second, _) = sites(q)
-            logs = jax.grad(lambda r, q=q: sum(log for _, log in sites({**q, **r})))({"A": q["A"], "C": q["C"]})
-            q = {
+            logs = jax.grad(lambda r: sum(log for _, log in sites({**q, **r})))({"A": q["A"], "C": q["C"]})
+            return {
                 "Phi": first[:T, :T], "G": second[:T, :T], "f": second[:T, T:].diagonal() / gamma0,
                 "A": -logs["C"].T, "C": -logs["A"].T,
                 "G1": first[T:, T:].diagonal(), "Phi2": second[T:, T:].diagonal(),
             }  # fmt: skip
+
+        improved = jax.jit(improved)
+        for _ in range(2 * T + 2):
+            q = improved({name: q[name] for name in ("Phi", "G", "f", "A", "C")})
         flat = [q["Phi"][upper], q["G"][upper], q["f"], q["G1"], q["Phi2"], q["A"].ravel()]
         return jnp.concatenate([*flat, jnp.zeros(ends[-2]), q["C"].ravel()])
 
     v = saddle()
-    assert abs(jax.grad(action)(v)).max() < 1e-12
-    covariance = np.asarray(-jnp.linalg.inv(jax.hessian(action)(v)))
+    assert abs(jax.jit(jax.grad(action))(v)).max() < 1e-12
+    covariance = np.asarray(-jnp.linalg.inv(jax.jit(jax.hessian(action))(v)))
     found = {
         name: covariance[end - n : end, end - n : end] for (name, n), end in zip(shapes.items(), ends, strict=True)
     }

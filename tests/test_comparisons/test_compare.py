@@ -64,6 +64,53 @@ def test_planted_variance_and_bias_come_back(planted):
         )
 
 
+def planted_fluctuations(theory, factor=1.0):
+    """Predictions of the planted N Var and N bias, or wrong ones."""
+    values = {}
+    for name in ("prediction", "feature_kernel"):
+        for kind, value in (("variance", VARIANCE), ("bias", BIAS)):
+            values[f"{name}_{kind}"] = np.full(theory[name].shape, factor * value)
+            values[f"{name}_{kind}_se"] = np.full(theory[name].shape, 1e-3)
+    attrs = {"producer": "test", "dtype": "float64", "device": "cpu", "seed": 0, "mode": "test"}
+    return schema.build("fluctuations", reference_problem(), values, steps=np.arange(11), attrs=attrs)
+
+
+def test_planted_fluctuations_are_recognised_and_wrong_ones_are_not(planted):
+    theory, nets, _ = planted
+    found = comparisons.compare(theory, nets, planted_fluctuations(theory))
+    wrong = comparisons.compare(theory, nets, planted_fluctuations(theory, 1.3))
+    for name in ("prediction", "feature_kernel"):
+        for kind in ("variance", "bias"):
+            z = found[f"{name}_{kind}_z"]
+            assert abs(z.mean()) < 0.3
+            assert z.std() == pytest.approx(1, abs=0.2)
+            for ratio in (f"{name}_{kind}_ratio", f"{name}_{kind}_overall_ratio"):
+                # errors are cautious where the prediction's are added as if all entries erred together
+                spread = (found[ratio] - 1) / found[f"{ratio}_se"]
+                assert abs(spread).max() < 4.5, ratio
+                np.testing.assert_allclose(wrong[ratio], found[ratio] / 1.3, rtol=2e-3)
+        assert abs(wrong[f"{name}_variance_z"].mean()) > 2
+    assert found.attrs["fluctuations_mode"] == "test"
+    text = comparisons.summary(found)
+    assert "Measured / predicted (width)" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_fluctuations_of_another_problem_or_without_bias(planted):
+    theory, nets, _ = planted
+    predicted = planted_fluctuations(theory)
+    variance_only = predicted[[name for name in predicted.data_vars if "bias" not in name]]
+    found = comparisons.compare(theory, nets, variance_only)
+    assert "prediction_variance_z" in found
+    assert "prediction_bias_z" not in found
+    with pytest.raises(ValueError, match="theory and fluctuations are of different problems"):
+        comparisons.compare(theory, nets, predicted.assign_attrs(problem_id="0", problem="{}"))
+    with pytest.raises(ValueError, match=re.escape("fluctuations has 4 steps and the networks 11")):
+        comparisons.compare(theory, nets, predicted.isel(step=slice(0, 4)))
+    nothing = predicted.assign(prediction_variance=0 * predicted.prediction_variance)
+    assert comparisons.compare(theory, nets, nothing).prediction_variance_ratio.isnull().all()
+
+
 def test_planted_exponents_come_back(planted):
     _, _, found = planted
     for name in ("prediction", "feature_kernel"):

@@ -102,8 +102,6 @@ def test_linear_limit_is_exact_and_symmetric():
     np.testing.assert_allclose(theory.feature_kernel, theory.gradient_kernel[::-1], rtol=1e-12)
     assert not theory.ntk_se.any()
     assert "particles" not in theory.attrs
-    few = dmft.fluctuations(problem)
-    np.testing.assert_allclose(few.feature_kernel_variance, few.gradient_kernel_variance[::-1], rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +216,7 @@ def test_biases_of_the_reference_networks(found, reference):
     assert (abs(found.prediction_bias.sel(step=6) / found.prediction_bias_se.sel(step=6)) > 5).all()
 
 
+@pytest.mark.slow
 def test_the_twin_without_projection_is_six_times_too_large(problem, found, monkeypatch):
     monkeypatch.setattr(loop, "limit_network", partial(loop.limit_network, project=False))
     twin = dmft.fluctuations(problem, particles=512, draws=64, observables=["prediction"])
@@ -251,13 +250,13 @@ def test_modes_agree(problem, found):
 
 def test_standard_errors_are_honest(problem):
     few = {"particles": 512, "draws": 32, "observables": ["prediction", "ntk"], "save_steps": range(1, 11)}
-    runs = [dmft.fluctuations(problem, seed=seed, **few) for seed in range(8)]
+    runs = [dmft.fluctuations(problem, seed=seed, **few) for seed in range(6)]
     for name in ("prediction_variance", "prediction_bias", "ntk_variance", "ntk_bias"):
         values = np.stack([run[name] for run in runs])
         scatter = np.sqrt((values.std(0, ddof=1) ** 2).mean())
         claimed = np.sqrt(np.mean([(run[f"{name}_se"] ** 2).mean() for run in runs]))
-        # 24 degrees of freedom claimed, 7 in the scatter, entries strongly correlated: a factor sqrt(2/7)/2 = .27
-        assert 0.5 < scatter / claimed < 1.8, name
+        # 18 degrees of freedom claimed, 5 in the scatter, entries strongly correlated: a factor sqrt(2/5)/2 = .32
+        assert 0.45 < scatter / claimed < 1.95, name
 
 
 def test_deflation_is_unbiased_and_pays(problem):
@@ -287,6 +286,7 @@ def test_parts_and_identities(problem):
     np.testing.assert_allclose(diagonal, split.prediction_variance, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_relu_by_finite_perturbations_against_trained_networks():
     network = dmft.MLP(2, dmft.relu(), 0.5)
     problem = dataclasses.replace(reference_problem(learning_rate=0.3), network=network)
@@ -321,7 +321,7 @@ def test_test_samples_and_depth_one():
     problem = reference_problem()
     task = dmft.Task(problem.task.x_train, problem.task.y_train, problem.task.x_train[:1], [0.5])
     tested = dmft.Problem(dmft.MLP(1, dmft.tanh(0.8)), task, dmft.GradientDescent(0.6, 3))
-    found = dmft.fluctuations(tested, particles=256, draws=8, scrambles=2)
+    found = dmft.fluctuations(tested, particles=256, draws=4, scrambles=2, deflate=False)
     # a test sample that repeats a training sample fluctuates with it
     np.testing.assert_allclose(found.prediction_variance[:, 3], found.prediction_variance[:, 0], rtol=1e-8, atol=1e-10)
     assert found.test_loss_variance.shape == (4,)

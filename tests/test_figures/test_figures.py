@@ -13,7 +13,18 @@ import dmft
 import finite_nets
 from conftest import ROOT, reference_problem
 from figures import __main__ as cli
-from figures import demo, example, solver_convergence, width_convergence
+from figures import (
+    bias_dynamics,
+    demo,
+    example,
+    fluctuations,
+    solver_convergence,
+    variance_dynamics,
+    variance_vs_depth,
+    variance_vs_richness,
+    wide_networks,
+    width_convergence,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +101,9 @@ def test_solver_convergence(monkeypatch):
 
 
 def readme_example():
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return block
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    return "".join(blocks)
 
 
 def test_readme_example_describes_the_problem_of_the_demonstration():
@@ -109,6 +121,8 @@ def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
         ("widths=[32, 64, 128, 256, 512, 1024]", "widths=[16, 32, 64]"),
         ("seeds=64", "seeds=8"),
         ("dmft.solve(problem,", "dmft.solve(problem, particles=512,"),
+        ("dmft.fluctuations(problem,", "dmft.fluctuations(problem, particles=512, draws=8, scrambles=2,"),
+        ("widths=[10**6], seeds=32", "widths=[128], seeds=2"),
     ):
         assert there in code
         code = code.replace(there, smaller)
@@ -127,3 +141,50 @@ def test_the_demonstration_writes_what_it_says(tmp_path, monkeypatch, capsys):
     for name in ("theory.nc", "networks.nc", "comparison.nc", "width_convergence.png"):
         assert (tmp_path / "demo" / name).exists()
         assert name in printed
+
+
+@pytest.fixture
+def small_runs(monkeypatch):
+    """The figures of fluctuations on linear networks, whose predictions take no time."""
+    task = reference_problem().task
+    training = dmft.GradientDescent(0.3, 4)
+
+    def problem(gamma0=1.0, depth=2, activation=None):
+        del activation
+        return dmft.Problem(dmft.MLP(depth, dmft.linear(), gamma0), task, training)
+
+    monkeypatch.setattr(fluctuations, "problem", problem)
+    monkeypatch.setattr(fluctuations, "WIDTHS", (16, 32))
+    for module in (fluctuations, variance_vs_richness, variance_vs_depth):
+        monkeypatch.setattr(module, "SEEDS", 50)
+    monkeypatch.setattr(variance_vs_richness, "GAMMAS", (0.5, 1.0))
+    monkeypatch.setattr(variance_vs_depth, "DEPTHS", (1, 2))
+    monkeypatch.setattr(variance_vs_depth, "LAYERS", 2)
+    monkeypatch.setattr(wide_networks, "WIDTHS", {"cpu": (64, 128), "gpu": (64, 128)})
+    monkeypatch.setattr(wide_networks, "SEEDS", {"cpu": 20, "gpu": 20})
+
+
+@pytest.mark.usefixtures("small_runs")
+@pytest.mark.parametrize(
+    ("module", "stored"),
+    [
+        (variance_dynamics, "fluctuations"),
+        (bias_dynamics, "fluctuations"),
+        (variance_vs_richness, "variance_vs_richness"),
+        (variance_vs_depth, "variance_vs_depth"),
+        (wide_networks, "wide_networks"),
+    ],
+    ids=lambda m: getattr(m, "__name__", ""),
+)
+def test_figures_of_fluctuations_draw_what_was_computed(module, stored, tmp_path):
+    made = module.data(None)
+    dmft.save(made, tmp_path / f"{stored}.nc")
+    ds = module.drawn(module.data(tmp_path))
+    xr.testing.assert_allclose(ds, module.drawn(made))
+    figure = module.figure(made)
+    numbers = np.concatenate([value.values.ravel() for value in ds.data_vars.values()])
+    for ax in figure.axes:
+        assert ax.get_xlabel()
+        assert ax.get_title()
+        for line in (line for line in ax.lines if line.get_label().startswith(("$N", "theory"))):
+            assert np.isin(line.get_ydata(), numbers).all()
