@@ -46,7 +46,8 @@ COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state t
 class Source(NamedTuple):
     """Directions whose contributions are added with a common factor.
 
-    layer: the only one that they move, or 0 for all of them together; `directions(start, stop)` makes some of `number`.
+    layer: the first that they move, by which contributions are told apart; `directions(start, stop)` makes some of
+    `number`.
     """
 
     layer: int
