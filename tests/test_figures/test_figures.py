@@ -121,8 +121,9 @@ def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
         ("widths=[32, 64, 128, 256, 512, 1024]", "widths=[16, 32, 64]"),
         ("seeds=64", "seeds=8"),
         ("dmft.solve(problem,", "dmft.solve(problem, particles=512,"),
-        ("dmft.fluctuations(problem,", "dmft.fluctuations(problem, particles=512, draws=8, scrambles=2,"),
-        ("widths=[10**6], seeds=32", "widths=[128], seeds=2"),
+        ("dmft.fluctuations(small)", "dmft.fluctuations(small, particles=256, draws=2, scrambles=2, deflate=False)"),
+        ("widths=[64, 128, 256], seeds=2000", "widths=[64, 128, 256], seeds=20"),
+        ("widths=[10**5], seeds=8", "widths=[128], seeds=2"),
     ):
         assert there in code
         code = code.replace(there, smaller)
