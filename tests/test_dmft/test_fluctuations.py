@@ -224,6 +224,7 @@ def test_the_twin_without_projection_is_six_times_too_large(problem, found, monk
     assert ((ratio > 4) & (ratio < 9)).all()
 
 
+@pytest.mark.slow
 def test_modes_agree(problem, found):
     reverse = dmft.fluctuations(
         problem, mode="reverse", particles=1024, observables=["prediction", "loss"], covariance=True
