@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -52,6 +53,11 @@ def _made() -> xr.Dataset:
 def dynamics(store: Path | None) -> xr.Dataset:
     """The comparison that the figures through time share: from `store`/fluctuations.nc, or made."""
     return _made() if store is None else dmft.load(store / STORED)
+
+
+def provenance(comparison: xr.Dataset) -> dict[str, Any]:
+    """Attributes for numbers drawn from a comparison, which are no longer one in the sense of `dmft.schema`."""
+    return {name: value for name, value in comparison.attrs.items() if name not in ("schema", "kind")}
 
 
 def diagonal(values: xr.DataArray) -> xr.DataArray:

@@ -34,14 +34,15 @@ def data(store: Path | None) -> xr.Dataset:
     problem, observables, kind = fluctuations.problem(), list(QUANTITIES), jax.default_backend()
     nets = finite_nets.sample_in_law(problem, widths=WIDTHS[kind], seeds=SEEDS[kind], observables=observables)
     predicted = dmft.fluctuations(problem, observables=observables)
-    return drawn(comparisons.compare(dmft.solve(problem), nets, predicted))
+    return comparisons.compare(dmft.solve(problem), nets, predicted)
 
 
 def drawn(comparison: xr.Dataset) -> xr.Dataset:
     """The variables of a comparison that this figure shows, and the predicted variances."""
     names = [f"{name}_raw_variance{part}" for name in QUANTITIES for part in ("", "_se")]
     names += [f"{name}_variance_overall_ratio{part}" for name in QUANTITIES for part in ("", "_se")]
-    ds = comparison[names]
+    ds = comparison[names].copy()
+    ds.attrs = fluctuations.provenance(comparison)
     for name in QUANTITIES:  # the line of the theory: what was measured over what it is of the prediction
         ds[f"{name}_line"] = ds[f"{name}_raw_variance"] / ds[f"{name}_variance_overall_ratio"]
     return ds.drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")
