@@ -1,14 +1,18 @@
 """The form of every result: names, dimensions, coordinates, attributes.
 
 dims    step (0..T, observables before the update of that step); sample (training, then test); layer (1..L);
-        sample_2 and step_2 for the second index of kernels; ensembles lead with width, seed
-coords  time = learning_rate * step on `step` (never an index: float joins drop points silently);
+        sample_2 and step_2 for the second index of kernels; output, where targets have that axis, and output_2;
+        ensembles lead with width, seed
+coords  time = sum of the learning rates before a step on `step` (never an index: float joins drop points silently);
         split ("train" or "test") and target on `sample`
 vars    prediction(step, sample)                               f, centered if the network is
         loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
+        accuracy(step), test_accuracy(step)                    share classified correctly, for classes
         feature_kernel(layer, step, sample, sample_2)          Phi^l = <phi(h^l) phi(h^l)>
         gradient_kernel(layer, step, sample, sample_2)         G^l = <g^l g^l>,  g^l = gamma0 N df/dh^l
         ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
+            with several outputs: prediction(step, sample, output), gradient_kernel(..., sample, output, sample_2,
+            output_2), and ntk alike
         feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
         <name>_se                                              standard error of the limit's Monte-Carlo average
         fluctuations: <name>_variance = lim N Var, <name>_bias = lim N (E q_N - q_infinity), with the dimensions of
@@ -24,6 +28,7 @@ attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble" or "compa
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,7 +38,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft.errors import SchemaError
-from dmft.specs import Problem
+from dmft.specs import Problem, loss
 
 SCHEMA = 1
 
@@ -41,12 +46,15 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "prediction": ("step", "sample"),
     "loss": ("step",),
     "test_loss": ("step",),
+    "accuracy": ("step",),
+    "test_accuracy": ("step",),
     "feature_kernel": ("layer", "step", "sample", "sample_2"),
     "gradient_kernel": ("layer", "step", "sample", "sample_2"),
     "ntk": ("step", "sample", "sample_2"),
     "feature_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
     "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
 }
+WITH_OUTPUTS = ("prediction", "gradient_kernel", "gradient_kernel_two_time", "ntk")
 PREDICTED = tuple(f"{kind}_limit{part}" for kind in ("variance", "bias") for part in ("", "_se"))
 RATIOS = tuple(f"{kind}_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
 OVERALL = tuple(f"{kind}_overall_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
@@ -88,18 +96,45 @@ def saved_steps(problem: Problem, save_steps: Iterable[int] | None) -> NDArray[n
     return steps
 
 
-def losses(problem: Problem, prediction: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """loss and, where there are test samples, test_loss, from prediction (..., sample)."""
-    error = (prediction - problem.task.y) ** 2 / 2
-    n = problem.task.n_train
-    found = {"loss": error[..., :n].mean(-1)}
-    if problem.task.n_test:
-        found["test_loss"] = error[..., n:].mean(-1)
-    return found
+def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
+    """loss and, where there are test samples, test_loss, from prediction (..., sample) or (..., sample, output)."""
+    f, y, splits = _observed(problem, prediction)
+    each = loss.values(prediction.__array_namespace__(), problem.loss, f, y)
+    return {f"{prefix}loss": each[..., part].mean(-1) for prefix, part in splits.items()}
 
 
-def dims(kind: str, name: str) -> tuple[str, ...]:
-    """Dimensions of the variable `name` in a Dataset of this kind; SchemaError if there is no such variable."""
+def accuracies(problem: Problem, prediction: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """accuracy and test_accuracy where the loss is one for classes, else nothing."""
+    if problem.loss not in loss.CLASSIFICATION:
+        return {}
+    f, y, splits = _observed(problem, prediction)
+    each = loss.correct(f, y)
+    return {f"{prefix}accuracy": each[..., part].mean(-1) for prefix, part in splits.items()}
+
+
+def _observed(problem: Problem, prediction: Any) -> tuple[Any, NDArray[np.float64], dict[str, slice]]:
+    """Predictions with an axis of outputs, their targets, and where training and test samples are among them."""
+    task = problem.task
+    f = prediction if task.outputs else prediction[..., None]
+    n = max(task.n_train - problem.observed.start, 0)
+    splits = {"": slice(0, n)} | ({"test_": slice(n, None)} if task.n_test else {})
+    return f, task.targets[problem.observed], {prefix: part for prefix, part in splits.items() if part != slice(0, 0)}
+
+
+def dims(kind: str, name: str, *, outputs: bool = False) -> tuple[str, ...]:
+    """Dimensions of the variable `name` in a Dataset of this kind; SchemaError if there is no such variable.
+
+    `outputs` says whether targets have an axis of outputs.
+    """
+    found = _dims(kind, name)
+    if not (outputs and name.startswith(WITH_OUTPUTS)):
+        return found
+    after = {"sample": ("sample", "output"), "sample_2": ("sample_2", "output_2")}
+    return tuple(itertools.chain.from_iterable(after.get(dim, (dim,)) for dim in found))
+
+
+def _dims(kind: str, name: str) -> tuple[str, ...]:
+    """Of problems with a single output."""
     if kind == "comparison":
         for quantity, whole in VARIABLES.items():
             if not name.startswith(f"{quantity}_"):
@@ -149,8 +184,9 @@ def build(
         coords: coordinates of the leading dimensions.
     """
     task = problem.task
-    samples = np.arange(task.n_samples)
-    variables = {name: (dims(kind, name), value) for name, value in values.items()}
+    samples = np.arange(task.n_samples)[problem.observed]
+    outputs = bool(task.outputs)
+    variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
         "step": steps,
@@ -159,10 +195,16 @@ def build(
         "layer": np.arange(1, problem.network.depth + 1),
         "step_2": steps,
         "source_layer": np.arange(1, problem.network.depth + 1),
+        **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
-    by_step = {"time": ("step", steps * problem.training.learning_rate)}
-    by_sample = {"split": ("sample", np.where(samples < task.n_train, "train", "test")), "target": ("sample", task.y)}
+    by_step = {"time": ("step", problem.training.times[steps])}
+    by_sample = {
+        "split": ("sample", np.where(samples < task.n_train, "train", "test")),
+        "target": ("sample", task.y[problem.observed])
+        if not outputs
+        else (("sample", "output"), task.y[problem.observed]),
+    }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
     ds.attrs = {
         "schema": SCHEMA,
@@ -197,7 +239,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     for name, variable in ds.data_vars.items():
         if kind in WITH_ERRORS and not str(name).endswith("_se") and f"{name}_se" not in ds:
             raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a result of kind {kind!r} must.")
-        expected = dims(kind, str(name))
+        expected = dims(kind, str(name), outputs="output" in ds.dims)
         if variable.dims != expected:
             raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.")
         for dim in expected:
@@ -206,7 +248,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         if not np.isfinite(variable.values).all() and not str(name).endswith(UNRESOLVED):
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
-        if dim in ds.dims and (coord not in ds.coords or ds[coord].dims != (dim,)):
+        if dim in ds.dims and (coord not in ds.coords or ds[coord].dims[:1] != (dim,)):
             raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
     return ds
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dmft.errors import DivergenceError, exploded
 from dmft.specs import Problem
-from dmft.specs.parameterization import hidden_scale, input_scale, output_scale, update_scale
+from dmft.specs.parameterization import batch_scale, hidden_scale, input_scale, output_scale
 from finite_nets.activations import functions
 from finite_nets.random import normals
 
@@ -98,7 +98,7 @@ class Trainer:
         self.n_train = task.n_train
         self.input_scale = input_scale(task.dimension)
         self.learning_rate = training.learning_rate
-        self.c = update_scale(training.learning_rate, network.gamma0, task.n_train)
+        self.c = training.learning_rate * batch_scale(network.gamma0, task.n_train)
 
     def fields(self, weights: Weights, samples: int) -> Fields:
         """Forward and backward through the first `samples` inputs; the output is not centered."""

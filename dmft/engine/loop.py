@@ -21,7 +21,7 @@ from dmft.engine.matrix import revealed
 from dmft.engine.network import Kernels, Network, Rule, Vitals, kernels, step, vitals
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
-from dmft.specs.parameterization import update_scale
+from dmft.specs.parameterization import batch_scale
 from dmft.specs.problem import Problem
 
 
@@ -45,7 +45,7 @@ class History(NamedTuple):
 def rule_of(problem: Problem) -> Rule:
     """The constants of a problem that a step needs."""
     task, training = problem.task, problem.training
-    c = update_scale(training.learning_rate, problem.network.gamma0, task.n_train)
+    c = training.learning_rate * batch_scale(problem.network.gamma0, task.n_train)
     return Rule(
         input_kernel=jnp.asarray(task.input_kernel),
         targets=jnp.asarray(task.y),

@@ -2,21 +2,25 @@
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
 from dmft.specs.data import load_task
-from dmft.specs.network import MLP
+from dmft.specs.network import MLP, ResidualMLP
 from dmft.specs.problem import Problem
 from dmft.specs.task import Task
-from dmft.specs.training import GradientDescent
+from dmft.specs.training import GradientDescent, GradientFlow, one_pass, random_batches
 
 __all__ = [
     "MLP",
     "Activation",
     "GradientDescent",
+    "GradientFlow",
     "Problem",
+    "ResidualMLP",
     "Task",
     "erf",
     "gelu",
     "linear",
     "load_task",
+    "one_pass",
+    "random_batches",
     "relu",
     "softplus",
     "tanh",

@@ -27,6 +27,17 @@ def positive(name: str, value: Any, *, hint: str = "") -> float:
     return float(value)
 
 
+def nonnegative(name: str, value: Any, *, below: float = math.inf) -> float:
+    """`value` as a float of at least zero and less than `below`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}={value!r} is not a number; give one of at least 0.")
+    if not 0 <= value < below:
+        raise ValueError(
+            f"{name}={value} must be at least 0 and " + (f"below {below:g}." if below < math.inf else "finite.")
+        )
+    return float(value)
+
+
 def finite_array(name: str, value: ArrayLike, dims: tuple[str, ...]) -> NDArray[np.float64]:
     """`value` as a read-only float64 copy with one axis per name in `dims`, none of them empty."""
     try:

@@ -55,6 +55,7 @@ def load_task(
     n_test: int = 0,
     seed: int = 0,
     normalize: str | None = "sphere",
+    one_hot: bool | None = None,
     allow_pickle: bool = False,
 ) -> Task:
     """Draw a task from a data set that is on this machine.
@@ -63,12 +64,14 @@ def load_task(
         source: "digits", "mnist5k", "fashion_mnist", or a path: an `.npz` file with arrays `x`, `y` (or `x_train`,
             `y_train`, `x_test`, `y_test`), a folder of IDX files (plain or gzip), or a folder of CIFAR-10 batches
             (binary, or Python pickles with `allow_pickle`).
-        classes: two labels; the first becomes the target -1, the second +1.  May be left out where the labels are
-            two in number, or real-valued (regression: targets are used as they are).
-        n_train, n_test: how many samples to draw, as evenly from the two classes as the number allows.
+        classes: two labels, of which the first becomes the target -1, the second +1; or more, with one-hot targets
+            (sample, output) in their order.  May be left out where the labels are two in number, or real-valued
+            (regression: targets are used as they are).
+        n_train, n_test: how many samples to draw, as evenly from the classes as the number allows.
         seed: of the draw.
         normalize: "sphere": subtract the mean training input, scale every input to |x|^2 = D, so that K^x has a unit
             diagonal; "standard": zero mean and unit variance of every feature over the training inputs; None: raw.
+        one_hot: targets (sample, output) also for two classes; by default for more than two.
         allow_pickle: read CIFAR-10's pickled batches (only NumPy arrays are reconstructed from them).
 
     Returns:
@@ -85,12 +88,13 @@ def load_task(
         raise ValueError(f"normalize={normalize!r} is unknown; choose one of {NORMALIZATIONS}.")
     raw = _load(source, allow_pickle)
     rng = np.random.default_rng(seed)
-    classes = _two_classes(raw.train.y, classes)
+    classes = _known_classes(raw.train.y, classes)
+    targets = None if classes is None else _targets(len(classes), len(classes) > 2 if one_hot is None else one_hot)
     if raw.test is None:
-        train, test = _draw(raw.train, classes, (n_train, n_test), rng, str(source))
+        train, test = _draw(raw.train, classes, targets, (n_train, n_test), rng, str(source))
     else:
-        (train,) = _draw(raw.train, classes, (n_train,), rng, f"training part of {source}")
-        (test,) = _draw(raw.test, classes, (n_test,), rng, f"test part of {source}")
+        (train,) = _draw(raw.train, classes, targets, (n_train,), rng, f"training part of {source}")
+        (test,) = _draw(raw.test, classes, targets, (n_test,), rng, f"test part of {source}")
     x_train, x_test = _normalized(train.x, test.x, normalize)
     return Task(
         x_train,
@@ -106,12 +110,13 @@ def load_task(
             "n_test": n_test,
             "seed": seed,
             "normalize": normalize,
+            **({} if one_hot is None else {"one_hot": one_hot}),
         },
     )
 
 
-def _two_classes(y: NDArray[Any], classes: Sequence[int] | None) -> tuple[int, int] | None:
-    """The labels meant by -1 and +1; None for regression."""
+def _known_classes(y: NDArray[Any], classes: Sequence[int] | None) -> tuple[int, ...] | None:
+    """The labels of the classes in their order; None for regression."""
     present = np.unique(y)
     if classes is None:
         if len(present) == 2:
@@ -119,35 +124,44 @@ def _two_classes(y: NDArray[Any], classes: Sequence[int] | None) -> tuple[int, i
         if np.issubdtype(y.dtype, np.floating) and not np.array_equal(y, np.round(y)):
             return None
         raise ValueError(
-            f"the labels take {len(present)} values; choose two of them, e.g. classes=({present[0]}, {present[1]}) "
-            "(or, if they are targets of a regression, build dmft.Task from arrays)."
+            f"the labels take {len(present)} values; choose two or more of them, e.g. classes=({present[0]}, "
+            f"{present[1]}) (or, if they are targets of a regression, build dmft.Task from arrays)."
         )
     if not isinstance(classes, Iterable):
-        raise TypeError(f"classes={classes!r} is not a pair of labels; give e.g. classes=({present[0]}, {present[1]}).")
+        raise TypeError(f"classes={classes!r} is not a list of labels; give e.g. classes=({present[0]}, {present[1]}).")
     classes = tuple(np.asarray(label).item() for label in classes)
-    if len(classes) != 2 or classes[0] == classes[1]:
-        raise ValueError(f"classes={classes} must be two different labels; targets are -1 and +1.")
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ValueError(f"classes={classes} must be two or more different labels.")
     for label in classes:
         if label not in present:
             raise ValueError(f"class {label!r} does not occur; the labels are {present.tolist()[:20]}.")
     return classes
 
 
+def _targets(classes: int, one_hot: bool) -> NDArray[np.float64]:
+    """(class, ...): the target of each class."""
+    if not one_hot and classes > 2:
+        raise ValueError(f"one_hot=False with {classes} classes; targets -1 and +1 are for two.")
+    return np.eye(classes) if one_hot else np.array([-1.0, 1.0])
+
+
 def _draw(
-    pool: Pool, classes: tuple[int, int] | None, sizes: tuple[int, ...], rng: np.random.Generator, what: str
+    pool: Pool,
+    classes: tuple[int, ...] | None,
+    targets: NDArray[np.float64] | None,
+    sizes: tuple[int, ...],
+    rng: np.random.Generator,
+    what: str,
 ) -> list[Pool]:
     """Disjoint random subsets of the given sizes, balanced over the classes and in random order."""
-    if classes is None:
-        members, targets = [np.arange(len(pool.y))], None
-    else:
-        members, targets = [np.flatnonzero(pool.y == label) for label in classes], (-1.0, 1.0)
+    members = [np.arange(len(pool.y))] if classes is None else [np.flatnonzero(pool.y == label) for label in classes]
     members = [rng.permutation(indices) for indices in members]
     taken = [0] * len(members)
     subsets = []
     for size in sizes:
         chosen, y = [], []
         for k, indices in enumerate(members):
-            # the first class takes the odd sample
+            # the first classes take the odd samples
             share = (size + len(members) - 1 - k) // len(members)
             if taken[k] + share > len(indices):
                 label = "" if classes is None else f" of class {classes[k]}"
@@ -158,7 +172,9 @@ def _draw(
             part = indices[taken[k] : taken[k] + share]
             taken[k] += share
             chosen.append(part)
-            y.append(pool.y[part].astype(np.float64) if targets is None else np.full(share, targets[k]))
+            y.append(
+                pool.y[part].astype(np.float64) if targets is None else np.repeat(targets[k : k + 1], share, axis=0)
+            )
         order = rng.permutation(size)
         subsets.append(Pool(pool.x[np.concatenate(chosen)][order].astype(np.float64), np.concatenate(y)[order]))
     return subsets

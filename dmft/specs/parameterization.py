@@ -12,7 +12,7 @@ Conventions (Bordelon & Pehlevan 2022; Yang & Hu 2021), for L hidden layers of w
 
 with Delta = -d ell / d f, the backward fields g^l = gamma0 N df/dh^l, and
 
-    c = eta gamma0 / P.
+    c = eta gamma0 / P          (P samples in the batch of a step)
 
 The right column is the middle one: df/dW^l = g^{l+1} phi^T / (gamma0 N sqrt(N)), and the rate eta gamma0^2 N makes
 eta gamma0 / P of the prefactors.  In kernels (averages over neurons) no power of N is left:
@@ -20,6 +20,9 @@ eta gamma0 / P of the prefactors.  In kernels (averages over neurons) no power o
     f = <z^L phi(h^L)> / gamma0      h^{l+1} += c Delta_a <phi^l phi^l_a> g^{l+1}_a      K^x = x . x' / D
 
 (Averages over neurons, < >, are the one place where 1/N stands elsewhere.)
+
+A residual network (h^{l+1} = h^l + b W^l phi(h^l) / sqrt(N), `branch_scale` b) has b / sqrt(N) in the place of
+1 / sqrt(N) in the row of W^l.  For several outputs Delta and the readout gain an index, and sums run over it.
 
 Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
 """
@@ -49,9 +52,10 @@ def output_scale(gamma0: Any, width: int = 1) -> Any:
     return 1.0 / (gamma0 * width)
 
 
-def update_scale(learning_rate: float, gamma0: float, n_train: int) -> float:
-    """c = eta gamma0 / P: factor of Delta_a in every rank-one update."""
-    return learning_rate * gamma0 / n_train
+def batch_scale(gamma0: float, batch: int) -> float:
+    """gamma0 / P: factor of Delta_a in every rank-one update, for P samples in a batch; c is the learning rate times
+    this."""
+    return gamma0 / batch
 
 
 def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:

@@ -9,14 +9,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmft.specs.activation import Activation
-from dmft.specs.network import MLP
+from dmft.specs.loss import LOSSES, check_targets
+from dmft.specs.network import MLP, Network, ResidualMLP
 from dmft.specs.task import Task
-from dmft.specs.training import GradientDescent
+from dmft.specs.training import GradientDescent, GradientFlow, Training
 
 FORMAT = 1
-LOSSES = ("squared",)
+NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP)}
+TRAININGS = {kind.__name__: kind for kind in (GradientDescent, GradientFlow)}
+# fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
+SILENT = {"momentum": 0.0, "weight_decay": 0.0, "batches": None, "observe": "all"}
 
 
 @dataclass(frozen=True)
@@ -24,35 +29,68 @@ class Problem:
     """Network (without its width), data, training and loss: everything that defines the infinite-width limit.
 
     Args:
-        network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`.
+        network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, or a `dmft.ResidualMLP`.
         task: `dmft.Task(...)` or `dmft.load_task(...)`.
-        training: `dmft.GradientDescent(learning_rate=..., steps=...)`.
-        loss: "squared", ell(f, y) = (f - y)^2 / 2.
+        training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, or a `dmft.GradientFlow`.
+        loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for
+            one-hot targets (`dmft.specs.loss`).
 
     Raises:
-        TypeError, ValueError: naming the argument that is of another kind.
+        TypeError, ValueError: naming the argument that is of another kind, or that does not suit the others.
     """
 
-    network: MLP
+    network: Network
     task: Task
-    training: GradientDescent
+    training: Training
     loss: str = "squared"
 
     def __post_init__(self) -> None:
-        for name, kind in (("network", MLP), ("task", Task), ("training", GradientDescent)):
+        kinds = {"network": tuple(NETWORKS.values()), "task": (Task,), "training": tuple(TRAININGS.values())}
+        for name, expected in kinds.items():
             value = getattr(self, name)
-            if not isinstance(value, kind):
-                raise TypeError(
-                    f"{name}={value!r} is not a dmft.{kind.__name__}; the order is network, task, training."
-                )
+            if not isinstance(value, expected):
+                names = " or ".join(f"dmft.{kind.__name__}" for kind in expected)
+                raise TypeError(f"{name}={value!r} is not a {names}; the order is network, task, training.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
+        check_targets(self.loss, self.task.targets)
+        self._check_batches()
+
+    def _check_batches(self) -> None:
+        task, training = self.task, self.training
+        if training.batches is not None and (largest := max(map(max, training.batches))) >= task.n_train:
+            raise ValueError(f"batches hold the sample {largest}; the task has training samples 0..{task.n_train - 1}.")
+        if training.observe == "test":
+            if not task.n_test:
+                raise ValueError('observe="test" leaves nothing to observe: the task has no test samples.')
+            if self.network.centered:
+                raise ValueError(
+                    'observe="test" with centered=True needs the initial output on samples that are never met then; '
+                    "use centered=False for the network."
+                )
+
+    @property
+    def batches(self) -> NDArray[np.int64]:
+        """(step, position): the training samples of each step 0..T-1."""
+        given = self.training.batches
+        if given is None:
+            return np.broadcast_to(np.arange(self.task.n_train), (self.training.steps, self.task.n_train))
+        return np.array(given)
+
+    @property
+    def observed(self) -> slice:
+        """The samples that results hold."""
+        return slice(self.task.n_train if self.training.observe == "test" else 0, self.task.n_samples)
 
     def _physics(self) -> dict[str, Any]:
+        def described(spec: Network | Training) -> dict[str, Any]:
+            fields = {k: v for k, v in asdict(spec).items() if k not in SILENT or v != SILENT[k]}
+            return {"kind": type(spec).__name__, **fields}
+
         return {
             "format": FORMAT,
-            "network": {"kind": "MLP", **asdict(self.network)},
-            "training": {"kind": "GradientDescent", **asdict(self.training)},
+            "network": described(self.network),
+            "training": described(self.training),
             "loss": self.loss,
         }
 
@@ -108,24 +146,18 @@ class Problem:
                 f"the data have sha256 {task.sha256[:12]}..., the problem was written with "
                 f"{described['sha256'][:12]}...; load the same data with the same options."
             )
+        network = _known_kind(content["network"], NETWORKS)
+        training = _known_kind(content["training"], TRAININGS)
+        network["activation"] = Activation(**network["activation"])
         return cls(
-            network=_network(content["network"]),
+            network=NETWORKS[network.pop("kind")](**network),
             task=task,
-            training=_training(content["training"]),
+            training=TRAININGS[training.pop("kind")](**training),
             loss=content["loss"],
         )
 
 
-def _network(fields: dict[str, Any]) -> MLP:
-    fields = _without_kind(fields, "MLP")
-    return MLP(**{**fields, "activation": Activation(**fields["activation"])})
-
-
-def _training(fields: dict[str, Any]) -> GradientDescent:
-    return GradientDescent(**_without_kind(fields, "GradientDescent"))
-
-
-def _without_kind(fields: dict[str, Any], kind: str) -> dict[str, Any]:
-    if fields.get("kind") != kind:
-        raise ValueError(f"kind {fields.get('kind')!r} is unknown to this version; it reads {kind!r}.")
-    return {name: value for name, value in fields.items() if name != "kind"}
+def _known_kind(fields: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("kind") not in kinds:
+        raise ValueError(f"kind {fields.get('kind')!r} is unknown to this version; it reads {', '.join(kinds)}.")
+    return dict(fields)

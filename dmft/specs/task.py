@@ -20,13 +20,13 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A regression task; for two classes the targets are -1 and +1.
+    """Training and test samples; for two classes the targets are -1 and +1, for more they are one-hot.
 
     Args:
         x_train: (sample, feature) training inputs; the parameterization divides x.x' by the number of features, so
             entries of order one are natural.
-        y_train: (sample,) targets.
-        x_test, y_test: test inputs (sample, feature) and targets (sample,), both or neither.
+        y_train: targets, (sample,) for a single output, (sample, output) for several.
+        x_test, y_test: test inputs (sample, feature) and their targets, both or neither.
         provenance: where the data come from (JSON-like); not part of the identity of the task.
 
     Everything that lists samples lists the training samples first, then the test samples.
@@ -53,6 +53,10 @@ class Task:
                     f"x_test has {self.x_test.shape[1]} features and x_train {self.dimension}; "
                     "prepare both in the same way, (sample, feature)."
                 )
+            if self.y_test.shape[1:] != self.y_train.shape[1:]:
+                raise ValueError(
+                    f"y_test has shape {self.y_test.shape} and y_train {self.y_train.shape}; give the same outputs."
+                )
         try:
             provenance = json.loads(json.dumps(dict(self.provenance)))
         except (TypeError, ValueError) as error:
@@ -61,7 +65,7 @@ class Task:
 
     def _set_pair(self, split: str, x: ArrayLike, y: ArrayLike) -> None:
         x = _check.finite_array(f"x_{split}", x, ("sample", "feature"))
-        y = _check.finite_array(f"y_{split}", y, ("sample",))
+        y = _check.finite_array(f"y_{split}", y, ("sample", "output") if np.ndim(y) == 2 else ("sample",))
         if len(x) != len(y):
             raise ValueError(f"y_{split} has {len(y)} targets for {len(x)} inputs in x_{split}; give one per input.")
         object.__setattr__(self, f"x_{split}", x)
@@ -90,8 +94,18 @@ class Task:
         return self.x_train if self.x_test is None else np.concatenate([self.x_train, self.x_test])
 
     @property
+    def outputs(self) -> tuple[int, ...]:
+        """() for a single output, (C,) where targets have an axis of outputs."""
+        return self.y_train.shape[1:]
+
+    @property
+    def targets(self) -> NDArray[np.float64]:
+        """(sample, output): y with its axis of outputs, of length 1 for a single one."""
+        return self.y.reshape(self.n_samples, -1)
+
+    @property
     def y(self) -> NDArray[np.float64]:
-        """(sample,): training targets, then test targets."""
+        """(sample,) or (sample, output): training targets, then test targets."""
         return self.y_train if self.y_test is None else np.concatenate([self.y_train, self.y_test])
 
     @property
@@ -123,5 +137,6 @@ class Task:
         name = self.provenance.get("name", "")
         return (
             f"Task({name + ': ' if name else ''}{self.n_train} training and {self.n_test} test samples, "
-            f"{self.dimension} features, sha256 {self.sha256[:12]})"
+            f"{self.dimension} features, "
+            f"{f'{self.outputs[0]} outputs, ' if self.outputs else ''}sha256 {self.sha256[:12]})"
         )

@@ -37,7 +37,7 @@ def task(**changes):
         (lambda: dmft.GradientDescent("fast", 5), TypeError, "learning_rate='fast' is not a number"),
         (lambda: dmft.GradientDescent(0.1, 0), ValueError, "steps=0 is too small"),
         (lambda: task(y_train=Y[:3]), ValueError, "y_train has 3 targets for 4 inputs in x_train"),
-        (lambda: task(y_train=[Y]), ValueError, "y_train has shape (1, 4); expected (sample,)"),
+        (lambda: task(y_train=[Y]), ValueError, "y_train has 1 targets for 4 inputs"),
         (lambda: task(x_train=X[0]), ValueError, "x_train has shape (6,); expected (sample, feature)"),
         (lambda: task(x_train=np.where(X[1, 2] == X, np.nan, X)), ValueError, "x_train holds 1 non-finite number(s), the first at index (1, 2)"),
         (lambda: task(x_train=[["a"]]), TypeError, "x_train cannot be read as an array of real numbers"),
@@ -45,7 +45,7 @@ def task(**changes):
         (lambda: task(provenance={"when": object()}), TypeError, "cannot be written as JSON"),
         (lambda: task(x_test=X), ValueError, "y_test is missing"),
         (lambda: task(x_test=X[:, :5], y_test=Y), ValueError, "x_test has 5 features and x_train 6"),
-        (lambda: dmft.Problem(task(), dmft.MLP(2), dmft.GradientDescent(1, 1)), TypeError, "is not a dmft.MLP; the order is network, task"),
+        (lambda: dmft.Problem(task(), dmft.MLP(2), dmft.GradientDescent(1, 1)), TypeError, "is not a dmft.MLP or dmft.ResidualMLP; the order is network, task"),
         (lambda: dmft.Problem(dmft.MLP(2), task(), dmft.GradientDescent(1, 1), loss="hinged"), ValueError, "loss='hinged' is unknown"),
     ],
 )  # fmt: skip
@@ -138,7 +138,7 @@ def test_powers_of_width_are_consistent():
     # c reproduces the rate eta gamma0^2 N behind all prefactors of df/dtheta, for every kind of parameter
     eta, gamma0, n, d, p = 0.3, 1.7, 50, 9, 4
     rate = parameterization.parameter_rate(eta, gamma0, n) / p
-    c = parameterization.update_scale(eta, gamma0, p)
+    c = eta * parameterization.batch_scale(gamma0, p)
     out = parameterization.output_scale(gamma0, n)
     # g = gamma0 N df/dh, so that df/dW = g phi^T out hidden, df/dW0 = g x^T out input, df/dw = phi out
     for scale in (parameterization.hidden_scale(n), parameterization.input_scale(d), 1.0):
