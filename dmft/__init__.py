@@ -29,8 +29,12 @@ from dmft.specs import (
 )
 
 if TYPE_CHECKING:
+    from dmft.adaptive import adaptive_flow
     from dmft.expansion import at_width, required_width
     from dmft.finite_width import fluctuations
+    from dmft.limits.distance import distance_from_lazy
+    from dmft.limits.lazy import lazy_limit
+    from dmft.limits.two_layer import two_layer_linear
     from dmft.solver import solve
     from dmft.storage import load, save
 
@@ -44,10 +48,13 @@ __all__ = [
     "Problem",
     "ResidualMLP",
     "Task",
+    "adaptive_flow",
     "at_width",
+    "distance_from_lazy",
     "erf",
     "fluctuations",
     "gelu",
+    "lazy_limit",
     "linear",
     "load",
     "load_task",
@@ -59,15 +66,20 @@ __all__ = [
     "softplus",
     "solve",
     "tanh",
+    "two_layer_linear",
 ]
 
 _LAZY = {
+    "adaptive_flow": "dmft.adaptive",
     "at_width": "dmft.expansion",
+    "distance_from_lazy": "dmft.limits.distance",
     "fluctuations": "dmft.finite_width",
+    "lazy_limit": "dmft.limits.lazy",
     "load": "dmft.storage",
     "required_width": "dmft.expansion",
     "save": "dmft.storage",
     "solve": "dmft.solver",
+    "two_layer_linear": "dmft.limits.two_layer",
 }
 
 

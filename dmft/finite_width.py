@@ -39,11 +39,21 @@ import jax
 import xarray as xr
 
 from dmft import schema
+from dmft.checkpoint import Checkpoint
+from dmft.engine import loop
 from dmft.engine.directions import DISTRIBUTIONS
-from dmft.influence import OBSERVABLES, Influence
-from dmft.moments import Moments
+from dmft.influence import Influence
 from dmft.progress import progress_bar
-from dmft.run import TOLERANCES, Run, check_particles, check_tolerance, find_device, warn_of_few_particles
+from dmft.run import (
+    TOLERANCES,
+    Run,
+    check_observables,
+    check_particles,
+    check_tolerance,
+    find_devices,
+    precision,
+    warn_of_few_particles,
+)
 from dmft.specs import Problem, _check
 
 METHODS = {
@@ -58,7 +68,7 @@ def fluctuations(
     problem: Problem,
     *,
     mode: str = "auto",
-    observables: Sequence[str] = OBSERVABLES,
+    observables: Sequence[str] | None = None,
     covariance: bool = False,
     by_layer: bool = False,
     draws: int = 256,
@@ -80,7 +90,7 @@ def fluctuations(
         mode: "forward", "reverse", "finite" or "exact" (see the top of this module); "auto" takes "exact" for
             `dmft.linear()`, "finite" for `dmft.relu()` and "forward" for smooth activations.
         observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk; the cost of
-            reverse mode grows with their number.
+            reverse mode grows with their number; by default those of `dmft.solve`.
         covariance: add `prediction_covariance`, lim N Cov between all recorded steps and samples.
         by_layer: add `<name>_variance_by_layer`, the parts that come from the random draw of each layer's neurons
             (forward and finite mode then follow `draws` directions for each layer by itself).
@@ -113,8 +123,9 @@ def fluctuations(
     mode = _mode(mode, problem)
     if mode == "finite" and distribution != "rademacher":
         raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
-    if isinstance(observables, str) or not observables or set(observables) - set(OBSERVABLES):
-        raise ValueError(f"observables={observables!r}: give a list with any of {', '.join(OBSERVABLES)}.")
+    observables = check_observables(observables, problem)
+    if by_layer and problem.network.residual:
+        raise ValueError("by_layer=True: the layers of a residual network share their neurons, which have one part.")
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}.")
     particles = check_particles(particles)
@@ -124,37 +135,40 @@ def fluctuations(
     tolerance = check_tolerance(tolerance)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    steps, where, centered = schema.saved_steps(problem, save_steps), find_device(device), problem.network.centered
+    steps, where, centered = schema.saved_steps(problem, save_steps), find_devices(device), problem.network.centered
     exact = mode == "exact"
-    if exact:
-        run, scrambles = Run(problem, steps, None, TOLERANCES[0], centered), 1
-    else:
-        run = Run(problem, steps, particles, tolerance, centered)
+    scrambles = 1 if exact else scrambles
+    run = Run(
+        problem,
+        steps,
+        None if exact else particles,
+        TOLERANCES[0] if exact else tolerance,
+        centered,
+        kernels=tuple(name for name in loop.KERNELS if name in observables),
+        devices=where,
+    )
     influence = Influence(
         run=run,
         mode=mode,
-        observables=tuple(observables),
+        observables=observables,
         covariance=covariance,
         by_layer=by_layer,
         draws=-(-draws // scrambles),
         deflate=deflate,
         distribution=distribution,
-        device=where,
         memory_limit=memory_limit,
     )
 
-    directions, moments = 0, Moments()
+    done = Checkpoint(None, {})
     with (
-        jax.enable_x64(True),
-        jax.default_device(where),
+        precision(run.dtype, run.device),
         progress_bar(scrambles * (run.last + 1), "fluctuations", "step", progress) as bar,
     ):
-        runs = run.repetitions(seed, scrambles, bar, device=where, memory_limit=memory_limit)
+        runs = run.repetitions(seed, scrambles, bar, done, memory_limit=memory_limit)
         for index, trained in enumerate(runs):
             key = jax.random.fold_in(jax.random.key(seed), index)
-            moments.add(influence.estimate(trained, key, scrambles, bar))
-            directions = max(directions, trained.directions)
-    warn_of_few_particles(run, directions)
+            done.finished(influence.estimate(trained, key, scrambles, bar), trained.capacity, trained.directions)
+    warn_of_few_particles(run, done.directions)
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
     if mode in ("forward", "finite"):
         numerics |= {"draws": influence.draws * scrambles, "distribution": distribution}
@@ -163,18 +177,18 @@ def fluctuations(
     return schema.build(
         "fluctuations",
         problem,
-        moments.mean_and_error(exact=exact),
+        done.moments.mean_and_error(exact=exact),
         steps=run.steps,
         attrs={
             "producer": "dmft.fluctuations",
             "mode": mode,
             "method": METHODS[mode],
             "dtype": "float64",
-            "device": f"{where.platform}: {where.device_kind}",
+            "device": f"1 x {run.device.platform}: {run.device.device_kind}",
             "seed": seed,
             **numerics,
             "tolerance": run.tolerance,
-            "directions": directions,
+            "directions": done.directions,
         },
     )
 

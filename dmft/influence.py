@@ -33,7 +33,6 @@ from dmft.progress import Bar
 from dmft.run import Run, Trained, available_bytes
 from dmft.scalars import Scalars, no_observables, recorded
 
-OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
 CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
 CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
 ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
@@ -68,7 +67,6 @@ class Influence:
     draws: int
     deflate: bool
     distribution: str
-    device: jax.Device
     memory_limit: int | None
 
     def estimate(self, trained: Trained, key: jax.Array, scrambles: int, bar: Bar) -> Arrays:
@@ -97,7 +95,9 @@ class Influence:
 
     def _network(self, trained: Trained) -> Network:
         """At the start of the run, its measures written out, with no more room than the run has needed."""
-        needed = -(-(trained.directions + self.run.problem.task.n_samples) // ROOM_STEP) * ROOM_STEP
+        # every call of a matrix needs room for a whole block
+        most = trained.directions + self.run.form.passes * self.run.block
+        needed = -(-most // ROOM_STEP) * ROOM_STEP
         network = self.run.network(trained.capacity, trained.stream, min(trained.capacity, needed))
         populations = (
             replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.size, p.measure))
@@ -151,7 +151,7 @@ class Influence:
     def _probe(self, network: Network, count: int, key: jax.Array) -> Measures:
         """Derivatives, in all measures, of `count` random combinations of the observables: they span, nearly, the
         directions on which any of them depends much."""
-        sizes, activation = [p.size for p in network.populations], self.run.problem.network.activation
+        sizes, form = [p.size for p in network.populations], self.run.form
         every = tuple(range(len(sizes)))
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
         # one would do; as many at once as in `along`, so that the same compiled code serves
@@ -159,16 +159,16 @@ class Influence:
         pilot = _random_directions(
             0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
-        response = vary(network, self.run.rule, pilot, last=self.run.last, activation=activation).first
+        response = vary(network, self.run.rule, pilot, last=self.run.last, form=form).first
         weights = self._weights(jax.tree.map(lambda a: a[0], response))
         slopes = []
         at_once = min(self._at_once(network, "reverse"), count)
         for start in range(0, count, at_once):
-            keys = jax.random.split(jax.random.fold_in(key, start), len(weights))
-            random = (jax.random.normal(k, (at_once, *w.shape)) * w for k, w in zip(keys, weights, strict=True))
-            _, slope = gradients(
-                network, self.run.rule, Observables(*random), last=self.run.last, activation=activation
-            )
+            leaves = jax.tree.leaves(weights)
+            keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
+            random = (jax.random.normal(k, (at_once, *w.shape)) * w for k, w in zip(keys, leaves, strict=True))
+            combinations = jax.tree.unflatten(jax.tree.structure(weights), list(random))
+            _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
         return tuple(jnp.concatenate(layer)[:count] for layer in zip(*slopes, strict=True))
 
@@ -176,27 +176,30 @@ class Influence:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
         asked = {*self.observables} | ({"prediction"} if self.covariance or "loss" in self.observables else set())
         saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
-        weights = {}
+        weights: dict[str, Any] = {}
         for name, value in response._asdict().items():
-            samples = tuple(range(1 if name == "prediction" else value.ndim - 2, value.ndim))
+            if value is None:
+                weights[name] = None
+                continue
+            samples = tuple(range(2 if name.endswith("_kernel") else 1, value.ndim))
             size = jnp.sqrt(jnp.mean(value**2, axis=samples, keepdims=True))
             wanted = saved.reshape(-1, *[1] * (value.ndim - 1)) & (name in asked) & (size > NEGLIGIBLE * size.max())
             weights[name] = jnp.broadcast_to(jnp.where(wanted, 1 / jnp.where(wanted, size, 1.0), 0.0), value.shape)
         return Observables(**weights)
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
-        run, activation = self.run, self.run.problem.network.activation
+        run, form = self.run, self.run.form
         if self.mode == "finite":
-            found: Taylor = perturb(network, run.rule, directions, 1.0, last=run.last, activation=activation)
+            found: Taylor = perturb(network, run.rule, directions, 1.0, last=run.last, form=form)
         else:
-            found = vary(network, run.rule, directions, last=run.last, activation=activation)
+            found = vary(network, run.rule, directions, last=run.last, form=form)
         return found
 
     def _named(self, found: Taylor) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """First and second derivatives by name, of the recorded steps, dimensions in the order of the schema."""
         first: dict[str, jax.Array] = {}
         second: dict[str, jax.Array] = {}
-        value, *derivatives = (recorded(part, self.run.steps) for part in found)
+        value, *derivatives = (recorded(part, self.run) for part in found)
         for name in {*self.observables, "prediction"} - {"loss"}:
             first[name], second[name] = (part[name] for part in derivatives)
         if "loss" in self.observables:
@@ -225,7 +228,7 @@ class Influence:
     def by_gradients(
         self, network: Network, prediction: jax.Array, advance: Callable[[int, int], None]
     ) -> list[Arrays]:
-        """The contributions of each layer's neurons; `prediction` (step, sample) is that of the run."""
+        """The contributions of each population's neurons; `prediction` (step, sample[, output]) is that of the run."""
         wanted = {*self.observables, "prediction"} if self.covariance else set(self.observables)
         scalars = Scalars(self.run, wanted, prediction)
         at_once = min(self._at_once(network, self.mode), scalars.count)
@@ -235,9 +238,7 @@ class Influence:
         for start in range(0, scalars.count, at_once):
             stop = min(start + at_once, scalars.count)
             combinations = scalars.combinations(start, start + at_once)
-            _, slopes = gradients(
-                network, self.run.rule, combinations, last=self.run.last, activation=self.run.problem.network.activation
-            )
+            _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
             slopes = tuple(s[: stop - start] - s[: stop - start].mean(axis=1, keepdims=True) for s in slopes)
             variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) / size for s in slopes]
             if self.covariance and start < scalars.predictions:
@@ -248,7 +249,7 @@ class Influence:
             part = {f"{name}_variance": value for name, value in scalars.named(variances[layer]).items()}
             if self.covariance:
                 slopes = jnp.concatenate([batch[layer] for batch in kept])
-                shape = (len(self.run.steps), self.run.problem.task.n_samples) * 2
+                shape = (len(self.run.steps), *prediction.shape[1:]) * 2
                 part["prediction_covariance"] = np.asarray(slopes @ slopes.T / size).reshape(shape)
             parts.append(part)
         return parts
@@ -258,10 +259,10 @@ class Influence:
         state = (network.h1, network.matrices, network.readout)
         measures = [p.measure for p in network.populations]
         needed = COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
-        if self.device.platform == "cpu":
+        if self.run.device.platform == "cpu":
             available, target = memory.available_on_host(), CPU_BATCH
         else:
-            available = available_bytes(self.device)
+            available = available_bytes(self.run.device)
             target = int(GPU_SHARE * available)
         memory.require(
             needed,
@@ -271,7 +272,7 @@ class Influence:
             ways_out="lower particles, raise tolerance, record fewer save_steps, or use fewer samples",
         )
         most = int(np.clip(min(target, self.memory_limit or target) // needed, 1, AT_ONCE))
-        return CPU_BACKWARD if mode == "reverse" and self.device.platform == "cpu" else most
+        return CPU_BACKWARD if mode == "reverse" and self.run.device.platform == "cpu" else most
 
 
 def _bytes(tree: Any) -> int:

@@ -9,25 +9,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from dmft import memory, schema
+from dmft.checkpoint import Checkpoint
 from dmft.engine import loop
-from dmft.engine.network import Network, Rule, Vitals
-from dmft.engine.population import Population, linear_forms, particles, sobol_normals
+from dmft.engine.network import Form, Network, Rule, Vitals
+from dmft.engine.normals import DIMENSIONS, sobol, stored
+from dmft.engine.population import Population, linear_forms, particles
 from dmft.errors import DivergenceError, exploded
 from dmft.progress import Bar
 from dmft.specs import Problem, _check
 
 CALLS = 20  # of the compiled loop a run: progress and checks in between
 GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
+STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
 TOLERANCES = (1e-7, 3e-2)  # below, rounding decides; above, kernels are off by more than particles make up for
+OBSERVABLES = ("prediction", "loss", *loop.KERNELS)
+DTYPES = {"float64": 8, "float32": 4}
 
 
 class Trained(NamedTuple):
@@ -51,6 +59,8 @@ class Run:
     steps: to record; training ends with the last of them.
     particles: S, or None for linear forms.
     centered: whether the output at initialisation is subtracted.
+    kernels: which are recorded.
+    devices: over which the particles are spread.
     """
 
     problem: Problem
@@ -59,6 +69,9 @@ class Run:
     tolerance: float
     centered: bool
     two_time: bool = False
+    kernels: tuple[str, ...] = loop.KERNELS
+    dtype: str = "float64"
+    devices: tuple[jax.Device, ...] = ()
 
     @property
     def last(self) -> int:
@@ -66,22 +79,38 @@ class Run:
         return int(self.steps[-1])
 
     @property
+    def depth(self) -> int:
+        return self.problem.network.depth
+
+    @cached_property
+    def form(self) -> Form:
+        return loop.form_of(self.problem, self.kernels)
+
+    @cached_property
+    def rule(self) -> Rule:
+        return loop.rule_of(self.problem)._replace(centered=jnp.asarray(float(self.centered)))
+
+    @property
+    def block(self) -> int:
+        """The most vectors that a matrix meets at once."""
+        rows = self.rule.rows.shape[1]
+        outputs = self.rule.targets.shape[1] if self.form.per_output else 1
+        return max(rows, (rows if self.form.every_row else self.form.trained) * outputs)
+
+    @property
     def full_capacity(self) -> int:
-        """Directions that a matrix can meet at most: every sample at every step."""
-        return self.problem.task.n_samples * (self.last + 1)
+        """Directions that a matrix can meet at most: every vector of every step."""
+        return self.block * self.form.passes * (self.last + 1)
 
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
-        return min(self.full_capacity, max(128, 8 * self.problem.task.n_samples))
-
-    @property
-    def rule(self) -> Rule:
-        return loop.rule_of(self.problem)._replace(centered=jnp.asarray(float(self.centered)))
+        return min(self.full_capacity, max(128, 8 * self.block))
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population."""
-        return loop.draws_needed(self.problem.network.depth, self.problem.task.n_samples, capacity)
+        inputs, outputs = self.rule.inputs.shape[1], self.rule.targets.shape[1]
+        return loop.draws_needed(self.depth, inputs, outputs, capacity, residual=self.form.residual)
 
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
@@ -91,7 +120,10 @@ class Run:
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
         populations = self._populations(capacity, stream)
-        return loop.limit_network(self.rule, populations, self.tolerance, capacity=room or capacity)
+        return self.spread(self._initial(populations, room or capacity))
+
+    def _initial(self, populations: list[Population], capacity: int) -> Network:
+        return loop.limit_network(self.rule, self.form, self.depth, populations, self.tolerance, capacity=capacity)
 
     def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
         draws = self.draws(capacity)
@@ -99,70 +131,99 @@ class Run:
             return [linear_forms(n) for n in draws]
         # children are named, not spawned: a second attempt must find the same seeds
         seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
-        return [particles(sobol_normals(n, self.particles, s)) for n, s in zip(draws, seeds, strict=True)]
+        sources = [sobol(n, self.particles, s) for n, s in zip(draws, seeds, strict=True)]
+        few = [n <= DIMENSIONS and n * self.particles * DTYPES[self.dtype] <= STORED_NORMALS for n in draws]
+        return [particles(stored(source) if keep else source) for source, keep in zip(sources, few, strict=True)]
+
+    def spread(self, state: Any) -> Any:
+        """The arrays over particles spread over the devices, all others on each of them."""
+        if not self.devices:
+            return state
+        mesh = Mesh(np.array(self.devices), ("particles",))
+
+        def place(a: Any) -> Any:
+            over_particles = a.ndim > 0 and a.shape[-1] == self.particles
+            axes = (*[None] * (a.ndim - 1), "particles") if over_particles else ()
+            return jax.device_put(a, NamedSharding(mesh, PartitionSpec(*axes)))
+
+        return jax.tree.map(place, state)
 
     def repetitions(
-        self, seed: int, count: int, bar: Bar, *, device: jax.Device, memory_limit: int | None
+        self, seed: int, count: int, bar: Bar, checkpoint: Checkpoint, *, memory_limit: int | None
     ) -> Iterator[Trained]:
-        """Independent runs, one for each scramble.  A run whose capacity turns out too small is repeated with twice as
-        much, with which the others begin.
+        """Independent runs, one for each scramble; those that `checkpoint` has are left out.  A run whose capacity turns
+        out too small is repeated with twice as much, with which the others begin.
 
         Raises:
             DivergenceError, MemoryEstimateError.
         """
-        capacity = self.first_capacity
-        self.require_memory(capacity, device, memory_limit, bar)
-        for stream in np.random.SeedSequence(seed).spawn(count):
-            while (done := self._train(capacity, stream, bar)) is None:
+        capacity = checkpoint.capacity or self.first_capacity
+        self.require_memory(capacity, memory_limit, bar)
+        done = checkpoint.moments.count
+        bar.update(done * (self.last + 1))
+        for stream in np.random.SeedSequence(seed).spawn(count)[done:]:
+            while (trained := self._train(capacity, stream, bar, checkpoint)) is None:
                 capacity = min(2 * capacity, self.full_capacity)
-                self.require_memory(capacity, device, memory_limit, bar)
-            yield Trained(capacity, stream, *done)
+                self.require_memory(capacity, memory_limit, bar)
+            yield Trained(capacity, stream, *trained)
 
-    def _train(self, capacity: int, stream: np.random.SeedSequence, bar: Bar) -> tuple[Network, loop.History] | None:
+    def _train(
+        self, capacity: int, stream: np.random.SeedSequence, bar: Bar, checkpoint: Checkpoint
+    ) -> tuple[Network, loop.History] | None:
         """From initialisation to the last step; None if `capacity` directions do not suffice."""
-        network, rule = self.network(capacity, stream), self.rule
-        history = loop.empty_history(network, self.steps.tolist(), two_time=self.two_time)
+        network = self.network(capacity, stream)
+        history = loop.empty_history(network, self.rule, self.form, self.steps.tolist(), two_time=self.two_time)
+        (network, history), first = checkpoint.resumed((network, self.spread(history)), capacity)
         stride, begun = -(-(self.last + 1) // CALLS), bar.n
-        for start in range(0, self.last + 1, stride):
+        bar.update(first)
+        for start in range(first, self.last + 1, stride):
             stop = min(start + stride, self.last + 1)
-            network, history = loop.advance(
-                network, history, rule, start, stop, activation=self.problem.network.activation
-            )
+            network, history = loop.advance(network, history, self.rule, start, stop, form=self.form)
             ranks = np.asarray(history.vitals.ranks)
-            before_last_step = ranks[max(stop - 2, 0)].max(initial=0)
-            if capacity < self.full_capacity and before_last_step > capacity - self.problem.task.n_samples:
+            # known before the last call of a matrix: what the step before it left, and the other passes of that step
+            before_last = ranks[max(stop - 2, 0)].max(initial=0) + (self.form.passes - 1) * self.block
+            if capacity < self.full_capacity and before_last > capacity - self.block:
                 bar.update(begun - bar.n)
                 return None
             _raise_if_diverged(self.problem, history.vitals, stop)
             bar.update(stop - start)
+            if stop <= self.last:
+                checkpoint.reached((network, history), capacity, stop)
         return network, history
 
     def memory_estimate(self, capacity: int) -> tuple[int, int]:
-        """Bytes on the device for one run (state, and blocks (sample, component) of a step), and on the host besides
-        (results of one run and their moments; the making of a population's normals)."""
-        depth, samples, rows = self.problem.network.depth, self.problem.task.n_samples, len(self.steps)
+        """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
+        (results of one run and their moments)."""
+        rows, itemsize = len(self.steps), DTYPES[self.dtype]
         sizes, draws = self.sizes(capacity), self.draws(capacity)
 
         def state() -> Any:
-            empty = [particles(jnp.zeros((n, size))) for n, size in zip(draws, sizes, strict=True)]
-            network = loop.limit_network(self.rule, empty, 0.0, capacity=capacity)
-            return network, loop.empty_history(network, self.steps.tolist(), two_time=self.two_time)
+            empty = [
+                particles(jnp.zeros((n if n * size * itemsize <= STORED_NORMALS else self.block, size)))
+                for n, size in zip(draws, sizes, strict=True)
+            ]
+            network = self._initial(empty, capacity)
+            history = loop.empty_history(network, self.rule, self.form, self.steps.tolist(), two_time=self.two_time)
+            return network, history
 
         kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
-        blocks = (8 * depth + 16) * samples * max(sizes) * 8
-        results = (2 * depth + 1) * rows * samples**2 * 8
+        blocks = (8 * self.depth + 16) * self.block * max(sizes) * itemsize
+        samples = self.rule.rows.shape[1] - self.form.observed
+        outputs = self.rule.targets.shape[1]
+        per_step = {"feature_kernel": self.depth, "gradient_kernel": self.depth * outputs**2, "ntk": outputs**2}
+        results = sum(per_step[name] for name in self.kernels) * rows * samples**2 * 8
         if self.two_time:
-            results += 2 * depth * (rows * samples) ** 2 * 8
-        return kept + blocks + results, 4 * results + 2 * max(draws) * max(sizes) * 8
+            results += 2 * self.depth * (rows * samples * outputs) ** 2 * 8
+        return (kept + blocks) // max(len(self.devices), 1) + results, 4 * results
 
-    def require_memory(self, capacity: int, device: jax.Device, limit: int | None, bar: Bar) -> None:
+    def require_memory(self, capacity: int, limit: int | None, bar: Bar) -> None:
         """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
-        needed = self.bytes_needed(capacity, device)
+        needed = self.bytes_needed(capacity)
         neurons = "exact linear forms" if self.particles is None else f"{self.particles} particles"
         memory.require(
             needed,
             limit=limit,
-            available=available_bytes(device),
+            available=available_bytes(self.device),
             what=f"the limit with {neurons} and {capacity} directions",
             ways_out=("" if self.particles is None else "lower particles, raise tolerance, ")
             + "record fewer save_steps, or use fewer samples"
@@ -170,10 +231,28 @@ class Run:
         )
         bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
 
-    def bytes_needed(self, capacity: int, device: jax.Device) -> int:
-        """By a run, of the memory that `available_bytes` counts."""
+    @property
+    def device(self) -> jax.Device:
+        """The first of the devices."""
+        return self.devices[0] if self.devices else jax.devices()[0]
+
+    def bytes_needed(self, capacity: int) -> int:
+        """By a run, of the memory that `available_bytes` counts: of one GPU, or of the host."""
         on_device, on_host = self.memory_estimate(capacity)
-        return on_device + (GPU_WORKSPACE if device.memory_stats() else on_host)
+        if self.device.memory_stats():
+            return on_device + GPU_WORKSPACE
+        return on_device * max(len(self.devices), 1) + on_host
+
+
+@contextmanager
+def precision(dtype: str, device: jax.Device) -> Iterator[None]:
+    """JAX with numbers of `dtype`, their products in full precision, on a device."""
+    with (
+        jax.enable_x64(dtype == "float64"),
+        jax.default_matmul_precision("highest"),
+        jax.default_device(device),
+    ):
+        yield
 
 
 def available_bytes(device: jax.Device) -> int:
@@ -182,18 +261,32 @@ def available_bytes(device: jax.Device) -> int:
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory.available_on_host()
 
 
-def find_device(name: str) -> jax.Device:
-    """The JAX device called "auto", "cpu" or "gpu".
+def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:
+    """`count` JAX devices of the kind called "auto", "cpu" or "gpu".
 
     Raises:
-        ValueError: another name, or no such device.
+        ValueError, TypeError: another name, no such device, or fewer.
     """
     if name not in ("auto", "cpu", "gpu"):
         raise ValueError(f'device={name!r} is unknown; use "auto", "cpu" or "gpu".')
+    count = _check.integer("devices", count, minimum=1)
     try:
-        return jax.devices(None if name == "auto" else name)[0]
+        found = jax.devices(None if name == "auto" else name)
     except RuntimeError as error:
         raise ValueError(f'device={name!r}: JAX has only {jax.devices()[0].platform} devices; use "auto".') from error
+    if count > len(found):
+        raise ValueError(f"devices={count}, but JAX has {len(found)} of kind {found[0].platform}.")
+    return tuple(found[:count])
+
+
+def check_observables(names: Any, problem: Problem) -> tuple[str, ...]:
+    """What to record, or the error that says what is wrong with it; by default everything for a single output, without
+    the kernels between outputs for several."""
+    if names is None:
+        return OBSERVABLES if not problem.task.outputs else ("prediction", "loss", "feature_kernel")
+    if isinstance(names, str) or not names or set(names) - set(OBSERVABLES):
+        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
+    return tuple(name for name in OBSERVABLES if name in names)
 
 
 def check_particles(value: Any) -> int:
@@ -225,7 +318,9 @@ def warn_of_few_particles(run: Run, directions: int) -> None:
 
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
     """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
-    loss = schema.losses(problem, np.asarray(seen.prediction)[:stop])["loss"]
+    losses = schema.losses(problem, np.asarray(seen.prediction, np.float64)[:stop])
+    loss = losses.get("loss", losses.get("test_loss"))
+    assert loss is not None  # a problem has samples of one kind at least
     sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
     bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
     if bad.any():
@@ -234,6 +329,6 @@ def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
         layer = int(np.argmax(growth)) + 1
         raise DivergenceError(
             f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer "
-            f"{layer} grown {growth[layer - 1]:.3g} times. Lower learning_rate={problem.training.learning_rate}, "
+            f"{layer} grown {growth[layer - 1]:.3g} times. Lower learning_rate={problem.training.rates.max():g}, "
             f"or gamma0={problem.network.gamma0}."
         )

@@ -18,32 +18,45 @@ from dmft.run import Run
 
 def no_observables(run: Run) -> Observables:
     """Zeros in the shape of the observables of a run."""
-    steps, samples, depth = run.last + 1, run.problem.task.n_samples, run.problem.network.depth
-    kernels = jnp.zeros((steps, depth, samples, samples))
-    return Observables(jnp.zeros((steps, samples)), kernels, kernels, jnp.zeros((steps, samples, samples)))
+    steps, depth, form = run.last + 1, run.depth, run.form
+    rows, outputs = run.rule.rows.shape[1] - form.observed, run.rule.targets.shape[1]
+    per_row = (rows,) if form.single else (rows, outputs)
+    shapes = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *per_row * 2), "ntk": per_row * 2}
+    kernels = {name: jnp.zeros((steps, *shape)) if name in form.kernels else None for name, shape in shapes.items()}
+    return Observables(jnp.zeros((steps, *per_row)), **kernels)
 
 
-def recorded(seen: Observables, steps: NDArray[np.int64]) -> dict[str, jax.Array]:
+def recorded(seen: Observables, run: Run) -> dict[str, jax.Array]:
     """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead."""
-    return {
-        "prediction": seen.prediction[..., steps, :],
-        "feature_kernel": jnp.moveaxis(seen.feature_kernel[..., steps, :, :, :], -4, -3),
-        "gradient_kernel": jnp.moveaxis(seen.gradient_kernel[..., steps, :, :, :], -4, -3),
-        "ntk": seen.ntk[..., steps, :, :],
-    }
+    per_row = 1 if run.form.single else 2
+    found = {"prediction": _at(seen.prediction, run.steps, per_row)}
+    for name, after in (("feature_kernel", 3), ("gradient_kernel", 1 + 2 * per_row), ("ntk", 2 * per_row)):
+        value = getattr(seen, name)
+        if value is not None:
+            value = _at(value, run.steps, after)
+            found[name] = value if name == "ntk" else jnp.moveaxis(value, -after - 1, -after)
+    return found
+
+
+def _at(value: jax.Array, steps: NDArray[np.int64], after: int) -> jax.Array:
+    """Of these steps, whose axis has `after` others behind it."""
+    return value[(..., steps, *[slice(None)] * after)]
 
 
 class Scalars:
     """Single entries (of symmetric kernels the upper ones), predictions first, then losses, linearised."""
 
     def __init__(self, run: Run, wanted: set[str], prediction: jax.Array) -> None:
-        """Of the observables `wanted`, in a run with the given prediction (step, sample)."""
+        """Of the observables `wanted`, in a run with the given prediction (step, sample[, output])."""
         empty, self._unravel = ravel_pytree(no_observables(run))
         self._length = empty.size
-        places = recorded(self._unravel(jnp.arange(empty.size, dtype=float)), run.steps)
+        places = recorded(self._unravel(jnp.arange(empty.size, dtype=float)), run)
         self._places = {name: np.asarray(place).astype(int) for name, place in places.items() if name in wanted}
         for name in self._places.keys() - {"prediction"}:
-            self._places[name] = np.minimum(self._places[name], self._places[name].swapaxes(-1, -2))
+            pair = 1 if run.form.single or name == "feature_kernel" else 2
+            first, second = tuple(range(-2 * pair, -pair)), tuple(range(-pair, 0))
+            transposed = np.moveaxis(self._places[name], first, second)
+            self._places[name] = np.minimum(self._places[name], transposed)
         self._entries = np.unique(np.concatenate([p.ravel() for p in self._places.values()] or [np.zeros(0, int)]))
         self.predictions = self._places["prediction"].size if "prediction" in self._places else 0
 

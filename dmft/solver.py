@@ -18,18 +18,33 @@ matrix, k the room for directions (at most P (T+1), else a power of two times 12
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
-from dmft import schema
+from dmft import __version__, schema
+from dmft.checkpoint import Checkpoint
 from dmft.engine import loop
-from dmft.moments import Arrays, Moments
-from dmft.progress import progress_bar
-from dmft.run import TOLERANCES, Run, Trained, check_particles, check_tolerance, find_device, warn_of_few_particles
+from dmft.moments import Arrays
+from dmft.progress import Bar, progress_bar
+from dmft.run import (
+    DTYPES,
+    TOLERANCES,
+    Run,
+    Trained,
+    check_observables,
+    check_particles,
+    check_tolerance,
+    find_devices,
+    precision,
+    warn_of_few_particles,
+)
 from dmft.specs import Problem, _check
+
+RESPONSES = ("conditioning", "pathwise")
 
 
 def solve(
@@ -39,37 +54,51 @@ def solve(
     scrambles: int = 8,
     seed: int = 0,
     tolerance: float = 3e-3,
+    observables: Sequence[str] | None = None,
+    responses: str = "conditioning",
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
+    dtype: str = "float64",
     device: str = "auto",
+    devices: int = 1,
+    checkpoint: str | Path | None = None,
     memory_limit: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """The infinite-width limit of `problem` (exact discrete gradient descent).
+    """The infinite-width limit of `problem`.
 
     By Monte Carlo over particles, or exactly where the activation is `dmft.linear()`.
 
     Args:
-        problem: network, task, training.
+        problem: network, task, training, loss.
         particles: S, a power of two; the error falls like S^-0.7 to S^-0.9, time and memory grow like S.
         scrambles: independent repetitions, at least 2; their scatter gives the standard errors.
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
-        two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
+        observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
+            gradient_kernel, ntk; by default all for a single output, the first three for several, whose gradient kernels
+            and NTK cost a backward pass an output.
+        responses: "conditioning" (`dmft.engine.matrix`), or "pathwise": the independent estimator by tangents along
+            the path of every particle (`dmft.engine.pathwise`), for tests: cost S (T P)^3.
+        two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps, of the kernels
+            that are recorded.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
+        dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
+        devices: how many devices to spread the particles over; the same numbers but for rounding.
+        checkpoint: a file in which the state is kept, at most every minute, and from which the same call goes on after
+            it was killed; removed at the end.
         memory_limit: in bytes; by default what is available on the device.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Dataset of kind "limit" (`dmft.schema`): prediction, loss, test_loss, feature_kernel, gradient_kernel, ntk, and
-        for each `<name>_se`, the standard error of the mean over scrambles (Student's t with scrambles - 1 degrees of
-        freedom; 0 for linear networks).
+        Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the mean
+        over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
         MemoryEstimateError: when the estimate exceeds the limit, with both numbers.
-        ValueError, TypeError: arguments out of range.
+        ValueError, TypeError: arguments out of range; a checkpoint of another computation.
 
     Source: Bordelon & Pehlevan 2022 for the limit; solved forward in time by conditioning (`dmft.engine.matrix`).
     """
@@ -79,54 +108,123 @@ def solve(
     scrambles = _check.integer("scrambles", scrambles, minimum=2)
     seed = _check.integer("seed", seed, minimum=0)
     tolerance = check_tolerance(tolerance)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
+    if responses not in RESPONSES:
+        raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(RESPONSES)}.")
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    steps, where = schema.saved_steps(problem, save_steps), find_device(device)
-    exact = problem.network.activation.name == "linear"
-    if exact:
-        run, scrambles = Run(problem, steps, None, TOLERANCES[0], centered=True, two_time=two_time), 1
-    else:
-        run = Run(problem, steps, particles, tolerance, centered=True, two_time=two_time)
-
-    directions, memory_needed, moments = 0, 0, Moments()
+    observables = check_observables(observables, problem)
+    steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
+    exact = problem.network.activation.name == "linear" and responses == "conditioning"
+    if exact and len(where) > 1:
+        raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
+    if particles % len(where):
+        raise ValueError(f"particles={particles} cannot be spread evenly over devices={devices}.")
+    run = Run(
+        problem,
+        steps,
+        None if exact else particles,
+        TOLERANCES[0] if exact else tolerance,
+        # in the limit the output at initialisation vanishes
+        centered=problem.training.observe == "all",
+        two_time=two_time,
+        kernels=tuple(name for name in loop.KERNELS if name in observables),
+        dtype=dtype,
+        devices=() if exact else where,
+    )
+    scrambles = 1 if exact else scrambles
+    numerics = {} if exact else {"particles": particles, "scrambles": scrambles}
+    numerics |= {"tolerance": run.tolerance, "dtype": dtype, "seed": seed, "responses": responses}
+    fingerprint = {
+        "problem_id": problem.problem_id,
+        "version": __version__,
+        "steps": steps.tolist(),
+        "observables": list(observables),
+        "two_time": two_time,
+        **numerics,
+    }
+    saved = Checkpoint(checkpoint, fingerprint)
     with (
-        jax.enable_x64(True),
-        jax.default_device(where),
+        precision(dtype, where[0]),
         progress_bar(scrambles * (run.last + 1), "theory", "step", progress) as bar,
     ):
-        for trained in run.repetitions(seed, scrambles, bar, device=where, memory_limit=memory_limit):
-            moments.add(_values(run, trained))
-            directions = max(directions, trained.directions)
-            memory_needed = run.bytes_needed(trained.capacity, where)
-    warn_of_few_particles(run, directions)
-    numerics = {"particles": particles, "scrambles": scrambles, "tolerance": tolerance}
-    return schema.build(
+        produce = _by_conditioning if responses == "conditioning" else _pathwise
+        memory_needed = produce(run, seed, scrambles, observables, bar, saved, memory_limit)
+    warn_of_few_particles(run, saved.directions)
+    result = schema.build(
         "limit",
         problem,
-        moments.mean_and_error(exact=exact),
+        saved.moments.mean_and_error(exact=exact),
         steps=run.steps,
         attrs={
             "producer": "dmft.solve",
             "method": "causal linear forms, exact" if exact else "causal particles, revealed Gaussian matrices",
-            "dtype": "float64",
-            "device": f"{where.platform}: {where.device_kind}",
-            "seed": seed,
-            **({"tolerance": run.tolerance} if exact else numerics),
-            "directions": directions,
+            "device": f"{len(where)} x {where[0].platform}: {where[0].device_kind}",
+            **numerics,
+            "directions": saved.directions,
             "memory_estimate": memory_needed,
         },
     )
+    saved.remove()
+    return result
 
 
-def _values(run: Run, trained: Trained) -> Arrays:
+def _by_conditioning(
+    run: Run,
+    seed: int,
+    scrambles: int,
+    observables: tuple[str, ...],
+    bar: Bar,
+    saved: Checkpoint,
+    memory_limit: int | None,
+) -> int:
+    """All scrambles, into `saved`; the memory that was needed."""
+    for trained in run.repetitions(seed, scrambles, bar, saved, memory_limit=memory_limit):
+        saved.finished(_values(run, trained, observables), trained.capacity, trained.directions)
+    return run.bytes_needed(saved.capacity or run.first_capacity)
+
+
+def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     """The variables of the schema, as one run estimates them."""
     history = trained.history
-    values = {name: np.asarray(value) for name, value in history.kernels._asdict().items()}
-    values["prediction"] = np.asarray(history.vitals.prediction)[run.steps]
-    values |= schema.losses(run.problem, values["prediction"])
+    values: dict[str, Any] = {}
+    for name, value in history.kernels._asdict().items():
+        if value is not None:
+            values[name] = np.asarray(value) if name == "ntk" else np.moveaxis(np.asarray(value), 0, 1)
     for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
-        values[f"{name}_kernel"] = np.moveaxis(values[f"{name}_kernel"], 0, 1)  # to (layer, step, ...)
         if vectors is not None:
-            two_time = loop.two_time_kernels(vectors, trained.network.populations)
-            values[f"{name}_kernel_two_time"] = np.asarray(two_time)
-    return {name: values[name] for name in schema.VARIABLES if name in values}
+            two_time = loop.two_time_kernels(vectors, loop.layers(trained.network))
+            values[f"{name}_kernel_two_time"] = _by_sample(run, np.asarray(two_time), name == "gradient")
+    values |= of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
+    return {name: np.asarray(values[name], np.float64) for name in schema.VARIABLES if name in values}
+
+
+def of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:
+    """Prediction, losses and accuracies of the recorded steps, as far as they are asked for."""
+    prediction = np.asarray(prediction, np.float64)
+    values = {"prediction": prediction} if "prediction" in observables else {}
+    if "loss" in observables:
+        values |= schema.losses(run.problem, prediction) | schema.accuracies(run.problem, prediction)
+    return values
+
+
+def _by_sample(run: Run, kernel: Any, gradients: bool) -> Any:
+    """Axes of vectors split into samples and outputs, where there are several."""
+    if not (gradients and run.problem.task.outputs):
+        return kernel
+    layer, step, events = kernel.shape[:3]
+    outputs = run.problem.task.outputs[0]
+    return kernel.reshape(layer, *(step, events // outputs, outputs) * 2)
+
+
+def _pathwise(
+    run: Run,
+    seed: int,
+    scrambles: int,
+    observables: tuple[str, ...],
+    bar: Bar,
+    saved: Checkpoint,
+    memory_limit: int | None,
+) -> int:
+    raise NotImplementedError

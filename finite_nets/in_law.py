@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from dmft import memory, schema
 from dmft.engine import loop
-from dmft.engine.network import Rule
+from dmft.engine.network import Form, Rule, layers
 from dmft.engine.population import particles
 from dmft.errors import DivergenceError, exploded
 from dmft.progress import progress_bar
-from dmft.run import TOLERANCES, Run, available_bytes, find_device
-from dmft.specs import Activation, Problem, _check
+from dmft.run import TOLERANCES, Run, available_bytes, check_observables, find_devices, precision
+from dmft.specs import Problem, _check
 from finite_nets.collection import Collection, check_members
-from finite_nets.recording import CPU_BATCH, GPU_SHARE, OBSERVABLES, Plan, known_observables
+from finite_nets.recording import CPU_BATCH, GPU_SHARE, Plan
 
 COPIES = 3  # of the state of a member, that the compiled loop takes
 
@@ -41,7 +41,7 @@ def sample_in_law(
     seeds: int | Sequence[int],
     seed: int = 0,
     device: str = "auto",
-    observables: Sequence[str] = OBSERVABLES,
+    observables: Sequence[str] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     memory_limit: int | None = None,
@@ -77,16 +77,19 @@ def sample_in_law(
     members = check_members(widths, seeds, seed)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    plan = Plan(problem, schema.saved_steps(problem, save_steps), known_observables(observables), two_time)
-    where = find_device("gpu" if device == "cuda" else device)
+    names = check_observables(observables, problem)
+    plan = Plan(problem, schema.saved_steps(problem, save_steps), frozenset(names), two_time)
+    (where,) = find_devices("gpu" if device == "cuda" else device)
+    kernels = tuple(name for name in loop.KERNELS if name in names)
     collection = Collection(plan, members, "float64", memory_limit)
     with (
-        jax.enable_x64(True),
-        jax.default_device(where),
+        precision("float64", where),
         progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar,
     ):
         for width in members.widths:
-            run = Run(problem, plan.steps, width, TOLERANCES[0], problem.network.centered, two_time)
+            run = Run(
+                problem, plan.steps, width, TOLERANCES[0], problem.network.centered, two_time=two_time, kernels=kernels
+            )
             size = min(_batch_size(run, where, memory_limit), len(members.seeds))
             for start in range(0, len(members.seeds), size):
                 indices = members.seeds[start : start + size]
@@ -113,40 +116,46 @@ def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
         keys,
         run.rule,
         width=run.particles,
-        depth=run.problem.network.depth,
+        depth=run.depth,
+        capacity=run.full_capacity,
         steps=tuple(run.steps.tolist()),
-        activation=run.problem.network.activation,
+        form=run.form,
         two_time=run.two_time,
     )
     return found
 
 
-@partial(jax.jit, static_argnames=("width", "depth", "steps", "activation", "two_time"))
+@partial(jax.jit, static_argnames=("width", "depth", "capacity", "steps", "form", "two_time"))
 def _sampled(
     keys: jax.Array,
     rule: Rule,
     *,
     width: int,
     depth: int,
+    capacity: int,
     steps: tuple[int, ...],
-    activation: Activation,
+    form: Form,
     two_time: bool,
 ) -> dict[str, jax.Array]:
-    samples, last = len(rule.targets), max(steps)
-    capacity = samples * (last + 1)
+    inputs, outputs = rule.inputs.shape[1], rule.targets.shape[1]
 
     def member(key: jax.Array) -> dict[str, jax.Array]:
-        draws = loop.draws_needed(depth, samples, capacity)
-        normals = (jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws))
-        start = loop.limit_network(rule, [particles(z) for z in normals], TOLERANCES[0], capacity=capacity)
-        room = loop.empty_history(start, steps, two_time=two_time)
-        end, history = loop.advance(start, room, rule, 0, last + 1, activation=activation)
-        found = {name: jnp.moveaxis(a, 0, 0 if name == "ntk" else 1) for name, a in history.kernels._asdict().items()}
+        draws = loop.draws_needed(depth, inputs, outputs, capacity, residual=form.residual)
+        normals = [jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws)]
+        crowd = [particles(z) for z in normals]
+        start = loop.limit_network(rule, form, depth, crowd, TOLERANCES[0], capacity=capacity)
+        room = loop.empty_history(start, rule, form, steps, two_time=two_time)
+        end, history = loop.advance(start, room, rule, 0, max(steps) + 1, form=form)
+        found = {
+            name: kernel if name == "ntk" else jnp.moveaxis(kernel, 0, 1)
+            for name, kernel in history.kernels._asdict().items()
+            if kernel is not None
+        }
         found["every_prediction"] = history.vitals.prediction
         found["prediction"] = history.vitals.prediction[jnp.asarray(steps)]
-        if two_time:
-            found["feature_kernel_two_time"] = loop.two_time_kernels(history.features, end.populations)
-            found["gradient_kernel_two_time"] = loop.two_time_kernels(history.gradients, end.populations)
+        for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
+            if vectors is not None:
+                found[f"{name}_kernel_two_time"] = loop.two_time_kernels(vectors, layers(end))
         return found
 
     return jax.vmap(member)(keys)
@@ -173,12 +182,13 @@ def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
 
 def _raise_if_exploded(problem: Problem, prediction: NDArray[np.float64], width: int, indices: Sequence[int]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
-        loss = schema.losses(problem, prediction)["loss"]
+        losses = schema.losses(problem, prediction)
+        loss = losses.get("loss", losses.get("test_loss"))
     bad = exploded(loss, loss[:, :1])
     if bad.any():
         first = np.where(bad.any(axis=1), bad.argmax(axis=1), loss.shape[1]).argmin()
         raise DivergenceError(
             f"width {width}: {int(bad.any(axis=1).sum())} of {len(bad)} networks diverge, the first (seed index "
             f"{indices[first]}) at step {int(bad[first].argmax())}. Lower "
-            f"learning_rate={problem.training.learning_rate}, or gamma0={problem.network.gamma0}."
+            f"learning_rate={problem.training.rates.max():g}, or gamma0={problem.network.gamma0}."
         )

@@ -2,10 +2,12 @@
 
 Read in this order:
 
-    population   neurons as particles, or as exact linear forms; averages over them; the source of raw normals
+    normals      sources of raw normal variables
+    population   neurons as particles, or as exact linear forms; averages over them
     basis        orthonormal directions of a population, grown by the vectors that are met (causal pivoted Cholesky)
     matrix       a Gaussian weight matrix: revealed as it is used (the limit), or explicit (an ordinary network)
-    network      forward, backward and update of an MLP, written once over matrices
+    network      forward, backward and update of a network, written once over matrices
+    flow         gradient flow: schemes of first and second order
     loop         initial states, and one compiled loop over the steps of training
 
 It knows no Datasets and no files.  Vectors are rows: an array (sample, component) holds one population-vector a sample.

@@ -12,7 +12,7 @@ number of vectors grows with every step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,8 @@ from jax.scipy.linalg import solve_triangular
 
 from dmft.engine.population import Population
 
-ONCE = 1e-4  # tolerances from which on one orthogonalisation is enough
 
-
-def rounding(a: jax.Array) -> float:
+def rounding(a: Any) -> float:
     """Relative size of a square that is rounding only, in the precision of `a`."""
     return 100 * float(np.finfo(a.dtype).eps)
 
@@ -48,13 +46,12 @@ def decompose(
     population: Population,
     tolerance: jax.Array,
     *,
-    twice: bool = True,
     leader: str | None = None,
 ) -> Decomposition:
     """Write the block `v` (vector, component) in the directions `Q` (direction, component) and new ones.
 
-    `twice` orthogonalises twice (block Gram-Schmidt).  Once leaves new directions of relative size r with overlaps of
-    rounding / r, enough where the tolerance is far above rounding (`ONCE`).
+    New directions are orthogonalised twice (block Gram-Schmidt): once leaves overlaps of rounding / r where they are of
+    relative size r, and overlaps feed on each other: after some hundred directions nothing orthonormal would be left.
     `leader` names a mapped axis (`jax.vmap`) whose first member decides for all which directions are new.
     """
     x = population.inner(v, Q)
@@ -63,9 +60,6 @@ def decompose(
     floor = jnp.maximum(tolerance**2, rounding(v)) * jnp.mean(population.squares(v))
     R, inverse, rank = pivoted_cholesky(population.inner(residual, residual), floor, leader=leader)
     q = inverse @ residual
-    if not twice:
-        return Decomposition(x, R, q, rank)
-
     rest = population.inner(q, Q)
     q = q - rest @ Q
     live = jnp.arange(len(v)) < rank

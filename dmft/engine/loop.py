@@ -7,22 +7,29 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from numpy.typing import NDArray
+from scipy.linalg import qr
 
-from dmft.engine.basis import pivoted_cholesky, rounding
+from dmft.engine import flow
+from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
-from dmft.engine.network import Kernels, Network, Rule, Vitals, kernels, step, vitals
+from dmft.engine.network import Form, Kernels, Network, Rule, Vitals, kernels, layers, vitals
 from dmft.engine.population import Population
-from dmft.specs.activation import Activation
-from dmft.specs.parameterization import batch_scale
+from dmft.specs.parameterization import batch_scale, input_scale
 from dmft.specs.problem import Problem
+from dmft.specs.training import GradientFlow
+
+KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
 
 
 class History(NamedTuple):
@@ -30,7 +37,7 @@ class History(NamedTuple):
 
     vitals: of every step, with a leading step axis.
     kernels: of the saved steps, with a leading axis over them.
-    features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, sample,
+    features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, vector,
         component); or None.
     slots: (step,) where a step is saved on these axes; beyond their end if it is not.
     """
@@ -43,28 +50,76 @@ class History(NamedTuple):
 
 
 def rule_of(problem: Problem) -> Rule:
-    """The constants of a problem that a step needs."""
-    task, training = problem.task, problem.training
-    c = training.learning_rate * batch_scale(problem.network.gamma0, task.n_train)
+    """The numbers of a problem that a step needs."""
+    task, training, network = problem.task, problem.training, problem.network
+    batches = problem.batches
+    scale = batch_scale(network.gamma0, batches.shape[1])
+    if training.observe == "test":
+        probes = np.broadcast_to(np.arange(task.n_train, task.n_samples), (training.steps, task.n_test))
+        rows, share = np.concatenate([batches, probes], axis=1), np.full(batches.shape, scale)
+    else:
+        rows = np.broadcast_to(np.arange(task.n_samples), (training.steps, task.n_samples))
+        share = np.zeros((training.steps, task.n_train))
+        np.put_along_axis(share, batches, scale, axis=1)
     return Rule(
-        input_kernel=jnp.asarray(task.input_kernel),
-        targets=jnp.asarray(task.y),
-        c=jnp.where(jnp.arange(task.n_samples) < task.n_train, c, 0.0),
-        gamma0=jnp.asarray(problem.network.gamma0),
-        centered=jnp.asarray(float(problem.network.centered)),
+        inputs=jnp.asarray(input_coordinates(problem)),
+        targets=jnp.asarray(task.targets),
+        # the last step is not followed by an update, and has the rows of the one before
+        rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
+        share=jnp.asarray(np.concatenate([share, share[-1:]])),
+        rates=jnp.asarray(np.append(training.rates, 0.0)),
+        gamma0=jnp.asarray(network.gamma0),
+        centered=jnp.asarray(float(network.centered)),
+        momentum=jnp.asarray(training.momentum),
+        weight_decay=jnp.asarray(training.weight_decay),
+        branch=jnp.asarray(network.branch),
     )
 
 
-def draws_needed(depth: int, samples: int, capacity: int) -> list[int]:
-    """Raw normals that each population may hand out, for matrices of the given capacity on either side."""
-    needed = [2 * capacity] * depth
-    needed[0] -= capacity - samples  # h^1 in place of the images of a matrix below
-    needed[-1] -= capacity - 1  # the readout in place of a matrix above
-    return needed
+def form_of(problem: Problem, kernels: Collection[str] = KERNELS) -> Form:
+    """What of a problem shapes the compiled code, where the given kernels are recorded."""
+    task, training, network = problem.task, problem.training, problem.network
+    stream = training.observe == "test"
+    trained = problem.batches.shape[1] if stream else task.n_train
+    return Form(
+        activation=network.activation,
+        loss=problem.loss,
+        residual=network.residual,
+        scheme=training.scheme if isinstance(training, GradientFlow) else "descent",
+        momentum=training.momentum > 0,
+        trained=trained,
+        observed=trained if stream else 0,
+        kernels=tuple(name for name in KERNELS if name in kernels),
+        single=not task.outputs,
+    )
+
+
+def input_coordinates(problem: Problem) -> NDArray[np.float64]:
+    """X (sample, input direction) with X X^T = K^x; directions of rounding size are left out."""
+    x = problem.task.x * input_scale(problem.task.dimension)
+    R, order = qr(x.T, mode="r", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
+    squares = np.diagonal(R) ** 2
+    live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
+    X = np.empty((len(x), int(live.sum())))
+    X[order] = (R[: len(live)][live] * np.sign(np.diagonal(R)[live])[:, None]).T
+    return X
+
+
+def draws_needed(depth: int, inputs: int, outputs: int, capacity: int, *, residual: bool = False) -> list[int]:
+    """Raw normals that each population may hand out, for matrices of the given capacity on either side.
+
+    The first layer has W^0 (inputs) in place of the images of a matrix below, the last the readout (outputs) in place
+    of one above; the layers of a residual network draw from one population.
+    """
+    images = [capacity] * (depth - 1)
+    needed = [below + above for below, above in zip([inputs, *images], [*images, outputs], strict=True)]
+    return [sum(needed)] if residual else needed
 
 
 def limit_network(
     rule: Rule,
+    form: Form,
+    depth: int,
     populations: Sequence[Population],
     tolerance: float,
     *,
@@ -74,54 +129,54 @@ def limit_network(
     """A network at initialisation whose matrices are revealed as they are used.
 
     Args:
-        populations: one a layer, with at least `draws_needed` raw normals, none of them used yet.
+        depth: number of layers.
+        populations: one a layer, or one for all if residual, with at least `draws_needed` raw normals, none of them
+            used yet.
         capacity: most directions that either side of a matrix may meet.
     """
     populations = list(populations)
-    readout = populations[-1].next_normals(1)[0]
-    populations[-1] = populations[-1].spend(1)
-
-    # h^1 ~ N(0, K^x); directions of rounding size are left out, those of tolerance size are not: they cost nothing here
-    n_samples = len(rule.targets)
-    R, _, rank = pivoted_cholesky(
-        rule.input_kernel, rounding(rule.input_kernel) * jnp.mean(rule.input_kernel.diagonal())
-    )
-    h1 = R @ populations[0].next_normals(n_samples)
-    populations[0] = populations[0].spend(rank)
-
+    (n_samples, inputs), outputs = rule.inputs.shape, rule.targets.shape[1]
+    readout = populations[-1].next_normals(outputs)
+    populations[-1] = populations[-1].spend(outputs)
+    first = populations[0].next_normals(inputs)
+    populations[0] = populations[0].spend(inputs)
+    per_layer = populations * depth if form.residual else populations
     matrices = tuple(
         revealed(source.size, target.size, (capacity, capacity), tolerance, project=project)
-        for source, target in pairwise(populations)
+        for source, target in pairwise(per_layer)
     )
-    return Network(h1, matrices, readout, tuple(populations), jnp.zeros(n_samples))
+    shape = (n_samples, outputs)
+    carried = jnp.zeros(shape) if form.scheme == "euler" else None
+    network = Network(first, matrices, readout, tuple(populations), jnp.zeros(shape), carried=carried)
+    velocity = jax.tree.map(jnp.zeros_like, network.parameters) if form.momentum else None
+    return replace(network, velocity=velocity)
 
 
-def empty_history(network: Network, saved: Sequence[int], *, two_time: bool = False) -> History:
+def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their kernels."""
-    depth, (samples, _) = len(network.populations), network.h1.shape
-    steps, rows = max(saved) + 1, len(saved)
+    depth, outputs = len(network.matrices) + 1, rule.targets.shape[1]
+    steps, kept, rows = max(saved) + 1, len(saved), rule.rows.shape[1] - form.observed
 
-    def vectors() -> tuple[jax.Array, ...] | None:
-        return tuple(jnp.zeros((rows, samples, p.size)) for p in network.populations) if two_time else None
+    def vectors(kernel: str, count: int) -> tuple[jax.Array, ...] | None:
+        wanted = two_time and kernel in form.kernels
+        return tuple(jnp.zeros((kept, count, p.size)) for p in layers(network)) if wanted else None
 
+    per_row = (rows,) if form.single else (rows, outputs)
+    shapes = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *per_row * 2), "ntk": per_row * 2}
     return History(
         Vitals(
-            prediction=jnp.zeros((steps, samples)),
+            prediction=jnp.zeros((steps, *per_row)),
             sizes=jnp.zeros((steps, 2, depth)),
             ranks=jnp.zeros((steps, depth - 1, 2), jnp.int32),
         ),
-        Kernels(
-            feature_kernel=jnp.zeros((rows, depth, samples, samples)),
-            gradient_kernel=jnp.zeros((rows, depth, samples, samples)),
-            ntk=jnp.zeros((rows, samples, samples)),
-        ),
-        vectors(),
-        vectors(),
-        slots=jnp.full(steps, rows).at[jnp.asarray(saved)].set(jnp.arange(rows)),
+        Kernels(**{name: jnp.zeros((kept, *shapes[name])) if name in form.kernels else None for name in KERNELS}),
+        vectors("feature_kernel", rows),
+        vectors("gradient_kernel", rows * outputs),
+        slots=jnp.full(steps, kept).at[jnp.asarray(saved)].set(jnp.arange(kept)),
     )
 
 
-@partial(jax.jit, static_argnames=("activation",), donate_argnames=("network", "history"))
+@partial(jax.jit, static_argnames=("form",), donate_argnames=("network", "history"))
 def advance(
     network: Network,
     history: History,
@@ -129,19 +184,19 @@ def advance(
     start: jax.Array | int,
     stop: jax.Array | int,
     *,
-    activation: Activation,
+    form: Form,
 ) -> tuple[Network, History]:
     """Steps `start` .. `stop` - 1 of training, each recorded before its update.  Takes over its first two arguments."""
 
     def body(t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
         network, history = carry
-        network, fields = step(network, rule, t, activation)
-        slot = history.slots[t]
+        network, seen = flow.step(network, rule, t, form)
+        slot, skipped = history.slots[t], form.observed * seen.output.shape[1]
         keep = History(
-            vitals=jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, vitals(network, fields)),
-            kernels=_put(history.kernels, slot, kernels(network, rule, fields)),
-            features=_put(history.features, slot, fields.features),
-            gradients=_put(history.gradients, slot, fields.gradients),
+            vitals=jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, vitals(network, seen, form)),
+            kernels=_put(history.kernels, slot, kernels(network, rule, seen, form)),
+            features=_put(history.features, slot, tuple(v[form.observed :] for v in seen.features)),
+            gradients=_put(history.gradients, slot, tuple(v[skipped:] for v in seen.gradients)),
             slots=history.slots,
         )
         return network, keep
@@ -158,7 +213,7 @@ def _put(room: Any, slot: jax.Array, new: Any) -> Any:
 
 
 def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Population, ...]) -> jax.Array:
-    """(layer, step, sample, step_2, sample_2): averages between all steps of (step, sample, component) a layer."""
+    """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, component) a layer."""
 
     def kernel(v: jax.Array, population: Population) -> jax.Array:
         flat = v.reshape(-1, v.shape[-1])

@@ -4,18 +4,19 @@ Both kinds answer the same three calls, and training is written over them (`dmft
 
     apply(v)     W v / sqrt(N)           v a block of vectors of the input population
     apply_t(u)   W^T u / sqrt(N)         u a block of vectors of the output population
-    learn(...)   W += sum_a c_a u_a v_a^T / sqrt(N)        for the blocks last applied
+    outer(...)   sum_a u_a v_a^T / sqrt(N) for blocks that were applied: a direction in which `trained` can move
 
 **RevealedGaussian** never stores W.  It keeps the orthonormal directions Q_F met by `apply` and Q_B met by
 `apply_t`, and the Gaussian images Z_F (in the output population) and Z_B (in the input population) that were
 sampled for them.  Everything that has been asked of W is then the operator of low rank
 
-    W / sqrt(N)  =  Z_F Q_F^T  +  Q_B Z_B^T  +  Q_B C Q_F^T        (transposes are averages: Q^T v = <Q v>)
+    W / sqrt(N)  =  d (Z_F Q_F^T  +  Q_B Z_B^T)  +  Q_B C Q_F^T        (transposes are averages: Q^T v = <Q v>)
 
-where C holds what was learned, in the coordinates of the two bases: a step of gradient descent touches C alone.  A
-new vector v = x Q_F + R q has an image that is Gaussian given all that W has shown (Bolthausen 2014):
+where C holds what was learned, in the coordinates of the two bases, and d is what weight decay has left of the initial
+matrix: training touches these two alone.  A new vector v = x Q_F + R q has an image that is Gaussian given all that W
+has shown (Bolthausen 2014):
 
-    image = x Z_F + R z  +  (<v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
+    image = d (x Z_F + R z)  +  (d <v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
 
 The middle term is the response (A g, or B phi, of the mean-field equations; Gaussian integration by parts, no
 phi'').  The projection of z makes finite populations exact in law: S particles are then a network of width S.
@@ -28,12 +29,13 @@ relative size.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.basis import ONCE, decompose
+from dmft.engine.basis import decompose
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
@@ -52,29 +54,37 @@ class Directions:
     count: jax.Array
 
 
+class Learned(NamedTuple):
+    """What training has made of a revealed matrix.
+
+    initial: d, the factor of the matrix at initialisation; change: C, (direction of `backward`, direction of `forward`).
+    """
+
+    initial: jax.Array
+    change: jax.Array
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RevealedGaussian:
     """An N x N matrix of iid N(0,1) entries, sampled in the directions in which it is used.
 
-    learned: C, (direction of `backward`, direction of `forward`).
     tolerance: relative size below which a new direction is dropped.
-    twice: orthogonalise new directions twice (`dmft.engine.basis`).
     project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
     leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
     """
 
     forward: Directions
     backward: Directions
-    learned: jax.Array
+    trained: Learned
     tolerance: jax.Array
-    twice: bool = field(default=True, metadata={"static": True})
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedGaussian:
-        return replace(self, forward=self.backward, backward=self.forward, learned=self.learned.T)
+        trained = self.trained._replace(change=self.trained.change.T)
+        return replace(self, forward=self.backward, backward=self.forward, trained=trained)
 
     @property
     def ranks(self) -> jax.Array:
@@ -88,16 +98,16 @@ class RevealedGaussian:
 
         Returns:
             the matrix, which now knows the image; the target population with its normals spent; the image (vector,
-            component of target); the coordinates of v (vector, direction), which `learn` takes.
+            component of target); the coordinates of v (vector, direction), which `outer` takes.
         """
-        known, seen = self.forward, self.backward
-        x, R, q, rank = decompose(v, known.met, source, self.tolerance, twice=self.twice, leader=self.leader)
+        known, seen, (initial, change) = self.forward, self.backward, self.trained
+        x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader)
         z = target.next_normals(len(v))
         if self.project:
             z = z - target.inner(z, seen.met) @ seen.met
         z = jnp.where(jnp.arange(len(v))[:, None] < rank, z, 0.0)
 
-        response = source.inner(v, seen.image) + x @ self.learned.T
+        response = initial * source.inner(v, seen.image) + x @ change.T
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
         known = Directions(
@@ -105,7 +115,7 @@ class RevealedGaussian:
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
         )
-        image = coordinates @ known.image + response @ seen.met
+        image = (initial * coordinates) @ known.image + response @ seen.met
         return replace(self, forward=known), target.spend(rank), image, coordinates
 
     def apply_t(
@@ -115,9 +125,9 @@ class RevealedGaussian:
         matrix, target, image, coordinates = self.transposed.apply(u, source, target)
         return matrix.transposed, target, image, coordinates
 
-    def learn(self, c: jax.Array, inputs: jax.Array, outputs: jax.Array) -> RevealedGaussian:
-        """W += sum_a c_a u_a v_a^T / sqrt(N), for coordinates `inputs` of v and `outputs` of u."""
-        return replace(self, learned=self.learned + (outputs.T * c) @ inputs)
+    def outer(self, inputs: jax.Array, outputs: jax.Array) -> Learned:
+        """sum_a u_a v_a^T / sqrt(N), for coordinates `inputs` of v and `outputs` of u."""
+        return Learned(jnp.zeros(()), outputs.T @ inputs)
 
 
 def revealed(
@@ -137,9 +147,8 @@ def revealed(
     return RevealedGaussian(
         forward=nothing(capacity[0], source, target),
         backward=nothing(capacity[1], target, source),
-        learned=jnp.zeros((capacity[1], capacity[0])),
+        trained=Learned(jnp.ones(()), jnp.zeros((capacity[1], capacity[0]))),
         tolerance=jnp.asarray(tolerance, float),
-        twice=tolerance < ONCE,
         project=project,
     )
 
@@ -149,27 +158,27 @@ def revealed(
 class Explicit:
     """An ordinary weight matrix (output, input).  Its coordinates of a vector are the vector itself."""
 
-    weights: jax.Array
+    trained: jax.Array
 
     @property
     def ranks(self) -> jax.Array:
-        return jnp.array(self.weights.shape[::-1], jnp.int32)
+        return jnp.array(self.trained.shape[::-1], jnp.int32)
 
     def apply(
         self, v: jax.Array, source: Population, target: Population
     ) -> tuple[Explicit, Population, jax.Array, jax.Array]:
         del source  # sums over its neurons are the matrix product
-        return self, target, v @ self.weights.T * self._scale, v
+        return self, target, v @ self.trained.T * self._scale, v
 
     def apply_t(
         self, u: jax.Array, source: Population, target: Population
     ) -> tuple[Explicit, Population, jax.Array, jax.Array]:
         del source
-        return self, target, u @ self.weights * self._scale, u
+        return self, target, u @ self.trained * self._scale, u
 
-    def learn(self, c: jax.Array, inputs: jax.Array, outputs: jax.Array) -> Explicit:
-        return replace(self, weights=self.weights + (outputs.T * c) @ inputs * self._scale)
+    def outer(self, inputs: jax.Array, outputs: jax.Array) -> jax.Array:
+        return outputs.T @ inputs * self._scale
 
     @property
     def _scale(self) -> float:
-        return hidden_scale(self.weights.shape[1])
+        return hidden_scale(self.trained.shape[1])

@@ -1,16 +1,25 @@
-"""One step of training an MLP, written once over populations and matrices.
+"""Training of a network, written once over populations and matrices.
 
-    forward    h^1 given;   h^{l+1} = W^l phi(h^l) / sqrt(N);   f = <w phi(h^L)> / gamma0
-    backward   z^L = w;     g^l = phi'(h^l) z^l;                z^{l-1} = W^{l-1}^T g^l / sqrt(N)
-    update     h^1 += c_a Delta_a K^x_{mu a} g^1_a
-               W^l += c_a Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N);   w += c_a Delta_a phi(h^L_a)
+    forward    h^1 = W^0 x / sqrt(D);      h^{l+1} = [h^l +] b W^l phi(h^l) / sqrt(N);       f_c = <w_c phi(h^L)> / gamma0
+    backward   z^L = w;  g^L = phi'(h^L) z^L;     g^l = [g^{l+1} +] b phi'(h^l) W^l^T g^{l+1} / sqrt(N)
+    direction  D W^0 = sum Delta_a g^1_a x_a^T / sqrt(D)       D w = sum Delta_a phi(h^L_a)
+               D W^l = b sum Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N)
 
-with c = eta gamma0 / P for training samples a and 0 for test samples (`dmft.specs.parameterization`).  The input
-layer appears through its preactivations h^1 alone: whatever W^0 is, training moves them through K^x.
+In brackets what a residual network adds, whose layers share one population; b is 1 without.  Sums run over the samples
+and outputs of a batch, with the factor gamma0 / P (`dmft.specs.parameterization`).  Inputs enter by their coordinates in
+an orthonormal basis of their span, K^x = X X^T, in which W^0 is as Gaussian as in any other.
 
-Observables, from the fields before the update:
+The direction is linear in g, and so is g in its start z^L: where no gradient kernels are asked for, one backward pass
+from sum_c Delta_c w_c replaces those from every w_c ("events" are samples then, else samples times outputs).
 
-    Phi^l = <phi(h^l) phi(h^l)>    G^l = <g^l g^l>    K = sum_{l=0..L} G^{l+1} Phi^l,   Phi^0 = K^x,  G^{L+1} = 1
+Parameters move as one vector theta (W^0; d and C of every matrix, `dmft.engine.matrix`; w), in a linear space in which an
+optimiser is three lines:
+
+    v <- beta v + D - lambda theta;      theta <- theta + eta v            (`dmft.engine.flow` for gradient flow)
+
+Observables, from the fields before the update, with Phi^0 = K^x, G^{L+1} = 1 in outputs, b_0 = b_L = 1, else b_l = b:
+
+    Phi^l = <phi(h^l) phi(h^l)>    G^l = <g^l g^l>    K = sum_{l=0..L} b_l^2 G^{l+1} Phi^l
 """
 
 from __future__ import annotations
@@ -23,8 +32,18 @@ import jax.numpy as jnp
 
 from dmft.engine.activations import functions
 from dmft.engine.population import Population
+from dmft.specs import loss
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import output_scale
+
+
+class Parameters(NamedTuple):
+    """What training moves: first (input direction, component); what each matrix calls `trained`; readout (output,
+    component)."""
+
+    first: jax.Array
+    matrices: tuple[Any, ...]
+    readout: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -32,82 +51,222 @@ from dmft.specs.parameterization import output_scale
 class Network:
     """The state of training.
 
-    h1: (sample, component), preactivations of the first layer.
-    matrices: W^1 .. W^{L-1}; populations: 1 .. L; readout: w (component,).
-    offset: (sample,), the output at initialisation, which a centered network subtracts.
+    first: W^0; matrices: W^1 .. W^{L-1}; readout: w; populations: of the layers, or one for all (residual).
+    offset: (sample, output), the output at initialisation, which a centered network subtracts.
+    velocity: v, or None without momentum.
+    carried: (sample, output), the output where it follows the NTK (`dmft.engine.flow`), else None.
     """
 
-    h1: jax.Array
+    first: jax.Array
     matrices: tuple[Any, ...]
     readout: jax.Array
     populations: tuple[Population, ...]
     offset: jax.Array
+    velocity: Parameters | None = None
+    carried: jax.Array | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        return Parameters(self.first, tuple(m.trained for m in self.matrices), self.readout)
+
+    def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
+        """With theta + rate * change."""
+        first, trained, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
+        matrices = tuple(replace(m, trained=t) for m, t in zip(self.matrices, trained, strict=True))
+        return replace(self, first=first, matrices=matrices, readout=readout)
 
 
 class Rule(NamedTuple):
-    """What a step needs to know of the problem.
+    """The numbers of a problem that a step needs.
 
-    input_kernel: K^x (sample, sample_2); targets: (sample,); c: (sample,), eta gamma0 / P where the sample is
-    trained on; centered: 1 to subtract the output at initialisation, 0 not to.
+    inputs: X (sample, input direction); targets: (sample, output).
+    rows: (step, row), the samples met at a step, those to train on first.
+    share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
+    rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
     """
 
-    input_kernel: jax.Array
+    inputs: jax.Array
     targets: jax.Array
-    c: jax.Array
+    rows: jax.Array
+    share: jax.Array
+    rates: jax.Array
     gamma0: jax.Array
     centered: jax.Array
+    momentum: jax.Array
+    weight_decay: jax.Array
+    branch: jax.Array
 
 
-class Fields(NamedTuple):
-    """Fields of every layer at one step, before its update: tuples over layers of (sample, component)."""
+@dataclass(frozen=True)
+class Form:
+    """What of a problem shapes the compiled code.
 
+    scheme: "descent", "euler" or "rosenbrock".
+    trained: how many of a step's rows are trained on; observed: the first row that is recorded.
+    kernels: names of those that are recorded.
+    single: whether targets have no axis of outputs; nor have observables then.
+    """
+
+    activation: Activation
+    loss: str
+    residual: bool
+    scheme: str
+    momentum: bool
+    trained: int
+    observed: int
+    kernels: tuple[str, ...]
+    single: bool
+
+    @property
+    def per_output(self) -> bool:
+        """Whether backward passes start from every output, not from the loss."""
+        return self.scheme != "descent" or self.every_row
+
+    @property
+    def every_row(self) -> bool:
+        """Whether backward passes start from all rows, not from those trained on."""
+        return self.scheme == "euler" or bool({"gradient_kernel", "ntk"} & {*self.kernels})
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes a step."""
+        return 2 if self.scheme == "rosenbrock" else 1
+
+
+class Pass(NamedTuple):
+    """One forward and backward pass.
+
+    x: (row, input direction); output: (row, output); h, features: tuples over layers of (row, component); gradients:
+    of (event, component); inputs, outputs: tuples over matrices, coordinates of features and gradients.
+    """
+
+    x: jax.Array
     output: jax.Array
     h: tuple[jax.Array, ...]
     features: tuple[jax.Array, ...]
     gradients: tuple[jax.Array, ...]
+    inputs: tuple[jax.Array, ...]
+    outputs: tuple[jax.Array, ...]
+
+    def squares(self, fields: tuple[jax.Array, ...], network: Network) -> jax.Array:
+        """(layer,): mean squares of fields."""
+        return jnp.stack([jnp.mean(p.squares(v)) for p, v in zip(layers(network), fields, strict=True)])
 
 
-def step(network: Network, rule: Rule, t: jax.Array | int, activation: Activation) -> tuple[Network, Fields]:
-    """Step `t`: forward, backward, update of all parameters at once."""
-    phi, dphi = functions(activation)
-    depth = len(network.populations)
-    populations, matrices = list(network.populations), list(network.matrices)
-    inputs, outputs = [None] * (depth - 1), [None] * (depth - 1)
+def layers(network: Network) -> tuple[Population, ...]:
+    """The population of every layer."""
+    depth = len(network.matrices) + 1
+    return network.populations if len(network.populations) == depth else network.populations * depth
 
-    h = [network.h1]
-    features = [phi(network.h1)]
-    for i in range(depth - 1):
-        matrices[i], populations[i + 1], image, inputs[i] = matrices[i].apply(
-            features[i], populations[i], populations[i + 1]
-        )
-        h.append(image)
-        features.append(phi(image))
-    output = populations[-1].inner(features[-1], network.readout[None])[:, 0] * output_scale(rule.gamma0)
-    offset = jnp.where(t == 0, rule.centered * output, network.offset)
+
+def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass, jax.Array]:
+    """Forward and backward through the rows of step `t`; the state with what its matrices have shown, the pass, and
+    Delta (trained row, output) times share."""
+    rows = rule.rows[t]
+    x = rule.inputs[rows]
+    network, output, h, features, inputs = _forward(network, rule, x, form)
+    offset = jnp.where(t == 0, rule.centered * output, network.offset[rows])
+    network = replace(network, offset=network.offset.at[rows].set(offset))
     output = output - offset
+    if network.carried is not None:
+        start = jnp.where(t == 0, output, network.carried[rows])
+        network, output = replace(network, carried=network.carried.at[rows].set(start)), start
 
-    gradients = [dphi(h[-1]) * network.readout]
-    for i in reversed(range(depth - 1)):
-        matrices[i], populations[i], z, outputs[i] = matrices[i].apply_t(
-            gradients[0], populations[i + 1], populations[i]
+    trained = rows[: form.trained]
+    descent = loss.descent(jnp, form.loss, output[: form.trained], rule.targets[trained])
+    change = descent * rule.share[t][:, None]
+    count = len(rows) if form.every_row else form.trained
+    if form.per_output:
+        starts = jnp.broadcast_to(network.readout, (count, *network.readout.shape))
+    else:
+        starts = (change @ network.readout)[:, None]
+    network, gradients, outputs = _backward(network, rule, [a[:count] for a in h], starts, form)
+    return network, Pass(x, output, tuple(h), tuple(features), gradients, tuple(inputs), outputs), change
+
+
+def _forward(
+    network: Network, rule: Rule, x: jax.Array, form: Form
+) -> tuple[Network, jax.Array, list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """The output (not centered), h and phi(h) of every layer, coordinates of phi(h) at every matrix."""
+    phi, _ = functions(form.activation)
+    populations, matrices, inputs = list(network.populations), list(network.matrices), []
+    h = [x @ network.first]
+    features = [phi(h[0])]
+    for i in range(len(matrices)):
+        below, above = (0, 0) if form.residual else (i, i + 1)
+        matrices[i], populations[above], image, coordinates = matrices[i].apply(
+            features[i], populations[below], populations[above]
         )
-        gradients.insert(0, dphi(h[i]) * z)
+        h.append(h[i] + rule.branch * image if form.residual else image)
+        features.append(phi(h[-1]))
+        inputs.append(coordinates)
+    output = populations[-1].inner(features[-1], network.readout) * output_scale(rule.gamma0)
+    network = replace(network, matrices=tuple(matrices), populations=tuple(populations))
+    return network, output, h, features, inputs
 
-    change = rule.c * (rule.targets - output)
-    network = replace(
-        network,
-        h1=network.h1 + (rule.input_kernel * change) @ gradients[0],
-        matrices=tuple(matrix.learn(change, inputs[i], outputs[i]) for i, matrix in enumerate(matrices)),
-        readout=network.readout + change @ features[-1],
-        populations=tuple(populations),
-        offset=offset,
+
+def _backward(
+    network: Network, rule: Rule, h: list[jax.Array], starts: jax.Array, form: Form
+) -> tuple[Network, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """g of every layer and coordinates at every matrix, from z^L (row, start, component)."""
+    _, dphi = functions(form.activation)
+    populations, matrices = list(network.populations), list(network.matrices)
+    outputs: list[Any] = [None] * len(matrices)
+
+    def through(slope: jax.Array, z: jax.Array) -> jax.Array:
+        each = z.reshape(len(slope), -1, z.shape[-1])
+        return (slope[:, None] * each).reshape(-1, z.shape[-1])
+
+    gradients = [through(dphi(h[-1]), starts)]
+    for i in reversed(range(len(matrices))):
+        below, above = (0, 0) if form.residual else (i, i + 1)
+        matrices[i], populations[below], z, outputs[i] = matrices[i].apply_t(
+            gradients[0], populations[above], populations[below]
+        )
+        g = through(dphi(h[i]), z)
+        gradients.insert(0, gradients[0] + rule.branch * g if form.residual else g)
+    network = replace(network, matrices=tuple(matrices), populations=tuple(populations))
+    return network, tuple(gradients), tuple(outputs)
+
+
+def direction(network: Network, rule: Rule, seen: Pass, change: jax.Array, form: Form) -> Parameters:
+    """D for the pass `seen` and coefficients `change` (trained row, output): share times Delta, or another in its place
+    where passes are per output."""
+    n = form.trained
+
+    def pushed(events: jax.Array) -> jax.Array:
+        """(trained row, ...): sum over outputs, with the coefficients unless the pass has started from them."""
+        if not form.per_output:
+            return events
+        each = events.reshape(-1, change.shape[1], events.shape[-1])[:n]
+        return jnp.einsum("ac,acn->an", change, each) if change.shape[1] > 1 else change * each[:, 0]
+
+    b = rule.branch if form.residual else 1.0
+    matrices = zip(network.matrices, seen.inputs, seen.outputs, strict=True)
+    return Parameters(
+        first=seen.x[:n].T @ pushed(seen.gradients[0]),
+        matrices=tuple(m.outer(x[:n], b * pushed(y)) for m, x, y in matrices),
+        readout=change.T @ seen.features[-1][:n],
     )
-    return network, Fields(output, tuple(h), tuple(features), tuple(gradients))
+
+
+def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
+    """Step `t` of gradient descent with momentum and weight decay."""
+    network, seen, change = evaluate(network, rule, t, form)
+    push = direction(network, rule, seen, change, form)
+    push = jax.tree.map(lambda d, theta: d - rule.weight_decay * theta, push, network.parameters)
+    if network.velocity is not None:
+        push = jax.tree.map(lambda v, d: rule.momentum * v + d, network.velocity, push)
+        network = replace(network, velocity=push)
+    return network.moved(push, rule.rates[t]), seen
+
+
+# ---- observables -----------------------------------------------------------------------------------------------------
 
 
 class Vitals(NamedTuple):
-    """Numbers of every step: prediction (sample,); sizes (2, layer), mean squares of h and g, which tell where training
-    diverges; ranks (matrix, 2), directions met by either side."""
+    """Numbers of every step: prediction (observed row[, output]); sizes (2, layer), mean squares of h and g, which tell
+    where training diverges; ranks (matrix, 2), directions met by either side."""
 
     prediction: jax.Array
     sizes: jax.Array
@@ -115,34 +274,74 @@ class Vitals(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """Order parameters of a step: feature_kernel, gradient_kernel (layer, sample, sample_2); ntk (sample, sample_2)."""
+    """Order parameters of a step, None where they are not recorded: feature_kernel (layer, row, row_2), gradient_kernel
+    (layer, row[, output], row_2[, output_2]), ntk (row[, output], row_2[, output_2]); without outputs if there is one."""
 
-    feature_kernel: jax.Array
-    gradient_kernel: jax.Array
-    ntk: jax.Array
+    feature_kernel: jax.Array | None
+    gradient_kernel: jax.Array | None
+    ntk: jax.Array | None
 
 
-def vitals(network: Network, fields: Fields) -> Vitals:
-    """Of the fields of a step; `network` is the state after it."""
+def predictions(seen: Pass, form: Form) -> jax.Array:
+    """Of the observed rows, (row[, output])."""
+    f = seen.output[form.observed :]
+    return f[:, 0] if form.single else f
 
-    def sizes(vectors: tuple[jax.Array, ...]) -> jax.Array:
-        return jnp.stack([jnp.mean(p.squares(v)) for p, v in zip(network.populations, vectors, strict=True)])
 
+def vitals(network: Network, seen: Pass, form: Form) -> Vitals:
+    """Of a pass; `network` is the state after it."""
     ranks = [matrix.ranks for matrix in network.matrices]
     return Vitals(
-        prediction=fields.output,
-        sizes=jnp.stack([sizes(fields.h), sizes(fields.gradients)]),
+        prediction=predictions(seen, form),
+        sizes=jnp.stack([seen.squares(seen.h, network), seen.squares(seen.gradients, network)]),
         ranks=jnp.stack(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
     )
 
 
-def kernels(network: Network, rule: Rule, fields: Fields) -> Kernels:
-    """Of the fields of a step; `network` is the state after it."""
+def kernels(network: Network, rule: Rule, seen: Pass, form: Form) -> Kernels:
+    """Of a pass; `network` is the state after it."""
+    features, gradients, ntk = None, None, None
+    if {"feature_kernel", "ntk"} & {*form.kernels}:
+        features = feature_kernels(network, seen, seen, form.observed)
+    if {"gradient_kernel", "ntk"} & {*form.kernels}:
+        gradients = gradient_kernels(network, seen, seen, form.observed)
+    if "ntk" in form.kernels:
+        x = seen.x[form.observed :]
+        ntk = tangent_kernel(x @ x.T, features, gradients, rule, form)
 
-    def kernel(vectors: tuple[jax.Array, ...]) -> jax.Array:
-        return jnp.stack([p.inner(v, v) for p, v in zip(network.populations, vectors, strict=True)])
+    def without_outputs(kernel: jax.Array | None) -> jax.Array | None:
+        return kernel[..., 0, :, 0] if form.single and kernel is not None else kernel
 
-    feature_kernel, gradient_kernel = kernel(fields.features), kernel(fields.gradients)
-    before = jnp.concatenate([rule.input_kernel[None], feature_kernel])
-    after = jnp.concatenate([gradient_kernel, jnp.ones_like(rule.input_kernel)[None]])
-    return Kernels(feature_kernel, gradient_kernel, ntk=jnp.sum(before * after, axis=0))
+    return Kernels(
+        features if "feature_kernel" in form.kernels else None,
+        without_outputs(gradients) if "gradient_kernel" in form.kernels else None,
+        without_outputs(ntk),
+    )
+
+
+def feature_kernels(network: Network, a: Pass, b: Pass, start: int = 0, stop: int | None = None) -> jax.Array:
+    """Phi (layer, row, row_2) between the rows `start` .. `stop` of two passes."""
+    rows = slice(start, stop)
+    each = zip(layers(network), a.features, b.features, strict=True)
+    return jnp.stack([p.inner(v[rows], w[rows]) for p, v, w in each])
+
+
+def gradient_kernels(network: Network, a: Pass, b: Pass, start: int = 0, stop: int | None = None) -> jax.Array:
+    """G (layer, row, output, row_2, output_2) between the rows `start` .. `stop` of two passes, per output."""
+    outputs = a.output.shape[1]
+    events = slice(start * outputs, None if stop is None else stop * outputs)
+
+    def kernel(p: Population, v: jax.Array, w: jax.Array) -> jax.Array:
+        return p.inner(v[events], w[events]).reshape(-1, outputs, len(w[events]) // outputs, outputs)
+
+    return jnp.stack([kernel(*each) for each in zip(layers(network), a.gradients, b.gradients, strict=True)])
+
+
+def tangent_kernel(inputs: jax.Array, features: Any, gradients: Any, rule: Rule, form: Form) -> jax.Array:
+    """K (row, output, row_2, output_2), from Phi^0 (row, row_2), Phi and G of all layers."""
+    outputs = gradients.shape[2]
+    b = rule.branch**2 if form.residual else 1.0
+    phi = features[:, :, None, :, None]
+    inner = b * jnp.sum(gradients[1:] * phi[:-1], axis=0)
+    last = phi[-1] * jnp.eye(outputs)[:, None, :]
+    return gradients[0] * inputs[:, None, :, None] + inner + last

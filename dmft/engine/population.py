@@ -19,13 +19,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
-from scipy.stats import qmc
+from numpy.typing import ArrayLike
 
-SOBOL_BITS = 30
+from dmft.engine.normals import Sobol, Stored
 
 
 @jax.tree_util.register_dataclass
@@ -33,19 +29,19 @@ SOBOL_BITS = 30
 class Population:
     """The neurons of a layer, as particles or as linear forms.
 
-    normals: (draw, component), raw normals in the order of use.
+    normals: the source of raw normals (draw, component), in the order of use.
     used: how many rows have been used up.
     measure: M; one number or (component,) where it is diagonal, else (component, component_2).
     """
 
-    normals: jax.Array
+    normals: Stored | Sobol
     used: jax.Array
     measure: jax.Array
 
     @property
     def size(self) -> int:
         """Components of a vector: particles S, or forms."""
-        return self.normals.shape[1]
+        return self.normals.size
 
     def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
@@ -60,34 +56,18 @@ class Population:
 
     def next_normals(self, count: int) -> jax.Array:
         """(count, component): the next unused normals; `spend` marks those that were taken."""
-        return lax.dynamic_slice_in_dim(self.normals, self.used, count, axis=0)
+        return self.normals.rows(self.used, count)
 
     def spend(self, count: jax.Array | int) -> Population:
         return replace(self, used=self.used + count)
 
 
-def particles(normals: ArrayLike) -> Population:
+def particles(normals: ArrayLike | Sobol) -> Population:
     """Equally weighted particles with the given raw normals (draw, particle), none of them used yet."""
-    z = jnp.asarray(normals)
-    return Population(z, jnp.zeros((), jnp.int32), jnp.asarray(1 / z.shape[1]))
+    source = normals if isinstance(normals, Sobol) else Stored(jnp.asarray(normals))
+    return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size))
 
 
 def linear_forms(count: int) -> Population:
     """The linear forms in `count` raw normals."""
-    return Population(jnp.eye(count), jnp.zeros((), jnp.int32), jnp.ones(()))
-
-
-def sobol_normals(draws: int, size: int, seed: np.random.SeedSequence) -> NDArray[np.float64]:
-    """(draw, particle): normals from one scrambled Sobol sequence of `size` points.
-
-    SciPy's sequence ends at 21,201 dimensions; pseudo-random numbers serve beyond.
-    """
-    rng = np.random.default_rng(seed)
-    dimensions = min(draws, qmc.Sobol.MAXDIM)
-    points = qmc.Sobol(dimensions, scramble=True, bits=SOBOL_BITS, rng=rng).random(size)
-    # the points are multiples of 2^-bits: half a unit more keeps the quantile of 0 finite
-    points += 0.5 ** (SOBOL_BITS + 1)
-    normals = np.empty((draws, size))
-    ndtri(points.T, out=normals[:dimensions])
-    normals[dimensions:] = rng.standard_normal((draws - dimensions, size))
-    return normals
+    return Population(Stored(jnp.eye(count)), jnp.zeros((), jnp.int32), jnp.ones(()))

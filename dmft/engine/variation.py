@@ -26,21 +26,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.network import Network, Rule, kernels, step
-from dmft.specs.activation import Activation
+from dmft.engine.flow import step
+from dmft.engine.network import Form, Network, Rule, kernels, predictions
 
 VARIANTS = "variants"  # the mapped axis of `perturb`
 Measures = tuple[jax.Array, ...]
 
 
 class Observables(NamedTuple):
-    """Of the steps 0..last: prediction (step, sample); feature_kernel, gradient_kernel (step, layer, sample, sample_2);
-    ntk (step, sample, sample_2)."""
+    """Of the steps 0..last: prediction (step, sample[, output]); `dmft.engine.network.Kernels` (step, ...)."""
 
     prediction: jax.Array
-    feature_kernel: jax.Array
-    gradient_kernel: jax.Array
-    ntk: jax.Array
+    feature_kernel: jax.Array | None
+    gradient_kernel: jax.Array | None
+    ntk: jax.Array | None
 
 
 class Taylor(NamedTuple):
@@ -62,8 +61,8 @@ def taylor(function: Callable[[Any], Any], x: Taylor) -> Taylor:
     return Taylor(value, first, second)
 
 
-@partial(jax.jit, static_argnames=("last", "activation"))
-def vary(network: Network, rule: Rule, directions: Measures, *, last: int, activation: Activation) -> Taylor:
+@partial(jax.jit, static_argnames=("last", "form"))
+def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form: Form) -> Taylor:
     """Observables of a run, and their derivatives along directions of its measures.
 
     Args:
@@ -81,7 +80,7 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, activ
             numbers, counts = state
 
             def forward(x: tuple[Any, Measures]) -> tuple[Any, Any, Observables]:
-                trained, seen = _observed_step(_joined(network, x[0], counts, x[1]), rule, t, activation)
+                trained, seen = _observed_step(_joined(network, x[0], counts, x[1]), rule, t, form)
                 return *_parts(trained), seen
 
             moved = taylor(forward, Taylor(*zip(numbers, measures, strict=True)))
@@ -100,9 +99,9 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, activ
     return jax.vmap(one, out_axes=Taylor(None, 0, 0))(directions)
 
 
-@partial(jax.jit, static_argnames=("last", "activation"))
+@partial(jax.jit, static_argnames=("last", "form"))
 def perturb(
-    network: Network, rule: Rule, directions: Measures, size: jax.Array | float, *, last: int, activation: Activation
+    network: Network, rule: Rule, directions: Measures, size: jax.Array | float, *, last: int, form: Form
 ) -> Taylor:
     """As `vary`, by central differences between runs at M + h dM and M - h dM, h the `size`.
 
@@ -116,7 +115,7 @@ def perturb(
         return jnp.concatenate([measure[None], measure + size * direction, measure - size * direction])
 
     measures = jax.tree.map(around, _measures(network), directions)
-    seen = jax.vmap(lambda m: _run(network, m, rule, last, activation), axis_name=VARIANTS)(measures)
+    seen = jax.vmap(lambda m: _run(network, m, rule, last, form), axis_name=VARIANTS)(measures)
     value = jax.tree.map(lambda a: a[0], seen)
     up, down = (jax.tree.map(lambda a, at=at: a[at : at + count], seen) for at in (1, 1 + count))
     return Taylor(
@@ -126,9 +125,9 @@ def perturb(
     )
 
 
-@partial(jax.jit, static_argnames=("last", "activation"))
+@partial(jax.jit, static_argnames=("last", "form"))
 def gradients(
-    network: Network, rule: Rule, scalars: Observables, *, last: int, activation: Activation
+    network: Network, rule: Rule, scalars: Observables, *, last: int, form: Form
 ) -> tuple[Observables, Measures]:
     """Derivatives of linear combinations of the observables in the whole measures.
 
@@ -138,16 +137,16 @@ def gradients(
     Returns:
         the observables; for each population an array (scalar, *shape of its measure).
     """
-    seen, back = jax.vjp(lambda m: _run(network, m, rule, last, activation), _measures(network))
+    seen, back = jax.vjp(lambda m: _run(network, m, rule, last, form), _measures(network))
     if len(scalars.prediction) == 1:  # as in `vary`
         return seen, jax.tree.map(lambda a: a[None], back(jax.tree.map(lambda a: a[0], scalars))[0])
     return seen, jax.vmap(back)(scalars)[0]
 
 
-def _run(network: Network, measures: Measures, rule: Rule, last: int, activation: Activation) -> Observables:
+def _run(network: Network, measures: Measures, rule: Rule, last: int, form: Form) -> Observables:
     @jax.checkpoint
     def body(state: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], Observables]:
-        trained, seen = _observed_step(_joined(network, *state, measures), rule, t, activation)
+        trained, seen = _observed_step(_joined(network, *state, measures), rule, t, form)
         return _parts(trained), seen
 
     seen: Observables
@@ -155,9 +154,9 @@ def _run(network: Network, measures: Measures, rule: Rule, last: int, activation
     return seen
 
 
-def _observed_step(network: Network, rule: Rule, t: jax.Array, activation: Activation) -> tuple[Network, Observables]:
-    network, fields = step(network, rule, t, activation)
-    return network, Observables(fields.output, *kernels(network, rule, fields))
+def _observed_step(network: Network, rule: Rule, t: jax.Array, form: Form) -> tuple[Network, Observables]:
+    network, seen = step(network, rule, t, form)
+    return network, Observables(predictions(seen, form), *kernels(network, rule, seen, form))
 
 
 # ---- the state of a run, without what it never changes: raw normals and measures ------------------------------------

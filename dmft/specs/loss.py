@@ -103,5 +103,6 @@ def _softmax(xp: Any, f: Any) -> Any:
 
 def _diagonal(xp: Any, a: Any) -> Any:
     """(..., n) on the diagonal of (..., n, n)."""
-    index = xp.arange(a.shape[-1])
-    return xp.where(index[:, None] == index, a[..., :, None] + 0 * a[..., None, :], 0 * a[..., :, None])
+    index = xp.cumsum(xp.ones_like(a), axis=-1)  # made from `a`: on its device
+    same = index[..., :, None] == index[..., None, :]
+    return xp.where(same, a[..., :, None] + 0 * a[..., None, :], 0 * a[..., :, None])

@@ -1,5 +1,6 @@
 """The engine: one training code, explicit or revealed matrices; each claim of `engine/matrix.py` by itself."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
+from scipy.stats import qmc
 
 import dmft
 import finite_nets
 from dmft.engine import basis, loop, matrix, network, population
+from dmft.engine import normals as raw_normals
 from dmft.specs.parameterization import input_scale
 from finite_nets.network import initialise
 
@@ -111,7 +115,8 @@ def test_learning_adds_the_outer_product_on_both_sides():
     c = jnp.asarray([0.3, -1.0, 0.0])
     v, u = asked["v"][1], asked["u"][1]
     coordinates = w.apply(v, source, target)[3], w.apply_t(u, target, source)[3]
-    learned = w.learn(c, *coordinates)
+    change = w.outer(coordinates[0], coordinates[1] * c[:, None])
+    learned = dataclasses.replace(w, trained=jax.tree.map(jnp.add, w.trained, change))
     np.testing.assert_allclose(
         learned.apply(v, source, target)[2], answered["v"][1] + source.inner(v, v * c[:, None]) @ u, atol=1e-9
     )
@@ -133,16 +138,17 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
     nets = finite_nets.train_ensemble(problem, widths=[width], seeds=[4], dtype="float64", two_time=True)
 
     weights = initialise(depth, 5, width, torch.tensor([4]), root_seed=0, dtype=torch.float64)
+    rule, form = loop.rule_of(problem), loop.form_of(problem)
     start = network.Network(
-        h1=jnp.asarray(task.x @ weights.first[0].numpy().T * input_scale(5)),
+        # the input coordinates X span the inputs: W^0 x / sqrt(D) = X first
+        first=jnp.linalg.lstsq(rule.inputs, jnp.asarray(task.x @ weights.first[0].numpy().T * input_scale(5)))[0],
         matrices=tuple(matrix.Explicit(jnp.asarray(w[0].numpy())) for w in weights.hidden),
-        readout=jnp.asarray(weights.readout[0].numpy()),
+        readout=jnp.asarray(weights.readout[0].numpy()).reshape(1, width),
         populations=tuple(population.particles(np.zeros((0, width))) for _ in range(depth)),
-        offset=jnp.zeros(5),
+        offset=jnp.zeros((5, 1)),
     )
-    end, history = loop.advance(
-        start, loop.empty_history(start, range(7), two_time=True), loop.rule_of(problem), 0, 7, activation=activation
-    )
+    room = loop.empty_history(start, rule, form, range(7), two_time=True)
+    end, history = loop.advance(start, room, rule, 0, 7, form=form)
     # the same arithmetic in another order: rounding
     same = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     same(history.vitals.prediction, nets.prediction[0, 0])
@@ -158,18 +164,18 @@ def in_law(problem, width, count, *, project, seed=0):
     """Predictions (member, step, sample) of networks of `width` neurons sampled by revealing, with no weight matrices."""
     last, samples, depth = problem.training.steps, problem.task.n_samples, problem.network.depth
     capacity = samples * (last + 1)
-    rule = loop.rule_of(problem)
+    rule, form = loop.rule_of(problem), loop.form_of(problem)
 
     def one(raw):
         crowd = [population.particles(z) for z in raw]
-        start = loop.limit_network(rule, crowd, EXACT, capacity=capacity, project=project)
-        room = loop.empty_history(start, [last])
-        _, history = loop.advance(start, room, rule, 0, last + 1, activation=problem.network.activation)
+        start = loop.limit_network(rule, form, depth, crowd, EXACT, capacity=capacity, project=project)
+        room = loop.empty_history(start, rule, form, [last])
+        _, history = loop.advance(start, room, rule, 0, last + 1, form=form)
         return history.vitals.prediction
 
     rng = np.random.default_rng(seed)
     raw = tuple(
-        jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(depth, samples, capacity)
+        jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(depth, samples, 1, capacity)
     )
     return np.asarray(jax.jit(jax.vmap(one))(raw))
 
@@ -212,11 +218,12 @@ def test_a_finite_population_is_in_law_a_network_of_that_width(small_problem):
 
 def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
     def size(last):
-        rule = loop.rule_of(small_problem)
-        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(2, 3, 40)]
-        start = loop.limit_network(rule, crowd, 1e-3, capacity=40)
-        room = loop.empty_history(start, [last])
-        text = loop.advance.lower(start, room, rule, 0, last + 1, activation=small_problem.network.activation).as_text()
+        problem = dataclasses.replace(small_problem, training=dmft.GradientDescent(0.6, 500))
+        rule, form = loop.rule_of(problem), loop.form_of(problem)
+        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(2, 3, 1, 40)]
+        start = loop.limit_network(rule, form, 2, crowd, 1e-3, capacity=40)
+        room = loop.empty_history(start, rule, form, [last])
+        text = loop.advance.lower(start, room, rule, 0, last + 1, form=form).as_text()
         return text.count("\n")
 
     assert size(5) == size(500)
@@ -224,9 +231,19 @@ def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
 
 def test_sobol_normals_have_the_moments_of_normals_and_a_pseudo_random_tail():
     seeds = np.random.SeedSequence(3)
-    z = population.sobol_normals(40, 4096, seeds)
+    z = raw_normals.stored(raw_normals.sobol(40, 4096, seeds))
     np.testing.assert_allclose(z @ z.T / 4096, np.eye(40), atol=5e-2)
     assert abs(z.mean(1)).max() < 2e-3  # far below the 1/sqrt(4096) = 1.6e-2 of independent points
-    long = population.sobol_normals(21_210, 2, seeds)
-    assert long.shape == (21_210, 2)
-    assert np.isfinite(long).all()
+    long = raw_normals.sobol(21_210, 2, seeds)
+    across = long.rows(21_195, 15)
+    np.testing.assert_array_equal(across[:6], long.rows(21_195, 6))  # the last dimensions
+    np.testing.assert_array_equal(across[6:], long.rows(21_201, 9))  # the tail
+    assert np.isfinite(across).all()
+    assert len(np.unique(across)) == 30
+
+
+def test_sobol_normals_are_those_of_scipy():
+    z = raw_normals.stored(raw_normals.sobol(50, 256, np.random.SeedSequence(5)))
+    points = qmc.Sobol(50, scramble=True, bits=raw_normals.BITS, rng=np.random.default_rng(np.random.SeedSequence(5)))
+    # the quantile of two libraries: rounding
+    np.testing.assert_allclose(z, ndtri(points.random(256).T + 0.5 ** (raw_normals.BITS + 1)), atol=1e-13)

@@ -272,11 +272,11 @@ def test_memory_estimate_is_near_the_compilers():
 
     problem, particles, capacity = reference_problem(), 4096, 33
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        rule = loop.rule_of(problem)
-        crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(2, 3, capacity)]
-        start = loop.limit_network(rule, crowd, 1e-3, capacity=capacity)
-        room = loop.empty_history(start, range(11))
-        compiled = loop.advance.lower(start, room, rule, 0, 11, activation=problem.network.activation).compile()
+        rule, form = loop.rule_of(problem), loop.form_of(problem)
+        crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(2, 3, 1, capacity)]
+        start = loop.limit_network(rule, form, 2, crowd, 1e-3, capacity=capacity)
+        room = loop.empty_history(start, rule, form, range(11))
+        compiled = loop.advance.lower(start, room, rule, 0, 11, form=form).compile()
         used = compiled.memory_analysis()
         run = Run(problem, np.arange(11), particles, 1e-3, centered=True)
         estimate, _ = run.memory_estimate(capacity)
@@ -291,7 +291,7 @@ def test_memory_estimate_is_near_the_compilers():
 def test_diverging_training_is_reported_with_step_and_layer(activation, rate):
     problem = dataclasses.replace(reference_problem(learning_rate=rate), network=dmft.MLP(2, activation))
     with pytest.raises(
-        DivergenceError, match=rf"diverges at step \d+: .* fields of layer [12] .* Lower learning_rate={rate}"
+        DivergenceError, match=rf"diverges at step \d+: .* fields of layer [12] .* Lower learning_rate={rate:g}"
     ):
         dmft.solve(problem, particles=512)
 

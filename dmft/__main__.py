@@ -1,0 +1,290 @@
+"""The command line: `python -m dmft solve | describe | problem`.
+
+    python -m dmft solve --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1 --steps 20 --out limit.nc
+    python -m dmft describe limit.nc
+
+Exit codes: 0 success, 2 bad input, 3 `DivergenceError`, 4 `MemoryEstimateError`.  These print their message alone.  Any
+other error, also a ValueError or TypeError that this package does not raise by itself, is a mistake of the library: it
+shows its traceback and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+import math
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+import dmft
+from dmft.cli import (
+    NetworkOptions,
+    NumericsOptions,
+    TaskOptions,
+    TrainingOptions,
+    build_problem,
+    read_problem,
+    refuse_descriptions,
+)
+from dmft.errors import DivergenceError, MemoryEstimateError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+DESCRIPTION = """The infinite-width feature-learning limit of neural networks.
+
+Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory."""
+PACKAGE = Path(__file__).parent
+ROWS = 6  # of the table over steps
+LONGEST = 6  # entries of a list that are printed
+# attributes that are printed in their own way, or not
+FORMATTED = ("schema", "problem", "problem_id", "result", "memory_estimate")
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Compute the limit of a problem, write it to a NetCDF file, print a summary.
+
+    Example: python -m dmft solve --source digits --classes 3 8 --n-train 8 --n-test 8 --depth 2 --learning-rate 1
+    --steps 20 --out limit.nc
+    """
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.nc")]
+    """The result; read it with dmft.load or `python -m dmft describe`."""
+    overwrite: bool = False
+    """Replace this file if it exists."""
+    problem: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
+    """A problem written before (`python -m dmft problem`), in place of the network, task and training options."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    task: TaskOptions = field(default_factory=TaskOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    numerics: NumericsOptions = field(default_factory=NumericsOptions)
+
+    def run(self) -> None:
+        """Solve, save, print."""
+        _require_writable(self.out, self.overwrite)
+        described = (self.network, self.task, self.training)
+        if self.problem is None:
+            problem = build_problem(*described)
+        else:
+            refuse_descriptions(*described)
+            problem = read_problem(self.problem)
+        arguments = self.numerics.arguments(problem.training.steps)
+        # before the work: the log of a job that is killed says what it was
+        print(problem_lines(json.loads(problem.to_json(arrays=False)), problem.problem_id), flush=True)
+        started = time.perf_counter()
+        result = dmft.solve(problem, **arguments)
+        taken = time.perf_counter() - started
+        dmft.save(result, self.out)
+        print(f"\n{result_lines(result)}\n\n{taken:.1f} s; written to {self.out}")
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Print what a stored result holds: problem, settings, variables, losses with their standard errors."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE.nc")]
+    """A file that dmft.save or `python -m dmft solve` wrote."""
+
+    def run(self) -> None:
+        """Load, print."""
+        stored = dmft.load(self.file)
+        if "problem" not in stored.attrs:
+            raise ValueError(f"{self.file} is not a result of this library: it does not name its problem.")
+        print(problem_lines(json.loads(stored.attrs["problem"]), stored.attrs["problem_id"]))
+        print(f"\n{result_lines(stored)}")
+
+
+@dataclass(frozen=True)
+class WriteProblem:
+    """Write a problem, data included, as JSON: for `solve --problem`, or Problem.from_json()."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.json")]
+    """The file to write."""
+    overwrite: bool = False
+    """Replace this file if it exists."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    task: TaskOptions = field(default_factory=TaskOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+
+    def run(self) -> None:
+        """Build, write, print."""
+        _require_writable(self.out, self.overwrite)
+        problem = build_problem(self.network, self.task, self.training)
+        self.out.write_text(problem.to_json())
+        print(problem_lines(json.loads(problem.to_json(arrays=False)), problem.problem_id))
+        print(f"\nwritten to {self.out}")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"solve": Solve, "describe": Describe, "problem": WriteProblem}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments`, by default those of the process, and return the exit code.
+
+    Raises:
+        SystemExit: after help (0), and for options that cannot be read (2).
+    """
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="python -m dmft",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        with _plain_warnings():
+            command.run()
+    except DivergenceError as error:
+        return _failed(error, 3)
+    except MemoryEstimateError as error:
+        return _failed(error, 4)
+    except (OSError, ImportError) as error:
+        return _failed(error, 2)
+    except (ValueError, TypeError) as error:
+        if not _raised_by_us(error):
+            raise
+        return _failed(error, 2)
+    return 0
+
+
+def _failed(error: Exception, code: int) -> int:
+    """Print an error; the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether a `raise` of this package made the error, rather than what it called."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    file = frame.f_code.co_filename
+    # the line too: JAX takes its own frames out of tracebacks
+    return Path(file).is_relative_to(PACKAGE) and linecache.getline(file, line).lstrip().startswith("raise")
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line of text on standard error."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _require_writable(path: Path, overwrite: bool) -> None:
+    """FileExistsError, IsADirectoryError, PermissionError before any work, rather than after it."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--out {path} is a folder; give the name of a file.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"--out {path} exists; give --overwrite to replace it, or another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"--out {path}: its folder cannot be written to; give another one.")
+
+
+# ---- what is printed -------------------------------------------------------------------------------------------------
+
+
+def problem_lines(problem: Mapping[str, Any], problem_id: str) -> str:
+    """A problem, from its JSON, as text."""
+    task = problem["task"]
+    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in task["shapes"].items())
+    source = {name: value for name, value in task["provenance"].items() if name not in ("origin", "source_sha256")}
+    lines = {
+        "problem_id": problem_id,
+        "network": _call(problem["network"]),
+        "training": _call(problem["training"]),
+        "loss": problem["loss"],
+        **({"task": _call({"kind": "", **source}).strip("()")} if source else {}),
+        "data": f"{shapes}, sha256 {task['sha256'][:12]}...",
+    }
+    return _aligned(lines)
+
+
+def result_lines(result: xr.Dataset) -> str:
+    """A result's settings, variables, values at some steps and precision, as text."""
+    lines = {name: _short(value) for name, value in result.attrs.items() if name not in FORMATTED}
+    if "memory_estimate" in result.attrs:
+        from dmft.memory import readable
+
+        lines["memory_estimate"] = readable(int(result.attrs["memory_estimate"]))
+    lines["sizes"] = ", ".join(f"{name} {size}" for name, size in result.sizes.items())
+    lines["variables"] = ", ".join(str(name) for name in result.data_vars if not str(name).endswith("_se"))
+    return "\n\n".join([_aligned(lines), *table_lines(result), *error_lines(result)])
+
+
+def table_lines(result: xr.Dataset) -> list[str]:
+    """The variables that depend on the step alone, at a handful of steps, with their standard errors."""
+    names = [str(name) for name, variable in result.data_vars.items() if variable.dims == ("step",)]
+    shown = [name for name in names if not name.endswith("_se")]
+    if not shown:
+        return []
+    last = result.sizes["step"] - 1
+    rows = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)})
+    columns = [["step", *(str(result["step"].values[i]) for i in rows)]]
+    columns.append(["time", *(f"{result['time'].values[i]:.4g}" for i in rows)])
+    for name in shown:
+        errors = result[f"{name}_se"].values if f"{name}_se" in result else [math.nan] * (last + 1)
+        columns.append([name, *(with_error(result[name].values[i], errors[i]) for i in rows)])
+    widths = [max(map(len, column)) for column in columns]
+    table = zip(*columns, strict=True)
+    return ["\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table)]
+
+
+def error_lines(result: xr.Dataset) -> list[str]:
+    """The largest standard error of predictions, in units of the largest prediction."""
+    if not {"prediction", "prediction_se"} <= set(result.data_vars):
+        return []
+    error, scale = (float(abs(result[name]).max()) for name in ("prediction_se", "prediction"))
+    relative = f", {100 * error / scale:.2g} % of the largest prediction {scale:.3g}" if scale > 0 else ""
+    return [f"largest standard error of a prediction: {error:.2g}{relative}"]
+
+
+def with_error(value: float, error: float) -> str:
+    """A value and its standard error, down to the second digit of that; the value alone where there is none."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.6g}"
+    decimals = 1 - math.floor(math.log10(error))
+    if not 0 <= decimals <= 8:
+        return f"{value:.6g} +- {error:.1e}"
+    return f"{value:.{decimals}f} +- {error:.{decimals}f}"
+
+
+def _aligned(lines: Mapping[str, Any]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+
+def _call(fields: Mapping[str, Any]) -> str:
+    """A spec, from its JSON, as the call that makes it."""
+    arguments = [f"{name}={_short(value)}" for name, value in fields.items() if name != "kind"]
+    return f"{fields['kind']}({', '.join(arguments)})"
+
+
+def _short(value: Any) -> str:
+    """A value of JSON or of an attribute on one line, long lists by their start."""
+    if isinstance(value, Mapping):  # an activation
+        return f"{value['name']}({value['gain']:g})" if set(value) == {"name", "gain"} else json.dumps(value)
+    if isinstance(value, list) and value and isinstance(value[0], list):  # batches
+        return f"{len(value)} x {len(value[0])} entries"
+    if isinstance(value, list):
+        shown = ", ".join(_short(entry) for entry in value[:LONGEST])
+        return f"[{shown}{f', ... {len(value)} in all' * (len(value) > LONGEST)}]"
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Gradient flow d theta / dt = eta D on a grid of times, step dt, with tau = eta dt / P.
+
+"euler": theta' = theta + eta dt D, and an output of its own that follows the NTK, f' = f + tau K Delta(f).
+
+"rosenbrock": ROS2 (Verwer, Spee, Blom & Hundsdorfer 1999), of second order for any approximate Jacobian A of the
+direction, and L-stable: fast modes that have relaxed do not limit the step.  With A = -J^T H J of Gauss and Newton (J =
+df/dtheta, H the curvature of the loss) all linear systems live in the space of training samples and outputs:
+
+    k1 = J^T a,                  a = (1 + gamma tau H K)^-1 Delta
+    k2 = J*^T Delta* - J^T b,    b = (1 + gamma tau H K)^-1 (gamma tau H K* Delta* + 2 a)
+    theta' = theta + eta dt (3 k1 + k2) / 2            gamma = 1 - 1/sqrt(2)
+
+where a star stands for theta* = theta + eta dt k1, and K* = J J*^T is the NTK between the two.  The weights move along
+the directions of two passes, with other coefficients than Delta: a memory kernel like that of any optimiser.  The
+difference from the first stage, eta dt (k1 + k2) / 2, changes the output by
+
+    e = tau (K (a - b) + K* Delta*) / 2,
+
+the error that would be made by a step of first order: `adaptive_flow` chooses steps by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmft.engine.network import (
+    Form,
+    Network,
+    Pass,
+    Rule,
+    descend,
+    direction,
+    evaluate,
+    feature_kernels,
+    gradient_kernels,
+    tangent_kernel,
+)
+from dmft.specs import loss
+
+GAMMA = 1 - 1 / np.sqrt(2)
+
+
+def step(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
+    """Step `t` of training; the pass is that before the update."""
+    if form.scheme == "descent":
+        return descend(network, rule, t, form)
+    if form.scheme == "euler":
+        return _euler(network, rule, t, form)
+    network, seen, _ = rosenbrock(network, rule, t, rule.rates[t], form)
+    return network, seen
+
+
+def _euler(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
+    network, seen, change = evaluate(network, rule, t, form)
+    K = _ntk(network, rule, seen, seen, form, len(seen.x))[:, :, : form.trained]
+    assert network.carried is not None
+    # rows are all samples in their order: a flow takes the full batch
+    carried = network.carried + rule.rates[t] / rule.gamma0 * jnp.tensordot(K, change, axes=2)
+    network = replace(network, carried=carried)
+    return network.moved(direction(network, rule, seen, change, form), rule.rates[t]), seen
+
+
+def rosenbrock(
+    network: Network, rule: Rule, t: jax.Array | int, rate: jax.Array, form: Form
+) -> tuple[Network, Pass, jax.Array]:
+    """One step of ROS2 with eta dt = `rate`; the pass before it, and its e (trained row, output)."""
+    start, seen, change = evaluate(network, rule, t, form)
+    n, outputs = change.shape
+    tau, share = rate / rule.gamma0 * rule.share[t][0], rule.share[t][0]
+    delta = change.ravel() / share
+    K = _ntk(start, rule, seen, seen, form, n).reshape(n * outputs, -1)
+    H = _block_diagonal(loss.curvature(jnp, form.loss, seen.output[:n], rule.targets[rule.rows[t][:n]]))
+    system = jnp.eye(n * outputs) + GAMMA * tau * H @ K
+    a = jnp.linalg.solve(system, delta)
+
+    def along(seen: Pass, coefficients: jax.Array, network: Network) -> Network:
+        return network.moved(direction(network, rule, seen, share * coefficients.reshape(n, outputs), form), rate)
+
+    trial, trial_seen, trial_change = evaluate(along(seen, a, start), rule, t + 1, form)
+    trial_delta = trial_change.ravel() / share
+    # the coordinates of the first pass are still those of its vectors: bases only grow
+    K_trial = _ntk(trial, rule, seen, trial_seen, form, n).reshape(n * outputs, -1)
+    response = K_trial @ trial_delta
+    b = jnp.linalg.solve(system, GAMMA * tau * H @ response + 2 * a)
+    end = along(trial_seen, trial_delta / 2, along(seen, (a - b) / 2, trial))
+    error = tau / 2 * (K @ (a - b) + response)
+    return end, seen, error.reshape(n, outputs)
+
+
+def _ntk(network: Network, rule: Rule, a: Pass, b: Pass, form: Form, stop: int) -> jax.Array:
+    """K (row, output, row_2, output_2) between the first `stop` rows of two passes."""
+    features, gradients = (kernel(network, a, b, 0, stop) for kernel in (feature_kernels, gradient_kernels))
+    return tangent_kernel(a.x[:stop] @ b.x[:stop].T, features, gradients, rule, form)
+
+
+def _block_diagonal(blocks: jax.Array) -> jax.Array:
+    """(row output, row_2 output_2) from blocks (row, output, output_2)."""
+    n, c, _ = blocks.shape
+    return (jnp.eye(n)[:, None, :, None] * blocks[:, :, None, :]).reshape(n * c, n * c)

@@ -1,0 +1,116 @@
+"""Sources of raw iid N(0,1) variables, (draw, component), handed out by rows.
+
+    Stored    an array
+    Sobol     dimension d of one scrambled Sobol sequence is row d; made anew whenever it is asked for
+
+Point n of dimension d is the XOR of a shift and of those direction numbers v_{d,b} whose bit b is set in the Gray code
+n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond SciPy's last dimension are pseudo-random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import xor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import ndtri
+from numpy.typing import NDArray
+from scipy.stats import qmc
+
+BITS = 30
+DIMENSIONS = qmc.Sobol.MAXDIM
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Stored:
+    """The variables themselves, (draw, component)."""
+
+    values: jax.Array
+
+    @property
+    def size(self) -> int:
+        """Components of a row."""
+        return self.values.shape[1]
+
+    def rows(self, start: jax.Array, count: int) -> jax.Array:
+        """(count, component): the rows from `start` on."""
+        return lax.dynamic_slice_in_dim(self.values, start, count, axis=0)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sobol:
+    """directions: (draw, bit), v; shift: (draw,); index: (component,), n; all uint32.  key: of the rows beyond them."""
+
+    directions: jax.Array
+    shift: jax.Array
+    index: jax.Array
+    key: jax.Array
+
+    @property
+    def size(self) -> int:
+        """Components of a row."""
+        return len(self.index)
+
+    def rows(self, start: jax.Array | int, count: int) -> jax.Array:
+        """(count, component): the rows from `start` on."""
+        return lax.cond(start + count > len(self.shift), self._with_tail, self._from_table, start, jnp.arange(count))
+
+    def _from_table(self, start: jax.Array, rows: jax.Array) -> jax.Array:
+        count = len(rows)
+        v = lax.dynamic_slice_in_dim(self.directions, start, min(count, len(self.shift)), axis=0)
+        shift = lax.dynamic_slice_in_dim(self.shift, start, min(count, len(self.shift)))
+        gray = self.index ^ (self.index >> 1)
+        terms = (jnp.where((gray >> b) & 1, v[:, b, None], jnp.uint32(0)) for b in range(v.shape[1]))
+        points = reduce(xor, terms, shift[:, None])
+        normals = _quantile(points)
+        return jnp.pad(normals, [(0, count - len(normals)), (0, 0)])
+
+    def _with_tail(self, start: jax.Array, rows: jax.Array) -> jax.Array:
+        last = len(self.shift) - min(len(rows), len(self.shift))
+        beginning = jnp.roll(self._from_table(jnp.minimum(start, last), rows), last - start, axis=0)
+
+        def pseudo_random(row: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(self.key, row), (self.size,), dtype=float)
+
+        at = start + rows
+        return jnp.where((at < len(self.shift))[:, None], beginning, jax.vmap(pseudo_random)(at))
+
+
+def _quantile(points: jax.Array) -> jax.Array:
+    """Of (n + 1/2) 2^-BITS for integers n; from the nearer end, where floating-point numbers are dense."""
+    upper = points >> (BITS - 1)
+    distance = jnp.where(upper, (2**BITS - 1) - points, points)
+    return jnp.where(upper, -1.0, 1.0) * ndtri((distance.astype(float) + 0.5) * 0.5**BITS)
+
+
+@jax.jit
+def stored(source: Sobol) -> jax.Array:
+    """All rows of the source."""
+    return source.rows(0, len(source.shift))
+
+
+def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
+    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
+    rng = np.random.default_rng(seed)
+    dimensions = min(draws, DIMENSIONS)
+    sequence = qmc.Sobol(dimensions, scramble=True, bits=BITS, rng=rng)
+    shift = _integers(sequence, 0)
+    bits = size.bit_length() - 1
+    # the Gray code of 2^(b+1) - 1 has bit b alone
+    directions = [_integers(sequence, 2 ** (b + 1) - 1) ^ shift for b in range(bits)]
+    table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
+    key = jax.random.key(int(rng.integers(2**32)), impl="threefry2x32")
+    return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
+
+
+def _integers(sequence: qmc.Sobol, n: int) -> NDArray[np.uint32]:
+    """Point n as integers of BITS bits."""
+    if n > sequence.num_generated:
+        sequence.fast_forward(n - sequence.num_generated)
+    return np.asarray(sequence.random(1)[0] * 2.0**BITS, np.uint32)

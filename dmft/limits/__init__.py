@@ -1,0 +1,8 @@
+"""Limits that are known in closed form; also independent checks of the solver.  NumPy and SciPy, no JAX."""
+
+from dmft.limits.distance import distance_from_lazy
+from dmft.limits.gaussian import gaussian_averages
+from dmft.limits.lazy import frozen_kernels, lazy_limit
+from dmft.limits.two_layer import two_layer_linear
+
+__all__ = ["distance_from_lazy", "frozen_kernels", "gaussian_averages", "lazy_limit", "two_layer_linear"]

@@ -1,0 +1,170 @@
+"""The lazy limit gamma0 -> 0 (after N -> infinity): kernels stay what they are at initialisation.
+
+NNGP and NTK recursions, b = 1 and no identity branch for an MLP, b = branch_scale for a residual network:
+
+    K^{h,1}   = K^x                                    covariance of the preactivations h^l
+    K^{h,l+1} = [K^{h,l}] + b^2 Phi^l                  [ ] in residual networks only
+    Phi^l     = E phi phi        under K^{h,l}         feature kernel
+    G^L       = E phi' phi'      under K^{h,L}         gradient kernel of g^l = gamma0 N df/dh^l
+    G^l       = G^{l+1} ([1] + b^2 E phi' phi')        under K^{h,l}
+    K         = G^1 K^x + b^2 sum_{l=1}^{L-1} G^{l+1} Phi^l + Phi^L
+
+(Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated:
+their response to each other is linear in the readout, whose mean vanishes.)  Predictions are linear in the
+parameters, so every optimiser acts on f as on theta, with f(0) = 0 and K the same for each output:
+
+    GradientDescent   v(t+1) = beta v(t) + (1/B) sum_{a in batch} K_a Delta_a      f(t+1) = f(t) + eta_t v(t+1)
+    GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are gradient descent
+
+Assumptions and approximations
+    Averages over Gaussian fields are exact for linear, relu and erf, and quadratures for others
+    (`dmft.limits.gaussian`; 1000 samples take 5 s a layer on one core).  Weight decay is refused: theta(0), the point
+    of linearisation, would itself decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from dmft import memory, schema
+from dmft.limits.flow import integrated_descent
+from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_of_few_nodes
+from dmft.limits.result import DivergenceCheck, exact_result
+from dmft.specs import GradientFlow, Problem, _check, loss
+from dmft.specs.network import Network
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FrozenKernels:
+    """Kernels at initialisation, at infinite width.
+
+    feature, gradient: (layer, sample, sample_2); ntk: (sample, sample_2); quadrature_error: estimated relative error
+    of the averages they are made of (0 where these are closed forms).
+    """
+
+    feature: Array
+    gradient: Array
+    ntk: Array
+    quadrature_error: float
+
+
+def frozen_kernels(network: Network, input_kernel: ArrayLike, *, nodes: int = NODES) -> FrozenKernels:
+    """The recursions above.
+
+    Args:
+        network: `dmft.MLP` or `dmft.ResidualMLP`; gamma0 does not matter.
+        input_kernel: K^x = x.x'/D, (sample, sample_2).
+        nodes: of the quadrature in each of two dimensions, for activations without a closed form.
+
+    Raises:
+        ValueError, TypeError: an input kernel that is not a covariance; nodes below 2.
+    """
+    phi, square, identity = network.activation, network.branch**2, float(network.residual)
+    K_x = K_h = np.asarray(input_kernel, dtype=np.float64)
+    features, slopes, error = [], [], 0.0
+    for _ in range(network.depth):
+        feature, slope = gaussian_averages(phi, K_h, nodes=nodes)
+        error = max(error, diagonal_error(phi, K_h.diagonal(), nodes))
+        features.append(feature)
+        slopes.append(slope)
+        K_h = identity * K_h + square * feature
+    gradients = [slopes[-1]]
+    for slope in reversed(slopes[:-1]):
+        gradients.insert(0, gradients[0] * (identity + square * slope))
+    ntk = gradients[0] * K_x + features[-1]
+    for above, feature in zip(gradients[1:], features[:-1], strict=True):
+        ntk = ntk + square * above * feature
+    return FrozenKernels(np.array(features), np.array(gradients), ntk, error)
+
+
+def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nodes: int = NODES) -> xr.Dataset:
+    """The limit of `problem` for gamma0 -> 0, in closed form; its gamma0 and `centered` do not matter.
+
+    Args:
+        problem: network, task, training, loss; without weight decay.
+        save_steps: the steps to record; all of 0..T by default.
+        nodes: of the quadrature in each of two dimensions, for activations without a closed form.
+
+    Returns:
+        Dataset of kind "limit" (`dmft.schema`), with standard errors of zero: prediction, loss, test_loss, for classes
+        accuracy and test_accuracy, feature_kernel; gradient_kernel and ntk for a single output (for several, those of
+        each output are the ones of a single output, and those between outputs vanish).  Kernels do not depend on the
+        step; they are repeated without taking memory, and cannot be written to.  The attribute `quadrature_error`
+        estimates the relative error of the averages over Gaussian fields.
+
+    Raises:
+        ValueError, TypeError: weight decay; arguments out of range.
+        DivergenceError: learning rates too large for the NTK.
+        MemoryEstimateError: kernels that do not fit in memory.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")
+    if problem.training.weight_decay > 0:
+        raise ValueError(
+            f"weight_decay={problem.training.weight_decay} has no lazy limit with frozen kernels: the initial weights "
+            "decay too. Set weight_decay=0, or use dmft.solve with a small gamma0."
+        )
+    steps, nodes = schema.saved_steps(problem, save_steps), _check.integer("nodes", nodes, minimum=2)
+    _require_memory(problem)
+    kernels = frozen_kernels(problem.network, problem.task.input_kernel, nodes=nodes)
+    warn_of_few_nodes(kernels.quadrature_error, nodes)
+    if isinstance(problem.training, GradientFlow) and problem.training.scheme != "euler":
+        prediction, method = _flow(problem, kernels.ntk, steps), "frozen kernels, exact gradient flow"
+    else:
+        prediction, method = _descent(problem, kernels.ntk, steps), "frozen kernels, exact discrete dynamics"
+    seen = problem.observed
+    observables = {"feature_kernel": kernels.feature[:, None, seen, seen]}
+    if not problem.task.outputs:
+        observables["gradient_kernel"] = kernels.gradient[:, None, seen, seen]
+        observables["ntk"] = kernels.ntk[None, seen, seen]
+    for name, kernel in observables.items():
+        axis = kernel.ndim - 3
+        observables[name] = np.broadcast_to(kernel, (*kernel.shape[:axis], len(steps), *kernel.shape[axis + 1 :]))
+    attrs = {"producer": "dmft.lazy_limit", "method": method, "quadrature_error": kernels.quadrature_error}
+    attrs |= {"nodes": nodes}
+    return exact_result(problem, prediction[:, seen], observables, steps=steps, attrs=attrs)
+
+
+def _descent(problem: Problem, ntk: Array, steps: NDArray[np.int64]) -> Array:
+    """f (step, sample, output) at the recorded steps, of gradient descent or Euler steps of the flow."""
+    training, y, batches, last = problem.training, problem.task.targets, problem.batches, int(steps[-1])
+    f, velocity = np.zeros_like(y), np.zeros_like(y)
+    check, recorded = DivergenceCheck(problem), []
+    for t in range(last + 1):
+        if t in steps:
+            recorded.append(f)
+        batch = batches[min(t, training.steps - 1)]  # after the last update, look at the samples it was made from
+        check(t, f[batch], y[batch])
+        if t < last:
+            delta = loss.descent(np, problem.loss, f[batch], y[batch])
+            velocity = training.momentum * velocity + ntk[:, batch] @ delta / len(batch)
+            f = f + training.rates[t] * velocity
+    return np.array(recorded)
+
+
+def _flow(problem: Problem, ntk: Array, steps: NDArray[np.int64]) -> Array:
+    """f (step, sample, output) = (1/P) K int_0^t Delta(s) eta ds."""
+    n = problem.task.n_train
+    integral = integrated_descent(problem.loss, ntk[:n, :n], problem.task.targets[:n], problem.training.times[steps])
+    return ntk[:, :n] @ integral / n
+
+
+def _require_memory(problem: Problem) -> None:
+    samples, depth = problem.task.n_samples, problem.network.depth
+    needed = 8 * samples**2 * (4 * depth + 4)
+    if isinstance(problem.training, GradientFlow) and problem.loss not in ("squared", "hinge"):
+        needed += 24 * problem.task.y_train.size**2  # Jacobians
+    memory.require(
+        needed,
+        limit=None,
+        available=memory.available_on_host(),
+        what=f"the lazy limit of {samples} samples and {depth} layers",
+        ways_out="take fewer samples",
+    )

@@ -1,0 +1,200 @@
+"""The limit of a network with one hidden layer and phi(h) = h: exact for any data, number of outputs, loss, optimiser.
+
+    h_mu = A x_mu,  f_mu = w^T h_mu / (gamma0 N),  x_mu in D' coordinates, x_mu . x_a = K^x_{mu a},  A (N, D'), w (N, C)
+
+Neurons enter through Theta = [A | w], (N, D' + C), alone, and every update multiplies it from the right:
+
+    D(t) = Theta J,    J = gamma0/B [[0, U], [U^T, 0]],    U = sum_{a in batch} x_a Delta_a^T          (D', C)
+
+    GradientDescent   V(t+1) = beta V(t) + M(t) (J(t) - lambda),    M(t+1) = M(t) + eta_t V(t+1),      Theta = Theta_0 M
+    GradientFlow      dS/dt = eta (J S + S J)
+        "euler"       M(t+1) = M(t) (1 + eta dt J),   f(t+1) = f(t) + (eta dt/P) K(t) Delta(t)
+
+where S = Theta^T Theta / N = M^T M, since Theta_0^T Theta_0 / N = 1 in the limit.  The order parameters are its blocks:
+
+    Phi_{mu a} = x_mu^T S_AA x_a     G_{cc'} = (S_ww)_{cc'}     f_mu = S_wA x_mu / gamma0
+    K_{mu c, a c'} = G_{cc'} K^x_{mu a} + delta_{cc'} Phi_{mu a}
+
+Source: elimination of the neurons in Bordelon & Pehlevan 2022, section on deep linear networks.  For one sample with
+K^x = 1, y = 1, squared loss: f = sinh(2 gamma0 v) / gamma0 with v' = eta Delta, and K = 2 sqrt(1 + gamma0^2 f^2).
+
+Assumptions and approximations: none for discrete steps.  The flow is integrated to a relative tolerance of 1e-10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import integrate, linalg
+
+from dmft import memory, schema
+from dmft.limits.result import DivergenceCheck, exact_result
+from dmft.specs import GradientFlow, Problem, loss
+from dmft.specs.parameterization import batch_scale, input_scale, output_scale
+
+Array = NDArray[np.float64]
+
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-10, 1e-12
+
+
+class State(NamedTuple):
+    """At one step: gram, S (D' + C, D' + C); output, f (sample, output)."""
+
+    gram: Array
+    output: Array
+
+
+def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = None) -> xr.Dataset:
+    """The limit of a linear network with one hidden layer, from its Gram matrix alone.
+
+    Args:
+        problem: `dmft.MLP(depth=1, activation=dmft.linear())` (or a residual network of that depth, which is the same)
+            on any task, with any loss and training; the hinge loss not with the exact flow.
+        save_steps: the steps to record; all of 0..T by default.
+
+    Returns:
+        Dataset of kind "limit" (`dmft.schema`), with standard errors of zero: prediction, loss, test_loss, for classes
+        accuracy and test_accuracy, feature_kernel, gradient_kernel, ntk.
+
+    Raises:
+        ValueError, TypeError: another network; hinge loss with the exact flow; arguments out of range.
+        DivergenceError: learning rates too large.
+        MemoryEstimateError: kernels that do not fit in memory.
+    """
+    _check_problem(problem)
+    steps = schema.saved_steps(problem, save_steps)
+    _require_memory(problem, len(steps))
+    x = _coordinates(problem)
+    flow = isinstance(problem.training, GradientFlow) and problem.training.scheme != "euler"
+    states = _flow(problem, x, steps) if flow else _descent(problem, x, steps)
+    seen, single = problem.observed, not problem.task.outputs
+    x, dimension, outputs = x[seen], x.shape[1], problem.task.targets.shape[1]
+    predictions, features, gradients = [], [], []
+    for state in states:
+        predictions.append(state.output[seen])
+        features.append(x @ state.gram[:dimension, :dimension] @ x.T)
+        gradients.append(state.gram[dimension:, dimension:])
+    feature, gradient = np.array(features), np.array(gradients)
+    ntk = np.einsum("tcd,ma->tmcad", gradient, x @ x.T) + np.einsum("cd,tma->tmcad", np.eye(outputs), feature)
+    gradient = np.broadcast_to(gradient[:, None, :, None, :], ntk.shape)  # the same for all samples
+    kernels = {
+        "feature_kernel": feature[None],
+        "gradient_kernel": (gradient[:, :, 0, :, 0] if single else gradient)[None],
+        "ntk": ntk[:, :, 0, :, 0] if single else ntk,
+    }
+    method = "Gram matrix, " + ("exact gradient flow" if flow else "exact discrete dynamics")
+    attrs = {"producer": "dmft.two_layer_linear", "method": method}
+    return exact_result(problem, np.array(predictions), kernels, steps=steps, attrs=attrs)
+
+
+def _coordinates(problem: Problem) -> Array:
+    """x (sample, coordinate), in at most as many coordinates as samples or features, with x.x' = K^x."""
+    scaled = problem.task.x * input_scale(problem.task.dimension)
+    if len(scaled) >= scaled.shape[1]:
+        return scaled
+    triangular = linalg.qr(scaled.T, mode="r")[0]
+    return np.array(triangular[: len(scaled)].T, dtype=np.float64)
+
+
+def _generator(x: Array, delta: Array, gamma0: float) -> Array:
+    """J, from x (sample, coordinate) and Delta (sample, output) of a batch."""
+    U = batch_scale(gamma0, len(x)) * x.T @ delta
+    rows, columns = U.shape
+    return np.block([[np.zeros((rows, rows)), U], [U.T, np.zeros((columns, columns))]])
+
+
+def _output(gram: Array, x: Array, gamma0: float) -> Array:
+    """f (sample, output), from the Gram matrix."""
+    f: Array = output_scale(gamma0) * x @ gram[: x.shape[1], x.shape[1] :]
+    return f
+
+
+def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
+    """States at the recorded steps, of gradient descent or Euler steps of the flow."""
+    training, gamma0, y, batches = problem.training, problem.network.gamma0, problem.task.targets, problem.batches
+    by_ntk, last = isinstance(training, GradientFlow), int(steps[-1])
+    identity, check = np.eye(x.shape[1] + y.shape[1]), DivergenceCheck(problem)
+    M, V, f = identity, np.zeros_like(identity), np.zeros_like(y)
+    for t in range(last + 1):
+        gram = M.T @ M
+        f = f if by_ntk else _output(gram, x, gamma0)
+        if t in steps:
+            yield State(gram, f)
+        batch = batches[min(t, training.steps - 1)]  # after the last update, look at the samples it was made from
+        check(t, f[batch], y[batch])
+        if t < last:
+            delta = loss.descent(np, problem.loss, f[batch], y[batch])
+            if by_ntk:
+                f = f + training.rates[t] / len(batch) * _kernel_times(gram, x, x[batch], delta)
+            J = _generator(x[batch], delta, gamma0)
+            V = training.momentum * V + M @ (J - training.weight_decay * identity)
+            M = M + training.rates[t] * V
+
+
+def _kernel_times(gram: Array, x: Array, trained: Array, delta: Array) -> Array:
+    """sum_{a c'} K_{mu c, a c'} Delta_{a c'}, (sample, output), for the samples `trained` of a batch."""
+    d = x.shape[1]
+    moved: Array = x @ (trained.T @ delta) @ gram[d:, d:] + x @ gram[:d, :d] @ (trained.T @ delta)
+    return moved
+
+
+def _flow(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
+    """States at the recorded steps, of the exact flow; explicit, for its fastest rates are those of its steps."""
+    n, gamma0, times = problem.task.n_train, problem.network.gamma0, problem.training.times[steps]
+    y, size = problem.task.targets[:n], x.shape[1] + problem.task.targets.shape[1]
+
+    def slope(_: float, flat: Array) -> Array:
+        gram = flat.reshape(size, size)
+        delta = loss.descent(np, problem.loss, _output(gram, x[:n], gamma0), y)
+        half = _generator(x[:n], delta, gamma0) @ gram
+        return np.ravel(half + half.T)
+
+    start = np.eye(size)
+    if times[-1] == 0:
+        yield State(start, _output(start, x, gamma0))
+        return
+    solved = integrate.solve_ivp(
+        slope,
+        (0.0, float(times[-1])),
+        start.ravel(),
+        method="DOP853",
+        t_eval=times,
+        rtol=RELATIVE_TOLERANCE,
+        atol=ABSOLUTE_TOLERANCE,
+    )
+    if not solved.success:
+        raise ArithmeticError(f"the flow could not be integrated to time {times[-1]:g}: {solved.message}")
+    for flat in solved.y.T:
+        gram = flat.reshape(size, size)
+        yield State(gram, _output(gram, x, gamma0))
+
+
+def _check_problem(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"two_layer_linear expects a dmft.Problem, got {type(problem).__name__}.")
+    network, training = problem.network, problem.training
+    if network.depth != 1 or network.activation.name != "linear":
+        raise ValueError(
+            f"two_layer_linear is for depth=1 and activation dmft.linear(); this network has depth={network.depth} and "
+            f"{network.activation.name}. Use dmft.solve."
+        )
+    if problem.loss == "hinge" and isinstance(training, GradientFlow) and training.scheme != "euler":
+        raise ValueError(
+            'loss="hinge" has a jump at the margin, over which the exact flow is not integrated; take '
+            'GradientFlow(..., scheme="euler") or GradientDescent with a small learning rate.'
+        )
+
+
+def _require_memory(problem: Problem, recorded: int) -> None:
+    samples, outputs = len(range(problem.task.n_samples)[problem.observed]), problem.task.targets.shape[1]
+    memory.require(
+        8 * recorded * samples**2 * (3 * outputs**2 + 2),
+        limit=None,
+        available=memory.available_on_host(),
+        what=f"kernels of {samples} samples and {outputs} outputs at {recorded} steps",
+        ways_out="record fewer steps with save_steps, or take fewer samples",
+    )

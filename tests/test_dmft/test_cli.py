@@ -1,0 +1,436 @@
+"""The command line, called in the process."""
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dmft
+from dmft import cli
+from dmft.__main__ import main, with_error
+
+TASK = "--source digits --classes 3 8 --n-train 4 --n-test 2"
+PROBLEM = f"{TASK} --depth 2 --gamma0 1.5 --learning-rate 0.5 --steps 3"
+NUMERICS = "--particles 64 --scrambles 2"
+
+
+def run(text, *more):
+    return main([*text.split(), *map(str, more)])
+
+
+def problem_of(folder, text):
+    """The problem that options describe, by way of the file that `problem` writes."""
+    out = folder / "problem.json"
+    assert run(f"problem {text}", "--out", out, "--overwrite") == 0
+    return dmft.Problem.from_json(out.read_text())
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What PROBLEM says, in Python."""
+    task = dmft.load_task("digits", classes=(3, 8), n_train=4, n_test=2)
+    return dmft.Problem(dmft.MLP(2, gamma0=1.5), task, dmft.GradientDescent(0.5, 3))
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """File and standard output of `solve` on PROBLEM."""
+    out, text = tmp_path_factory.mktemp("cli") / "new" / "limit.nc", io.StringIO()
+    with contextlib.redirect_stdout(text):
+        assert run(f"solve {PROBLEM} {NUMERICS}", "--out", out) == 0
+    return out, text.getvalue()
+
+
+# ---- solve -----------------------------------------------------------------------------------------------------------
+
+
+def test_solve_writes_what_the_function_returns(solved, expected):
+    stored, ours = dmft.load(solved[0]), dmft.solve(expected, particles=64, scrambles=2)
+    xr.testing.assert_equal(stored, ours)  # exactly: the same computation
+    settings = ("problem", "problem_id", "particles", "scrambles", "seed", "tolerance", "dtype")
+    assert {name: stored.attrs[name] for name in settings} == {name: ours.attrs[name] for name in settings}
+    other = dmft.solve(expected, particles=64, scrambles=2, seed=1)
+    with pytest.raises(AssertionError):
+        xr.testing.assert_equal(stored, other)
+
+
+def test_summary_holds_the_numbers_of_the_result(solved):
+    stored, text = dmft.load(solved[0]), solved[1]
+    assert stored.attrs["problem_id"] in text
+    assert "MLP(" in text
+    assert "tanh(1)" in text
+    assert "GradientDescent(" in text
+    assert "n_train=4" in text
+    assert re.search(r"directions +\d+\n", text)
+    assert re.search(r"memory_estimate +[\d.]+ ([MG]iB|bytes)", text)
+    assert re.search(r"[\d.]+ s; written to ", text)
+    rows = [line for line in text.splitlines() if re.match(r" *\d+ +[\d.]+ ", line)]
+    assert [int(row.split()[0]) for row in rows] == [0, 1, 2, 3]
+    last = rows[-1].split("+-")[0].split()
+    # the table shows two digits of the error, and values to that place
+    assert abs(float(last[-1]) - float(stored["loss"][-1])) < float(stored["loss_se"][-1])
+    assert abs(float(last[-1]) - float(stored["test_loss"][-1])) > float(stored["loss_se"][-1])
+    relative = float(stored["prediction_se"].max() / abs(stored["prediction"]).max())
+    shown = re.search(r"largest standard error of a prediction: ([\d.e-]+), ([\d.]+) %", text)
+    assert float(shown[2]) / 100 == pytest.approx(relative, rel=0.05)  # two digits are shown
+
+
+def test_progress_goes_to_standard_error(tmp_path, capfd):
+    assert run(f"solve {PROBLEM} {NUMERICS} --progress always", "--out", tmp_path / "a.nc") == 0
+    captured = capfd.readouterr()
+    assert "100%" in captured.err
+    assert "100%" not in captured.out
+
+
+def test_problem_file_gives_the_same_result(tmp_path, solved, expected):
+    described = problem_of(tmp_path, PROBLEM)
+    assert described == expected
+    assert described.problem_id == expected.problem_id
+    assert problem_of(tmp_path, PROBLEM.replace("1.5", "1.25")).problem_id != expected.problem_id
+    problem_of(tmp_path, PROBLEM)
+    out = tmp_path / "limit.nc"
+    assert run(f"solve {NUMERICS}", "--problem", tmp_path / "problem.json", "--out", out) == 0
+    xr.testing.assert_equal(dmft.load(out), dmft.load(solved[0]))  # exactly: the same computation
+
+
+def test_steps_to_record(tmp_path):
+    for options, steps in (("--every 2", [0, 2, 3]), ("--save-steps 3 1", [1, 3]), ("--every 9", [0, 3])):
+        out = tmp_path / "limit.nc"
+        assert run(f"solve {PROBLEM} {NUMERICS} {options} --overwrite", "--out", out) == 0
+        assert dmft.load(out)["step"].values.tolist() == steps
+
+
+def test_a_result_is_not_replaced_unless_asked_to(tmp_path, capsys):
+    out = tmp_path / "limit.nc"
+    out.write_text("precious")
+    assert run(f"solve {PROBLEM} {NUMERICS}", "--out", out) == 2
+    assert out.read_text() == "precious"
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(f"solve {PROBLEM} {NUMERICS} --overwrite", "--out", out) == 0
+    assert "loss" in dmft.load(out)
+
+
+# ---- options to specs ------------------------------------------------------------------------------------------------
+
+
+def test_networks(tmp_path):
+    residual = "--network residual --depth 3 --branch-scale 0.5 --activation softplus --gain 2 --uncentered"
+    rest = f"{TASK} --learning-rate 0.5 --steps 3"
+    network = dmft.ResidualMLP(3, dmft.softplus(2.0), branch_scale=0.5, centered=False)
+    assert problem_of(tmp_path, f"{rest} {residual}").network == network
+    assert problem_of(tmp_path, f"{rest} --depth 1 --activation relu").network == dmft.MLP(1, dmft.relu())
+    assert problem_of(tmp_path, f"{rest} --depth 1 --gain 0.8").network == dmft.MLP(1, dmft.tanh(0.8))
+    assert problem_of(tmp_path, f"{rest} --depth 1 --network residual").network == dmft.ResidualMLP(1)
+
+
+def test_tasks(tmp_path):
+    rest = "--source digits --depth 1 --learning-rate 0.5 --steps 3"
+    several = problem_of(tmp_path, f"{rest} --classes 1 2 3 --n-train 6 --data-seed 4 --normalize none")
+    assert several.task == dmft.load_task("digits", classes=(1, 2, 3), n_train=6, seed=4, normalize=None)
+    assert several.task != dmft.load_task("digits", classes=(1, 2, 3), n_train=6, seed=0, normalize=None)
+    assert several.task != dmft.load_task("digits", classes=(1, 2, 3), n_train=6, seed=4)
+    two = problem_of(tmp_path, f"{rest} --classes 1 2 --n-train 4 --one-hot --loss cross_entropy --normalize standard")
+    assert two.task == dmft.load_task("digits", classes=(1, 2), n_train=4, one_hot=True, normalize="standard")
+    assert two.loss == "cross_entropy"
+
+
+def test_a_file_of_arrays_with_negative_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((6, 3)), y=[-1, 1, 0, -1, 1, 0])
+    options = "--classes -1 1 --n-train 3 --depth 1 --learning-rate 0.5 --steps 3"
+    found = problem_of(tmp_path, f"--source {tmp_path / 'data.npz'} {options}")
+    assert found.task == dmft.load_task(tmp_path / "data.npz", classes=(-1, 1), n_train=3)
+
+
+def test_trainings(tmp_path):
+    rest = f"{TASK} --depth 1 --uncentered"
+
+    def training(text):
+        return problem_of(tmp_path, f"{rest} {text}").training
+
+    assert training("--learning-rate 1 .5 --steps 2 --momentum .9 --weight-decay .1") == dmft.GradientDescent(
+        (1.0, 0.5), 2, momentum=0.9, weight_decay=0.1
+    )
+    batches = "--learning-rate 1 --steps 5 --batch-size 2 --observe test"
+    for options, seed in ((batches, 0), (f"{batches} --batch-seed 7", 7)):
+        expected = dmft.GradientDescent(1.0, 5, batches=dmft.random_batches(4, 2, 5, seed=seed), observe="test")
+        assert training(options) == expected
+        assert expected != dmft.GradientDescent(1.0, 5, batches=dmft.random_batches(4, 2, 5, seed=1), observe="test")
+    flow = "--training flow --learning-rate 2"
+    assert training(f"{flow} --step-size .1 --steps 4 --scheme euler") == dmft.GradientFlow(2.0, 0.1, 4, "euler")
+    assert training(f"{flow} --step-size .1 .2 .4") == dmft.GradientFlow(2.0, (0.1, 0.2, 0.4))
+
+
+def test_every_field_of_a_spec_has_its_option():
+    groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions)
+    options = {part.name for group in groups for part in dataclasses.fields(group)}
+    renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed"}
+    specs = (dmft.MLP, dmft.ResidualMLP, dmft.GradientDescent, dmft.GradientFlow, dmft.Activation)
+    names = {part.name for spec in specs for part in dataclasses.fields(spec)} - {"name"}  # of an activation
+    names |= set(inspect.signature(dmft.load_task).parameters)
+    assert {renamed.get(name, name) for name in names} <= options
+
+
+def test_numerics_are_those_of_solve():
+    parameters = inspect.signature(dmft.solve).parameters
+    options = {part.name: part.default for part in dataclasses.fields(cli.NumericsOptions)}
+    assert set(parameters) - {"problem"} <= set(options)
+    for name in set(options) & set(parameters) - {"progress"}:
+        assert options[name] == parameters[name].default, name
+    assert cli.NumericsOptions().arguments(last=3) == {}
+
+
+def test_only_numerics_that_differ_are_passed_on():
+    chosen = cli.NumericsOptions(
+        seed=0, tolerance=1e-3, every=2, memory_limit="1.5 GiB", progress="never", observables=("loss",)
+    )
+    assert chosen.arguments(last=5) == {
+        "tolerance": 1e-3,
+        "save_steps": (0, 2, 4, 5),
+        "memory_limit": 3 * 2**29,
+        "progress": False,
+        "observables": ("loss",),
+    }
+
+
+@pytest.mark.parametrize(("text", "size"), [("4000", 4000), ("2KiB", 2048), ("500 MiB", 500 * 2**20), ("1TiB", 2**40)])
+def test_sizes(text, size):
+    assert cli.parse_size(text) == size
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (f"{TASK} --learning-rate 1", "--depth and --steps are missing; a problem needs --depth, --source, --n-train"),
+        (f"{TASK} --depth 1 --training flow --learning-rate 1 --steps 3", "--step-size is missing"),
+        (f"{PROBLEM} --steps 0", "steps=0 is too small"),
+        (f"{PROBLEM} --learning-rate -1", "learning_rate=-1.0 must be positive"),
+        (f"{PROBLEM} --activation tang", "activation 'tang' is unknown; choose one of tanh"),
+        (f"{PROBLEM} --loss cross_entropy", 'For targets -1 and +1 take loss="logistic"'),
+        (f"{PROBLEM} --classes 3 11", "class 11 does not occur"),
+        (f"{PROBLEM} --source nowhere", "'nowhere' is neither one of digits"),
+        (f"{PROBLEM} --branch-scale 1", "--branch-scale does not go with --network mlp"),
+        (f"{PROBLEM} --step-size 1 --scheme euler", "--step-size and --scheme do not go with --training descent"),
+        (f"{PROBLEM} --training flow --step-size 1 --momentum 0", "--momentum does not go with --training flow"),
+        (f"{PROBLEM} --training flow --step-size 1 --learning-rate 1 1 1", "vary --step-size instead"),
+        (f"{PROBLEM} --batch-seed 0", "--batch-seed does nothing without --batch-size"),
+        (f"{PROBLEM} --batch-size 5", "size=5 is more than the n_train=4 samples"),
+        (f"{PROBLEM} --particles 100", "particles=100 is not a power of two"),
+        (f"{PROBLEM} --every 0", "--every 0 must be at least 1"),
+        (f"{PROBLEM} --every 2 --save-steps 1", "give one of them"),
+        (f"{PROBLEM} --save-steps 4", "this problem has steps 0..3"),
+        (f"{PROBLEM} --memory-limit 8GB", "--memory-limit '8GB' is not a size"),
+        (f"{PROBLEM} --device tpu", "tpu"),
+        (f"{PROBLEM} --problem nothing.json", "--depth and --gamma0 do not go with --problem"),
+        ("--problem nothing.json", "`python -m dmft problem` writes one"),
+    ],
+)
+def test_bad_input_says_what_is_wrong_and_nothing_is_written(tmp_path, capsys, options, message):
+    out = tmp_path / "limit.nc"
+    assert run(f"solve {options}", "--out", out) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no JSON", "Expecting value"),
+        ("{}", "format None"),
+        ("[1]", "format 'list'"),
+        ('{"format": 1}', "lacks 'task'"),
+        ('{"format": 1, "task": 3}', "--problem"),
+    ],
+)
+def test_a_file_that_is_no_problem(tmp_path, capsys, text, message):
+    path = tmp_path / "problem.json"
+    path.write_text(text)
+    assert run("solve", "--problem", path, "--out", tmp_path / "limit.nc") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_problem_without_its_data(tmp_path, capsys, expected):
+    path = tmp_path / "problem.json"
+    path.write_text(expected.to_json(arrays=False))
+    assert run("solve", "--problem", path, "--out", tmp_path / "limit.nc") == 2
+    assert "holds no data" in capsys.readouterr().err
+
+
+def test_out_is_a_folder(tmp_path, capsys):
+    assert run(f"solve {PROBLEM} --overwrite", "--out", tmp_path) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solve", "--dept", "3", "--out", "x.nc"], "--dept"),
+        (["solve", *PROBLEM.split()], "--out"),
+        (["solve", "--particles", "many", "--out", "x.nc"], "--particles"),
+        (["solv"], "solve"),
+        ([], "solve"),
+    ],
+)
+def test_options_that_cannot_be_read(capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_code:
+        main(arguments)
+    assert exit_code.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_divergence_has_its_own_exit_code(tmp_path, capsys):
+    out = tmp_path / "limit.nc"
+    diverging = f"solve {PROBLEM} {NUMERICS} --learning-rate 1e4 --steps 3 --activation linear"
+    assert run(diverging, "--out", out) == 3
+    assert "diverges" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_too_little_memory_has_its_own_exit_code(tmp_path, capsys):
+    out = tmp_path / "limit.nc"
+    assert run(f"solve {PROBLEM} {NUMERICS} --memory-limit 1KiB", "--out", out) == 4
+    assert "is allowed by memory_limit" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), ArithmeticError("x"), ValueError("x"), TypeError("x")])
+def test_mistakes_of_the_library_are_not_taken_for_bad_input(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(dmft, "solve", fail)
+    with pytest.raises(type(error)):
+        run(f"solve {PROBLEM}", "--out", tmp_path / "limit.nc")
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: np.ones(2) + np.ones(3), lambda: dmft.specs.parameterization.input_scale("x")]
+)
+def test_an_error_that_the_library_did_not_raise_keeps_its_traceback(tmp_path, monkeypatch, call):
+    monkeypatch.setattr(dmft, "solve", lambda *_, **__: call())
+    with pytest.raises((ValueError, TypeError)):
+        run(f"solve {PROBLEM}", "--out", tmp_path / "limit.nc")
+    monkeypatch.setattr(dmft, "solve", lambda *_, **__: dmft.MLP(0))  # its message is for the user
+    assert run(f"solve {PROBLEM}", "--out", tmp_path / "limit.nc") == 2
+
+
+def test_warnings_are_one_line(tmp_path, capsys, monkeypatch, expected):
+    result = dmft.solve(expected, particles=64, scrambles=2)
+
+    def warn(*_, **__):
+        warnings.warn("too few particles", stacklevel=2)
+        return result
+
+    monkeypatch.setattr(dmft, "solve", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert run(f"solve {PROBLEM}", "--out", tmp_path / "limit.nc") == 0
+    assert capsys.readouterr().err == "warning: too few particles\n"
+
+
+# ---- describe --------------------------------------------------------------------------------------------------------
+
+
+def test_describe_says_what_solve_said(solved, capsys):
+    assert run("describe", solved[0]) == 0
+    described, said = capsys.readouterr().out.strip(), solved[1]
+    assert said.strip().startswith(described)
+    assert "kind" in described
+    assert "feature_kernel" in described
+
+
+def test_describe_other_files(tmp_path, capsys):
+    assert run("describe", tmp_path / "nothing.nc") == 2
+    assert "is not a file" in capsys.readouterr().err
+    dmft.save(xr.Dataset({"a": ("x", [1.0])}), tmp_path / "other.nc")
+    assert run("describe", tmp_path / "other.nc") == 2
+    assert "does not name its problem" in capsys.readouterr().err
+
+
+def test_describe_fluctuations_and_batches(tmp_path, capsys):
+    task = dmft.Task(np.eye(2), [-1, 1])
+    training = dmft.GradientDescent(0.1, 9, batches=dmft.random_batches(2, 1, 9))
+    problem = dmft.Problem(dmft.MLP(1), task, training)
+    values = {f"loss_{name}{se}": np.arange(10.0) + 1 for name in ("variance", "bias") for se in ("", "_se")}
+    attrs = {"producer": "test", "dtype": "float64", "device": "cpu", "seed": 0}
+    stored = dmft.schema.build("fluctuations", problem, values, steps=np.arange(10), attrs=attrs)
+    assert run("describe", dmft.save(stored, tmp_path / "fluctuations.nc")) == 0
+    text = capsys.readouterr().out
+    assert "batches=9 x 1 entries" in text
+    assert "loss_variance" in text
+    assert "10 +- 10" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.123456, 0.0123, "0.123 +- 0.012"),
+        (12.3456, 0.5, "12.35 +- 0.50"),
+        (0.5, 0.0, "0.5"),
+        (0.5, float("nan"), "0.5"),
+        (0.5, 1e-17, "0.5 +- 1.0e-17"),
+        (12345.6, 1234.0, "12345.6 +- 1.2e+03"),
+    ],
+)
+def test_values_are_shown_to_the_second_digit_of_their_error(value, error, text):
+    assert with_error(value, error) == text
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+
+def help_of(capsys, *commands):
+    with pytest.raises(SystemExit) as exit_code:
+        main([*commands, "--help"])
+    assert exit_code.value.code == 0
+    return re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+
+
+def test_help(capsys):
+    overview = help_of(capsys)
+    assert all(word in overview for word in ("solve", "describe", "problem", "Exit codes"))
+    solve = help_of(capsys, "solve")
+    groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions, cli.NumericsOptions)
+    for option in (part for group in groups for part in dataclasses.fields(group)):
+        assert f"--{option.name.replace('_', '-')}" in solve
+    assert "--out FILE.nc" in solve
+    assert "--problem FILE.json" in solve
+    assert "{squared,logistic,hinge,cross_entropy}" in solve
+    assert "(default: 4096)" in solve
+    assert "default: None" not in solve
+    assert "--particles" not in help_of(capsys, "problem")
+
+
+def test_the_library_does_not_load_tyro_and_help_loads_no_jax():
+    code = "import sys\nimport {}\nprint(*sys.modules)"
+    for module, absent in (("dmft, dmft.solver", {"tyro"}), ("dmft.__main__", {"jax", "xarray", "torch"})):
+        loaded = subprocess.run(
+            [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert not set(loaded) & absent
+        assert "dmft.specs" in loaded
+
+
+def test_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "dmft", "problem", *TASK.split(), "--out", str(tmp_path / "p.json")]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: --depth, --learning-rate and --steps are missing")
+    more = ["--depth", "1", "--learning-rate", "1", "--steps", "2"]
+    assert subprocess.run([*command, *more], capture_output=True).returncode == 0
+    assert json.loads((tmp_path / "p.json").read_text())["network"]["depth"] == 1
