@@ -9,7 +9,7 @@ For a quantity q, with E networks of width N (names of the variables in the resu
     q_error                |E q - q_limit| of the ensemble's mean: bias, falls like 1/N             + q_error_se
     q_distance             rms_e |q_e - q_limit| of one network, falls like 1/sqrt(N)               + q_distance_se
                            for each layer and step; kernels: Frobenius norms over samples, relative to the limit's;
-                           predictions and losses: root mean square over samples
+                           predictions: root mean square over samples and outputs; losses, accuracies: as they are
     q_raw_variance         Var(q), not multiplied by N, mean over entries     + q_raw_variance_se
     q_raw_bias_square      (E q - q_limit)^2, mean over entries           + q_raw_bias_square_se
     q_variance_exponent    s in q_raw_variance ~ N^s                      + q_variance_exponent_se, _chi2 (per degree
@@ -32,13 +32,15 @@ negative estimate is reported as 0 with its error.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.optimize import OptimizeWarning
 
 from comparisons import estimators
-from comparisons.scaling import fit_power_law
+from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
 from dmft.errors import SchemaError
 
@@ -76,6 +78,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
         schema.require_same_problem(theory=theory, fluctuations=fluctuations)
         _require_same_labels("fluctuations", fluctuations, nets[quantities])
 
+    outputs = "output" in theory.dims
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name in quantities:
         found = _quantity(theory, nets, name)
@@ -83,7 +86,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
             found |= _predicted(fluctuations, nets, name, found)
         for suffix, value in found.items():
             variable = f"{name}_{suffix}"
-            variables[variable] = (schema.dims("comparison", variable), value)
+            variables[variable] = (schema.dims("comparison", variable, outputs=outputs), value)
     kept = {dim for dims, _ in variables.values() for dim in dims}
     coords = {name: c for name, c in nets.coords.items() if set(c.dims) <= kept and name != "seed"}
     ds = xr.Dataset(variables, coords=coords)
@@ -109,10 +112,10 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     """All variables of one quantity, by suffix; widths on the first axis."""
     limit, limit_se = theory[name].values, theory[f"{name}_se"].values
     widths = nets["width"].values
-    dims = schema.VARIABLES[name]
+    dims = theory[name].dims
     inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
     everything = tuple(range(len(dims)))
-    unit = np.ones_like(limit) if name in ("prediction", "loss", "test_loss") else limit
+    unit = limit if "kernel" in name or name == "ntk" else np.ones_like(limit)
     scale = np.sqrt((unit**2).sum(axis=inner))
     precision = np.finfo(nets.attrs["dtype"]).eps
 
@@ -138,18 +141,28 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     found |= {"limit": limit, "limit_se": limit_se}
     if len(widths) > 1:
         for kind, quantity, root in (("variance", "raw_variance", 1), ("bias", "raw_bias_square", 2)):
-            law = fit_power_law(widths, found[quantity], found[f"{quantity}_se"])
+            law = _power_law(widths, found[quantity], found[f"{quantity}_se"])
             found[f"{kind}_exponent"] = law.slope / root
             found[f"{kind}_exponent_se"] = law.slope_se / root
             found[f"{kind}_exponent_chi2"] = law.chi2_per_dof
     return found
 
 
+def _power_law(widths: Any, value: Any, se: Any) -> PowerLaw:
+    """The fit through the widths where networks differ: an accuracy may be the same in all of them."""
+    some = se > 0
+    with warnings.catch_warnings():
+        # a fit without covariance says itself that it is not resolved
+        warnings.simplefilter("ignore", OptimizeWarning)
+        return fit_power_law(widths[some], value[some], se[some])
+
+
 def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dict[str, Any]) -> dict[str, Any]:
     """Predicted N Var and N bias beside the measured ones in `found`, by suffix; widths on the first axis."""
     added: dict[str, Any] = {}
     widths = nets["width"].values
-    column = widths.reshape(-1, *[1] * len(schema.VARIABLES[name]))
+    dims = nets[name].dims[2:]  # of one network
+    column = widths.reshape(-1, *[1] * len(dims))
     measured = {
         "variance": (found["variance"], found["variance_se"]),
         "bias": (column * found["deviation"], column * found["deviation_se"]),
@@ -162,7 +175,6 @@ def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dic
         rounding = np.finfo(nets.attrs["dtype"]).eps * column * np.maximum(abs(found["mean"]), abs(found["limit"]))
         added[f"{kind}_z"] = estimators.z_score(value - limit, np.sqrt(se**2 + limit_se**2 + rounding**2))
         ratio = {"variance": estimators.variance_ratio, "bias": estimators.bias_ratio}[kind]
-        dims = schema.VARIABLES[name]
         inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
         for suffix, axis in (("ratio", inner), ("overall_ratio", tuple(range(len(dims))))):
             rows = [

@@ -14,6 +14,8 @@ LABELS = {
     "prediction": "prediction f",
     "loss": "training loss",
     "test_loss": "test loss",
+    "accuracy": "training accuracy",
+    "test_accuracy": "test accuracy",
     "feature_kernel": "feature kernels",
     "gradient_kernel": "gradient kernels",
     "ntk": "NTK",

@@ -1,8 +1,8 @@
 """`adaptive_flow`: steps of a gradient flow chosen from the local error of its limit.
 
-The second-order step of `dmft.engine.flow` comes with e, its difference from a step of first order, on the outputs of all
-training samples.  With r the root mean square of e over that of the targets, a step is repeated with a smaller dt if r
-exceeds the tolerance, and the next dt is
+The second-order step of `dmft.engine.flow` comes with e, its difference from a step of first order, on the outputs of
+all training samples.  With r the root mean square of e over that of the targets, a step is repeated with a smaller dt
+if r exceeds the tolerance, and the next dt is
 
     dt <- dt min(GROWTH, max(1 / GROWTH, SAFETY sqrt(tolerance / r)))            (e grows like dt^2)
 
@@ -52,10 +52,10 @@ def adaptive_flow(
     Args:
         problem: its training is a `dmft.GradientFlow` with the scheme "rosenbrock", of which the learning rate is kept.
         until: the last time; t of d theta / dt = eta D.
-        tolerance: of the local error of the output, root mean square over training samples and outputs, relative to that
-            of the targets.  The error at the end is of its size where the flow contracts.
+        tolerance: of the local error of the output, root mean square over training samples and outputs, relative to
+            that of the targets.  The error at the end is of its size where the flow contracts.
         max_steps: most steps that are accepted.
-        particles, seed, basis_tolerance: of the scramble that chooses (`particles`, `seed`, `tolerance` of `dmft.solve`).
+        particles, seed, basis_tolerance: of the scramble that chooses (of `dmft.solve`: particles, seed, tolerance).
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         progress: show a bar; by default on a terminal only.
 

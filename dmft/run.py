@@ -120,7 +120,8 @@ class Run:
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
         populations = self._populations(capacity, stream)
-        return self.spread(self._initial(populations, room or capacity))
+        placed: Network = self.spread(self._initial(populations, room or capacity))
+        return placed
 
     def _initial(self, populations: list[Population], capacity: int) -> Network:
         return loop.limit_network(self.rule, self.form, self.depth, populations, self.tolerance, capacity=capacity)
@@ -144,15 +145,16 @@ class Run:
         def place(a: Any) -> Any:
             over_particles = a.ndim > 0 and a.shape[-1] == self.particles
             axes = (*[None] * (a.ndim - 1), "particles") if over_particles else ()
-            return jax.device_put(a, NamedSharding(mesh, PartitionSpec(*axes)))
+            sharding = NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+            return jax.device_put(a, sharding)
 
         return jax.tree.map(place, state)
 
     def repetitions(
         self, seed: int, count: int, bar: Bar, checkpoint: Checkpoint, *, memory_limit: int | None
     ) -> Iterator[Trained]:
-        """Independent runs, one for each scramble; those that `checkpoint` has are left out.  A run whose capacity turns
-        out too small is repeated with twice as much, with which the others begin.
+        """Independent runs, one for each scramble; those that `checkpoint` has are left out.  A run whose capacity
+        turns out too small is repeated with twice as much, with which the others begin.
 
         Raises:
             DivergenceError, MemoryEstimateError.
@@ -319,8 +321,7 @@ def warn_of_few_particles(run: Run, directions: int) -> None:
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
     """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
     losses = schema.losses(problem, np.asarray(seen.prediction, np.float64)[:stop])
-    loss = losses.get("loss", losses.get("test_loss"))
-    assert loss is not None  # a problem has samples of one kind at least
+    loss = losses["loss" if "loss" in losses else "test_loss"]
     sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
     bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
     if bad.any():

@@ -25,9 +25,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dmft import __version__, schema
+from dmft import __version__, memory, schema
 from dmft.checkpoint import Checkpoint
-from dmft.engine import loop
+from dmft.engine import loop, pathwise
+from dmft.engine.network import layers
+from dmft.engine.normals import sobol, stored
+from dmft.errors import DivergenceError
 from dmft.moments import Arrays
 from dmft.progress import Bar, progress_bar
 from dmft.run import (
@@ -35,6 +38,7 @@ from dmft.run import (
     TOLERANCES,
     Run,
     Trained,
+    available_bytes,
     check_observables,
     check_particles,
     check_tolerance,
@@ -44,7 +48,10 @@ from dmft.run import (
 )
 from dmft.specs import Problem, _check
 
-RESPONSES = ("conditioning", "pathwise")
+METHODS = {
+    "conditioning": "causal particles, revealed Gaussian matrices",
+    "pathwise": "causal particles, tangents of their paths",
+}
 
 
 def solve(
@@ -76,8 +83,8 @@ def solve(
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
-            gradient_kernel, ntk; by default all for a single output, the first three for several, whose gradient kernels
-            and NTK cost a backward pass an output.
+            gradient_kernel, ntk; by default all for a single output, the first three for several, whose
+            gradient kernels and NTK cost a backward pass an output.
         responses: "conditioning" (`dmft.engine.matrix`), or "pathwise": the independent estimator by tangents along
             the path of every particle (`dmft.engine.pathwise`), for tests: cost S (T P)^3.
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps, of the kernels
@@ -92,8 +99,8 @@ def solve(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the mean
-        over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).
+        Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
+        mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
@@ -110,13 +117,15 @@ def solve(
     tolerance = check_tolerance(tolerance)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    if responses not in RESPONSES:
-        raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(RESPONSES)}.")
+    if responses not in METHODS:
+        raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     observables = check_observables(observables, problem)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.network.activation.name == "linear" and responses == "conditioning"
+    if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):
+        raise ValueError('responses="pathwise" is for tests: two_time=False, devices=1 and dtype="float64" only.')
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):
@@ -134,7 +143,7 @@ def solve(
         devices=() if exact else where,
     )
     scrambles = 1 if exact else scrambles
-    numerics = {} if exact else {"particles": particles, "scrambles": scrambles}
+    numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
     numerics |= {"tolerance": run.tolerance, "dtype": dtype, "seed": seed, "responses": responses}
     fingerprint = {
         "problem_id": problem.problem_id,
@@ -149,7 +158,7 @@ def solve(
         precision(dtype, where[0]),
         progress_bar(scrambles * (run.last + 1), "theory", "step", progress) as bar,
     ):
-        produce = _by_conditioning if responses == "conditioning" else _pathwise
+        produce = _by_conditioning if responses == "conditioning" else _by_paths
         memory_needed = produce(run, seed, scrambles, observables, bar, saved, memory_limit)
     warn_of_few_particles(run, saved.directions)
     result = schema.build(
@@ -159,7 +168,7 @@ def solve(
         steps=run.steps,
         attrs={
             "producer": "dmft.solve",
-            "method": "causal linear forms, exact" if exact else "causal particles, revealed Gaussian matrices",
+            "method": "causal linear forms, exact" if exact else METHODS[responses],
             "device": f"{len(where)} x {where[0].platform}: {where[0].device_kind}",
             **numerics,
             "directions": saved.directions,
@@ -194,7 +203,7 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
             values[name] = np.asarray(value) if name == "ntk" else np.moveaxis(np.asarray(value), 0, 1)
     for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
         if vectors is not None:
-            two_time = loop.two_time_kernels(vectors, loop.layers(trained.network))
+            two_time = loop.two_time_kernels(vectors, layers(trained.network))
             values[f"{name}_kernel_two_time"] = _by_sample(run, np.asarray(two_time), name == "gradient")
     values |= of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     return {name: np.asarray(values[name], np.float64) for name in schema.VARIABLES if name in values}
@@ -218,7 +227,7 @@ def _by_sample(run: Run, kernel: Any, gradients: bool) -> Any:
     return kernel.reshape(layer, *(step, events // outputs, outputs) * 2)
 
 
-def _pathwise(
+def _by_paths(
     run: Run,
     seed: int,
     scrambles: int,
@@ -227,4 +236,30 @@ def _pathwise(
     saved: Checkpoint,
     memory_limit: int | None,
 ) -> int:
-    raise NotImplementedError
+    """As `_by_conditioning`, with the responses of `dmft.engine.pathwise`."""
+    assert run.particles is not None  # tangents are those of particles
+    draws, needed = pathwise.draws_needed(run.problem), pathwise.bytes_needed(run.problem, run.particles)
+    memory.require(
+        needed,
+        limit=memory_limit,
+        available=available_bytes(run.device),
+        what=f"the tangents of {run.particles} particles",
+        ways_out='lower particles, take fewer steps or samples, or responses="conditioning"',
+    )
+    for stream in np.random.SeedSequence(seed).spawn(scrambles)[saved.moments.count :]:
+        sources = [sobol(n, run.particles, s) for n, s in zip(draws, stream.spawn(len(draws)), strict=True)]
+        found = pathwise.pathwise_limit(run.problem, [stored(source) for source in sources])
+        values: dict[str, Any] = {}
+        for name in run.kernels:
+            step_axis = 0 if name == "ntk" else 1
+            values[name] = np.take(np.asarray(found[name]), run.steps, axis=step_axis)
+        values |= of_predictions(run, np.asarray(found["prediction"])[run.steps], observables)
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                raise DivergenceError(
+                    f"{name} is not finite: training diverges, or a kernel is not positive. Lower "
+                    f"learning_rate={run.problem.training.rates.max():g}, or raise particles={run.particles}."
+                )
+        saved.finished(values, 0, 0)
+        bar.update(run.last + 1)
+    return needed

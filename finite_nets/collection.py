@@ -77,7 +77,8 @@ class Collection:
         """The Dataset of kind "ensemble"."""
         results: dict[str, NDArray[Any]] = dict(self._results)
         if "loss" in self.plan.observables:
-            results |= schema.losses(self.plan.problem, results["prediction"])  # in float64
+            prediction = results["prediction"].astype(np.float64)
+            results |= schema.losses(self.plan.problem, prediction) | schema.accuracies(self.plan.problem, prediction)
         if "prediction" not in self.plan.observables:
             del results["prediction"]
         return schema.build(

@@ -20,7 +20,7 @@ from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
 from finite_nets.collection import Collection, check_members
 from finite_nets.network import Trainer, initialise
-from finite_nets.recording import OBSERVABLES, Plan, known_observables
+from finite_nets.recording import Plan, known_observables
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -33,7 +33,7 @@ def train_ensemble(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
-    observables: Sequence[str] = OBSERVABLES,
+    observables: Sequence[str] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     memory_limit: int | None = None,
@@ -48,7 +48,9 @@ def train_ensemble(
         seed: the root seed; a member depends on it, its width and its seed index only.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is one.
         dtype: "float32" or "float64", of weights and results (losses are float64).
-        observables: what to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk.
+        observables: what to record, among prediction, loss (with test_loss, and accuracies of classes), feature_kernel,
+            gradient_kernel, ntk; by default all of them for a single output, the first three for several (kernels
+            between outputs are as many times larger as outputs squared).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         memory_limit: in bytes, for the results and a batch; by default what is available.
@@ -69,7 +71,7 @@ def train_ensemble(
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    plan = Plan(problem, schema.saved_steps(problem, save_steps), known_observables(observables), two_time)
+    plan = Plan(problem, schema.saved_steps(problem, save_steps), known_observables(observables, problem), two_time)
     where = _device(device)
     trainer = Trainer(problem, where, DTYPES[dtype])
     collection = Collection(plan, members, dtype, memory_limit)
@@ -83,9 +85,15 @@ def train_ensemble(
             for start in range(0, len(members.seeds), size):
                 indices = torch.tensor(members.seeds[start : start + size], device=where)
                 weights = initialise(
-                    trainer.depth, trainer.x.shape[1], width, indices, root_seed=members.root, dtype=DTYPES[dtype]
+                    trainer.depth,
+                    trainer.x.shape[1],
+                    width,
+                    indices,
+                    root_seed=members.root,
+                    dtype=DTYPES[dtype],
+                    outputs=trainer.outputs,
                 )
-                training = trainer.run(weights, frozenset(plan.steps.tolist()))
+                training = trainer.run(weights, frozenset(plan.steps.tolist()), gradients=plan.gradients)
                 try:
                     collection.put(width, start, plan.record(trainer, training))
                 except DivergenceError as error:

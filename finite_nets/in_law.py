@@ -183,7 +183,7 @@ def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
 def _raise_if_exploded(problem: Problem, prediction: NDArray[np.float64], width: int, indices: Sequence[int]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
         losses = schema.losses(problem, prediction)
-        loss = losses.get("loss", losses.get("test_loss"))
+    loss: NDArray[np.float64] = losses["loss" if "loss" in losses else "test_loss"]
     bad = exploded(loss, loss[:, :1])
     if bad.any():
         first = np.where(bad.any(axis=1), bad.argmax(axis=1), loss.shape[1]).argmin()

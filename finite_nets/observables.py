@@ -1,6 +1,10 @@
 """What is recorded of a batch of networks at a step, with a leading axis `member`.
 
-Phi^l = phi(h^l) . phi(h^l)' / N    G^l = g^l . g^l' / N    K = sum_{l=0..L} G^{l+1} Phi^l,  Phi^0 = K^x, G^{L+1} = 1
+    Phi^l = phi(h^l) . phi(h^l)' / N      G^l = g^l . g^l' / N
+    K = sum_{l=0..L} b_l^2 G^{l+1} Phi^l      Phi^0 = K^x,  G^{L+1} = 1 in outputs,  b_0 = b_L = 1, else b
+
+b is the branch scale of a residual network, else 1.  Fields are (member, sample, N), backward fields (member, sample,
+output, N); an event is a sample, or a sample and an output.
 """
 
 from __future__ import annotations
@@ -10,18 +14,35 @@ from torch import Tensor
 
 
 def kernels(fields: list[Tensor]) -> Tensor:
-    """(member, layer, sample, sample_2): averages over neurons of products of the fields (member, sample, N)."""
-    return torch.stack([field @ field.mT / field.shape[-1] for field in fields], dim=1)
+    """(member, layer, event, event_2): averages over neurons of products of a pass's fields."""
+    return cross_kernels(fields, fields)
+
+
+def cross_kernels(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """(member, layer, event, event_2): averages over neurons of products of the fields of two passes."""
+    pairs = ((_by_event(v), _by_event(w)) for v, w in zip(a, b, strict=True))
+    return torch.stack([v @ w.mT / v.shape[-1] for v, w in pairs], dim=1)
 
 
 def two_time_kernels(fields: list[Tensor]) -> Tensor:
-    """(member, layer, step, sample, step_2, sample_2) from fields (step, member, sample, N) a layer."""
-    flat = [field.movedim(0, 1).flatten(1, 2) for field in fields]
-    steps, _, samples, _ = fields[0].shape
-    return kernels(flat).reshape(fields[0].shape[1], len(fields), steps, samples, steps, samples)
+    """(member, layer, step and event, step_2 and event_2) from fields (step, member, ..., N) a layer."""
+    return kernels([_by_event(field.movedim(0, 1)) for field in fields])
 
 
-def ntk(input_kernel: Tensor, feature_kernel: Tensor, gradient_kernel: Tensor) -> Tensor:
-    """(member, sample, sample_2), from kernels (member, layer, sample, sample_2)."""
-    inner = (gradient_kernel[:, 1:] * feature_kernel[:, :-1]).sum(1)
-    return gradient_kernel[:, 0] * input_kernel + inner + feature_kernel[:, -1]
+def ntk(input_kernel: Tensor, feature_kernel: Tensor, gradient_kernel: Tensor, branch: float = 1.0) -> Tensor:
+    """(member, event, event_2), from Phi^0 (sample, sample_2), Phi (member, layer, sample, sample_2) and G (member,
+    layer, event, event_2)."""
+    rows, columns = input_kernel.shape
+    members, layers, events, events_2 = gradient_kernel.shape
+    outputs = events // rows
+    G = gradient_kernel.reshape(members, layers, rows, outputs, columns, outputs)
+    phi = feature_kernel[:, :, :, None, :, None]
+    inner = branch**2 * (G[:, 1:] * phi[:, :-1]).sum(1)
+    same = torch.eye(outputs, dtype=phi.dtype, device=phi.device)[:, None, :]
+    K = G[:, 0] * input_kernel[:, None, :, None] + inner + phi[:, -1] * same
+    return K.reshape(members, events, events_2)
+
+
+def _by_event(field: Tensor) -> Tensor:
+    """(member, event, N)."""
+    return field.flatten(1, -2)

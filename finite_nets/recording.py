@@ -11,18 +11,24 @@ import torch
 from numpy.typing import NDArray
 
 from dmft import memory, schema
-from dmft.specs import Problem
+from dmft.specs import GradientFlow, Problem
 from finite_nets.network import Fields, Trainer
 from finite_nets.observables import kernels, ntk, two_time_kernels
 from finite_nets.random import GENERATOR_BYTES
 
 OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
+FEW_OBSERVABLES = ("prediction", "loss", "feature_kernel")
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
 GPU_SHARE = 0.5  # of the free memory for a batch
 
 
-def known_observables(names: Sequence[str]) -> frozenset[str]:
-    """The argument `observables` of a producer, or the error that says what is wrong with it."""
+def known_observables(names: Sequence[str] | None, problem: Problem) -> frozenset[str]:
+    """The argument `observables` of a producer, or the error that says what is wrong with it.
+
+    By default everything for a single output, without the kernels between outputs for several.
+    """
+    if names is None:
+        return frozenset(OBSERVABLES if not problem.task.outputs else FEW_OBSERVABLES)
     if isinstance(names, str) or not names or set(names) - set(OBSERVABLES):
         raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
     return frozenset(names)
@@ -39,12 +45,32 @@ class Plan:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each recorded variable of one network; predictions always, since losses follow from them."""
-        depth, samples, steps = self.problem.network.depth, self.problem.task.n_samples, len(self.steps)
-        sizes = {"step": steps, "sample": samples, "layer": depth, "sample_2": samples, "step_2": steps}
+        steps, samples = len(self.steps), self._observed
+        sizes = {"step": steps, "sample": samples, "layer": self.problem.network.depth, "output": self._outputs}
         names = {"prediction"} | (self.observables - {"loss"})
         if self.two_time:
             names |= {"feature_kernel_two_time", "gradient_kernel_two_time"}
-        return {name: tuple(sizes[dim] for dim in schema.VARIABLES[name]) for name in sorted(names)}
+        return {name: tuple(sizes[dim.removesuffix("_2")] for dim in self._dims(name)) for name in sorted(names)}
+
+    @property
+    def gradients(self) -> bool:
+        """Whether backward fields of all samples and outputs are needed for what is recorded."""
+        return self.two_time or bool({"gradient_kernel", "ntk"} & self.observables)
+
+    @property
+    def _outputs(self) -> int:
+        outputs: int = self.problem.task.targets.shape[1]
+        return outputs
+
+    @property
+    def _observed(self) -> int:
+        """Number of samples in results."""
+        hidden: int = self.problem.observed.start
+        return self.problem.task.n_samples - hidden
+
+    def _dims(self, name: str) -> tuple[str, ...]:
+        """Of one network's variable."""
+        return schema.dims("limit", name, outputs=bool(self.problem.task.outputs))
 
     def result_bytes(self, dtype: str) -> int:
         """Of one network."""
@@ -54,21 +80,39 @@ class Plan:
         """Of one network."""
         task, depth = self.problem.task, self.problem.network.depth
         inputs = min(task.dimension, task.n_samples)
-        return width * (inputs + (depth - 1) * width + 1) * np.dtype(dtype).itemsize
+        return width * (inputs + (depth - 1) * width + self._outputs) * np.dtype(dtype).itemsize
 
     def working_bytes(self, width: int, dtype: str) -> int:
-        """Of one network while it trains: weights and one temporary copy, fields (for two-time kernels those of all
-        saved steps, as a list, stacked and flattened), results."""
-        field = self.problem.network.depth * self.problem.task.n_samples * width * np.dtype(dtype).itemsize
-        history = 2 * 3 * len(self.steps) if self.two_time else 0
-        return 2 * self.weight_bytes(width, dtype) + (6 + history) * field + 2 * self.result_bytes(dtype)
+        """Of one network while it trains: weights, a velocity and one temporary copy; three fields of each sample and
+        event (for two-time kernels those of all saved steps, as a list, stacked and flattened); what a flow solves;
+        results."""
+        training, network, outputs = self.problem.training, self.problem.network, self._outputs
+        scheme = training.scheme if isinstance(training, GradientFlow) else "descent"
+        batch = self.problem.batches.shape[1]
+        samples = self._observed + (batch if self.problem.observed.start else 0)
+        events = samples * outputs
+        if not self.gradients and scheme != "euler":  # backward passes of the batch; from the loss, unless a flow's
+            events = batch * (outputs if scheme == "rosenbrock" else 1)
+        fields, kernels = samples + events, 0
+        if scheme == "rosenbrock":  # a second pass, and the system with its factors
+            fields, kernels = fields + batch * (1 + outputs), (network.depth + 6) * (batch * outputs) ** 2
+        elif scheme == "euler":
+            kernels = (network.depth + 3) * events * batch * outputs
+        history = len(self.steps) * self._observed * (1 + outputs) if self.two_time else 0
+        field = network.depth * width * np.dtype(dtype).itemsize
+        copies = 3 if training.momentum else 2
+        in_float64 = kernels * np.dtype(np.float64).itemsize
+        total = copies * self.weight_bytes(width, dtype) + 3 * field * (fields + history)
+        return total + in_float64 + 2 * self.result_bytes(dtype)
 
     def allocate(self, leading: tuple[int, int], dtype: str) -> dict[str, NDArray[Any]]:
         return {name: np.full(leading + shape, np.nan, dtype) for name, shape in self.shapes().items()}
 
     def record(self, trainer: Trainer, training: Iterator[Fields]) -> dict[str, NDArray[Any]]:
         """Train a batch to its end and return the recorded variables (member, ...)."""
-        wanted = set(self.shapes())
+        shapes = self.shapes()
+        wanted = set(shapes)
+        step_axis = {name: self._dims(name).index("step") for name in wanted}
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in wanted if not name.endswith("two_time")}
         features, gradients = [], []
         for fields in training:
@@ -78,17 +122,22 @@ class Plan:
             if wanted & {"gradient_kernel", "ntk"}:
                 values["gradient_kernel"] = kernels(fields.gradients)
             if "ntk" in wanted:
-                values["ntk"] = ntk(trainer.input_kernel, values["feature_kernel"], values["gradient_kernel"])
+                values["ntk"] = ntk(
+                    trainer.input_kernel, values["feature_kernel"], values["gradient_kernel"], trainer.branch
+                )
             for name in seen:
-                seen[name].append(values[name])
+                # events are samples and outputs, if results have those
+                one_step = shapes[name][: step_axis[name]] + shapes[name][step_axis[name] + 1 :]
+                seen[name].append(values[name].reshape(-1, *one_step))
             if self.two_time:
                 features.append(fields.features)
                 gradients.append(fields.gradients)
-        batch = {name: torch.stack(steps, dim=1 + schema.VARIABLES[name].index("step")) for name, steps in seen.items()}
+        batch = {name: torch.stack(steps, dim=1 + step_axis[name]) for name, steps in seen.items()}
         for name, history in (("feature", features), ("gradient", gradients)):
             if self.two_time:
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
-                batch[f"{name}_kernel_two_time"] = two_time_kernels(layers)
+                variable = f"{name}_kernel_two_time"
+                batch[variable] = two_time_kernels(layers).reshape(-1, *shapes[variable])
         return {name: value.cpu().numpy() for name, value in batch.items()}
 
     def batch_size(self, width: int, device: torch.device, dtype: str, memory_limit: int | None) -> int:

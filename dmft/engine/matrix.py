@@ -57,7 +57,7 @@ class Directions:
 class Learned(NamedTuple):
     """What training has made of a revealed matrix.
 
-    initial: d, the factor of the matrix at initialisation; change: C, (direction of `backward`, direction of `forward`).
+    initial: d, the factor of the matrix at initialisation; change: C (direction of `backward`, direction of `forward`).
     """
 
     initial: jax.Array

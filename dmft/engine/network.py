@@ -1,19 +1,19 @@
 """Training of a network, written once over populations and matrices.
 
-    forward    h^1 = W^0 x / sqrt(D);      h^{l+1} = [h^l +] b W^l phi(h^l) / sqrt(N);       f_c = <w_c phi(h^L)> / gamma0
+    forward    h^1 = W^0 x / sqrt(D);     h^{l+1} = [h^l +] b W^l phi(h^l) / sqrt(N);     f_c = <w_c phi(h^L)> / gamma0
     backward   z^L = w;  g^L = phi'(h^L) z^L;     g^l = [g^{l+1} +] b phi'(h^l) W^l^T g^{l+1} / sqrt(N)
     direction  D W^0 = sum Delta_a g^1_a x_a^T / sqrt(D)       D w = sum Delta_a phi(h^L_a)
                D W^l = b sum Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N)
 
 In brackets what a residual network adds, whose layers share one population; b is 1 without.  Sums run over the samples
-and outputs of a batch, with the factor gamma0 / P (`dmft.specs.parameterization`).  Inputs enter by their coordinates in
-an orthonormal basis of their span, K^x = X X^T, in which W^0 is as Gaussian as in any other.
+and outputs of a batch, with the factor gamma0 / P (`dmft.specs.parameterization`).  Inputs enter by their coordinates
+in an orthonormal basis of their span, K^x = X X^T, in which W^0 is as Gaussian as in any other.
 
 The direction is linear in g, and so is g in its start z^L: where no gradient kernels are asked for, one backward pass
 from sum_c Delta_c w_c replaces those from every w_c ("events" are samples then, else samples times outputs).
 
-Parameters move as one vector theta (W^0; d and C of every matrix, `dmft.engine.matrix`; w), in a linear space in which an
-optimiser is three lines:
+Parameters move as one vector theta (W^0; d and C of every matrix, `dmft.engine.matrix`; w), in a linear space in which
+an optimiser is three lines:
 
     v <- beta v + D - lambda theta;      theta <- theta + eta v            (`dmft.engine.flow` for gradient flow)
 
@@ -275,7 +275,7 @@ class Vitals(NamedTuple):
 
 class Kernels(NamedTuple):
     """Order parameters of a step, None where they are not recorded: feature_kernel (layer, row, row_2), gradient_kernel
-    (layer, row[, output], row_2[, output_2]), ntk (row[, output], row_2[, output_2]); without outputs if there is one."""
+    (layer, row[, output], row_2[, output_2]), ntk (row[, output], row_2[, output_2]); no axis for a single output."""
 
     feature_kernel: jax.Array | None
     gradient_kernel: jax.Array | None
@@ -342,6 +342,6 @@ def tangent_kernel(inputs: jax.Array, features: Any, gradients: Any, rule: Rule,
     outputs = gradients.shape[2]
     b = rule.branch**2 if form.residual else 1.0
     phi = features[:, :, None, :, None]
-    inner = b * jnp.sum(gradients[1:] * phi[:-1], axis=0)
+    inner: jax.Array = b * jnp.sum(gradients[1:] * phi[:-1], axis=0)
     last = phi[-1] * jnp.eye(outputs)[:, None, :]
     return gradients[0] * inputs[:, None, :, None] + inner + last

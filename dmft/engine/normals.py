@@ -59,7 +59,10 @@ class Sobol:
 
     def rows(self, start: jax.Array | int, count: int) -> jax.Array:
         """(count, component): the rows from `start` on."""
-        return lax.cond(start + count > len(self.shift), self._with_tail, self._from_table, start, jnp.arange(count))
+        made: jax.Array = lax.cond(
+            start + count > len(self.shift), self._with_tail, self._from_table, start, jnp.arange(count)
+        )
+        return made
 
     def _from_table(self, start: jax.Array, rows: jax.Array) -> jax.Array:
         count = len(rows)

@@ -71,14 +71,14 @@ class GradientDescent:
     @property
     def rates(self) -> NDArray[np.float64]:
         """eta_t, (step,) for steps 0..T-1."""
-        return np.broadcast_to(np.asarray(self.learning_rate, dtype=np.float64), (self.steps,))
+        return np.zeros(self.steps) + self.learning_rate
 
     @property
     def times(self) -> NDArray[np.float64]:
         """sum_{s<t} eta_s, (step,) for steps 0..T: the time of the gradient flow that small rates approach."""
         if isinstance(self.learning_rate, float):
             return np.arange(self.steps + 1) * self.learning_rate
-        return np.append(0.0, np.cumsum(self.rates))
+        return np.concatenate([np.zeros(1), np.cumsum(self.rates)])
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ class GradientFlow:
     @property
     def rates(self) -> NDArray[np.float64]:
         """eta dt, (step,) for steps 0..T-1."""
-        return np.broadcast_to(self.learning_rate * np.asarray(self.step_size, dtype=np.float64), (self.steps,))
+        return np.zeros(self.steps) + self.learning_rate * np.asarray(self.step_size)
 
     @property
     def times(self) -> NDArray[np.float64]:
         """eta t, (step,) for steps 0..T."""
         if isinstance(self.step_size, float):
             return np.arange(self.steps + 1) * (self.learning_rate * self.step_size)
-        return np.append(0.0, np.cumsum(self.rates))
+        return np.concatenate([np.zeros(1), np.cumsum(self.rates)])
 
     # a flow is plain and takes all samples at every step
     momentum = 0.0

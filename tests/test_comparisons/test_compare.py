@@ -10,7 +10,7 @@ import xarray as xr
 import comparisons
 import dmft
 import finite_nets
-import finite_nets.ensemble
+import finite_nets.recording
 from comparisons.scaling import fit_power_law
 from conftest import reference_problem
 from dmft import schema
@@ -152,7 +152,7 @@ def test_networks_agree_with_the_theory_and_a_wrong_richness_does_not(theory, pr
     assert abs(comparisons.compare(wrong, nets).sel(width=256).prediction_z).max() > 10
 
 
-@pytest.mark.parametrize("name", finite_nets.ensemble.OBSERVABLES)
+@pytest.mark.parametrize("name", finite_nets.recording.OBSERVABLES)
 def test_any_observable_can_be_compared_alone_and_targets_need_not_be_round(name):
     task = dmft.Task(reference_problem().task.x_train, [0.3, -1.1, 0.7])
     problem = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(0.3, 3))
@@ -163,6 +163,69 @@ def test_any_observable_can_be_compared_alone_and_targets_need_not_be_round(name
     assert np.isfinite(found[f"{name}_z"]).all()
     assert abs(found[f"{name}_z"].isel(step=0)).max() < 50
     assert "Networks of 8 seeds" in comparisons.summary(found)
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Networks of three outputs with all that can be recorded of them, and a limit made from other networks."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((6, 4)), np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    task = dmft.Task(x[:4], y[:4], x[4:], y[4:])
+    problem = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(1.0, 4), "cross_entropy")
+    names = finite_nets.recording.OBSERVABLES
+    nets = finite_nets.train_ensemble(problem, widths=[16, 32, 64], seeds=20, observables=names)
+    wide = finite_nets.train_ensemble(problem, widths=[400], seeds=20, seed=1, observables=names, dtype="float64")
+    limit = {name: value.values for name, value in wide.isel(width=0).mean("seed").data_vars.items()}
+    errors = {f"{name}_se": np.full(value.shape, 1e-4) for name, value in limit.items()}
+    attrs = {"producer": "test", "dtype": "float64", "device": "cpu", "seed": 0, "particles": 1, "scrambles": 2}
+    theory = schema.build("limit", problem, limit | errors, steps=np.arange(5), attrs=attrs)
+    return problem, theory, nets
+
+
+def test_several_outputs_and_accuracies_are_compared(classes):
+    _, theory, nets = classes
+    found = comparisons.compare(theory, nets)
+    assert found.prediction_mean.dims == ("width", "step", "sample", "output")
+    assert found.ntk_limit.dims == ("step", "sample", "output", "sample_2", "output_2")
+    assert found.gradient_kernel_error.dims == ("width", "layer", "step")
+    # one network off by as much as its outputs: all of samples and outputs in the mean
+    off = (nets.prediction.astype(float) - theory.prediction) ** 2
+    np.testing.assert_allclose(found.prediction_distance, np.sqrt(off.mean(("seed", "sample", "output"))))
+    assert abs(found.prediction_distance - np.sqrt(off.mean(("seed", "sample")).sum("output"))).max() > 1e-2
+    norm = (theory.ntk**2).sum(("sample", "output", "sample_2", "output_2"))
+    off = ((nets.ntk.astype(float) - theory.ntk) ** 2).sum(("sample", "output", "sample_2", "output_2")) / norm
+    np.testing.assert_allclose(found.ntk_distance, np.sqrt(off.mean("seed")))
+    # accuracies stand as they are, not relative to the limit's, which may be 0
+    accuracy = nets.accuracy - theory.accuracy
+    np.testing.assert_allclose(found.accuracy_distance, np.sqrt((accuracy**2).mean("seed")))
+    assert {"test_accuracy_mean", "test_loss_z", "feature_kernel_error"} <= set(found.data_vars)
+    text = comparisons.summary(found)
+    assert "test accuracy" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_fluctuations_of_several_outputs(classes):
+    problem, theory, nets = classes
+    x = nets.prediction.astype(float)
+    variance = (nets.width * x.var("seed", ddof=1)).mean("width").values
+    values = {"prediction_variance": variance, "prediction_variance_se": np.full(variance.shape, 1e-3)}
+    attrs = {"producer": "test", "dtype": "float64", "device": "cpu", "seed": 0, "mode": "test"}
+    predicted = schema.build("fluctuations", problem, values, steps=np.arange(5), attrs=attrs)
+    found = comparisons.compare(theory, nets, predicted)
+    measured = (nets.width * x.var("seed", ddof=1)).sum(("sample", "output"))
+    # centered networks do not fluctuate at step 0
+    np.testing.assert_allclose(
+        found.prediction_variance_ratio[:, 1:], (measured / variance.sum((1, 2)))[:, 1:], rtol=1e-9
+    )
+    assert found.prediction_variance_limit.dims == ("step", "sample", "output")
+
+
+def test_an_accuracy_that_all_networks_share_at_some_widths_has_no_exponent(classes):
+    _, theory, nets = classes
+    shared = nets.accuracy.where(nets.width == 16, 1.0)
+    found = comparisons.compare(theory, nets.assign(accuracy=shared))
+    assert found.accuracy_variance_exponent.isnull()
+    assert (found.accuracy_raw_variance.sel(width=[32, 64]) == 0).all()
 
 
 def test_result_survives_a_file(planted, tmp_path):

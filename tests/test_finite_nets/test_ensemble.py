@@ -33,7 +33,7 @@ def test_training_is_that_of_automatic_differentiation(activation, depth, center
     nets = finite_nets.train_ensemble(problem, widths=[17], seeds=[0, 3], dtype="float64")
     weights = initialise(depth, 5, 17, torch.tensor([0, 3]), root_seed=0, dtype=torch.float64)
     for member in range(2):
-        one = (weights.first[member], [w[member] for w in weights.hidden], weights.readout[member])
+        one = (weights.first[member], [w[member] for w in weights.hidden], weights.readout[member, 0])
         predictions, ntk = autograd_network(problem, *one)
         # float64 rounding through six steps
         np.testing.assert_allclose(nets.prediction[0, member], predictions, rtol=1e-9, atol=1e-12)
