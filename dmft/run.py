@@ -105,7 +105,7 @@ class Run:
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
-        return min(self.full_capacity, max(128, 8 * self.block))
+        return min(self.full_capacity, max(128, 16 * self.block))
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population."""

@@ -17,6 +17,7 @@ NAMES = (
     "variance_vs_richness",
     "variance_vs_depth",
     "wide_networks",
+    "mnist_ten_classes",
 )
 
 

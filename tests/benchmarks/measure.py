@@ -13,13 +13,13 @@ import platform
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
 import dmft
 from dmft.engine import loop
-from dmft.engine.population import particles, sobol_normals
+from dmft.engine.normals import sobol, stored
+from dmft.engine.population import particles
 from finite_nets.network import Trainer, initialise
 
 SOLVER_CASES = {"cpu": [(3, 4, 20, 4096), (2, 60, 16, 4096)]}  # depth, samples, steps, particles
@@ -74,17 +74,16 @@ def solver_row(depth, samples, steps, size, copy, rate):
     described = problem(depth, samples, 0, steps)
     directions = dmft.solve(described, particles=4096, scrambles=2).attrs["directions"]
     capacity = min(samples * (steps + 1), directions + 2 * samples)
-    rule = loop.rule_of(described)
+    rule, form = loop.rule_of(described), loop.form_of(described)
     seeds = np.random.SeedSequence(0).spawn(depth)
-    draws = loop.draws_needed(depth, samples, capacity)
-    raw = [jnp.asarray(sobol_normals(n, size, s)) for n, s in zip(draws, seeds, strict=True)]
+    draws = loop.draws_needed(depth, rule.inputs.shape[1], 1, capacity)
+    raw = [stored(sobol(n, size, s)) for n, s in zip(draws, seeds, strict=True)]
 
     def scramble():
         # the loop takes its arguments over: each call needs its own normals
-        network = loop.limit_network(rule, [particles(z + 0) for z in raw], 3e-3, capacity=capacity)
-        history = loop.empty_history(network, range(steps + 1))
-        out = loop.advance(network, history, rule, 0, steps + 1, activation=described.network.activation)
-        jax.block_until_ready(out)
+        network = loop.limit_network(rule, form, depth, [particles(z + 0) for z in raw], 3e-3, capacity=capacity)
+        history = loop.empty_history(network, rule, form, range(steps + 1))
+        jax.block_until_ready(loop.advance(network, history, rule, 0, steps + 1, form=form))
 
     start = time.perf_counter()
     scramble()
@@ -119,8 +118,13 @@ def networks_row(width, samples, device, dtype, copy, rate):
         return initialise(2, inputs, width, members, root_seed=0, dtype=dtype)
 
     drawing = seconds(draw, sync, 1) / (count * width * (width + inputs + 1))
-    weights, offset = draw(), torch.zeros((count, 1), device=device, dtype=dtype)
-    each = seconds(lambda: trainer.update(weights, trainer.fields(weights, samples), offset), sync)
+    state, met = trainer.begin(draw()), trainer.meet(0, everything=False)
+
+    def step():
+        _, trained = trainer.evaluate(state, met, gradients=False)
+        trainer.descend(state, trained, trainer.rates[0])
+
+    each = seconds(step, sync)
     moved = count * 4 * width * (width + inputs) * itemsize
     operations = count * 2 * width * samples * (3 * width + 2 * inputs)
     floor = max(moved / copy, operations / rate)

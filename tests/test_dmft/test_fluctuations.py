@@ -142,14 +142,18 @@ def test_particles_agree_with_linear_forms(linear_three, linear_exact, mode):
             assert (abs(value - limit) <= 5.5 * se + 0.04 * abs(limit).max()).all()
 
 
-def test_linear_networks_of_several_samples_against_trained_ones(linear_three, linear_exact):
-    nets = finite_nets.train_ensemble(linear_three, widths=[256], seeds=6000, observables=["prediction", "ntk"])
-    f = nets.prediction.values[0].reshape(6000, -1).astype(float)
+@pytest.fixture(scope="module")
+def linear_nets(linear_three):
+    return finite_nets.train_ensemble(linear_three, widths=[256], seeds=2500, observables=["prediction", "loss"])
+
+
+def test_linear_networks_of_several_samples_against_trained_ones(linear_nets, linear_exact):
+    f = linear_nets.prediction.values[0].reshape(2500, -1).astype(float)
     covariance = 256 * np.cov(f.T)
     predicted = linear_exact.prediction_covariance.values.reshape(covariance.shape)
     # sampling error of a covariance: sqrt((c_ij^2 + c_ii c_jj) / E); corrections of relative order 1/N: 20/256
     scale = np.sqrt(np.outer(predicted.diagonal(), predicted.diagonal()))
-    assert (abs(covariance - predicted) <= 5 * np.sqrt((predicted**2 + scale**2) / 6000) + 0.08 * scale + 1e-6).all()
+    assert (abs(covariance - predicted) <= 5 * np.sqrt((predicted**2 + scale**2) / 2500) + 0.08 * scale + 1e-6).all()
 
 
 # ---- nonlinear networks --------------------------------------------------------------------------------------------
@@ -309,13 +313,12 @@ def test_relu_by_finite_perturbations_against_trained_networks():
 
 
 def test_results_follow_the_seed_and_the_recorded_steps(problem):
-    few = {"particles": 512, "draws": 16, "scrambles": 2}
+    few = {"particles": 512, "draws": 16, "scrambles": 2, "deflate": False, "observables": ["prediction"]}
     one, same, other = (dmft.fluctuations(problem, seed=seed, **few) for seed in (0, 0, 1))
     xr.testing.assert_equal(one, same)
     assert abs(one.prediction_bias - other.prediction_bias).max() > 1e-3
-    some = dmft.fluctuations(problem, save_steps=[10, 4, 0], deflate=False, **few)
-    plain = dmft.fluctuations(problem, deflate=False, **few)
-    xr.testing.assert_allclose(some.ntk_variance, plain.ntk_variance.sel(step=[0, 4, 10]), rtol=1e-9)
+    some = dmft.fluctuations(problem, save_steps=[10, 4, 0], **few)
+    xr.testing.assert_allclose(some.prediction_variance, one.prediction_variance.sel(step=[0, 4, 10]), rtol=1e-9)
 
 
 def test_test_samples_and_depth_one():
@@ -366,10 +369,9 @@ def test_divergence_is_reported():
 # ---- predictions at a width ----------------------------------------------------------------------------------------
 
 
-def test_at_width_predicts_networks(linear_three, linear_exact):
+def test_at_width_predicts_networks(linear_three, linear_exact, linear_nets):
     theory = dmft.solve(linear_three)
-    expected = dmft.at_width(theory, linear_exact, [64, 256])
-    nets = finite_nets.train_ensemble(linear_three, widths=[256], seeds=6000, observables=["prediction", "loss"])
+    expected, nets = dmft.at_width(theory, linear_exact, [64, 256]), linear_nets
     at = expected.sel(width=256)
     for name in ("prediction", "loss"):
         x = nets[name].values[0].astype(float)

@@ -18,6 +18,7 @@ from figures import (
     demo,
     example,
     fluctuations,
+    mnist_ten_classes,
     solver_convergence,
     variance_dynamics,
     variance_vs_depth,
@@ -189,3 +190,91 @@ def test_figures_of_fluctuations_draw_what_was_computed(module, stored, tmp_path
         assert ax.get_title()
         for line in (line for line in ax.lines if line.get_label().startswith(("$N", "theory"))):
             assert np.isin(line.get_ydata(), numbers).all()
+
+
+@pytest.fixture(scope="module")
+def three_classes():
+    """A small problem for classes, and its comparison of losses and accuracies."""
+    x = np.random.default_rng(1).standard_normal((8, 6))
+    targets = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]]
+    task = dmft.Task(x[:5], targets[:5], x[5:], targets[5:])
+    problem = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(2.0, 6), loss="cross_entropy")
+    made = mnist_ten_classes.compared(
+        problem, widths=(16, 64), seeds=8, particles=512, scrambles=2, tolerance=1e-3, dtype="float64"
+    )
+    return problem, made
+
+
+def test_ten_classes_is_the_problem_that_is_described():
+    problem = mnist_ten_classes.problem(n_train=20, n_test=10)
+    assert problem.loss == "cross_entropy"
+    assert problem.task.y_train.shape == (20, 10)
+    assert (problem.task.y_train.sum(axis=0) == 2).all()
+    assert "mnist_ten_classes" in cli.NAMES
+
+
+def test_ten_classes_draws_the_stored_comparison(three_classes, tmp_path, monkeypatch, capsys):
+    _, made = three_classes
+    dmft.save(made, tmp_path / mnist_ten_classes.STORED)
+    monkeypatch.setattr(mnist_ten_classes, "compared", lambda *_, **__: pytest.fail("computed in spite of a store"))
+    cli.main(["mnist_ten_classes", "--store", str(tmp_path), "--out", str(tmp_path / "ten.png")])
+    written = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [p.name for p in written] == ["ten.png", "ten.pdf", "ten.nc"]
+    xr.testing.assert_identical(dmft.load(written[2]), mnist_ten_classes.drawn(made))
+
+
+def points(ax):
+    """Points and their error bars, (width, step) flattened: those of networks, which have a label."""
+    bars = [container for container in ax.containers if container.has_yerr]
+    values = [bar.lines[0].get_ydata() for bar in bars]
+    halves = [np.diff([s[:, 1] for s in bar.lines[2][0].get_segments()], axis=1)[:, 0] / 2 for bar in bars]
+    return np.concatenate(values), np.concatenate(halves)
+
+
+def check_drawn(figure, ds):
+    """Every line, point and error bar is a number of `ds`, in its panel, and every width is there."""
+    losses, enlarged, accuracy, bias = figure.axes
+    for ax, names in ((losses, ("loss", "test_loss")), (enlarged, ("test_loss",)), (accuracy, ("test_accuracy",))):
+        drawn = [line.get_ydata() for line in ax.lines]
+        for name in names:
+            assert any(np.array_equal(y, ds[f"{name}_limit"]) for y in drawn), name
+        values, halves = points(ax)
+        assert np.isin(values, np.concatenate([ds[f"{name}_mean"].values.ravel() for name in names])).all(), names
+        errors = np.concatenate([ds[f"{name}_mean_se"].values.ravel() for name in names])
+        # ends of bars are mean +- error in double precision: their half distance has a rounding error below 1e-14
+        assert (abs(halves[:, None] - errors).min(axis=1) < 1e-14).all(), names
+    values, _ = points(bias)
+    assert np.isin(values, ds["test_loss_bias"]).all(), "bias"
+    for ax in figure.axes:
+        assert all((ax.get_xlabel(), ax.get_ylabel(), ax.get_title()))
+        assert len({bar.get_label() for bar in ax.containers} - {"_nolegend_"}) >= ds.sizes["width"]
+
+
+@pytest.mark.parametrize(
+    "broken", [None, "test_loss_limit", "test_loss_mean", "test_accuracy_mean_se", "test_loss_bias"]
+)
+def test_ten_classes_draws_its_numbers_and_no_others(three_classes, broken):
+    _, made = three_classes
+    ds = mnist_ten_classes.drawn(made)
+    figure = mnist_ten_classes.figure(made)
+    if broken is None:
+        check_drawn(figure, ds)
+        return
+    with pytest.raises(AssertionError, match=broken.split("_")[1]):
+        check_drawn(figure, ds.assign({broken: 1.01 * ds[broken] + 1e-3}))
+
+
+def test_ten_classes_scales_by_width_what_networks_deviate(three_classes):
+    """Bias and scatter of the figure, against networks trained again and averaged here."""
+    problem, made = three_classes
+    ds = mnist_ten_classes.drawn(made)
+    nets = finite_nets.train_ensemble(problem, widths=(16, 64), seeds=8, observables=["loss"]).test_loss
+    bias = nets.width * (nets.mean("seed") - made.test_loss_limit)
+    scatter = nets.std("seed", ddof=1)
+    # the same sums in another order, of losses stored in double precision
+    np.testing.assert_allclose(ds.test_loss_bias, bias, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(ds.test_loss_scatter, scatter, rtol=1e-9, atol=1e-9)
+    with pytest.raises(AssertionError):  # one factor of the width too few
+        np.testing.assert_allclose(ds.test_loss_bias, bias / nets.width, rtol=1e-9, atol=1e-9)
+    with pytest.raises(AssertionError):  # N Var in place of Var
+        np.testing.assert_allclose(ds.test_loss_scatter, scatter * np.sqrt(nets.width), rtol=1e-9, atol=1e-9)
