@@ -1,0 +1,333 @@
+"""A computation that is killed goes on from its file, and ends with the numbers of one that never was."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from functools import partial
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dmft
+from conftest import ROOT
+from dmft import run, solver
+from dmft.checkpoint import Checkpoint
+from dmft.engine import loop
+
+SIZES = {"particles": 128, "scrambles": 3}
+
+
+def some_task():
+    rng = np.random.default_rng(1)
+    return dmft.Task(rng.standard_normal((3, 6)), [1.0, -1.0, 1.0], rng.standard_normal((2, 6)), [1.0, -1.0])
+
+
+PROBLEM = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8), 1.3), some_task(), dmft.GradientDescent(0.8, 5, momentum=0.5))
+
+
+class Interrupted(Exception):
+    """In the place of a signal."""
+
+
+def at_every_step(monkeypatch):
+    """Checkpoints without a wait between them."""
+    monkeypatch.setattr(solver, "Checkpoint", partial(Checkpoint, every=0.0))
+
+
+def interrupted(monkeypatch, problem, path, at, **arguments):
+    """A solve that ends at the `at`-th step (of all scrambles) whose state is kept."""
+    at_every_step(monkeypatch)
+    reached, seen = Checkpoint.reached, []
+
+    def until(self, *state):
+        reached(self, *state)
+        seen.append(state[-1])
+        if len(seen) == at:
+            raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoint, "reached", until)
+        dmft.solve(problem, checkpoint=path, **arguments)
+    return seen[-1]
+
+
+def same(a, b):
+    """Bit for bit."""
+    return set(a.data_vars) == set(b.data_vars) and all(np.array_equal(a[n], b[n]) for n in a.data_vars)
+
+
+# ---- killed ----------------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from functools import partial
+sys.path[:0] = {paths!r}
+import conftest, dmft
+from dmft import checkpoint, solver
+solver.Checkpoint = partial(checkpoint.Checkpoint, every=0.0)
+replace, calls = os.replace, []
+def kill(source, target):
+    calls.append(source)
+    if len(calls) == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = kill
+problem = dmft.Problem.from_json(sys.stdin.read())
+dmft.solve(problem, checkpoint={path!r}, particles=128, scrambles=3)
+"""
+
+
+def test_a_killed_computation_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Killed in the second scramble, and while it writes: the file before is whole."""
+    path = tmp_path / "folder" / "limit.npz"
+    # five states and one end a scramble: the tenth writing follows step 3 of the second
+    text = KILLED.format(paths=[str(ROOT), str(ROOT / "tests")], at=10, path=str(path))
+    killed = subprocess.run(
+        [sys.executable, "-c", text], input=PROBLEM.to_json().encode(), capture_output=True, timeout=120, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list(path.parent.glob(".limit.npz.*.partial"))) == 1
+
+    started, advance = [], loop.advance
+
+    def watched(network, history, rule, start, stop, *, form):
+        started.append(start)
+        return advance(network, history, rule, start, stop, form=form)
+
+    monkeypatch.setattr(loop, "advance", watched)
+    resumed = dmft.solve(PROBLEM, checkpoint=path, **SIZES)
+    assert started == [3, 4, 5, *range(6)]
+    assert not path.exists()
+    started.clear()
+    whole = dmft.solve(PROBLEM, **SIZES)
+    assert len(started) == 18
+    assert same(resumed, whole)
+    assert resumed.attrs["directions"] == whole.attrs["directions"]
+    assert not same(dmft.solve(PROBLEM, seed=1, **SIZES), whole)
+
+
+# ---- every kind of state ---------------------------------------------------------------------------------------------
+
+KINDS = {
+    "everything kept": (PROBLEM, {"two_time": True, "save_steps": [0, 2, 5]}),
+    "single precision": (PROBLEM, {"dtype": "float32", "observables": ["prediction"]}),
+    "residual, three outputs": (
+        dmft.Problem(
+            dmft.ResidualMLP(3, dmft.relu()),
+            dmft.Task(some_task().x_train, np.eye(3)),
+            dmft.GradientDescent(0.3, 5, weight_decay=0.1),
+            loss="cross_entropy",
+        ),
+        {},
+    ),
+    "carried output": (
+        dmft.Problem(dmft.MLP(2, dmft.tanh(), 1.3), some_task(), dmft.GradientFlow(1.0, 0.5, 5, "euler")),
+        {"observables": ["prediction"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("at", [2, 8])
+def test_every_state_is_restored_bit_for_bit(name, at, tmp_path, monkeypatch):
+    problem, arguments = KINDS[name]
+    arguments, path = SIZES | arguments, tmp_path / "state.npz"
+    # five states a scramble
+    assert interrupted(monkeypatch, problem, path, at, **arguments) == 1 + (at - 1) % 5
+    assert path.exists()
+    resumed = dmft.solve(problem, checkpoint=path, **arguments)
+    assert same(resumed, dmft.solve(problem, **arguments))
+
+
+def test_a_state_with_one_bit_more_gives_other_numbers(tmp_path, monkeypatch):
+    """What is restored is used: the file's numbers, not ones made anew."""
+    path = tmp_path / "state.npz"
+    interrupted(monkeypatch, PROBLEM, path, 3, **SIZES)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    first = "leaf/0"  # W^0
+    arrays[first] = np.nextafter(arrays[first], np.inf)
+    np.savez(path, **arrays)
+    changed, whole = dmft.solve(PROBLEM, checkpoint=path, **SIZES), dmft.solve(PROBLEM, **SIZES)
+    assert not same(changed, whole)
+    xr.testing.assert_allclose(changed, whole, rtol=1e-9, atol=1e-9)  # rounding
+
+
+def test_normals_made_anew_are_restored_too(tmp_path, monkeypatch):
+    """Their state holds a random key."""
+    monkeypatch.setattr(run, "STORED_NORMALS", 0)
+    path = tmp_path / "state.npz"
+    interrupted(monkeypatch, PROBLEM, path, 7, **SIZES)
+    resumed = dmft.solve(PROBLEM, checkpoint=path, **SIZES)
+    assert same(resumed, dmft.solve(PROBLEM, **SIZES))
+
+
+def test_matrices_that_have_grown_are_restored_too(tmp_path, monkeypatch):
+    """Room found too small in the first scramble: its attempt is thrown away, and what follows knows the larger one."""
+    monkeypatch.setattr(run.Run, "first_capacity", 12)
+    whole = dmft.solve(PROBLEM, **SIZES)
+    for at in (1, 6, 14):
+        path = tmp_path / f"{at}.npz"
+        interrupted(monkeypatch, PROBLEM, path, at, **SIZES)
+        assert same(dmft.solve(PROBLEM, checkpoint=path, **SIZES), whole)
+
+
+@pytest.mark.parametrize("responses", ["pathwise", "conditioning"])
+def test_finished_scrambles_are_not_repeated(responses, tmp_path, monkeypatch):
+    """Between scrambles only moments are kept, and with pathwise responses never anything else."""
+    path, arguments = tmp_path / "state.npz", SIZES | {"responses": responses, "observables": ["prediction"]}
+    problem = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), some_task(), dmft.GradientDescent(0.8, 3))
+    finished, add = [], Checkpoint.finished
+
+    def second(self, *values):
+        add(self, *values)
+        finished.append(path.exists())
+        if len(finished) == 2:
+            raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoint, "finished", second)
+        dmft.solve(problem, checkpoint=path, **arguments)
+    assert finished == [True, True]
+    with np.load(path) as stored:
+        assert not [name for name in stored if name.startswith("leaf")]
+
+    def counted(self, *values):
+        finished.append(True)
+        add(self, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "finished", counted)
+        resumed = dmft.solve(problem, checkpoint=path, **arguments)
+    assert len(finished) == 3
+    assert same(resumed, dmft.solve(problem, **arguments))
+    assert not path.exists()
+
+
+def test_the_bar_begins_where_the_file_ends(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "state.npz"
+    interrupted(monkeypatch, PROBLEM, path, 9, **SIZES)
+    dmft.solve(PROBLEM, checkpoint=path, progress=True, **SIZES)
+    shown = re.findall(r"(\d+)/18", capsys.readouterr().err)
+    assert shown[-1] == "18"
+    assert [int(n) for n in shown if 0 < int(n) < 10] in ([], [6], [6, 6])  # finished scrambles, then the state at 10
+
+
+# ---- when it is written ----------------------------------------------------------------------------------------------
+
+
+def test_states_are_written_no_more_often_than_asked(tmp_path, monkeypatch):
+    written, write = [], Checkpoint._write
+
+    def counted(self, path, leaves):
+        written.append(len(leaves))
+        write(self, path, leaves)
+
+    monkeypatch.setattr(Checkpoint, "_write", counted)
+    dmft.solve(PROBLEM, checkpoint=tmp_path / "state.npz", **SIZES)
+    assert written == [0, 0, 0]  # every minute: no state, the moments of each scramble
+    at_every_step(monkeypatch)
+    written.clear()
+    dmft.solve(PROBLEM, checkpoint=str(tmp_path / "state.npz"), **SIZES)
+    assert len(written) == 18
+    assert sorted(set(written))[0] == 0
+    assert os.listdir(tmp_path) == []
+    dmft.solve(PROBLEM, **SIZES)
+    assert len(written) == 18  # without a path nothing is written
+
+
+def test_a_failed_writing_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    interrupted(monkeypatch, PROBLEM, path, 4, **SIZES)
+    before, savez = path.read_bytes(), np.savez
+
+    def full(file, **arrays):
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="No space left"):
+            dmft.solve(PROBLEM, checkpoint=path, **SIZES)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["state.npz"]
+    assert np.savez is savez
+    assert same(dmft.solve(PROBLEM, checkpoint=path, **SIZES), dmft.solve(PROBLEM, **SIZES))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_problem(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "state.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, PROBLEM, path, 2, **SIZES)
+    return path
+
+
+OTHER = dmft.Problem(PROBLEM.network, PROBLEM.task, dmft.GradientDescent(0.8, 5, momentum=0.4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problem": OTHER}, f"(problem_id: {PROBLEM.problem_id} there, {OTHER.problem_id} here)"),
+        ({"seed": 1}, "(seed: 0 there, 1 here)"),
+        ({"particles": 256, "scrambles": 4}, "(particles: 128 there, 256 here; scrambles: 3 there, 4 here)"),
+        ({"tolerance": 1e-2}, "(tolerance: 0.003 there, 0.01 here)"),
+        ({"save_steps": [0, 5]}, "(steps: [0, 1, 2, 3, 4, 5] there, [0, 5] here)"),
+        ({"observables": ["loss"]}, "there, ['loss'] here)"),
+        ({"two_time": True}, "(two_time: False there, True here)"),
+        ({"dtype": "float32"}, "(dtype: float64 there, float32 here)"),
+        ({"responses": "pathwise"}, "(responses: conditioning there, pathwise here)"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_computation_is_refused(changes, message, of_problem):
+    before = of_problem.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(message) + ".* give another path, or remove it"):
+        dmft.solve(**{"problem": PROBLEM, "checkpoint": of_problem} | SIZES | changes)
+    assert of_problem.read_bytes() == before
+
+
+def archive(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def array():
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+GARBAGE = {
+    "text": b"not a checkpoint",
+    "an archive without a state": archive(mean=np.zeros(3)),
+    "a state that is no JSON": archive(state=np.array("step 3")),
+    "nothing": b"",
+    "the beginning of an archive": archive(mean=np.zeros(3))[:100],
+    "an array": array(),
+    "a state of something else": archive(state=np.array("{}")),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_a_file_that_is_no_checkpoint_is_refused_and_kept(name, tmp_path):
+    path = tmp_path / "state.npz"
+    path.write_bytes(GARBAGE[name])
+    with pytest.raises(ValueError, match=r"state.npz is not a checkpoint \(.*give another path, or remove it"):
+        dmft.solve(PROBLEM, checkpoint=path, **SIZES)
+    assert path.read_bytes() == GARBAGE[name]
+    assert zipfile.is_zipfile(path) == (name in ("an archive without a state", "a state that is no JSON", "a state of something else"))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        dmft.solve(PROBLEM, checkpoint=tmp_path, **SIZES)
