@@ -46,10 +46,14 @@ PROBLEMS = {
     "deep linear": some_problem(dmft.MLP(2, dmft.linear(), 1.3)),
 }
 UNTIL = 8.0
-RICHER = {name: dataclasses.replace(p, network=dataclasses.replace(p.network, gamma0=1.4)) for name, p in PROBLEMS.items()}
+RICHER = {
+    name: dataclasses.replace(p, network=dataclasses.replace(p.network, gamma0=1.4)) for name, p in PROBLEMS.items()
+}
 
 
-@pytest.mark.parametrize(("name", "tolerances"), [("one hidden layer", (1e-2, 1e-3, 1e-4)), ("deep linear", (1e-3, 1e-4))])
+@pytest.mark.parametrize(
+    ("name", "tolerances"), [("one hidden layer", (1e-2, 1e-3, 1e-4)), ("deep linear", (1e-3, 1e-4))]
+)
 def test_errors_are_of_the_size_of_the_tolerance_and_fall_with_it(name, tolerances):
     problem, errors = PROBLEMS[name], []
     coarse, fine = (at_end(uniform(problem, UNTIL, steps)) for steps in (200, 400))
@@ -135,7 +139,9 @@ def test_the_learning_rate_is_kept_and_scales_time():
 
 def test_ends_too_early_with_a_warning():
     problem = PROBLEMS["one hidden layer"]
-    with pytest.warns(UserWarning, match=r"max_steps=7 ended at time 1.47, before until=1000; raise it, or the tolerance=0.001"):
+    with pytest.warns(
+        UserWarning, match=r"max_steps=7 ended at time 1.47, before until=1000; raise it, or the tolerance=0.001"
+    ):
         short = dmft.adaptive_flow(problem, 1e3, max_steps=7, **CHOOSING)
     assert short.training.steps == 7
     assert short.training.times[-1] < 1e3
@@ -170,6 +176,7 @@ def test_progress_on_request(capsys):
         ({"max_steps": 0}, ValueError, "max_steps=0 is too small"),
         ({"particles": 100}, ValueError, "particles=100 is not a power of two"),
         ({"basis_tolerance": 0.5}, ValueError, "tolerance=0.5 must lie between"),
+        ({"seed": -1}, ValueError, "seed=-1 is too small"),
         ({"device": "tpu"}, ValueError, "device='tpu' is unknown"),
     ],
 )  # fmt: skip

@@ -250,13 +250,13 @@ def agrees_in_the_limit(problem, seeds):
 
 
 def test_the_limit_is_that_of_trained_networks():
-    agrees_in_the_limit(COMBINED, seeds=500)
+    agrees_in_the_limit(COMBINED, seeds=400)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(FAMILIES)[1:])
 def test_the_limit_of_every_family_is_that_of_trained_networks(name):
-    agrees_in_the_limit(FAMILIES[name][0], seeds=4000)
+    agrees_in_the_limit(FAMILIES[name][0], seeds=1000)
 
 
 # ---- gradient flow ---------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ PUBLISHED = {
 def flow_on_one_sample(gamma0, **changes):
     training = dmft.GradientFlow(**{"learning_rate": 1.0, "step_size": 0.01, "steps": 249, "scheme": "euler"} | changes)
     problem = one_sample(training, gamma0, dmft.tanh(0.4))
-    return dmft.solve(problem, save_steps=[50, 125, 249], observables=["prediction", "ntk"], particles=1024)
+    return dmft.solve(problem, save_steps=[50, 125, 249], observables=["prediction", "ntk"], particles=8192)
 
 
 def is_published(solved, gamma0):
@@ -309,7 +309,7 @@ def is_published(solved, gamma0):
 @pytest.mark.parametrize("gamma0", PUBLISHED)
 def test_euler_flow_of_one_sample_gives_the_published_numbers(gamma0):
     solved = flow_on_one_sample(gamma0)
-    assert float(solved.prediction_se.max()) < 2e-4  # the check has teeth
+    assert float(solved.prediction_se.max()) < 5e-5  # measured 3.5e-5: the check has teeth
     assert is_published(solved, gamma0)
     assert not is_published(flow_on_one_sample(gamma0, scheme="rosenbrock"), gamma0)
     assert not is_published(flow_on_one_sample(gamma0, step_size=0.0099), gamma0)
@@ -320,7 +320,9 @@ def stiff_problem(scheme="rosenbrock"):
     problem = some_problem(net=dmft.MLP(2, dmft.tanh(), 0.5))
     ntk = lazy_limit(problem, save_steps=[0]).ntk.values[0, :3, :3]
     limit = 2 * 3 / np.linalg.eigvalsh(ntk)[-1]
-    return changed(problem, training=dmft.GradientFlow(1.0, limit * np.minimum(0.1 * 1.3 ** np.arange(28), 50), scheme=scheme))
+    return changed(
+        problem, training=dmft.GradientFlow(1.0, limit * np.minimum(0.1 * 1.3 ** np.arange(28), 50), scheme=scheme)
+    )
 
 
 def test_steps_far_above_the_stability_limit_reach_the_equilibrium(monkeypatch):
@@ -330,14 +332,14 @@ def test_steps_far_above_the_stability_limit_reach_the_equilibrium(monkeypatch):
     # relaxed: exact but for directions below the tolerance, which are none of the training samples'
     np.testing.assert_allclose(solved[-1, :3], problem.task.y_train, atol=1e-9)
     assert abs(solved[-1] - solved[0]).min() > 0.1
-    with pytest.raises(DivergenceError, match="Lower learning_rate="):
+    with pytest.raises(DivergenceError, match=r"diverges at step \d+"):
         dmft.solve(stiff_problem("euler"), **arguments)
     # without the curvature of the loss the scheme is explicit
     curvature = flow.loss.curvature
     monkeypatch.setattr(flow.loss, "curvature", lambda *given: 0 * curvature(*given))
     monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
     monkeypatch.setattr(run, "CALLS", 1)
-    with pytest.raises(DivergenceError, match="Lower learning_rate="):
+    with pytest.raises(DivergenceError, match=r"diverges at step \d+"):
         dmft.solve(problem, **arguments)
 
 
@@ -368,44 +370,52 @@ def test_kernels_of_residual_networks_at_initialisation_are_the_recursion(depth,
 
 ON_DEVICES = """
 import json, sys
-import jax
 sys.path[:0] = {paths!r}
-import conftest, dmft, test_training
+import conftest, dmft
+problem, linear = (dmft.Problem.from_json(text) for text in json.load(sys.stdin))
+few = {few!r}
 found = {{}}
 for devices in (1, 2, 4):
-    solved = dmft.solve(test_training.SMALL, devices=devices, particles=128, scrambles=2)
+    solved = dmft.solve(problem, devices=devices, **few)
     found[devices] = [solved.attrs["device"], solved.prediction.values.tolist(), solved.ntk.values.tolist()]
-for arguments in ({{"devices": 8}}, {{"devices": 3}}, {{"devices": 2, "responses": "pathwise"}}):
+for name, given, arguments in (
+    ("too many", problem, {{"devices": 8}}),
+    ("uneven", problem, {{"devices": 3}}),
+    ("pathwise", problem, {{"devices": 2, "responses": "pathwise"}}),
+    ("linear", linear, {{"devices": 2}}),
+):
     try:
-        dmft.solve(test_training.SMALL, particles=128, **arguments)
+        dmft.solve(given, **few, **arguments)
     except ValueError as error:
-        found[str(arguments)] = str(error)
-try:
-    dmft.solve(test_training.EXACT["momentum"][0], devices=2)
-except ValueError as error:
-    found["linear"] = str(error)
+        found[name] = str(error)
 print(json.dumps(found))
 """
 SMALL = some_problem(training=GD(SCHEDULE, momentum=0.5, weight_decay=0.1, batches=BATCHES))
 
 
 def test_any_number_of_devices_gives_the_same_numbers():
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "test_dmft")]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", ON_DEVICES.format(paths=paths)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES.format(paths=[str(ROOT), str(ROOT / "tests")], few=FEW)],
+        input=json.dumps([SMALL.to_json(), linear_problem().to_json()]),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for devices in ("2", "4"):
         for ours, one in zip(found[devices][1:], found["1"][1:], strict=True):
-            # sums in another order: rounding, of the size of that between two orders on one device
+            # sums in another order: rounding through 6 steps
             np.testing.assert_allclose(ours, one, atol=1e-12)
         assert found[devices][0].startswith(f"{devices} x cpu")
-    other = dmft.solve(SMALL, seed=1, particles=128, scrambles=2)
-    assert abs(other.prediction.values - found["1"][1]).max() > 1e-5
-    assert found["{'devices': 8}"] == "devices=8, but JAX has 4 of kind cpu."
-    assert found["{'devices': 3}"] == "particles=128 cannot be spread evenly over devices=3."
-    assert 'responses="pathwise" is for tests' in found["{'devices': 2, 'responses': 'pathwise'}"]
+    # numbers of another scramble are not the same
+    assert abs(dmft.solve(SMALL, seed=1, **FEW).prediction.values - found["1"][1]).max() > 1e-5
+    assert found["too many"] == "devices=8, but JAX has 4 of kind cpu."
+    assert found["uneven"] == "particles=128 cannot be spread evenly over devices=3."
+    assert 'responses="pathwise" is for tests' in found["pathwise"]
     assert found["linear"] == "devices=2: linear networks are solved without particles; use devices=1."
 
 
@@ -437,7 +447,9 @@ def test_normals_made_anew_are_those_that_are_kept(monkeypatch):
 
 def directions(steps, tolerance):
     problem = some_problem(training=dmft.GradientDescent(0.2, 150))
-    return dmft.solve(problem, save_steps=[steps], particles=1024, scrambles=2, tolerance=tolerance, **PREDICTION).attrs["directions"]
+    return dmft.solve(
+        problem, save_steps=[steps], particles=1024, scrambles=2, tolerance=tolerance, **PREDICTION
+    ).attrs["directions"]
 
 
 def test_directions_saturate_in_time():
@@ -525,7 +537,7 @@ DESCENT = partial(dmft.GradientDescent, 0.1, 2)
         (lambda: DESCENT(batches=[[0, 1], [2]]), ValueError, "batches are of different sizes; give as many samples at every step"),
         (lambda: DESCENT(batches=[[0, 1], [2, 2]]), ValueError, "the batch of step 1 holds a sample twice"),
         (lambda: DESCENT(batches=[[0], [-1]]), ValueError, "and no negative index"),
-        (lambda: DESCENT(batches=[[], []]), ValueError, "batches"),
+        (lambda: DESCENT(batches=[[], []]), ValueError, "batches has shape (2, 0)"),
         (lambda: some_problem(training=DESCENT(batches=[[0], [3]])), ValueError, "batches hold the sample 3; the task has training samples 0..2"),
         (lambda: DESCENT(observe="train"), ValueError, "observe='train' is unknown; choose one of all, test"),
         (lambda: some_problem(training=DESCENT(observe="test")), ValueError, 'observe="test" with centered=True'),

@@ -103,7 +103,7 @@ def test_solver_convergence(monkeypatch):
 
 def readme_example():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     return "".join(blocks)
 
 
@@ -121,6 +121,9 @@ def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
         ("n_train=30, n_test=30", "n_train=4, n_test=2"),
         ("widths=[32, 64, 128, 256, 512, 1024]", "widths=[16, 32, 64]"),
         ("seeds=64", "seeds=8"),
+        ("random_batches(30, size=10", "random_batches(4, size=2"),
+        ("steps=10, batches=dmft.one_pass(30, size=3)", "steps=2, batches=dmft.one_pass(4, size=2)"),
+        ("until=1e6", "until=5.0, particles=256"),
         ("dmft.solve(problem,", "dmft.solve(problem, particles=512,"),
         ("dmft.fluctuations(small)", "dmft.fluctuations(small, particles=256, draws=2, scrambles=2, deflate=False)"),
         ("widths=[64, 128, 256], seeds=2000", "widths=[64, 128, 256], seeds=20"),
