@@ -53,7 +53,8 @@ def adaptive_flow(
         problem: its training is a `dmft.GradientFlow` with the scheme "rosenbrock", of which the learning rate is kept.
         until: the last time; t of d theta / dt = eta D.
         tolerance: of the local error of the output, root mean square over training samples and outputs, relative to
-            that of the targets.  The error at the end is of its size where the flow contracts.
+            that of the targets (absolute where all of them are zero).  The error at the end is of its size where the
+            flow contracts.
         max_steps: most steps that are accepted.
         particles, seed, basis_tolerance: of the scramble that chooses (of `dmft.solve`: particles, seed, tolerance).
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
@@ -63,7 +64,7 @@ def adaptive_flow(
         The problem with the steps found; `.training.times` are eta t.
 
     Raises:
-        ValueError, TypeError: another training or scheme; arguments out of range.
+        ValueError, TypeError: another training or scheme; a hinge loss; arguments out of range.
         DivergenceError: no step is small enough.
 
     Warns: when `max_steps` end before `until`.
@@ -73,15 +74,21 @@ def adaptive_flow(
     training = problem.training
     if not isinstance(training, GradientFlow) or training.scheme != "rosenbrock":
         raise ValueError(f'training={training!r}: give a dmft.GradientFlow with the scheme "rosenbrock".')
+    if problem.loss == "hinge":
+        raise ValueError(
+            'loss="hinge" jumps at the margin, where no error of a step is small; give a grid of your own, or take '
+            'loss="logistic".'
+        )
     until = _check.positive("until", until)
     tolerance = _check.positive("tolerance", tolerance)
     max_steps = _check.integer("max_steps", max_steps, minimum=1)
+    seed = _check.integer("seed", seed, minimum=0)
     pilot = replace(problem, training=GradientFlow(training.learning_rate, 1.0, max_steps))
     run = Run(
         pilot,
         np.array([max_steps]),
         check_particles(particles),
-        check_tolerance(basis_tolerance),
+        check_tolerance(basis_tolerance, "basis_tolerance"),
         centered=True,
         kernels=(),
         devices=find_devices(device),
@@ -97,7 +104,7 @@ class _Search:
     def __init__(self, run: Run, until: float, tolerance: float, stream: np.random.SeedSequence, bar: Bar) -> None:
         self.run, self.until, self.tolerance, self.stream, self.bar = run, until, tolerance, stream, bar
         task = run.problem.task
-        self.scale = float(np.sqrt(np.mean(task.targets[: task.n_train] ** 2)))
+        self.scale = float(np.sqrt(np.mean(task.targets[: task.n_train] ** 2))) or 1.0
         self.rate = run.problem.training.rates[0]
 
     def sizes(self) -> list[float]:
@@ -110,9 +117,10 @@ class _Search:
             capacity *= 2
 
     def _accepted(self, capacity: int) -> list[float] | None:
+        self.run.require_memory(capacity, None, self.bar)
         network, rule, form = self.run.network(capacity, self.stream), self.run.rule, self.run.form
         largest = float(np.trace(self.run.problem.task.input_kernel)) / self.run.problem.task.n_train
-        dt, time = min(FIRST / (largest * self.rate), self.until), 0.0
+        dt, time = min(FIRST / ((largest or 1.0) * self.rate), self.until), 0.0
         accepted: list[float] = []
         while time < self.until and len(accepted) < self.run.last:
             dt = min(dt, self.until - time)

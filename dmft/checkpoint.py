@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class Checkpoint:
         every: least number of seconds between writings.
 
     Raises:
-        ValueError: the file belongs to another computation (the differences are named), or is not a checkpoint.
+        ValueError: the file belongs to another computation (the differences are named), or is not a checkpoint; it
+            cannot be written.
     """
 
     def __init__(self, path: str | Path | None, fingerprint: Mapping[str, Any], every: float = EVERY) -> None:
@@ -43,17 +45,24 @@ class Checkpoint:
         self.moments, self.directions = Moments(), 0
         self.capacity: int | None = None
         self._step, self._leaves = 0, list[Any]()
-        if self.path is not None and self.path.exists():
-            self._read(self.path)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path.parent, os.W_OK):
+                raise ValueError(f"checkpoint={str(path)!r}: its folder cannot be written; give another path.")
+            if self.path.exists():
+                self._read(self.path)
 
     def _read(self, path: Path) -> None:
         try:
+            with zipfile.ZipFile(path):  # an archive: np.load would also take other files
+                pass
             with np.load(path, allow_pickle=False) as stored:
                 arrays = dict(stored)
             state = json.loads(str(arrays.pop("state")))
-        except (OSError, ValueError, KeyError) as error:
+            theirs = state["fingerprint"]
+        except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a checkpoint ({error}); give another path, or remove it.") from error
-        ours, theirs = self.fingerprint, state["fingerprint"]
+        ours = self.fingerprint
         differences = [
             f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
             for key in sorted({*ours, *theirs})
@@ -113,7 +122,6 @@ class Checkpoint:
         arrays = {f"leaf/{i}": leaf for i, leaf in enumerate(leaves)}
         for name in self.moments.mean:
             arrays |= {f"mean/{name}": self.moments.mean[name], f"squares/{name}": self.moments.squares[name]}
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -16,6 +16,7 @@ A single network is off by sqrt(V/N + (b/N)^2), root mean square; it is off by a
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -37,9 +38,9 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
 
     Returns:
         Dataset of kind "expansion" with the dimension width before those of each quantity: `<name>_mean` = q + b/N;
-        `<name>_std` = sqrt(V/N); for loss and test_loss also `<name>_excess` = b/N and, where the variance of the
-        prediction is given, its parts `<name>_excess_variance` and `<name>_excess_bias` (formulas above); each with its
-        `_se`.  Errors of what is summed over samples are added as if all of them erred together.
+        `<name>_std` = sqrt(V/N); for loss and test_loss also `<name>_excess` = b/N and, for the squared loss where the
+        variance of the prediction is given, its parts `<name>_excess_variance` and `<name>_excess_bias` (formulas
+        above); each with its `_se`.  Errors of what is summed over samples are added as if all of them erred together.
 
     Raises:
         SchemaError, ValueError: not a limit and its fluctuations; different problems or steps; no common quantities.
@@ -68,7 +69,7 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
         found[f"{name}_std"] = std
         found[f"{name}_std_se"] = (variance_se / (2 * n * std.where(std > 0))).fillna(0.0)
         if name in ("loss", "test_loss"):
-            found |= _excess(name, v, n)
+            found |= _excess(name, v, n, split=json.loads(theory.attrs["problem"])["loss"] == "squared")
         narrow = float((bias**2).sum() / max(float(variance.sum()), np.finfo(float).tiny))
         if min(widths) < narrow:
             warnings.warn(
@@ -76,7 +77,10 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
                 f"needs widths well above {narrow:.0f}.",
                 stacklevel=2,
             )
-    ds = xr.Dataset({name: value.transpose(*schema.dims("expansion", name)) for name, value in found.items()})
+    outputs = "output" in theory.dims
+    ds = xr.Dataset(
+        {name: value.transpose(*schema.dims("expansion", name, outputs=outputs)) for name, value in found.items()}
+    )
     shared = ("schema", "problem", "problem_id", "version", "result", "dtype", "seed")
     ds.attrs = {name: theory.attrs[name] for name in shared} | {
         "kind": "expansion",
@@ -88,12 +92,13 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
     return schema.validate(ds, "expansion")
 
 
-def _excess(name: str, v: xr.Dataset, n: xr.DataArray) -> dict[str, xr.DataArray]:
+def _excess(name: str, v: xr.Dataset, n: xr.DataArray, *, split: bool) -> dict[str, xr.DataArray]:
     bias, bias_se = v[f"{name}_bias"], v[f"{name}_bias_se"]
     found = {f"{name}_excess": bias / n, f"{name}_excess_se": bias_se / n}
-    if "prediction_variance" in v:
+    if split and "prediction_variance" in v:
         part = v.sel(sample=v["split"] == {"loss": "train", "test_loss": "test"}[name])
-        spread, spread_se = (part[f"prediction_variance{end}"].mean("sample") / 2 for end in ("", "_se"))
+        outputs = [dim for dim in ("output",) if dim in part.dims]
+        spread, spread_se = (part[f"prediction_variance{end}"].mean("sample").sum(outputs) / 2 for end in ("", "_se"))
         found[f"{name}_excess_variance"], found[f"{name}_excess_variance_se"] = spread / n, spread_se / n
         found[f"{name}_excess_bias"] = (bias - spread) / n
         found[f"{name}_excess_bias_se"] = (bias_se**2 + spread_se**2) ** 0.5 / n

@@ -8,7 +8,7 @@ which are exact.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,8 +133,15 @@ class Run:
         # children are named, not spawned: a second attempt must find the same seeds
         seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
         sources = [sobol(n, self.particles, s) for n, s in zip(draws, seeds, strict=True)]
-        few = [n <= DIMENSIONS and n * self.particles * DTYPES[self.dtype] <= STORED_NORMALS for n in draws]
-        return [particles(stored(source) if keep else source) for source, keep in zip(sources, few, strict=True)]
+        return [
+            particles(stored(source) if self._stored(n) else source) for source, n in zip(sources, draws, strict=True)
+        ]
+
+    def _stored(self, draws: int) -> bool:
+        """Whether the raw normals of a population are kept."""
+        if self.particles is None:
+            return True
+        return draws <= DIMENSIONS and draws * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
 
     def spread(self, state: Any) -> Any:
         """The arrays over particles spread over the devices, all others on each of them."""
@@ -201,7 +208,7 @@ class Run:
 
         def state() -> Any:
             empty = [
-                particles(jnp.zeros((n if n * size * itemsize <= STORED_NORMALS else self.block, size)))
+                particles(jnp.zeros((n if self._stored(n) else self.block, size)))
                 for n, size in zip(draws, sizes, strict=True)
             ]
             network = self._initial(empty, capacity)
@@ -277,7 +284,9 @@ def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:
     except RuntimeError as error:
         raise ValueError(f'device={name!r}: JAX has only {jax.devices()[0].platform} devices; use "auto".') from error
     if count > len(found):
-        raise ValueError(f"devices={count}, but JAX has {len(found)} of kind {found[0].platform}.")
+        raise ValueError(
+            f"devices={count}, but JAX has {len(found)} of kind {found[0].platform}; use devices={len(found)} or fewer."
+        )
     return tuple(found[:count])
 
 
@@ -286,9 +295,16 @@ def check_observables(names: Any, problem: Problem) -> tuple[str, ...]:
     the kernels between outputs for several."""
     if names is None:
         return OBSERVABLES if not problem.task.outputs else ("prediction", "loss", "feature_kernel")
-    if isinstance(names, str) or not names or set(names) - set(OBSERVABLES):
+    known = not isinstance(names, str) and isinstance(names, Collection) and all(name in OBSERVABLES for name in names)
+    if not known or not names:
         raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
     return tuple(name for name in OBSERVABLES if name in names)
+
+
+def recorded_kernels(observables: Collection[str], two_time: bool) -> tuple[str, ...]:
+    """The kernels that the engine records: those that are asked for, and the two of two-time results."""
+    wanted = {*observables} | ({"feature_kernel", "gradient_kernel"} if two_time else set())
+    return tuple(name for name in loop.KERNELS if name in wanted)
 
 
 def check_particles(value: Any) -> int:
@@ -300,11 +316,11 @@ def check_particles(value: Any) -> int:
     return count
 
 
-def check_tolerance(value: Any) -> float:
+def check_tolerance(value: Any, name: str = "tolerance") -> float:
     """A tolerance in its range, or the error that says why it is none."""
-    tolerance = _check.positive("tolerance", value)
+    tolerance = _check.positive(name, value)
     if not TOLERANCES[0] <= tolerance <= TOLERANCES[1]:
-        raise ValueError(f"tolerance={tolerance} must lie between {TOLERANCES[0]} and {TOLERANCES[1]}.")
+        raise ValueError(f"{name}={tolerance} must lie between {TOLERANCES[0]} and {TOLERANCES[1]}.")
     return tolerance
 
 
@@ -318,10 +334,17 @@ def warn_of_few_particles(run: Run, directions: int) -> None:
         )
 
 
+def observed_loss(problem: Problem, prediction: Any) -> NDArray[np.float64]:
+    """(..., step): the training loss, or the test loss where training samples are not observed."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
+        losses = schema.losses(problem, np.asarray(prediction, np.float64))
+    found: NDArray[np.float64] = losses["loss" if "loss" in losses else "test_loss"]
+    return found
+
+
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
     """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
-    losses = schema.losses(problem, np.asarray(seen.prediction, np.float64)[:stop])
-    loss = losses["loss" if "loss" in losses else "test_loss"]
+    loss = observed_loss(problem, np.asarray(seen.prediction)[:stop])
     sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
     bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
     if bad.any():
@@ -330,6 +353,6 @@ def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
         layer = int(np.argmax(growth)) + 1
         raise DivergenceError(
             f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer "
-            f"{layer} grown {growth[layer - 1]:.3g} times. Lower learning_rate={problem.training.rates.max():g}, "
-            f"or gamma0={problem.network.gamma0}."
+            f"{layer} grown {growth[layer - 1]:.3g} times. Lower {problem.training.largest_step}, or "
+            f"gamma0={problem.network.gamma0}."
         )

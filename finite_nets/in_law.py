@@ -26,7 +26,16 @@ from dmft.engine.network import Form, Rule, layers
 from dmft.engine.population import particles
 from dmft.errors import DivergenceError, exploded
 from dmft.progress import progress_bar
-from dmft.run import TOLERANCES, Run, available_bytes, check_observables, find_devices, precision
+from dmft.run import (
+    TOLERANCES,
+    Run,
+    available_bytes,
+    check_observables,
+    find_devices,
+    observed_loss,
+    precision,
+    recorded_kernels,
+)
 from dmft.specs import Problem, _check
 from finite_nets.collection import Collection, check_members
 from finite_nets.recording import CPU_BATCH, GPU_SHARE, Plan
@@ -80,7 +89,7 @@ def sample_in_law(
     names = check_observables(observables, problem)
     plan = Plan(problem, schema.saved_steps(problem, save_steps), frozenset(names), two_time)
     (where,) = find_devices("gpu" if device == "cuda" else device)
-    kernels = tuple(name for name in loop.KERNELS if name in names)
+    kernels = recorded_kernels(names, two_time)
     collection = Collection(plan, members, "float64", memory_limit)
     with (
         precision("float64", where),
@@ -98,7 +107,8 @@ def sample_in_law(
                 keys = _keys(members.root, width, jnp.asarray(padded, jnp.uint32))
                 seen = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys).items()}
                 _raise_if_exploded(problem, seen["every_prediction"], width, indices)
-                collection.put(width, start, {name: seen[name] for name in plan.shapes()})
+                shapes = plan.shapes()  # vectors are split into samples and outputs
+                collection.put(width, start, {name: seen[name].reshape(-1, *shapes[name]) for name in shapes})
                 bar.update(len(indices))
     return collection.dataset(producer="finite_nets.sample_in_law", device=f"{where.platform}: {where.device_kind}")
 
@@ -181,14 +191,12 @@ def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
 
 
 def _raise_if_exploded(problem: Problem, prediction: NDArray[np.float64], width: int, indices: Sequence[int]) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
-        losses = schema.losses(problem, prediction)
-    loss: NDArray[np.float64] = losses["loss" if "loss" in losses else "test_loss"]
+    loss = observed_loss(problem, prediction)
     bad = exploded(loss, loss[:, :1])
     if bad.any():
         first = np.where(bad.any(axis=1), bad.argmax(axis=1), loss.shape[1]).argmin()
         raise DivergenceError(
             f"width {width}: {int(bad.any(axis=1).sum())} of {len(bad)} networks diverge, the first (seed index "
             f"{indices[first]}) at step {int(bad[first].argmax())}. Lower "
-            f"learning_rate={problem.training.rates.max():g}, or gamma0={problem.network.gamma0}."
+            f"{problem.training.largest_step}, or gamma0={problem.network.gamma0}."
         )

@@ -319,13 +319,7 @@ class Trainer:
     def _raise_if_exploded(self, exploded_at: Tensor) -> None:
         bad = exploded_at < NEVER
         if bool(bad.any()):
-            training = self.training
-            lower = (
-                f"step_size={np.max(training.step_size)}"
-                if isinstance(training, GradientFlow)
-                else f"learning_rate={training.rates.max()}"
-            )
             raise DivergenceError(
                 f"{int(bad.sum())} of {len(bad)} networks trained together diverge, the first at step "
-                f"{int(exploded_at.min())}. Lower {lower}, or gamma0={self.gamma0}."
+                f"{int(exploded_at.min())}. Lower {self.training.largest_step}, or gamma0={self.gamma0}."
             )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +39,11 @@ def problem():
 def theory(problem):
     """The limit at the default settings, with two-time kernels."""
     return dmft.solve(problem, two_time=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_more_compiled_code_than_a_module_needs():
+    """Every compiled function holds memory maps, of which the system gives a process a limited number."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

@@ -343,5 +343,6 @@ def tangent_kernel(inputs: jax.Array, features: Any, gradients: Any, rule: Rule,
     b = rule.branch**2 if form.residual else 1.0
     phi = features[:, :, None, :, None]
     inner: jax.Array = b * jnp.sum(gradients[1:] * phi[:-1], axis=0)
-    last = phi[-1] * jnp.eye(outputs)[:, None, :]
-    return gradients[0] * inputs[:, None, :, None] + inner + last
+    last: jax.Array = phi[-1] * jnp.eye(outputs)[:, None, :]
+    total: jax.Array = gradients[0] * inputs[:, None, :, None] + inner + last
+    return total

@@ -12,7 +12,9 @@ and are not offered.
 
 GradientFlow, d theta / dt = eta D, on a grid of times with steps dt:
 
-    "rosenbrock"   second order, also where dt is far above the fastest time scale (`dmft.engine.flow`)
+    "rosenbrock"   second order, also where dt is far above the fastest time scale, as long as the kernels change little
+                   in a step: the curvature of f is left out of its linear systems (`dmft.engine.flow`).  `hinge` has no
+                   curvature of its own, and the scheme is an explicit one for it.
     "euler"        theta(t+1) = theta(t) + eta dt D(t), and of the output f(t+1) = f(t) + (eta dt / P) K(t) Delta(t)
 """
 
@@ -71,14 +73,20 @@ class GradientDescent:
     @property
     def rates(self) -> NDArray[np.float64]:
         """eta_t, (step,) for steps 0..T-1."""
-        return np.zeros(self.steps) + self.learning_rate
+        return np.full(self.steps, self.learning_rate, dtype=np.float64)
+
+    @property
+    def largest_step(self) -> str:
+        """The argument to lower where training diverges, with its value."""
+        return f"learning_rate={self.rates.max():g}"
 
     @property
     def times(self) -> NDArray[np.float64]:
         """sum_{s<t} eta_s, (step,) for steps 0..T: the time of the gradient flow that small rates approach."""
         if isinstance(self.learning_rate, float):
-            return np.arange(self.steps + 1) * self.learning_rate
-        return np.concatenate([np.zeros(1), np.cumsum(self.rates)])
+            return np.arange(self.steps + 1, dtype=np.float64) * self.learning_rate
+        times: NDArray[np.float64] = np.concatenate([np.zeros(1), np.cumsum(self.rates)])
+        return times
 
 
 @dataclass(frozen=True)
@@ -115,14 +123,20 @@ class GradientFlow:
     @property
     def rates(self) -> NDArray[np.float64]:
         """eta dt, (step,) for steps 0..T-1."""
-        return np.zeros(self.steps) + self.learning_rate * np.asarray(self.step_size)
+        return self.learning_rate * np.full(self.steps, self.step_size, dtype=np.float64)
+
+    @property
+    def largest_step(self) -> str:
+        """The argument to lower where training diverges, with its value."""
+        return f"step_size={np.max(self.step_size):g}"
 
     @property
     def times(self) -> NDArray[np.float64]:
         """eta t, (step,) for steps 0..T."""
         if isinstance(self.step_size, float):
-            return np.arange(self.steps + 1) * (self.learning_rate * self.step_size)
-        return np.concatenate([np.zeros(1), np.cumsum(self.rates)])
+            return np.arange(self.steps + 1, dtype=np.float64) * (self.learning_rate * self.step_size)
+        times: NDArray[np.float64] = np.concatenate([np.zeros(1), np.cumsum(self.rates)])
+        return times
 
     # a flow is plain and takes all samples at every step
     momentum = 0.0
@@ -158,9 +172,9 @@ def _batch_size(size: int, n_train: int) -> int:
 
 
 def _rates(name: str, value: float | ArrayLike, steps: int) -> float | tuple[float, ...]:
-    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
-        return _check.positive(name, value)
-    rates = tuple(_check.positive(f"{name}[{i}]", rate) for i, rate in enumerate(value))
+    if np.ndim(value) == 0:
+        return _check.positive(name, value.item() if isinstance(value, np.ndarray) else value)
+    rates = tuple(_check.positive(f"{name}[{i}]", rate) for i, rate in enumerate(np.asarray(value).tolist()))
     if len(rates) != steps:
         raise ValueError(f"{name} has {len(rates)} entries for {steps} steps; give one number, or one for each step.")
     return rates
