@@ -416,3 +416,20 @@ def test_at_width_refuses_what_does_not_belong_together(linear_three, linear_exa
         dmft.at_width(mine, linear_exact.isel(step=slice(0, 3)), 64)
     with pytest.warns(UserWarning, match="exceeds its standard deviation"):
         dmft.at_width(mine, linear_exact, 1)
+
+
+def test_at_width_of_several_outputs_and_of_another_loss():
+    x = np.sqrt(10) * np.eye(10)[:2]
+    described = dmft.Problem(dmft.MLP(1, dmft.linear()), dmft.Task(x, np.eye(2)), dmft.GradientDescent(0.5, 2))
+    for loss, parts in (("squared", True), ("cross_entropy", False)):
+        problem = dataclasses.replace(described, loss=loss)
+        fluctuations = dmft.fluctuations(problem, observables=["prediction", "loss"])
+        expected = dmft.at_width(dmft.solve(problem), fluctuations, 100)
+        assert expected.prediction_std.dims == ("width", "step", "sample", "output")
+        assert ("loss_excess_variance" in expected) == parts  # the formula of the parts is that of the squared loss
+        if parts:
+            # f - y = -y at the start, where f has no bias: all of the excess is variance, summed over outputs
+            total = expected.loss_excess_variance + expected.loss_excess_bias
+            np.testing.assert_allclose(total, expected.loss_excess, rtol=1e-12)
+            variance = fluctuations.prediction_variance.sum("output").mean("sample") / 200
+            np.testing.assert_allclose(expected.loss_excess_variance[0], variance, rtol=1e-12)

@@ -13,6 +13,7 @@ import dmft
 from conftest import reference_problem
 from dmft.engine import pathwise
 from dmft.engine.pathwise import Terms, bytes_needed, draws_needed, pathwise_limit
+from dmft.errors import DivergenceError
 from dmft.specs.parameterization import input_scale, output_scale, parameter_rate
 
 QUANTITIES = ("prediction", "feature_kernel", "gradient_kernel", "ntk")
@@ -189,3 +190,10 @@ def test_normals_of_another_shape_are_refused():
         pathwise_limit(problem, [raw[0], raw[1][1:]])
     with pytest.raises(ValueError, match=r"layer 2 have shape \(16, 7\).*as many particles in every layer"):
         pathwise_limit(problem, [raw[0], raw[1][:, 1:]])
+
+
+def test_exploding_paths_are_reported_by_the_solver():
+    x = np.random.default_rng(0).standard_normal((2, 5))
+    problem = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), dmft.Task(x, [-1.0, 1.0]), dmft.GradientDescent(50.0, 4))
+    with pytest.raises(DivergenceError, match="paths diverge.*Lower learning_rate=50"):
+        dmft.solve(problem, particles=64, scrambles=2, responses="pathwise")

@@ -107,3 +107,20 @@ def test_divergence_is_reported(problem):
         DivergenceError, match=r"width 16: \d of 4 networks diverge, the first \(seed index \d\) at step \d"
     ):
         finite_nets.sample_in_law(wild, widths=[16], seeds=4)
+
+
+def test_two_time_kernels_of_several_outputs_have_the_form_of_trained_ones():
+    x = np.random.default_rng(0).standard_normal((3, 5))
+    problem = dmft.Problem(
+        dmft.MLP(2), dmft.Task(x, np.eye(3)), dmft.GradientDescent(0.5, 2, momentum=0.5), "cross_entropy"
+    )
+    arguments = {"widths": [40], "seeds": 2, "two_time": True, "observables": ["prediction", "ntk"]}
+    sampled = finite_nets.sample_in_law(problem, **arguments)
+    trained = finite_nets.train_ensemble(problem, **arguments)
+    for name, variable in trained.data_vars.items():
+        assert sampled[name].dims == variable.dims, name
+    limit = dmft.solve(problem, particles=64, scrambles=2, two_time=True, observables=["prediction"])
+    assert limit.gradient_kernel_two_time.dims == trained.gradient_kernel_two_time.dims[2:]
+    # one step with itself is the kernel of that step, of which the diagonal is positive
+    same = sampled.gradient_kernel_two_time.isel(step=1, step_2=1).values.reshape(1, 2, 2, 9, 9)
+    assert (np.linalg.eigvalsh(same) > -1e-9).all()
