@@ -184,7 +184,7 @@ def fluctuations(
             "mode": mode,
             "method": METHODS[mode],
             "dtype": "float64",
-            "device": f"1 x {run.device.platform}: {run.device.device_kind}",
+            "device": f"{run.device.platform}: {run.device.device_kind}",
             "seed": seed,
             **numerics,
             "tolerance": run.tolerance,

@@ -172,7 +172,7 @@ def solve(
         attrs={
             "producer": "dmft.solve",
             "method": "causal linear forms, exact" if exact else METHODS[responses],
-            "device": f"{len(where)} x {where[0].platform}: {where[0].device_kind}",
+            "device": f"{where[0].platform}: {where[0].device_kind}" + (f" x {len(where)}" if len(where) > 1 else ""),
             **numerics,
             "directions": saved.directions,
             "memory_estimate": memory_needed,

@@ -416,7 +416,7 @@ def test_any_number_of_devices_gives_the_same_numbers():
         assert found[devices][0].startswith(f"{devices} x cpu")
     # numbers of another scramble are not the same
     assert abs(dmft.solve(SMALL, seed=1, **FEW).prediction.values - found["1"][1]).max() > 1e-5
-    assert found["too many"] == "devices=8, but JAX has 4 of kind cpu."
+    assert found["too many"] == "devices=8, but JAX has 4 of kind cpu; use devices=4 or fewer."
     assert found["uneven"] == "particles=128 cannot be spread evenly over devices=3."
     assert 'responses="pathwise" is for tests' in found["pathwise"]
     assert found["linear"] == "devices=2: linear networks are solved without particles; use devices=1."

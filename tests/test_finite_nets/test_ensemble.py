@@ -236,7 +236,7 @@ def test_not_a_problem():
 
 def test_diverging_networks_are_counted():
     problem = dataclasses.replace(some_problem(activation=dmft.relu()), training=dmft.GradientDescent(80.0, 20))
-    message = r"width 8, seed indices from 0: 4 of 4 networks .* the first at step 1\. Lower learning_rate=80.0"
+    message = r"width 8, seed indices from 0: 4 of 4 networks .* the first at step 1\. Lower learning_rate=80"
     # whether or not the steps at which it happens are saved
     for save_steps in (None, [20], [0, 20]):
         with pytest.raises(DivergenceError, match=message):

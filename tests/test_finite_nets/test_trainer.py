@@ -465,6 +465,6 @@ def test_an_explosion_between_saved_steps_is_found_on_the_batches():
     problem = some_problem(training=training, network=dmft.MLP(3, dmft.relu()))
     for save_steps in (None, [6]):
         with pytest.raises(
-            DivergenceError, match="2 of 2 networks trained together diverge.*Lower learning_rate=200.0"
+            DivergenceError, match="2 of 2 networks trained together diverge.*Lower learning_rate=200"
         ):
             trained(problem, save_steps=save_steps)
