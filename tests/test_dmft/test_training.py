@@ -413,7 +413,7 @@ def test_any_number_of_devices_gives_the_same_numbers():
         for ours, one in zip(found[devices][1:], found["1"][1:], strict=True):
             # sums in another order: rounding through 6 steps
             np.testing.assert_allclose(ours, one, atol=1e-12)
-        assert found[devices][0].startswith(f"{devices} x cpu")
+        assert found[devices][0] == f"cpu: cpu x {devices}"
     # numbers of another scramble are not the same
     assert abs(dmft.solve(SMALL, seed=1, **FEW).prediction.values - found["1"][1]).max() > 1e-5
     assert found["too many"] == "devices=8, but JAX has 4 of kind cpu; use devices=4 or fewer."
