@@ -464,7 +464,5 @@ def test_an_explosion_between_saved_steps_is_found_on_the_batches():
     training = dmft.GradientDescent(200.0, 6, batches=BATCHES)
     problem = some_problem(training=training, network=dmft.MLP(3, dmft.relu()))
     for save_steps in (None, [6]):
-        with pytest.raises(
-            DivergenceError, match="2 of 2 networks trained together diverge.*Lower learning_rate=200"
-        ):
+        with pytest.raises(DivergenceError, match="2 of 2 networks trained together diverge.*Lower learning_rate=200"):
             trained(problem, save_steps=save_steps)
