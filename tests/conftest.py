@@ -42,8 +42,9 @@ def theory(problem):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_more_compiled_code_than_a_module_needs():
-    """Every compiled function holds memory maps, of which the system gives a process a limited number."""
+def no_more_compiled_code_than_a_process_may_hold():
+    """Every compiled function holds memory maps, of which Linux gives a process 65,530; without them JAX crashes."""
     yield
-    if "jax" in sys.modules:
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
         sys.modules["jax"].clear_caches()

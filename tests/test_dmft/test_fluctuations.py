@@ -253,6 +253,7 @@ def test_modes_agree(problem, found):
                     assert (abs(a - b) <= 7 * se + 0.05 * abs(a).max()).all(), (other.attrs["mode"], name, kind)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_honest(problem):
     few = {"particles": 512, "draws": 32, "observables": ["prediction", "ntk"], "save_steps": range(1, 11)}
     runs = [dmft.fluctuations(problem, seed=seed, **few) for seed in range(6)]
@@ -264,6 +265,7 @@ def test_standard_errors_are_honest(problem):
         assert 0.45 < scatter / claimed < 1.95, name
 
 
+@pytest.mark.slow
 def test_deflation_is_unbiased_and_pays(problem):
     arguments = {"particles": 512, "draws": 64, "observables": ["prediction"], "save_steps": range(1, 11)}
     plain, deflated = (dmft.fluctuations(problem, deflate=deflate, **arguments) for deflate in (False, True))
