@@ -47,7 +47,6 @@ from dmft.progress import progress_bar
 from dmft.run import (
     TOLERANCES,
     Run,
-    check_observables,
     check_particles,
     check_tolerance,
     find_devices,
@@ -123,7 +122,7 @@ def fluctuations(
     mode = _mode(mode, problem)
     if mode == "finite" and distribution != "rademacher":
         raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
-    observables = check_observables(observables, problem)
+    observables = schema.observables(observables, problem)
     if by_layer and problem.network.residual:
         raise ValueError("by_layer=True: the layers of a residual network share their neurons, which have one part.")
     if distribution not in DISTRIBUTIONS:

@@ -34,7 +34,6 @@ CALLS = 20  # of the compiled loop a run: progress and checks in between
 GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
 TOLERANCES = (1e-7, 3e-2)  # below, rounding decides; above, kernels are off by more than particles make up for
-OBSERVABLES = ("prediction", "loss", *loop.KERNELS)
 DTYPES = {"float64": 8, "float32": 4}
 
 
@@ -61,6 +60,7 @@ class Run:
     centered: whether the output at initialisation is subtracted.
     kernels: which are recorded.
     devices: over which the particles are spread.
+    keep_normals: hold all raw normals, however many.
     """
 
     problem: Problem
@@ -72,6 +72,7 @@ class Run:
     kernels: tuple[str, ...] = loop.KERNELS
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
+    keep_normals: bool = False
 
     @property
     def last(self) -> int:
@@ -139,7 +140,7 @@ class Run:
 
     def _stored(self, draws: int) -> bool:
         """Whether the raw normals of a population are kept."""
-        if self.particles is None:
+        if self.particles is None or self.keep_normals:
             return True
         return draws <= DIMENSIONS and draws * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
 
@@ -288,17 +289,6 @@ def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:
             f"devices={count}, but JAX has {len(found)} of kind {found[0].platform}; use devices={len(found)} or fewer."
         )
     return tuple(found[:count])
-
-
-def check_observables(names: Any, problem: Problem) -> tuple[str, ...]:
-    """What to record, or the error that says what is wrong with it; by default everything for a single output, without
-    the kernels between outputs for several."""
-    if names is None:
-        return OBSERVABLES if not problem.task.outputs else ("prediction", "loss", "feature_kernel")
-    known = not isinstance(names, str) and isinstance(names, Collection) and all(name in OBSERVABLES for name in names)
-    if not known or not names:
-        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
-    return tuple(name for name in OBSERVABLES if name in names)
 
 
 def recorded_kernels(observables: Collection[str], two_time: bool) -> tuple[str, ...]:

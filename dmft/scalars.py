@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from dmft import schema
+from dmft.engine.loop import observed_shapes
 from dmft.engine.variation import Observables
 from dmft.moments import Array, Arrays
 from dmft.run import Run
@@ -18,12 +20,12 @@ from dmft.run import Run
 
 def no_observables(run: Run) -> Observables:
     """Zeros in the shape of the observables of a run."""
-    steps, depth, form = run.last + 1, run.depth, run.form
-    rows, outputs = run.rule.rows.shape[1] - form.observed, run.rule.targets.shape[1]
-    per_row = (rows,) if form.single else (rows, outputs)
-    shapes = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *per_row * 2), "ntk": per_row * 2}
-    kernels = {name: jnp.zeros((steps, *shape)) if name in form.kernels else None for name, shape in shapes.items()}
-    return Observables(jnp.zeros((steps, *per_row)), **kernels)
+    shapes = observed_shapes(run.depth, run.rule, run.form)
+    wanted = ("prediction", *run.form.kernels)
+    zeros: dict[str, Any] = {
+        name: jnp.zeros((run.last + 1, *shape)) if name in wanted else None for name, shape in shapes.items()
+    }
+    return Observables(**zeros)
 
 
 def recorded(seen: Observables, run: Run) -> dict[str, jax.Array]:

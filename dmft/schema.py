@@ -30,7 +30,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "feature_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
     "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
 }
+OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")  # what a producer can be asked for
 WITH_OUTPUTS = ("prediction", "gradient_kernel", "gradient_kernel_two_time", "ntk")
 PREDICTED = tuple(f"{kind}_limit{part}" for kind in ("variance", "bias") for part in ("", "_se"))
 RATIOS = tuple(f"{kind}_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
@@ -94,6 +95,17 @@ def saved_steps(problem: Problem, save_steps: Iterable[int] | None) -> NDArray[n
         outside = steps[(steps < 0) | (steps > last)]
         raise ValueError(f"save_steps holds {outside[0]}; this problem has steps 0..{last}.")
     return steps
+
+
+def observables(names: Any, problem: Problem) -> tuple[str, ...]:
+    """The argument `observables` of a producer, or the error that says what is wrong with it; by default everything
+    for a single output, without the kernels between outputs for several."""
+    if names is None:
+        return OBSERVABLES if not problem.task.outputs else ("prediction", "loss", "feature_kernel")
+    known = not isinstance(names, str) and isinstance(names, Collection) and all(name in OBSERVABLES for name in names)
+    if not known or not names:
+        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
+    return tuple(name for name in OBSERVABLES if name in names)
 
 
 def losses(problem: Problem, prediction: Any) -> dict[str, Any]:

@@ -41,7 +41,6 @@ from dmft.run import (
     Run,
     Trained,
     available_bytes,
-    check_observables,
     check_particles,
     check_tolerance,
     find_devices,
@@ -124,7 +123,7 @@ def solve(
         raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    observables = check_observables(observables, problem)
+    observables = schema.observables(observables, problem)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.network.activation.name == "linear" and responses == "conditioning"
     if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):

@@ -24,7 +24,6 @@ STEPS = 12
 RATE = 0.6
 WIDTHS = (32, 64, 128, 256)
 SEEDS = 16000
-OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
 STORED = "fluctuations.nc"
 
 
@@ -36,7 +35,7 @@ def problem(gamma0: float = 1.0, depth: int = 2, activation: dmft.Activation | N
 
 
 def compared(
-    described: dmft.Problem, *, widths: Sequence[int], seeds: int, observables: Sequence[str] = OBSERVABLES
+    described: dmft.Problem, *, widths: Sequence[int], seeds: int, observables: Sequence[str] | None = None
 ) -> xr.Dataset:
     """The comparison of theory, its fluctuations and networks on a problem."""
     theory = dmft.solve(described, particles=8192)

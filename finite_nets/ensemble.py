@@ -20,7 +20,7 @@ from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
 from finite_nets.collection import Collection, check_members
 from finite_nets.network import Trainer, initialise
-from finite_nets.recording import Plan, known_observables
+from finite_nets.recording import Plan
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -71,7 +71,9 @@ def train_ensemble(
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    plan = Plan(problem, schema.saved_steps(problem, save_steps), known_observables(observables, problem), two_time)
+    plan = Plan(
+        problem, schema.saved_steps(problem, save_steps), frozenset(schema.observables(observables, problem)), two_time
+    )
     where = _device(device)
     trainer = Trainer(problem, where, DTYPES[dtype])
     collection = Collection(plan, members, dtype, memory_limit)

@@ -30,7 +30,6 @@ from dmft.run import (
     TOLERANCES,
     Run,
     available_bytes,
-    check_observables,
     find_devices,
     observed_loss,
     precision,
@@ -86,7 +85,7 @@ def sample_in_law(
     members = check_members(widths, seeds, seed)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    names = check_observables(observables, problem)
+    names = schema.observables(observables, problem)
     plan = Plan(problem, schema.saved_steps(problem, save_steps), frozenset(names), two_time)
     (where,) = find_devices("gpu" if device == "cuda" else device)
     kernels = recorded_kernels(names, two_time)
@@ -97,7 +96,14 @@ def sample_in_law(
     ):
         for width in members.widths:
             run = Run(
-                problem, plan.steps, width, TOLERANCES[0], problem.network.centered, two_time=two_time, kernels=kernels
+                problem,
+                plan.steps,
+                width,
+                TOLERANCES[0],
+                problem.network.centered,
+                two_time=two_time,
+                kernels=kernels,
+                keep_normals=True,
             )
             size = min(_batch_size(run, where, memory_limit), len(members.seeds))
             for start in range(0, len(members.seeds), size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,8 @@ from finite_nets.network import Fields, Trainer
 from finite_nets.observables import kernels, ntk, two_time_kernels
 from finite_nets.random import GENERATOR_BYTES
 
-OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
-FEW_OBSERVABLES = ("prediction", "loss", "feature_kernel")
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
 GPU_SHARE = 0.5  # of the free memory for a batch
-
-
-def known_observables(names: Sequence[str] | None, problem: Problem) -> frozenset[str]:
-    """The argument `observables` of a producer, or the error that says what is wrong with it.
-
-    By default everything for a single output, without the kernels between outputs for several.
-    """
-    if names is None:
-        return frozenset(OBSERVABLES if not problem.task.outputs else FEW_OBSERVABLES)
-    if isinstance(names, str) or not names or set(names) - set(OBSERVABLES):
-        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
-    return frozenset(names)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,14 @@ def limit_network(
     return replace(network, velocity=velocity)
 
 
+def observed_shapes(depth: int, rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
+    """Of the prediction and of every kernel of a step, recorded or not."""
+    rows = rule.rows.shape[1] - form.observed
+    each = (rows,) if form.single else (rows, rule.targets.shape[1])
+    kernels = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *each * 2), "ntk": each * 2}
+    return {"prediction": each, **kernels}
+
+
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their kernels."""
     depth, outputs = len(network.matrices) + 1, rule.targets.shape[1]
@@ -161,11 +169,10 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
         wanted = two_time and kernel in form.kernels
         return tuple(jnp.zeros((kept, count, p.size)) for p in layers(network)) if wanted else None
 
-    per_row = (rows,) if form.single else (rows, outputs)
-    shapes = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *per_row * 2), "ntk": per_row * 2}
+    shapes = observed_shapes(depth, rule, form)
     return History(
         Vitals(
-            prediction=jnp.zeros((steps, *per_row)),
+            prediction=jnp.zeros((steps, *shapes["prediction"])),
             sizes=jnp.zeros((steps, 2, depth)),
             ranks=jnp.zeros((steps, depth - 1, 2), jnp.int32),
         ),

@@ -152,7 +152,7 @@ def test_networks_agree_with_the_theory_and_a_wrong_richness_does_not(theory, pr
     assert abs(comparisons.compare(wrong, nets).sel(width=256).prediction_z).max() > 10
 
 
-@pytest.mark.parametrize("name", finite_nets.recording.OBSERVABLES)
+@pytest.mark.parametrize("name", schema.OBSERVABLES)
 def test_any_observable_can_be_compared_alone_and_targets_need_not_be_round(name):
     task = dmft.Task(reference_problem().task.x_train, [0.3, -1.1, 0.7])
     problem = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(0.3, 3))
@@ -172,7 +172,7 @@ def classes():
     x, y = rng.standard_normal((6, 4)), np.eye(3)[[0, 1, 2, 0, 1, 2]]
     task = dmft.Task(x[:4], y[:4], x[4:], y[4:])
     problem = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(1.0, 4), "cross_entropy")
-    names = finite_nets.recording.OBSERVABLES
+    names = schema.OBSERVABLES
     nets = finite_nets.train_ensemble(problem, widths=[16, 32, 64], seeds=20, observables=names)
     wide = finite_nets.train_ensemble(problem, widths=[400], seeds=20, seed=1, observables=names, dtype="float64")
     limit = {name: value.values for name, value in wide.isel(width=0).mean("seed").data_vars.items()}
