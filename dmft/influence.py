@@ -256,7 +256,7 @@ class Influence:
 
     def _at_once(self, network: Network, mode: str) -> int:
         """How many directions, or scalars, to follow at the same time."""
-        state = (network.first, network.matrices, network.readout)
+        state = (network.first, network.matrices, network.biases, network.readout)
         measures = [p.measure for p in network.populations]
         needed = COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
         if self.run.device.platform == "cpu":

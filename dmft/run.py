@@ -110,8 +110,7 @@ class Run:
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population."""
-        inputs, outputs = self.rule.inputs.shape[1], self.rule.targets.shape[1]
-        return loop.draws_needed(self.depth, inputs, outputs, capacity, residual=self.form.residual)
+        return loop.draws_needed(self.rule, self.form, self.depth, capacity)
 
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""

@@ -2,7 +2,7 @@
 
 dims    step (0..T, observables before the update of that step); sample (training, then test); layer (1..L);
         sample_2 and step_2 for the second index of kernels; output, where targets have that axis, and output_2;
-        ensembles lead with width, seed
+        ensembles lead with width, seed; moments with width, block
 coords  time = sum of the learning rates before a step on `step` (never an index: float joins drop points silently);
         split ("train" or "test") and target on `sample`
 vars    prediction(step, sample)                               f, centered if the network is
@@ -15,14 +15,18 @@ vars    prediction(step, sample)                               f, centered if th
             output_2), and ntk alike
         feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
         <name>_se                                              standard error of the limit's Monte-Carlo average
+        ensembles: diverged(width, seed), where networks diverged: they are nan and count nowhere
+        moments (networks that are not kept): of every block of networks their count(width, block), and of how many that
+            diverged(width, block) and do not count; <name>_mean and <name>_m2, the sum of squared deviations from that
+            mean; prediction_comoment(width, block, step, sample, step_2, sample_2), sums of products, on request
         fluctuations: <name>_variance = lim N Var, <name>_bias = lim N (E q_N - q_infinity), with the dimensions of
             <name>; <name>_variance_by_layer(source_layer, ...), prediction_covariance(step, sample, step_2, sample_2),
             on request; each with its _se
         expansions at a width: the variables listed in `dmft.expansion.at_width`, with the dimension width
         comparisons: the variables listed in `comparisons.compare`, with the dimension width
-attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble" or "comparison"), problem (JSON without the
-        data), problem_id, producer, version, dtype, device, seed, result, created, and the numerical settings of the
-        producer
+attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments" or "comparison"), problem (JSON
+        without the data), problem_id, producer, version, dtype, device, seed, result, created, and the numerical
+        settings of the producer
 """
 
 from __future__ import annotations
@@ -71,7 +75,10 @@ EXPONENTS = tuple(f"{kind}_exponent{part}" for kind in ("variance", "bias") for 
 FLUCTUATIONS: dict[str, tuple[str, ...]] = {"variance": (), "bias": (), "variance_by_layer": ("source_layer",)}
 UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 EXPANSION = ("mean", "std", "excess", "excess_variance", "excess_bias")
-LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed")}
+LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed"), "moments": ("width", "block")}
+MOMENTS = ("mean", "m2")
+# relative rounding of numbers by the name of their dtype; of tf32 and bf16, that of the factors of products
+ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
 WITH_ERRORS = ("limit", "fluctuations", "expansion")
 REQUIRED_ATTRS = ("problem", "problem_id", "producer", "version", "dtype", "device", "seed", "result", "created")
 
@@ -110,27 +117,34 @@ def observables(names: Any, problem: Problem) -> tuple[str, ...]:
 
 def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
     """loss and, where there are test samples, test_loss, from prediction (..., sample) or (..., sample, output)."""
-    f, y, splits = _observed(problem, prediction)
-    each = loss.values(prediction.__array_namespace__(), problem.loss, f, y)
-    return {f"{prefix}loss": each[..., part].mean(-1) for prefix, part in splits.items()}
+    each = loss.values(prediction.__array_namespace__(), problem.loss, *_with_targets(problem, prediction))
+    return {f"{prefix}loss": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
 
 
 def accuracies(problem: Problem, prediction: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """accuracy and test_accuracy where the loss is one for classes, else nothing."""
     if problem.loss not in loss.CLASSIFICATION:
         return {}
-    f, y, splits = _observed(problem, prediction)
-    each = loss.correct(f, y)
-    return {f"{prefix}accuracy": each[..., part].mean(-1) for prefix, part in splits.items()}
+    each = loss.correct(np, *_with_targets(problem, prediction))
+    return {f"{prefix}accuracy": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
 
 
-def _observed(problem: Problem, prediction: Any) -> tuple[Any, NDArray[np.float64], dict[str, slice]]:
-    """Predictions with an axis of outputs, their targets, and where training and test samples are among them."""
-    task = problem.task
-    f = prediction if task.outputs else prediction[..., None]
-    n = max(task.n_train - problem.observed.start, 0)
-    splits = {"": slice(0, n)} | ({"test_": slice(n, None)} if task.n_test else {})
-    return f, task.targets[problem.observed], {prefix: part for prefix, part in splits.items() if part != slice(0, 0)}
+def losses_held(problem: Problem) -> tuple[str, ...]:
+    """Names of the losses and accuracies that results of a problem hold."""
+    kinds = ("loss", "accuracy") if problem.loss in loss.CLASSIFICATION else ("loss",)
+    return tuple(f"{prefix}{kind}" for kind in kinds for prefix in splits(problem))
+
+
+def splits(problem: Problem) -> dict[str, slice]:
+    """Where training ("") and test ("test_") samples are among those that results hold."""
+    n = max(problem.task.n_train - problem.observed.start, 0)
+    parts = {"": slice(0, n)} | ({"test_": slice(n, None)} if problem.task.n_test else {})
+    return {prefix: part for prefix, part in parts.items() if part != slice(0, 0)}
+
+
+def _with_targets(problem: Problem, prediction: Any) -> tuple[Any, NDArray[np.float64]]:
+    """Predictions with an axis of outputs, and their targets."""
+    return prediction if problem.task.outputs else prediction[..., None], problem.task.targets[problem.observed]
 
 
 def dims(kind: str, name: str, *, outputs: bool = False) -> tuple[str, ...]:
@@ -170,6 +184,16 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
             suffix = name.removesuffix("_se").removeprefix(f"{quantity}_")
             if name.startswith(f"{quantity}_") and suffix in leading:
                 return leading[suffix] + whole
+    elif kind == "moments":
+        if name in ("count", "diverged"):
+            return LEADING[kind]
+        if name == "prediction_comoment":
+            return (*LEADING[kind], "step", "sample", "step_2", "sample_2")
+        quantity, _, suffix = name.rpartition("_")
+        if quantity in VARIABLES and suffix in MOMENTS:
+            return LEADING[kind] + VARIABLES[quantity]
+    elif kind == "ensemble" and name == "diverged":
+        return LEADING[kind]
     elif name in VARIABLES:
         return LEADING[kind] + VARIABLES[name]
     elif kind == "limit" and name.removesuffix("_se") in VARIABLES:
@@ -189,7 +213,7 @@ def build(
     """A validated result Dataset.
 
     Args:
-        kind: "limit", "fluctuations" or "ensemble".
+        kind: "limit", "fluctuations", "ensemble" or "moments".
         values: arrays by variable name, with the dimensions that `dims` gives.
         steps: the recorded steps.
         attrs: what the producer says of itself (producer, dtype, device, seed, ...).
@@ -248,6 +272,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         raise SchemaError(f"the Dataset lacks the attributes {missing}.")
     if not ds.data_vars:
         raise SchemaError("the Dataset holds no variables.")
+    empty = _empty(ds, kind)
     for name, variable in ds.data_vars.items():
         if kind in WITH_ERRORS and not str(name).endswith("_se") and f"{name}_se" not in ds:
             raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a result of kind {kind!r} must.")
@@ -257,12 +282,23 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         for dim in expected:
             if dim not in ds.indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
-        if not np.isfinite(variable.values).all() and not str(name).endswith(UNRESOLVED):
+        if not str(name).endswith(UNRESOLVED) and not np.isfinite(variable.values[~empty]).all():
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
         if dim in ds.dims and (coord not in ds.coords or ds[coord].dims[:1] != (dim,)):
             raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
     return ds
+
+
+def _empty(ds: xr.Dataset, kind: str) -> NDArray[np.bool_]:
+    """(width, seed) or (width, block): where there is nothing, and numbers are nan; () for others."""
+    if kind == "ensemble" and "diverged" in ds:
+        return np.asarray(ds["diverged"].values, bool)
+    if kind == "moments":
+        if not {"count", "diverged"} <= set(ds.data_vars):
+            raise SchemaError("a result of kind 'moments' must hold count and diverged.")
+        return np.asarray(ds["count"].values == 0)
+    return np.zeros((), bool)
 
 
 def require_same_problem(**results: xr.Dataset) -> None:

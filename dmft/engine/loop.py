@@ -25,7 +25,7 @@ from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
 from dmft.engine.network import Form, Kernels, Network, Rule, Vitals, kernels, layers, vitals
 from dmft.engine.population import Population
-from dmft.specs.parameterization import batch_scale, input_scale
+from dmft.specs.parameterization import batch_scale, input_scale, require_limit, with_bias
 from dmft.specs.problem import Problem
 from dmft.specs.training import GradientFlow
 
@@ -50,8 +50,13 @@ class History(NamedTuple):
 
 
 def rule_of(problem: Problem) -> Rule:
-    """The numbers of a problem that a step needs."""
+    """The numbers of a problem that a step needs.
+
+    Raises:
+        ValueError: a parameterization without a limit.
+    """
     task, training, network = problem.task, problem.training, problem.network
+    require_limit(network)
     batches = problem.batches
     scale = batch_scale(network.gamma0, batches.shape[1])
     if training.observe == "test":
@@ -73,6 +78,7 @@ def rule_of(problem: Problem) -> Rule:
         momentum=jnp.asarray(training.momentum),
         weight_decay=jnp.asarray(training.weight_decay),
         branch=jnp.asarray(network.branch),
+        bias=jnp.asarray(network.bias),
     )
 
 
@@ -90,13 +96,15 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS) -> Form:
         trained=trained,
         observed=trained if stream else 0,
         kernels=tuple(name for name in KERNELS if name in kernels),
+        bias=network.bias > 0,
+        frozen=network.frozen,
         single=not task.outputs,
     )
 
 
 def input_coordinates(problem: Problem) -> NDArray[np.float64]:
-    """X (sample, input direction) with X X^T = K^x; directions of rounding size are left out."""
-    x = problem.task.x * input_scale(problem.task.dimension)
+    """X (sample, input direction) with X X^T = K^x + bias^2; directions of rounding size are left out."""
+    x = with_bias(problem.task.x * input_scale(problem.task.dimension), problem.network.bias)
     R, order = qr(x.T, mode="r", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
@@ -105,15 +113,16 @@ def input_coordinates(problem: Problem) -> NDArray[np.float64]:
     return X
 
 
-def draws_needed(depth: int, inputs: int, outputs: int, capacity: int, *, residual: bool = False) -> list[int]:
+def draws_needed(rule: Rule, form: Form, depth: int, capacity: int) -> list[int]:
     """Raw normals that each population may hand out, for matrices of the given capacity on either side.
 
     The first layer has W^0 (inputs) in place of the images of a matrix below, the last the readout (outputs) in place
     of one above; the layers of a residual network draw from one population.
     """
-    images = [capacity] * (depth - 1)
-    needed = [below + above for below, above in zip([inputs, *images], [*images, outputs], strict=True)]
-    return [sum(needed)] if residual else needed
+    inputs, outputs = rule.inputs.shape[1], rule.targets.shape[1]
+    below, above = capacity + int(form.bias), capacity
+    needed = np.add([inputs, *[below] * (depth - 1)], [*[above] * (depth - 1), outputs]).tolist()
+    return [sum(needed)] if form.residual else needed
 
 
 def limit_network(
@@ -136,10 +145,15 @@ def limit_network(
     """
     populations = list(populations)
     (n_samples, inputs), outputs = rule.inputs.shape, rule.targets.shape[1]
-    readout = populations[-1].next_normals(outputs)
-    populations[-1] = populations[-1].spend(outputs)
-    first = populations[0].next_normals(inputs)
-    populations[0] = populations[0].spend(inputs)
+
+    def draw(layer: int, count: int) -> jax.Array:
+        layer = 0 if form.residual else layer
+        drawn = populations[layer].next_normals(count)
+        populations[layer] = populations[layer].spend(count)
+        return drawn
+
+    readout, first = draw(depth - 1, outputs), draw(0, inputs)
+    biases = tuple(draw(layer, 1)[0] for layer in range(1, depth)) if form.bias else ()
     per_layer = populations * depth if form.residual else populations
     matrices = tuple(
         revealed(source.size, target.size, (capacity, capacity), tolerance, project=project)
@@ -147,7 +161,7 @@ def limit_network(
     )
     shape = (n_samples, outputs)
     carried = jnp.zeros(shape) if form.scheme == "euler" else None
-    network = Network(first, matrices, readout, tuple(populations), jnp.zeros(shape), carried=carried)
+    network = Network(first, matrices, readout, tuple(populations), jnp.zeros(shape), biases, carried=carried)
     velocity = jax.tree.map(jnp.zeros_like, network.parameters) if form.momentum else None
     return replace(network, velocity=velocity)
 

@@ -1,13 +1,15 @@
 """Training of a network, written once over populations and matrices.
 
-    forward    h^1 = W^0 x / sqrt(D);     h^{l+1} = [h^l +] b W^l phi(h^l) / sqrt(N);     f_c = <w_c phi(h^L)> / gamma0
+    forward    h^1 = W^0 x / sqrt(D);     h^{l+1} = [h^l +] b (W^l phi(h^l) / sqrt(N) + sigma b^l)
+               f_c = <w_c phi(h^L)> / gamma0
     backward   z^L = w;  g^L = phi'(h^L) z^L;     g^l = [g^{l+1} +] b phi'(h^l) W^l^T g^{l+1} / sqrt(N)
     direction  D W^0 = sum Delta_a g^1_a x_a^T / sqrt(D)       D w = sum Delta_a phi(h^L_a)
-               D W^l = b sum Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N)
+               D W^l = b sum Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N)      D b^l = b sigma sum Delta_a g^{l+1}_a
 
 In brackets what a residual network adds, whose layers share one population; b is 1 without.  Sums run over the samples
-and outputs of a batch, with the factor gamma0 / P (`dmft.specs.parameterization`).  Inputs enter by their coordinates
-in an orthonormal basis of their span, K^x = X X^T, in which W^0 is as Gaussian as in any other.
+and outputs of a batch, with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are
+zero.  Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which W^0 is as Gaussian
+as in any other; the bias of the first layer is one more of them, with the value sigma for every sample.
 
 The direction is linear in g, and so is g in its start z^L: where no gradient kernels are asked for, one backward pass
 from sum_c Delta_c w_c replaces those from every w_c ("events" are samples then, else samples times outputs).
@@ -19,7 +21,9 @@ an optimiser is three lines:
 
 Observables, from the fields before the update, with Phi^0 = K^x, G^{L+1} = 1 in outputs, b_0 = b_L = 1, else b_l = b:
 
-    Phi^l = <phi(h^l) phi(h^l)>    G^l = <g^l g^l>    K = sum_{l=0..L} b_l^2 G^{l+1} Phi^l
+    Phi^l = <phi(h^l) phi(h^l)>    G^l = <g^l g^l>    K = sum_{l=0..L} b_l^2 G^{l+1} (Phi^l + sigma^2)
+
+The sum runs over layers that are trained, and sigma^2 is absent from its last term: the readout has no bias.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmft.engine.activations import functions
 from dmft.engine.population import Population
@@ -38,11 +43,12 @@ from dmft.specs.parameterization import output_scale
 
 
 class Parameters(NamedTuple):
-    """What training moves: first (input direction, component); what each matrix calls `trained`; readout (output,
-    component)."""
+    """What training moves: first (input direction, component); what each matrix calls `trained`; biases, of
+    (component,) for each matrix, or none; readout (output, component)."""
 
     first: jax.Array
     matrices: tuple[Any, ...]
+    biases: tuple[jax.Array, ...]
     readout: jax.Array
 
 
@@ -53,6 +59,7 @@ class Network:
 
     first: W^0; matrices: W^1 .. W^{L-1}; readout: w; populations: of the layers, or one for all (residual).
     offset: (sample, output), the output at initialisation, which a centered network subtracts.
+    biases: b^1 .. b^{L-1}, or none.
     velocity: v, or None without momentum.
     carried: (sample, output), the output where it follows the NTK (`dmft.engine.flow`), else None.
     """
@@ -62,27 +69,29 @@ class Network:
     readout: jax.Array
     populations: tuple[Population, ...]
     offset: jax.Array
+    biases: tuple[jax.Array, ...] = ()
     velocity: Parameters | None = None
     carried: jax.Array | None = None
 
     @property
     def parameters(self) -> Parameters:
-        return Parameters(self.first, tuple(m.trained for m in self.matrices), self.readout)
+        return Parameters(self.first, tuple(m.trained for m in self.matrices), self.biases, self.readout)
 
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
-        first, trained, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
+        first, trained, biases, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
         matrices = tuple(replace(m, trained=t) for m, t in zip(self.matrices, trained, strict=True))
-        return replace(self, first=first, matrices=matrices, readout=readout)
+        return replace(self, first=first, matrices=matrices, biases=biases, readout=readout)
 
 
 class Rule(NamedTuple):
     """The numbers of a problem that a step needs.
 
-    inputs: X (sample, input direction); targets: (sample, output).
+    inputs: X (sample, input direction), the bias of the first layer among them; targets: (sample, output).
     rows: (step, row), the samples met at a step, those to train on first.
     share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
     rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
+    branch, bias: b and sigma.
     """
 
     inputs: jax.Array
@@ -95,6 +104,7 @@ class Rule(NamedTuple):
     momentum: jax.Array
     weight_decay: jax.Array
     branch: jax.Array
+    bias: jax.Array
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,7 @@ class Form:
     scheme: "descent", "euler" or "rosenbrock".
     trained: how many of a step's rows are trained on; observed: the first row that is recorded.
     kernels: names of those that are recorded.
+    bias: whether layers have biases; frozen: layers that are not trained, of 0..L.
     single: whether targets have no axis of outputs; nor have observables then.
     """
 
@@ -115,6 +126,8 @@ class Form:
     trained: int
     observed: int
     kernels: tuple[str, ...]
+    bias: bool
+    frozen: tuple[int, ...]
     single: bool
 
     @property
@@ -197,6 +210,7 @@ def _forward(
         matrices[i], populations[above], image, coordinates = matrices[i].apply(
             features[i], populations[below], populations[above]
         )
+        image = image + rule.bias * network.biases[i] if form.bias else image
         h.append(h[i] + rule.branch * image if form.residual else image)
         features.append(phi(h[-1]))
         inputs.append(coordinates)
@@ -243,10 +257,26 @@ def direction(network: Network, rule: Rule, seen: Pass, change: jax.Array, form:
 
     b = rule.branch if form.residual else 1.0
     matrices = zip(network.matrices, seen.inputs, seen.outputs, strict=True)
-    return Parameters(
+    moved = Parameters(
         first=seen.x[:n].T @ pushed(seen.gradients[0]),
         matrices=tuple(m.outer(x[:n], b * pushed(y)) for m, x, y in matrices),
+        biases=tuple(b * rule.bias * pushed(g).sum(axis=0) for g in seen.gradients[1:]) if form.bias else (),
         readout=change.T @ seen.features[-1][:n],
+    )
+    return trained_part(moved, form)
+
+
+def trained_part(change: Parameters, form: Form) -> Parameters:
+    """The change of parameters without that of frozen layers."""
+
+    def kept(layer: int, part: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, part) if layer in form.frozen else part
+
+    return Parameters(
+        first=kept(0, change.first),
+        matrices=tuple(kept(i, part) for i, part in enumerate(change.matrices, start=1)),
+        biases=tuple(kept(i, part) for i, part in enumerate(change.biases, start=1)),
+        readout=kept(len(change.matrices) + 1, change.readout),
     )
 
 
@@ -255,6 +285,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     network, seen, change = evaluate(network, rule, t, form)
     push = direction(network, rule, seen, change, form)
     push = jax.tree.map(lambda d, theta: d - rule.weight_decay * theta, push, network.parameters)
+    push = trained_part(push, form)
     if network.velocity is not None:
         push = jax.tree.map(lambda v, d: rule.momentum * v + d, network.velocity, push)
         network = replace(network, velocity=push)
@@ -338,11 +369,13 @@ def gradient_kernels(network: Network, a: Pass, b: Pass, start: int = 0, stop: i
 
 
 def tangent_kernel(inputs: jax.Array, features: Any, gradients: Any, rule: Rule, form: Form) -> jax.Array:
-    """K (row, output, row_2, output_2), from Phi^0 (row, row_2), Phi and G of all layers."""
-    outputs = gradients.shape[2]
+    """K (row, output, row_2, output_2), from Phi^0 + sigma^2 (row, row_2), Phi and G of all layers."""
+    depth, _, outputs = gradients.shape[:3]
     b = rule.branch**2 if form.residual else 1.0
+    free = np.array([layer not in form.frozen for layer in range(depth + 1)], float)
     phi = features[:, :, None, :, None]
-    inner: jax.Array = b * jnp.sum(gradients[1:] * phi[:-1], axis=0)
-    last: jax.Array = phi[-1] * jnp.eye(outputs)[:, None, :]
-    total: jax.Array = gradients[0] * inputs[:, None, :, None] + inner + last
+    first = free[0] * gradients[0] * inputs[:, None, :, None]
+    inner = b * jnp.tensordot(free[1:-1], gradients[1:] * (phi[:-1] + rule.bias**2), axes=1)
+    last = free[-1] * phi[-1] * jnp.eye(outputs)[:, None, :]
+    total: jax.Array = first + inner + last
     return total

@@ -171,6 +171,11 @@ def _check_scope(problem: Problem) -> None:
     network, training = problem.network, problem.training
     if not isinstance(network, MLP):
         raise ValueError(f"network={network!r}: responses along paths are for dmft.MLP; solve it by conditioning.")
+    if network.bias or network.frozen:
+        raise ValueError(
+            f"bias={network.bias}, frozen={network.frozen}: responses along paths are for networks without biases, all "
+            "of whose layers are trained; solve it by conditioning."
+        )
     if not network.activation.smooth:
         raise ValueError(
             f"activation {network.activation.name!r} has a kink: responses along paths need phi''. "

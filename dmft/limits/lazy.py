@@ -2,12 +2,12 @@
 
 NNGP and NTK recursions, b = 1 and no identity branch for an MLP, b = branch_scale for a residual network:
 
-    K^{h,1}   = K^x                                    covariance of the preactivations h^l
-    K^{h,l+1} = [K^{h,l}] + b^2 Phi^l                  [ ] in residual networks only
+    K^{h,1}   = K^x + sigma^2                          covariance of the preactivations h^l; sigma: scale of biases
+    K^{h,l+1} = [K^{h,l}] + b^2 (Phi^l + sigma^2)      [ ] in residual networks only
     Phi^l     = E phi phi        under K^{h,l}         feature kernel
     G^L       = E phi' phi'      under K^{h,L}         gradient kernel of g^l = gamma0 N df/dh^l
     G^l       = G^{l+1} ([1] + b^2 E phi' phi')        under K^{h,l}
-    K         = G^1 K^x + b^2 sum_{l=1}^{L-1} G^{l+1} Phi^l + Phi^L
+    K         = G^1 (K^x + sigma^2) + b^2 sum_{l=1}^{L-1} G^{l+1} (Phi^l + sigma^2) + Phi^L    frozen layers left out
 
 (Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated:
 their response to each other is linear in the readout, whose mean vanishes.)  Predictions are linear in the
@@ -37,6 +37,7 @@ from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, _check, loss
 from dmft.specs.network import Network
+from dmft.specs.parameterization import require_limit, trained_layers
 
 Array = NDArray[np.float64]
 
@@ -67,20 +68,21 @@ def frozen_kernels(network: Network, input_kernel: ArrayLike, *, nodes: int = NO
         ValueError, TypeError: an input kernel that is not a covariance; nodes below 2.
     """
     phi, square, identity = network.activation, network.branch**2, float(network.residual)
-    K_x = K_h = np.asarray(input_kernel, dtype=np.float64)
+    extra, (first, *inner, last) = network.bias**2, trained_layers(network)
+    K_x = K_h = np.asarray(input_kernel, dtype=np.float64) + extra
     features, slopes, error = [], [], 0.0
     for _ in range(network.depth):
         feature, slope = gaussian_averages(phi, K_h, nodes=nodes)
         error = max(error, diagonal_error(phi, K_h.diagonal(), nodes))
         features.append(feature)
         slopes.append(slope)
-        K_h = identity * K_h + square * feature
+        K_h = identity * K_h + square * (feature + extra)
     gradients = [slopes[-1]]
     for slope in reversed(slopes[:-1]):
         gradients.insert(0, gradients[0] * (identity + square * slope))
-    ntk = gradients[0] * K_x + features[-1]
-    for above, feature in zip(gradients[1:], features[:-1], strict=True):
-        ntk = ntk + square * above * feature
+    ntk = first * gradients[0] * K_x + last * features[-1]
+    for trained, above, feature in zip(inner, gradients[1:], features[:-1], strict=True):
+        ntk = ntk + trained * square * above * (feature + extra)
     return FrozenKernels(np.array(features), np.array(gradients), ntk, error)
 
 
@@ -100,12 +102,13 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         estimates the relative error of the averages over Gaussian fields.
 
     Raises:
-        ValueError, TypeError: weight decay; arguments out of range.
+        ValueError, TypeError: weight decay; another parameterization; arguments out of range.
         DivergenceError: learning rates too large for the NTK.
         MemoryEstimateError: kernels that do not fit in memory.
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")
+    require_limit(problem.network)
     if problem.training.weight_decay > 0:
         raise ValueError(
             f"weight_decay={problem.training.weight_decay} has no lazy limit with frozen kernels: the initial weights "

@@ -6,14 +6,16 @@ Neurons enter through Theta = [A | w], (N, D' + C), alone, and every update mult
 
     D(t) = Theta J,    J = gamma0/B [[0, U], [U^T, 0]],    U = sum_{a in batch} x_a Delta_a^T          (D', C)
 
+with zero columns where A or w is frozen; a bias of scale sigma is one more coordinate of x, of value sigma:
+
     GradientDescent   V(t+1) = beta V(t) + M(t) (J(t) - lambda),    M(t+1) = M(t) + eta_t V(t+1),      Theta = Theta_0 M
-    GradientFlow      dS/dt = eta (J S + S J)
+    GradientFlow      dS/dt = eta (J^T S + S J)
         "euler"       M(t+1) = M(t) (1 + eta dt J),   f(t+1) = f(t) + (eta dt/P) K(t) Delta(t)
 
 where S = Theta^T Theta / N = M^T M, since Theta_0^T Theta_0 / N = 1 in the limit.  The order parameters are its blocks:
 
     Phi_{mu a} = x_mu^T S_AA x_a     G_{cc'} = (S_ww)_{cc'}     f_mu = S_wA x_mu / gamma0
-    K_{mu c, a c'} = G_{cc'} K^x_{mu a} + delta_{cc'} Phi_{mu a}
+    K_{mu c, a c'} = G_{cc'} K^x_{mu a} + delta_{cc'} Phi_{mu a}              (terms of trained layers; K^x with bias)
 
 Source: elimination of the neurons in Bordelon & Pehlevan 2022, section on deep linear networks.  For one sample with
 K^x = 1, y = 1, squared loss: f = sinh(2 gamma0 v) / gamma0 with v' = eta Delta, and K = 2 sqrt(1 + gamma0^2 f^2).
@@ -34,7 +36,15 @@ from scipy import integrate, linalg
 from dmft import memory, schema
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, loss
-from dmft.specs.parameterization import batch_scale, input_scale, output_scale
+from dmft.specs.network import Network
+from dmft.specs.parameterization import (
+    batch_scale,
+    input_scale,
+    output_scale,
+    require_limit,
+    trained_layers,
+    with_bias,
+)
 
 Array = NDArray[np.float64]
 
@@ -79,7 +89,9 @@ def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = Non
         features.append(x @ state.gram[:dimension, :dimension] @ x.T)
         gradients.append(state.gram[dimension:, dimension:])
     feature, gradient = np.array(features), np.array(gradients)
-    ntk = np.einsum("tcd,ma->tmcad", gradient, x @ x.T) + np.einsum("cd,tma->tmcad", np.eye(outputs), feature)
+    first, readout = trained_layers(problem.network)
+    ntk = np.einsum("tcd,ma->tmcad", first * gradient, x @ x.T)
+    ntk += np.einsum("cd,tma->tmcad", readout * np.eye(outputs), feature)
     gradient = np.broadcast_to(gradient[:, None, :, None, :], ntk.shape)  # the same for all samples
     kernels = {
         "feature_kernel": feature[None],
@@ -92,19 +104,26 @@ def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = Non
 
 
 def _coordinates(problem: Problem) -> Array:
-    """x (sample, coordinate), in at most as many coordinates as samples or features, with x.x' = K^x."""
-    scaled = problem.task.x * input_scale(problem.task.dimension)
+    """x (sample, coordinate), in at most as many coordinates as samples or features, with x.x' = K^x + bias^2."""
+    scaled = with_bias(problem.task.x * input_scale(problem.task.dimension), problem.network.bias)
     if len(scaled) >= scaled.shape[1]:
         return scaled
     triangular = linalg.qr(scaled.T, mode="r")[0]
     return np.array(triangular[: len(scaled)].T, dtype=np.float64)
 
 
-def _generator(x: Array, delta: Array, gamma0: float) -> Array:
+def _generator(x: Array, delta: Array, network: Network) -> Array:
     """J, from x (sample, coordinate) and Delta (sample, output) of a batch."""
-    U = batch_scale(gamma0, len(x)) * x.T @ delta
+    U = batch_scale(network.gamma0, len(x)) * x.T @ delta
     rows, columns = U.shape
-    return np.block([[np.zeros((rows, rows)), U], [U.T, np.zeros((columns, columns))]])
+    return _trained(np.block([[np.zeros((rows, rows)), U], [U.T, np.zeros((columns, columns))]]), network, columns)
+
+
+def _trained(J: Array, network: Network, outputs: int) -> Array:
+    """J (D' + C, D' + C) with zero columns for frozen layers."""
+    first, readout = trained_layers(network)
+    kept: Array = J * np.repeat([first, readout], [len(J) - outputs, outputs])
+    return kept
 
 
 def _output(gram: Array, x: Array, gamma0: float) -> Array:
@@ -115,13 +134,13 @@ def _output(gram: Array, x: Array, gamma0: float) -> Array:
 
 def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
     """States at the recorded steps, of gradient descent or Euler steps of the flow."""
-    training, gamma0, y, batches = problem.training, problem.network.gamma0, problem.task.targets, problem.batches
+    training, network, y, batches = problem.training, problem.network, problem.task.targets, problem.batches
     by_ntk, last = isinstance(training, GradientFlow), int(steps[-1])
     identity, check = np.eye(x.shape[1] + y.shape[1]), DivergenceCheck(problem)
     M, V, f = identity, np.zeros_like(identity), np.zeros_like(y)
     for t in range(last + 1):
         gram = M.T @ M
-        f = f if by_ntk else _output(gram, x, gamma0)
+        f = f if by_ntk else _output(gram, x, network.gamma0)
         if t in steps:
             yield State(gram, f)
         batch = batches[min(t, training.steps - 1)]  # after the last update, look at the samples it was made from
@@ -129,33 +148,34 @@ def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[S
         if t < last:
             delta = loss.descent(np, problem.loss, f[batch], y[batch])
             if by_ntk:
-                f = f + training.rates[t] / len(batch) * _kernel_times(gram, x, x[batch], delta)
-            J = _generator(x[batch], delta, gamma0)
-            V = training.momentum * V + M @ (J - training.weight_decay * identity)
+                f = f + training.rates[t] / len(batch) * _kernel_times(gram, x, x[batch], delta, network)
+            J = _generator(x[batch], delta, network)
+            V = training.momentum * V + M @ _trained(J - training.weight_decay * identity, network, y.shape[1])
             M = M + training.rates[t] * V
 
 
-def _kernel_times(gram: Array, x: Array, trained: Array, delta: Array) -> Array:
+def _kernel_times(gram: Array, x: Array, trained: Array, delta: Array, network: Network) -> Array:
     """sum_{a c'} K_{mu c, a c'} Delta_{a c'}, (sample, output), for the samples `trained` of a batch."""
-    d = x.shape[1]
-    moved: Array = x @ (trained.T @ delta) @ gram[d:, d:] + x @ gram[:d, :d] @ (trained.T @ delta)
+    d, (first, readout) = x.shape[1], trained_layers(network)
+    pulled = trained.T @ delta
+    moved: Array = x @ (first * pulled @ gram[d:, d:] + readout * gram[:d, :d] @ pulled)
     return moved
 
 
 def _flow(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
     """States at the recorded steps, of the exact flow; explicit, for its fastest rates are those of its steps."""
-    n, gamma0, times = problem.task.n_train, problem.network.gamma0, problem.training.times[steps]
+    n, network, times = problem.task.n_train, problem.network, problem.training.times[steps]
     y, size = problem.task.targets[:n], x.shape[1] + problem.task.targets.shape[1]
 
     def slope(_: float, flat: Array) -> Array:
         gram = flat.reshape(size, size)
-        delta = loss.descent(np, problem.loss, _output(gram, x[:n], gamma0), y)
-        half = _generator(x[:n], delta, gamma0) @ gram
+        delta = loss.descent(np, problem.loss, _output(gram, x[:n], network.gamma0), y)
+        half = _generator(x[:n], delta, network).T @ gram
         return np.ravel(half + half.T)
 
     start = np.eye(size)
     if times[-1] == 0:
-        yield State(start, _output(start, x, gamma0))
+        yield State(start, _output(start, x, network.gamma0))
         return
     solved = integrate.solve_ivp(
         slope,
@@ -170,13 +190,14 @@ def _flow(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[Stat
         raise ArithmeticError(f"the flow could not be integrated to time {times[-1]:g}: {solved.message}")
     for flat in solved.y.T:
         gram = flat.reshape(size, size)
-        yield State(gram, _output(gram, x, gamma0))
+        yield State(gram, _output(gram, x, network.gamma0))
 
 
 def _check_problem(problem: Problem) -> None:
     if not isinstance(problem, Problem):
         raise TypeError(f"two_layer_linear expects a dmft.Problem, got {type(problem).__name__}.")
     network, training = problem.network, problem.training
+    require_limit(network)
     if network.depth != 1 or network.activation.name != "linear":
         raise ValueError(
             f"two_layer_linear is for depth=1 and activation dmft.linear(); this network has depth={network.depth} and "

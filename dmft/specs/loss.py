@@ -61,17 +61,17 @@ def curvature(xp: Any, loss: str, f: Any, y: Any) -> Any:
     return _diagonal(xp, p) - p[..., :, None] * p[..., None, :]
 
 
-def correct(f: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+def correct(xp: Any, f: Any, y: Any) -> Any:
     """Share of a sample that is classified correctly, (..., sample): 1 or 0, less than 1 where classes tie.
 
     The class is the largest output, or the sign of a single one; with signs as targets of several outputs, the largest.
     """
     if f.shape[-1] == 1:
         agree = f[..., 0] * y[..., 0]
-        return np.where(agree == 0, 0.5, (agree > 0).astype(float))
-    top = f == f.max(axis=-1, keepdims=True)
-    right = y == y.max(axis=-1, keepdims=True)
-    return np.asarray((top & right).sum(axis=-1) / top.sum(axis=-1))
+        return (1 + xp.sign(agree)) / 2
+    top = f == xp.amax(f, axis=-1, keepdims=True)
+    right = y == xp.amax(y, axis=-1, keepdims=True)
+    return (top & right).sum(axis=-1) / top.sum(axis=-1)
 
 
 def check_targets(loss: str, y: NDArray[np.float64]) -> None:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dmft.specs import _check
 from dmft.specs.activation import NAMES, Activation, tanh
+from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS
 
 
 @dataclass(frozen=True)
 class MLP:
-    """Multilayer perceptron in the mean-field parameterization (`dmft.specs.parameterization`).
+    """Multilayer perceptron (`dmft.specs.parameterization` has every scale).
+
+        h^1 = W^0 x / sqrt(D) + bias b^0     h^{l+1} = W^l phi(h^l) / sqrt(N) + bias b^l
+        f = w . phi(h^L) / (gamma0 N)
 
     Args:
         depth: number L of hidden layers, at least 1.
         activation: phi, e.g. `dmft.tanh()`.
         gamma0: richness (feature-learning strength); gamma0 -> 0 is the lazy (NTK) limit.
         centered: subtract from the output its value at initialisation, f(t) - f(0).
+        bias: scale of the biases b^l, N(0, 1) at initialisation and trained like weights; 0 for a network without.
+        frozen: layers that stay at initialisation: 0 .. L-1 for W^0 .. W^{L-1} with their biases, L for the readout w.
+            `range(L)` leaves random features with a trained readout.
+        parameterization: "mean_field", the one that has a limit with feature learning; "ntk" and "standard" are there
+            for contrast, for networks of finite width alone.
 
     Raises:
-        ValueError, TypeError: for a depth below 1, gamma0 not positive, an activation that is not one.
+        ValueError, TypeError: for a depth below 1, gamma0 not positive, an activation that is not one, a negative bias,
+            frozen layers that there are not, or all of them.
     """
 
     depth: int
     activation: Activation = field(default_factory=tanh)
     gamma0: float = 1.0
     centered: bool = True
+    bias: float = 0.0
+    frozen: tuple[int, ...] = ()
+    parameterization: str = MEAN_FIELD
 
     def __post_init__(self) -> None:
         _check_network(self)
@@ -44,9 +58,10 @@ class MLP:
 
 @dataclass(frozen=True)
 class ResidualMLP:
-    """Residual perceptron in the mean-field parameterization: hidden layers share their neurons.
+    """Residual perceptron: hidden layers share their neurons (`dmft.specs.parameterization` has every scale).
 
-        h^1 = W^0 x / sqrt(D)     h^{l+1} = h^l + branch_scale W^l phi(h^l) / sqrt(N)     f = w . phi(h^L) / (gamma0 N)
+        h^1 = W^0 x / sqrt(D) + bias b^0     h^{l+1} = h^l + branch_scale (W^l phi(h^l) / sqrt(N) + bias b^l)
+        f = w . phi(h^L) / (gamma0 N)
 
     Args:
         depth: number L of layers h^1 .. h^L, at least 1; L - 1 of them are residual blocks.
@@ -54,6 +69,7 @@ class ResidualMLP:
         gamma0: richness (feature-learning strength); gamma0 -> 0 is the lazy (NTK) limit.
         branch_scale: beta0 / sqrt(L) has a limit of infinite depth; 1 / sqrt(depth) by default.
         centered: subtract from the output its value at initialisation, f(t) - f(0).
+        bias, frozen, parameterization: as of `MLP`.
 
     Raises:
         ValueError, TypeError: as for `MLP`; a branch_scale that is not positive.
@@ -66,6 +82,9 @@ class ResidualMLP:
     gamma0: float = 1.0
     branch_scale: float | None = None
     centered: bool = True
+    bias: float = 0.0
+    frozen: tuple[int, ...] = ()
+    parameterization: str = MEAN_FIELD
 
     def __post_init__(self) -> None:
         _check_network(self)
@@ -98,3 +117,21 @@ def _check_network(network: Network) -> None:
     centered: object = network.centered
     if not isinstance(centered, bool):
         raise TypeError(f"centered={network.centered!r} must be True or False.")
+    object.__setattr__(network, "bias", _check.nonnegative("bias", network.bias))
+    object.__setattr__(network, "frozen", _frozen(network.frozen, network.depth))
+    if network.parameterization not in PARAMETERIZATIONS:
+        raise ValueError(
+            f"parameterization={network.parameterization!r} is unknown; choose one of {', '.join(PARAMETERIZATIONS)}."
+        )
+
+
+def _frozen(layers: object, depth: int) -> tuple[int, ...]:
+    """The frozen layers, sorted."""
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise TypeError(f"frozen={layers!r} is not a list of layers; give e.g. frozen=[0] or frozen=range({depth}).")
+    found = sorted({_check.integer("frozen", layer, minimum=0) for layer in layers})
+    if found and found[-1] > depth:
+        raise ValueError(f"frozen holds {found[-1]}; the layers are 0..{depth}, of which {depth} is the readout.")
+    if len(found) > depth:
+        raise ValueError(f"frozen={found} leaves nothing to train; leave out one of the layers 0..{depth}.")
+    return tuple(found)

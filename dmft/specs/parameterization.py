@@ -1,4 +1,4 @@
-"""Every power of N, D and gamma0 in a network (mean-field / mu-parameterization).
+"""Every power of N, D and gamma0 in a network: the mean-field (mu-) parameterization, and two others for contrast.
 
 Conventions (Bordelon & Pehlevan 2022; Yang & Hu 2021), for L hidden layers of width N on P training inputs in R^D:
 
@@ -22,7 +22,21 @@ eta gamma0 / P of the prefactors.  In kernels (averages over neurons) no power o
 (Averages over neurons, < >, are the one place where 1/N stands elsewhere.)
 
 A residual network (h^{l+1} = h^l + b W^l phi(h^l) / sqrt(N), `branch_scale` b) has b / sqrt(N) in the place of
-1 / sqrt(N) in the row of W^l.  For several outputs Delta and the readout gain an index, and sums run over it.
+1 / sqrt(N) in the row of W^l.  For several outputs Delta and the readout gain an index, and sums run over it.  A bias
+b^l ~ N(0, 1) that enters h with the factor sigma (`bias`) adds c sigma sum_a Delta_a g_a in a step: as if every layer
+had one more input, of value sigma, in the products of inputs: K^x + sigma^2, Phi^l + sigma^2.
+
+Other parameterizations, which have no limit with feature learning, in the same form: Gaussian parameters of unit
+variance, forward factors as above, g = (1 / output scale) df/dh.
+
+                  f = w . phi(h^L) times    rate of dloss/dtheta    m of W^0, W^l, w    c of a layer
+    mean_field    1 / (gamma0 N)            eta gamma0^2 N m        1, 1, 1             eta gamma0 m / P
+    ntk           1 / (gamma0 sqrt(N))      eta gamma0^2 m          1, 1, 1             eta gamma0 m / (P sqrt(N))
+    standard      1 / (gamma0 sqrt(N))      eta gamma0^2 m          D, N, N             eta gamma0 m / (P sqrt(N))
+
+"ntk" is "mean_field" with the richness gamma0 / sqrt(N): it becomes lazy with width, and its output at initialisation
+is of order one.  "standard" is one learning rate eta gamma0^2 for weights of variance 1/D and 1/N, as in ordinary
+PyTorch code; its steps grow with width, K = sum_l m_l G^{l+1} Phi^l.
 
 Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
 """
@@ -30,10 +44,17 @@ Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P t
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dmft.specs.network import Network
+
+MEAN_FIELD = "mean_field"
+PARAMETERIZATIONS = (MEAN_FIELD, "ntk", "standard")
 
 
 def input_scale(dimension: int) -> float:
@@ -66,3 +87,54 @@ def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
 def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """K^x = x x^T / D between all rows of `x` (sample, feature)."""
     return (x @ x.T) * input_scale(x.shape[1]) ** 2
+
+
+def with_bias(x: NDArray[np.float64], bias: float) -> NDArray[np.float64]:
+    """Inputs (sample, feature) that h takes with weights N(0, 1), and one more of value `bias` if that is not zero."""
+    return np.column_stack([x, np.full(len(x), bias)]) if bias else x
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Scales of a network of a given width.
+
+    output: factor of w . phi(h^L).
+    update: (layer,), gamma0 / P and what the parameterization adds: c of a layer over the learning rate.  0 where the
+        layer is frozen.
+    tangent: (layer,), factor of G^{l+1} Phi^l in the NTK: m, with b^2 in the blocks of a residual network; 0 where
+        the layer is frozen.
+    """
+
+    output: float
+    update: tuple[float, ...]
+    tangent: tuple[float, ...]
+
+
+def scales(network: Network, width: int, dimension: int, batch: int) -> Scales:
+    """Of a network on inputs of `dimension` features, trained on batches of `batch` samples; layers are 0..L."""
+    mean_field = network.parameterization == MEAN_FIELD
+    root = 1.0 if mean_field else math.sqrt(width)
+    standard = network.parameterization == "standard"
+    factors = [float(dimension if layer == 0 else width) if standard else 1.0 for layer in range(network.depth + 1)]
+    trained = trained_layers(network)
+    inner = [1.0, *[network.branch**2] * (network.depth - 1), 1.0]
+    return Scales(
+        output=output_scale(network.gamma0, width) * root,
+        update=tuple(t * m * batch_scale(network.gamma0, batch) / root for t, m in zip(trained, factors, strict=True)),
+        tangent=tuple(t * m * b for t, m, b in zip(trained, factors, inner, strict=True)),
+    )
+
+
+def trained_layers(network: Network) -> tuple[float, ...]:
+    """(layer,), for 0..L: 1 where weights are trained, 0 where they are frozen."""
+    return tuple(float(layer not in network.frozen) for layer in range(network.depth + 1))
+
+
+def require_limit(network: Network) -> None:
+    """ValueError if the parameterization has no limit that the theory computes."""
+    if network.parameterization != MEAN_FIELD:
+        raise ValueError(
+            f"parameterization={network.parameterization!r} has no infinite-width limit with feature learning; the "
+            f'theory is for "{MEAN_FIELD}". Train networks of finite width with finite_nets, or look at '
+            f'dmft.lazy_limit of the same problem in "{MEAN_FIELD}", which "ntk" tends to.'
+        )

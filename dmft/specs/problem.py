@@ -21,7 +21,15 @@ FORMAT = 1
 NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP)}
 TRAININGS = {kind.__name__: kind for kind in (GradientDescent, GradientFlow)}
 # fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
-SILENT = {"momentum": 0.0, "weight_decay": 0.0, "batches": None, "observe": "all"}
+SILENT = {
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "batches": None,
+    "observe": "all",
+    "bias": 0.0,
+    "frozen": (),
+    "parameterization": "mean_field",
+}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def solver_row(depth, samples, steps, size, copy, rate):
     capacity = min(samples * (steps + 1), directions + 2 * samples)
     rule, form = loop.rule_of(described), loop.form_of(described)
     seeds = np.random.SeedSequence(0).spawn(depth)
-    draws = loop.draws_needed(depth, rule.inputs.shape[1], 1, capacity)
+    draws = loop.draws_needed(rule, form, depth, capacity)
     raw = [stored(sobol(n, size, s)) for n, s in zip(draws, seeds, strict=True)]
 
     def scramble():
