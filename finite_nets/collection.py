@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import memory, schema
-from dmft.specs import _check
+from dmft.errors import DivergenceError
+from dmft.specs import Problem, _check
+from finite_nets.moments import BlockMoments
+from finite_nets.network import NEVER
 from finite_nets.random import MEMBER_BITS, SEED_BITS
-from finite_nets.recording import Plan
+from finite_nets.recording import Plan, Results
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,42 @@ def _distinct(name: str, values: Any, minimum: int = 0) -> list[int]:
     return found
 
 
+class Divergences:
+    """Members that diverged, by width: how many of how many, and the first step."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._found: dict[int, tuple[int, int, float]] = {}
+
+    def add(self, width: int, bad: int, of: int, first: float = NEVER) -> None:
+        """`bad` of `of` networks of a width, the first at a step, if it is known."""
+        known = self._found.get(width, (0, 0, NEVER))
+        self._found[width] = (known[0] + bad, known[1] + of, min(known[2], first))
+
+    def report(self) -> int:
+        """Warn of members that diverged, and return their number.
+
+        Raises:
+            DivergenceError: all of a width did.
+        """
+        found = {width: entry for width, entry in self._found.items() if entry[0]}
+        if not found:
+            return 0
+        rows = [
+            f"{bad} of {of} networks of width {width} diverge"
+            + (f", the first at step {first:.0f}" if first < NEVER else "")
+            for width, (bad, of, first) in found.items()
+        ]
+        training, gamma0 = self._problem.training, self._problem.network.gamma0
+        way_out = f"Lower {training.largest_step}, or gamma0={gamma0}."
+        if any(bad == of for bad, of, _ in found.values()):
+            raise DivergenceError(f"{'; '.join(rows)}. {way_out}")
+        warnings.warn(
+            f"{'; '.join(rows)}: results are those of the others, and say nothing of these. {way_out}", stacklevel=3
+        )
+        return sum(bad for bad, _, _ in found.values())
+
+
 class Collection:
     """Results of all members, filled batch by batch.
 
@@ -56,36 +96,83 @@ class Collection:
     """
 
     def __init__(self, plan: Plan, members: Members, dtype: str, memory_limit: int | None) -> None:
-        self.plan, self.members, self.dtype = plan, members, dtype
+        self.plan, self.members = plan, members
         leading = (len(members.widths), len(members.seeds))
         memory.require(
-            plan.result_bytes(dtype) * leading[0] * leading[1],
+            plan.numbers(plan.recorded) * np.dtype(dtype).itemsize * leading[0] * leading[1],
             limit=memory_limit,
             available=memory.available_on_host(),
             what=f"the results of {leading[0]} widths with {leading[1]} networks each",
-            ways_out="record fewer save_steps or observables, or train fewer seeds",
+            ways_out="record fewer save_steps or observables, train fewer seeds, or take keep='moments'",
         )
-        self._results = plan.allocate(leading, dtype)
+        self._results = {name: np.full(leading + plan.shape(name), np.nan, dtype) for name in plan.recorded}
+        self._diverged = np.zeros(leading, bool)
+        self.divergences = Divergences(plan.problem)
 
-    def put(self, width: int, first: int, batch: Mapping[str, NDArray[Any]]) -> None:
+    def put(self, width: int, first: int, batch: Mapping[str, NDArray[Any]], exploded_at: NDArray[np.float64]) -> None:
         """Members of one width, from position `first` in the list of seeds on: arrays (member, ...)."""
-        i = self.members.widths.index(width)
+        i, bad = self.members.widths.index(width), exploded_at < NEVER
+        self.divergences.add(width, int(bad.sum()), len(bad), float(exploded_at.min()))
+        self._diverged[i, first : first + len(bad)] = bad
         for name, value in batch.items():
-            self._results[name][i, first : first + len(value)] = value
+            self._results[name][i, first : first + len(bad)][~bad] = value[~bad]
 
     def dataset(self, **attrs: Any) -> xr.Dataset:
         """The Dataset of kind "ensemble"."""
         results: dict[str, NDArray[Any]] = dict(self._results)
         if "loss" in self.plan.observables:
             prediction = results["prediction"].astype(np.float64)
-            results |= schema.losses(self.plan.problem, prediction) | schema.accuracies(self.plan.problem, prediction)
-        if "prediction" not in self.plan.observables:
-            del results["prediction"]
-        return schema.build(
-            "ensemble",
-            self.plan.problem,
-            results,
-            steps=self.plan.steps,
-            coords={"width": np.array(self.members.widths), "seed": np.array(self.members.seeds)},
-            attrs={"dtype": self.dtype, "seed": self.members.root, **attrs},
+            results |= schema.losses(self.plan.problem, prediction)
+            results |= {
+                name: np.where(self._diverged[..., None], np.nan, value)
+                for name, value in schema.accuracies(self.plan.problem, prediction).items()
+            }
+        results = {name: results[name] for name in self.plan.quantities}
+        if self._diverged.any():
+            results["diverged"] = self._diverged
+        return _dataset("ensemble", self.plan, self.members, results, {"seed": np.array(self.members.seeds)}, attrs)
+
+
+class MomentCollection:
+    """Moments of blocks of members, filled batch by batch; arguments and errors as of `Collection`."""
+
+    def __init__(self, plan: Plan, members: Members, block: int, memory_limit: int | None) -> None:
+        self.plan, self.members = plan, members
+        count = len(members.seeds)
+        self.blocks = [range(first, min(first + block, count)) for first in range(0, count, block)]
+        memory.require(
+            plan.moment_numbers() * 8 * len(members.widths) * len(self.blocks),
+            limit=memory_limit,
+            available=memory.available_on_host(),
+            what=f"the moments of {len(members.widths)} widths with {len(self.blocks)} blocks each",
+            ways_out="record fewer save_steps or observables, or take a larger block",
         )
+        self._results: list[dict[int, Results]] = [{} for _ in members.widths]
+        self.divergences = Divergences(plan.problem)
+
+    def put(self, width: int, first: int, found: BlockMoments) -> None:
+        """Blocks of one width, from position `first` on."""
+        self._results[self.members.widths.index(width)][first] = found.arrays()
+        self.divergences.add(width, int(found.diverged.sum()), int((found.count + found.diverged).sum()))
+
+    def dataset(self, **attrs: Any) -> xr.Dataset:
+        """The Dataset of kind "moments"."""
+        rows = [[by_first[first] for first in sorted(by_first)] for by_first in self._results]
+        results = {
+            name: np.stack([np.concatenate([part[name] for part in row]) for row in rows]) for name in rows[0][0]
+        }
+        coords = {"block": np.arange(len(self.blocks))}
+        return _dataset("moments", self.plan, self.members, results, coords, attrs)
+
+
+def _dataset(
+    kind: str, plan: Plan, members: Members, results: Results, coords: dict[str, Any], attrs: dict[str, Any]
+) -> xr.Dataset:
+    return schema.build(
+        kind,
+        plan.problem,
+        results,
+        steps=plan.steps,
+        coords={"width": np.array(members.widths), **coords},
+        attrs={"seed": members.root, **attrs},
+    )

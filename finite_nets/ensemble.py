@@ -1,28 +1,28 @@
 """`train_ensemble`: from a Problem to the Dataset of networks of several widths.
 
-Networks of one width are trained side by side as batched matrix products, as many at once as memory (on a CPU: the
-cache) takes.  A member is a function of (root seed, width, seed index) and the problem alone, whatever the batches
-and the device.
+Networks of one width are trained side by side as batched matrix products (`finite_nets.runner`).  Either every member
+is kept, or moments over blocks of members alone: then a million networks take no more memory than a thousand.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
 import xarray as xr
 
 from dmft import schema
-from dmft.errors import DivergenceError
 from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
-from finite_nets.collection import Collection, check_members
-from finite_nets.network import Trainer, initialise
+from finite_nets.collection import Collection, MomentCollection, check_members
+from finite_nets.precision import precision
 from finite_nets.recording import Plan
+from finite_nets.runner import Runner
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+KEEP = ("members", "moments")
+BLOCKS = (32, 64)  # how many blocks of moments a width has, if it is not said: enough for errors from their scatter
 
 
 def train_ensemble(
@@ -36,6 +36,9 @@ def train_ensemble(
     observables: Sequence[str] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
+    keep: str = "members",
+    block: int | None = None,
+    covariance: bool = False,
     memory_limit: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -47,20 +50,26 @@ def train_ensemble(
         seeds: how many members a width, or the seed indices themselves.
         seed: the root seed; a member depends on it, its width and its seed index only.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is one.
-        dtype: "float32" or "float64", of weights and results (losses are float64).
+        dtype: "float32", "float64", "tf32" or "bf16" (`finite_nets.precision` says what each is).
         observables: what to record, among prediction, loss (with test_loss, and accuracies of classes), feature_kernel,
             gradient_kernel, ntk; by default all of them for a single output, the first three for several (kernels
             between outputs are as many times larger as outputs squared).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
+        keep: "members": results of every network.  "moments": their number, means and squared deviations over blocks of
+            networks, from which `comparisons` finds means, variances and errors; `seeds` is a number then.
+        block: of moments, how many networks a block has; by default so that there are 32 to 64 blocks.
+        covariance: of moments, add the products of deviations of predictions over all (step, sample).
         memory_limit: in bytes, for the results and a batch; by default what is available.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Dataset of kind "ensemble" (`dmft.schema`) with leading dimensions width and seed.
+        Dataset of kind "ensemble" with leading dimensions width and seed, or of kind "moments" with width and block
+        (`dmft.schema`).  Networks whose loss explodes or is not finite are masked and counted: nan in an ensemble,
+        where `diverged` marks them; left out of moments.  A warning says how many.
 
     Raises:
-        DivergenceError: networks whose loss explodes or is not finite, with their width, step and number.
+        DivergenceError: all networks of a width diverge.
         MemoryEstimateError: when results or a single network do not fit, with the numbers.
         ValueError, TypeError: arguments out of range.
     """
@@ -69,45 +78,60 @@ def train_ensemble(
     members = check_members(widths, seeds, seed)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
+    numbers = precision(dtype)
     plan = Plan(
-        problem, schema.saved_steps(problem, save_steps), frozenset(schema.observables(observables, problem)), two_time
+        problem,
+        schema.saved_steps(problem, save_steps),
+        frozenset(schema.observables(observables, problem)),
+        two_time,
+        covariance,
     )
-    where = _device(device)
-    trainer = Trainer(problem, where, DTYPES[dtype])
-    collection = Collection(plan, members, dtype, memory_limit)
-    with (
-        progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar,
-        _full_precision(),
-        torch.inference_mode(),
-    ):
+    block = _check_keep(keep, block, covariance, seeds)
+    where = find_device(device)
+    runner = Runner(plan, numbers, where, members.root, memory_limit)
+    attrs = {"producer": "finite_nets.train_ensemble", "dtype": dtype, "device": device_name(where)}
+    with progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar:
+        if keep == "members":
+            collection = Collection(plan, members, numbers.results, memory_limit)
+            for width in members.widths:
+                for batch in runner.members(width, members.seeds):
+                    collection.put(width, batch.first, batch.results, batch.exploded_at)
+                    bar.update(len(batch.exploded_at))
+            return collection.dataset(**attrs, diverged=collection.divergences.report())
+        moments = MomentCollection(plan, members, block or default_block(len(members.seeds)), memory_limit)
         for width in members.widths:
-            size = plan.batch_size(width, where, dtype, memory_limit)
-            for start in range(0, len(members.seeds), size):
-                indices = torch.tensor(members.seeds[start : start + size], device=where)
-                weights = initialise(
-                    trainer.depth,
-                    trainer.x.shape[1],
-                    width,
-                    indices,
-                    root_seed=members.root,
-                    dtype=DTYPES[dtype],
-                    outputs=trainer.outputs,
-                )
-                training = trainer.run(weights, frozenset(plan.steps.tolist()), gradients=plan.gradients)
-                try:
-                    collection.put(width, start, plan.record(trainer, training))
-                except DivergenceError as error:
-                    raise DivergenceError(f"width {width}, seed indices from {int(indices[0])}: {error}") from error
-                bar.update(len(indices))
-    return collection.dataset(
-        producer="finite_nets.train_ensemble",
-        device="cpu" if where.type == "cpu" else f"cuda: {torch.cuda.get_device_name(where)}",
-    )
+            for first, found in runner.moments(width, moments.blocks):
+                moments.put(width, first, found)
+                bar.update(int((found.count + found.diverged).sum()))
+        return moments.dataset(**attrs, diverged=moments.divergences.report())
 
 
-def _device(name: str) -> torch.device:
+def _check_keep(keep: str, block: int | None, covariance: bool, seeds: int | Sequence[int]) -> int | None:
+    """The size of a block, if given; ValueError, TypeError for arguments that do not go together."""
+    if keep not in KEEP:
+        raise ValueError(f"keep={keep!r} is unknown; choose one of {', '.join(KEEP)}.")
+    if keep == "members":
+        if block is not None or covariance:
+            raise ValueError("block and covariance are for keep='moments'; give that, or leave them out.")
+        return None
+    if not isinstance(seeds, int):
+        raise TypeError("keep='moments' takes a number of seeds, whose indices are 0, 1, ...; give seeds=1000, say.")
+    return None if block is None else _check.integer("block", block, minimum=1)
+
+
+def default_block(seeds: int) -> int:
+    """A size of blocks that divides the seeds into 32 to 64 blocks, or nearly."""
+    fewest, most = BLOCKS
+    whole = [count for count in range(most, fewest - 1, -1) if seeds % count == 0]
+    return seeds // whole[0] if whole else math.ceil(seeds / most)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ValueError: an unknown name, or no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
@@ -118,12 +142,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """float32 products in float32: no TF32, whatever the caller has set."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def device_name(device: torch.device) -> str:
+    """For attributes of results."""
+    return "cpu" if device.type == "cpu" else f"cuda: {torch.cuda.get_device_name(device)}"

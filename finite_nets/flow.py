@@ -37,16 +37,16 @@ GAMMA = 1 - 1 / math.sqrt(2)
 
 def euler(trainer: Trainer, state: State, seen: Fields, trained: Fields, rate: float) -> None:
     """A step of first order, in place, from the fields of all samples and those of the training samples."""
-    K = _ntk(trainer, seen, trained)
+    K = _ntk(trainer, state, seen, trained)
     assert state.carried is not None  # set by the first pass
     pulled = K @ trained.delta.flatten(1)[..., None]
     state.carried = state.carried + rate / trainer.n_train * pulled.reshape_as(state.carried)
-    trainer.push(state.weights, trained, trained.delta, rate * trainer.batch_scale)
+    trainer.push(state, state.weights, trained, trained.delta, rate)
 
 
 def rosenbrock(trainer: Trainer, state: State, seen: Fields, rate: float) -> None:
     """A step of second order, in place; `seen` are the fields of the training samples."""
-    tau, factor = rate / trainer.n_train, rate * trainer.batch_scale
+    tau = rate / trainer.n_train
     curvature: Tensor = loss.curvature(torch, trainer.loss, seen.output, seen.target).double()
 
     def damped(v: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def rosenbrock(trainer: Trainer, state: State, seen: Fields, rate: float) -> Non
         by_sample = v.reshape(*curvature.shape[:3], -1)
         return GAMMA * tau * (curvature @ by_sample).reshape_as(v)
 
-    K = _ntk(trainer, seen, seen).double()
+    K = _ntk(trainer, state, seen, seen).double()
     factors, pivots, _ = torch.linalg.lu_factor_ex(torch.eye(K.shape[-1], dtype=K.dtype, device=K.device) + damped(K))
 
     def solved(v: Tensor) -> Tensor:
@@ -62,22 +62,22 @@ def rosenbrock(trainer: Trainer, state: State, seen: Fields, rate: float) -> Non
         return solution
 
     def along(fields: Fields, coefficients: Tensor) -> None:
-        trainer.push(state.weights, fields, coefficients.reshape_as(fields.delta).to(fields.delta.dtype), factor)
+        trainer.push(state, state.weights, fields, coefficients.reshape_as(fields.delta).to(fields.delta.dtype), rate)
 
     a = solved(seen.delta.double().flatten(1)[..., None])
     along(seen, a)
     met = trainer.meet(0, everything=False)
     _, trial = trainer.evaluate(state, met, gradients=False)
-    response = _ntk(trainer, seen, trial).double() @ trial.delta.double().flatten(1)[..., None]
+    response = _ntk(trainer, state, seen, trial).double() @ trial.delta.double().flatten(1)[..., None]
     b = solved(damped(response) + 2 * a)
     # from theta*, which the weights are at
     along(seen, (a - b) / 2)
     along(trial, trial.delta / 2)
 
 
-def _ntk(trainer: Trainer, a: Fields, b: Fields) -> Tensor:
+def _ntk(trainer: Trainer, state: State, a: Fields, b: Fields) -> Tensor:
     """K (member, event, event_2) between two passes over the first samples of the task."""
     features = cross_kernels(a.features, b.features)
     gradients = cross_kernels(a.gradients, b.gradients)
     inputs = trainer.input_kernel[: len(a.x), : len(b.x)]
-    return ntk(inputs, features, gradients, trainer.branch)
+    return ntk(inputs, features, gradients, state.scales.tangent, trainer.bias)

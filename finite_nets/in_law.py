@@ -24,7 +24,7 @@ from dmft import memory, schema
 from dmft.engine import loop
 from dmft.engine.network import Form, Rule, layers
 from dmft.engine.population import particles
-from dmft.errors import DivergenceError, exploded
+from dmft.errors import exploded
 from dmft.progress import progress_bar
 from dmft.run import (
     TOLERANCES,
@@ -36,8 +36,9 @@ from dmft.run import (
     recorded_kernels,
 )
 from dmft.specs import Problem, _check
+from finite_nets.budget import CPU_BATCH, GPU_SHARE
 from finite_nets.collection import Collection, check_members
-from finite_nets.recording import CPU_BATCH, GPU_SHARE, Plan
+from finite_nets.recording import Plan
 
 COPIES = 3  # of the state of a member, that the compiled loop takes
 
@@ -74,7 +75,7 @@ def sample_in_law(
         float64.
 
     Raises:
-        DivergenceError: networks whose loss explodes or is not finite, with their width, seed index and step.
+        DivergenceError: all networks of a width diverge; where some do, they are masked, counted and warned of.
         MemoryEstimateError: when results or a single network do not fit, with the numbers.
         ValueError, TypeError: arguments out of range.
 
@@ -112,11 +113,17 @@ def sample_in_law(
                 padded = np.resize(indices, size) if len(indices) < size else np.array(indices)
                 keys = _keys(members.root, width, jnp.asarray(padded, jnp.uint32))
                 seen = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys).items()}
-                _raise_if_exploded(problem, seen["every_prediction"], width, indices)
-                shapes = plan.shapes()  # vectors are split into samples and outputs
-                collection.put(width, start, {name: seen[name].reshape(-1, *shapes[name]) for name in shapes})
+                # vectors are split into samples and outputs
+                batch = {name: seen[name].reshape(-1, *plan.shape(name)) for name in plan.recorded}
+                collection.put(width, start, batch, _exploded_at(problem, seen["every_prediction"]))
                 bar.update(len(indices))
-    return collection.dataset(producer="finite_nets.sample_in_law", device=f"{where.platform}: {where.device_kind}")
+    diverged = collection.divergences.report()
+    return collection.dataset(
+        producer="finite_nets.sample_in_law",
+        dtype="float64",
+        device=f"{where.platform}: {where.device_kind}",
+        diverged=diverged,
+    )
 
 
 @jax.jit
@@ -153,10 +160,8 @@ def _sampled(
     form: Form,
     two_time: bool,
 ) -> dict[str, jax.Array]:
-    inputs, outputs = rule.inputs.shape[1], rule.targets.shape[1]
-
     def member(key: jax.Array) -> dict[str, jax.Array]:
-        draws = loop.draws_needed(depth, inputs, outputs, capacity, residual=form.residual)
+        draws = loop.draws_needed(rule, form, depth, capacity)
         normals = [jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws)]
         crowd = [particles(z) for z in normals]
         start = loop.limit_network(rule, form, depth, crowd, TOLERANCES[0], capacity=capacity)
@@ -196,13 +201,8 @@ def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
     return max(1, min(target, memory_limit or target) // needed)
 
 
-def _raise_if_exploded(problem: Problem, prediction: NDArray[np.float64], width: int, indices: Sequence[int]) -> None:
+def _exploded_at(problem: Problem, prediction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(member,): the step at which the loss exploded, infinite for the healthy."""
     loss = observed_loss(problem, prediction)
     bad = exploded(loss, loss[:, :1])
-    if bad.any():
-        first = np.where(bad.any(axis=1), bad.argmax(axis=1), loss.shape[1]).argmin()
-        raise DivergenceError(
-            f"width {width}: {int(bad.any(axis=1).sum())} of {len(bad)} networks diverge, the first (seed index "
-            f"{indices[first]}) at step {int(bad[first].argmax())}. Lower "
-            f"{problem.training.largest_step}, or gamma0={problem.network.gamma0}."
-        )
+    return np.where(bad.any(axis=1), bad.argmax(axis=1), np.inf)

@@ -1,13 +1,16 @@
 """What is recorded of a batch of networks at a step, with a leading axis `member`.
 
     Phi^l = phi(h^l) . phi(h^l)' / N      G^l = g^l . g^l' / N
-    K = sum_{l=0..L} b_l^2 G^{l+1} Phi^l      Phi^0 = K^x,  G^{L+1} = 1 in outputs,  b_0 = b_L = 1, else b
+    K = sum_{l=0..L} m_l G^{l+1} (Phi^l + sigma^2)      Phi^0 = K^x,  G^{L+1} = 1 in outputs
 
-b is the branch scale of a residual network, else 1.  Fields are (member, sample, N), backward fields (member, sample,
-output, N); an event is a sample, or a sample and an output.
+sigma is the scale of biases, which the last term, that of the readout, lacks; m_l is 1 where weights are trained, b^2
+in the blocks of a residual network (`dmft.specs.parameterization`, tangent scales).  Fields are (member, sample, N),
+backward fields (member, sample, output, N); an event is a sample, or a sample and an output.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,17 +32,20 @@ def two_time_kernels(fields: list[Tensor]) -> Tensor:
     return kernels([_by_event(field.movedim(0, 1)) for field in fields])
 
 
-def ntk(input_kernel: Tensor, feature_kernel: Tensor, gradient_kernel: Tensor, branch: float = 1.0) -> Tensor:
-    """(member, event, event_2), from Phi^0 (sample, sample_2), Phi (member, layer, sample, sample_2) and G (member,
-    layer, event, event_2)."""
+def ntk(
+    input_kernel: Tensor, feature_kernel: Tensor, gradient_kernel: Tensor, tangent: Sequence[float], bias: float
+) -> Tensor:
+    """(member, event, event_2), from Phi^0 + sigma^2 (sample, sample_2), Phi (member, layer, sample, sample_2) and G
+    (member, layer, event, event_2)."""
     rows, columns = input_kernel.shape
     members, layers, events, events_2 = gradient_kernel.shape
     outputs = events // rows
     G = gradient_kernel.reshape(members, layers, rows, outputs, columns, outputs)
     phi = feature_kernel[:, :, :, None, :, None]
-    inner = branch**2 * (G[:, 1:] * phi[:, :-1]).sum(1)
     same = torch.eye(outputs, dtype=phi.dtype, device=phi.device)[:, None, :]
-    K = G[:, 0] * input_kernel[:, None, :, None] + inner + phi[:, -1] * same
+    K = tangent[0] * G[:, 0] * input_kernel[:, None, :, None] + tangent[-1] * phi[:, -1] * same
+    for layer in range(1, layers):
+        K = K + tangent[layer] * G[:, layer] * (phi[:, layer - 1] + bias**2)
     return K.reshape(members, events, events_2)
 
 

@@ -2,11 +2,13 @@
 
 The bits of entry j of parameter l of member s of width N are Philox-4x32-10 (Salmon et al. 2011, "Parallel random
 numbers: as easy as 1, 2, 3") of the counter (j // 4, l, s, N) under the key `root seed`: the same on every device
-and for every split of an ensemble into batches.  Normals come from pairs of 32-bit words by Box-Muller.
+and for every split of an ensemble into batches.  Normals come from pairs of 32-bit words by Box-Muller.  On a GPU, in
+single precision, the kernel of `finite_nets.kernels` makes the same numbers, up to rounding.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import torch
@@ -40,6 +42,16 @@ def normals(
 ) -> Tensor:
     """(member, *shape): iid N(0,1) entries of one parameter, on the device of `members` (int64 seed indices)."""
     size = math.prod(shape)
+    if dtype != torch.float64 and have_kernels(members.device):
+        from finite_nets import kernels
+
+        out = torch.empty((len(members), size), dtype=dtype, device=members.device)
+        kernels.normals(out, members, root_seed=root_seed, width=width, parameter=parameter)
+        return out.view(len(members), *shape)
+    if dtype == torch.bfloat16:
+        return normals(
+            shape, root_seed=root_seed, width=width, parameter=parameter, members=members, dtype=torch.float32
+        ).to(dtype)
     blocks = -(-size // LANES)
     out = torch.empty((len(members), blocks, LANES), dtype=dtype, device=members.device)
     at_once = COUNTERS_AT_ONCE[members.device.type]
@@ -57,6 +69,11 @@ def normals(
                 part[..., lane] = radius * torch.cos(angle)
                 part[..., lane + 1] = radius * torch.sin(angle)
     return out.view(len(members), -1)[:, :size].reshape(len(members), *shape)
+
+
+def have_kernels(device: torch.device) -> bool:
+    """Whether the kernels of `finite_nets.kernels` run there."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def _uniform(word: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,55 +1,73 @@
-"""What is recorded of an ensemble, and the memory that it takes."""
+"""What is recorded of an ensemble: of every member, or moments over blocks of members."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dmft import memory, schema
-from dmft.specs import GradientFlow, Problem
-from finite_nets.network import Fields, Trainer
+from dmft import schema
+from dmft.specs import Problem, loss
+from finite_nets.moments import BlockMoments, Blocks
+from finite_nets.network import Fields, State, Trainer
 from finite_nets.observables import kernels, ntk, two_time_kernels
-from finite_nets.random import GENERATOR_BYTES
 
-CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
-GPU_SHARE = 0.5  # of the free memory for a batch
+Results = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is recorded of each network, and the memory that it takes."""
+    """What is recorded of each network.
+
+    covariance: for moments, also the products of deviations of predictions over (step, sample).
+    """
 
     problem: Problem
     steps: NDArray[np.int64]
     observables: frozenset[str]
-    two_time: bool
+    two_time: bool = False
+    covariance: bool = False
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each recorded variable of one network; predictions always, since losses follow from them."""
-        steps, samples = len(self.steps), self._observed
-        sizes = {"step": steps, "sample": samples, "layer": self.problem.network.depth, "output": self._outputs}
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """Variables that are taken from a network while it trains; predictions always: losses follow from them."""
         names = {"prediction"} | (self.observables - {"loss"})
         if self.two_time:
             names |= {"feature_kernel_two_time", "gradient_kernel_two_time"}
-        return {name: tuple(sizes[dim.removesuffix("_2")] for dim in self._dims(name)) for name in sorted(names)}
+        return tuple(sorted(names))
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Variables that results hold."""
+        names = {name for name in self.recorded if name != "prediction" or name in self.observables}
+        if "loss" in self.observables:
+            names |= set(schema.losses_held(self.problem))
+        if self.covariance:
+            names.add("prediction")
+        return tuple(name for name in schema.VARIABLES if name in names)
 
     @property
     def gradients(self) -> bool:
         """Whether backward fields of all samples and outputs are needed for what is recorded."""
         return self.two_time or bool({"gradient_kernel", "ntk"} & self.observables)
 
-    @property
-    def _outputs(self) -> int:
-        outputs: int = self.problem.task.targets.shape[1]
-        return outputs
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a variable of one network."""
+        sizes = {
+            "step": len(self.steps),
+            "sample": self.observed,
+            "layer": self.problem.network.depth,
+            "output": self.problem.task.targets.shape[1],
+        }
+        return tuple(sizes[dim.removesuffix("_2")] for dim in self._dims(name))
 
     @property
-    def _observed(self) -> int:
+    def observed(self) -> int:
         """Number of samples in results."""
         hidden: int = self.problem.observed.start
         return self.problem.task.n_samples - hidden
@@ -58,93 +76,100 @@ class Plan:
         """Of one network's variable."""
         return schema.dims("limit", name, outputs=bool(self.problem.task.outputs))
 
-    def result_bytes(self, dtype: str) -> int:
-        """Of one network."""
-        return sum(int(np.prod(shape)) for shape in self.shapes().values()) * np.dtype(dtype).itemsize
+    def step_axis(self, name: str) -> int:
+        """Where the steps stand among the dimensions of a variable of one network."""
+        return self._dims(name).index("step")
 
-    def weight_bytes(self, width: int, dtype: str) -> int:
-        """Of one network."""
-        task, depth = self.problem.task, self.problem.network.depth
-        inputs = min(task.dimension, task.n_samples)
-        return width * (inputs + (depth - 1) * width + self._outputs) * np.dtype(dtype).itemsize
+    def numbers(self, names: Sequence[str]) -> int:
+        """How many of these variables make up one network."""
+        return sum(int(np.prod(self.shape(name))) for name in names)
 
-    def working_bytes(self, width: int, dtype: str) -> int:
-        """Of one network while it trains: weights, a velocity and one temporary copy; three fields of each sample and
-        event (for two-time kernels those of all saved steps, as a list, stacked and flattened); what a flow solves;
-        results."""
-        training, network, outputs = self.problem.training, self.problem.network, self._outputs
-        scheme = training.scheme if isinstance(training, GradientFlow) else "descent"
-        batch = self.problem.batches.shape[1]
-        samples = self._observed + (batch if self.problem.observed.start else 0)
-        events = samples * outputs
-        if not self.gradients and scheme != "euler":  # backward passes of the batch; from the loss, unless a flow's
-            events = batch * (outputs if scheme == "rosenbrock" else 1)
-        fields, kernels = samples + events, 0
-        if scheme == "rosenbrock":  # a second pass, and the system with its factors
-            fields, kernels = fields + batch * (1 + outputs), (network.depth + 6) * (batch * outputs) ** 2
-        elif scheme == "euler":
-            kernels = (network.depth + 3) * events * batch * outputs
-        history = len(self.steps) * self._observed * (1 + outputs) if self.two_time else 0
-        field = network.depth * width * np.dtype(dtype).itemsize
-        copies = 3 if training.momentum else 2
-        in_float64 = kernels * np.dtype(np.float64).itemsize
-        total = copies * self.weight_bytes(width, dtype) + 3 * field * (fields + history)
-        return total + in_float64 + 2 * self.result_bytes(dtype)
+    def moment_numbers(self) -> int:
+        """How many make up one block of moments."""
+        pairs = int(np.prod(self.shape("prediction"))) ** 2 if self.covariance else 0
+        return 2 * self.numbers(self.quantities) + pairs + 2
 
-    def allocate(self, leading: tuple[int, int], dtype: str) -> dict[str, NDArray[Any]]:
-        return {name: np.full(leading + shape, np.nan, dtype) for name, shape in self.shapes().items()}
+    # ---- a batch -----------------------------------------------------------------------------------------------------
 
-    def record(self, trainer: Trainer, training: Iterator[Fields]) -> dict[str, NDArray[Any]]:
-        """Train a batch to its end and return the recorded variables (member, ...)."""
-        shapes = self.shapes()
-        wanted = set(shapes)
-        step_axis = {name: self._dims(name).index("step") for name in wanted}
-        seen: dict[str, list[torch.Tensor]] = {name: [] for name in wanted if not name.endswith("two_time")}
-        features, gradients = [], []
-        for fields in training:
-            values = {"prediction": fields.output}
-            if wanted & {"feature_kernel", "ntk"}:
-                values["feature_kernel"] = kernels(fields.features)
-            if wanted & {"gradient_kernel", "ntk"}:
-                values["gradient_kernel"] = kernels(fields.gradients)
-            if "ntk" in wanted:
-                values["ntk"] = ntk(
-                    trainer.input_kernel, values["feature_kernel"], values["gradient_kernel"], trainer.branch
-                )
-            for name in seen:
-                # events are samples and outputs, if results have those
-                one_step = shapes[name][: step_axis[name]] + shapes[name][step_axis[name] + 1 :]
-                seen[name].append(values[name].reshape(-1, *one_step))
+    def members(self, trainer: Trainer, state: State) -> Results:
+        """Train a batch to its end; the recorded variables (member, ...), whatever became of the members."""
+        seen: dict[str, list[Tensor]] = {}
+        for name, value in self._observed(trainer, state):
+            seen.setdefault(name, []).append(value)
+        return {name: self._over_steps(name, values).cpu().numpy() for name, values in seen.items()}
+
+    def moments(self, trainer: Trainer, state: State, blocks: Blocks) -> BlockMoments:
+        """Train a batch to its end; the moments of its blocks."""
+        predictions: list[Tensor] = []
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for name, value in self._observed(trainer, state):
+            if name == "prediction":
+                predictions.append(value)
+            else:
+                seen.setdefault(name, []).append(blocks.moments(value))
+        prediction = self._over_steps("prediction", predictions)
+        found = {}
+        for name, values in seen.items():
+            means, squares = zip(*values, strict=True)
+            found[name] = self._over_steps(name, list(means)), self._over_steps(name, list(squares))
+        for name, value in {"prediction": prediction, **self._of_predictions(trainer, prediction)}.items():
+            found[name] = blocks.moments(value)
+        found = {name: found[name] for name in self.quantities}
+        return blocks.collected(found, blocks.products(prediction) if self.covariance else None)
+
+    def _observed(self, trainer: Trainer, state: State) -> Iterator[tuple[str, Tensor]]:
+        """Name and values (member, ...) of what is recorded: of one saved step after the other, and of all together
+        for two-time kernels, at the end."""
+        wanted, features, gradients = set(self.recorded), [], []
+        saved = frozenset(self.steps.tolist())
+        for fields in trainer.run(state, saved, gradients=self.gradients):
+            for name, value in self._of_step(trainer, state, fields).items():
+                if name in wanted:
+                    # events are samples and outputs, if results have those
+                    shape, axis = self.shape(name), self.step_axis(name)
+                    yield name, value.reshape(-1, *shape[:axis], *shape[axis + 1 :])
             if self.two_time:
                 features.append(fields.features)
                 gradients.append(fields.gradients)
-        batch = {name: torch.stack(steps, dim=1 + step_axis[name]) for name, steps in seen.items()}
-        for name, history in (("feature", features), ("gradient", gradients)):
-            if self.two_time:
+        if self.two_time:
+            for name, history in (("feature", features), ("gradient", gradients)):
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
                 variable = f"{name}_kernel_two_time"
-                batch[variable] = two_time_kernels(layers).reshape(-1, *shapes[variable])
-        return {name: value.cpu().numpy() for name, value in batch.items()}
+                yield variable, two_time_kernels(layers).reshape(-1, *self.shape(variable))
 
-    def batch_size(self, width: int, device: torch.device, dtype: str, memory_limit: int | None) -> int:
-        """How many networks of this width to train at once.
+    def _of_step(self, trainer: Trainer, state: State, fields: Fields) -> dict[str, Tensor]:
+        values = {"prediction": fields.output}
+        if {"feature_kernel", "ntk"} & self.observables:
+            values["feature_kernel"] = kernels(fields.features)
+        if {"gradient_kernel", "ntk"} & self.observables:
+            values["gradient_kernel"] = kernels(fields.gradients)
+        if "ntk" in self.observables:
+            values["ntk"] = ntk(
+                trainer.input_kernel,
+                values["feature_kernel"],
+                values["gradient_kernel"],
+                state.scales.tangent,
+                trainer.bias,
+            )
+        return values
 
-        Raises:
-            MemoryEstimateError: if there is no room for one.
-        """
-        needed, random_bits = self.working_bytes(width, dtype), GENERATOR_BYTES[device.type]
-        if device.type == "cuda":
-            available, _ = torch.cuda.mem_get_info(device)
-            target = int(GPU_SHARE * available)
-        else:
-            available, target = memory.available_on_host(), CPU_BATCH
-        memory.require(
-            needed + (random_bits if memory_limit is None else 0),
-            limit=memory_limit,
-            available=available,
-            what=f"one network of width {width}",
-            ways_out="lower the width, use dtype='float32', or fewer samples",
-        )
-        if memory_limit is not None:
-            target = min(target, memory_limit)
-        return max(1, target // needed)
+    def _over_steps(self, name: str, values: list[Tensor]) -> Tensor:
+        """The values of all steps as one array (member or block, ...)."""
+        return values[0] if name.endswith("two_time") else torch.stack(values, dim=1 + self.step_axis(name))
+
+    def _of_predictions(self, trainer: Trainer, prediction: Tensor) -> dict[str, Tensor]:
+        """Losses and accuracies (member, step)."""
+        if "loss" not in self.observables:
+            return {}
+        task = self.problem.task
+        f = (prediction if task.outputs else prediction[..., None]).double()
+        y = trainer.targets[trainer.observed].double()
+        each = {"loss": loss.values(torch, self.problem.loss, f, y)}
+        if self.problem.loss in loss.CLASSIFICATION:
+            each["accuracy"] = loss.correct(torch, f, y)
+        splits = schema.splits(self.problem)
+        return {
+            f"{prefix}{name}": value[..., part].mean(-1)
+            for name, value in each.items()
+            for prefix, part in splits.items()
+        }

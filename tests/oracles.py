@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dmft.specs import parameterization
-from finite_nets.activations import functions
+from finite_nets.activations import function
 
 
 def gaussian_averages(activation, K):
@@ -51,7 +51,7 @@ def autograd_network(problem, first, hidden, readout):
     Returns predictions (step, sample) and the NTK at initialisation (sample, sample_2), from the parameter Jacobian.
     """
     task, network, width = problem.task, problem.network, len(readout)
-    phi, _ = functions(network.activation)
+    phi = function(network.activation)
     parameters = [p.clone().requires_grad_() for p in (first, *hidden, readout)]
     x, y = torch.tensor(task.x), torch.tensor(task.y)
     n = task.n_train
@@ -59,8 +59,8 @@ def autograd_network(problem, first, hidden, readout):
     def output():
         h = x @ parameters[0].T * parameterization.input_scale(task.dimension)
         for w in parameters[1:-1]:
-            h = phi(h) @ w.T * parameterization.hidden_scale(width)
-        return phi(h) @ parameters[-1] * parameterization.output_scale(network.gamma0, width)
+            h = phi(h)[0] @ w.T * parameterization.hidden_scale(width)
+        return phi(h)[0] @ parameters[-1] * parameterization.output_scale(network.gamma0, width)
 
     with torch.no_grad():
         offset = output() * float(network.centered)

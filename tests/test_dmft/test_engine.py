@@ -17,6 +17,7 @@ from dmft.engine import basis, loop, matrix, network, population
 from dmft.engine import normals as raw_normals
 from dmft.specs.parameterization import input_scale
 from finite_nets.network import initialise
+from finite_nets.precision import PRECISIONS
 
 EXACT = 1e-7  # tolerance that drops nothing but rounding
 
@@ -137,7 +138,7 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
     problem = dmft.Problem(dmft.MLP(depth, activation, 1.5, centered), task, dmft.GradientDescent(0.5, 6))
     nets = finite_nets.train_ensemble(problem, widths=[width], seeds=[4], dtype="float64", two_time=True)
 
-    weights = initialise(depth, 5, width, torch.tensor([4]), root_seed=0, dtype=torch.float64)
+    weights = initialise(depth, 5, width, torch.tensor([4]), root_seed=0, precision=PRECISIONS["float64"])
     rule, form = loop.rule_of(problem), loop.form_of(problem)
     start = network.Network(
         # the input coordinates X span the inputs: W^0 x / sqrt(D) = X first
@@ -175,7 +176,7 @@ def in_law(problem, width, count, *, project, seed=0):
 
     rng = np.random.default_rng(seed)
     raw = tuple(
-        jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(depth, samples, 1, capacity)
+        jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(rule, form, depth, capacity)
     )
     return np.asarray(jax.jit(jax.vmap(one))(raw))
 
@@ -220,7 +221,7 @@ def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
     def size(last):
         problem = dataclasses.replace(small_problem, training=dmft.GradientDescent(0.6, 500))
         rule, form = loop.rule_of(problem), loop.form_of(problem)
-        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(2, 3, 1, 40)]
+        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(rule, form, 2, 40)]
         start = loop.limit_network(rule, form, 2, crowd, 1e-3, capacity=40)
         room = loop.empty_history(start, rule, form, [last])
         text = loop.advance.lower(start, room, rule, 0, last + 1, form=form).as_text()

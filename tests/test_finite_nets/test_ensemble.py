@@ -10,10 +10,11 @@ import xarray as xr
 
 import dmft
 import finite_nets
-import finite_nets.recording
+import finite_nets.budget
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, exploded
-from finite_nets.network import initialise, span_coordinates
+from finite_nets.network import initialise, input_coordinates
+from finite_nets.precision import PRECISIONS
 from oracles import autograd_network
 
 ACTIVATIONS = [dmft.tanh(0.8), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(2.0), dmft.linear()]
@@ -31,7 +32,7 @@ def test_training_is_that_of_automatic_differentiation(activation, depth, center
     # five inputs in five dimensions: no change of coordinates, the weights are those of the oracle
     problem = some_problem(depth, activation, centered, features=5)
     nets = finite_nets.train_ensemble(problem, widths=[17], seeds=[0, 3], dtype="float64")
-    weights = initialise(depth, 5, 17, torch.tensor([0, 3]), root_seed=0, dtype=torch.float64)
+    weights = initialise(depth, 5, 17, torch.tensor([0, 3]), root_seed=0, precision=PRECISIONS["float64"])
     for member in range(2):
         one = (weights.first[member], [w[member] for w in weights.hidden], weights.readout[member, 0])
         predictions, ntk = autograd_network(problem, *one)
@@ -56,7 +57,7 @@ def test_a_member_is_a_function_of_root_seed_width_and_index(monkeypatch):
     problem = some_problem()
     whole = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=20, dtype="float64")
     # other batches, other order, other company
-    monkeypatch.setattr(finite_nets.recording, "CPU_BATCH", 100_000)
+    monkeypatch.setattr(finite_nets.budget, "CPU_BATCH", 100_000)
     part = finite_nets.train_ensemble(problem, widths=[16], seeds=[19, 7], dtype="float64")
     xr.testing.assert_allclose(part, whole.sel(width=[16], seed=[19, 7]), rtol=1e-9)
     split = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=20, dtype="float64")
@@ -105,10 +106,13 @@ def test_uncentered_networks_start_at_their_own_output():
 
 def test_changing_coordinates_of_the_inputs_keeps_their_products():
     x = np.random.default_rng(0).standard_normal((4, 30))
-    small = span_coordinates(x)
+    small, same = (
+        input_coordinates(dmft.Problem(dmft.MLP(1), dmft.Task(a, np.ones(len(a))), dmft.GradientDescent(1.0, 1)))
+        for a in (x, x.T)
+    )
     assert small.shape == (4, 4)
     np.testing.assert_allclose(small @ small.T, x @ x.T, atol=1e-12)
-    np.testing.assert_array_equal(span_coordinates(x.T), x.T)
+    np.testing.assert_array_equal(same, x.T)
 
 
 # ---- against independent simulations -------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ def test_without_centering_the_variance_is_that_of_the_reference_and_a_factor_of
         ({"seed": 2**64}, ValueError, "must be below 2^64"),
         ({"device": "gpu"}, ValueError, "device='gpu' is unknown"),
         ({"device": "cuda:99"}, ValueError, "CUDA device(s); use device=\"cpu\""),
-        ({"dtype": "float16"}, ValueError, "dtype='float16' is not offered; choose one of float32, float64"),
+        ({"dtype": "float16"}, ValueError, "dtype='float16' is not offered; choose one of float64, float32, tf32, bf16"),
         ({"observables": ["spectrum"]}, ValueError, "observables=['spectrum']: give a list with any of prediction"),
         ({"observables": "ntk"}, ValueError, "observables='ntk': give a list with any of prediction"),
         ({"device": None}, ValueError, "device=None is unknown"),
@@ -236,7 +240,7 @@ def test_not_a_problem():
 
 def test_diverging_networks_are_counted():
     problem = dataclasses.replace(some_problem(activation=dmft.relu()), training=dmft.GradientDescent(80.0, 20))
-    message = r"width 8, seed indices from 0: 4 of 4 networks .* the first at step 1\. Lower learning_rate=80"
+    message = r"4 of 4 networks of width 8 diverge, the first at step 1\. Lower learning_rate=80"
     # whether or not the steps at which it happens are saved
     for save_steps in (None, [20], [0, 20]):
         with pytest.raises(DivergenceError, match=message):
@@ -244,16 +248,34 @@ def test_diverging_networks_are_counted():
     finite_nets.train_ensemble(problem, widths=[8], seeds=4, save_steps=[0])
 
 
-def test_a_member_that_explodes_between_saved_steps_and_dies_is_not_returned():
+def test_a_member_that_explodes_between_saved_steps_and_dies_is_masked_and_counted():
     problem = dataclasses.replace(some_problem(2, dmft.relu()), training=dmft.GradientDescent(30.0, 6))
-    with pytest.raises(DivergenceError, match="of 4 networks trained together diverge"):
-        finite_nets.train_ensemble(problem, widths=[16], seeds=4, save_steps=[6])
+    whole = {"widths": [16], "seeds": 8, "save_steps": [6], "dtype": "float64"}
+    with pytest.warns(
+        UserWarning, match="7 of 8 networks of width 16 diverge, the first at step 1: results are those of"
+    ):
+        nets = finite_nets.train_ensemble(problem, **whole)
+    assert nets.diverged.sum() == nets.attrs["diverged"] == 7
+    (healthy,) = np.flatnonzero(~nets.diverged.values[0])
+    alone = finite_nets.train_ensemble(problem, **whole | {"seeds": [int(healthy)]})
+    for name in alone.data_vars:
+        np.testing.assert_allclose(nets[name].values[0, healthy], alone[name].values[0, 0], rtol=1e-9)
+        assert np.isnan(nets[name].values[0, nets.diverged.values[0]]).all()
+    # left out of moments, too, as if they had not been there
+    with pytest.warns(UserWarning, match="7 of 8 networks of width 16 diverge: results are those of the others"):
+        moments = finite_nets.train_ensemble(problem, **whole, keep="moments", block=4, covariance=True)
+    block, other = divmod(int(healthy), 4)[0], 1 - divmod(int(healthy), 4)[0]
+    assert moments["count"].values[0].tolist() == ([1, 0] if block == 0 else [0, 1])
+    assert moments.diverged.values[0].sum() == 7
+    np.testing.assert_allclose(moments.ntk_mean.values[0, block], alone.ntk.values[0, 0], rtol=1e-9)
+    assert (moments.ntk_m2.values[0, block] == 0).all()
+    assert np.isnan(moments.prediction_comoment.values[0, other]).all()
 
 
 def test_an_explosion_that_stays_finite_is_a_divergence():
     problem = dataclasses.replace(some_problem(2, dmft.linear()), training=dmft.GradientDescent(20.0, 3))
     # the losses themselves are numbers: nothing but their size tells
-    with pytest.raises(DivergenceError, match="4 of 4 networks trained together diverge, the first at step 2"):
+    with pytest.raises(DivergenceError, match="4 of 4 networks of width 16 diverge, the first at step 2"):
         finite_nets.train_ensemble(problem, widths=[16], seeds=4, dtype="float64")
 
 

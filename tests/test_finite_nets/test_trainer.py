@@ -15,12 +15,15 @@ import finite_nets
 from dmft.errors import DivergenceError
 from dmft.specs import loss, parameterization
 from finite_nets import flow
-from finite_nets.activations import functions
+from finite_nets.activations import function
+from finite_nets.budget import Budget
 from finite_nets.network import Trainer, initialise
+from finite_nets.precision import PRECISIONS
 from finite_nets.recording import Plan
 
 WIDTH, SEED, FEATURES = 7, 3, 4
 OUTPUTS = {None: (), 3: (3,)}
+DOUBLE = PRECISIONS["float64"]
 # float64 rounding through a few steps: the same arithmetic in another order
 SAME = {"rtol": 1e-9, "atol": 1e-11}
 PREDICTION = {"observables": ["prediction"], "dtype": "float64"}
@@ -50,21 +53,39 @@ def some_problem(kind="squared", outputs=None, training=None, network=None, **si
 def parameters_of(problem, seed=SEED, width=WIDTH):
     """Leaf tensors of the network with this seed index."""
     outputs = problem.task.targets.shape[1]
+    biased = problem.network.bias > 0  # that of the first layer is one more input
     drawn = initialise(
-        problem.network.depth, FEATURES, width, torch.tensor([seed]), root_seed=0, dtype=torch.float64, outputs=outputs
+        problem.network.depth,
+        FEATURES + biased,
+        width,
+        torch.tensor([seed]),
+        root_seed=0,
+        precision=DOUBLE,
+        outputs=outputs,
+        biases=biased,
     )
-    return [p[0].clone().requires_grad_() for p in drawn.all]
+    depth = problem.network.depth
+    layers = [*range(depth + 1), *range(1, depth)]  # of weights, then of biases of hidden matrices
+    return [
+        p[0].clone().requires_grad_(layer not in problem.network.frozen)
+        for layer, p in zip(layers, drawn.all, strict=False)
+    ]
 
 
 def outputs_of(problem, parameters):
     """f (sample, output) of all samples, not centered."""
-    network, width = problem.network, parameters[-1].shape[1]
-    phi, _ = functions(network.activation)
-    h = torch.tensor(problem.task.x) @ parameters[0].T * parameterization.input_scale(FEATURES)
-    for w in parameters[1:-1]:
-        image = phi(h) @ w.T * parameterization.hidden_scale(width)
+    network, depth = problem.network, problem.network.depth
+    first, *hidden, readout = parameters[: depth + 1]
+    biases = parameters[depth + 1 :] or [0.0] * depth
+    width = readout.shape[1]
+    phi = function(network.activation)
+    h = torch.tensor(problem.task.x) @ first[:, :FEATURES].T * parameterization.input_scale(FEATURES)
+    if network.bias:
+        h = h + network.bias * first[:, FEATURES]
+    for w, b in zip(hidden, biases, strict=False):
+        image = phi(h)[0] @ w.T * parameterization.hidden_scale(width) + network.bias * b
         h = h + network.branch_scale * image if isinstance(network, dmft.ResidualMLP) else image
-    return phi(h) @ parameters[-1].T * parameterization.output_scale(network.gamma0, width)
+    return phi(h)[0] @ readout.T * parameterization.output_scale(network.gamma0, width)
 
 
 def true_loss(kind, f, y):
@@ -90,7 +111,10 @@ def trained_by_sgd(problem, factor=1.0):
     parameters, y = parameters_of(problem), torch.tensor(problem.task.targets)
     unit = parameterization.parameter_rate(1.0, gamma0, WIDTH)
     optimiser = torch.optim.SGD(
-        parameters, lr=1.0, momentum=training.momentum, weight_decay=training.weight_decay / unit
+        [p for p in parameters if p.requires_grad],
+        lr=1.0,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay / unit,
     )
     offset = outputs_of(problem, parameters).detach() * float(problem.network.centered)
     rates = np.broadcast_to(training.learning_rate, training.steps)
@@ -226,18 +250,90 @@ def test_residual_networks_train_as_by_automatic_differentiation(kind, outputs, 
         assert not agrees(problem, dataclasses.replace(problem, network=plain))
 
 
+VARIANTS = {
+    "biases": (dmft.MLP(3, dmft.tanh(0.8), 1.3, bias=0.6), {"bias": 0.0}),
+    "biases of a residual network": (dmft.ResidualMLP(3, bias=0.6), {"bias": 0.3}),
+    "frozen input weights": (dmft.MLP(3, bias=0.6, frozen=[0]), {"frozen": [1]}),
+    "a frozen matrix": (dmft.MLP(3, bias=0.6, frozen=[1]), {"frozen": []}),
+    "random features": (dmft.ResidualMLP(3, bias=0.6, frozen=range(3)), {"frozen": [0, 1]}),
+    "a frozen readout": (dmft.MLP(2, gamma0=2.0, frozen=[2]), {"frozen": []}),
+}
+
+
+@pytest.mark.parametrize("training", [GD(SCHEDULE), GD(0.2, momentum=0.5, weight_decay=0.2)], ids=["plain", "decay"])
+@pytest.mark.parametrize(
+    ("outputs", "name"), [(None, name) for name in VARIANTS] + [(3, "biases"), (3, "a frozen matrix")]
+)
+def test_biases_and_frozen_layers_are_those_of_torch(name, outputs, training):
+    network, change = VARIANTS[name]
+    problem = some_problem("squared", outputs, training, network)
+    assert agrees(problem)
+    # the oracle draws other numbers without biases
+    if change != {"bias": 0.0}:
+        assert not agrees(problem, dataclasses.replace(problem, network=dataclasses.replace(network, **change)))
+
+
+def trained_in_raw_parameters(problem, rate):
+    """Predictions of ordinary PyTorch code, for one hidden matrix: weights of variance 1/N, one rate."""
+    first, hidden, readout = parameters_of(problem)
+    if problem.network.parameterization == "standard":
+        raw = [first / math.sqrt(FEATURES), hidden / math.sqrt(WIDTH), readout / math.sqrt(WIDTH)]
+        factors = (1.0, 1.0, 1.0)
+    else:
+        raw, factors = [first, hidden, readout], (FEATURES**-0.5, WIDTH**-0.5, WIDTH**-0.5)
+    raw = [p.detach().clone().requires_grad_() for p in raw]
+    x, y, n = torch.tensor(problem.task.x), torch.tensor(problem.task.targets), problem.task.n_train
+    phi = function(problem.network.activation)
+    optimiser, predictions, offset = torch.optim.SGD(raw, lr=rate), [], None
+    for _ in range(problem.training.steps + 1):
+        h = x @ (factors[0] * raw[0]).T
+        h = phi(h)[0] @ (factors[1] * raw[1]).T
+        f = phi(h)[0] @ (factors[2] * raw[2]).T / problem.network.gamma0
+        offset = f.detach() if offset is None else offset
+        predictions.append(f - offset)
+        optimiser.zero_grad()
+        true_loss(problem.loss, predictions[-1][:n], y[:n]).mean().backward()
+        optimiser.step()
+    return in_form_of_results(problem, predictions)
+
+
+@pytest.mark.parametrize("name", ["ntk", "standard"])
+def test_other_parameterizations_are_ordinary_code(name):
+    network = dmft.MLP(2, dmft.tanh(), 1.4, parameterization=name)
+    problem = some_problem(training=GD(0.05), network=network)
+    found = trained(problem).prediction.values
+    # one rate eta gamma0^2 for all weights
+    np.testing.assert_allclose(found, trained_in_raw_parameters(problem, 0.05 * 1.4**2), **SAME)
+    other = {"ntk": "standard", "standard": "ntk"}[name]
+    twin = dataclasses.replace(problem, network=dataclasses.replace(network, parameterization=other))
+    assert abs(trained(twin).prediction.values - found).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mean_field", "ntk", "standard"])
+def test_small_steps_follow_the_ntk_of_the_parameterization(name):
+    """f(1) - f(0) = (eta / P) K Delta, to the order of eta."""
+    network = dmft.MLP(3, dmft.tanh(), 1.4, parameterization=name, bias=0.5, frozen=[2])
+    problem = some_problem(training=dmft.GradientDescent(1e-6, 1), network=network)
+    nets = trained(problem, observables=["prediction", "ntk"])
+    n = problem.task.n_train
+    delta = problem.task.y_train - nets.prediction.values[0, :n]
+    expected = 1e-6 / n * nets.ntk.values[0][:, :n] @ delta
+    moved = nets.prediction.values[1] - nets.prediction.values[0]
+    np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-3 * abs(moved).max())
+
+
 def test_without_momentum_there_is_no_velocity():
     for momentum in (0.0, 0.5):
         problem = some_problem(training=dmft.GradientDescent(0.1, 2, momentum=momentum))
-        trainer = Trainer(problem, torch.device("cpu"), torch.float64)
-        weights = initialise(3, FEATURES, WIDTH, torch.tensor([0]), root_seed=0, dtype=torch.float64)
+        trainer = Trainer(problem, torch.device("cpu"), DOUBLE)
+        weights = initialise(3, FEATURES, WIDTH, torch.tensor([0]), root_seed=0, precision=DOUBLE)
         assert (trainer.begin(weights).velocity is None) == (momentum == 0)
 
 
 def test_a_stream_is_met_batch_by_batch():
     training = dmft.GradientDescent(0.4, 3, batches=ONE_PASS, observe="test")
     problem = some_problem(training=training, network=UNCENTERED, n_train=6)
-    trainer = Trainer(problem, torch.device("cpu"), torch.float64)
+    trainer = Trainer(problem, torch.device("cpu"), DOUBLE)
     met = [trainer.meet(t, everything=t != 1) for t in range(4)]
     assert [m.rows.tolist() for m in met] == [[0, 1, 6, 7, 8], [2, 3], [4, 5, 6, 7, 8], [4, 5, 6, 7, 8]]
     nets = trained(problem, observables=None)
@@ -253,7 +349,10 @@ def test_a_stream_is_met_batch_by_batch():
         network=UNCENTERED,
         n_train=60,
     )
-    needed = [Plan(p, np.arange(4), frozenset({"ntk"}), False).working_bytes(100, "float64") for p in (problem, long)]
+    needed = [
+        Budget(Plan(p, np.arange(4), frozenset({"ntk"})), DOUBLE, torch.device("cpu"), keep=True).working_bytes(100)
+        for p in (problem, long)
+    ]
     assert needed[0] == needed[1]
 
 
@@ -271,18 +370,25 @@ def test_what_is_recorded_does_not_change_what_is_learned(outputs):
 
 def jacobian_kernel(problem, parameters):
     """gamma0^2 N J J^T (sample, output, sample_2, output_2)."""
-    f = outputs_of(problem, parameters)
+    f, free = outputs_of(problem, parameters), [p for p in parameters if p.requires_grad]
     rows = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, retain_graph=True)])
-        for value in f.flatten()
+        torch.cat([g.flatten() for g in torch.autograd.grad(value, free, retain_graph=True)]) for value in f.flatten()
     ]
     J = torch.stack(rows)
-    K = parameterization.parameter_rate(1.0, problem.network.gamma0, parameters[-1].shape[1]) * J @ J.T
+    K = parameterization.parameter_rate(1.0, problem.network.gamma0, WIDTH) * J @ J.T
     return K.reshape(*f.shape, *f.shape).detach().numpy()
 
 
 @pytest.mark.parametrize(
-    "network", [dmft.MLP(1), dmft.MLP(3, dmft.gelu(), 1.3), RESIDUAL], ids=["one", "mlp", "residual"]
+    "network",
+    [
+        dmft.MLP(1),
+        dmft.MLP(3, dmft.gelu(), 1.3),
+        RESIDUAL,
+        dmft.MLP(3, bias=0.7, frozen=[0, 2]),
+        dmft.ResidualMLP(3, bias=0.7, frozen=[3]),
+    ],
+    ids=["one", "mlp", "residual", "biases, frozen", "residual, biases, frozen"],
 )
 @pytest.mark.parametrize("outputs", [None, 1, 3])
 def test_ntk_is_that_of_the_jacobian(network, outputs):
@@ -464,5 +570,5 @@ def test_an_explosion_between_saved_steps_is_found_on_the_batches():
     training = dmft.GradientDescent(200.0, 6, batches=BATCHES)
     problem = some_problem(training=training, network=dmft.MLP(3, dmft.relu()))
     for save_steps in (None, [6]):
-        with pytest.raises(DivergenceError, match="2 of 2 networks trained together diverge.*Lower learning_rate=200"):
+        with pytest.raises(DivergenceError, match="2 of 2 networks of width 7 diverge.*Lower learning_rate=200"):
             trained(problem, save_steps=save_steps)

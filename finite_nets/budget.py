@@ -1,0 +1,115 @@
+"""Memory of a batch of networks, and how many to train at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dmft import memory
+from dmft.specs import GradientFlow
+from finite_nets.matrices import room
+from finite_nets.network import PUSHES
+from finite_nets.precision import Precision
+from finite_nets.random import GENERATOR_BYTES, have_kernels
+from finite_nets.recording import Plan
+
+CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
+GPU_BATCH = 8 * 2**30  # fills the card many times over
+GPU_SHARE = 0.5  # of the free memory, the most for a batch
+DOUBLE = 8  # bytes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one plan at one precision on one device.
+
+    keep: whether the recorded variables of every member are kept, rather than moments.
+    memory_limit: bytes for a batch, or None for what is available.
+    """
+
+    plan: Plan
+    precision: Precision
+    device: torch.device
+    keep: bool
+    memory_limit: int | None = None
+
+    @property
+    def _itemsize(self) -> int:
+        size: int = self.precision.fields.itemsize
+        return size
+
+    def _steps(self) -> int:
+        return int(self.plan.steps[-1])
+
+    def pairs(self, width: int) -> int:
+        """How many pairs of fields a hidden matrix keeps."""
+        batch = self.plan.problem.batches.shape[1]
+        return room(width, batch, PUSHES[self._scheme] * self._steps(), self.precision.start, self.device)
+
+    @property
+    def _scheme(self) -> str:
+        training = self.plan.problem.training
+        return training.scheme if isinstance(training, GradientFlow) else "descent"
+
+    def weight_bytes(self, width: int) -> int:
+        """Weights, with what training adds, of one network."""
+        task, network = self.plan.problem.task, self.plan.problem.network
+        inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
+        ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
+        hidden, pairs = network.depth - 1, self.pairs(width)
+        matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
+        if not self.plan.problem.training.momentum:
+            return ends + matrices
+        folds = pairs < self.plan.problem.batches.shape[1] * self._steps()
+        return 2 * ends + matrices + int(folds) * hidden * width**2 * self._itemsize
+
+    def working_bytes(self, width: int) -> int:
+        """Of one network while it trains: weights; fields of each sample and event (for two-time kernels those of all
+        saved steps, as a list, stacked and flattened); what a flow solves; what is recorded of a step, or all of it."""
+        problem, network = self.plan.problem, self.plan.problem.network
+        outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
+        samples = self.plan.observed + (batch if problem.observed.start else 0)
+        events = samples * outputs
+        if not self.plan.gradients and self._scheme != "euler":  # of the batch; from the loss, unless a flow's
+            events = batch * (outputs if self._scheme == "rosenbrock" else 1)
+        fields, kernels = samples + events, 0
+        if self._scheme == "rosenbrock":  # a second pass, and the system with its factors
+            fields, kernels = fields + batch * (1 + outputs), (network.depth + 6) * (batch * outputs) ** 2
+        elif self._scheme == "euler":
+            kernels = (network.depth + 3) * events * batch * outputs
+        history = len(self.plan.steps) * self.plan.observed * (1 + outputs) if self.plan.two_time else 0
+        field = network.depth * width * self._itemsize
+        recorded = self.plan.numbers(self.plan.recorded)
+        if self.keep:
+            results = 2 * recorded * self._itemsize
+        else:  # of one step, with float64 copies; predictions of all
+            two_time = self.plan.numbers([name for name in self.plan.recorded if name.endswith("two_time")])
+            each = (recorded - two_time) // len(self.plan.steps) + two_time
+            results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
+        total: int = self.weight_bytes(width) + 3 * field * (fields + history) + kernels * DOUBLE + results
+        return total
+
+    def batch(self, width: int) -> int:
+        """How many networks of this width to train at once.
+
+        Raises:
+            MemoryEstimateError: if there is no room for one.
+        """
+        needed = self.working_bytes(width)
+        generator = 0 if have_kernels(self.device) else GENERATOR_BYTES[self.device.type]
+        if self.device.type == "cuda":
+            available, _ = torch.cuda.mem_get_info(self.device)
+            target = min(int(GPU_SHARE * available), GPU_BATCH)
+        else:
+            available, target = memory.available_on_host(), CPU_BATCH
+        memory.require(
+            needed + (generator if self.memory_limit is None else 0),
+            limit=self.memory_limit,
+            available=available,
+            what=f"one network of width {width}",
+            ways_out="lower the width, use dtype='float32', or fewer samples",
+        )
+        if self.memory_limit is not None:
+            target = min(target, self.memory_limit)
+        return max(1, target // needed)

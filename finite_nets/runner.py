@@ -1,0 +1,167 @@
+"""Training of given members, as many at once as memory (on a CPU: the cache) takes.
+
+A member is a function of (root seed, width, seed index) and the problem alone, whatever the batches, their order and
+the device.  Members that diverge are left out and counted; a batch that does not fit in memory after all is halved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dmft.errors import MemoryEstimateError
+from finite_nets.budget import Budget
+from finite_nets.moments import BlockMoments, Blocks, joined
+from finite_nets.network import NEVER, State, Trainer
+from finite_nets.precision import Precision
+from finite_nets.recording import Plan, Results
+
+Found = TypeVar("Found")
+SEEDS = torch.int64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Networks that were trained together.
+
+    first: position of the first of them; exploded_at: (member,) steps, infinite for the healthy.
+    """
+
+    first: int
+    results: Results
+    exploded_at: NDArray[np.float64]
+
+
+class Runner:
+    """Trains members of networks of one problem on one device."""
+
+    def __init__(
+        self, plan: Plan, precision: Precision, device: torch.device, root_seed: int, memory_limit: int | None = None
+    ) -> None:
+        self.plan, self.precision, self.device, self.root_seed = plan, precision, device, root_seed
+        self._budget = Budget(plan, precision, device, keep=True, memory_limit=memory_limit)
+        self._trainer: Trainer | None = None
+        self._most: dict[int, int] = {}
+
+    @property
+    def trainer(self) -> Trainer:
+        if self._trainer is None:
+            self._trainer = Trainer(self.plan.problem, self.device, self.precision)
+        return self._trainer
+
+    def at_once(self, width: int, *, keep: bool) -> int:
+        """How many networks of this width are trained together.
+
+        Raises:
+            MemoryEstimateError: if there is no room for one.
+        """
+        most = self._most.get(width)
+        fits = replace(self._budget, keep=keep).batch(width)
+        return fits if most is None else min(fits, most)
+
+    def members(self, width: int, seeds: Sequence[int]) -> Iterator[Batch]:
+        """Results of every member with these seed indices, batch by batch."""
+        first = 0
+        while first < len(seeds):
+            count = min(self.at_once(width, keep=True), len(seeds) - first)
+            part = seeds[first : first + count]
+            found = self._attempt(width, count, partial(self._train_members, width, part))
+            if found is not None:
+                yield Batch(first, *found)
+                first += count
+
+    def moments(self, width: int, blocks: Sequence[range]) -> Iterator[tuple[int, BlockMoments]]:
+        """Moments of blocks of seed indices, of one size but for the last: position of the first block, and its moments
+        with those of the blocks that were trained together with it."""
+        first = 0
+        while first < len(blocks):
+            size, fits = len(blocks[first]), self.at_once(width, keep=False)
+            if fits < size:
+                yield first, self._in_pieces(width, blocks[first])
+                first += 1
+                continue
+            together = [block for block in blocks[first : first + fits // size] if len(block) == size]
+            seeds = [seed for block in together for seed in block]
+            found = self._attempt(width, len(seeds), partial(self._train_moments, width, seeds, len(together)))
+            if found is not None:
+                yield first, found
+                first += len(together)
+
+    def _in_pieces(self, width: int, block: range) -> BlockMoments:
+        """The moments of a block that does not fit in one batch."""
+        pieces: list[BlockMoments] = []
+        done = 0
+        while done < len(block):
+            part = block[done : done + self.at_once(width, keep=False)]
+            found = self._attempt(width, len(part), partial(self._train_moments, width, part, 1))
+            if found is not None:
+                pieces.append(found)
+                done += len(part)
+        return joined(pieces)
+
+    def _attempt(self, width: int, count: int, work: Callable[[], Found]) -> Found | None:
+        """The work on a batch; None if it ran out of memory and is to be tried with fewer members.
+
+        Raises:
+            MemoryEstimateError: with one member it ran out, too.
+        """
+        try:
+            return work()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        # after the handler: its traceback holds the memory of the batch
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if count == 1:
+            raise MemoryEstimateError(f"one network of width {width} does not fit in memory: {reason}")
+        self._most[width] = count // 2
+        return None
+
+    def _train_members(self, width: int, seeds: Sequence[int]) -> tuple[Results, NDArray[np.float64]]:
+        with _computing(self.precision):
+            state = self._begin(width, seeds)
+            results = self.plan.members(self.trainer, state)
+            return results, state.exploded_at.double().cpu().numpy()
+
+    def _train_moments(self, width: int, seeds: Sequence[int], blocks: int) -> BlockMoments:
+        with _computing(self.precision):
+            healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
+            state = self._begin(width, seeds)
+            found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
+            healthy = state.exploded_at == NEVER
+            if not bool(healthy.all()):  # they have entered the moments of the steps before
+                state = self._begin(width, seeds)
+                found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
+            return found
+
+    def _begin(self, width: int, seeds: Sequence[int]) -> State:
+        indices = torch.tensor(seeds, dtype=SEEDS, device=self.device)
+        return self.trainer.begin(self.trainer.draw(width, indices, self.root_seed), int(self.plan.steps[-1]))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryEstimateError):
+        return False
+    # the allocator of PyTorch on a CPU raises a plain RuntimeError
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _computing(precision: Precision) -> Iterator[None]:
+    """Without gradients; products of PyTorch in TF32 if that is asked for, whatever the caller has set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision.name == "tf32" else "highest")
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
