@@ -3,10 +3,13 @@
     comparison = comparisons.compare(theory, nets)
     print(comparisons.summary(comparison))
 
-`estimators` and `scaling` are NumPy on plain arrays; `compare` is their face on labelled Datasets.
+Networks are all at hand, or known by moments over blocks of them (`samples`); `statistics` gives their means,
+variances and covariances alone.  `estimators` and `scaling` are NumPy on plain arrays; `compare` is their face on
+labelled Datasets.
 """
 
 from comparisons.compare import compare
+from comparisons.statistics import statistics
 from comparisons.summary import summary
 
-__all__ = ["compare", "summary"]
+__all__ = ["compare", "statistics", "summary"]

@@ -40,6 +40,7 @@ import xarray as xr
 from scipy.optimize import OptimizeWarning
 
 from comparisons import estimators
+from comparisons.samples import held, require_enough, samples
 from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
 from dmft.errors import SchemaError
@@ -52,7 +53,8 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
 
     Args:
         theory: of kind "limit", e.g. from `dmft.solve`.
-        nets: of kind "ensemble", e.g. from `finite_nets.train_ensemble`; at least eight seeds.
+        nets: of kind "ensemble" or "moments", e.g. from `finite_nets.train_ensemble` or `finite_nets.open_store`; at
+            least eight seeds, or blocks of them, a width.  Networks that diverged do not count.
         fluctuations: predicted N Var and N bias, from `dmft.fluctuations`, for the quantities that it holds.
 
     Returns:
@@ -61,22 +63,20 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
 
     Raises:
         SchemaError: inputs of another form.
-        ValueError: different problems, different steps or samples, fewer than eight seeds.
+        ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
     """
     schema.validate(theory, "limit")
-    schema.validate(nets, "ensemble")
+    schema.validate(
+        nets, "moments" if isinstance(nets, xr.Dataset) and nets.attrs.get("kind") == "moments" else "ensemble"
+    )
     schema.require_same_problem(theory=theory, networks=nets)
-    if nets.sizes["seed"] < MIN_SEEDS:
-        raise ValueError(
-            f"the ensemble has {nets.sizes['seed']} network(s) a width; variances and their errors need at least "
-            f"{MIN_SEEDS} seeds."
-        )
-    quantities = [name for name in schema.VARIABLES if name in theory and name in nets]
-    _require_same_labels("theory", theory[quantities], nets[quantities])
+    seeds = require_enough(nets, MIN_SEEDS)
+    quantities = [name for name in schema.VARIABLES if name in theory and held(nets, name)]
+    _require_same_labels("theory", theory[quantities], nets)
     if fluctuations is not None:
         schema.validate(fluctuations, "fluctuations")
         schema.require_same_problem(theory=theory, fluctuations=fluctuations)
-        _require_same_labels("fluctuations", fluctuations, nets[quantities])
+        _require_same_labels("fluctuations", fluctuations, nets)
 
     outputs = "output" in theory.dims
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
@@ -88,13 +88,13 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
             variable = f"{name}_{suffix}"
             variables[variable] = (schema.dims("comparison", variable, outputs=outputs), value)
     kept = {dim for dims, _ in variables.values() for dim in dims}
-    coords = {name: c for name, c in nets.coords.items() if set(c.dims) <= kept and name != "seed"}
+    coords = {name: c for name, c in nets.coords.items() if set(c.dims) <= kept}
     ds = xr.Dataset(variables, coords=coords)
     shared = ("schema", "problem", "problem_id", "version")
     ds.attrs = {name: theory.attrs[name] for name in shared} | {
         "kind": "comparison",
         "producer": "comparisons.compare",
-        "seeds": nets.sizes["seed"],
+        "seeds": seeds[0] if len(set(seeds)) == 1 else seeds,
         "dtype": "float64",
         "device": "cpu",
         "seed": nets.attrs["seed"],
@@ -117,11 +117,11 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     everything = tuple(range(len(dims)))
     unit = limit if "kernel" in name or name == "ntk" else np.ones_like(limit)
     scale = np.sqrt((unit**2).sum(axis=inner))
-    precision = np.finfo(nets.attrs["dtype"]).eps
+    precision = schema.ROUNDING[nets.attrs["dtype"]]
 
     rows: list[dict[str, Any]] = []
     for i, width in enumerate(widths):
-        x = nets[name].values[i].astype(np.float64)
+        x = samples(nets, name, i)
         row: dict[str, Any] = {}
         row["mean"], row["mean_se"] = estimators.mean(x)
         variance, variance_se = estimators.variance(x)
@@ -161,7 +161,7 @@ def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dic
     """Predicted N Var and N bias beside the measured ones in `found`, by suffix; widths on the first axis."""
     added: dict[str, Any] = {}
     widths = nets["width"].values
-    dims = nets[name].dims[2:]  # of one network
+    dims = schema.dims("limit", name, outputs="output" in nets.dims)  # of one network
     column = widths.reshape(-1, *[1] * len(dims))
     measured = {
         "variance": (found["variance"], found["variance_se"]),
@@ -172,14 +172,15 @@ def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dic
             continue
         limit, limit_se = (fluctuations[f"{name}_{kind}{part}"].values for part in ("", "_se"))
         added[f"{kind}_limit"], added[f"{kind}_limit_se"] = limit, limit_se
-        rounding = np.finfo(nets.attrs["dtype"]).eps * column * np.maximum(abs(found["mean"]), abs(found["limit"]))
+        precision = schema.ROUNDING[nets.attrs["dtype"]]
+        rounding = precision * column * np.maximum(abs(found["mean"]), abs(found["limit"]))
         added[f"{kind}_z"] = estimators.z_score(value - limit, np.sqrt(se**2 + limit_se**2 + rounding**2))
         ratio = {"variance": estimators.variance_ratio, "bias": estimators.bias_ratio}[kind]
         inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
         for suffix, axis in (("ratio", inner), ("overall_ratio", tuple(range(len(dims))))):
             rows = [
                 ratio(
-                    nets[name].values[i].astype(np.float64),
+                    samples(nets, name, i),
                     width,
                     found["limit"],
                     found["limit_se"],
@@ -197,7 +198,7 @@ def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dic
 
 def _require_same_labels(what: str, ours: xr.Dataset, nets: xr.Dataset) -> None:
     try:
-        xr.align(ours, nets, join="exact", exclude={"width", "seed"})
+        xr.align(ours, nets, join="exact", exclude={"width", "seed", "block"})
     except ValueError as error:
         if not ours["step"].equals(nets["step"]):
             raise ValueError(

@@ -1,4 +1,6 @@
-"""Estimates from an ensemble of independent networks, each with its standard error.  NumPy arrays; members on axis 0.
+"""Estimates from an ensemble of independent networks, each with its standard error.  NumPy.
+
+`x` is a `comparisons.samples.Sample`, or an array with members on axis 0.
 
     mean            m = (1/E) sum_e x_e                      se^2 = s^2 / E
     variance        s^2, unbiased                            se^2 = (2 E s^4 + (E-1) k_4) / (E (E+1)), k-statistic k_4
@@ -8,84 +10,52 @@
     distance        root mean square over members of |x_e - limit|
 
 Errors of what is summed over entries k come from the jackknife over groups of members: entries are correlated,
-members are not.
+members are not.  Where networks are known by moments of blocks, so do those of variances and distances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from comparisons.samples import Sample, as_sample, jackknife
+
 Array = NDArray[np.float64]
-GROUPS = 20  # of members in the jackknife
 
 
-def mean(x: Array) -> tuple[Array, Array]:
+def mean(x: Sample | Array) -> tuple[Array, Array]:
     """Mean over members and its standard error."""
-    return x.mean(axis=0), x.std(axis=0, ddof=1) / np.sqrt(len(x))
+    return as_sample(x).mean()
 
 
-def variance(x: Array) -> tuple[Array, Array]:
-    """Unbiased variance over at least four members and its standard error, without assuming normality.
-
-    The square of the error is unbiased too (Kenney & Keeping 1951), for any distribution with four moments.
-    """
-    n = len(x)
-    squares = (x - x.mean(axis=0)) ** 2
-    m2 = squares.mean(axis=0)
-    m4 = np.einsum("e...,e...->...", squares, squares) / n
-    s2 = m2 * n / (n - 1)
-    k4 = n**2 * ((n + 1) * m4 - 3 * (n - 1) * m2**2) / ((n - 1) * (n - 2) * (n - 3))
-    return s2, np.sqrt(np.maximum(2 * n * s2**2 + (n - 1) * k4, 0.0) / (n * (n + 1)))
+def variance(x: Sample | Array) -> tuple[Array, Array]:
+    """Unbiased variance over members and its standard error, without assuming normality."""
+    return as_sample(x).variance()
 
 
-def jackknife(statistic: Callable[[Array, Array, int], Array], x: Array) -> tuple[Array, Array]:
-    """`statistic(mean, unbiased variance, count)` of the members, and its standard error.
-
-    One group of members after another is left out; sums of groups serve all of these subsets.
-    """
-    centre = x.mean(axis=0)
-    groups = np.array_split(x - centre, min(GROUPS, len(x)))
-    sums = np.stack([group.sum(axis=0) for group in groups])
-    squares = np.stack([np.einsum("e...,e...->...", group, group) for group in groups])
-
-    def of(total: Array, square: Array, n: int) -> Array:
-        return statistic(centre + total / n, np.maximum(square - total**2 / n, 0.0) / max(n - 1, 1), n)
-
-    all_sums, all_squares = sums.sum(axis=0), squares.sum(axis=0)
-    left_out = np.stack(
-        [of(all_sums - s, all_squares - q, len(x) - len(g)) for s, q, g in zip(sums, squares, groups, strict=True)]
-    )
-    k = len(groups)
-    se = np.sqrt((k - 1) / k * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
-    return of(all_sums, all_squares, len(x)), se
-
-
-def squared_bias(x: Array, limit: Array, limit_se: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
+def squared_bias(x: Sample | Array, limit: Array, limit_se: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
     """Squared distance of the members' expectation from the limit, summed over `axis` of `limit`, and its error.
 
     Unbiased, so it may come out negative where the distance is not resolved.  The limit's own errors enter the error as
     if all entries along `axis` erred together (the cautious bound: their correlation is not known).
     """
 
-    def squared(mean: Array, variance: Array, n: int) -> Array:
+    def squared(mean: Array, variance: Array, n: float) -> Array:
         excess: Array = (mean - limit) ** 2 - variance / n - limit_se**2
         return np.asarray(excess.sum(axis=axis))
 
     estimate, se = jackknife(squared, x)
-    from_limit = 2 * (np.abs(x.mean(axis=0) - limit) * limit_se).sum(axis=axis)
+    from_limit = 2 * (np.abs(mean(x)[0] - limit) * limit_se).sum(axis=axis)
     return estimate, np.hypot(se, from_limit)
 
 
-def mean_variance(x: Array) -> tuple[Array, Array]:
+def mean_variance(x: Sample | Array) -> tuple[Array, Array]:
     """Unbiased variance over members, averaged over all entries, and its error."""
     return jackknife(lambda _mean, variance, _n: variance.mean(), x)
 
 
 def variance_ratio(
-    x: Array, width: int, limit: Array, limit_se: Array, V: Array, V_se: Array, axis: tuple[int, ...]
+    x: Sample | Array, width: int, limit: Array, limit_se: Array, V: Array, V_se: Array, axis: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """N times the members' variance over the predicted V, both summed over `axis`, and its error; nan where V = 0."""
     del limit, limit_se
@@ -97,7 +67,7 @@ def variance_ratio(
 
 
 def bias_ratio(
-    x: Array, width: int, limit: Array, limit_se: Array, b: Array, b_se: Array, axis: tuple[int, ...]
+    x: Sample | Array, width: int, limit: Array, limit_se: Array, b: Array, b_se: Array, axis: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Slope of N (mean - limit) over the predicted b, entries along `axis` together, and its error.
 
@@ -114,10 +84,9 @@ def bias_ratio(
     return slope, np.sqrt(se**2 + from_limit**2 + from_b**2)
 
 
-def distance(x: Array, limit: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
+def distance(x: Sample | Array, limit: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
     """Root mean square over members of |x_e - limit|, the norm over `axis` of `limit`, and its error."""
-    square, se = mean(((x - limit) ** 2).sum(axis=tuple(a + 1 for a in axis)))
-    return root(square, se)
+    return root(*as_sample(x).square(limit, axis))
 
 
 def root(square: Array, se: Array) -> tuple[Array, Array]:

@@ -22,11 +22,12 @@ vars    prediction(step, sample)                               f, centered if th
         fluctuations: <name>_variance = lim N Var, <name>_bias = lim N (E q_N - q_infinity), with the dimensions of
             <name>; <name>_variance_by_layer(source_layer, ...), prediction_covariance(step, sample, step_2, sample_2),
             on request; each with its _se
+        statistics of an ensemble: the variables listed in `comparisons.statistics`, with the dimension width
         expansions at a width: the variables listed in `dmft.expansion.at_width`, with the dimension width
         comparisons: the variables listed in `comparisons.compare`, with the dimension width
-attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments" or "comparison"), problem (JSON
-        without the data), problem_id, producer, version, dtype, device, seed, result, created, and the numerical
-        settings of the producer
+attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics" or "comparison"),
+        problem (JSON without the data), problem_id, producer, version, dtype, device, seed, result, created, and the
+        numerical settings of the producer
 """
 
 from __future__ import annotations
@@ -192,6 +193,14 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
         quantity, _, suffix = name.rpartition("_")
         if quantity in VARIABLES and suffix in MOMENTS:
             return LEADING[kind] + VARIABLES[quantity]
+    elif kind == "statistics":
+        if name == "count":
+            return ("width",)
+        if name == "prediction_covariance":
+            return ("width", "step", "sample", "step_2", "sample_2")
+        quantity, _, suffix = name.removesuffix("_se").rpartition("_")
+        if quantity in VARIABLES and suffix in ("mean", "variance"):
+            return ("width", *VARIABLES[quantity])
     elif kind == "ensemble" and name == "diverged":
         return LEADING[kind]
     elif name in VARIABLES:

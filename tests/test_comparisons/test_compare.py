@@ -255,6 +255,74 @@ def test_a_failed_save_keeps_what_was_there(planted, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
 
 
+def as_moments(nets, size):
+    """The same networks by moments of blocks of `size` seeds."""
+    blocks = nets.sizes["seed"] // size
+    found = {"count": np.full((4, blocks), size), "diverged": np.zeros((4, blocks), int)}
+    for name, values in nets.data_vars.items():
+        parts = values.values.reshape(4, blocks, size, *values.shape[2:])
+        found[f"{name}_mean"] = parts.mean(2)
+        found[f"{name}_m2"] = ((parts - parts.mean(2, keepdims=True)) ** 2).sum(2)
+    f = nets.prediction.values.reshape(4, blocks, size, -1)
+    deviation = f - f.mean(2, keepdims=True)
+    one = nets.prediction.shape[2:]
+    found["prediction_comoment"] = (deviation.swapaxes(2, 3) @ deviation).reshape(4, blocks, *one, *one)
+    coords = {"width": WIDTHS, "block": np.arange(blocks)}
+    attrs = {key: nets.attrs[key] for key in ("producer", "dtype", "device", "seed")}
+    return schema.build("moments", reference_problem(), found, steps=nets.step.values, attrs=attrs, coords=coords)
+
+
+def test_moments_are_compared_as_their_members_are(planted):
+    theory, nets, expected = planted
+    moments = as_moments(nets, 15)
+    found = comparisons.compare(theory, moments)
+    assert found.attrs["seeds"] == SEEDS
+    for name in ("prediction", "feature_kernel"):
+        for suffix in ("mean", "mean_se", "variance", "deviation", "deviation_se", "z", "distance", "error"):
+            np.testing.assert_allclose(found[f"{name}_{suffix}"], expected[f"{name}_{suffix}"], rtol=1e-6, atol=1e-9)
+        # the same twenty groups
+        for suffix in ("raw_variance_se", "raw_bias_square_se", "variance_exponent", "bias_exponent"):
+            np.testing.assert_allclose(found[f"{name}_{suffix}"], expected[f"{name}_{suffix}"], rtol=1e-6)
+        # from scatter, with 19 degrees of freedom: 16 % each
+        ratio = (found[f"{name}_variance_se"] / expected[f"{name}_variance_se"]).mean()
+        assert ratio == pytest.approx(1, abs=0.05)
+    assert "300 seeds a width" in comparisons.summary(found)
+    # blocks that are not there yet do not count
+    partial = moments.copy(deep=True)
+    partial["count"][0, 10:] = 0
+    for name in ("prediction_mean", "prediction_m2", "feature_kernel_mean", "feature_kernel_m2", "prediction_comoment"):
+        partial[name][0, 10:] = np.nan
+    some = comparisons.compare(theory, partial)
+    assert some.attrs["seeds"] == [150, 300, 300, 300]
+    np.testing.assert_allclose(some.prediction_mean[0], nets.prediction.values[0, :150].mean(0))
+    partial["count"][0, 7:] = 0
+    with pytest.raises(ValueError, match=r"7 block\(s\) of width 32; variances and their errors need at least 8"):
+        comparisons.compare(theory, partial)
+
+
+def test_statistics_need_no_theory(planted):
+    _, nets, compared = planted
+    for of in (nets, as_moments(nets, 15)):
+        found = comparisons.statistics(of)
+        assert found["count"].values.tolist() == [SEEDS] * 4
+        np.testing.assert_allclose(found.prediction_mean, compared.prediction_mean, rtol=1e-9)
+        np.testing.assert_allclose(found.width * found.prediction_variance, compared.prediction_variance, rtol=1e-9)
+        covariance = np.cov(nets.prediction.values[2].reshape(SEEDS, -1), rowvar=False)
+        np.testing.assert_allclose(found.prediction_covariance.values[2].reshape(33, 33), covariance, atol=1e-12)
+        assert found.prediction_covariance.dims == ("width", "step", "sample", "step_2", "sample_2")
+
+
+def test_networks_that_diverged_do_not_count(planted):
+    theory, nets, _ = planted
+    diverged = np.zeros((4, SEEDS), bool)
+    diverged[1, ::3] = True
+    gone = nets.where(~xr.DataArray(diverged, dims=("width", "seed"))).assign(diverged=(("width", "seed"), diverged))
+    found = comparisons.compare(theory, gone)
+    assert found.attrs["seeds"] == [300, 200, 300, 300]
+    np.testing.assert_allclose(found.prediction_mean[1], nets.prediction.values[1, ~diverged[1]].mean(0))
+    assert np.isfinite(found.prediction_variance).all()
+
+
 def test_refusals(planted):
     theory, nets, _ = planted
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from comparisons import estimators
+from comparisons.samples import Blocks, Members
 
 REPEATS, MEMBERS, ENTRIES = 400, 40, 5
 TRUTH = np.linspace(-1, 1, ENTRIES)
@@ -33,8 +34,58 @@ def check(estimates, truth, *, over=1.2, cautious=1.2):
     assert np.all((1 / cautious < ratio) & (ratio < over))
 
 
+def in_blocks(x, size=2):
+    """The members by moments of blocks."""
+    parts = np.split(x, len(x) // size)
+    means = np.array([part.mean(0) for part in parts])
+    m2 = np.array([((part - part.mean(0)) ** 2).sum(0) for part in parts])
+    return Blocks(np.full(len(parts), size), means, m2)
+
+
 def test_mean(ensembles):
     check(np.array([estimators.mean(x) for x in ensembles]), TRUTH + BIAS)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "same_error"),
+    [
+        (estimators.mean, True),
+        (estimators.variance, False),
+        (estimators.mean_variance, True),
+        (lambda x: estimators.squared_bias(x, TRUTH, 0 * TRUTH, (0,)), True),
+        (lambda x: estimators.distance(x, TRUTH, (0,)), False),
+        (lambda x: estimators.variance_ratio(x, 7, TRUTH, 0 * TRUTH, SPREAD**2, 0.1 + 0 * TRUTH, (0,)), True),
+        (lambda x: estimators.bias_ratio(x, 7, TRUTH, 0 * TRUTH, 1 + TRUTH, 0.1 + 0 * TRUTH, (0,)), True),
+    ],
+    ids=["mean", "variance", "mean variance", "squared bias", "distance", "variance ratio", "bias ratio"],
+)
+def test_moments_of_blocks_serve_as_well_as_members(ensembles, estimator, same_error):
+    values, errors = [], []
+    for x in ensembles:
+        (value, error), (same, error_of_blocks) = estimator(x), estimator(in_blocks(x))
+        np.testing.assert_allclose(same, value, rtol=1e-9, atol=1e-12)
+        values.append(value)
+        errors.append(error_of_blocks)
+        if same_error:  # twenty groups either way
+            np.testing.assert_allclose(error_of_blocks, error, rtol=1e-9)
+    if not same_error:
+        # errors from the scatter of twenty blocks hold on average, for any distribution of the members
+        ratio = np.std(values, axis=0) / np.sqrt(np.mean(np.square(errors), axis=0))
+        assert np.all((ratio > 1 / 1.2) & (ratio < 1.2))
+
+
+def test_blocks_of_different_sizes_are_weighted_by_their_members(ensembles):
+    x = ensembles[0]
+    parts = [x[:3], x[3:4], x[4:17], x[17:]]
+    blocks = Blocks(
+        np.array([len(part) for part in parts]),
+        np.array([part.mean(0) for part in parts]),
+        np.array([((part - part.mean(0)) ** 2).sum(0) for part in parts]),
+    )
+    assert blocks.count == MEMBERS
+    for ours, theirs in zip(blocks.mean(), Members(x).mean(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    np.testing.assert_allclose(blocks.variance()[0], x.var(0, ddof=1), rtol=1e-12)
 
 
 def test_variance(ensembles):
