@@ -1,4 +1,4 @@
-"""`statistics`: means, variances and covariances over the networks of each width, with standard errors, and no theory."""
+"""`statistics`: means, variances, covariances over the networks of each width, with standard errors, and no theory."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from dmft.specs import (
     relu,
     softplus,
     tanh,
+    vary,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "solve",
     "tanh",
     "two_layer_linear",
+    "vary",
 ]
 
 _LAZY = {

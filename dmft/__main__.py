@@ -3,23 +3,17 @@
     python -m dmft solve --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1 --steps 20 --out limit.nc
     python -m dmft describe limit.nc
 
-Exit codes: 0 success, 2 bad input, 3 `DivergenceError`, 4 `MemoryEstimateError`.  These print their message alone.  Any
-other error, also a ValueError or TypeError that this package does not raise by itself, is a mistake of the library: it
-shows its traceback and the exit code is 1.
+Exit codes and errors: `dmft.command`.
 """
 
 from __future__ import annotations
 
 import json
-import linecache
 import math
 import os
 import sys
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 import dmft
+from dmft import command
 from dmft.cli import (
     NetworkOptions,
     NumericsOptions,
@@ -36,15 +31,11 @@ from dmft.cli import (
     read_problem,
     refuse_descriptions,
 )
-from dmft.errors import DivergenceError, MemoryEstimateError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-DESCRIPTION = """The infinite-width feature-learning limit of neural networks.
-
-Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory."""
-PACKAGE = Path(__file__).parent
+DESCRIPTION = "The infinite-width feature-learning limit of neural networks."
 ROWS = 6  # of the table over steps
 LONGEST = 6  # entries of a list that are printed
 # attributes that are printed in their own way, or not
@@ -135,53 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after help (0), and for options that cannot be read (2).
     """
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="python -m dmft",
-        description=DESCRIPTION,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    try:
-        with _plain_warnings():
-            command.run()
-    except DivergenceError as error:
-        return _failed(error, 3)
-    except MemoryEstimateError as error:
-        return _failed(error, 4)
-    except (OSError, ImportError) as error:
-        return _failed(error, 2)
-    except (ValueError, TypeError) as error:
-        if not _raised_by_us(error):
-            raise
-        return _failed(error, 2)
-    return 0
-
-
-def _failed(error: Exception, code: int) -> int:
-    """Print an error; the exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    return code
-
-
-def _raised_by_us(error: Exception) -> bool:
-    """Whether a `raise` of this package made the error, rather than what it called."""
-    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-    file = frame.f_code.co_filename
-    # the line too: JAX takes its own frames out of tracebacks
-    return Path(file).is_relative_to(PACKAGE) and linecache.getline(file, line).lstrip().startswith("raise")
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings as one line of text on standard error."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"warning: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    return command.run(COMMANDS, prog="python -m dmft", description=DESCRIPTION, arguments=arguments)
 
 
 def _require_writable(path: Path, overwrite: bool) -> None:
@@ -216,7 +161,7 @@ def problem_lines(problem: Mapping[str, Any], problem_id: str) -> str:
 
 def result_lines(result: xr.Dataset) -> str:
     """A result's settings, variables, values at some steps and precision, as text."""
-    lines = {name: _short(value) for name, value in result.attrs.items() if name not in FORMATTED}
+    lines = {name: short(value) for name, value in result.attrs.items() if name not in FORMATTED}
     if "memory_estimate" in result.attrs:
         from dmft.memory import readable
 
@@ -270,18 +215,18 @@ def _aligned(lines: Mapping[str, Any]) -> str:
 
 def _call(fields: Mapping[str, Any]) -> str:
     """A spec, from its JSON, as the call that makes it."""
-    arguments = [f"{name}={_short(value)}" for name, value in fields.items() if name != "kind"]
+    arguments = [f"{name}={short(value)}" for name, value in fields.items() if name != "kind"]
     return f"{fields['kind']}({', '.join(arguments)})"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value of JSON or of an attribute on one line, long lists by their start."""
     if isinstance(value, Mapping):  # an activation
         return f"{value['name']}({value['gain']:g})" if set(value) == {"name", "gain"} else json.dumps(value)
     if isinstance(value, list) and value and isinstance(value[0], list):  # batches
         return f"{len(value)} x {len(value[0])} entries"
     if isinstance(value, list):
-        shown = ", ".join(_short(entry) for entry in value[:LONGEST])
+        shown = ", ".join(short(entry) for entry in value[:LONGEST])
         return f"[{shown}{f', ... {len(value)} in all' * (len(value) > LONGEST)}]"
     return str(value)
 

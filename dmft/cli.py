@@ -37,6 +37,7 @@ from dmft.specs import (
 from dmft.specs.activation import NAMES
 from dmft.specs.data import NAMED
 from dmft.specs.loss import LOSSES
+from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS
 from dmft.specs.training import OBSERVE, SCHEMES
 
 NETWORKS: dict[str, type[MLP | ResidualMLP]] = {"mlp": MLP, "residual": ResidualMLP}
@@ -69,13 +70,21 @@ class NetworkOptions:
     """Of a residual network: factor of its branches."""
     uncentered: bool = False
     """Do not subtract the output at initialisation."""
+    bias: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, none)")] = None
+    """Scale of biases."""
+    frozen: Annotated[tuple[int, ...] | None, arg(metavar="LAYER ...", help_behavior_hint="")] = None
+    """Layers that are not trained: 0 .. L-1, or L for the readout."""
+    parameterization: Annotated[
+        str | None, arg(metavar=_choice(PARAMETERIZATIONS), help_behavior_hint=f"(default: {MEAN_FIELD})")
+    ] = None
+    """Powers of the width; the theory is for the default."""
 
     def build(self) -> MLP | ResidualMLP:
         """The network; ValueError, TypeError as the specs raise them."""
         kind = self.network or "mlp"
         if kind != "residual":
             _refuse(self, ("branch_scale",), f"--network {kind}", "take --network residual")
-        given = _given(self, ("depth", "gamma0", "branch_scale"))
+        given = _given(self, ("depth", "gamma0", "branch_scale", "bias", "frozen", "parameterization"))
         if self.activation is not None or self.gain is not None:
             given["activation"] = Activation(self.activation or "tanh", **_given(self, ("gain",)))
         return NETWORKS[kind](**given, centered=not self.uncentered)

@@ -19,6 +19,10 @@ class SchemaError(ValueError):
     """A Dataset does not have the form that `dmft.schema` describes; the message names the difference."""
 
 
+class StoreError(ValueError):
+    """A store of ensembles is of another format or other settings, or damaged; the message names the difference."""
+
+
 def exploded(loss: Any, initial: Any) -> Any:
     """Where a loss is above `DIVERGED` times the larger of its initial value and 1, or not a number.
 

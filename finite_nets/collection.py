@@ -119,15 +119,7 @@ class Collection:
 
     def dataset(self, **attrs: Any) -> xr.Dataset:
         """The Dataset of kind "ensemble"."""
-        results: dict[str, NDArray[Any]] = dict(self._results)
-        if "loss" in self.plan.observables:
-            prediction = results["prediction"].astype(np.float64)
-            results |= schema.losses(self.plan.problem, prediction)
-            results |= {
-                name: np.where(self._diverged[..., None], np.nan, value)
-                for name, value in schema.accuracies(self.plan.problem, prediction).items()
-            }
-        results = {name: results[name] for name in self.plan.quantities}
+        results = self.plan.with_losses(self._results, self._diverged)
         if self._diverged.any():
             results["diverged"] = self._diverged
         return _dataset("ensemble", self.plan, self.members, results, {"seed": np.array(self.members.seeds)}, attrs)

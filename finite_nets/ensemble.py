@@ -88,7 +88,7 @@ def train_ensemble(
     )
     block = _check_keep(keep, block, covariance, seeds)
     where = find_device(device)
-    runner = Runner(plan, numbers, where, members.root, memory_limit)
+    runner = Runner(plan, numbers, where, members.root, keep=keep == "members", memory_limit=memory_limit)
     attrs = {"producer": "finite_nets.train_ensemble", "dtype": dtype, "device": device_name(where)}
     with progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar:
         if keep == "members":
@@ -122,8 +122,8 @@ def _check_keep(keep: str, block: int | None, covariance: bool, seeds: int | Seq
 def default_block(seeds: int) -> int:
     """A size of blocks that divides the seeds into 32 to 64 blocks, or nearly."""
     fewest, most = BLOCKS
-    whole = [count for count in range(most, fewest - 1, -1) if seeds % count == 0]
-    return seeds // whole[0] if whole else math.ceil(seeds / most)
+    whole = [count for count in range(fewest, most + 1) if seeds % count == 0]
+    return seeds // whole[0] if whole else math.ceil(seeds / fewest)
 
 
 def find_device(name: str) -> torch.device:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from dmft.specs import loss
-from finite_nets.observables import cross_kernels, ntk
+from finite_nets.observables import kernels, ntk
 
 if TYPE_CHECKING:
     from finite_nets.network import Fields, State, Trainer
@@ -77,7 +77,7 @@ def rosenbrock(trainer: Trainer, state: State, seen: Fields, rate: float) -> Non
 
 def _ntk(trainer: Trainer, state: State, a: Fields, b: Fields) -> Tensor:
     """K (member, event, event_2) between two passes over the first samples of the task."""
-    features = cross_kernels(a.features, b.features)
-    gradients = cross_kernels(a.gradients, b.gradients)
+    features = kernels(trainer.products, a.features, b.features)
+    gradients = kernels(trainer.products, a.gradients, b.gradients)
     inputs = trainer.input_kernel[: len(a.x), : len(b.x)]
     return ntk(inputs, features, gradients, state.scales.tangent, trainer.bias)

@@ -73,6 +73,25 @@ def joined(pieces: Sequence[BlockMoments]) -> BlockMoments:
     )
 
 
+def of_members(results: Mapping[str, NDArray[Any]], diverged: NDArray[np.bool_], *, covariance: bool) -> BlockMoments:
+    """The moments of one block, from results (member, ...) of its members."""
+    healthy = {name: values[~diverged].astype(np.float64) for name, values in results.items()}
+    count = int((~diverged).sum())
+    mean = {name: values.sum(axis=0) / max(count, 1) for name, values in healthy.items()}
+    m2 = {name: ((values - mean[name]) ** 2).sum(axis=0) for name, values in healthy.items()}
+    products = None
+    if covariance:
+        deviation = (healthy["prediction"] - mean["prediction"]).reshape(count, -1)
+        products = (deviation.T @ deviation)[None]
+    return BlockMoments(
+        count=np.array([count]),
+        diverged=np.array([len(diverged) - count]),
+        mean={name: values[None] for name, values in mean.items()},
+        m2={name: values[None] for name, values in m2.items()},
+        products=products,
+    )
+
+
 class Blocks:
     """The members of a batch by blocks.
 
@@ -88,21 +107,31 @@ class Blocks:
 
     def moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(block, ...): mean and M2 of values (member, ...)."""
-        each = values.double().reshape(*self._healthy.shape, *values.shape[1:])
+        # block by block: its rounding does not depend on what it is trained with
+        blocks = values.reshape(*self._healthy.shape, *values.shape[1:])
+        moments = [self._of_block(block, healthy) for block, healthy in zip(blocks, self._healthy, strict=True)]
+        means, squares = zip(*moments, strict=True)
+        return torch.stack(means), torch.stack(squares)
+
+    def _of_block(self, values: Tensor, healthy: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and M2 of the values (member, ...) of one block."""
+        each = values.double()
         if self._all:
-            variance, mean = torch.var_mean(each, dim=1, correction=0)
-            return mean, variance * each.shape[1]
-        extra = [1] * (each.ndim - 2)
-        healthy = self._healthy.view(*self._healthy.shape, *extra)
-        mean = torch.where(healthy, each, 0.0).sum(1) / self._count.clamp(min=1).view(-1, *extra)
-        return mean, torch.where(healthy, each - mean[:, None], 0.0).square().sum(1)
+            variance, mean = torch.var_mean(each, dim=0, correction=0)
+            return mean, variance * len(each)
+        healthy = healthy.view(-1, *[1] * (each.ndim - 1))
+        mean = torch.where(healthy, each, 0.0).sum(0) / healthy.sum().clamp(min=1)
+        return mean, torch.where(healthy, each - mean, 0.0).square().sum(0)
 
     def products(self, values: Tensor) -> Tensor:
         """(block, entry, entry_2): sums of products of deviations, of values (member, ...) flattened."""
-        each = values.double().reshape(*self._healthy.shape, -1)
         mean, _ = self.moments(values.flatten(1))
-        deviation = torch.where(self._healthy[..., None], each - mean[:, None], 0.0)
-        return deviation.mT @ deviation
+        found = []
+        for i, healthy in enumerate(self._healthy):
+            each = values.flatten(1)[i * len(healthy) : (i + 1) * len(healthy)].double()
+            deviation = torch.where(healthy[:, None], each - mean[i], 0.0)
+            found.append(deviation.mT @ deviation)
+        return torch.stack(found)
 
     def collected(self, moments: Mapping[str, tuple[Tensor, Tensor]], products: Tensor | None) -> BlockMoments:
         """On the host, with the counts."""

@@ -247,7 +247,7 @@ class Trainer:
             return met_fields, met_fields.at(met.trained)
         trained = met_fields.at(met.trained)
         each = self.outputs == 1 or self.scheme != "descent"
-        starts = every_output if each else (trained.delta @ state.weights.readout)[:, :, None]
+        starts = every_output if each else self.products.pullback(trained.delta, state.weights.readout)[:, :, None]
         gradient = self._backward(state, [slope[:, met.trained] for slope in slopes], starts)
         return met_fields, trained._replace(gradients=gradient)
 
@@ -266,7 +266,7 @@ class Trainer:
             layer = matrix.activated(self.products, layer.phi, phi, scale=scale, add=add, keep=self.residual)
             slopes.append(layer.slope)
             features.append(layer.phi)
-        output = torch.einsum("msn,mcn->msc", features[-1], weights.readout) * state.scales.output
+        output = self.products.image(features[-1], weights.readout, scale=state.scales.output)
         return output, slopes, features
 
     def _backward(self, state: State, slopes: list[Tensor], starts: Tensor) -> list[Tensor]:
@@ -318,7 +318,8 @@ class Trainer:
                 total = pushed[i].sum(1) if each is None else (each[:, None] @ pushed[i])[:, 0]
                 target.biases[i - 1].add_(total, alpha=scale * self.branch * self.bias)
         if target.trained[-1]:
-            target.readout.baddbmm_(coefficients.mT, seen.features[-1], alpha=factor * update[-1])
+            scale = factor * update[-1]
+            self.products.accumulate(target.readout, coefficients, seen.features[-1], None, scale=scale)
 
     def descend(self, state: State, seen: Fields, rate: float) -> None:
         """A step of gradient descent, in place, from the fields trained on."""

@@ -15,21 +15,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def kernels(fields: list[Tensor]) -> Tensor:
-    """(member, layer, event, event_2): averages over neurons of products of a pass's fields."""
-    return cross_kernels(fields, fields)
+from finite_nets.products import Products
 
 
-def cross_kernels(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """(member, layer, event, event_2): averages over neurons of products of the fields of two passes."""
+def kernels(products: Products, a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """(member, layer, event, event_2): averages over neurons of products of the fields of two passes, by layer."""
     pairs = ((_by_event(v), _by_event(w)) for v, w in zip(a, b, strict=True))
-    return torch.stack([v @ w.mT / v.shape[-1] for v, w in pairs], dim=1)
+    return torch.stack([products.image(v, w, scale=1 / v.shape[-1]) for v, w in pairs], dim=1)
 
 
-def two_time_kernels(fields: list[Tensor]) -> Tensor:
+def two_time_kernels(products: Products, fields: list[Tensor]) -> Tensor:
     """(member, layer, step and event, step_2 and event_2) from fields (step, member, ..., N) a layer."""
-    return kernels([_by_event(field.movedim(0, 1)) for field in fields])
+    by_event = [_by_event(field.movedim(0, 1)) for field in fields]
+    return kernels(products, by_event, by_event)
 
 
 def ntk(

@@ -50,7 +50,7 @@ class Products:
         self.kernels: Any = importlib.import_module("finite_nets.kernels") if kernels else None
         self._mode = MODES.get(precision.name, "")
 
-    def image(self, x: Tensor, w: Tensor, *, scale: float) -> Tensor:
+    def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0) -> Tensor:
         """scale x W^T."""
         if self.kernels:
             y: Tensor = self.kernels.product(x, w, pullback=False, precision=self._mode_of(w), scale=scale)[0]
@@ -89,7 +89,7 @@ class Products:
         return Activated(y if keep else None, *function(activation)(y))
 
     def pullback(
-        self, g: Tensor, w: Tensor, *, scale: float, pairs: Pairs | None = None, slope: Tensor | None = None
+        self, g: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None, slope: Tensor | None = None
     ) -> Tensor:
         """scale g W + c R, times the slopes (member, sample, N) where several rows of g belong to a sample."""
         if self.kernels:

@@ -58,13 +58,17 @@ class Plan:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a variable of one network."""
-        sizes = {
+        return tuple(self.size(dim) for dim in self._dims(name))
+
+    def size(self, dim: str) -> int:
+        """Of a dimension of a variable of one network."""
+        sizes: dict[str, int] = {
             "step": len(self.steps),
             "sample": self.observed,
             "layer": self.problem.network.depth,
             "output": self.problem.task.targets.shape[1],
         }
-        return tuple(sizes[dim.removesuffix("_2")] for dim in self._dims(name))
+        return sizes[dim.removesuffix("_2")]
 
     @property
     def observed(self) -> int:
@@ -75,6 +79,21 @@ class Plan:
     def _dims(self, name: str) -> tuple[str, ...]:
         """Of one network's variable."""
         return schema.dims("limit", name, outputs=bool(self.problem.task.outputs))
+
+    def dtype_of(self, name: str, results: str) -> str:
+        """Of a variable of one network, where what is recorded has the dtype `results`: losses are float64."""
+        return results if name in self.recorded else "float64"
+
+    def with_losses(self, recorded: Results, diverged: NDArray[np.bool_]) -> Results:
+        """The quantities of members (..., member, ...) from what was recorded of them; nan where they diverged."""
+        found = dict(recorded)
+        if "loss" in self.observables:
+            prediction = found["prediction"].astype(np.float64)
+            gone = diverged[..., None]
+            with np.errstate(all="ignore"):  # of members that diverged
+                of_predictions = schema.losses(self.problem, prediction) | schema.accuracies(self.problem, prediction)
+            found |= {name: np.where(gone, np.nan, value) for name, value in of_predictions.items()}
+        return {name: found[name] for name in self.quantities}
 
     def step_axis(self, name: str) -> int:
         """Where the steps stand among the dimensions of a variable of one network."""
@@ -135,14 +154,14 @@ class Plan:
             for name, history in (("feature", features), ("gradient", gradients)):
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
                 variable = f"{name}_kernel_two_time"
-                yield variable, two_time_kernels(layers).reshape(-1, *self.shape(variable))
+                yield variable, two_time_kernels(trainer.products, layers).reshape(-1, *self.shape(variable))
 
     def _of_step(self, trainer: Trainer, state: State, fields: Fields) -> dict[str, Tensor]:
         values = {"prediction": fields.output}
         if {"feature_kernel", "ntk"} & self.observables:
-            values["feature_kernel"] = kernels(fields.features)
+            values["feature_kernel"] = kernels(trainer.products, fields.features, fields.features)
         if {"gradient_kernel", "ntk"} & self.observables:
-            values["gradient_kernel"] = kernels(fields.gradients)
+            values["gradient_kernel"] = kernels(trainer.products, fields.gradients, fields.gradients)
         if "ntk" in self.observables:
             values["ntk"] = ntk(
                 trainer.input_kernel,

@@ -6,6 +6,7 @@ the device.  Members that diverge are left out and counted; a batch that does no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,13 +41,26 @@ class Batch:
 
 
 class Runner:
-    """Trains members of networks of one problem on one device."""
+    """Trains members of networks of one problem on one device.
+
+    Args:
+        plan: what is recorded.
+        keep: whether results of every member are asked for (`members`), or moments of them (`moments`).
+        memory_limit: in bytes, for a batch; by default what is available.
+    """
 
     def __init__(
-        self, plan: Plan, precision: Precision, device: torch.device, root_seed: int, memory_limit: int | None = None
+        self,
+        plan: Plan,
+        precision: Precision,
+        device: torch.device,
+        root_seed: int,
+        *,
+        keep: bool,
+        memory_limit: int | None = None,
     ) -> None:
         self.plan, self.precision, self.device, self.root_seed = plan, precision, device, root_seed
-        self._budget = Budget(plan, precision, device, keep=True, memory_limit=memory_limit)
+        self._budget = Budget(plan, precision, device, keep, memory_limit)
         self._trainer: Trainer | None = None
         self._most: dict[int, int] = {}
 
@@ -56,21 +70,49 @@ class Runner:
             self._trainer = Trainer(self.plan.problem, self.device, self.precision)
         return self._trainer
 
-    def at_once(self, width: int, *, keep: bool) -> int:
+    def at_once(self, width: int) -> int:
         """How many networks of this width are trained together.
 
         Raises:
             MemoryEstimateError: if there is no room for one.
         """
-        most = self._most.get(width)
-        fits = replace(self._budget, keep=keep).batch(width)
-        return fits if most is None else min(fits, most)
+        fits = self._budget.batch(width)
+        return min(fits, self._most.get(width, fits))
+
+    def bytes_of_one(self, width: int) -> int:
+        """Memory of a network of this width while it trains."""
+        return self._budget.working_bytes(width)
+
+    def seconds(self, width: int, count: int, steps: int) -> float:
+        """Estimated time of a batch of `count` networks, from its first `steps` steps."""
+        last = int(self.plan.steps[-1])
+        probed = min(steps, last)
+        recorded = [t for t in self.plan.steps.tolist() if t < probed] + [probed]
+        probe = Runner(
+            replace(self.plan, steps=np.array(recorded)), self.precision, self.device, self.root_seed, keep=False
+        )
+        members = range(count)
+        probe._train_moments(width, members, 1)  # compiles, and warms up
+        started = self._time()
+        with _computing(self.precision):
+            probe._begin(width, members)
+        drawn = self._time()
+        probe._train_moments(width, members, 1)
+        trained = self._time() - drawn
+        drawing = drawn - started
+        return drawing + max(trained - drawing, 0.0) * (last + 1) / (probed + 1)
+
+    def _time(self) -> float:
+        """Now, with all work done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def members(self, width: int, seeds: Sequence[int]) -> Iterator[Batch]:
         """Results of every member with these seed indices, batch by batch."""
         first = 0
         while first < len(seeds):
-            count = min(self.at_once(width, keep=True), len(seeds) - first)
+            count = min(self.at_once(width), len(seeds) - first)
             part = seeds[first : first + count]
             found = self._attempt(width, count, partial(self._train_members, width, part))
             if found is not None:
@@ -82,7 +124,7 @@ class Runner:
         with those of the blocks that were trained together with it."""
         first = 0
         while first < len(blocks):
-            size, fits = len(blocks[first]), self.at_once(width, keep=False)
+            size, fits = len(blocks[first]), self.at_once(width)
             if fits < size:
                 yield first, self._in_pieces(width, blocks[first])
                 first += 1
@@ -99,7 +141,7 @@ class Runner:
         pieces: list[BlockMoments] = []
         done = 0
         while done < len(block):
-            part = block[done : done + self.at_once(width, keep=False)]
+            part = block[done : done + self.at_once(width)]
             found = self._attempt(width, len(part), partial(self._train_moments, width, part, 1))
             if found is not None:
                 pieces.append(found)

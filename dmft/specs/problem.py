@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,40 @@ class Problem:
             training=TRAININGS[training.pop("kind")](**training),
             loss=content["loss"],
         )
+
+
+def vary(problem: Problem, **values: Sequence[Any]) -> list[Problem]:
+    """Problems that differ from one in some of its fields, in all combinations.
+
+        dmft.vary(problem, gamma0=[0.5, 1, 2], depth=[2, 3])
+
+    Args:
+        problem: the one to vary.
+        values: by field of its network, of its training, or "loss", "task", "network", "training", the values.  (Of a
+            residual network `branch_scale` stays as it is when `depth` varies.)
+
+    Raises:
+        ValueError, TypeError: no such field; values that are no list; what the specs say of values.
+    """
+    found = [problem]
+    for name, each in values.items():
+        if isinstance(each, str) or not isinstance(each, Iterable):
+            raise TypeError(f"{name}={each!r} is not a list of values; give e.g. {name}=[{each!r}].")
+        each = list(each)
+        found = [_with(one, name, value) for one in found for value in each]
+    return found
+
+
+def _with(problem: Problem, name: str, value: Any) -> Problem:
+    """The problem with another value of a field, its own or that of its network or training."""
+    if name in (field.name for field in fields(problem)):
+        return replace(problem, **{name: value})
+    for part in ("network", "training"):
+        spec = getattr(problem, part)
+        if name in (field.name for field in fields(spec)):
+            return replace(problem, **{part: replace(spec, **{name: value})})
+    known = [field.name for spec in (problem, problem.network, problem.training) for field in fields(spec)]
+    raise ValueError(f"{name!r} is no field of this problem; choose among {', '.join(known)}.")
 
 
 def _known_kind(fields: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""What the command lines of the packages share: parsing, exit codes, errors and warnings for the user.
+
+Exit codes: 0 success, 2 bad input, 3 `DivergenceError`, 4 `MemoryEstimateError`.  These print their message alone.  Any
+other error, also a ValueError or TypeError that these packages do not raise by themselves, is a mistake of the library:
+it shows its traceback and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dmft.errors import DivergenceError, MemoryEstimateError
+
+EXIT_CODES = "Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory."
+PACKAGES = ("dmft", "finite_nets", "comparisons", "figures")
+ROOT = Path(__file__).parents[1]
+
+
+def run(
+    commands: Mapping[str, Callable[..., Any]], *, prog: str, description: str, arguments: Sequence[str] | None
+) -> int:
+    """Run the command that `arguments` name, by default those of the process, and return the exit code.
+
+    Args:
+        commands: dataclasses with a method `run`, by name.
+
+    Raises:
+        SystemExit: after help (0), and for options that cannot be read (2).
+    """
+    command = tyro.extras.subcommand_cli_from_dict(
+        dict(commands),
+        prog=prog,
+        description=f"{description}\n\n{EXIT_CODES}",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        with _plain_warnings():
+            command.run()
+    except DivergenceError as error:
+        return _failed(error, 3)
+    except MemoryEstimateError as error:
+        return _failed(error, 4)
+    except (OSError, ImportError) as error:
+        return _failed(error, 2)
+    except (ValueError, TypeError) as error:
+        if not _raised_by_us(error):
+            raise
+        return _failed(error, 2)
+    return 0
+
+
+def _failed(error: Exception, code: int) -> int:
+    """Print an error; the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether a `raise` of these packages made the error, rather than what it called."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    file = Path(frame.f_code.co_filename)
+    # the line too: JAX takes its own frames out of tracebacks
+    ours = any(file.is_relative_to(ROOT / package) for package in PACKAGES)
+    return ours and linecache.getline(str(file), line).lstrip().startswith("raise")
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line of text on standard error."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

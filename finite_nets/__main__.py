@@ -1,0 +1,245 @@
+"""The command line: `python -m finite_nets sweep | describe | check`.
+
+    python -m finite_nets sweep --source mnist5k --classes 3 8 --n-train 30 --depth 2 --learning-rate 1 --steps 16
+        --widths 64 128 256 --seeds 10000 --store runs/mnist --dry-run
+
+Exit codes and errors: `dmft.command`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import dmft
+import finite_nets
+from dmft import command
+from dmft.cli import (
+    NetworkOptions,
+    TaskOptions,
+    TrainingOptions,
+    build_problem,
+    every_nth,
+    parse_size,
+    read_problem,
+    refuse_descriptions,
+)
+
+DESCRIPTION = "Ensembles of real networks of finite width."
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What is recorded, and how."""
+
+    block: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 32 to 64 blocks)")] = None
+    """Networks in a block, the unit that is stored, or lost."""
+    seed: int = 0
+    """The root seed."""
+    dtype: Annotated[str, tyro.conf.arg(metavar="{float32,float64,tf32,bf16}")] = "float32"
+    """Precision."""
+    observables: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = None
+    """What to record, of prediction, loss, feature_kernel, gradient_kernel, ntk; by default as train_ensemble does."""
+    two_time: bool = False
+    """Record kernels between all pairs of recorded steps too."""
+    save_steps: Annotated[
+        tuple[int, ...] | None, tyro.conf.arg(metavar="STEP ...", help_behavior_hint="(default: all)")
+    ] = None
+    """Steps to record."""
+    every: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Instead of --save-steps: every N-th step and the last."""
+    covariance: bool = False
+    """Store the covariance of predictions over all steps and samples."""
+    members: bool = False
+    """Keep every network, not only moments."""
+    executor: Annotated[str, tyro.conf.arg(metavar="{serial,pool,ADDRESS}")] = "serial"
+    """Here; one process a device; or a Dask scheduler at an address such as tcp://host:8786."""
+    devices: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="DEVICE ...", help_behavior_hint="")] = None
+    """Such as cuda:0 cuda:1, or cpu; by default all GPUs, or the CPU."""
+    threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Of PyTorch, in a worker."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
+    """For N jobs side by side: of all blocks every N-th, from the I-th (from 0) on."""
+    memory_limit: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: what is free)")] = (
+        None
+    )
+    """Of a batch: bytes, or a number with KiB, MiB, GiB or TiB."""
+    progress: Literal["auto", "always", "never"] = "auto"
+    """Progress bar on standard error; auto shows it on a terminal."""
+    dry_run: bool = False
+    """Print what there is to do, with estimates of memory and time, and do nothing."""
+
+    def plan(self, last: int) -> dict[str, Any]:
+        """Arguments of `plan_sweep`, for problems of up to `last` steps.
+
+        Raises:
+            ValueError: a shard, a size or steps that are none.
+        """
+        if self.every is not None and self.save_steps is not None:
+            raise ValueError("--every and --save-steps both choose the steps to record; give one of them.")
+        return {
+            "block": self.block,
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "observables": self.observables,
+            "two_time": self.two_time,
+            "save_steps": self.save_steps if self.every is None else every_nth(self.every, last),
+            "covariance": self.covariance,
+            "members": self.members,
+            "shard": _shard(self.shard),
+            "memory_limit": None if self.memory_limit is None else parse_size(self.memory_limit),
+        }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train networks of several widths, and store moments over blocks of them; what is there is not trained again.
+
+    Example: python -m finite_nets sweep --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1
+    --steps 20 --widths 64 128 --seeds 1000 --vary gamma0=0.5,1,2 --store runs/richness
+    """
+
+    store: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """The store; made if it is not there."""
+    widths: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")]
+    """Widths of the networks."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
+    """Networks of each width; or a number for each."""
+    problem: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="FILE.json ...", help_behavior_hint="")] = None
+    """Problems written before (`python -m dmft problem`), in place of the network, task and training options."""
+    vary: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE,VALUE ...", help_behavior_hint="")] = ()
+    """Fields of network or training to vary, in all combinations."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    task: TaskOptions = field(default_factory=TaskOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    options: SweepOptions = field(default_factory=SweepOptions)
+
+    def run(self) -> None:
+        """Plan; print the plan, or do it and print what was done."""
+        problems = [one for problem in self._problems() for one in dmft.vary(problem, **dict(map(_varied, self.vary)))]
+        arguments = self.options.plan(max(problem.training.steps for problem in problems))
+        counts: Any = self.seeds[0]
+        if len(self.seeds) > 1:
+            if len(self.seeds) != len(self.widths):
+                raise ValueError(
+                    f"--seeds has {len(self.seeds)} numbers for {len(self.widths)} widths; give one, or all."
+                )
+            counts = dict(zip(self.widths, self.seeds, strict=True))
+        arguments |= {
+            "store": self.store,
+            "executor": _executor(self.options.executor),
+            "devices": self.options.devices or "auto",
+        }
+        if self.options.dry_run:
+            print(finite_nets.plan_sweep(problems, self.widths, counts, **arguments))
+            return
+        progress = {"auto": None, "always": True, "never": False}[self.options.progress]
+        summary = finite_nets.sweep(
+            problems, self.widths, counts, threads=self.options.threads, progress=progress, **arguments
+        )
+        print(summary)
+
+    def _problems(self) -> list[dmft.Problem]:
+        described = (self.network, self.task, self.training)
+        if self.problem is None:
+            return [build_problem(*described)]
+        refuse_descriptions(*described)
+        return [read_problem(path) for path in self.problem]
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Print what a store holds: problems, widths, finished blocks, networks, and how many diverged."""
+
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """A store."""
+
+    def run(self) -> None:
+        """Read, print."""
+        from dmft.__main__ import problem_lines, short
+        from finite_nets.store import Store
+
+        store = Store(self.store)
+        for problem_id, problem in finite_nets.problems(self.store).items():
+            print(problem_lines(json.loads(problem.to_json(arrays=False)), problem_id))
+            settings = store.settings(problem_id).as_json()
+            print("settings    " + ", ".join(f"{name}={short(value)}" for name, value in settings.items()))
+            for width in store.widths(problem_id):
+                blocks, size = sorted(store.finished(problem_id, width)), store.block_size(problem_id, width)
+                counts, diverged = (int(store.read(problem_id, width, n, blocks).sum()) for n in ("count", "diverged"))
+                print(f"width {width:<6} {len(blocks)} blocks of {size}: {counts} networks, {diverged} diverged")
+            print()
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read every chunk of a store against its checksum."""
+
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """A store."""
+    repair: bool = False
+    """Take damaged blocks out, so that the next sweep makes them again."""
+
+    def run(self) -> None:
+        """Read, print what is wrong; ValueError if something is, and stays."""
+        found = finite_nets.check_store(self.store, repair=self.repair)
+        for problem in found:
+            print(problem)
+        if found and not self.repair:
+            raise ValueError(f"{len(found)} damaged or left over; --repair takes these out.")
+        print(f"{len(found)} taken out." if found else f"{self.store} is whole.")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"sweep": Sweep, "describe": Describe, "check": Check}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments`, by default those of the process, and return the exit code.
+
+    Raises:
+        SystemExit: after help (0), and for options that cannot be read (2).
+    """
+    return command.run(COMMANDS, prog="python -m finite_nets", description=DESCRIPTION, arguments=arguments)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Of "i/n"."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise ValueError(f"--shard {text!r} is not I/N, such as 0/4.")
+    return int(parts[0]), int(parts[1])
+
+
+def _varied(text: str) -> tuple[str, list[Any]]:
+    """Of "field=value,value"."""
+    name, sign, values = text.partition("=")
+    if not sign or not values:
+        raise ValueError(f"--vary {text!r} is not FIELD=VALUE,VALUE, such as gamma0=0.5,1,2.")
+    return name.replace("-", "_"), [_value(value) for value in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    """A number, true or false, or text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _executor(name: str) -> Any:
+    """An executor: by name, or the Dask client of an address."""
+    if "://" not in name:
+        return name
+    from distributed import Client
+
+    return Client(name)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Where the tasks of a sweep run.
+
+    "serial"                      here, one after the other
+    "pool"                        spawned processes, one a device; the work of one that dies is given to others
+    concurrent.futures.Executor   wherever it runs them
+    dask.distributed.Client       on its workers, a cluster if need be; Dask gives the work of lost workers to others
+
+A task is a small object that can be pickled, with its results in the store: what comes back are counts.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+ATTEMPTS = 3  # of a pool whose workers die before they have finished a single task
+SHARE = 8  # tasks of a worker, at least, where there are as many blocks
+Executor = Any
+_device: str | None = None  # of a spawned worker
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Blocks made and networks in them, with those that diverged."""
+
+    blocks: int = 0
+    networks: int = 0
+    diverged: int = 0
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.blocks + other.blocks, self.networks + other.networks, self.diverged + other.diverged)
+
+
+Work = Callable[[Any], Outcome]
+Report = Callable[[Outcome], None]
+
+
+def check_executor(executor: Executor) -> None:
+    """TypeError, ValueError for what is none."""
+    if isinstance(executor, str):
+        if executor not in ("serial", "pool"):
+            raise ValueError(f'executor={executor!r} is unknown; use "serial", "pool", an Executor or a dask Client.')
+    elif not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f'executor={executor!r} has no method submit; use "serial", "pool", a concurrent.futures.Executor or a '
+            "dask.distributed.Client."
+        )
+
+
+def portions(executor: Executor, devices: Sequence[str]) -> int:
+    """Into how many tasks to cut the blocks of a width, at least."""
+    if executor == "serial":
+        return 1
+    if executor == "pool":
+        return SHARE * len(devices)
+    if _is_dask(executor):
+        return SHARE * max(1, int(sum(executor.nthreads().values())))
+    return SHARE * int(getattr(executor, "_max_workers", 1))
+
+
+def worker_device() -> str | None:
+    """The device that a pool gave this process."""
+    return _device
+
+
+def run_all(
+    work: Callable[..., Outcome], tasks: Sequence[Any], executor: Executor, devices: Sequence[str], report: Report
+) -> None:
+    """Run `work` on every task and report each outcome as it comes.
+
+    Raises:
+        RuntimeError: workers die again and again.
+        Exception: what a task raises; the others are cancelled.
+    """
+    if executor == "serial":
+        for task in tasks:
+            work(task, report)
+    elif executor == "pool":
+        _run_pool(work, tasks, devices, report)
+    elif _is_dask(executor):
+        from distributed import as_completed
+
+        futures = [executor.submit(work, task, pure=False) for task in tasks]
+        _gather(futures, as_completed(futures), report, executor.cancel)  # type: ignore[no-untyped-call]
+    else:
+        futures = [executor.submit(work, task) for task in tasks]
+        _gather(futures, concurrent.futures.as_completed(futures), report, _cancel)
+
+
+def _is_dask(executor: Executor) -> bool:
+    return type(executor).__module__.split(".")[0] == "distributed"
+
+
+def _gather(futures: list[Any], completed: Iterable[Any], report: Report, cancel: Callable[[list[Any]], None]) -> None:
+    try:
+        for future in completed:
+            report(future.result())
+    except BaseException:
+        cancel(futures)
+        raise
+
+
+def _cancel(futures: list[Any]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _run_pool(work: Work, tasks: Sequence[Any], devices: Sequence[str], report: Report) -> None:
+    """One process a device; a pool that breaks is made anew for what it left."""
+    left, failures = list(tasks), 0
+    while left:
+        before = len(left)
+        try:
+            _one_pool(work, left, devices, report)
+        except BrokenProcessPool as error:
+            failures = failures + 1 if len(left) == before else 0
+            if failures >= ATTEMPTS:
+                raise RuntimeError(
+                    f"the workers of {failures} pools died before they finished a task, as when memory runs out; "
+                    f'{len(left)} tasks are left. Lower memory_limit, or use executor="serial" to see why.'
+                ) from error
+
+
+def _one_pool(work: Work, left: list[Any], devices: Sequence[str], report: Report) -> None:
+    """Take finished tasks out of `left`; BrokenProcessPool if a worker dies."""
+    context = multiprocessing.get_context("spawn")
+    free = context.Queue()
+    for device in devices:
+        free.put(device)
+    pool = concurrent.futures.ProcessPoolExecutor(len(devices), context, _start_worker, (free, _threads(devices)))
+    try:
+        futures = {pool.submit(work, task): task for task in left}
+        for future in concurrent.futures.as_completed(futures):
+            report(future.result())
+            left.remove(futures[future])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _threads(devices: Sequence[str]) -> int:
+    """Of PyTorch in each of the workers."""
+    return max(1, cores() // len(devices))
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker(free: Any, threads: int) -> None:
+    global _device
+    import torch
+
+    _device = free.get()
+    torch.set_num_threads(threads)

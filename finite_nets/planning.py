@@ -1,0 +1,255 @@
+"""What a sweep is to do, before it is done: blocks, batches, memory, time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dmft import memory, schema
+from dmft.specs import Problem, _check
+from finite_nets.collection import check_members
+from finite_nets.ensemble import default_block, find_device
+from finite_nets.executors import Executor, check_executor, cores
+from finite_nets.precision import precision
+from finite_nets.recording import Plan
+from finite_nets.runner import Runner
+from finite_nets.settings import Settings
+from finite_nets.store import Store
+
+PROBED = 2  # steps that are timed for an estimate
+HEADER = ("problem", "width", "blocks", "there", "to do", "at once", "memory", "time")
+
+
+@dataclass(frozen=True)
+class Work:
+    """The blocks of one width of a problem.
+
+    size: networks in a block; wanted: how many blocks; there: how many of these the store has; todo: those to make.
+    """
+
+    problem: Problem
+    settings: Settings
+    width: int
+    size: int
+    wanted: int
+    there: int
+    todo: tuple[int, ...]
+
+    @property
+    def plan(self) -> Plan:
+        return self.settings.plan(self.problem)
+
+    @property
+    def networks(self) -> int:
+        """That are to be trained."""
+        return len(self.todo) * self.size
+
+    @property
+    def bytes_to_store(self) -> int:
+        """Of the blocks to make, before compression."""
+        plan, members = self.plan, 0
+        if self.settings.members:
+            itemsize = np.dtype(precision(self.settings.dtype).results).itemsize
+            members = self.size * plan.numbers(plan.quantities) * itemsize
+        return len(self.todo) * (8 * plan.moment_numbers() + members)
+
+    def runner(self, device: str, memory_limit: int | None) -> Runner:
+        """Of this work on a device."""
+        return self.settings.runner(self.problem, find_device(device), memory_limit)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep would do; its text is for reading."""
+
+    store: Store
+    works: tuple[Work, ...]
+    devices: tuple[str, ...]
+    memory_limit: int | None
+
+    @property
+    def networks(self) -> int:
+        """That are to be trained."""
+        return sum(work.networks for work in self.works)
+
+    @property
+    def bytes_to_store(self) -> int:
+        """Of the blocks to make, before compression."""
+        return sum(work.bytes_to_store for work in self.works)
+
+    def seconds(self, work: Work) -> float:
+        """Estimated time for a width on all devices, from a few steps of a batch on the first of them."""
+        if not work.todo:
+            return 0.0
+        runner = work.runner(self.devices[0], self.memory_limit)
+        count = min(runner.at_once(work.width), work.networks)
+        return work.networks / count * runner.seconds(work.width, count, PROBED) / len(self.devices)
+
+    def text(self, *, times: bool = True) -> str:
+        """A table of the widths, and what it comes to; `times` are estimated by training a few steps.
+
+        Raises:
+            MemoryEstimateError: a single network does not fit.
+        """
+        seconds = [self.seconds(work) if times else 0.0 for work in self.works]
+        rows = [HEADER, *(self._row(work, time) for work, time in zip(self.works, seconds, strict=True))]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+        kinds = ", ".join(f"{self.devices.count(d)} x {d}" for d in dict.fromkeys(self.devices))
+        total = f"{self.networks:,} networks to train on {kinds}"
+        if times and self.networks:
+            total += f", about {readable_time(sum(seconds))}"
+        stored = f"{memory.readable(self.bytes_to_store)} to store in {self.store.path}, before compression"
+        return "\n".join([*lines, "", total, stored])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _row(self, work: Work, seconds: float) -> tuple[str, ...]:
+        runner = work.runner(self.devices[0], self.memory_limit)
+        count = min(runner.at_once(work.width), max(work.networks, 1))
+        needed = count * runner.bytes_of_one(work.width)
+        return (
+            work.problem.problem_id,
+            str(work.width),
+            f"{work.wanted} x {work.size}",
+            str(work.there),
+            str(len(work.todo)),
+            str(count),
+            memory.readable(needed),
+            readable_time(seconds) if seconds else "",
+        )
+
+
+def plan_sweep(
+    problems: Problem | Iterable[Problem],
+    widths: Sequence[int],
+    seeds: int | Mapping[int, int],
+    *,
+    store: str | os.PathLike[str],
+    block: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    observables: Sequence[str] | None = None,
+    two_time: bool = False,
+    save_steps: Iterable[int] | None = None,
+    covariance: bool = False,
+    members: bool = False,
+    executor: Executor = "serial",
+    devices: str | Sequence[str] = "auto",
+    shard: tuple[int, int] = (0, 1),
+    memory_limit: int | None = None,
+) -> SweepPlan:
+    """What `sweep` would do with these arguments.  Nothing is written; print it to see.
+
+    Args:
+        problems, widths, seeds, store, executor, devices: as of `sweep`.
+        block: how many networks a block has, the unit that is stored, or lost; by default that of the store, or one
+            that makes 32 to 64 blocks a width.
+        seed: the root seed; a network depends on it, its width and its seed index only.
+        dtype, observables, two_time, save_steps: as of `train_ensemble`.
+        covariance: store the products of deviations of predictions over all (step, sample), too.
+        members: keep every network, too.
+        shard: (i, n): of all blocks every n-th, from the i-th on, for n jobs side by side.
+        memory_limit: in bytes, for a batch; by default what is available.
+
+    Raises:
+        StoreError, ValueError, TypeError: as `sweep`.
+    """
+    described = [problems] if isinstance(problems, Problem) else list(problems)
+    if not described or not all(isinstance(problem, Problem) for problem in described):
+        raise TypeError(f"problems={problems!r} must be a dmft.Problem, or a list of them.")
+    if len({problem.problem_id for problem in described}) < len(described):
+        raise ValueError("problems holds a problem twice; give each once.")
+    counts = _seeds_by_width(widths, seeds)
+    root = check_members(list(counts), 1, seed).root
+    block = None if block is None else _check.integer("block", block, minimum=1)
+    if memory_limit is not None:
+        memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
+    precision(dtype)
+    where = Store(store)
+    if where.exists():
+        where.check()
+    works = []
+    for problem in described:
+        settings = Settings(
+            seed=root,
+            dtype=dtype,
+            observables=schema.observables(observables, problem),
+            save_steps=tuple(schema.saved_steps(problem, save_steps).tolist()),
+            two_time=two_time,
+            covariance=covariance,
+            members=members,
+        )
+        if where.has(problem.problem_id):
+            where.require_settings(problem.problem_id, settings)
+        works += [_work(where, problem, settings, width, count, block) for width, count in counts.items()]
+    return SweepPlan(where, _of_shard(works, shard), _devices(devices, executor), memory_limit)
+
+
+def _work(store: Store, problem: Problem, settings: Settings, width: int, seeds: int, block: int | None) -> Work:
+    """All blocks of a width that the store lacks."""
+    problem_id = problem.problem_id
+    known = store.block_size(problem_id, width)
+    if block is not None:
+        store.require_block(problem_id, width, block)
+    size = known or block or default_block(seeds)
+    wanted = math.ceil(seeds / size)
+    finished = store.finished(problem_id, width)
+    todo = tuple(index for index in range(wanted) if index not in finished)
+    return Work(problem, settings, width, size, wanted, wanted - len(todo), todo)
+
+
+def _of_shard(works: list[Work], shard: tuple[int, int]) -> tuple[Work, ...]:
+    """The blocks of one of n jobs: which these are does not depend on what is done already."""
+    try:
+        index, count = (_check.integer("shard", part, minimum=0) for part in shard)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"shard={shard!r} is no pair (i, n) of whole numbers; give e.g. shard=(0, 4).") from error
+    if not index < count:
+        raise ValueError(f"shard={shard} must be (i, n) with 0 <= i < n.")
+    found, first = [], 0
+    for work in works:
+        mine = tuple(block for block in work.todo if (first + block) % count == index)
+        found.append(replace(work, todo=mine))
+        first += work.wanted
+    return tuple(found)
+
+
+def _seeds_by_width(widths: Any, seeds: Any) -> dict[int, int]:
+    """How many networks each width is to have."""
+    found = check_members(widths, 1, 0).widths
+    if not isinstance(seeds, Mapping):
+        seeds = dict.fromkeys(found, seeds)
+    if set(seeds) != set(found):
+        raise ValueError(f"seeds names the widths {sorted(seeds)}, not {sorted(found)}; give a number for each width.")
+    return {width: _check.integer(f"seeds of width {width}", seeds[width], minimum=1) for width in found}
+
+
+def _devices(devices: str | Sequence[str], executor: Executor) -> tuple[str, ...]:
+    """The devices that the executor uses, by name; of others than "pool" the first is the one that is estimated on."""
+    check_executor(executor)
+    if devices == "auto":
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        names = gpus or ["cpu"] * (cores() if executor == "pool" else 1)
+    else:
+        names = [devices] if isinstance(devices, str) else list(devices)
+    if not names:
+        raise ValueError('devices is empty; use "auto", or a list such as ["cuda:0", "cuda:1"].')
+    for name in names:
+        find_device(name)
+    return tuple(names) if executor == "pool" else (names[0],)
+
+
+def readable_time(seconds: float) -> str:
+    """A time as text, with two digits."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

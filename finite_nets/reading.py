@@ -1,0 +1,238 @@
+"""`open_store`: what a store holds so far, as a Dataset; `check_store`: whether it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dmft import memory, schema
+from dmft.errors import StoreError
+from dmft.specs import Problem
+from finite_nets.recording import Plan
+from finite_nets.settings import Settings
+from finite_nets.store import COUNT, Store
+
+
+def open_store(
+    path: str | os.PathLike[str], *, problem: Problem | str | None = None, members: bool = False
+) -> xr.Dataset:
+    """The results of a sweep so far.
+
+    Args:
+        path: the store.
+        problem: of which problem, itself or its problem_id; may be left out where the store has one.
+        members: the networks themselves, if the sweep kept them, rather than moments.
+
+    Returns:
+        Dataset (`dmft.schema`) of kind "moments" with leading dimensions width and block (count 0 where a block is not
+        there yet), or of kind "ensemble" with width and seed (of the seeds that all widths have).
+
+    Raises:
+        FileNotFoundError: there is no store.
+        StoreError: it is of another kind or version, damaged, has not that problem, or nothing yet; the message names
+            the difference.
+        MemoryEstimateError: the results do not fit.
+    """
+    store = Store(path)
+    problem_id = _problem_id(store, problem)
+    found, settings = store.problem(problem_id), store.settings(problem_id)
+    if members and not settings.members:
+        raise StoreError(f"{path} does not keep members; sweep with members=True into a new store, or read moments.")
+    finished = {width: sorted(store.finished(problem_id, width)) for width in store.widths(problem_id)}
+    finished = {width: blocks for width, blocks in finished.items() if blocks}
+    if not finished:
+        raise StoreError(f"{path} holds no finished block of the problem {problem_id} yet.")
+    plan = settings.plan(found)
+    if members:
+        return _ensemble(store, plan, settings, finished)
+    return _moments(store, plan, settings, finished)
+
+
+def problems(path: str | os.PathLike[str]) -> dict[str, Problem]:
+    """The problems of a store, with their data, by problem_id."""
+    store = Store(path)
+    return {problem_id: store.problem(problem_id) for problem_id in store.problem_ids()}
+
+
+def _problem_id(store: Store, problem: Problem | str | None) -> str:
+    known = store.problem_ids()
+    wanted = problem.problem_id if isinstance(problem, Problem) else problem
+    if wanted is None and len(known) == 1:
+        return known[0]
+    if wanted in known:
+        assert wanted is not None
+        return wanted
+    described = "\n".join(f"  {problem_id}  {_differing(store, known, problem_id)}".rstrip() for problem_id in known)
+    if wanted is None:
+        raise StoreError(
+            f"{store.path} holds {len(known)} problems; give problem=, one of\n{described}"
+            if known
+            else f"{store.path} holds no problem yet."
+        )
+    message = f"{store.path} does not hold the problem {wanted}; it holds\n{described}"
+    if isinstance(problem, Problem) and known:
+        ours, theirs = json.loads(problem.to_json(arrays=False)), _described(store, known[0])
+        parts = [
+            f"{part}: {theirs.get(part)} there, {ours.get(part)} here"
+            for part in ("network", "training", "loss", "task")
+            if ours.get(part) != theirs.get(part)
+        ]
+        message += f"\nThe first differs in {'; '.join(parts)}"
+    raise StoreError(message)
+
+
+def _described(store: Store, problem_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.problem(problem_id).to_json(arrays=False))
+    return found
+
+
+def _differing(store: Store, known: Sequence[str], problem_id: str) -> str:
+    """What tells a problem from the others of its store."""
+    flat = {key: _flat(_described(store, key)) for key in known}
+    if len(known) == 1:
+        return ""
+    names = [name for name in flat[problem_id] if len({json.dumps(other.get(name)) for other in flat.values()}) > 1]
+    return ", ".join(f"{name}={flat[problem_id][name]}" for name in names if "sha256" not in name) or "other data"
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _moments(store: Store, plan: Plan, settings: Settings, finished: dict[int, list[int]]) -> xr.Dataset:
+    last = 1 + max(blocks[-1] for blocks in finished.values())
+    arrays = store.block_arrays(plan, settings)
+    shapes = {name: (len(finished), last, *(plan.size(dim) for dim in dims[1:])) for name, dims in arrays.items()}
+    _require_memory({name: (shape, 8) for name, shape in shapes.items()})
+    values: dict[str, NDArray[Any]] = {
+        name: np.zeros(shape, np.int64) if name in (COUNT, "diverged") else np.full(shape, np.nan)
+        for name, shape in shapes.items()
+    }
+    for i, (width, blocks) in enumerate(finished.items()):
+        for name in arrays:
+            values[name][i, blocks] = store.read(plan.problem.problem_id, width, name, blocks)
+    return _dataset("moments", store, plan, settings, values, list(finished), {"block": np.arange(last)})
+
+
+def _ensemble(store: Store, plan: Plan, settings: Settings, finished: dict[int, list[int]]) -> xr.Dataset:
+    problem_id = plan.problem.problem_id
+    sizes = {width: store.block_size(problem_id, width) for width in finished}
+    seeds = {
+        width: {block * size + i for block in finished[width] for i in range(size)}
+        for width, size in sizes.items()
+        if size is not None
+    }
+    common = np.array(sorted(set.intersection(*seeds.values())), dtype=np.int64)
+    if not len(common):
+        raise StoreError(f"{store.path} has no seeds that all of its widths {list(finished)} have; finish the sweep.")
+    arrays = store.member_arrays(plan, settings)
+    shapes = {
+        name: (len(finished), len(common), *(plan.size(dim) for dim in dims[1:])) for name, (_, dims) in arrays.items()
+    }
+    _require_memory({name: (shape, np.dtype(arrays[name][0]).itemsize) for name, shape in shapes.items()})
+    values: dict[str, NDArray[Any]] = {
+        name.removeprefix("member_"): np.empty(shape, arrays[name][0]) for name, shape in shapes.items()
+    }
+    for i, (width, blocks) in enumerate(finished.items()):
+        size = sizes[width]
+        assert size is not None
+        needed = [block for block in blocks if np.isin(np.arange(block * size, (block + 1) * size), common).any()]
+        there = np.isin(np.concatenate([np.arange(b * size, (b + 1) * size) for b in needed]), common)
+        for name in arrays:
+            each = store.read(problem_id, width, name, needed)
+            values[name.removeprefix("member_")][i] = each.reshape(-1, *each.shape[2:])[there]
+    if not values["diverged"].any():
+        del values["diverged"]
+    return _dataset("ensemble", store, plan, settings, values, list(finished), {"seed": common})
+
+
+def _require_memory(shapes: dict[str, tuple[tuple[int, ...], int]]) -> None:
+    memory.require(
+        2 * sum(int(np.prod(shape)) * itemsize for shape, itemsize in shapes.values()),
+        limit=None,
+        available=memory.available_on_host(),
+        what="the results of the store",
+        ways_out="read moments rather than members, or record fewer steps",
+    )
+
+
+def _dataset(
+    kind: str,
+    store: Store,
+    plan: Plan,
+    settings: Settings,
+    values: dict[str, NDArray[Any]],
+    widths: list[int],
+    coords: dict[str, Any],
+) -> xr.Dataset:
+    problem_id = plan.problem.problem_id
+    sizes = [store.block_size(problem_id, width) for width in widths]
+    return schema.build(
+        kind,
+        plan.problem,
+        values,
+        steps=plan.steps,
+        coords={"width": np.array(widths), "block_size": ("width", sizes), **coords},
+        attrs={
+            "seed": settings.seed,
+            "dtype": settings.dtype,
+            "device": ", ".join(sorted({store.device(problem_id, width) for width in widths})),
+            "producer": "finite_nets.sweep",
+            "store": str(store.path),
+            "diverged": int(values["diverged"].sum()) if "diverged" in values else 0,
+        },
+    )
+
+
+def check_store(path: str | os.PathLike[str], *, repair: bool = False) -> list[str]:
+    """Read every chunk of a store against its checksum.
+
+    Args:
+        repair: take damaged blocks out, so that the next sweep makes them again, and remove what killed writers have
+            left unfinished for more than a day.
+
+    Returns:
+        What is wrong, a line each; nothing for a store that is whole.
+    """
+    store = Store(path)
+    found: list[str] = []
+    for problem_id in store.problem_ids():
+        for width in store.widths(problem_id):
+            for block in sorted(store.finished(problem_id, width)):
+                if (problem := _damage(store, problem_id, width, block)) is not None:
+                    found.append(problem)
+                    if repair:
+                        store.remove(problem_id, width, block)
+    for left in store.leftovers():
+        found.append(f"{left} was left by a writer that was killed")
+        if repair:
+            _remove(left)
+    return found
+
+
+def _damage(store: Store, problem_id: str, width: int, block: int) -> str | None:
+    """What is wrong with a finished block."""
+    for name in store.arrays(problem_id, width):
+        try:
+            store.read(problem_id, width, name, [block])
+        except StoreError as error:
+            return str(error)
+    return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,425 @@
+"""A store: a folder in the format Zarr version 3 with moments of ensembles, block by block, and members on request.
+
+    STORE/                            attributes: format of the store, schema of results, version
+    STORE/<problem_id>/               attributes: the problem, and the settings that all its networks share
+    STORE/<problem_id>/task/          x_train, y_train, x_test, y_test
+    STORE/<problem_id>/width_<N>/     attributes: the width, the size of a block
+        count, diverged, <quantity>_mean, <quantity>_m2, prediction_comoment        (block, ...)
+        member_<quantity>, member_diverged                                          (seed, ...)
+
+Block b holds the networks with seed indices b size .. (b + 1) size - 1, all of them, and is a function of its address
+alone: whoever computes it writes the same.  Every array keeps a block in one chunk, with a checksum; a chunk is written
+to a temporary file that is then renamed.  The chunk of `count` comes last: a block is there once its count is.
+Groups, too, are made under another name and renamed.  Metadata are written once: axes have room for all seed indices
+that there are.  So a writer may be killed at any time, and any number of writers may work side by side.
+
+Nothing in a store is code: it is read as numbers and JSON, with the codecs that are named here and no others.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft import __version__, schema
+from dmft.errors import StoreError
+from dmft.specs import Problem, Task
+from dmft.specs.task import ARRAYS
+from finite_nets.precision import precision
+from finite_nets.random import MEMBER_BITS
+from finite_nets.recording import Plan
+from finite_nets.settings import Settings
+
+FORMAT = 1
+KIND = "finite_nets.sweep"
+CODECS = ("bytes", "zstd", "crc32c")
+DTYPES = ("float64", "float32", "int64", "bool")
+UNFINISHED = ".new-"  # groups that are being made
+COUNT = "count"
+
+
+class Store:
+    """A store on disk.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        ImportError: Zarr is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        _zarr()
+        self.path = Path(path)
+        self._opened: dict[Path, Any] = {}
+
+    def prepare(self) -> None:
+        """Make the store if there is none.
+
+        Raises:
+            StoreError: something else is there, or a store of another format.
+            OSError: it cannot be written to.
+        """
+        if not (self.path / "zarr.json").exists():
+            if self.exists():
+                raise StoreError(f"{self.path} is a folder with other contents; give the name of a new one.")
+            attributes = {"kind": KIND, "format": FORMAT, "schema": schema.SCHEMA, "version": __version__}
+            with self._explained("a store"):
+                _make(self.path, lambda new: _group(new, attributes))
+        self.check()
+        self._require_writable()
+
+    def check(self) -> None:
+        """StoreError, FileNotFoundError unless this is a store that this version reads."""
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} does not exist; expected a store written by finite_nets.sweep.")
+        attributes = _attributes(self.path)
+        for name, expected in (("kind", KIND), ("format", FORMAT), ("schema", schema.SCHEMA)):
+            if attributes.get(name) != expected:
+                raise StoreError(
+                    f"{self.path} has {name} {attributes.get(name)!r}; this version reads {name} {expected!r}. Use the "
+                    f"version that wrote it (it says {attributes.get('version')!r}; this is {__version__})."
+                )
+
+    def _require_writable(self) -> None:
+        with self._explained("the store"):
+            probe = self.path / f"{UNFINISHED}{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Errors of writing, with what was being written."""
+        try:
+            yield
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"{what} cannot be written to {self.path} ({error.strerror}). What was there is kept; mend this and "
+                "run the same sweep again: it goes on where it was",
+            ) from error
+
+    # ---- problems ----------------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether something is there, a store or not."""
+        return self.path.exists() and any(self.path.iterdir())
+
+    def has(self, problem_id: str) -> bool:
+        return (self.path / problem_id).exists()
+
+    def problem_ids(self) -> list[str]:
+        self.check()
+        return sorted(p.name for p in self.path.iterdir() if re.fullmatch(r"[0-9a-f]{16}", p.name))
+
+    def problem(self, problem_id: str) -> Problem:
+        """A problem of the store, with its data."""
+        group = self.path / problem_id
+        arrays = {
+            name: np.asarray(_array(group / "task" / name)[...]) for name in ARRAYS if (group / "task" / name).exists()
+        }
+        described = json.loads(_attributes(group)["problem"])
+        try:
+            task = Task(**arrays, provenance=described["task"]["provenance"])
+            found = Problem.from_json(json.dumps(described), task=task)
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{group} does not hold a problem that this version reads: {error}") from error
+        if found.problem_id != problem_id:
+            raise StoreError(f"{group} holds the problem {found.problem_id}; the store is damaged.")
+        return found
+
+    def settings(self, problem_id: str) -> Settings:
+        content = _attributes(self.path / problem_id)["settings"]
+        try:
+            return Settings.from_json(content)
+        except TypeError as error:
+            raise StoreError(f"{self.path / problem_id} has settings unknown to this version: {error}") from error
+
+    def add_problem(self, problem: Problem, settings: Settings) -> None:
+        """Make room for a problem.
+
+        Raises:
+            StoreError: the store has it with other settings; the message names the differences.
+        """
+        group = self.path / problem.problem_id
+
+        def fill(new: Path) -> None:
+            _group(new, {"problem": problem.to_json(arrays=False), "settings": settings.as_json(), **_now()})
+            _group(new / "task", {})
+            for name, values in problem.task.arrays.items():
+                array = _create(new / "task" / name, values.shape, values.shape, "float64", ["sample", "entry"])
+                array[...] = values
+
+        if not group.exists():
+            with self._explained("a problem"):
+                _make(group, fill)
+        self.require_settings(problem.problem_id, settings)
+
+    def require_settings(self, problem_id: str, settings: Settings) -> None:
+        """StoreError that names the differences, if the store has other settings for a problem."""
+        ours, theirs = settings.as_json(), self.settings(problem_id).as_json()
+        differences = [f"{name}={theirs[name]!r}, not {ours[name]!r}" for name in ours if ours[name] != theirs[name]]
+        if differences:
+            raise StoreError(
+                f"{self.path} holds the problem {problem_id} with {'; '.join(differences)}. Networks of one store are "
+                "alike: ask for the same, or use another store."
+            )
+
+    # ---- widths ------------------------------------------------------------------------------------------------------
+
+    def widths(self, problem_id: str) -> list[int]:
+        names = (re.fullmatch(r"width_(\d+)", p.name) for p in (self.path / problem_id).iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    def block_size(self, problem_id: str, width: int) -> int | None:
+        """How many networks a block has; None if the width is not there."""
+        group = self._width(problem_id, width)
+        return int(_attributes(group)["block"]) if group.exists() else None
+
+    def add_width(self, plan: Plan, settings: Settings, width: int, block: int, device: str) -> None:
+        """Make room for the networks of a width.
+
+        Raises:
+            StoreError: the store has them in blocks of another size.
+        """
+        problem_id = plan.problem.problem_id
+        group, blocks = self._width(problem_id, width), 2**MEMBER_BITS // block
+
+        def fill(new: Path) -> None:
+            _group(new, {"width": width, "block": block, "device": device, "version": __version__, **_now()})
+            for name, dims in self.block_arrays(plan, settings).items():
+                shape = tuple(plan.size(dim) for dim in dims[1:])
+                dtype = "int64" if name in (COUNT, "diverged") else "float64"
+                _create(new / name, (blocks, *shape), (1, *shape), dtype, dims)
+            for name, (dtype, dims) in self.member_arrays(plan, settings).items():
+                shape = tuple(plan.size(dim) for dim in dims[1:])
+                _create(new / name, (blocks * block, *shape), (block, *shape), dtype, dims)
+
+        if not group.exists():
+            with self._explained(f"width {width}"):
+                _make(group, fill)
+        self.require_block(problem_id, width, block)
+
+    def require_block(self, problem_id: str, width: int, block: int) -> None:
+        """StoreError if the store has a width in blocks of another size."""
+        if (found := self.block_size(problem_id, width)) not in (None, block):
+            raise StoreError(
+                f"{self.path} holds width {width} in blocks of {found} networks, not {block}; leave block out, or use "
+                "another store."
+            )
+
+    @staticmethod
+    def block_arrays(plan: Plan, settings: Settings) -> dict[str, tuple[str, ...]]:
+        """Dimensions of the arrays over blocks, by name; `count` last."""
+        names = [f"{quantity}_{kind}" for quantity in plan.quantities for kind in schema.MOMENTS]
+        names += ["prediction_comoment"] if settings.covariance else []
+        outputs = bool(plan.problem.task.outputs)
+        return {name: schema.dims("moments", name, outputs=outputs)[1:] for name in [*names, "diverged", COUNT]}
+
+    @staticmethod
+    def member_arrays(plan: Plan, settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """dtype and dimensions of the arrays over members, by name."""
+        if not settings.members:
+            return {}
+        outputs = bool(plan.problem.task.outputs)
+        found = {}
+        for name in (*plan.quantities, "diverged"):
+            dtype = "bool" if name == "diverged" else plan.dtype_of(name, precision(settings.dtype).results)
+            found[f"member_{name}"] = (dtype, schema.dims("ensemble", name, outputs=outputs)[1:])
+        return found
+
+    def finished(self, problem_id: str, width: int) -> set[int]:
+        """The blocks that are there."""
+        folder = self._width(problem_id, width) / COUNT / "c"
+        if not folder.exists():
+            return set()
+        return {int(name) for name in os.listdir(folder) if name.isdigit()}
+
+    def has_block(self, problem_id: str, width: int, block: int) -> bool:
+        return (self._width(problem_id, width) / COUNT / "c" / str(block)).exists()
+
+    def write(self, problem_id: str, width: int, block: int, size: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """A block: its arrays, without the axis of blocks, and those of its members.
+
+        Raises:
+            OSError: what cannot be written, and that what was there is kept.
+        """
+        group = self._width(problem_id, width)
+        with self._explained(f"block {block} of width {width}"):
+            for name in sorted(arrays, key=lambda name: name == COUNT):
+                array = self._array(group / name)
+                if name.startswith("member_"):
+                    array[block * size : (block + 1) * size] = arrays[name]
+                else:
+                    array[block] = arrays[name]
+
+    def read(self, problem_id: str, width: int, name: str, blocks: Sequence[int]) -> NDArray[Any]:
+        """An array of a width, (block, ...) of the given blocks, in their order.
+
+        Raises:
+            StoreError: it is damaged, with the block.
+        """
+        group = self._width(problem_id, width)
+        array = self._array(group / name)
+        of_members = name.startswith("member_")
+        size = int(_attributes(group)["block"]) if of_members else 1
+        inside = ["0"] * (array.ndim - 1)
+        for block in blocks:
+            if not group.joinpath(name, "c", str(block), *inside).is_file():
+                # Zarr would take it for one of fill values
+                raise self._damaged(group, name, block, "there is no such chunk.")
+        found = []
+        for first, count in _runs(blocks):
+            try:
+                found.append(array[first * size : (first + count) * size])
+            except (ValueError, RuntimeError, OSError) as error:
+                if count == 1:
+                    raise self._damaged(group, name, first, str(error)) from error
+                found += [self.read(problem_id, width, name, [block])[0] for block in range(first, first + count)]
+        whole = np.concatenate(found) if found else np.empty((0, *array.shape[1:]), array.dtype)
+        return whole.reshape(len(blocks), size, *array.shape[1:]) if of_members else whole
+
+    def _damaged(self, group: Path, name: str, block: int, why: str) -> StoreError:
+        return StoreError(
+            f"block {block} of {name} in {group} is damaged: {why} `python -m finite_nets check {self.path} --repair` "
+            "takes it out; the same sweep makes it again."
+        )
+
+    def remove(self, problem_id: str, width: int, block: int) -> None:
+        """Forget a block: its count goes first."""
+        for name in sorted(self.arrays(problem_id, width), key=lambda name: name != COUNT):
+            chunk = self._width(problem_id, width) / name / "c" / str(block)
+            if chunk.is_dir():
+                shutil.rmtree(chunk)
+            else:
+                chunk.unlink(missing_ok=True)
+
+    def arrays(self, problem_id: str, width: int) -> list[str]:
+        """Names of the arrays of a width."""
+        return sorted(p.name for p in self._width(problem_id, width).iterdir() if (p / "zarr.json").exists())
+
+    def device(self, problem_id: str, width: int) -> str:
+        """On which a width was begun."""
+        return str(_attributes(self._width(problem_id, width))["device"])
+
+    def leftovers(self) -> list[Path]:
+        """Unfinished files and groups that killed writers have left, older than a day."""
+        before = time.time() - 86_400
+        found = [*self.path.rglob(f"{UNFINISHED}*"), *self.path.rglob("*.partial")]
+        return [path for path in found if path.stat().st_mtime < before]
+
+    def _array(self, path: Path) -> Any:
+        """An array of a width; its metadata do not change once they are there."""
+        if path not in self._opened:
+            self._opened[path] = _array(path)
+        return self._opened[path]
+
+    def _width(self, problem_id: str, width: int) -> Path:
+        return self.path / problem_id / f"width_{width}"
+
+
+def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and number of consecutive blocks."""
+    runs = np.split(np.asarray(blocks), np.flatnonzero(np.diff(blocks) != 1) + 1)
+    return ((int(run[0]), len(run)) for run in runs if len(run))
+
+
+# ---- Zarr ------------------------------------------------------------------------------------------------------------
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError("stores need Zarr: pip install 'dmft-networks[store]' (zarr >= 3.1.3).") from error
+    return zarr
+
+
+def _now() -> dict[str, str]:
+    return {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+
+
+def _make(path: Path, fill: Callable[[Path], None]) -> None:
+    """A group that appears whole or not at all; somebody else's, if it has appeared meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        fill(new)
+        new.rename(path)
+    except OSError:
+        if not (path / "zarr.json").exists():
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _group(path: Path, attributes: dict[str, Any]) -> None:
+    _zarr().create_group(path, attributes=attributes, zarr_format=3)
+
+
+def _create(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, dims: Sequence[str]) -> Any:
+    codecs = importlib.import_module("zarr.codecs")
+    return _zarr().create_array(
+        path,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value={"int64": -1, "bool": False}.get(dtype, np.nan),
+        compressors=(codecs.ZstdCodec(level=1), codecs.Crc32cCodec()),
+        dimension_names=list(dims)[: len(shape)],
+        zarr_format=3,
+    )
+
+
+def _array(path: Path) -> Any:
+    """An array, opened for reading and writing.
+
+    Raises:
+        StoreError: not one of a store, or one that would need other codecs.
+    """
+    content = _metadata(path)
+    codecs = [codec.get("name") for codec in content.get("codecs", [])]
+    if content.get("node_type") != "array" or not set(codecs) <= set(CODECS) or content.get("data_type") not in DTYPES:
+        raise StoreError(
+            f"{path} is no array of a store: {content.get('node_type')} of {content.get('data_type')} with codecs "
+            f"{codecs}; expected {', '.join(DTYPES)} and codecs among {', '.join(CODECS)}."
+        )
+    zarr = _zarr()
+    # a chunk says that it was written, whatever it holds
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(path, mode="r+", zarr_format=3)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Of a group."""
+    content = _metadata(path)
+    attributes = content.get("attributes", {})
+    if content.get("node_type") != "group" or not isinstance(attributes, dict):
+        raise StoreError(f"{path} is no group of a store.")
+    return attributes
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    file = path / "zarr.json"
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is not part of a store in the format Zarr 3: it has no zarr.json.") from error
+    except ValueError as error:
+        raise StoreError(f"{file} is damaged: {error}.") from error
+    if not isinstance(content, dict) or content.get("zarr_format") != 3:
+        raise StoreError(f"{path} is not in the format Zarr 3.")
+    return content

@@ -1,0 +1,704 @@
+"""Sweeps into a store: the same numbers in any order and by any workers, nothing lost, nothing read that is not whole."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import comparisons
+import dmft
+import finite_nets
+import finite_nets.runner
+from comparisons.samples import covariance
+from conftest import reference_problem
+from dmft.errors import DivergenceError, MemoryEstimateError, StoreError
+from finite_nets.__main__ import SweepOptions, main
+from finite_nets.executors import Outcome, run_all
+
+PROBLEM = reference_problem()
+RICHER = reference_problem(gamma0=2.0)
+FEW = {"observables": ["prediction", "loss"], "save_steps": [0, 5, 10], "dtype": "float64"}
+WIDTHS = [8, 12]
+
+
+def swept(path, seeds=40, widths=WIDTHS, problems=PROBLEM, **arguments):
+    return finite_nets.sweep(problems, widths, seeds, store=path, **{"block": 5, **FEW, **arguments})
+
+
+def opened(path, **arguments):
+    """What the store holds, without when and where it was made."""
+    ds = finite_nets.open_store(path, **arguments)
+    return ds.drop_attrs().assign_attrs({k: v for k, v in ds.attrs.items() if k not in ("created", "store")})
+
+
+def same(a, b):
+    xr.testing.assert_identical(a, b)  # bit for bit
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A store made without interruption."""
+    path = tmp_path_factory.mktemp("sweep") / "whole"
+    swept(path)
+    return path
+
+
+# ---- what is stored --------------------------------------------------------------------------------------------------
+
+
+def test_a_store_holds_what_train_ensemble_finds(whole):
+    stored = finite_nets.open_store(whole)
+    direct = finite_nets.train_ensemble(PROBLEM, widths=WIDTHS, seeds=40, keep="moments", block=5, **FEW)
+    assert stored.attrs["kind"] == "moments"
+    assert stored.sizes["block"] == 8
+    assert stored.block_size.values.tolist() == [5, 5]
+    for name in direct.data_vars:
+        # products of batches of other sizes: rounding
+        np.testing.assert_allclose(stored[name], direct[name], rtol=1e-12, atol=1e-14, err_msg=name)
+    statistics = comparisons.statistics(stored)
+    members = finite_nets.train_ensemble(PROBLEM, widths=WIDTHS, seeds=40, **FEW)
+    np.testing.assert_allclose(statistics.prediction_variance, members.prediction.var("seed", ddof=1), atol=1e-12)
+
+
+def test_members_are_kept_on_request(tmp_path):
+    summary = swept(tmp_path / "kept", 12, members=True, covariance=True, observables=None)
+    assert summary.made == Outcome(6, 30, 0)  # whole blocks: 15 of each width
+    kept = finite_nets.open_store(tmp_path / "kept", members=True)
+    arguments = {k: v for k, v in FEW.items() if k != "observables"}
+    direct = finite_nets.train_ensemble(PROBLEM, widths=WIDTHS, seeds=15, **arguments)
+    assert kept.attrs["kind"] == "ensemble"
+    for name in direct.data_vars:
+        np.testing.assert_allclose(kept[name], direct[name], rtol=1e-12, atol=1e-14)
+        assert kept[name].dtype == direct[name].dtype
+    moments = finite_nets.open_store(tmp_path / "kept")
+    np.testing.assert_allclose(_covariance(moments), _covariance_of_members(direct), atol=1e-12)
+    # batches that cut through blocks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finite_nets.runner.Runner, "at_once", lambda *_: 4)
+        swept(tmp_path / "cut", 12, members=True, covariance=True, observables=None)
+    xr.testing.assert_allclose(opened(tmp_path / "cut", members=True), opened(tmp_path / "kept", members=True))
+    xr.testing.assert_allclose(opened(tmp_path / "cut"), opened(tmp_path / "kept"))
+
+
+def _covariance(moments):
+    one = moments.prediction_mean.shape[2:]
+    return np.stack([covariance(moments, i).reshape(*one, *one) for i in range(2)])
+
+
+def _covariance_of_members(nets):
+    one = nets.prediction.shape[2:]
+    return np.stack([np.cov(f.reshape(len(f), -1), rowvar=False).reshape(*one, *one) for f in nets.prediction.values])
+
+
+@pytest.mark.parametrize("at_once", [3, 7, 1000])
+def test_numbers_do_not_depend_on_batches(tmp_path, monkeypatch, whole, at_once):
+    monkeypatch.setattr(finite_nets.runner.Runner, "at_once", lambda *_: at_once)
+    swept(tmp_path / "store")
+    found, expected = opened(tmp_path / "store"), opened(whole)
+    for name in expected.data_vars:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-12, atol=1e-14)
+
+
+def test_blocks_of_another_size_pool_to_the_same_moments(tmp_path, whole):
+    swept(tmp_path / "store", block=8)
+    ours, theirs = (comparisons.statistics(finite_nets.open_store(path)) for path in (tmp_path / "store", whole))
+    for name in ("prediction_mean", "prediction_variance", "loss_mean", "loss_variance"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-11, atol=1e-14)
+
+
+def test_one_store_for_many_problems(tmp_path):
+    swept(tmp_path / "store", problems=[PROBLEM, RICHER])
+    with pytest.raises(StoreError, match=r"holds 2 problems; give problem=, one of\n.*network.gamma0="):
+        finite_nets.open_store(tmp_path / "store")
+    assert finite_nets.problems(tmp_path / "store") == {p.problem_id: p for p in (PROBLEM, RICHER)}
+    one, other = (finite_nets.open_store(tmp_path / "store", problem=p) for p in (PROBLEM, RICHER.problem_id))
+    assert json.loads(one.attrs["problem"])["network"]["gamma0"] == 1.0
+    assert json.loads(other.attrs["problem"])["network"]["gamma0"] == 2.0
+
+
+def test_a_store_is_compared_with_the_limit(tmp_path):
+    summary = finite_nets.sweep(PROBLEM, {32: 0, 64: 0}, {32: 1600, 64: 800}, store=tmp_path / "store")
+    assert summary.made.networks == 2400
+    nets = finite_nets.open_store(tmp_path / "store")
+    assert nets["count"].values.sum(axis=1).tolist() == [1600, 800]
+    found = comparisons.compare(dmft.solve(PROBLEM), nets)
+    z = abs(found.prediction_z)
+    # terms of order 1/N^2 beside the bias: z of the deviation itself is large at these widths
+    assert found.prediction_variance_exponent == pytest.approx(-1, abs=0.15)
+    assert np.isfinite(z).all()
+
+
+# ---- executors -------------------------------------------------------------------------------------------------------
+
+
+def test_shards_make_the_store_together(tmp_path, whole):
+    for index in (2, 0, 1):
+        summary = swept(tmp_path / "store", shard=(index, 3))
+        assert summary.made.blocks in (5, 6)
+    same(opened(tmp_path / "store"), opened(whole))
+    assert swept(tmp_path / "store").made == Outcome()
+
+
+def test_threads_of_an_executor(tmp_path, whole):
+    threads = torch.get_num_threads()
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        swept(tmp_path / "store", executor=executor)
+    torch.set_num_threads(threads)
+    same(opened(tmp_path / "store"), opened(whole))
+
+
+def test_a_pool_of_processes(tmp_path, whole):
+    swept(tmp_path / "store", executor="pool")
+    same(opened(tmp_path / "store"), opened(whole))
+
+
+def _dies_once(task, *_):
+    """Kills its process the first time that anybody runs a task."""
+    mark = Path(task) / "died"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(1)
+
+
+def _dies(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_work_of_a_dead_process_is_done_by_another(tmp_path):
+    outcomes = []
+    run_all(_dies_once, [str(tmp_path)] * 3, "pool", ["cpu", "cpu"], outcomes.append)
+    assert outcomes == [Outcome(1)] * 3
+    with pytest.raises(RuntimeError, match="the workers of 3 pools died before they finished a task"):
+        run_all(_dies, [str(tmp_path)], "pool", ["cpu"], outcomes.append)
+
+
+@pytest.mark.filterwarnings("default")  # what Dask and its event loops leave behind is theirs
+def test_dask_workers_finish_though_one_is_killed(tmp_path):
+    """A real cluster of four processes, of which one is killed midway."""
+    distributed = pytest.importorskip("distributed")
+    many = {"seeds": 400, "block": 4}
+    swept(tmp_path / "whole", **many)
+    with (
+        distributed.LocalCluster(
+            n_workers=4, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path / "dask"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        failures = []
+
+        def run():
+            try:
+                swept(tmp_path / "store", executor=client, **many)
+            except Exception as error:
+                failures.append(error)
+
+        sweeping = threading.Thread(target=run)
+        sweeping.start()
+        counts = tmp_path / "store" / PROBLEM.problem_id / "width_8" / "count" / "c"
+        deadline = time.monotonic() + 120
+        while not (counts.exists() and len(os.listdir(counts)) > 3) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        done = len(os.listdir(counts))
+        victim = next(iter(client.run(os.getpid).values()))
+        os.kill(victim, signal.SIGKILL)
+        sweeping.join(timeout=240)
+        assert not sweeping.is_alive()
+        assert not failures
+        assert 3 < done < 100
+    same(opened(tmp_path / "store"), opened(tmp_path / "whole"))
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+FORKING = """
+import os, random, signal, sys, time
+import numpy, torch, zarr, xarray  # loaded before the forks, used after them
+sys.path.insert(0, {tests!r})
+import finite_nets.sweeping
+import test_sweep_problem as t
+
+def writer():
+    pid = os.fork()
+    if pid == 0:
+        t.sweep(sys.argv[1])
+        os._exit(0)
+    return pid
+
+for round in range({rounds}):
+    pids = [writer() for _ in range({writers})]
+    if {kill}:
+        time.sleep(random.Random(round).uniform(0.1, 0.5))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        print(os.WIFSIGNALED(status), flush=True)
+"""
+
+SWEEP = """
+import torch
+import finite_nets
+from conftest import reference_problem
+
+def sweep(path):
+    torch.set_num_threads(1)
+    finite_nets.sweep(reference_problem(), [8, 12], 2000, store=path, block=5, observables=["prediction", "loss"],
+                      save_steps=[0, 5, 10], dtype="float64")
+"""
+
+
+def forked(tmp_path, store, **arguments):
+    (tmp_path / "test_sweep_problem.py").write_text(SWEEP)
+    (tmp_path / "forking.py").write_text(FORKING.format(tests=str(tmp_path), **arguments))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "forking.py"), str(store)],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line == "True" for line in done.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A store of 800 blocks made without interruption."""
+    path = tmp_path_factory.mktemp("sweep") / "large"
+    swept(path, 2000)
+    return path
+
+
+def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path, large):
+    path = tmp_path / "store"
+    killed = forked(tmp_path, path, rounds=10, writers=1, kill=True)
+    assert killed == [True] * 10
+    found = finite_nets.open_store(path)
+    left = 800 - int((found["count"] > 0).sum())
+    assert 0 < left < 800
+    assert finite_nets.check_store(path) == []
+    # what is there is whole
+    expected = finite_nets.open_store(large)
+    for i in range(found.sizes["width"]):  # the second may not have been begun
+        there = np.flatnonzero(found["count"].values[i] > 0)
+        for name in expected.data_vars:
+            np.testing.assert_array_equal(found[name].values[i, there], expected[name].values[i, there])
+    assert swept(path, 2000).made.blocks == left
+    same(opened(path), opened(large))
+
+
+def test_writers_may_work_side_by_side(tmp_path, large):
+    path = tmp_path / "store"
+    assert forked(tmp_path, path, rounds=1, writers=2, kill=False) == [False] * 2
+    assert finite_nets.check_store(path) == []
+    same(opened(path), opened(large))
+
+
+def test_a_sweep_is_extended_by_widths_and_seeds(tmp_path, whole):
+    path = tmp_path / "store"
+    assert swept(path, 20, [12]).made == Outcome(4, 20, 0)
+    plan = finite_nets.plan_sweep(PROBLEM, WIDTHS, 40, store=path, **FEW)  # the block is the store's
+    assert [(work.width, work.there, len(work.todo)) for work in plan.works] == [(8, 0, 40), (12, 4, 4)]
+    swept(path)
+    same(opened(path), opened(whole))
+
+
+def mounted(folder, size):
+    """A file system of that size, or none where we may not mount one."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("no right to mount a small file system")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    mounted(folder, "300k")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_what_was_there(small_disk, whole):
+    path = small_disk / "store"
+    with pytest.raises(
+        OSError, match=r"cannot be written to .*store \(No space left on device\)\. What was there is kept"
+    ):
+        swept(path)
+    left = finite_nets.check_store(path)
+    assert left == []
+    found, expected = finite_nets.open_store(path), finite_nets.open_store(whole)
+    there = np.flatnonzero(found["count"].values[0] > 0)
+    assert len(there) > 0
+    np.testing.assert_array_equal(found.prediction_mean.values[0, there], expected.prediction_mean.values[0, there])
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    swept(path)
+    same(opened(path), opened(whole))
+
+
+def test_a_store_that_cannot_be_written_to_is_named_before_any_work(small_disk, monkeypatch):
+    path = small_disk / "store"
+    swept(path, 10, [8])
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    monkeypatch.setattr(finite_nets.runner.Runner, "moments", lambda *_: pytest.fail("trained"))
+    with pytest.raises(OSError, match=r"the store cannot be written to .* \(Read-only file system\)"):
+        swept(path)
+    assert finite_nets.open_store(path).sizes["block"] == 2
+
+
+def chunk_of(path, name, block, width=8):
+    folder = path / PROBLEM.problem_id / f"width_{width}" / name / "c" / str(block)
+    return next(file for file in [folder, *folder.rglob("*")] if file.is_file())
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.9])
+def test_a_truncated_chunk_is_detected_and_made_again(tmp_path, whole, kept, capsys):
+    path = shutil.copytree(whole, tmp_path / "store")
+    file = chunk_of(path, "prediction_m2", 3)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(StoreError, match=r"block 3 of prediction_m2 in .*width_8 is damaged: .* check .* --repair"):
+        finite_nets.open_store(path)
+    (problem,) = finite_nets.check_store(path)
+    assert "block 3 of prediction_m2" in problem
+    assert main(["check", str(path)]) == 2
+    assert "1 damaged or left over; --repair takes these out" in capsys.readouterr().err
+    assert main(["check", str(path), "--repair"]) == 0
+    assert int((finite_nets.open_store(path)["count"] > 0).sum()) == 15
+    assert swept(path).made.blocks == 1
+    same(opened(path), opened(whole))
+    assert main(["check", str(path)]) == 0
+
+
+def test_a_changed_byte_and_a_lost_chunk_are_detected(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "store")
+    file = chunk_of(path, "loss_mean", 0)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    chunk_of(path, "prediction_mean", 5, width=12).unlink()
+    found = finite_nets.check_store(path, repair=True)
+    assert len(found) == 2
+    assert "block 0 of loss_mean" in found[0]
+    assert re.search("block 5 of prediction_mean in .*width_12 is damaged: there is no such chunk", found[1])
+    swept(path)
+    same(opened(path), opened(whole))
+
+
+def test_what_killed_writers_leave_is_no_part_of_the_store(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "store")
+    group = path / PROBLEM.problem_id
+    (group / ".new-123" / "count").mkdir(parents=True)
+    partial = group / "width_8" / "count" / "c" / "7.abc.partial"
+    partial.write_bytes(b"half")
+    same(opened(path), opened(whole))
+    assert finite_nets.check_store(path) == []  # somebody may be at it
+    for left in (group / ".new-123", partial):
+        os.utime(left, (0, 0))
+    assert len(finite_nets.check_store(path, repair=True)) == 2
+    assert not partial.exists()
+    assert not (group / ".new-123").exists()
+
+
+# ---- robustness ------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_leads_to_smaller_batches(tmp_path, monkeypatch, whole):
+    train, sizes = finite_nets.runner.Runner._train_moments, []
+
+    def limited(self, width, seeds, blocks):
+        sizes.append(len(seeds))
+        if len(seeds) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return train(self, width, seeds, blocks)
+
+    monkeypatch.setattr(finite_nets.runner.Runner, "_train_moments", limited)
+    swept(tmp_path / "store")
+    assert sizes[:5] == [40, 20, 10, 5, 5]
+    for name, values in opened(whole).data_vars.items():
+        np.testing.assert_allclose(opened(tmp_path / "store")[name], values, rtol=1e-12, atol=1e-14)
+
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(finite_nets.runner.Runner, "_train_moments", never)
+    with pytest.raises(
+        MemoryEstimateError, match=r"one network of width \d+ does not fit in memory: CUDA out of memory"
+    ):
+        swept(tmp_path / "other")
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("shapes do not agree")
+
+    monkeypatch.setattr(finite_nets.runner.Runner, "_train_moments", fails)
+    with pytest.raises(RuntimeError, match="shapes do not agree"):
+        swept(tmp_path / "store")
+
+
+def test_networks_that_diverge_are_counted_and_left_out(tmp_path):
+    wild = dataclasses.replace(PROBLEM, network=dmft.MLP(2, dmft.relu()), training=dmft.GradientDescent(3.5, 10))
+    summary = swept(tmp_path / "store", problems=wild, widths=[16])
+    assert 0 < summary.made.diverged < 40
+    assert f"of which {summary.made.diverged} diverged and do not count" in str(summary)
+    stored = finite_nets.open_store(tmp_path / "store")
+    assert stored.attrs["diverged"] == summary.made.diverged == int(stored.diverged.sum())
+    assert int(stored["count"].sum()) == 40 - summary.made.diverged
+    with pytest.warns(UserWarning, match="networks of width 16 diverge"):
+        members = finite_nets.train_ensemble(wild, widths=[16], seeds=40, **FEW)
+    healthy = members.prediction.values[0][~members.diverged.values[0]]
+    np.testing.assert_allclose(
+        comparisons.statistics(stored).prediction_mean[0], healthy.mean(0), rtol=1e-9, atol=1e-12
+    )
+    # all of them: a result, too, of a sweep over rates
+    hopeless = dataclasses.replace(wild, training=dmft.GradientDescent(500.0, 10))
+    swept(tmp_path / "none", problems=hopeless, widths=[16])
+    none = finite_nets.open_store(tmp_path / "none")
+    assert int(none["count"].sum()) == 0
+    assert int(none.diverged.sum()) == 40
+    with pytest.raises(ValueError, match=r"0 block\(s\) of width 16"):
+        comparisons.statistics(none)
+    with pytest.raises(DivergenceError, match="40 of 40 networks of width 16 diverge"):
+        finite_nets.train_ensemble(hopeless, widths=[16], seeds=40, keep="moments", **FEW)
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"dtype": "float32"}, StoreError, "with dtype='float64', not 'float32'. Networks of one store are alike"),
+        ({"seed": 1}, StoreError, "with seed=0, not 1."),
+        ({"save_steps": [0, 10], "covariance": True}, StoreError, "with save_steps=[0, 5, 10], not [0, 10]; covariance=False, not True"),
+        ({"block": 6}, StoreError, "holds width 8 in blocks of 5 networks, not 6; leave block out"),
+        ({"block": 0}, ValueError, "block=0 is too small"),
+        ({"problems": []}, TypeError, "must be a dmft.Problem, or a list of them"),
+        ({"problems": [PROBLEM, PROBLEM]}, ValueError, "holds a problem twice"),
+        ({"widths": [8, 8]}, ValueError, "widths=[8, 8] must hold different numbers"),
+        ({"seeds": {8: 10}}, ValueError, "seeds names the widths [8], not [8, 12]"),
+        ({"seeds": 0}, ValueError, "seeds of width 8=0 is too small"),
+        ({"shard": (4, 4)}, ValueError, "shard=(4, 4) must be (i, n) with 0 <= i < n"),
+        ({"shard": 3}, ValueError, "shard=3 is no pair (i, n)"),
+        ({"executor": "threads"}, ValueError, "executor='threads' is unknown"),
+        ({"executor": 4}, TypeError, "executor=4 has no method submit"),
+        ({"devices": []}, ValueError, "devices is empty"),
+        ({"devices": ["tpu"]}, ValueError, "device='tpu' is unknown"),
+        ({"memory_limit": 10}, MemoryEstimateError, "one network of width 8 needs about"),
+    ],
+)  # fmt: skip
+def test_refusals(whole, arguments, error, message):
+    before = sorted(path for path in whole.rglob("*") if "count" in path.parts)
+    with pytest.raises(error, match=re.escape(message)):
+        swept(whole, **{"seeds": 50, **arguments})
+    assert sorted(path for path in whole.rglob("*") if "count" in path.parts) == before
+
+
+def test_stores_of_others_are_refused_with_the_difference(tmp_path, whole):
+    with pytest.raises(FileNotFoundError, match="does not exist; expected a store written by finite_nets"):
+        finite_nets.open_store(tmp_path / "nothing")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").touch()
+    with pytest.raises(StoreError, match="is not part of a store in the format Zarr 3"):
+        swept(tmp_path / "notes")
+    assert os.listdir(tmp_path / "notes") == ["a.txt"]
+    for name, value, message in (
+        ("schema", 7, "has schema 7; this version reads schema 1. Use the version that wrote it"),
+        ("format", 2, "has format 2; this version reads format 1"),
+        ("kind", "weather", "has kind 'weather'; this version reads kind 'finite_nets.sweep'"),
+    ):
+        path = shutil.copytree(whole, tmp_path / name)
+        metadata = json.loads((path / "zarr.json").read_text())
+        metadata["attributes"][name] = value
+        (path / "zarr.json").write_text(json.dumps(metadata))
+        for call in (finite_nets.open_store, swept, finite_nets.check_store):
+            with pytest.raises(StoreError, match=re.escape(message)):
+                call(path)
+    with pytest.raises(
+        StoreError,
+        match=r"(?s)does not hold the problem .*\nThe first differs in network: .*'gamma0': 1.0.* there, .*'gamma0': 2.0",
+    ):
+        finite_nets.open_store(whole, problem=RICHER)
+    with pytest.raises(StoreError, match="does not keep members; sweep with members=True"):
+        finite_nets.open_store(whole, members=True)
+
+
+def test_a_store_is_read_as_numbers_and_nothing_else(tmp_path, whole):
+    """No codec that a stranger might name, no other type, no path out of the store, no other data under a problem's name."""
+
+    def tampered(name, file, change):
+        path = shutil.copytree(whole, tmp_path / name)
+        metadata = json.loads((path / file).read_text())
+        change(metadata)
+        (path / file).write_text(json.dumps(metadata))
+        return path
+
+    array = f"{PROBLEM.problem_id}/width_8/prediction_mean/zarr.json"
+
+    def codec(metadata):
+        metadata["codecs"][0] = {"name": "numcodecs.pickle", "configuration": {}}
+
+    def strings(metadata):
+        metadata["data_type"] = "string"
+
+    for name, change in (("codec", codec), ("strings", strings)):
+        with pytest.raises(StoreError, match="is no array of a store"):
+            finite_nets.open_store(tampered(name, array, change))
+
+    def other_data(metadata):
+        content = json.loads(metadata["attributes"]["problem"])
+        content["network"]["gamma0"] = 3.0
+        metadata["attributes"]["problem"] = json.dumps(content)
+
+    with pytest.raises(StoreError, match="the store is damaged"):
+        finite_nets.open_store(tampered("other", f"{PROBLEM.problem_id}/zarr.json", other_data))
+
+    def setting(metadata):
+        metadata["attributes"]["settings"]["augmentation"] = "flips"
+
+    with pytest.raises(StoreError, match="settings unknown to this version"):
+        finite_nets.open_store(tampered("setting", f"{PROBLEM.problem_id}/zarr.json", setting))
+    path = shutil.copytree(whole, tmp_path / "garbage")
+    (path / PROBLEM.problem_id / "zarr.json").write_text("{")
+    with pytest.raises(StoreError, match="zarr.json is damaged"):
+        finite_nets.open_store(path)
+
+
+# ---- foresight -------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, whole):
+    path = tmp_path / "store"
+    plan = finite_nets.plan_sweep([PROBLEM, RICHER], {8: 0, 64: 0}, {8: 1000, 64: 320}, store=path, **FEW)
+    text = str(plan)
+    assert not path.exists()
+    rows = [line.split() for line in text.splitlines()[1:5]]
+    assert [(row[0], row[1], " ".join(row[2:5]), row[5], row[6]) for row in rows] == [
+        (problem.problem_id, width, blocks, "0", todo)
+        for problem in (PROBLEM, RICHER)
+        for width, blocks, todo in (("8", "40 x 25", "40"), ("64", "32 x 10", "32"))
+    ]
+    assert re.search(r"2,640 networks to train on 1 x cpu, about [\d.]+ s\n", text)
+    assert plan.networks == 2640
+    # prediction and loss at three steps: means, squares, two counts
+    assert plan.bytes_to_store == 144 * 8 * (2 * (9 + 3) + 2)
+    rest = finite_nets.plan_sweep(PROBLEM, [8, 12], 60, store=whole, shard=(1, 2), **FEW)
+    assert [(work.there, work.todo) for work in rest.works] == [(8, (9, 11)), (8, (9, 11))]
+
+
+def test_the_estimate_of_time_is_of_the_right_order(tmp_path):
+    plan = finite_nets.plan_sweep(PROBLEM, [64], 4000, store=tmp_path / "store", dtype="float64")
+    foreseen = plan.seconds(plan.works[0])
+    started = time.perf_counter()
+    finite_nets.train_ensemble(PROBLEM, widths=[64], seeds=4000, keep="moments", dtype="float64")
+    taken = time.perf_counter() - started
+    # on a machine that others use too
+    assert foreseen / 5 < taken < foreseen * 5
+
+
+def test_progress_and_the_plan_are_shown_where_they_are_asked_for(tmp_path, capfd):
+    swept(tmp_path / "store", progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "80 networks to train on 1 x cpu, about" in shown.err
+    assert "networks: 100%" in shown.err
+    swept(tmp_path / "store", 60, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+OPTIONS = "--source digits --classes 3 8 --n-train 4 --depth 2 --learning-rate 0.5 --steps 3 --widths 8 12 --block 5"
+
+
+def command(text, *more):
+    return main([*text.split(), *map(str, more)])
+
+
+def test_the_command_line_sweeps_as_the_function_does(tmp_path, capsys):
+    path = tmp_path / "store"
+    sweeping = f"sweep {OPTIONS} --seeds 20 10 --vary gamma0=1,2 --every 2 --observables prediction"
+    assert command(sweeping, "--store", path, "--dry-run") == 0
+    assert "60 networks to train" in capsys.readouterr().out
+    assert not path.exists()
+    assert command(sweeping, "--store", path, "--shard", "1/2") == 0
+    assert "30 networks in 6 blocks" in capsys.readouterr().out
+    assert command(sweeping, "--store", path) == 0
+    task = dmft.load_task("digits", classes=(3, 8), n_train=4)
+    problems = dmft.vary(dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(0.5, 3)), gamma0=[1.0, 2.0])
+    direct = tmp_path / "direct"
+    finite_nets.sweep(
+        problems, [8, 12], {8: 20, 12: 10}, store=direct, block=5, save_steps=[0, 2, 3], observables=["prediction"]
+    )
+    for problem in problems:
+        same(opened(path, problem=problem), opened(direct, problem=problem))
+    assert command("describe", path) == 0
+    described = capsys.readouterr().out
+    assert described.count("width 8      4 blocks of 5: 20 networks, 0 diverged") == 2
+    assert "gamma0=2.0" in described
+    (tmp_path / "p.json").write_text(problems[0].to_json())
+    more = ["--store", path, "--problem", tmp_path / "p.json", "--widths", "8", "--seeds", "30", "--every", "2"]
+    assert command("sweep --observables prediction", *more) == 0
+    assert "10 networks in 2 blocks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--seeds 1 2 3", "--seeds has 3 numbers for 2 widths"),
+        ("--seeds 5 --shard half", "--shard 'half' is not I/N, such as 0/4"),
+        ("--seeds 5 --vary gamma0", "--vary 'gamma0' is not FIELD=VALUE,VALUE"),
+        ("--seeds 5 --vary richness=1,2", "'richness' is no field of this problem; choose among network, task"),
+        ("--seeds 5 --vary gamma0=-1", "gamma0=-1 must be positive"),
+        ("--seeds 5 --every 2 --save-steps 1", "--every and --save-steps both choose"),
+        ("--seeds 5 --memory-limit much", "--memory-limit 'much' is not a size"),
+        ("--seeds 5 --executor threads", "executor='threads' is unknown"),
+        ("--seeds 5 --dtype half", "dtype='half' is not offered"),
+    ],
+)
+def test_bad_input_on_the_command_line(tmp_path, capsys, options, message):
+    assert command(f"sweep {OPTIONS} {options}", "--store", tmp_path / "store") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_help_is_quick_and_complete(capsys):
+    with pytest.raises(SystemExit):
+        command("sweep --help")
+    shown = capsys.readouterr().out
+    for part in dataclasses.fields(SweepOptions):
+        assert f"--{part.name.replace('_', '-')}" in shown
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys\nimport finite_nets.__main__\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"torch", "jax", "xarray", "zarr"} & set(loaded)
+
+
+def test_problems_are_varied_in_all_combinations():
+    found = dmft.vary(PROBLEM, gamma0=[0.5, 2.0], learning_rate=[0.1, 0.2, 0.3], loss=["squared"])
+    assert [(p.network.gamma0, p.training.learning_rate) for p in found] == [
+        (g, r) for g in (0.5, 2.0) for r in (0.1, 0.2, 0.3)
+    ]
+    assert dmft.vary(PROBLEM) == [PROBLEM]
+    with pytest.raises(TypeError, match=re.escape("gamma0=2.0 is not a list of values; give e.g. gamma0=[2.0]")):
+        dmft.vary(PROBLEM, gamma0=2.0)
