@@ -263,13 +263,15 @@ def product(
     keep: bool = True,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """y, phi(y), phi'(y), those that are asked for (`finite_nets.products` has the shapes)."""
+    x, w = _by_rows(x), _by_rows(w)
+    slope = None if slope is None else _by_rows(slope)
+    c, r = (None, None) if pairs is None else (_by_rows(pairs[0]), _by_rows(pairs[1]))
     members, rows, n_in = x.shape
     n_out = w.shape[2] if pullback else w.shape[1]
     shape = (members, rows, n_out)
     tiles = _tiles(rows, n_out, pullback=pullback, precision=precision)
     y = torch.empty(shape, device=x.device) if keep else None
     phi, phi_slope = (torch.empty(shape, device=x.device) if activation else None for _ in range(2))
-    c, r = pairs or (None, None)
     grid = (members * triton.cdiv(rows, tiles["BLOCK_ROWS"]) * triton.cdiv(n_out, tiles["BLOCK_OUT"]),)
     _product[grid](
         x,
@@ -306,6 +308,11 @@ def product(
     return y, phi, phi_slope
 
 
+def _by_rows(a: Tensor) -> Tensor:
+    """The array (member, row, N) with rows of consecutive numbers, one after the other, as the kernels read them."""
+    return a if a.stride(2) == 1 and a.stride(1) == a.shape[2] else a.contiguous()
+
+
 def _tiles(rows: int, n_out: int, *, pullback: bool, precision: str) -> dict[str, Any]:
     """Sizes of tiles, measured to be the fastest for one member's shapes (tests/benchmarks/RESULTS.md)."""
     if rows <= FEW_ROWS:
@@ -330,6 +337,9 @@ def accumulate(
     w: Tensor, g: Tensor, x: Tensor, coefficients: Tensor | None, *, precision: str, keep: float, scale: float
 ) -> None:
     """W = keep W + scale sum_a c_a g_a x_a^T, in place."""
+    if _by_rows(w) is not w:
+        raise ValueError(f"a matrix that is updated in place must have rows one after the other; strides {w.stride()}.")
+    g, x = _by_rows(g), _by_rows(x)
     members, n_out, n_in = w.shape
     rows = x.shape[1]
     tiles = _update_tiles(rows, n_in)

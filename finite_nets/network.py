@@ -203,7 +203,7 @@ class Trainer:
         self.residual, self.branch, self.bias = network.residual, network.branch, network.bias
         self.loss, self.dimension, self.precision = problem.loss, task.dimension, precision
         self.products = Products(precision, device)
-        self.x = torch.tensor(input_coordinates(problem), device=device, dtype=dtype)
+        self.x = torch.tensor(input_coordinates(problem), device=device, dtype=dtype).contiguous()
         self.targets = torch.tensor(task.targets, device=device, dtype=dtype)
         self.n_train, self.outputs = task.n_train, task.targets.shape[1]
         self.observed = problem.observed

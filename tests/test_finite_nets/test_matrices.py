@@ -1,6 +1,7 @@
 """Delayed updates, precisions and GPU kernels: the same networks, to the rounding that each has."""
 
 import dataclasses
+import importlib
 import os
 
 import numpy as np
@@ -36,6 +37,9 @@ def trained(problem, dtype="float64", **arguments):
 
 DELAYED = {
     "plain": some_problem(),
+    "few samples in many dimensions": dmft.Problem(
+        dmft.MLP(2), dmft.Task(RNG.standard_normal((4, 30)), [1, -1, 1, -1]), dmft.GradientDescent(0.4, 6)
+    ),
     "schedule": some_problem(dmft.GradientDescent([0.4, 0.1, 0.3, 0.2, 0.6, 0.1], 6)),
     "momentum and decay": some_problem(dmft.GradientDescent(0.2, 6, momentum=0.6, weight_decay=0.3)),
     "decay": some_problem(dmft.GradientDescent(0.2, 6, weight_decay=0.3)),
@@ -145,7 +149,16 @@ def same(found, expected):
     assert found.shape == expected.shape
 
 
-SHAPES = [(3, 3, 40, 24), (2, 20, 33, 17), (2, 70, 20, 35)]  # member, row, N_out, N_in
+# member, row, N_out, N_in: every choice of tiles, and sizes that do not fill them
+SHAPES = [
+    (3, 3, 40, 24),
+    (2, 20, 33, 17),
+    (2, 70, 20, 35),
+    (2, 3, 16, 3),
+    (2, 3, 1, 16),
+    (2, 3, 1, 140),
+    (2, 20, 1, 64),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -189,9 +202,22 @@ def test_slopes_of_samples_serve_all_their_outputs_and_members_may_share_fields(
     same(kernels.image(part, w, scale=1.0), part.double() @ w.double().mT)
 
 
+def test_rows_need_not_lie_one_after_the_other(both):
+    kernels, _ = both
+    w, x, g = fields(2, 18, 22), fields(2, 22, 9).mT, fields(2, 18, 9).mT
+    same(kernels.image(x, w), x.double() @ w.double().mT)
+    same(kernels.pullback(g, w), g.double() @ w.double())
+    ours = w.clone()
+    kernels.accumulate(ours, g, x, None)
+    same(ours, w.double() + g.double().mT @ x.double())
+    with pytest.raises(ValueError, match="updated in place"):
+        kernels.accumulate(fields(2, 22, 18).mT, g, x, None)
+
+
 @pytest.mark.parametrize("root_seed", [3, 3 + 2**40, 2**64 - 5])
 def test_normals_are_those_of_pytorch(root_seed):
-    kernels = pytest.importorskip("triton") and __import__("finite_nets.kernels", fromlist=["normals"])
+    pytest.importorskip("triton")
+    kernels = importlib.import_module("finite_nets.kernels")
     members = torch.tensor([0, 5, 2**31 + 7], device=DEVICE)
     out = torch.full((3, 63), torch.nan, device=DEVICE)
     kernels.normals(out, members, root_seed=root_seed, width=9, parameter=1)
@@ -202,7 +228,10 @@ def test_normals_are_those_of_pytorch(root_seed):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU kernels are what is used")
-@pytest.mark.parametrize("name", ["momentum and decay", "outputs", "residual, biases, a frozen matrix"])
+@pytest.mark.parametrize(
+    "name",
+    ["few samples in many dimensions", "momentum and decay", "outputs", "residual, biases, a frozen matrix"],
+)
 def test_networks_train_by_kernels_as_without(monkeypatch, name):
     pytest.importorskip("triton")
     expected = trained(DELAYED[name])
