@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/python -m figures.demo --out results/demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 lint: install
 	$(BIN)/ruff check .

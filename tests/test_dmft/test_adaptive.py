@@ -52,7 +52,11 @@ RICHER = {
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerances"), [("one hidden layer", (1e-2, 1e-3, 1e-4)), ("deep linear", (1e-3, 1e-4))]
+    ("name", "tolerances"),
+    [
+        ("one hidden layer", (1e-2, 1e-3, 1e-4)),
+        pytest.param("deep linear", (1e-3, 1e-4), marks=pytest.mark.slow),
+    ],
 )
 def test_errors_are_of_the_size_of_the_tolerance_and_fall_with_it(name, tolerances):
     problem, errors = PROBLEMS[name], []

@@ -31,8 +31,15 @@ def linear_problem(gamma0, depth=2, learning_rate=0.08, steps=8, centered=True, 
 # ---- linear networks: exact ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("centered", [True, False])
-@pytest.mark.parametrize("gamma0", [0.5, 2.0])
+@pytest.mark.parametrize(
+    ("gamma0", "centered"),
+    [
+        (0.5, True),
+        (2.0, False),
+        pytest.param(0.5, False, marks=pytest.mark.slow),
+        pytest.param(2.0, True, marks=pytest.mark.slow),
+    ],
+)
 def test_deep_linear_fluctuations_are_the_inverse_hessian_of_the_action(gamma0, centered):
     found = dmft.fluctuations(linear_problem(gamma0, centered=centered), covariance=True)
     assert found.attrs["mode"] == "exact"
@@ -129,7 +136,7 @@ def linear_exact(linear_three):
     return dmft.fluctuations(linear_three, covariance=True, by_layer=True)
 
 
-@pytest.mark.parametrize("mode", ["forward", "reverse", "finite"])
+@pytest.mark.parametrize("mode", [pytest.param("forward", marks=pytest.mark.slow), "reverse", "finite"])
 def test_particles_agree_with_linear_forms(linear_three, linear_exact, mode):
     found = dmft.fluctuations(
         linear_three, mode=mode, particles=1024, scrambles=8, draws=128, observables=["prediction", "loss"]
@@ -184,7 +191,7 @@ def reference_variances(found, entries):
                 yield ours[i, int(step)], se[i, int(step)], entry["N_var_width256"]
 
 
-@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("centered", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_variances_of_the_reference_networks(problem, found, reference, centered):
     entries = reference["variance" if centered else "variance_uncentered"]
     if not centered:

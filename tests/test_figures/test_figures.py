@@ -176,7 +176,7 @@ def small_runs(monkeypatch):
         (variance_dynamics, "fluctuations"),
         (bias_dynamics, "fluctuations"),
         (variance_vs_richness, "variance_vs_richness"),
-        (variance_vs_depth, "variance_vs_depth"),
+        pytest.param(variance_vs_depth, "variance_vs_depth", marks=pytest.mark.slow),
         (wide_networks, "wide_networks"),
     ],
     ids=lambda m: getattr(m, "__name__", ""),

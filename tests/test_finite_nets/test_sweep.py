@@ -241,7 +241,7 @@ def writer():
 for round in range({rounds}):
     pids = [writer() for _ in range({writers})]
     if {kill}:
-        time.sleep(random.Random(round).uniform(0.1, 0.5))
+        time.sleep(random.Random(round).uniform(0.1, 0.4))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
     for pid in pids:
@@ -256,7 +256,7 @@ from conftest import reference_problem
 
 def sweep(path):
     torch.set_num_threads(1)
-    finite_nets.sweep(reference_problem(), [8, 12], 2000, store=path, block=5, observables=["prediction", "loss"],
+    finite_nets.sweep(reference_problem(), [8, 12], 1500, store=path, block=5, observables=["prediction", "loss"],
                       save_steps=[0, 5, 10], dtype="float64")
 """
 
@@ -279,9 +279,9 @@ def forked(tmp_path, store, **arguments):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A store of 800 blocks made without interruption."""
+    """A store of 600 blocks made without interruption."""
     path = tmp_path_factory.mktemp("sweep") / "large"
-    swept(path, 2000)
+    swept(path, 1500)
     return path
 
 
@@ -290,8 +290,8 @@ def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path,
     killed = forked(tmp_path, path, rounds=10, writers=1, kill=True)
     assert killed == [True] * 10
     found = finite_nets.open_store(path)
-    left = 800 - int((found["count"] > 0).sum())
-    assert 0 < left < 800
+    left = 600 - int((found["count"] > 0).sum())
+    assert 0 < left < 600
     assert finite_nets.check_store(path) == []
     # what is there is whole
     expected = finite_nets.open_store(large)
@@ -299,7 +299,7 @@ def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path,
         there = np.flatnonzero(found["count"].values[i] > 0)
         for name in expected.data_vars:
             np.testing.assert_array_equal(found[name].values[i, there], expected[name].values[i, there])
-    assert swept(path, 2000).made.blocks == left
+    assert swept(path, 1500).made.blocks == left
     same(opened(path), opened(large))
 
 
