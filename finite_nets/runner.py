@@ -25,7 +25,7 @@ from finite_nets.precision import Precision
 from finite_nets.recording import Plan, Results
 
 Found = TypeVar("Found")
-SEEDS = torch.int64
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Runner:
         probe = Runner(
             replace(self.plan, steps=np.array(recorded)), self.precision, self.device, self.root_seed, keep=False
         )
-        members = range(count)
+        members = np.arange(count)
         probe._train_moments(width, members, 1)  # compiles, and warms up
         started = self._time()
         with _computing(self.precision):
@@ -110,10 +110,10 @@ class Runner:
 
     def members(self, width: int, seeds: Sequence[int]) -> Iterator[Batch]:
         """Results of every member with these seed indices, batch by batch."""
-        first = 0
+        first, indices = 0, np.asarray(seeds, np.int64)
         while first < len(seeds):
             count = min(self.at_once(width), len(seeds) - first)
-            part = seeds[first : first + count]
+            part = indices[first : first + count]
             found = self._attempt(width, count, partial(self._train_members, width, part))
             if found is not None:
                 yield Batch(first, *found)
@@ -130,7 +130,7 @@ class Runner:
                 first += 1
                 continue
             together = [block for block in blocks[first : first + fits // size] if len(block) == size]
-            seeds = [seed for block in together for seed in block]
+            seeds = np.concatenate([_numbers(block) for block in together])
             found = self._attempt(width, len(seeds), partial(self._train_moments, width, seeds, len(together)))
             if found is not None:
                 yield first, found
@@ -139,9 +139,9 @@ class Runner:
     def _in_pieces(self, width: int, block: range) -> BlockMoments:
         """The moments of a block that does not fit in one batch."""
         pieces: list[BlockMoments] = []
-        done = 0
+        done, seeds = 0, _numbers(block)
         while done < len(block):
-            part = block[done : done + self.at_once(width)]
+            part = seeds[done : done + self.at_once(width)]
             found = self._attempt(width, len(part), partial(self._train_moments, width, part, 1))
             if found is not None:
                 pieces.append(found)
@@ -168,13 +168,13 @@ class Runner:
         self._most[width] = count // 2
         return None
 
-    def _train_members(self, width: int, seeds: Sequence[int]) -> tuple[Results, NDArray[np.float64]]:
+    def _train_members(self, width: int, seeds: Indices) -> tuple[Results, NDArray[np.float64]]:
         with _computing(self.precision):
             state = self._begin(width, seeds)
             results = self.plan.members(self.trainer, state)
             return results, state.exploded_at.double().cpu().numpy()
 
-    def _train_moments(self, width: int, seeds: Sequence[int], blocks: int) -> BlockMoments:
+    def _train_moments(self, width: int, seeds: Indices, blocks: int) -> BlockMoments:
         with _computing(self.precision):
             healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
             state = self._begin(width, seeds)
@@ -185,9 +185,14 @@ class Runner:
                 found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
             return found
 
-    def _begin(self, width: int, seeds: Sequence[int]) -> State:
-        indices = torch.tensor(seeds, dtype=SEEDS, device=self.device)
+    def _begin(self, width: int, seeds: Indices) -> State:
+        indices = torch.from_numpy(seeds).to(self.device)
         return self.trainer.begin(self.trainer.draw(width, indices, self.root_seed), int(self.plan.steps[-1]))
+
+
+def _numbers(block: range) -> Indices:
+    """The seed indices of a block; by NumPy, since there may be millions."""
+    return np.arange(block.start, block.stop)
 
 
 def _out_of_memory(error: BaseException) -> bool:

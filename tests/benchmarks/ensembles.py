@@ -18,6 +18,7 @@ the rate of TF32.
 
 import argparse
 import platform
+import tempfile
 import time
 
 import numpy as np
@@ -248,29 +249,31 @@ def measure_batches(device):
 
 
 def measure_gpus():
-    """The same sweep on one GPU and on all of them, start of the workers included, and not."""
-    import tempfile
-
+    """The same sweep on one GPU and on all of them; of two sizes, to tell the networks from the start of the workers."""
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    described, seeds = problem(3, steps=40), 8_000_000
-    rates = {}
+    sizes, taken = (4_000_000, 20_000_000), {}
     for names in (devices[:1], devices):
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            summary = finite_nets.sweep(
-                described,
-                [128],
-                seeds,
-                store=f"{folder}/store",
-                executor="pool",
-                devices=names,
-                observables=["prediction", "loss"],
-                save_steps=[0, 20, 40],
-            )
-            rates[len(names)] = time.perf_counter() - start
-            print(f"{len(names)} GPU(s): {summary}", flush=True)
-    first, last = rates[1], rates[len(devices)]
-    print(f"{len(devices)} GPUs are {first / last:.2f} times as fast as one.")
+        for seeds in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                summary = finite_nets.sweep(
+                    problem(3, steps=20),
+                    [128],
+                    seeds,
+                    store=f"{folder}/store",
+                    executor="pool",
+                    devices=names,
+                    observables=["prediction", "loss"],
+                    save_steps=[0, 10, 20],
+                )
+                taken[len(names), seeds] = time.perf_counter() - start
+                print(f"{len(names)} GPU(s): {summary}", flush=True)
+    more = sizes[1] - sizes[0]
+    rates = {count: more / (taken[count, sizes[1]] - taken[count, sizes[0]]) for count in (1, len(devices))}
+    print(
+        f"{len(devices)} GPUs: {taken[1, sizes[1]] / taken[len(devices), sizes[1]]:.2f} times as fast with the start of the "
+        f"workers, {rates[len(devices)] / rates[1]:.2f} times without ({rates[1]:,.0f} networks a second on one)."
+    )
 
 
 def main():

@@ -189,6 +189,32 @@ def test_products_are_those_of_pytorch(both, shape):
         same(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "tf32",
+        pytest.param(
+            "bf16", marks=pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter cuts bf16 off")
+        ),
+    ],
+)
+def test_factors_are_rounded_to_the_nearest(dtype):
+    """A product of many numbers of one sign shows a rounding that always goes one way."""
+    pytest.importorskip("triton")
+    kernels = Products(PRECISIONS[dtype], DEVICE, kernels=True)
+    x, w = 1 + fields(1, 16, 256).abs(), 1 + fields(1, 64, 256).abs()
+    w = w.to(PRECISIONS[dtype].start)
+    for found, exact in (
+        (kernels.image(x, w), x.double() @ w.double().mT),
+        (kernels.pullback(kernels.image(x, w) / 1e3, w), (x.double() @ w.double().mT) / 1e3 @ w.double()),
+    ):
+        off = (found.double() / exact - 1).mean()
+        # each factor is off by 2^-11 (2^-8) of itself at most, at random: 2^-11 / sqrt(3 x 16 x 256); cut off, by 2^-11
+        unit = {"tf32": 2.0**-11, "bf16": 2.0**-8}[dtype]
+        assert abs(off) < unit / 10
+        assert abs(found.double() / exact - 1).max() < 2 * unit
+
+
 def test_slopes_of_samples_serve_all_their_outputs_and_members_may_share_fields(both):
     kernels, torch_products = both
     w, g, slope = fields(2, 18, 22), fields(2, 12, 18), fields(2, 4, 22)
