@@ -168,8 +168,14 @@ FAMILIES = {  # problem, and what its twin has in place
     "logistic": (some_problem("logistic"), {"loss": "squared"}),
     "hinge": (some_problem("hinge", training=GD(OVER_THE_MARGIN)), {"loss": "logistic"}),
     "cross-entropy": (some_problem("cross_entropy", 3), {"loss": "squared"}),
+    "biases, a frozen layer": (
+        some_problem(net=dmft.MLP(3, dmft.tanh(), 1.3, bias=0.7, frozen=[1])), {"frozen": ()}
+    ),
+    "residual, biases, frozen inputs": (
+        some_problem(net=dmft.ResidualMLP(3, dmft.tanh(), 1.3, bias=0.5, frozen=[0])), {"bias": 0.0}
+    ),
 }  # fmt: skip
-DEFAULT = ("residual, momentum, decay, minibatches, cross-entropy", "weight decay", "one pass", "rosenbrock")
+DEFAULT = ("biases, a frozen layer", "residual, momentum, decay, minibatches, cross-entropy", "weight decay", "one pass", "rosenbrock")
 BY_FAMILY = pytest.mark.parametrize(
     "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )

@@ -309,6 +309,23 @@ def test_other_parameterizations_are_ordinary_code(name):
     assert abs(trained(twin).prediction.values - found).max() > 1e-3
 
 
+def test_only_one_parameterization_has_a_limit_with_feature_learning():
+    """How much the features change by training: as much at every width; ever less; ever more, at one rate."""
+
+    def change(name, width, rate):
+        network = dmft.MLP(2, dmft.tanh(), 1.4, parameterization=name)
+        problem = some_problem(training=GD(rate), network=network)
+        nets = finite_nets.train_ensemble(problem, widths=[width], seeds=8, observables=["feature_kernel"])
+        first, last = (nets.feature_kernel.isel(width=0, step=t).mean("seed") for t in (0, -1))
+        return float(abs(last - first).max())
+
+    rates = {"mean_field": 0.5, "ntk": 0.5, "standard": 0.001}
+    grown = {name: change(name, 1024, rate) / change(name, 64, rate) for name, rate in rates.items()}
+    assert grown["mean_field"] == pytest.approx(1, abs=0.3)
+    assert grown["ntk"] < 0.3
+    assert grown["standard"] > 3
+
+
 @pytest.mark.parametrize("name", ["mean_field", "ntk", "standard"])
 def test_small_steps_follow_the_ntk_of_the_parameterization(name):
     """f(1) - f(0) = (eta / P) K Delta, to the order of eta."""
