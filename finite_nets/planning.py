@@ -13,6 +13,7 @@ import torch
 
 from dmft import memory, schema
 from dmft.specs import Problem, _check
+from dmft.specs.problem import differences
 from finite_nets.collection import check_members
 from finite_nets.ensemble import default_block, find_device
 from finite_nets.executors import Executor, check_executor, cores
@@ -106,7 +107,9 @@ class SweepPlan:
         if times and self.networks:
             total += f", about {readable_time(sum(seconds))}"
         stored = f"{memory.readable(self.bytes_to_store)} to store in {self.store.path}, before compression"
-        return "\n".join([*lines, "", total, stored])
+        named = differences([work.problem for work in self.works])
+        notes = [f"{problem_id}  {text}" for problem_id, text in named.items() if text]
+        return "\n".join([*lines, "", *notes, *[""] * bool(notes), total, stored])
 
     def __str__(self) -> str:
         return self.text()

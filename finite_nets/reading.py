@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from dmft import memory, schema
 from dmft.errors import StoreError
 from dmft.specs import Problem
+from dmft.specs.problem import differences
 from finite_nets.recording import Plan
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store
@@ -67,47 +66,19 @@ def _problem_id(store: Store, problem: Problem | str | None) -> str:
     wanted = problem.problem_id if isinstance(problem, Problem) else problem
     if wanted is None and len(known) == 1:
         return known[0]
-    if wanted in known:
-        assert wanted is not None
+    if wanted is not None and wanted in known:
         return wanted
-    described = "\n".join(f"  {problem_id}  {_differing(store, known, problem_id)}".rstrip() for problem_id in known)
+    there = [store.problem(problem_id) for problem_id in known]
+    described = "\n".join(f"  {problem_id}  {text}".rstrip() for problem_id, text in differences(there).items())
+    if not known:
+        raise StoreError(f"{store.path} holds no problem yet.")
     if wanted is None:
-        raise StoreError(
-            f"{store.path} holds {len(known)} problems; give problem=, one of\n{described}"
-            if known
-            else f"{store.path} holds no problem yet."
-        )
+        raise StoreError(f"{store.path} holds {len(known)} problems; give problem=, one of\n{described}")
     message = f"{store.path} does not hold the problem {wanted}; it holds\n{described}"
-    if isinstance(problem, Problem) and known:
-        ours, theirs = json.loads(problem.to_json(arrays=False)), _described(store, known[0])
-        parts = [
-            f"{part}: {theirs.get(part)} there, {ours.get(part)} here"
-            for part in ("network", "training", "loss", "task")
-            if ours.get(part) != theirs.get(part)
-        ]
-        message += f"\nThe first differs in {'; '.join(parts)}"
+    if isinstance(problem, Problem):
+        text = differences([there[0], problem])
+        message += f"\nThe first has {text[there[0].problem_id]}, the one asked for {text[problem.problem_id]}"
     raise StoreError(message)
-
-
-def _described(store: Store, problem_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(store.problem(problem_id).to_json(arrays=False))
-    return found
-
-
-def _differing(store: Store, known: Sequence[str], problem_id: str) -> str:
-    """What tells a problem from the others of its store."""
-    flat = {key: _flat(_described(store, key)) for key in known}
-    if len(known) == 1:
-        return ""
-    names = [name for name in flat[problem_id] if len({json.dumps(other.get(name)) for other in flat.values()}) > 1]
-    return ", ".join(f"{name}={flat[problem_id][name]}" for name in names if "sha256" not in name) or "other data"
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _moments(store: Store, plan: Plan, settings: Settings, finished: dict[int, list[int]]) -> xr.Dataset:

@@ -188,6 +188,26 @@ def vary(problem: Problem, **values: Sequence[Any]) -> list[Problem]:
     return found
 
 
+def differences(problems: Sequence[Problem]) -> dict[str, str]:
+    """What tells problems from each other, by problem_id: the fields of their descriptions that differ, as text; empty
+    for a single problem."""
+    flat = {problem.problem_id: _flat(json.loads(problem.to_json(arrays=False))) for problem in problems}
+    names = dict.fromkeys(name for fields in flat.values() for name in fields if "sha256" not in name)
+    differing = [name for name in names if len({json.dumps(fields.get(name)) for fields in flat.values()}) > 1]
+    return {
+        problem_id: ", ".join(f"{name}={fields[name]}" for name in differing if name in fields)
+        or ("" if len(flat) < 2 else f"data {fields['task.sha256'][:12]}")
+        for problem_id, fields in flat.items()
+    }
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 def _with(problem: Problem, name: str, value: Any) -> Problem:
     """The problem with another value of a field, its own or that of its network or training."""
     if name in (field.name for field in fields(problem)):

@@ -37,12 +37,12 @@ BUDGET = {"cpu": 2**26, "cuda": 2**32}  # bytes of weights and fields trained at
 PARTS = ("steps", "million", "loop", "precision", "batches")
 
 
-def problem(samples, steps=STEPS, **training):
-    """Points on a sphere in 200 dimensions, targets -1 and +1 in turn; two hidden layers, tanh."""
+def problem(samples, steps=STEPS, depth=2):
+    """Points on a sphere in 200 dimensions, targets -1 and +1 in turn; tanh."""
     x = np.random.default_rng(3).standard_normal((samples, 200))
     x *= np.sqrt(200) / np.linalg.norm(x, axis=1, keepdims=True)
     y = np.where(np.arange(samples) % 2, 1.0, -1.0)
-    return dmft.Problem(dmft.MLP(2), dmft.Task(x, y), dmft.GradientDescent(0.3, steps, **training))
+    return dmft.Problem(dmft.MLP(depth), dmft.Task(x, y), dmft.GradientDescent(0.3, steps))
 
 
 def synchronise():

@@ -175,7 +175,13 @@ FAMILIES = {  # problem, and what its twin has in place
         some_problem(net=dmft.ResidualMLP(3, dmft.tanh(), 1.3, bias=0.5, frozen=[0])), {"bias": 0.0}
     ),
 }  # fmt: skip
-DEFAULT = ("biases, a frozen layer", "residual, momentum, decay, minibatches, cross-entropy", "weight decay", "one pass", "rosenbrock")
+DEFAULT = (
+    "biases, a frozen layer",
+    "residual, momentum, decay, minibatches, cross-entropy",
+    "weight decay",
+    "one pass",
+    "rosenbrock",
+)
 BY_FAMILY = pytest.mark.parametrize(
     "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )

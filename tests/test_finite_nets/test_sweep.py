@@ -533,7 +533,7 @@ def test_stores_of_others_are_refused_with_the_difference(tmp_path, whole):
                 call(path)
     with pytest.raises(
         StoreError,
-        match=r"(?s)does not hold the problem .*\nThe first differs in network: .*'gamma0': 1.0.* there, .*'gamma0': 2.0",
+        match=r"(?s)does not hold the problem .*\nThe first has network.gamma0=1.0, the one asked for network.gamma0=2.0",
     ):
         finite_nets.open_store(whole, problem=RICHER)
     with pytest.raises(StoreError, match="does not keep members; sweep with members=True"):
