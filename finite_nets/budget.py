@@ -99,7 +99,9 @@ class Budget:
         needed = self.working_bytes(width)
         generator = 0 if have_kernels(self.device) else GENERATOR_BYTES[self.device.type]
         if self.device.type == "cuda":
-            available, _ = torch.cuda.mem_get_info(self.device)
+            free, _ = torch.cuda.mem_get_info(self.device)
+            # what PyTorch holds from batches before is free, too
+            available = free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
             target = min(int(GPU_SHARE * available), GPU_BATCH)
         else:
             available, target = memory.available_on_host(), CPU_BATCH

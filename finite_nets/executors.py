@@ -58,7 +58,7 @@ def portions(executor: Executor, devices: Sequence[str]) -> int:
         return 1
     if executor == "pool":
         return SHARE * len(devices)
-    if _is_dask(executor):
+    if is_dask(executor):
         return SHARE * max(1, int(sum(executor.nthreads().values())))
     return SHARE * int(getattr(executor, "_max_workers", 1))
 
@@ -82,7 +82,7 @@ def run_all(
             work(task, report)
     elif executor == "pool":
         _run_pool(work, tasks, devices, report)
-    elif _is_dask(executor):
+    elif is_dask(executor):
         from distributed import as_completed
 
         futures = [executor.submit(work, task, pure=False) for task in tasks]
@@ -92,7 +92,8 @@ def run_all(
         _gather(futures, concurrent.futures.as_completed(futures), report, _cancel)
 
 
-def _is_dask(executor: Executor) -> bool:
+def is_dask(executor: Executor) -> bool:
+    """Whether it is a client of Dask."""
     return type(executor).__module__.split(".")[0] == "distributed"
 
 

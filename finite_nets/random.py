@@ -8,6 +8,7 @@ single precision, the kernel of `finite_nets.kernels` makes the same numbers, up
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 
@@ -71,9 +72,12 @@ def normals(
     return out.view(len(members), -1)[:, :size].reshape(len(members), *shape)
 
 
+@functools.cache
 def have_kernels(device: torch.device) -> bool:
-    """Whether the kernels of `finite_nets.kernels` run there."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    """Whether the kernels of `finite_nets.kernels` run there: Triton, and matrix units that multiply TF32."""
+    if device.type != "cuda" or torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _uniform(word: Tensor, dtype: torch.dtype) -> Tensor:

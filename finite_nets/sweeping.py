@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from dmft.progress import progress_bar
 from dmft.specs import Problem
 from finite_nets.ensemble import device_name, find_device
-from finite_nets.executors import Executor, Outcome, portions, run_all, worker_device
+from finite_nets.executors import Executor, Outcome, is_dask, portions, run_all, worker_device
 from finite_nets.moments import of_members
 from finite_nets.network import NEVER
 from finite_nets.planning import SweepPlan, plan_sweep, readable_time
@@ -99,8 +99,7 @@ def sweep(
             path.
         devices: "auto" (all GPUs, or the CPU), or a list such as ["cuda:0", "cuda:1"].  A serial run takes the first of
             them; workers of Dask and of other executors choose by themselves.
-        threads: of PyTorch, in a worker; by default all in a serial run, else what the workers of a pool leave each
-            other, and one of other executors.
+        threads: of PyTorch, in a worker; by default what the workers of a pool leave each other, and one of Dask's.
         progress: show a bar with rate and time left; by default on a terminal only.
         options: block, seed, dtype, observables, two_time, save_steps, covariance, members, shard, memory_limit:
             further arguments of `plan_sweep`.
@@ -145,8 +144,8 @@ def run(plan: SweepPlan, executor: Executor, *, threads: int | None = None, prog
 def tasks(plan: SweepPlan, executor: Executor, threads: int | None) -> list[Task]:
     """The blocks to make, in portions for the executor."""
     serial = executor == "serial"
-    if threads is None and not serial and executor != "pool":
-        threads = 1
+    if threads is None and is_dask(executor):
+        threads = 1  # its workers share a machine without telling
     found = []
     for work in plan.works:
         portion = math.ceil(len(work.todo) / portions(executor, plan.devices))

@@ -153,10 +153,8 @@ def test_shards_make_the_store_together(tmp_path, whole):
 
 
 def test_threads_of_an_executor(tmp_path, whole):
-    threads = torch.get_num_threads()
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
         swept(tmp_path / "store", executor=executor)
-    torch.set_num_threads(threads)
     same(opened(tmp_path / "store"), opened(whole))
 
 
