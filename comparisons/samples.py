@@ -153,7 +153,7 @@ def samples(nets: xr.Dataset, name: str, i: int) -> Sample:
     )
 
 
-def covariance(nets: xr.Dataset, i: int) -> Array:
+def prediction_covariance(nets: xr.Dataset, i: int) -> Array:
     """Unbiased covariance of predictions over all entries, (entry, entry_2), of the networks of the i-th width."""
     if nets.attrs["kind"] == "ensemble":
         found = samples(nets, "prediction", i)

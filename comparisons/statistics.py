@@ -7,27 +7,27 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from comparisons.samples import covariance, held, require_enough, samples
+from comparisons.samples import held, prediction_covariance, require_enough, samples
 from dmft import schema
 
 FEWEST = 4  # networks, or blocks, of a width
 
 
-def statistics(nets: xr.Dataset) -> xr.Dataset:
+def statistics(nets: xr.Dataset, *, covariance: bool = False) -> xr.Dataset:
     """Statistics of an ensemble, whose networks are at hand or known by moments of blocks.
 
     Args:
         nets: of kind "ensemble" or "moments", e.g. from `finite_nets.train_ensemble` or `finite_nets.open_store`.
+        covariance: of predictions over all pairs of (step, sample), from networks or from their comoments.
 
     Returns:
         Dataset of kind "statistics" (`dmft.schema`), not multiplied by N: count(width); `<q>_mean` and `<q>_variance`
         (width, ...) with their `_se`, for every quantity q; prediction_covariance(width, step, sample, step_2,
-        sample_2) where predictions of single networks, or their comoments, are there.  Networks that diverged do not
-        count.
+        sample_2) on request.  Networks that diverged do not count.
 
     Raises:
         SchemaError: a Dataset of another kind.
-        ValueError: fewer than four networks or blocks of a width.
+        ValueError: fewer than four networks or blocks of a width; no predictions, or no comoments, for a covariance.
     """
     moments = isinstance(nets, xr.Dataset) and nets.attrs.get("kind") == "moments"
     schema.validate(nets, "moments" if moments else "ensemble")
@@ -40,9 +40,14 @@ def statistics(nets: xr.Dataset) -> xr.Dataset:
             for kind, pairs in (("mean", [s.mean() for s in each]), ("variance", [s.variance() for s in each])):
                 for suffix, values in zip(("", "_se"), zip(*pairs, strict=True), strict=True):
                     found[f"{name}_{kind}{suffix}"] = np.stack(values)
-    if "prediction_comoment" in nets or (not moments and "prediction" in nets):
+    if covariance:
+        if ("prediction_comoment" if moments else "prediction") not in nets:
+            raise ValueError(
+                "the networks have no predictions to find a covariance of; record them"
+                + (" with covariance=True." if moments else ".")
+            )
         one = found["prediction_mean"].shape[1:]
-        found["prediction_covariance"] = np.stack([covariance(nets, i).reshape(*one, *one) for i in widths])
+        found["prediction_covariance"] = np.stack([prediction_covariance(nets, i).reshape(*one, *one) for i in widths])
     variables = {name: (schema.dims("statistics", name, outputs=outputs), value) for name, value in found.items()}
     used = {dim for dims, _ in variables.values() for dim in dims}
     ds = xr.Dataset(variables)

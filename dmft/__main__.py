@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,13 +31,13 @@ from dmft.cli import (
     read_problem,
     refuse_descriptions,
 )
+from dmft.command import aligned, problem_lines, short
 
 if TYPE_CHECKING:
     import xarray as xr
 
 DESCRIPTION = "The infinite-width feature-learning limit of neural networks."
 ROWS = 6  # of the table over steps
-LONGEST = 6  # entries of a list that are printed
 # attributes that are printed in their own way, or not
 FORMATTED = ("schema", "problem", "problem_id", "result", "memory_estimate")
 
@@ -143,22 +143,6 @@ def _require_writable(path: Path, overwrite: bool) -> None:
 # ---- what is printed -------------------------------------------------------------------------------------------------
 
 
-def problem_lines(problem: Mapping[str, Any], problem_id: str) -> str:
-    """A problem, from its JSON, as text."""
-    task = problem["task"]
-    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in task["shapes"].items())
-    source = {name: value for name, value in task["provenance"].items() if name not in ("origin", "source_sha256")}
-    lines = {
-        "problem_id": problem_id,
-        "network": _call(problem["network"]),
-        "training": _call(problem["training"]),
-        "loss": problem["loss"],
-        **({"task": _call({"kind": "", **source}).strip("()")} if source else {}),
-        "data": f"{shapes}, sha256 {task['sha256'][:12]}...",
-    }
-    return _aligned(lines)
-
-
 def result_lines(result: xr.Dataset) -> str:
     """A result's settings, variables, values at some steps and precision, as text."""
     lines = {name: short(value) for name, value in result.attrs.items() if name not in FORMATTED}
@@ -168,7 +152,7 @@ def result_lines(result: xr.Dataset) -> str:
         lines["memory_estimate"] = readable(int(result.attrs["memory_estimate"]))
     lines["sizes"] = ", ".join(f"{name} {size}" for name, size in result.sizes.items())
     lines["variables"] = ", ".join(str(name) for name in result.data_vars if not str(name).endswith("_se"))
-    return "\n\n".join([_aligned(lines), *table_lines(result), *error_lines(result)])
+    return "\n\n".join([aligned(lines), *table_lines(result), *error_lines(result)])
 
 
 def table_lines(result: xr.Dataset) -> list[str]:
@@ -206,29 +190,6 @@ def with_error(value: float, error: float) -> str:
     if not 0 <= decimals <= 8:
         return f"{value:.6g} +- {error:.1e}"
     return f"{value:.{decimals}f} +- {error:.{decimals}f}"
-
-
-def _aligned(lines: Mapping[str, Any]) -> str:
-    width = max(map(len, lines))
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
-
-
-def _call(fields: Mapping[str, Any]) -> str:
-    """A spec, from its JSON, as the call that makes it."""
-    arguments = [f"{name}={short(value)}" for name, value in fields.items() if name != "kind"]
-    return f"{fields['kind']}({', '.join(arguments)})"
-
-
-def short(value: Any) -> str:
-    """A value of JSON or of an attribute on one line, long lists by their start."""
-    if isinstance(value, Mapping):  # an activation
-        return f"{value['name']}({value['gain']:g})" if set(value) == {"name", "gain"} else json.dumps(value)
-    if isinstance(value, list) and value and isinstance(value[0], list):  # batches
-        return f"{len(value)} x {len(value[0])} entries"
-    if isinstance(value, list):
-        shown = ", ".join(short(entry) for entry in value[:LONGEST])
-        return f"[{shown}{f', ... {len(value)} in all' * (len(value) > LONGEST)}]"
-    return str(value)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ it shows its traceback and the exit code is 1.
 
 from __future__ import annotations
 
+import json
 import linecache
 import sys
 import traceback
@@ -23,6 +24,7 @@ from dmft.errors import DivergenceError, MemoryEstimateError
 EXIT_CODES = "Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory."
 PACKAGES = ("dmft", "finite_nets", "comparisons", "figures")
 ROOT = Path(__file__).parents[1]
+LONGEST = 6  # entries of a list that are printed
 
 
 def run(
@@ -84,3 +86,46 @@ def _plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def problem_lines(problem: Mapping[str, Any], problem_id: str) -> str:
+    """A problem, from its JSON, as text."""
+    task = problem["task"]
+    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in task["shapes"].items())
+    source = {name: value for name, value in task["provenance"].items() if name not in ("origin", "source_sha256")}
+    lines = {
+        "problem_id": problem_id,
+        "network": _call(problem["network"]),
+        "training": _call(problem["training"]),
+        "loss": problem["loss"],
+        **({"task": _call({"kind": "", **source}).strip("()")} if source else {}),
+        "data": f"{shapes}, sha256 {task['sha256'][:12]}...",
+    }
+    return aligned(lines)
+
+
+def aligned(lines: Mapping[str, Any]) -> str:
+    """Names and what they stand for, a line each."""
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+
+def _call(fields: Mapping[str, Any]) -> str:
+    """A spec, from its JSON, as the call that makes it."""
+    arguments = [f"{name}={short(value)}" for name, value in fields.items() if name != "kind"]
+    return f"{fields['kind']}({', '.join(arguments)})"
+
+
+def short(value: Any) -> str:
+    """A value of JSON or of an attribute on one line, long lists by their start."""
+    if isinstance(value, Mapping):  # an activation
+        return f"{value['name']}({value['gain']:g})" if set(value) == {"name", "gain"} else json.dumps(value)
+    if isinstance(value, list) and value and isinstance(value[0], list):  # batches
+        return f"{len(value)} x {len(value[0])} entries"
+    if isinstance(value, list):
+        shown = ", ".join(short(entry) for entry in value[:LONGEST])
+        return f"[{shown}{f', ... {len(value)} in all' * (len(value) > LONGEST)}]"
+    return str(value)

@@ -23,6 +23,10 @@ class StoreError(ValueError):
     """A store of ensembles is of another format or other settings, or damaged; the message names the difference."""
 
 
+class DamagedBlockError(StoreError):
+    """A block of a store that cannot be read as it was written; it can be taken out and made again."""
+
+
 def exploded(loss: Any, initial: Any) -> Any:
     """Where a loss is above `DIVERGED` times the larger of its initial value and 1, or not a number.
 

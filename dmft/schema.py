@@ -291,7 +291,8 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         for dim in expected:
             if dim not in ds.indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
-        if not str(name).endswith(UNRESOLVED) and not np.isfinite(variable.values[~empty]).all():
+        values = variable.values[~empty] if empty.any() else variable.values
+        if not str(name).endswith(UNRESOLVED) and not np.isfinite(values).all():
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
         if dim in ds.dims and (coord not in ds.coords or ds[coord].dims[:1] != (dim,)):

@@ -50,6 +50,7 @@ from dmft.run import (
     warn_of_few_particles,
 )
 from dmft.specs import Problem, _check
+from dmft.specs.parameterization import require_limit
 
 METHODS = {
     "conditioning": "causal particles, revealed Gaussian matrices",
@@ -113,6 +114,7 @@ def solve(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"solve expects a dmft.Problem, got {type(problem).__name__}.")
+    require_limit(problem.network)
     particles = check_particles(particles)
     scrambles = _check.integer("scrambles", scrambles, minimum=2)
     seed = _check.integer("seed", seed, minimum=0)

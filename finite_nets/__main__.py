@@ -25,11 +25,11 @@ from dmft.cli import (
     TaskOptions,
     TrainingOptions,
     build_problem,
-    every_nth,
     parse_size,
     read_problem,
     refuse_descriptions,
 )
+from dmft.command import problem_lines, short
 
 DESCRIPTION = "Ensembles of real networks of finite width."
 
@@ -75,21 +75,20 @@ class SweepOptions:
     dry_run: bool = False
     """Print what there is to do, with estimates of memory and time, and do nothing."""
 
-    def plan(self, last: int) -> dict[str, Any]:
-        """Arguments of `plan_sweep`, for problems of up to `last` steps.
+    def plan(self) -> dict[str, Any]:
+        """Arguments of `plan_sweep`.
 
         Raises:
-            ValueError: a shard, a size or steps that are none.
+            ValueError: a shard or a size that is none.
         """
-        if self.every is not None and self.save_steps is not None:
-            raise ValueError("--every and --save-steps both choose the steps to record; give one of them.")
         return {
             "block": self.block,
             "seed": self.seed,
             "dtype": self.dtype,
             "observables": self.observables,
             "two_time": self.two_time,
-            "save_steps": self.save_steps if self.every is None else every_nth(self.every, last),
+            "save_steps": self.save_steps,
+            "every": self.every,
             "covariance": self.covariance,
             "members": self.members,
             "shard": _shard(self.shard),
@@ -122,8 +121,11 @@ class Sweep:
 
     def run(self) -> None:
         """Plan; print the plan, or do it and print what was done."""
-        problems = [one for problem in self._problems() for one in dmft.vary(problem, **dict(map(_varied, self.vary)))]
-        arguments = self.options.plan(max(problem.training.steps for problem in problems))
+        varied = [_varied(text) for text in self.vary]
+        if len({name for name, _ in varied}) < len(varied):
+            raise ValueError(f"--vary {' '.join(self.vary)} names a field twice; give all of its values at once.")
+        problems = [one for problem in self._problems() for one in dmft.vary(problem, **dict(varied))]
+        arguments = self.options.plan()
         counts: Any = self.seeds[0]
         if len(self.seeds) > 1:
             if len(self.seeds) != len(self.widths):
@@ -162,7 +164,6 @@ class Describe:
 
     def run(self) -> None:
         """Read, print."""
-        from dmft.__main__ import problem_lines, short
         from finite_nets.store import Store
 
         store = Store(self.store)

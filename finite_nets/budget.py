@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from dmft import memory
-from dmft.specs import GradientFlow
 from finite_nets.matrices import room
 from finite_nets.network import PUSHES
 from finite_nets.precision import Precision
@@ -24,14 +24,14 @@ DOUBLE = 8  # bytes
 class Budget:
     """Of one plan at one precision on one device.
 
-    keep: whether the recorded variables of every member are kept, rather than moments.
+    block: how many members a block of moments has; None where the recorded variables of every member are kept.
     memory_limit: bytes for a batch, or None for what is available.
     """
 
     plan: Plan
     precision: Precision
     device: torch.device
-    keep: bool
+    block: int | None
     memory_limit: int | None = None
 
     @property
@@ -49,8 +49,8 @@ class Budget:
 
     @property
     def _scheme(self) -> str:
-        training = self.plan.problem.training
-        return training.scheme if isinstance(training, GradientFlow) else "descent"
+        scheme: str = self.plan.problem.training.scheme
+        return scheme
 
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
@@ -81,7 +81,7 @@ class Budget:
         history = len(self.plan.steps) * self.plan.observed * (1 + outputs) if self.plan.two_time else 0
         field = network.depth * width * self._itemsize
         recorded = self.plan.numbers(self.plan.recorded)
-        if self.keep:
+        if self.block is None:
             results = 2 * recorded * self._itemsize
         else:  # of one step, with float64 copies; predictions of all
             two_time = self.plan.numbers([name for name in self.plan.recorded if name.endswith("two_time")])
@@ -89,6 +89,18 @@ class Budget:
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
         total: int = self.weight_bytes(width) + 3 * field * (fields + history) + kernels * DOUBLE + results
         return total
+
+    def block_bytes(self) -> int:
+        """Of the moments of a block: means and squares of all steps, by steps and together, and products."""
+        if self.block is None:
+            return 0
+        moments = 4 * self.plan.numbers(self.plan.quantities)
+        return DOUBLE * (moments + 2 * self.plan.pair_numbers())
+
+    def batch_bytes(self, width: int, count: int) -> int:
+        """Of so many networks that train together."""
+        blocks = 0 if self.block is None else math.ceil(count / self.block)
+        return count * self.working_bytes(width) + blocks * self.block_bytes()
 
     def batch(self, width: int) -> int:
         """How many networks of this width to train at once.
@@ -106,12 +118,16 @@ class Budget:
         else:
             available, target = memory.available_on_host(), CPU_BATCH
         memory.require(
-            needed + (generator if self.memory_limit is None else 0),
+            self.batch_bytes(width, 1) + (generator if self.memory_limit is None else 0),
             limit=self.memory_limit,
             available=available,
             what=f"one network of width {width}",
-            ways_out="lower the width, use dtype='float32', or fewer samples",
+            ways_out="lower the width, record fewer steps, use dtype='float32', or fewer samples",
         )
         if self.memory_limit is not None:
             target = min(target, self.memory_limit)
-        return max(1, target // needed)
+        fits = max(1, target // needed)
+        if self.block is None:
+            return fits
+        whole = target // self.batch_bytes(width, self.block)
+        return whole * self.block if whole else min(fits, self.block)

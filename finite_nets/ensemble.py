@@ -23,6 +23,7 @@ from finite_nets.runner import Runner
 
 KEEP = ("members", "moments")
 BLOCKS = (32, 64)  # how many blocks of moments a width has, if it is not said: enough for errors from their scatter
+FEWEST_BLOCKS, SMALLEST_BLOCK = 8, 16  # of few seeds, which may become more: blocks not too small, if they are enough
 
 
 def train_ensemble(
@@ -88,7 +89,7 @@ def train_ensemble(
     )
     block = _check_keep(keep, block, covariance, seeds)
     where = find_device(device)
-    runner = Runner(plan, numbers, where, members.root, keep=keep == "members", memory_limit=memory_limit)
+    runner = Runner(plan, numbers, where, members.root, block=block, memory_limit=memory_limit)
     attrs = {"producer": "finite_nets.train_ensemble", "dtype": dtype, "device": device_name(where)}
     with progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar:
         if keep == "members":
@@ -98,7 +99,8 @@ def train_ensemble(
                     collection.put(width, batch.first, batch.results, batch.exploded_at)
                     bar.update(len(batch.exploded_at))
             return collection.dataset(**attrs, diverged=collection.divergences.report())
-        moments = MomentCollection(plan, members, block or default_block(len(members.seeds)), memory_limit)
+        assert block is not None  # of moments
+        moments = MomentCollection(plan, members, block, memory_limit)
         for width in members.widths:
             for first, found in runner.moments(width, moments.blocks):
                 moments.put(width, first, found)
@@ -107,21 +109,24 @@ def train_ensemble(
 
 
 def _check_keep(keep: str, block: int | None, covariance: bool, seeds: int | Sequence[int]) -> int | None:
-    """The size of a block, if given; ValueError, TypeError for arguments that do not go together."""
+    """The size of a block of moments, None for members; ValueError, TypeError for arguments that do not go together."""
     if keep not in KEEP:
         raise ValueError(f"keep={keep!r} is unknown; choose one of {', '.join(KEEP)}.")
     if keep == "members":
         if block is not None or covariance:
             raise ValueError("block and covariance are for keep='moments'; give that, or leave them out.")
         return None
-    if not isinstance(seeds, int):
+    if isinstance(seeds, Iterable):
         raise TypeError("keep='moments' takes a number of seeds, whose indices are 0, 1, ...; give seeds=1000, say.")
-    return None if block is None else _check.integer("block", block, minimum=1)
+    return default_block(seeds) if block is None else _check.integer("block", block, minimum=1)
 
 
 def default_block(seeds: int) -> int:
-    """A size of blocks that divides the seeds into 32 to 64 blocks, or nearly."""
+    """A size of blocks that divides the seeds into 32 to 64 blocks, or nearly; of few seeds, into 8 or more."""
     fewest, most = BLOCKS
+    if seeds < fewest * SMALLEST_BLOCK:
+        size = max(1, min(SMALLEST_BLOCK, seeds // FEWEST_BLOCKS))
+        return next((s for s in range(size, size // 2, -1) if seeds % s == 0), size)
     whole = [count for count in range(fewest, most + 1) if seeds % count == 0]
     return seeds // whole[0] if whole else math.ceil(seeds / fewest)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ATTEMPTS = 3  # of a pool whose workers die before they have finished a single task
-SHARE = 8  # tasks of a worker, at least, where there are as many blocks
+SHARE, MANY = 8, 256  # tasks of a worker, or of a cluster, at least, where there are as many blocks
 Executor = Any
 _device: str | None = None  # of a spawned worker
 
@@ -36,7 +36,7 @@ class Outcome:
         return Outcome(self.blocks + other.blocks, self.networks + other.networks, self.diverged + other.diverged)
 
 
-Work = Callable[[Any], Outcome]
+Job = Callable[[Any], Outcome]
 Report = Callable[[Outcome], None]
 
 
@@ -59,7 +59,7 @@ def portions(executor: Executor, devices: Sequence[str]) -> int:
     if executor == "pool":
         return SHARE * len(devices)
     if is_dask(executor):
-        return SHARE * max(1, int(sum(executor.nthreads().values())))
+        return MANY  # its workers come and go
     return SHARE * int(getattr(executor, "_max_workers", 1))
 
 
@@ -111,7 +111,7 @@ def _cancel(futures: list[Any]) -> None:
         future.cancel()
 
 
-def _run_pool(work: Work, tasks: Sequence[Any], devices: Sequence[str], report: Report) -> None:
+def _run_pool(work: Job, tasks: Sequence[Any], devices: Sequence[str], report: Report) -> None:
     """One process a device; a pool that breaks is made anew for what it left."""
     left, failures = list(tasks), 0
     while left:
@@ -127,13 +127,13 @@ def _run_pool(work: Work, tasks: Sequence[Any], devices: Sequence[str], report: 
                 ) from error
 
 
-def _one_pool(work: Work, left: list[Any], devices: Sequence[str], report: Report) -> None:
+def _one_pool(work: Job, left: list[Any], devices: Sequence[str], report: Report) -> None:
     """Take finished tasks out of `left`; BrokenProcessPool if a worker dies."""
     context = multiprocessing.get_context("spawn")
     free = context.Queue()
     for device in devices:
         free.put(device)
-    pool = concurrent.futures.ProcessPoolExecutor(len(devices), context, _start_worker, (free, _threads(devices)))
+    pool = concurrent.futures.ProcessPoolExecutor(len(devices), context, _start_worker, (free, threads_each(devices)))
     try:
         futures = {pool.submit(work, task): task for task in left}
         for future in concurrent.futures.as_completed(futures):
@@ -143,8 +143,8 @@ def _one_pool(work: Work, left: list[Any], devices: Sequence[str], report: Repor
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _threads(devices: Sequence[str]) -> int:
-    """Of PyTorch in each of the workers."""
+def threads_each(devices: Sequence[str]) -> int:
+    """Of PyTorch in each worker of a pool."""
     return max(1, cores() // len(devices))
 
 
@@ -159,3 +159,5 @@ def _start_worker(free: Any, threads: int) -> None:
 
     _device = free.get()
     torch.set_num_threads(threads)
+    if _device != "cpu":
+        torch.cuda.set_device(_device)

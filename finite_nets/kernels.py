@@ -141,7 +141,8 @@ def _tf32(a):
     """The nearest TF32 number.  Matrix units cut the last 13 bits off, which makes every product too small by 2^-11: a
     bias, of twenty standard errors of a mean over a million networks."""
     bits = a.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(a == a, rounded, a)  # what is not a number stays so
 
 
 @triton.jit

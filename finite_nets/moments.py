@@ -74,26 +74,15 @@ def joined(pieces: Sequence[BlockMoments]) -> BlockMoments:
 
 
 def of_members(results: Mapping[str, NDArray[Any]], diverged: NDArray[np.bool_], *, covariance: bool) -> BlockMoments:
-    """The moments of one block, from results (member, ...) of its members."""
-    healthy = {name: values[~diverged].astype(np.float64) for name, values in results.items()}
-    count = int((~diverged).sum())
-    mean = {name: values.sum(axis=0) / max(count, 1) for name, values in healthy.items()}
-    m2 = {name: ((values - mean[name]) ** 2).sum(axis=0) for name, values in healthy.items()}
-    products = None
-    if covariance:
-        deviation = (healthy["prediction"] - mean["prediction"]).reshape(count, -1)
-        products = (deviation.T @ deviation)[None]
-    return BlockMoments(
-        count=np.array([count]),
-        diverged=np.array([len(diverged) - count]),
-        mean={name: values[None] for name, values in mean.items()},
-        m2={name: values[None] for name, values in m2.items()},
-        products=products,
-    )
+    """The moments of one block, from results (member, ...) of its members on the host."""
+    blocks = Blocks(torch.from_numpy(~diverged), 1)
+    values = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in results.items()}
+    found = {name: blocks.moments(value) for name, value in values.items()}
+    return blocks.collected(found, blocks.products(values["prediction"]) if covariance else None)
 
 
 class Blocks:
-    """The members of a batch by blocks.
+    """The members of a batch by blocks.  Each is reduced by itself: its rounding does not depend on the others.
 
     Args:
         healthy: (member,), those that count.
@@ -102,40 +91,40 @@ class Blocks:
 
     def __init__(self, healthy: Tensor, blocks: int) -> None:
         self._healthy = healthy.view(blocks, -1)
-        self._all = bool(healthy.all())
-        self._count = self._healthy.sum(1)
+        self._whole: list[bool] = self._healthy.all(1).tolist()
 
     def moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(block, ...): mean and M2 of values (member, ...)."""
-        # block by block: its rounding does not depend on what it is trained with
-        blocks = values.reshape(*self._healthy.shape, *values.shape[1:])
-        moments = [self._of_block(block, healthy) for block, healthy in zip(blocks, self._healthy, strict=True)]
-        means, squares = zip(*moments, strict=True)
+        found = [self._of_block(i, block) for i, block in enumerate(self._parts(values))]
+        means, squares = zip(*found, strict=True)
         return torch.stack(means), torch.stack(squares)
-
-    def _of_block(self, values: Tensor, healthy: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and M2 of the values (member, ...) of one block."""
-        each = values.double()
-        if self._all:
-            variance, mean = torch.var_mean(each, dim=0, correction=0)
-            return mean, variance * len(each)
-        healthy = healthy.view(-1, *[1] * (each.ndim - 1))
-        mean = torch.where(healthy, each, 0.0).sum(0) / healthy.sum().clamp(min=1)
-        return mean, torch.where(healthy, each - mean, 0.0).square().sum(0)
 
     def products(self, values: Tensor) -> Tensor:
         """(block, entry, entry_2): sums of products of deviations, of values (member, ...) flattened."""
-        mean, _ = self.moments(values.flatten(1))
         found = []
-        for i, healthy in enumerate(self._healthy):
-            each = values.flatten(1)[i * len(healthy) : (i + 1) * len(healthy)].double()
-            deviation = torch.where(healthy[:, None], each - mean[i], 0.0)
+        for i, block in enumerate(self._parts(values.flatten(1))):
+            mean, _ = self._of_block(i, block)
+            deviation = torch.where(self._healthy[i][:, None], block.double() - mean, 0.0)
             found.append(deviation.mT @ deviation)
         return torch.stack(found)
 
+    def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The values (member, ...) of every block."""
+        return torch.split(values, self._healthy.shape[1])
+
+    def _of_block(self, i: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and M2 of the values (member, ...) of a block."""
+        each = values.double()
+        if self._whole[i]:
+            variance, mean = torch.var_mean(each, dim=0, correction=0)
+            return mean, variance * len(each)
+        healthy = self._healthy[i].view(-1, *[1] * (each.ndim - 1))
+        mean = torch.where(healthy, each, 0.0).sum(0) / healthy.sum().clamp(min=1)
+        return mean, torch.where(healthy, each - mean, 0.0).square().sum(0)
+
     def collected(self, moments: Mapping[str, tuple[Tensor, Tensor]], products: Tensor | None) -> BlockMoments:
         """On the host, with the counts."""
-        count = _numpy(self._count)
+        count = _numpy(self._healthy.sum(1))
         return BlockMoments(
             count=count,
             diverged=self._healthy.shape[1] - count,

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.errors import exploded
-from dmft.specs import GradientFlow, Problem, loss
+from dmft.specs import Problem, loss
 from dmft.specs.parameterization import (
     Scales,
     hidden_scale,
@@ -211,7 +211,7 @@ class Trainer:
         self.input_kernel = torch.tensor(first_kernel, device=device, dtype=dtype)
         self.input_scale = input_scale(task.dimension)
         self.training, self.rates = training, training.rates.tolist()
-        self.scheme = training.scheme if isinstance(training, GradientFlow) else "descent"
+        self.scheme = training.scheme
         self.batches = None if training.batches is None else torch.tensor(problem.batches, device=device)
         self.batch = problem.batches.shape[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,13 +17,14 @@ from dmft.specs import Problem, _check
 from dmft.specs.problem import differences
 from finite_nets.collection import check_members
 from finite_nets.ensemble import default_block, find_device
-from finite_nets.executors import Executor, check_executor, cores
+from finite_nets.executors import Executor, check_executor, cores, threads_each
 from finite_nets.precision import precision
 from finite_nets.recording import Plan
 from finite_nets.runner import Runner
 from finite_nets.settings import Settings
 from finite_nets.store import Store
 
+MANY_BLOCKS = 2000  # of a width: tens of thousands of files
 PROBED = 2  # steps that are timed for an estimate
 HEADER = ("problem", "width", "blocks", "there", "to do", "at once", "memory", "time")
 
@@ -62,17 +64,27 @@ class Work:
 
     def runner(self, device: str, memory_limit: int | None) -> Runner:
         """Of this work on a device."""
-        return self.settings.runner(self.problem, find_device(device), memory_limit)
+        return self.settings.runner(self.problem, self.size, find_device(device), memory_limit)
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep would do; its text is for reading."""
+    """What a sweep would do; its text is for reading.
+
+    executor: "serial", "pool", or another, whose devices and memory are not known here.
+    devices: of a pool, or the first.
+    """
 
     store: Store
     works: tuple[Work, ...]
+    executor: Executor
     devices: tuple[str, ...]
     memory_limit: int | None
+
+    @property
+    def local(self) -> bool:
+        """Whether networks are trained on the devices of this machine."""
+        return isinstance(self.executor, str)
 
     @property
     def networks(self) -> int:
@@ -84,26 +96,42 @@ class SweepPlan:
         """Of the blocks to make, before compression."""
         return sum(work.bytes_to_store for work in self.works)
 
+    @property
+    def worker_memory(self) -> int | None:
+        """Bytes for a batch of one worker: workers on one CPU share its memory."""
+        if self.memory_limit is not None or len(self.devices) == 1 or "cpu" not in self.devices:
+            return self.memory_limit
+        return memory.available_on_host() // len(self.devices)
+
     def seconds(self, work: Work) -> float:
         """Estimated time for a width on all devices, from a few steps of a batch on the first of them."""
         if not work.todo:
             return 0.0
-        runner = work.runner(self.devices[0], self.memory_limit)
-        count = min(runner.at_once(work.width), work.networks)
-        return work.networks / count * runner.seconds(work.width, count, PROBED) / len(self.devices)
+        threads = torch.get_num_threads()
+        try:
+            if self.executor == "pool":
+                torch.set_num_threads(threads_each(self.devices))
+            runner = work.runner(self.devices[0], self.worker_memory)
+            return runner.seconds(work.width, work.networks, PROBED) / len(self.devices)
+        finally:
+            torch.set_num_threads(threads)
 
     def text(self, *, times: bool = True) -> str:
-        """A table of the widths, and what it comes to; `times` are estimated by training a few steps.
+        """A table of the widths, and what it comes to; for devices of this machine with batches and their memory, and
+        `times`, estimated by training a few steps.
 
         Raises:
             MemoryEstimateError: a single network does not fit.
         """
+        times = times and self.local
         seconds = [self.seconds(work) if times else 0.0 for work in self.works]
         rows = [HEADER, *(self._row(work, time) for work, time in zip(self.works, seconds, strict=True))]
+        shown = len(HEADER) if times else HEADER.index("time") if self.local else HEADER.index("at once")
+        rows = [row[:shown] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
         kinds = ", ".join(f"{self.devices.count(d)} x {d}" for d in dict.fromkeys(self.devices))
-        total = f"{self.networks:,} networks to train on {kinds}"
+        total = f"{self.networks:,} networks to train on {kinds if self.local else 'the workers of the executor'}"
         if times and self.networks:
             total += f", about {readable_time(sum(seconds))}"
         stored = f"{memory.readable(self.bytes_to_store)} to store in {self.store.path}, before compression"
@@ -115,19 +143,19 @@ class SweepPlan:
         return self.text()
 
     def _row(self, work: Work, seconds: float) -> tuple[str, ...]:
-        runner = work.runner(self.devices[0], self.memory_limit)
-        count = min(runner.at_once(work.width), max(work.networks, 1))
-        needed = count * runner.bytes_of_one(work.width)
-        return (
+        known = (
             work.problem.problem_id,
             str(work.width),
             f"{work.wanted} x {work.size}",
             str(work.there),
             str(len(work.todo)),
-            str(count),
-            memory.readable(needed),
-            readable_time(seconds) if seconds else "",
         )
+        if not self.local or not work.todo:
+            return (*known, "", "", "")
+        runner = work.runner(self.devices[0], self.worker_memory)
+        count = min(runner.at_once(work.width), work.networks)
+        needed = memory.readable(runner.bytes_of(work.width, count))
+        return (*known, str(count), needed, readable_time(seconds) if seconds else "")
 
 
 def plan_sweep(
@@ -142,6 +170,7 @@ def plan_sweep(
     observables: Sequence[str] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
+    every: int | None = None,
     covariance: bool = False,
     members: bool = False,
     executor: Executor = "serial",
@@ -157,6 +186,7 @@ def plan_sweep(
             that makes 32 to 64 blocks a width.
         seed: the root seed; a network depends on it, its width and its seed index only.
         dtype, observables, two_time, save_steps: as of `train_ensemble`.
+        every: in place of save_steps, every so many steps, and the last.
         covariance: store the products of deviations of predictions over all (step, sample), too.
         members: keep every network, too.
         shard: (i, n): of all blocks every n-th, from the i-th on, for n jobs side by side.
@@ -175,6 +205,8 @@ def plan_sweep(
     block = None if block is None else _check.integer("block", block, minimum=1)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
+    if every is not None and save_steps is not None:
+        raise ValueError("every and save_steps both choose the steps to record; give one of them.")
     precision(dtype)
     where = Store(store)
     if where.exists():
@@ -185,7 +217,7 @@ def plan_sweep(
             seed=root,
             dtype=dtype,
             observables=schema.observables(observables, problem),
-            save_steps=tuple(schema.saved_steps(problem, save_steps).tolist()),
+            save_steps=_steps(problem, save_steps, every),
             two_time=two_time,
             covariance=covariance,
             members=members,
@@ -193,7 +225,7 @@ def plan_sweep(
         if where.has(problem.problem_id):
             where.require_settings(problem.problem_id, settings)
         works += [_work(where, problem, settings, width, count, block) for width, count in counts.items()]
-    return SweepPlan(where, _of_shard(works, shard), _devices(devices, executor), memory_limit)
+    return SweepPlan(where, _of_shard(works, shard), executor, _devices(devices, executor), memory_limit)
 
 
 def _work(store: Store, problem: Problem, settings: Settings, width: int, seeds: int, block: int | None) -> Work:
@@ -204,9 +236,23 @@ def _work(store: Store, problem: Problem, settings: Settings, width: int, seeds:
         store.require_block(problem_id, width, block)
     size = known or block or default_block(seeds)
     wanted = math.ceil(seeds / size)
+    if block is None and wanted > MANY_BLOCKS:
+        warnings.warn(
+            f"width {width} is stored in blocks of {size} networks: {wanted} blocks, each with its own files, are slow "
+            "to write and read. Begin a new store for so many networks, with larger blocks.",
+            stacklevel=4,
+        )
     finished = store.finished(problem_id, width)
     todo = tuple(index for index in range(wanted) if index not in finished)
     return Work(problem, settings, width, size, wanted, wanted - len(todo), todo)
+
+
+def _steps(problem: Problem, save_steps: Iterable[int] | None, every: int | None) -> tuple[int, ...]:
+    """The recorded steps."""
+    if every is None:
+        return tuple(schema.saved_steps(problem, save_steps).tolist())
+    last = problem.training.steps
+    return tuple(sorted({*range(0, last + 1, _check.integer("every", every, minimum=1)), last}))
 
 
 def _of_shard(works: list[Work], shard: tuple[int, int]) -> tuple[Work, ...]:

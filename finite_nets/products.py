@@ -52,7 +52,7 @@ class Products:
 
     def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0) -> Tensor:
         """scale x W^T."""
-        if self.kernels:
+        if self._by_kernels(w):
             y: Tensor = self.kernels.product(x, w, pullback=False, precision=self._mode_of(w), scale=scale)[0]
             return y
         return self._linear(x, w.mT, scale, None, None)
@@ -69,7 +69,7 @@ class Products:
         keep: bool = False,
     ) -> Activated:
         """phi and phi' of y = scale x W^T + c R + add, and y if it is to be kept.  `add` is (member, row or 1, N)."""
-        if self.kernels:
+        if self._by_kernels(w):
             mode = self._mode_of(w)
             if add is not None:
                 add = add.expand(-1, x.shape[1], -1)
@@ -92,7 +92,7 @@ class Products:
         self, g: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None, slope: Tensor | None = None
     ) -> Tensor:
         """scale g W + c R, times the slopes (member, sample, N) where several rows of g belong to a sample."""
-        if self.kernels:
+        if self._by_kernels(w):
             y: Tensor = self.kernels.product(
                 g, w, pullback=True, precision=self._mode_of(w), scale=scale, pairs=pairs, slope=slope
             )[0]
@@ -106,7 +106,7 @@ class Products:
         self, w: Tensor, g: Tensor, x: Tensor, coefficients: Tensor | None, *, keep: float = 1.0, scale: float = 1.0
     ) -> None:
         """W = keep W + scale sum_a c_a g_a x_a^T, in place; coefficients c (member, row), or ones."""
-        if self.kernels:
+        if self._by_kernels(w):
             if coefficients is not None:
                 coefficients = coefficients.expand(len(g), -1).contiguous()
             self.kernels.accumulate(w, g, x, coefficients, precision=self._mode_of(w), keep=keep, scale=scale)
@@ -114,6 +114,10 @@ class Products:
         if coefficients is not None:
             g = g * coefficients[..., None]
         w.baddbmm_(g.mT, x, beta=keep, alpha=scale)
+
+    def _by_kernels(self, w: Tensor) -> bool:
+        """Kernels count the entries of a matrix in 32 bits."""
+        return self.kernels is not None and w.shape[1] * w.shape[2] < 2**31
 
     def _mode_of(self, w: Tensor) -> str:
         """bfloat16 is for the matrices that are kept so."""

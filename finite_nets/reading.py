@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import memory, schema
-from dmft.errors import StoreError
+from dmft.errors import DamagedBlockError, StoreError
 from dmft.specs import Problem
 from dmft.specs.problem import differences
 from finite_nets.recording import Plan
 from finite_nets.settings import Settings
-from finite_nets.store import COUNT, Store
+from finite_nets.store import COUNT, Store, remove
 
 
 def open_store(
@@ -50,9 +49,9 @@ def open_store(
     if not finished:
         raise StoreError(f"{path} holds no finished block of the problem {problem_id} yet.")
     plan = settings.plan(found)
-    if members:
-        return _ensemble(store, plan, settings, finished)
-    return _moments(store, plan, settings, finished)
+    opened = (_ensemble if members else _moments)(store, plan, settings, finished)
+    _warn_of_divergence(opened)
+    return opened
 
 
 def problems(path: str | os.PathLike[str]) -> dict[str, Problem]:
@@ -128,6 +127,18 @@ def _ensemble(store: Store, plan: Plan, settings: Settings, finished: dict[int, 
     return _dataset("ensemble", store, plan, settings, values, list(finished), {"seed": common})
 
 
+def _warn_of_divergence(opened: xr.Dataset) -> None:
+    """Where networks are missing because they diverged."""
+    if not opened.attrs["diverged"]:
+        return
+    by_width = opened["diverged"].values.sum(axis=1)
+    rows = [f"{bad} of width {width}" for width, bad in zip(opened["width"].values, by_width, strict=True) if bad]
+    warnings.warn(
+        f"networks diverged and do not count: {', '.join(rows)}. Results say nothing of these.",
+        stacklevel=3,
+    )
+
+
 def _require_memory(shapes: dict[str, tuple[tuple[int, ...], int]]) -> None:
     memory.require(
         2 * sum(int(np.prod(shape)) * itemsize for shape, itemsize in shapes.values()),
@@ -167,43 +178,46 @@ def _dataset(
 
 
 def check_store(path: str | os.PathLike[str], *, repair: bool = False) -> list[str]:
-    """Read every chunk of a store against its checksum.
+    """Read all data of a store against their checksums.
 
     Args:
         repair: take damaged blocks out, so that the next sweep makes them again, and remove what killed writers have
-            left unfinished for more than a day.
+            left unfinished for more than a day.  What else is damaged (descriptions, a task) is named and stays.
 
     Returns:
         What is wrong, a line each; nothing for a store that is whole.
+
+    Raises:
+        FileNotFoundError, StoreError: no store that this version reads.
+        OSError: the disk cannot be read; nothing is concluded from that.
     """
     store = Store(path)
     found: list[str] = []
     for problem_id in store.problem_ids():
-        for width in store.widths(problem_id):
-            for block in sorted(store.finished(problem_id, width)):
-                if (problem := _damage(store, problem_id, width, block)) is not None:
-                    found.append(problem)
-                    if repair:
-                        store.remove(problem_id, width, block)
+        try:
+            settings = store.settings(problem_id)
+            plan = settings.plan(store.problem(problem_id))
+            for width in store.widths(problem_id):
+                found += _check_width(store, plan, settings, width, repair=repair)
+        except StoreError as error:
+            found.append(f"{error} (no repair: move its folder away, and sweep again)")
     for left in store.leftovers():
         found.append(f"{left} was left by a writer that was killed")
         if repair:
-            _remove(left)
+            remove(left)
     return found
 
 
-def _damage(store: Store, problem_id: str, width: int, block: int) -> str | None:
-    """What is wrong with a finished block."""
-    for name in store.arrays(problem_id, width):
+def _check_width(store: Store, plan: Plan, settings: Settings, width: int, *, repair: bool) -> list[str]:
+    """What is wrong with the finished blocks of a width; StoreError if its arrays cannot be opened."""
+    problem_id, found = plan.problem.problem_id, []
+    names = [*store.block_arrays(plan, settings), *store.member_arrays(plan, settings)]
+    for block in sorted(store.finished(problem_id, width)):
         try:
-            store.read(problem_id, width, name, [block])
-        except StoreError as error:
-            return str(error)
-    return None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            for name in names:
+                store.read(problem_id, width, name, [block])
+        except DamagedBlockError as error:
+            found.append(str(error))
+            if repair:
+                store.remove(problem_id, width, block)
+    return found

@@ -105,8 +105,11 @@ class Plan:
 
     def moment_numbers(self) -> int:
         """How many make up one block of moments."""
-        pairs = int(np.prod(self.shape("prediction"))) ** 2 if self.covariance else 0
-        return 2 * self.numbers(self.quantities) + pairs + 2
+        return 2 * self.numbers(self.quantities) + self.pair_numbers() + 2
+
+    def pair_numbers(self) -> int:
+        """How many products of deviations of predictions a block has."""
+        return self.numbers(["prediction"]) ** 2 if self.covariance else 0
 
     # ---- a batch -----------------------------------------------------------------------------------------------------
 
@@ -188,7 +191,7 @@ class Plan:
             each["accuracy"] = loss.correct(torch, f, y)
         splits = schema.splits(self.problem)
         return {
-            f"{prefix}{name}": value[..., part].mean(-1)
+            f"{prefix}{name}": value[..., part].double().mean(-1)
             for name, value in each.items()
             for prefix, part in splits.items()
         }

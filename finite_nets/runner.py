@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -45,7 +45,7 @@ class Runner:
 
     Args:
         plan: what is recorded.
-        keep: whether results of every member are asked for (`members`), or moments of them (`moments`).
+        block: how many members the blocks have whose `moments` are asked for; None if `members` are.
         memory_limit: in bytes, for a batch; by default what is available.
     """
 
@@ -56,11 +56,11 @@ class Runner:
         device: torch.device,
         root_seed: int,
         *,
-        keep: bool,
+        block: int | None,
         memory_limit: int | None = None,
     ) -> None:
         self.plan, self.precision, self.device, self.root_seed = plan, precision, device, root_seed
-        self._budget = Budget(plan, precision, device, keep, memory_limit)
+        self._budget = Budget(plan, precision, device, block, memory_limit)
         self._trainer: Trainer | None = None
         self._most: dict[int, int] = {}
 
@@ -79,28 +79,36 @@ class Runner:
         fits = self._budget.batch(width)
         return min(fits, self._most.get(width, fits))
 
-    def bytes_of_one(self, width: int) -> int:
-        """Memory of a network of this width while it trains."""
-        return self._budget.working_bytes(width)
+    def bytes_of(self, width: int, count: int) -> int:
+        """Memory of so many networks while they train together."""
+        return self._budget.batch_bytes(width, count)
 
-    def seconds(self, width: int, count: int, steps: int) -> float:
-        """Estimated time of a batch of `count` networks, from its first `steps` steps."""
+    def seconds(self, width: int, networks: int, steps: int) -> float:
+        """Estimated time of so many networks, from the first `steps` steps of a batch of them."""
+        while (taken := self._timed(width, count := min(self.at_once(width), networks), steps)) is None:
+            pass  # with fewer
+        return taken * networks / count
+
+    def _timed(self, width: int, count: int, steps: int) -> float | None:
+        """Estimated time of a batch; None if it does not fit in memory."""
         last = int(self.plan.steps[-1])
         probed = min(steps, last)
         recorded = [t for t in self.plan.steps.tolist() if t < probed] + [probed]
-        probe = Runner(
-            replace(self.plan, steps=np.array(recorded)), self.precision, self.device, self.root_seed, keep=False
-        )
-        members = np.arange(count)
-        probe._train_moments(width, members, 1)  # compiles, and warms up
-        started = self._time()
-        with _computing(self.precision):
-            probe._begin(width, members)
-        drawn = self._time()
-        probe._train_moments(width, members, 1)
-        trained = self._time() - drawn
-        drawing = drawn - started
-        return drawing + max(trained - drawing, 0.0) * (last + 1) / (probed + 1)
+        plan = replace(self.plan, steps=np.array(recorded))
+        probe = Runner(plan, self.precision, self.device, self.root_seed, block=count)
+
+        def work() -> float:
+            members = np.arange(count)
+            probe._train_moments(width, members, 1)  # compiles, and warms up
+            started = self._time()
+            with _computing(self.precision, self.device):
+                probe._begin(width, members)
+            drawing = self._time() - started
+            probe._train_moments(width, members, 1)
+            trained = self._time() - started - drawing
+            return drawing + max(trained - drawing, 0.0) * (last + 1) / (probed + 1)
+
+        return self._attempt(width, count, work)
 
     def _time(self) -> float:
         """Now, with all work done."""
@@ -169,13 +177,13 @@ class Runner:
         return None
 
     def _train_members(self, width: int, seeds: Indices) -> tuple[Results, NDArray[np.float64]]:
-        with _computing(self.precision):
+        with _computing(self.precision, self.device):
             state = self._begin(width, seeds)
             results = self.plan.members(self.trainer, state)
             return results, state.exploded_at.double().cpu().numpy()
 
     def _train_moments(self, width: int, seeds: Indices, blocks: int) -> BlockMoments:
-        with _computing(self.precision):
+        with _computing(self.precision, self.device):
             healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
             state = self._begin(width, seeds)
             found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
@@ -203,12 +211,14 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def _computing(precision: Precision) -> Iterator[None]:
-    """Without gradients; products of PyTorch in TF32 if that is asked for, whatever the caller has set."""
+def _computing(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Without gradients, on the device, where kernels are launched too; products of PyTorch in TF32 if that is asked
+    for, whatever the caller has set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision.name == "tf32" else "highest")
+    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), on_device:
             yield
     finally:
         torch.set_float32_matmul_precision(before)

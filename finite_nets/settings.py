@@ -33,14 +33,14 @@ class Settings:
         steps = np.array(self.save_steps, dtype=np.int64)
         return Plan(problem, steps, frozenset(self.observables), self.two_time, self.covariance)
 
-    def runner(self, problem: Problem, device: torch.device, memory_limit: int | None) -> Runner:
-        """What trains such networks of a problem."""
+    def runner(self, problem: Problem, block: int, device: torch.device, memory_limit: int | None) -> Runner:
+        """What trains such networks of a problem, in blocks of that size."""
         return Runner(
             self.plan(problem),
             precision(self.dtype),
             device,
             self.seed,
-            keep=self.members,
+            block=None if self.members else block,
             memory_limit=memory_limit,
         )
 

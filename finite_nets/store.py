@@ -27,7 +27,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import __version__, schema
-from dmft.errors import StoreError
+from dmft.errors import DamagedBlockError, StoreError
 from dmft.specs import Problem, Task
 from dmft.specs.task import ARRAYS
 from finite_nets.precision import precision
@@ -63,7 +63,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         _zarr()
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._opened: dict[Path, Any] = {}
 
     def prepare(self) -> None:
@@ -73,14 +73,26 @@ class Store:
             StoreError: something else is there, or a store of another format.
             OSError: it cannot be written to.
         """
-        if not (self.path / "zarr.json").exists():
-            if self.exists():
-                raise StoreError(f"{self.path} is a folder with other contents; give the name of a new one.")
-            attributes = {"kind": KIND, "format": FORMAT, "schema": schema.SCHEMA, "version": __version__}
+        if not self.exists():
             with self._explained("a store"):
-                _make(self.path, lambda new: _group(new, attributes))
+                self.path.mkdir(parents=True, exist_ok=True)
+                # somebody who makes it at the same time writes the same
+                _group(self.path, {"kind": KIND, "format": FORMAT, "schema": schema.SCHEMA, "version": __version__})
         self.check()
-        self._require_writable()
+        with self._explained("the store"):
+            probe = self.path / f"{UNFINISHED}{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+
+    def exists(self) -> bool:
+        """Whether something is there, a store or not.
+
+        Raises:
+            StoreError: a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(f"{self.path} is a file; a store is a folder.")
+        return self.path.exists() and any(not _unfinished(path) for path in self.path.iterdir())
 
     def check(self) -> None:
         """StoreError, FileNotFoundError unless this is a store that this version reads."""
@@ -93,12 +105,6 @@ class Store:
                     f"{self.path} has {name} {attributes.get(name)!r}; this version reads {name} {expected!r}. Use the "
                     f"version that wrote it (it says {attributes.get('version')!r}; this is {__version__})."
                 )
-
-    def _require_writable(self) -> None:
-        with self._explained("the store"):
-            probe = self.path / f"{UNFINISHED}{uuid.uuid4().hex}"
-            probe.touch()
-            probe.unlink()
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -114,10 +120,6 @@ class Store:
 
     # ---- problems ----------------------------------------------------------------------------------------------------
 
-    def exists(self) -> bool:
-        """Whether something is there, a store or not."""
-        return self.path.exists() and any(self.path.iterdir())
-
     def has(self, problem_id: str) -> bool:
         return (self.path / problem_id).exists()
 
@@ -126,16 +128,19 @@ class Store:
         return sorted(p.name for p in self.path.iterdir() if re.fullmatch(r"[0-9a-f]{16}", p.name))
 
     def problem(self, problem_id: str) -> Problem:
-        """A problem of the store, with its data."""
+        """A problem of the store, with its data.
+
+        Raises:
+            StoreError: one that this version does not read, or damaged.
+        """
         group = self.path / problem_id
-        arrays = {
-            name: np.asarray(_array(group / "task" / name)[...]) for name in ARRAYS if (group / "task" / name).exists()
-        }
         described = json.loads(_attributes(group)["problem"])
         try:
+            shapes = described["task"]["shapes"]
+            arrays = {name: np.asarray(_array(group / "task" / name)[...]) for name in ARRAYS if name in shapes}
             task = Task(**arrays, provenance=described["task"]["provenance"])
             found = Problem.from_json(json.dumps(described), task=task)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise StoreError(f"{group} does not hold a problem that this version reads: {error}") from error
         if found.problem_id != problem_id:
             raise StoreError(f"{group} holds the problem {found.problem_id}; the store is damaged.")
@@ -270,7 +275,9 @@ class Store:
         """An array of a width, (block, ...) of the given blocks, in their order.
 
         Raises:
-            StoreError: it is damaged, with the block.
+            DamagedBlockError: a chunk is missing or does not agree with its checksum, with the block.
+            StoreError: the array itself is damaged.
+            OSError: the disk says so; the block may be whole.
         """
         group = self._width(problem_id, width)
         array = self._array(group / name)
@@ -285,31 +292,25 @@ class Store:
         for first, count in _runs(blocks):
             try:
                 found.append(array[first * size : (first + count) * size])
-            except (ValueError, RuntimeError, OSError) as error:
+            except (ValueError, RuntimeError) as error:
                 if count == 1:
                     raise self._damaged(group, name, first, str(error)) from error
                 found += [self.read(problem_id, width, name, [block])[0] for block in range(first, first + count)]
         whole = np.concatenate(found) if found else np.empty((0, *array.shape[1:]), array.dtype)
         return whole.reshape(len(blocks), size, *array.shape[1:]) if of_members else whole
 
-    def _damaged(self, group: Path, name: str, block: int, why: str) -> StoreError:
-        return StoreError(
+    def _damaged(self, group: Path, name: str, block: int, why: str) -> DamagedBlockError:
+        return DamagedBlockError(
             f"block {block} of {name} in {group} is damaged: {why} `python -m finite_nets check {self.path} --repair` "
             "takes it out; the same sweep makes it again."
         )
 
     def remove(self, problem_id: str, width: int, block: int) -> None:
         """Forget a block: its count goes first."""
-        for name in sorted(self.arrays(problem_id, width), key=lambda name: name != COUNT):
-            chunk = self._width(problem_id, width) / name / "c" / str(block)
-            if chunk.is_dir():
-                shutil.rmtree(chunk)
-            else:
-                chunk.unlink(missing_ok=True)
-
-    def arrays(self, problem_id: str, width: int) -> list[str]:
-        """Names of the arrays of a width."""
-        return sorted(p.name for p in self._width(problem_id, width).iterdir() if (p / "zarr.json").exists())
+        group = self._width(problem_id, width)
+        chunks = [path / "c" / str(block) for path in group.iterdir() if path.is_dir()]
+        for chunk in sorted(chunks, key=lambda chunk: chunk.parents[1].name != COUNT):
+            remove(chunk)
 
     def device(self, problem_id: str, width: int) -> str:
         """On which a width was begun."""
@@ -317,9 +318,12 @@ class Store:
 
     def leftovers(self) -> list[Path]:
         """Unfinished files and groups that killed writers have left, older than a day."""
-        before = time.time() - 86_400
-        found = [*self.path.rglob(f"{UNFINISHED}*"), *self.path.rglob("*.partial")]
-        return [path for path in found if path.stat().st_mtime < before]
+        found = []
+        for path in [path for path in self.path.rglob("*") if _unfinished(path)]:
+            with suppress(FileNotFoundError):  # finished meanwhile
+                if path.stat().st_mtime < time.time() - 86_400:
+                    found.append(path)
+        return found
 
     def _array(self, path: Path) -> Any:
         """An array of a width; its metadata do not change once they are there."""
@@ -337,6 +341,19 @@ def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     return ((int(run[0]), len(run)) for run in runs if len(run))
 
 
+def _unfinished(path: Path) -> bool:
+    """Whether it is a file or group that is being written, or was when its writer was killed."""
+    return path.name.startswith(UNFINISHED) or path.name.endswith(".partial")
+
+
+def remove(path: Path) -> None:
+    """A file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 # ---- Zarr ------------------------------------------------------------------------------------------------------------
 
 
@@ -344,7 +361,7 @@ def _zarr() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise ImportError("stores need Zarr: pip install 'dmft-networks[store]' (zarr >= 3.1.3).") from error
+        raise ImportError("stores need Zarr: pip install 'dmft-networks[store]' (zarr >= 3.1.6).") from error
     return zarr
 
 
@@ -397,10 +414,8 @@ def _array(path: Path) -> Any:
             f"{path} is no array of a store: {content.get('node_type')} of {content.get('data_type')} with codecs "
             f"{codecs}; expected {', '.join(DTYPES)} and codecs among {', '.join(CODECS)}."
         )
-    zarr = _zarr()
-    # a chunk says that it was written, whatever it holds
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(path, mode="r+", zarr_format=3)
+    array = _zarr().open_array(path, mode="r+", zarr_format=3)
+    return array.with_config({"write_empty_chunks": True})  # a chunk says that it was written, whatever it holds
 
 
 def _attributes(path: Path) -> dict[str, Any]:

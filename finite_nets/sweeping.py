@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dmft import memory
 from dmft.progress import progress_bar
 from dmft.specs import Problem
 from finite_nets.ensemble import device_name, find_device
@@ -36,9 +37,11 @@ from finite_nets.runner import Batch, Runner
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store
 
+MEMBER_COPIES = 4  # of the members of a block on the host, as numbers of 8 bytes
+
 
 @dataclass(frozen=True)
-class Task:
+class Portion:
     """Blocks of one width for a worker, small enough to send anywhere: the problem is in the store.
 
     size: networks in a block; device: of a serial run, None where workers have their own.
@@ -101,8 +104,8 @@ def sweep(
             them; workers of Dask and of other executors choose by themselves.
         threads: of PyTorch, in a worker; by default what the workers of a pool leave each other, and one of Dask's.
         progress: show a bar with rate and time left; by default on a terminal only.
-        options: block, seed, dtype, observables, two_time, save_steps, covariance, members, shard, memory_limit:
-            further arguments of `plan_sweep`.
+        options: block, seed, dtype, observables, two_time, save_steps, every, covariance, members, shard,
+            memory_limit: further arguments of `plan_sweep`.
 
     Returns:
         What was done.  `finite_nets.open_store` reads the results.
@@ -116,15 +119,15 @@ def sweep(
     A script that calls it with executor="pool" needs the guard `if __name__ == "__main__":`, as spawned processes do.
     """
     plan = plan_sweep(problems, widths, seeds, store=store, executor=executor, devices=devices, **options)
-    return run(plan, executor, threads=threads, progress=progress)
+    return run(plan, threads=threads, progress=progress)
 
 
-def run(plan: SweepPlan, executor: Executor, *, threads: int | None = None, progress: bool | None = None) -> Summary:
-    """Do what is planned for this executor; arguments and errors as of `sweep`."""
+def run(plan: SweepPlan, *, threads: int | None = None, progress: bool | None = None) -> Summary:
+    """Do what is planned; arguments and errors as of `sweep`."""
     if progress or (progress is None and sys.stderr.isatty()):
-        print(plan.text(times=executor in ("serial", "pool")), file=sys.stderr)
+        print(plan.text(), file=sys.stderr)
     plan.store.prepare()
-    device = device_name(find_device(plan.devices[0]))
+    device = device_name(find_device(plan.devices[0])) if plan.local else "workers"
     for work in plan.works:
         plan.store.add_problem(work.problem, work.settings)
         plan.store.add_width(work.plan, work.settings, work.width, work.size, device)
@@ -136,57 +139,68 @@ def run(plan: SweepPlan, executor: Executor, *, threads: int | None = None, prog
             made = made + outcome
             bar.update(outcome.networks)
 
-        run_all(run_task, tasks(plan, executor, threads), executor, plan.devices, report)
+        run_all(run_portion, portions_of(plan, threads), plan.executor, plan.devices, report)
     skipped = sum(work.wanted for work in plan.works) - made.blocks
     return Summary(plan.store.path, made, skipped, time.perf_counter() - started)
 
 
-def tasks(plan: SweepPlan, executor: Executor, threads: int | None) -> list[Task]:
-    """The blocks to make, in portions for the executor."""
-    serial = executor == "serial"
-    if threads is None and is_dask(executor):
+def portions_of(plan: SweepPlan, threads: int | None) -> list[Portion]:
+    """The blocks to make, as work for the executor."""
+    if threads is None and is_dask(plan.executor):
         threads = 1  # its workers share a machine without telling
     found = []
     for work in plan.works:
-        portion = math.ceil(len(work.todo) / portions(executor, plan.devices))
-        for first in range(0, len(work.todo), max(portion, 1)):
-            blocks = work.todo[first : first + portion]
+        count = math.ceil(len(work.todo) / portions(plan.executor, plan.devices))
+        for first in range(0, len(work.todo), max(count, 1)):
+            blocks = work.todo[first : first + count]
             found.append(
-                Task(
-                    store=str(plan.store.path.absolute()),
+                Portion(
+                    store=str(plan.store.path),
                     problem_id=work.problem.problem_id,
                     settings=work.settings,
                     width=work.width,
                     size=work.size,
                     blocks=blocks,
-                    device=plan.devices[0] if serial else None,
-                    memory_limit=plan.memory_limit,
+                    device=plan.devices[0] if plan.executor == "serial" else None,
+                    memory_limit=plan.worker_memory if plan.local else plan.memory_limit,
                     threads=threads,
                 )
             )
     return found
 
 
-def run_task(task: Task, report: Callable[[Outcome], None] | None = None) -> Outcome:
-    """Make the blocks of a task that nobody has made meanwhile; `report` what is done as it is.
+def run_portion(portion: Portion, report: Callable[[Outcome], None] | None = None) -> Outcome:
+    """Make the blocks that nobody has made meanwhile; `report` what is done as it is.
 
-    It begins anywhere among them: so writers that have the same task share it, rather than follow each other.
+    It begins anywhere among them: so writers that have the same to do share it, rather than follow each other.
+
+    Raises:
+        MemoryEstimateError: a single network, or the members of a block, do not fit.
     """
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
-    store, device = Store(task.store), task.device or worker_device() or "auto"
-    runner = _prepared(task.store, task.problem_id, task.settings, device, task.memory_limit)
-    start = random.randrange(len(task.blocks))
-    left, total = [*task.blocks[start:], *task.blocks[:start]], Outcome()
+    if portion.threads is not None:
+        torch.set_num_threads(portion.threads)
+    store, device = Store(portion.store), portion.device or worker_device() or "auto"
+    size = portion.size
+    runner = _prepared(portion.store, portion.problem_id, portion.settings, size, device, portion.memory_limit)
+    if portion.settings.members:
+        memory.require(
+            MEMBER_COPIES * 8 * size * runner.plan.numbers(runner.plan.quantities),
+            limit=None,
+            available=memory.available_on_host(),
+            what=f"a block of {size} members of width {portion.width}",
+            ways_out="take a smaller block, record fewer save_steps or observables, or members=False",
+        )
+    start = random.Random().randrange(len(portion.blocks))
+    left, total = [*portion.blocks[start:], *portion.blocks[:start]], Outcome()
     while left:
-        there = store.finished(task.problem_id, task.width)
+        there = store.finished(portion.problem_id, portion.width)
         left = [block for block in left if block not in there]
-        together = max(1, runner.at_once(task.width) // task.size)
-        for block, arrays in _made(task, runner, left[:together]):
-            if store.has_block(task.problem_id, task.width, block):
+        together = max(1, runner.at_once(portion.width) // size)
+        for block, arrays in _made(portion, runner, left[:together]):
+            if store.has_block(portion.problem_id, portion.width, block):
                 continue
-            store.write(task.problem_id, task.width, block, task.size, arrays)
-            done = Outcome(1, task.size, task.size - int(arrays[COUNT]))
+            store.write(portion.problem_id, portion.width, block, size, arrays)
+            done = Outcome(1, size, size - int(arrays[COUNT]))
             total = total + done
             if report is not None:
                 report(done)
@@ -195,23 +209,25 @@ def run_task(task: Task, report: Callable[[Outcome], None] | None = None) -> Out
 
 
 @functools.lru_cache(maxsize=8)
-def _prepared(path: str, problem_id: str, settings: Settings, device: str, memory_limit: int | None) -> Runner:
-    """What a process needs for a problem; kept from one task to the next."""
-    return settings.runner(Store(path).problem(problem_id), find_device(device), memory_limit)
+def _prepared(
+    path: str, problem_id: str, settings: Settings, size: int, device: str, memory_limit: int | None
+) -> Runner:
+    """What a process needs for a problem; kept from one portion to the next."""
+    return settings.runner(Store(path).problem(problem_id), size, find_device(device), memory_limit)
 
 
-def _made(task: Task, runner: Runner, blocks: Sequence[int]) -> Iterator[tuple[int, Results]]:
+def _made(portion: Portion, runner: Runner, blocks: Sequence[int]) -> Iterator[tuple[int, Results]]:
     """Blocks and their arrays, as they are finished."""
-    size, settings, plan = task.size, task.settings, runner.plan
+    size, settings, plan = portion.size, portion.settings, runner.plan
     ranges = [range(block * size, (block + 1) * size) for block in blocks]
     if not settings.members:
-        for first, found in runner.moments(task.width, ranges):
+        for first, found in runner.moments(portion.width, ranges):
             arrays = found.arrays()
             for i in range(len(found.count)):
                 yield blocks[first + i], {name: values[i] for name, values in arrays.items()}
         return
     seeds = [seed for part in ranges for seed in part]
-    whole = _regrouped(runner.members(task.width, seeds), size)
+    whole = _regrouped(runner.members(portion.width, seeds), size)
     for block, (recorded, exploded_at) in zip(blocks, whole, strict=True):
         diverged = exploded_at < NEVER
         for values in recorded.values():

@@ -27,7 +27,6 @@ from dmft.engine.network import Form, Kernels, Network, Rule, Vitals, kernels, l
 from dmft.engine.population import Population
 from dmft.specs.parameterization import batch_scale, input_scale, require_limit, with_bias
 from dmft.specs.problem import Problem
-from dmft.specs.training import GradientFlow
 
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
 
@@ -91,7 +90,7 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS) -> Form:
         activation=network.activation,
         loss=problem.loss,
         residual=network.residual,
-        scheme=training.scheme if isinstance(training, GradientFlow) else "descent",
+        scheme=training.scheme,
         momentum=training.momentum > 0,
         trained=trained,
         observed=trained if stream else 0,

@@ -69,9 +69,10 @@ def correct(xp: Any, f: Any, y: Any) -> Any:
     if f.shape[-1] == 1:
         agree = f[..., 0] * y[..., 0]
         return (1 + xp.sign(agree)) / 2
-    top = f == xp.amax(f, axis=-1, keepdims=True)
+    one = xp.ones_like(f)  # counted in the dtype of f
+    top = one * (f == xp.amax(f, axis=-1, keepdims=True))
     right = y == xp.amax(y, axis=-1, keepdims=True)
-    return (top & right).sum(axis=-1) / top.sum(axis=-1)
+    return (top * right).sum(axis=-1) / top.sum(axis=-1)
 
 
 def check_targets(loss: str, y: NDArray[np.float64]) -> None:

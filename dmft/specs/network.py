@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dmft.specs import _check
 from dmft.specs.activation import NAMES, Activation, tanh
-from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS
+from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,11 @@ def _check_network(network: Network) -> None:
     if network.parameterization not in PARAMETERIZATIONS:
         raise ValueError(
             f"parameterization={network.parameterization!r} is unknown; choose one of {', '.join(PARAMETERIZATIONS)}."
+        )
+    if network.parameterization == STANDARD and network.bias:
+        raise ValueError(
+            f'bias={network.bias} with parameterization="{STANDARD}": its one rate, for weights of variance 1/N, would '
+            "move biases at another. Leave bias out, or take another parameterization."
         )
 
 

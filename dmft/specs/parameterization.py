@@ -36,7 +36,7 @@ variance, forward factors as above, g = (1 / output scale) df/dh.
 
 "ntk" is "mean_field" with the richness gamma0 / sqrt(N): it becomes lazy with width, and its output at initialisation
 is of order one.  "standard" is one learning rate eta gamma0^2 for weights of variance 1/D and 1/N, as in ordinary
-PyTorch code; its steps grow with width, K = sum_l m_l G^{l+1} Phi^l.
+PyTorch code (without biases); its steps grow with width, K = sum_l m_l G^{l+1} Phi^l.
 
 Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
 """
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from dmft.specs.network import Network
 
 MEAN_FIELD = "mean_field"
-PARAMETERIZATIONS = (MEAN_FIELD, "ntk", "standard")
+STANDARD = "standard"
+PARAMETERIZATIONS = (MEAN_FIELD, "ntk", STANDARD)
 
 
 def input_scale(dimension: int) -> float:
@@ -114,7 +115,7 @@ def scales(network: Network, width: int, dimension: int, batch: int) -> Scales:
     """Of a network on inputs of `dimension` features, trained on batches of `batch` samples; layers are 0..L."""
     mean_field = network.parameterization == MEAN_FIELD
     root = 1.0 if mean_field else math.sqrt(width)
-    standard = network.parameterization == "standard"
+    standard = network.parameterization == STANDARD
     factors = [float(dimension if layer == 0 else width) if standard else 1.0 for layer in range(network.depth + 1)]
     trained = trained_layers(network)
     inner = [1.0, *[network.branch**2] * (network.depth - 1), 1.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +22,7 @@ from dmft.specs.training import GradientDescent, GradientFlow, Training
 FORMAT = 1
 NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP)}
 TRAININGS = {kind.__name__: kind for kind in (GradientDescent, GradientFlow)}
+LONGEST = 60  # characters of a value that is shown
 # fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
 SILENT = {
     "momentum": 0.0,
@@ -166,7 +168,7 @@ class Problem:
         )
 
 
-def vary(problem: Problem, **values: Sequence[Any]) -> list[Problem]:
+def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
     """Problems that differ from one in some of its fields, in all combinations.
 
         dmft.vary(problem, gamma0=[0.5, 1, 2], depth=[2, 3])
@@ -177,27 +179,49 @@ def vary(problem: Problem, **values: Sequence[Any]) -> list[Problem]:
             residual network `branch_scale` stays as it is when `depth` varies.)
 
     Raises:
-        ValueError, TypeError: no such field; values that are no list; what the specs say of values.
+        ValueError, TypeError: no such field; values that are no list; what the specs say of values; depths, where the
+            readout is frozen by its number, which would be another layer then.
     """
-    found = [problem]
     for name, each in values.items():
         if isinstance(each, str) or not isinstance(each, Iterable):
             raise TypeError(f"{name}={each!r} is not a list of values; give e.g. {name}=[{each!r}].")
-        each = list(each)
-        found = [_with(one, name, value) for one in found for value in each]
-    return found
+    if "depth" in values and "frozen" not in values and problem.network.depth in problem.network.frozen:
+        raise ValueError(
+            f"depth varies and frozen={problem.network.frozen} holds the readout by its number; vary frozen, too."
+        )
+    combinations = itertools.product(*map(list, values.values()))
+    return [_with(problem, dict(zip(values, combination, strict=True))) for combination in combinations]
+
+
+def _with(problem: Problem, values: dict[str, Any]) -> Problem:
+    """The problem with other values of fields, its own or those of its network or training."""
+    parts: dict[str, dict[str, Any]] = {"problem": {}, "network": {}, "training": {}}
+    specs = {"problem": problem, "network": problem.network, "training": problem.training}
+    known = {field.name: part for part, spec in reversed(specs.items()) for field in fields(spec)}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{name!r} is no field of this problem; choose among {', '.join(sorted(known))}.")
+        parts[known[name]][name] = value
+    network, training = replace(problem.network, **parts["network"]), replace(problem.training, **parts["training"])
+    return replace(problem, **{"network": network, "training": training, **parts["problem"]})
 
 
 def differences(problems: Sequence[Problem]) -> dict[str, str]:
     """What tells problems from each other, by problem_id: the fields of their descriptions that differ, as text; empty
     for a single problem."""
     flat = {problem.problem_id: _flat(json.loads(problem.to_json(arrays=False))) for problem in problems}
-    names = dict.fromkeys(name for fields in flat.values() for name in fields if "sha256" not in name)
-    differing = [name for name in names if len({json.dumps(fields.get(name)) for fields in flat.values()}) > 1]
+    names = sorted({name for found in flat.values() for name in found if "sha256" not in name})
+
+    def value(found: dict[str, Any], name: str) -> str:
+        """As text; of a field that descriptions leave out, its default."""
+        text = json.dumps(found.get(name, SILENT.get(name.rsplit(".", 1)[-1])))
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+    differing = [name for name in names if len({value(found, name) for found in flat.values()}) > 1]
     return {
-        problem_id: ", ".join(f"{name}={fields[name]}" for name in differing if name in fields)
-        or ("" if len(flat) < 2 else f"data {fields['task.sha256'][:12]}")
-        for problem_id, fields in flat.items()
+        problem_id: ", ".join(f"{name}={value(found, name)}" for name in differing)
+        or ("" if len(flat) < 2 else f"data {found['task.sha256'][:12]}")
+        for problem_id, found in flat.items()
     }
 
 
@@ -206,18 +230,6 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in content.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
-
-
-def _with(problem: Problem, name: str, value: Any) -> Problem:
-    """The problem with another value of a field, its own or that of its network or training."""
-    if name in (field.name for field in fields(problem)):
-        return replace(problem, **{name: value})
-    for part in ("network", "training"):
-        spec = getattr(problem, part)
-        if name in (field.name for field in fields(spec)):
-            return replace(problem, **{part: replace(spec, **{name: value})})
-    known = [field.name for spec in (problem, problem.network, problem.training) for field in fields(spec)]
-    raise ValueError(f"{name!r} is no field of this problem; choose among {', '.join(known)}.")
 
 
 def _known_kind(fields: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,8 @@ class GradientDescent:
         if self.observe not in OBSERVE:
             raise ValueError(f"observe={self.observe!r} is unknown; choose one of {', '.join(OBSERVE)}.")
 
+    scheme = "descent"  # flows have others
+
     @property
     def rates(self) -> NDArray[np.float64]:
         """eta_t, (step,) for steps 0..T-1."""

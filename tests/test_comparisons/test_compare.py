@@ -303,13 +303,17 @@ def test_moments_are_compared_as_their_members_are(planted):
 def test_statistics_need_no_theory(planted):
     _, nets, compared = planted
     for of in (nets, as_moments(nets, 15)):
-        found = comparisons.statistics(of)
+        found = comparisons.statistics(of, covariance=True)
         assert found["count"].values.tolist() == [SEEDS] * 4
         np.testing.assert_allclose(found.prediction_mean, compared.prediction_mean, rtol=1e-9)
         np.testing.assert_allclose(found.width * found.prediction_variance, compared.prediction_variance, rtol=1e-9)
         covariance = np.cov(nets.prediction.values[2].reshape(SEEDS, -1), rowvar=False)
         np.testing.assert_allclose(found.prediction_covariance.values[2].reshape(33, 33), covariance, atol=1e-12)
         assert found.prediction_covariance.dims == ("width", "step", "sample", "step_2", "sample_2")
+        assert "prediction_covariance" not in comparisons.statistics(of)
+        without = of.drop_vars([name for name in of.data_vars if name in ("prediction", "prediction_comoment")])
+        with pytest.raises(ValueError, match="have no predictions to find a covariance of"):
+            comparisons.statistics(without, covariance=True)
 
 
 def test_networks_that_diverged_do_not_count(planted):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dmft
+import finite_nets
 from dmft.specs import parameterization
 
 RNG = np.random.default_rng(0)
@@ -107,7 +108,17 @@ def test_scales_of_the_parameterizations():
         assert standard.tangent == (9.0, 0.0, float(width))
 
 
-@pytest.mark.parametrize("producer", [dmft.solve, dmft.fluctuations, dmft.lazy_limit, dmft.two_layer_linear])
+@pytest.mark.parametrize(
+    "producer",
+    [
+        dmft.solve,
+        lambda problem: dmft.solve(problem, responses="pathwise"),
+        dmft.fluctuations,
+        dmft.lazy_limit,
+        dmft.two_layer_linear,
+        lambda problem: finite_nets.sample_in_law(problem, widths=[8], seeds=2),
+    ],
+)
 def test_the_theory_is_for_one_parameterization(producer):
     network = dmft.MLP(1, dmft.linear(), parameterization="ntk")
     with pytest.raises(ValueError, match="parameterization='ntk' has no infinite-width limit with feature learning"):
@@ -132,6 +143,7 @@ def test_descriptions_name_what_is_new_and_keep_the_identity_of_what_is_not():
         ({"frozen": [3]}, ValueError, "frozen holds 3; the layers are 0..2, of which 2 is the readout"),
         ({"frozen": [-1]}, ValueError, "frozen=-1 is too small"),
         ({"frozen": range(3)}, ValueError, "frozen=[0, 1, 2] leaves nothing to train"),
+        ({"parameterization": "standard", "bias": 0.1}, ValueError, 'bias=0.1 with parameterization="standard"'),
         ({"parameterization": "mup"}, ValueError, "parameterization='mup' is unknown; choose one of mean_field, ntk"),
     ],
 )

@@ -272,6 +272,31 @@ def test_a_member_that_explodes_between_saved_steps_and_dies_is_masked_and_count
     assert np.isnan(moments.prediction_comoment.values[0, other]).all()
 
 
+def test_a_block_does_not_feel_that_another_diverges():
+    problem = dataclasses.replace(some_problem(2, dmft.relu()), training=dmft.GradientDescent(3.0, 6))
+    arguments = {"widths": [16], "keep": "moments", "save_steps": [6], "dtype": "float64"}
+    with pytest.warns(UserWarning, match="diverge"):
+        one_by_one, together = (
+            finite_nets.train_ensemble(problem, seeds=24, block=block, **arguments) for block in (1, 2)
+        )
+    healthy = one_by_one["count"].values[0].reshape(-1, 2).sum(1)
+    assert {0, 1, 2} <= set(healthy.tolist())
+    np.testing.assert_array_equal(together["count"].values[0], healthy)
+    for block in np.flatnonzero(healthy == 2):
+        pair = one_by_one.loss_mean.values[0, 2 * block : 2 * block + 2]
+        np.testing.assert_array_equal(together.loss_mean.values[0, block], pair.mean(0))
+
+
+def test_accuracies_of_several_outputs_are_as_precise_in_moments():
+    rng = np.random.default_rng(0)
+    task = dmft.Task(rng.standard_normal((7, 6)), np.eye(3)[np.arange(7) % 3])
+    problem = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(0.4, 3), "cross_entropy")
+    arguments = {"widths": [8], "seeds": 6, "dtype": "float64", "observables": ["loss"]}
+    members = finite_nets.train_ensemble(problem, **arguments)
+    moments = finite_nets.train_ensemble(problem, **arguments, keep="moments", block=6)
+    np.testing.assert_allclose(moments.accuracy_mean[0, 0], members.accuracy[0].mean("seed"), rtol=1e-14)
+
+
 def test_an_explosion_that_stays_finite_is_a_divergence():
     problem = dataclasses.replace(some_problem(2, dmft.linear()), training=dmft.GradientDescent(20.0, 3))
     # the losses themselves are numbers: nothing but their size tells

@@ -189,15 +189,13 @@ def test_products_are_those_of_pytorch(both, shape):
         same(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "tf32",
-        pytest.param(
-            "bf16", marks=pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter cuts bf16 off")
-        ),
-    ],
+BF16 = pytest.param(
+    "bf16",
+    marks=pytest.mark.skipif(DEVICE.type == "cpu", reason="Triton's interpreter converts to bf16 by cutting off"),
 )
+
+
+@pytest.mark.parametrize("dtype", ["tf32", BF16])
 def test_factors_are_rounded_to_the_nearest(dtype):
     """A product of many numbers of one sign shows a rounding that always goes one way."""
     pytest.importorskip("triton")
@@ -213,6 +211,17 @@ def test_factors_are_rounded_to_the_nearest(dtype):
         unit = {"tf32": 2.0**-11, "bf16": 2.0**-8}[dtype]
         assert abs(off) < unit / 10
         assert abs(found.double() / exact - 1).max() < 2 * unit
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32", BF16])
+def test_what_is_not_a_number_stays_so(dtype):
+    pytest.importorskip("triton")
+    kernels = Products(PRECISIONS[dtype], DEVICE, kernels=True)
+    bits = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800000], dtype=torch.int32, device=DEVICE)
+    x = torch.ones(1, 4, 20, device=DEVICE)
+    x[0, :3, 5] = bits.view(torch.float32)  # two that are none, and infinity
+    found = kernels.image(x, torch.ones(1, 16, 20, device=DEVICE).to(PRECISIONS[dtype].start))[0, :, 0]
+    assert (~torch.isfinite(found)).tolist() == [True, True, True, False]
 
 
 def test_slopes_of_samples_serve_all_their_outputs_and_members_may_share_fields(both):

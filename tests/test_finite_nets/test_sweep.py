@@ -22,11 +22,16 @@ import comparisons
 import dmft
 import finite_nets
 import finite_nets.runner
-from comparisons.samples import covariance
+from comparisons.samples import prediction_covariance
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, StoreError
+from dmft.specs.problem import differences
 from finite_nets.__main__ import SweepOptions, main
+from finite_nets.budget import Budget
+from finite_nets.ensemble import default_block
 from finite_nets.executors import Outcome, run_all
+from finite_nets.precision import PRECISIONS
+from finite_nets.recording import Plan
 
 PROBLEM = reference_problem()
 RICHER = reference_problem(gamma0=2.0)
@@ -41,7 +46,8 @@ def swept(path, seeds=40, widths=WIDTHS, problems=PROBLEM, **arguments):
 def opened(path, **arguments):
     """What the store holds, without when and where it was made."""
     ds = finite_nets.open_store(path, **arguments)
-    return ds.drop_attrs().assign_attrs({k: v for k, v in ds.attrs.items() if k not in ("created", "store")})
+    made = ("created", "store", "device")
+    return ds.drop_attrs().assign_attrs({k: v for k, v in ds.attrs.items() if k not in made})
 
 
 def same(a, b):
@@ -95,7 +101,7 @@ def test_members_are_kept_on_request(tmp_path):
 
 def _covariance(moments):
     one = moments.prediction_mean.shape[2:]
-    return np.stack([covariance(moments, i).reshape(*one, *one) for i in range(2)])
+    return np.stack([prediction_covariance(moments, i).reshape(*one, *one) for i in range(2)])
 
 
 def _covariance_of_members(nets):
@@ -312,7 +318,7 @@ def test_a_sweep_is_extended_by_widths_and_seeds(tmp_path, whole):
     path = tmp_path / "store"
     assert swept(path, 20, [12]).made == Outcome(4, 20, 0)
     plan = finite_nets.plan_sweep(PROBLEM, WIDTHS, 40, store=path, **FEW)  # the block is the store's
-    assert [(work.width, work.there, len(work.todo)) for work in plan.works] == [(8, 0, 40), (12, 4, 4)]
+    assert [(work.width, work.there, len(work.todo)) for work in plan.works] == [(8, 0, 8), (12, 4, 4)]
     swept(path)
     same(opened(path), opened(whole))
 
@@ -456,7 +462,8 @@ def test_networks_that_diverge_are_counted_and_left_out(tmp_path):
     summary = swept(tmp_path / "store", problems=wild, widths=[16])
     assert 0 < summary.made.diverged < 40
     assert f"of which {summary.made.diverged} diverged and do not count" in str(summary)
-    stored = finite_nets.open_store(tmp_path / "store")
+    with pytest.warns(UserWarning, match=rf"diverged and do not count: {summary.made.diverged} of width 16"):
+        stored = finite_nets.open_store(tmp_path / "store")
     assert stored.attrs["diverged"] == summary.made.diverged == int(stored.diverged.sum())
     assert int(stored["count"].sum()) == 40 - summary.made.diverged
     with pytest.warns(UserWarning, match="networks of width 16 diverge"):
@@ -468,7 +475,8 @@ def test_networks_that_diverge_are_counted_and_left_out(tmp_path):
     # all of them: a result, too, of a sweep over rates
     hopeless = dataclasses.replace(wild, training=dmft.GradientDescent(500.0, 10))
     swept(tmp_path / "none", problems=hopeless, widths=[16])
-    none = finite_nets.open_store(tmp_path / "none")
+    with pytest.warns(UserWarning, match="diverged and do not count: 40 of width 16"):
+        none = finite_nets.open_store(tmp_path / "none")
     assert int(none["count"].sum()) == 0
     assert int(none.diverged.sum()) == 40
     with pytest.raises(ValueError, match=r"0 block\(s\) of width 16"):
@@ -517,6 +525,8 @@ def test_stores_of_others_are_refused_with_the_difference(tmp_path, whole):
     with pytest.raises(StoreError, match="is not part of a store in the format Zarr 3"):
         swept(tmp_path / "notes")
     assert os.listdir(tmp_path / "notes") == ["a.txt"]
+    with pytest.raises(StoreError, match=r"a\.txt is a file; a store is a folder"):
+        swept(tmp_path / "notes" / "a.txt")
     for name, value, message in (
         ("schema", 7, "has schema 7; this version reads schema 1. Use the version that wrote it"),
         ("format", 2, "has format 2; this version reads format 1"),
@@ -536,6 +546,61 @@ def test_stores_of_others_are_refused_with_the_difference(tmp_path, whole):
         finite_nets.open_store(whole, problem=RICHER)
     with pytest.raises(StoreError, match="does not keep members; sweep with members=True"):
         finite_nets.open_store(whole, members=True)
+
+
+def test_a_store_may_be_the_folder_one_is_in(tmp_path, monkeypatch, whole):
+    (tmp_path / ".new-of-somebody").mkdir()  # who is making it at this moment
+    monkeypatch.chdir(tmp_path)
+    swept(".")
+    monkeypatch.chdir(tmp_path.parent)
+    same(opened(tmp_path), opened(whole))
+
+
+def test_what_cannot_be_repaired_is_named_and_kept(tmp_path, whole, monkeypatch):
+    def chunks(path):
+        return sorted(file for file in path.rglob("*") if file.is_file() and "c" in file.parts)
+
+    def broken(name, file, change):
+        path = shutil.copytree(whole, tmp_path / name)
+        change(path / PROBLEM.problem_id / file)
+        return path
+
+    def truncate(file):
+        file.write_text(file.read_text()[:40])
+
+    def flip(file):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(bytes(data))
+
+    for name, file, change, message in (
+        ("truncated", "width_8/loss_mean/zarr.json", truncate, "zarr.json is damaged"),
+        ("lost", "width_8/loss_mean/zarr.json", Path.unlink, "has no zarr.json"),
+        ("task", "task/x_train/c/0/0", flip, "does not hold a problem that this version reads: .*checksum"),
+    ):
+        path = broken(name, file, change)
+        before = chunks(path)
+        (found,) = finite_nets.check_store(path, repair=True)
+        assert re.search(message, found)
+        assert "no repair" in found
+        assert chunks(path) == before
+        with pytest.raises(StoreError, match=message):
+            finite_nets.open_store(path)
+    # a disk that fails says nothing of the blocks
+    path = shutil.copytree(whole, tmp_path / "stale")
+
+    def stale(*_):
+        raise OSError(116, "Stale file handle")
+
+    import zarr
+
+    before = chunks(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__getitem__", stale)
+        with pytest.raises((OSError, StoreError), match="Stale file handle"):
+            finite_nets.check_store(path, repair=True)
+    assert chunks(path) == before
+    same(opened(path), opened(whole))
 
 
 def test_a_store_is_read_as_numbers_and_nothing_else(tmp_path, whole):
@@ -591,14 +656,37 @@ def test_a_plan_says_what_there_is_to_do_and_writes_nothing(tmp_path, whole):
     assert [(row[0], row[1], " ".join(row[2:5]), row[5], row[6]) for row in rows] == [
         (problem.problem_id, width, blocks, "0", todo)
         for problem in (PROBLEM, RICHER)
-        for width, blocks, todo in (("8", "40 x 25", "40"), ("64", "32 x 10", "32"))
+        for width, blocks, todo in (("8", "40 x 25", "40"), ("64", "20 x 16", "20"))
     ]
     assert re.search(r"2,640 networks to train on 1 x cpu, about [\d.]+ s\n", text)
     assert plan.networks == 2640
     # prediction and loss at three steps: means, squares, two counts
-    assert plan.bytes_to_store == 144 * 8 * (2 * (9 + 3) + 2)
+    assert plan.bytes_to_store == 120 * 8 * (2 * (9 + 3) + 2)
     rest = finite_nets.plan_sweep(PROBLEM, [8, 12], 60, store=whole, shard=(1, 2), **FEW)
     assert [(work.there, work.todo) for work in rest.works] == [(8, (9, 11)), (8, (9, 11))]
+
+
+def test_blocks_are_neither_too_many_nor_too_small(tmp_path):
+    sizes = {8: 1, 20: 2, 40: 5, 64: 8, 100: 10, 500: 10, 1000: 25, 1009: 32, 10**6: 31250}
+    assert {seeds: default_block(seeds) for seeds in sizes} == sizes
+    swept(tmp_path / "store", 40, block=None)
+    with pytest.warns(
+        UserWarning, match="width 8 is stored in blocks of 5 networks: 20000 blocks, each with its own files"
+    ):
+        finite_nets.plan_sweep(PROBLEM, [8], 10**5, store=tmp_path / "store", **FEW)
+
+
+def test_memory_counts_the_moments_of_a_batch():
+    plan = Plan(PROBLEM, np.arange(11), frozenset(["prediction", "loss"]), covariance=True)
+    cpu = torch.device("cpu")
+    one, many = (Budget(plan, PRECISIONS["float64"], cpu, block) for block in (1, 50))
+    pairs = 8 * 33**2
+    assert one.batch_bytes(8, 100) > 100 * 2 * pairs
+    assert many.batch_bytes(8, 100) - 100 * many.working_bytes(8) == 2 * many.block_bytes() > 4 * pairs
+    # whole blocks, or a part of one
+    assert many.batch(8) % 50 == 0
+    wide = Budget(plan, PRECISIONS["float64"], cpu, 10**6)
+    assert 0 < wide.batch(8) < 10**6
 
 
 def test_the_estimate_of_time_is_of_the_right_order(tmp_path):
@@ -663,9 +751,10 @@ def test_the_command_line_sweeps_as_the_function_does(tmp_path, capsys):
         ("--seeds 1 2 3", "--seeds has 3 numbers for 2 widths"),
         ("--seeds 5 --shard half", "--shard 'half' is not I/N, such as 0/4"),
         ("--seeds 5 --vary gamma0", "--vary 'gamma0' is not FIELD=VALUE,VALUE"),
-        ("--seeds 5 --vary richness=1,2", "'richness' is no field of this problem; choose among network, task"),
+        ("--seeds 5 --vary richness=1,2", "'richness' is no field of this problem; choose among activation, batches"),
         ("--seeds 5 --vary gamma0=-1", "gamma0=-1 must be positive"),
-        ("--seeds 5 --every 2 --save-steps 1", "--every and --save-steps both choose"),
+        ("--seeds 5 --every 2 --save-steps 1", "every and save_steps both choose"),
+        ("--seeds 5 --vary gamma0=1 gamma0=2", "--vary gamma0=1 gamma0=2 names a field twice"),
         ("--seeds 5 --memory-limit much", "--memory-limit 'much' is not a size"),
         ("--seeds 5 --executor threads", "executor='threads' is unknown"),
         ("--seeds 5 --dtype half", "dtype='half' is not offered"),
@@ -700,3 +789,25 @@ def test_problems_are_varied_in_all_combinations():
     assert dmft.vary(PROBLEM) == [PROBLEM]
     with pytest.raises(TypeError, match=re.escape("gamma0=2.0 is not a list of values; give e.g. gamma0=[2.0]")):
         dmft.vary(PROBLEM, gamma0=2.0)
+    frozen = dataclasses.replace(PROBLEM, network=dmft.MLP(2, frozen=[2]))
+    with pytest.raises(ValueError, match=r"depth varies and frozen=\(2,\) holds the readout by its number"):
+        dmft.vary(frozen, depth=[2, 3])
+    assert [p.network.frozen for p in dmft.vary(frozen, frozen=[(3,)], depth=[3])] == [(3,)]
+
+
+def test_steps_are_chosen_for_each_problem(tmp_path):
+    problems = dmft.vary(PROBLEM, steps=[4, 7])
+    plan = finite_nets.plan_sweep(problems, [8], 8, store=tmp_path / "store", every=3)
+    assert [work.settings.save_steps for work in plan.works] == [(0, 3, 4), (0, 3, 6, 7)]
+
+
+def test_differences_of_problems_hold_what_descriptions_leave_out():
+    problems = dmft.vary(PROBLEM, bias=[0.0, 0.5], frozen=[(), (0,)])
+    texts = [differences(problems)[problem.problem_id] for problem in problems]
+    assert texts == [
+        "network.bias=0.0, network.frozen=[]",
+        "network.bias=0.0, network.frozen=[0]",
+        "network.bias=0.5, network.frozen=[]",
+        "network.bias=0.5, network.frozen=[0]",
+    ]
+    assert differences([PROBLEM]) == {PROBLEM.problem_id: ""}
