@@ -4,12 +4,38 @@
     print(comparisons.summary(comparison))
 
 Networks are all at hand, or known by moments over blocks of them (`samples`); `statistics` gives their means,
-variances and covariances alone.  `estimators` and `scaling` are NumPy on plain arrays; `compare` is their face on
-labelled Datasets.
+variances and covariances alone.
+
+    bias_variance                   what of the loss of narrow networks an ensemble removes, and what stays
+    width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
+    representations, densities      kernels, and preactivations, against the limit's
+    spectra, after_kernel           the NTK's modes, and regression with it
+    report                          a comparison as one HTML file
+
+`estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
 """
 
+from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
+from comparisons.errors import UnresolvedError
+from comparisons.report import report
+from comparisons.representations import representations
+from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
 from comparisons.summary import summary
+from comparisons.widths import onset, pointwise, width_law
 
-__all__ = ["compare", "statistics", "summary"]
+__all__ = [
+    "UnresolvedError",
+    "after_kernel",
+    "bias_variance",
+    "compare",
+    "onset",
+    "pointwise",
+    "report",
+    "representations",
+    "spectra",
+    "statistics",
+    "summary",
+    "width_law",
+]

@@ -39,11 +39,10 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import OptimizeWarning
 
-from comparisons import estimators
+from comparisons import estimators, inputs
 from comparisons.samples import held, require_enough, samples
 from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
-from dmft.errors import SchemaError
 
 MIN_SEEDS = 8
 
@@ -66,17 +65,12 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
         ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
     """
     schema.validate(theory, "limit")
-    schema.validate(
-        nets, "moments" if isinstance(nets, xr.Dataset) and nets.attrs.get("kind") == "moments" else "ensemble"
-    )
-    schema.require_same_problem(theory=theory, networks=nets)
-    seeds = require_enough(nets, MIN_SEEDS)
+    inputs.check_networks(nets)
     quantities = [name for name in schema.VARIABLES if name in theory and held(nets, name)]
-    _require_same_labels("theory", theory[quantities], nets)
+    inputs.check_theory(theory, nets, quantities)
+    seeds = require_enough(nets, MIN_SEEDS)
     if fluctuations is not None:
-        schema.validate(fluctuations, "fluctuations")
-        schema.require_same_problem(theory=theory, fluctuations=fluctuations)
-        _require_same_labels("fluctuations", fluctuations, nets)
+        inputs.check_fluctuations(fluctuations, nets)
 
     outputs = "output" in theory.dims
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
@@ -194,15 +188,3 @@ def _predicted(fluctuations: xr.Dataset, nets: xr.Dataset, name: str, found: dic
                 np.stack(part) for part in zip(*rows, strict=True)
             )
     return added
-
-
-def _require_same_labels(what: str, ours: xr.Dataset, nets: xr.Dataset) -> None:
-    try:
-        xr.align(ours, nets, join="exact", exclude={"width", "seed", "block"})
-    except ValueError as error:
-        if not ours["step"].equals(nets["step"]):
-            raise ValueError(
-                f"{what} has {ours.sizes['step']} steps and the networks {nets.sizes['step']}, not the same; "
-                f"select common ones first, e.g. {what}.sel(step=nets.step)."
-            ) from error
-        raise SchemaError(f"{what} and networks are labelled differently: {error}") from error

@@ -44,6 +44,10 @@ class Members:
     def count(self) -> int:
         return len(self.x)
 
+    def reshaped(self, shape: tuple[int, ...]) -> Members:
+        """With members of this shape."""
+        return Members(self.x.reshape(len(self.x), *shape))
+
     def mean(self) -> Pair:
         return self.x.mean(axis=0), self.x.std(axis=0, ddof=1) / np.sqrt(len(self.x))
 
@@ -87,6 +91,11 @@ class Blocks:
     def count(self) -> int:
         return int(self.counts.sum())
 
+    def reshaped(self, shape: tuple[int, ...]) -> Blocks:
+        """With members of this shape."""
+        each = (len(self.counts), *shape)
+        return Blocks(self.counts, self.means.reshape(each), self.m2.reshape(each))
+
     def mean(self) -> Pair:
         mean, squares = pooled(self.counts, self.means, self.m2)
         return mean, np.sqrt(squares / (max(self.count - 1, 1) * self.count))
@@ -128,6 +137,26 @@ def jackknife(statistic: Statistic, x: Sample | Array) -> Pair:
 
     One group of members after another is left out; sums of groups serve all of these subsets.
     """
+    value, left_out = _with_groups_left_out(statistic, x)
+    k = len(left_out)
+    return value, np.sqrt((k - 1) / k * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+
+
+def pseudo_values(statistic: Statistic, x: Sample | Array) -> Array:
+    """(group, ...): k theta - (k - 1) theta without a group, of k groups.  Their mean is theta without its bias of
+    order 1 / members; their scatter gives its error (`mean_of`)."""
+    value, left_out = _with_groups_left_out(statistic, x)
+    k = len(left_out)
+    return np.asarray(k * value - (k - 1) * left_out)
+
+
+def mean_of(pseudo: Array) -> Pair:
+    """The mean of pseudo-values (group, ...) and its standard error."""
+    return pseudo.mean(axis=0), pseudo.std(axis=0, ddof=1) / np.sqrt(len(pseudo))
+
+
+def _with_groups_left_out(statistic: Statistic, x: Sample | Array) -> Pair:
+    """The statistic of all members, and (group, ...) without each group."""
     members, sums, squares, centre = as_sample(x).groups()
 
     def of(total: Array, square: Array, n: float) -> Array:
@@ -137,9 +166,7 @@ def jackknife(statistic: Statistic, x: Sample | Array) -> Pair:
     left_out = np.stack(
         [of(all_sums - s, all_squares - q, n - g) for g, s, q in zip(members, sums, squares, strict=True)]
     )
-    k = len(members)
-    se = np.sqrt((k - 1) / k * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
-    return of(all_sums, all_squares, n), se
+    return of(all_sums, all_squares, n), left_out
 
 
 def samples(nets: xr.Dataset, name: str, i: int) -> Sample:

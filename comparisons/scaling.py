@@ -1,18 +1,27 @@
-"""How a quantity falls with width: weighted fits of power laws.
+"""How a quantity falls with width: weighted least squares with known errors.
 
-    y(N) = A (N / N_0)^s        N_0 the geometric mean of the widths
+    power law     y(N) = A (N / N_0)^s                  N_0 the geometric mean of the widths
+    offset law    y(N) = a + A (N / N_0)^s              where the limit a is not known
+    series        y(N) = a_0 + a_1 / N + a_2 / N^2      to the order that the data ask for
 
-by least squares in y itself (not in its logarithm: an unbiased estimate of a small square may be negative, and
-still counts).
+All in y itself (not in its logarithm: an unbiased estimate of a small square may be negative, and still counts).  The
+order of a series is that of the smallest corrected Akaike criterion chi^2 + 2 k + 2 k (k + 1) / (n - k - 1), for k
+terms and n widths (Burnham & Anderson 2002), among those that leave a width to check with.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.optimize import curve_fit
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.stats import chi2 as chi2_distribution
+
+from comparisons.errors import UnresolvedError
+
+Array = NDArray[np.float64]
 
 CLEAR = 2.0  # standard errors that make a value resolved
 
@@ -57,3 +66,153 @@ def fit_power_law(width: ArrayLike, y: ArrayLike, se: ArrayLike) -> PowerLaw:
     chi2_per_dof = float((residual**2).sum() / dof) if dof else np.nan
     slope_se = float(np.sqrt(covariance[1, 1] * np.fmax(chi2_per_dof, 1.0)))
     return PowerLaw(float(slope), slope_se, chi2_per_dof) if slope_se <= 1 else UNRESOLVED
+
+
+class Series(NamedTuple):
+    """y = sum_i a_i / N^i for each entry of y.
+
+    coefficients (term, ...), covariance (term, term_2, ...) of the errors as given, chi2 (...), dof; p_value (...), the
+    probability of a larger chi2.
+    """
+
+    coefficients: Array
+    covariance: Array
+    chi2: Array
+    dof: int
+    p_value: Array
+
+    @property
+    def order(self) -> int:
+        return len(self.coefficients) - 1
+
+    @property
+    def errors(self) -> Array:
+        """Of the coefficients, (term, ...)."""
+        return np.asarray(np.sqrt(np.einsum("ii...->i...", self.covariance)))
+
+    def at(self, width: ArrayLike) -> tuple[Array, Array]:
+        """Values and errors (width, ...); infinite widths are the limit."""
+        powers = (1.0 / np.asarray(width, float).reshape(-1, 1)) ** np.arange(len(self.coefficients))
+        value = np.einsum("wi,i...->w...", powers, self.coefficients)
+        square = np.einsum("wi,wj,ij...->w...", powers, powers, self.covariance)
+        return value, np.sqrt(np.maximum(square, 0.0))
+
+
+ORDERS = (1, 2)
+
+
+def fit_series(width: ArrayLike, y: ArrayLike, se: ArrayLike, *, order: int | str = "auto") -> Series:
+    """Fit y = sum_i a_i / N^i, every entry by itself and all to the same order.
+
+    Args:
+        width: (width,), different.
+        y, se: (width, ...), errors of the widths independent; entries without errors (se = 0 at every width) are taken
+            with equal weights and have no errors.
+        order: 1 or 2, or "auto": the smallest criterion, averaged over entries.
+
+    Raises:
+        ValueError: another order, or widths that are equal.
+        UnresolvedError: not more widths than terms; the fit through them, which nothing checks, is attached.
+    """
+    n, y, se = (np.asarray(a, np.float64) for a in (width, y, se))
+    if order not in (*ORDERS, "auto"):
+        raise ValueError(f"order={order!r} is unknown; choose 1, 2 or 'auto'.")
+    if len(np.unique(n)) < len(n):
+        raise ValueError(f"widths {n.tolist()} are not all different.")
+    if order != "auto" and len(n) > int(order) + 1:
+        return _series(n, y, se, int(order))
+    orders = [k for k in ORDERS if len(n) > k + 1] if order == "auto" else []
+    if not orders:
+        terms = 2 if order == "auto" else int(order) + 1
+        estimate = _series(n, y, se, min(terms, len(n)) - 1)
+        raise UnresolvedError(
+            f"{len(n)} width(s) for a law of {terms} terms leave none to check it with; take at least {terms + 1}.",
+            estimate,
+        )
+    fits = [_series(n, y, se, k) for k in orders]
+    return min(fits, key=lambda fit: _criterion(fit, len(n)))
+
+
+def _criterion(fit: Series, n: int) -> float:
+    k = fit.order + 1
+    return float(np.mean(fit.chi2)) + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf)
+
+
+def _series(n: Array, y: Array, se: Array, order: int) -> Series:
+    shape, terms, reference = y.shape[1:], order + 1, float(n.min())
+    flat, error = y.reshape(len(n), -1), se.reshape(len(n), -1)
+    exact = (error == 0).all(axis=0)
+    weight = 1.0 / np.where(exact, 1.0, np.where(error > 0, error, np.nan))
+    if not np.isfinite(weight).all():
+        raise ValueError("errors of some widths are zero or not finite, and of others not; leave these out of the fit.")
+    design = (reference / n[:, None]) ** np.arange(terms)  # of order one
+    A = weight.T[:, :, None] * design  # (entry, width, term)
+    normal = np.linalg.inv(np.einsum("ewi,ewj->eij", A, A))
+    coefficients = np.einsum("eij,ewj,we->ei", normal, A, weight * flat)
+    residual = weight * (flat - design @ coefficients.T)
+    chi2, dof = np.where(exact, 0.0, (residual**2).sum(axis=0)), len(n) - terms
+    scale = reference ** np.arange(terms)
+    covariance = np.where(exact[:, None, None], 0.0, normal * np.outer(scale, scale))
+    p_value = chi2_distribution.sf(chi2, dof) if dof else np.full_like(chi2, np.nan)
+    return Series(
+        (coefficients * scale).T.reshape(terms, *shape),
+        np.moveaxis(covariance, 0, -1).reshape(terms, terms, *shape),
+        chi2.reshape(shape),
+        dof,
+        np.asarray(p_value).reshape(shape),
+    )
+
+
+class OffsetLaw(NamedTuple):
+    """Limit a, exponent s, their errors, and chi^2 per degree of freedom, by which errors grow where it exceeds one."""
+
+    limit: float
+    limit_se: float
+    slope: float
+    slope_se: float
+    chi2_per_dof: float
+
+
+def fit_offset_law(width: ArrayLike, y: ArrayLike, se: ArrayLike) -> OffsetLaw:
+    """Fit y = a + A (N / N_0)^s with all three unknown.
+
+    Args:
+        width, y, se: (width,).
+
+    Raises:
+        UnresolvedError: fewer than four widths, no convergence, or an exponent whose error exceeds half of it; what was
+            found, if anything, is attached.
+    """
+    n, y, se = (np.asarray(a, np.float64) for a in (width, y, se))
+    if len(n) < 4:
+        raise UnresolvedError(
+            f"{len(n)} width(s) for a limit, an amplitude and an exponent leave none to check with; take at least 4.",
+            None,
+        )
+    reference = float(np.exp(np.log(n).mean()))
+    start = _series(n, y, se, 1).coefficients
+
+    def law(x: Any, a: float, amplitude: float, s: float) -> Any:
+        return a + amplitude * (x / reference) ** s
+
+    try:
+        with warnings.catch_warnings():
+            # a fit without covariance is not resolved, and says so below
+            warnings.simplefilter("ignore", OptimizeWarning)
+            found, covariance = curve_fit(
+                law, n, y, p0=(start[0], start[1] / reference, -1.0), sigma=se, absolute_sigma=True, maxfev=10_000
+            )
+    except RuntimeError as error:
+        raise UnresolvedError(
+            f"the fit does not converge ({error}); widths must reach where the law is seen.", None
+        ) from error
+    dof = len(n) - 3
+    chi2_per_dof = float((((y - law(n, *found)) / se) ** 2).sum() / dof)
+    errors = np.sqrt(np.diagonal(covariance) * max(chi2_per_dof, 1.0))
+    result = OffsetLaw(float(found[0]), float(errors[0]), float(found[2]), float(errors[2]), chi2_per_dof)
+    if not errors[2] < abs(found[2]) / 2:
+        raise UnresolvedError(
+            f"the exponent {found[2]:.2f} has an error of {errors[2]:.2g}; take more seeds, or widths further apart.",
+            result,
+        )
+    return result

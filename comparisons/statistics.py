@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from comparisons import inputs
 from comparisons.samples import held, prediction_covariance, require_enough, samples
 from dmft import schema
 
@@ -29,8 +30,8 @@ def statistics(nets: xr.Dataset, *, covariance: bool = False) -> xr.Dataset:
         SchemaError: a Dataset of another kind.
         ValueError: fewer than four networks or blocks of a width; no predictions, or no comoments, for a covariance.
     """
-    moments = isinstance(nets, xr.Dataset) and nets.attrs.get("kind") == "moments"
-    schema.validate(nets, "moments" if moments else "ensemble")
+    inputs.check_networks(nets)
+    moments = nets.attrs["kind"] == "moments"
     counts = require_enough(nets, FEWEST)
     outputs, widths = "output" in nets.dims, range(nets.sizes["width"])
     found: dict[str, Any] = {"count": np.array(counts)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmft.moments import Moments
+from dmft.storage import replacing
 
 EVERY = 60.0  # seconds between writings
 
@@ -122,14 +122,8 @@ class Checkpoint:
         arrays = {f"leaf/{i}": leaf for i, leaf in enumerate(leaves)}
         for name in self.moments.mean:
             arrays |= {f"mean/{name}": self.moments.mean[name], f"squares/{name}": self.moments.squares[name]}
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, state=np.array(json.dumps(state)), **arrays)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, state=np.array(json.dumps(state)), **arrays)
         self._written = time.monotonic()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
@@ -11,23 +13,30 @@ import xarray as xr
 from dmft import schema
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place at the end: `path` appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # as any new file; temporary ones are private
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def save(ds: xr.Dataset, path: str | Path) -> Path:
     """Write `ds` to the NetCDF file `path`; it appears whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    try:
-        ds.to_netcdf(
-            temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
-        )
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # as any new file; temporary ones are private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    compressed = {name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
+    with replacing(path) as temporary:
+        ds.to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
     return path
 
 

@@ -103,7 +103,7 @@ def test_fluctuations_of_another_problem_or_without_bias(planted):
     found = comparisons.compare(theory, nets, variance_only)
     assert "prediction_variance_z" in found
     assert "prediction_bias_z" not in found
-    with pytest.raises(ValueError, match="theory and fluctuations are of different problems"):
+    with pytest.raises(ValueError, match="networks and fluctuations are of different problems"):
         comparisons.compare(theory, nets, predicted.assign_attrs(problem_id="0", problem="{}"))
     with pytest.raises(ValueError, match=re.escape("fluctuations has 4 steps and the networks 11")):
         comparisons.compare(theory, nets, predicted.isel(step=slice(0, 4)))

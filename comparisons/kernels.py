@@ -1,0 +1,112 @@
+"""Functions of kernels K (..., event, event_2), which are symmetric; NumPy.
+
+alignment           <K, R> / (|K| |R|)                        < , > and | | of Frobenius
+centred (CKA)       the same of H K H, H R H, H = 1 - 1 1^T / n                                (Cortes et al. 2012)
+unbiased CKA        HSIC_1(K, R) / sqrt(HSIC_1(K, K) HSIC_1(R, R)), of the U-statistic (Song et al. 2012), with the
+                    diagonals of K and R left out:
+                    HSIC_1 = [tr K R + (1 K 1)(1 R 1) / ((n-1)(n-2)) - 2 (1 K R 1) / (n-2)] / (n (n-3))
+distance            |K - R| / |R|
+power               of targets y in the top m modes, sum_{k<=m} |v_k . y|^2 / |y|^2, v_k the eigenvectors of K
+regression          f(x) = K(x, X) (K(X, X) + ridge <K_aa> 1)^-1 y
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Index = NDArray[np.intp]
+Measure = Callable[[Array, Array], Array]
+EVENTS = (-2, -1)
+FEWEST_UNBIASED = 4  # events that HSIC_1 needs
+
+
+def by_event(kernel: xr.DataArray) -> Array:
+    """Values ([layer, ]step, event, event_2) of a kernel; an event is a sample, with an output if it has one."""
+    values = np.asarray(kernel.values, np.float64)
+    if "output" not in kernel.dims:
+        return values
+    events = kernel.sizes["sample"] * kernel.sizes["output"]
+    return values.reshape(*values.shape[:-4], events, events)
+
+
+def alignment(K: Array, R: Array) -> Array:
+    """(...), between -1 and 1."""
+    return _cosine((K * R).sum(EVENTS), (K * K).sum(EVENTS), (R * R).sum(EVENTS))
+
+
+def centred_alignment(K: Array, R: Array) -> Array:
+    """(...), between 0 and 1 for positive kernels."""
+    return alignment(centred(K), centred(R))
+
+
+def unbiased_centred_alignment(K: Array, R: Array) -> Array:
+    """(...); may exceed 1 or fall below 0 by noise.  Of at least four events."""
+    K, R = _hollow(K), _hollow(R)
+    return _cosine(_hsic(K, R), _hsic(K, K), _hsic(R, R))
+
+
+def distance(K: Array, R: Array) -> Array:
+    """(...), relative to R."""
+    return np.asarray(np.sqrt(((K - R) ** 2).sum(EVENTS) / (R * R).sum(EVENTS)))
+
+
+def centred(K: Array) -> Array:
+    return np.asarray(K - K.mean(-1, keepdims=True) - K.mean(-2, keepdims=True) + K.mean(EVENTS, keepdims=True))
+
+
+def _hollow(K: Array) -> Array:
+    return np.where(np.eye(K.shape[-1], dtype=bool), 0.0, K)
+
+
+def _hsic(K: Array, R: Array) -> Array:
+    n = K.shape[-1]
+    K_sums, R_sums = K.sum(-1), R.sum(-1)
+    parts = (
+        (K * R).sum(EVENTS)
+        + K_sums.sum(-1) * R_sums.sum(-1) / ((n - 1) * (n - 2))
+        - 2 * (K_sums * R_sums).sum(-1) / (n - 2)
+    )
+    return np.asarray(parts / (n * (n - 3)))
+
+
+def _cosine(inner: Array, square: Array, square_2: Array) -> Array:
+    """nan where a square is not positive, as noise may make it."""
+    scale = square * square_2
+    both = (square > 0) & (square_2 > 0)
+    return np.asarray(inner / np.sqrt(np.where(both, scale, np.nan)))
+
+
+def modes(K: Array) -> tuple[Array, Array]:
+    """Eigenvalues (..., mode), the largest first, and eigenvectors (..., event, mode)."""
+    values, vectors = np.linalg.eigh(K)
+    return values[..., ::-1], vectors[..., ::-1]
+
+
+def power(vectors: Array, y: Array) -> Array:
+    """(..., mode), cumulative, of targets y (event,)."""
+    shares = np.einsum("...ek,e->...k", vectors, y) ** 2 / (y @ y)
+    return np.cumsum(shares, axis=-1)
+
+
+def regression(K: Array, known: Index, unknown: Index, y: Array, ridge: float) -> Array:
+    """Predictions (..., unknown event) from targets y (known event,), for positions `known`, `unknown` of events."""
+    inner, outer = K[..., known[:, None], known], K[..., unknown[:, None], known]
+    level = ridge * np.einsum("...aa->...", inner) / len(known)
+    system = inner + level[..., None, None] * np.eye(len(known))
+    right = np.broadcast_to(y, (*system.shape[:-1],))[..., None]
+    return np.asarray((outer @ np.linalg.solve(system, right))[..., 0])
+
+
+def noise_of(function: Callable[[Array], Array], K: Array, se: Array, *, draws: int, seed: int = 0) -> Array:
+    """Standard deviation of a function of a kernel whose entries have independent errors `se` (symmetric)."""
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(draws):
+        noise = np.tril(rng.standard_normal(K.shape) * se)
+        values.append(function(K + noise + np.swapaxes(np.tril(noise, -1), -1, -2)))
+    return np.asarray(np.std(values, axis=0, ddof=1))

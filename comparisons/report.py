@@ -1,0 +1,362 @@
+"""`report`: a comparison as one HTML file that needs nothing else: tables, figures, provenance, the problem.
+
+The file holds its pictures and numbers itself and asks no network for anything.  Curves and kernels can be looked at
+step by step.  Figures are those of `figures`, which is loaded when a report is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from comparisons.bias_variance import bias_variance
+from comparisons.compare import compare
+from comparisons.representations import representations
+from comparisons.samples import held, samples
+from comparisons.spectra import after_kernel, spectra
+from comparisons.summary import LABELS, summary
+from comparisons.widths import pointwise
+from dmft import schema
+from dmft.storage import replacing
+
+# analysis: its figure, and its title
+FIGURES = {
+    "comparison": ("width_convergence", "Convergence with width"),
+    "bias_variance": ("ensembling_and_bias", "Ensembles, and the bias of narrower width"),
+    "representations": ("kernel_alignment", "Representations"),
+    "spectra": ("ntk_spectra", "Spectra of the NTK"),
+    "after_kernel": ("after_kernel", "After-kernels"),
+    "densities": ("preactivation_densities", "Preactivations"),
+}
+MOST_NUMBERS = 400_000  # of kernels in the file
+CURVES = ("loss", "test_loss", "accuracy", "test_accuracy", "sharpness")
+KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
+Results = dict[str, xr.Dataset]
+Section = tuple[str, str, str]  # key, title, markup
+
+
+def report(
+    tree: xr.DataTree | Mapping[str, xr.Dataset], path: str | Path, *, title: str = "Networks and their limit"
+) -> Path:
+    """Write a report of results of one problem.
+
+    Args:
+        tree: Datasets by name, or a DataTree of them: a limit and networks (of kind "ensemble" or "moments"), and
+            anything else of the same problem: fluctuations, a comparison, analyses of this package.  What can be made
+            from the limit and the networks and is not there is made.
+        path: the HTML file; it appears whole or not at all.
+        title: of the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: not Datasets by name.
+        ValueError: results of different problems, or none that a report could show.
+        SchemaError: a result that is damaged.
+    """
+    given = _results(tree)
+    found, left_out = _completed(given)
+    shown = {name: ds for name, ds in found.items() if _kind(ds) in FIGURES}
+    if not shown:
+        raise ValueError(
+            f"nothing to report in {', '.join(given) or 'an empty tree'}: give a limit and networks of the same "
+            "problem, or a comparison."
+        )
+    tables = [_problem_section(found), *_comparison_sections(found)]
+    others = [*_figures(shown), _provenance_section(given)]
+    if left_out:
+        rows = "".join(f"<li>{html.escape(reason)}</li>" for reason in left_out)
+        others.append(("left-out", "Not shown", f"<ul>{rows}</ul>"))
+    any_result = next(iter(found.values()))
+    subtitle = f"Problem {any_result.attrs['problem_id']}, library version {any_result.attrs['version']}."
+    template = Template(resources.files("comparisons").joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=html.escape(title),
+        subtitle=html.escape(subtitle),
+        links="".join(f'<a href="#{key}">{html.escape(name)}</a>' for key, name, _ in tables + others),
+        tables=_markup(tables),
+        others=_markup(others),
+        # "<" could end the element that holds the data
+        data=json.dumps(_data(found), allow_nan=False).replace("<", "\\u003c"),
+    )
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def _markup(sections: list[Section]) -> str:
+    return "\n".join(
+        f'<section id="{key}"><h2>{html.escape(name)}</h2>{text}</section>' for key, name, text in sections
+    )
+
+
+# ---- what is there, and what follows from it -------------------------------------------------------------------------
+
+
+def _results(tree: Any) -> Results:
+    if isinstance(tree, xr.DataTree):
+        nodes = {node.path.strip("/") or node.name or "result": node.to_dataset() for node in tree.subtree}
+        tree = {name: ds for name, ds in nodes.items() if ds.data_vars}
+    if not isinstance(tree, Mapping) or not all(isinstance(ds, xr.Dataset) for ds in tree.values()):
+        raise TypeError(f"report expects Datasets by name, or a DataTree of them, got {type(tree).__name__}.")
+    results = {str(name): ds for name, ds in tree.items()}
+    for name, ds in results.items():
+        if "problem_id" not in ds.attrs:
+            raise ValueError(
+                f"{name!r} does not say which problem it is of; give results of dmft, finite_nets or comparisons."
+            )
+        if "schema" in ds.attrs:
+            schema.validate(ds, ds.attrs["kind"])
+    if results:
+        schema.require_same_problem(**results)
+    return results
+
+
+def _kind(ds: xr.Dataset) -> str:
+    return str(ds.attrs.get("analysis", ds.attrs.get("kind", "")))
+
+
+def _completed(given: Results) -> tuple[Results, list[str]]:
+    """With what follows from a limit and networks; and why some of it does not."""
+    found, reasons = dict(given), list[str]()
+    by_kind = {_kind(ds): ds for ds in given.values()}
+    theory, nets = by_kind.get("limit"), by_kind.get("ensemble", by_kind.get("moments"))
+    if theory is None or nets is None:
+        return found, reasons
+    fluctuations = by_kind.get("fluctuations")
+    make: dict[str, Callable[[], xr.Dataset]] = {
+        "comparison": lambda: compare(theory, nets, fluctuations),
+        "bias_variance": lambda: bias_variance(nets, theory, fluctuations, ensembles=_ensembles(nets)),
+        "pointwise": lambda: pointwise(nets, theory),
+        "representations": lambda: representations(nets, theory),
+        "spectra": lambda: spectra(nets, theory),
+        "after_kernel": lambda: after_kernel(nets, theory),
+    }
+    for kind, making in make.items():
+        if kind in by_kind:
+            continue
+        try:
+            found[kind] = making()
+        except ValueError as error:
+            reasons.append(f"{kind}: {error}")
+    return found, reasons
+
+
+def _ensembles(nets: xr.Dataset) -> list[int]:
+    """Powers of two, of which there are eight groups or more in an ensemble."""
+    networks = nets.sizes["seed"] if "seed" in nets.dims else int(nets["count"].sum("block").min())
+    return [1 << i for i in range(max(networks // 8, 1).bit_length())][:6]
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+
+
+def _problem_section(found: Results) -> Section:
+    problem = json.loads(next(iter(found.values())).attrs["problem"])
+    rows = [[part, _flat(problem[part])] for part in ("network", "task", "training", "loss") if part in problem]
+    return "problem", "The problem", _table(["", ""], rows, text=True)
+
+
+def _comparison_sections(found: Results) -> list[Section]:
+    comparison = next((ds for ds in found.values() if _kind(ds) == "comparison"), None)
+    if comparison is None:
+        return []
+    head = ["", *(f"N = {n}" for n in comparison["width"].values)]
+    last, rows = comparison.isel(step=-1), []
+    for q, label in LABELS.items():
+        for part, what in (("distance", "one network off the limit"), ("error", "mean over networks off the limit")):
+            if f"{q}_{part}" in comparison:
+                at = last[[f"{q}_{part}", f"{q}_{part}_se"]].isel(
+                    {"layer": -1} if "layer" in last[f"{q}_{part}"].dims else {}
+                )
+                rows.append([f"{label}: {what}", *map(_number, at[f"{q}_{part}"].values, at[f"{q}_{part}_se"].values)])
+    distances = (
+        "<p>After training. Predictions: root mean square over samples; kernels: relative Frobenius norms, of the top "
+        "layer; losses as they are. The distance of one network falls like N<sup>-1/2</sup>, that of the mean, the "
+        "bias of narrower width, like 1/N.</p>" + _table(head, rows)
+    )
+    laws = []
+    for q, label in LABELS.items():
+        if f"{q}_variance_exponent" not in comparison and f"{q}_z" not in comparison:
+            continue
+        z = comparison[f"{q}_z"].isel(width=-1).values
+        cells = [_scalar(comparison, f"{q}_{kind}_exponent") for kind in ("variance", "bias")]
+        cells += [_best(comparison, f"{q}_{kind}_overall_ratio") for kind in ("variance", "bias")]
+        laws.append([label, *cells, f"{np.sqrt(np.mean(z**2)):.2f}"])
+    head = ["", "variance ~ N^s, s", "bias ~ N^s, s", "N Var / predicted", "N bias / predicted", "rms z, widest"]
+    text = (
+        "<p>Exponents of -1 are expected. Ratios, where fluctuations were predicted, are those of the width that "
+        "resolves them best. The last column is the root mean square, over all entries, of (mean over networks - "
+        "limit) in units of its error, at the widest width: about 1 where no bias is resolved any more.</p>"
+    )
+    as_text = f"<details><summary>as text</summary><pre>{html.escape(summary(comparison))}</pre></details>"
+    return [
+        ("distances", "Distance to the limit", distances),
+        ("laws", "Laws in width", text + _table(head, laws) + as_text),
+    ]
+
+
+def _figures(shown: Results) -> list[Section]:
+    """A section for each result that has a figure."""
+    import matplotlib.pyplot as plt
+
+    sections = []
+    for name, ds in shown.items():
+        module_name, title = FIGURES[_kind(ds)]
+        module = importlib.import_module(f"figures.{module_name}")
+        figure = module.figure(ds)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+        plt.close(figure)
+        source = base64.b64encode(picture.getvalue()).decode()
+        caption = html.escape(str(module.__doc__).strip())
+        image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{source}">'
+        text = f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        sections.append((f"figure-{_kind(ds)}", title if _kind(ds) == name else f"{title} ({name})", text))
+    return sections
+
+
+def _provenance_section(given: Results) -> Section:
+    rows = []
+    for name, ds in given.items():
+        own = {k: v for k, v in ds.attrs.items() if k not in ("problem", "problem_id", "schema", "kind", "analysis")}
+        rows.append([name, _kind(ds), ", ".join(f"{k} {_flat(_plain(v))}" for k, v in sorted(own.items()))])
+    return "provenance", "Provenance", _table(["result", "kind", "made with"], rows, text=True)
+
+
+def _table(head: list[str], rows: list[list[str]], *, text: bool = False) -> str:
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    kind = ' class="text"' if text else ""
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _number(value: float, se: float) -> str:
+    """With two digits of its error; an upper end where the error is larger."""
+    if not np.isfinite(value):
+        return "-"
+    if se > 0:
+        digits = max(0, 1 - int(np.floor(np.log10(se))))
+        return f"{value:.{digits}f} ± {se:.{digits}f}" if value > se else f"< {value + se:.{digits}f}"
+    return f"{value:.4g}"
+
+
+def _scalar(ds: xr.Dataset, name: str) -> str:
+    if name not in ds or not np.isfinite(ds[name].item()):
+        return "not resolved"
+    return f"{ds[name].item():.2f} ± {ds[f'{name}_se'].item():.2f}"
+
+
+def _best(ds: xr.Dataset, name: str) -> str:
+    """At the width with the smallest error."""
+    if name not in ds:
+        return ""
+    se = ds[f"{name}_se"].values
+    if not np.isfinite(se).any():
+        return "not resolved"
+    i = int(np.nanargmin(se))
+    return f"{ds[name].values[i]:.3f} ± {se[i]:.3f} (N = {ds['width'].values[i]})"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{k}: ({_flat(v)})" if isinstance(v, Mapping) and v else f"{k}: {_flat(v)}" for k, v in value.items()
+        )
+    if isinstance(value, list) and len(value) > 12:
+        return f"{value[0]}, ... ({len(value)} values)"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+# ---- numbers for the interactive part --------------------------------------------------------------------------------
+
+
+def _data(found: Results) -> dict[str, Any]:
+    return {"curves": _curves(found), **_kernels(found)}
+
+
+def _curves(found: Results) -> list[dict[str, Any]]:
+    from figures import style
+
+    comparison = next((ds for ds in found.values() if _kind(ds) == "comparison"), None)
+    if comparison is None:
+        return []
+    curves = []
+    widths = comparison["width"].values.tolist()
+    colors = {n: _css(color) for n, color in style.width_colors(widths).items()}
+    for q in CURVES:
+        if f"{q}_mean" not in comparison:
+            continue
+        lines = [
+            {"name": f"N = {n}", "color": colors[n], "limit": False, **_pair(comparison.sel(width=n), f"{q}_mean")}
+            for n in widths
+        ]
+        lines.append({"name": "limit", "color": "#000", "limit": True, **_pair(comparison, f"{q}_limit")})
+        curves.append({"name": LABELS.get(q, q), "time": _list(comparison["time"].values), "lines": lines})
+    return curves
+
+
+def _pair(ds: xr.Dataset, name: str) -> dict[str, Any]:
+    return {"y": _list(ds[name].values), "se": _list(ds[f"{name}_se"].values)}
+
+
+def _kernels(found: Results) -> dict[str, Any]:
+    """Kernels of the limit and means over networks at some steps, as many numbers as a page can hold."""
+    by_kind = {_kind(ds): ds for ds in found.values()}
+    theory, nets = by_kind.get("limit"), by_kind.get("ensemble", by_kind.get("moments"))
+    nothing: dict[str, Any] = {"kernels": [], "widths": [], "times": []}
+    if theory is None or nets is None or "output" in theory.dims:
+        return nothing
+    names = [name for name in KERNELS if name in theory and held(nets, name)]
+    if not names or "sample_2" not in theory.dims:
+        return nothing
+    layers = sum(theory[name].sizes.get("layer", 1) for name in names)
+    each = layers * theory.sizes["sample"] ** 2 * (1 + nets.sizes["width"])
+    count = min(theory.sizes["step"], MOST_NUMBERS // each)
+    if count < 1:
+        return nothing
+    target = theory["target"].values
+    order = np.argsort(target, kind="stable")  # samples by class
+    steps = np.unique(np.linspace(0, theory.sizes["step"] - 1, count).round().astype(int))
+    kernels = []
+    for name in names:
+        means = np.stack([samples(nets, name, i).mean()[0] for i in range(nets.sizes["width"])])
+        means, limit = (values[..., order[:, None], order] for values in (means, theory[name].values))
+        symbol = {"feature_kernel": "Phi", "gradient_kernel": "G", "ntk": "NTK"}[name]
+        for layer in range(len(limit)) if "layer" in theory[name].dims else [None]:
+            at = () if layer is None else (layer,)
+            kernels.append(
+                {
+                    "name": symbol if layer is None else f"{symbol}, layer {theory['layer'].values[layer]}",
+                    "limit": [_list(limit[(*at, s)].ravel()) for s in steps],
+                    "mean": [[_list(mean[(*at, s)].ravel()) for s in steps] for mean in means],
+                }
+            )
+    return {"kernels": kernels, "widths": nets["width"].values.tolist(), "times": _list(theory["time"].values[steps])}
+
+
+def _list(values: Any) -> list[float | None]:
+    """Four digits; what is not finite as null."""
+    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in np.asarray(values, float).tolist()]
+
+
+def _css(color: Any) -> str:
+    return "#" + "".join(f"{round(255 * c):02x}" for c in color[:3])

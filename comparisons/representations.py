@@ -1,0 +1,117 @@
+"""`representations`: how like the limit's kernels those of networks are, by layer and step.
+
+Of every network, and of the mean kernel over networks (what an infinite ensemble represents), `comparisons.kernels`:
+
+    alignment, cka, unbiased_cka      1 for kernels that are equal but for a factor (CKA: and a constant)
+    distance                          relative Frobenius distance, 0 for equal kernels
+    target_alignment                  alignment of K with y y^T, training samples: how much of the task is represented
+
+Statistics of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from comparisons import estimators, inputs, kernels
+from comparisons.results import Variables, dataset, pair, stacked
+from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
+
+Array = NDArray[np.float64]
+FEWEST = 8  # networks of a width
+NOISE_DRAWS = 64  # of the limit's kernel, for errors of what follows from it
+QUANTITIES = ("feature_kernel", "gradient_kernel", "ntk")
+
+
+def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
+    """Similarity of networks' kernels to the limit's, for every width, layer and step.
+
+    Args:
+        nets: of kind "ensemble", at least eight networks a width; of kind "moments", for statistics of the mean kernel
+            alone.
+        theory: the limit of the same problem.
+        quantity: "feature_kernel", "gradient_kernel" or "ntk" (which has no layers); for several outputs an event is a
+            sample and an output.
+
+    Returns:
+        Dataset with, for m = alignment, cka, unbiased_cka (of four samples or more), distance, target_alignment, each
+        with `_se`: m(width[, layer], step), mean over networks, and m_of_mean, of the mean kernel; of the last also
+        target_alignment_limit([layer, ]step).  nan where a kernel vanishes.
+
+    Raises:
+        SchemaError: inputs of another form.
+        ValueError: an unknown quantity, or one that is not there; different problems, steps or samples; fewer than
+            eight networks of a width.
+
+    Source: Cortes et al. 2012, Kornblith et al. 2019 (CKA); Song et al. 2012 (unbiased); Vyas et al. 2023 (across
+    widths).
+    """
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(QUANTITIES)}.")
+    inputs.check_networks(nets)
+    if not held(nets, quantity):
+        raise ValueError(f"the networks have no {quantity}; record it, with observables=['{quantity}', ...].")
+    counts = require_enough(nets, FEWEST)
+    inputs.check_theory(theory, nets, [quantity])
+    limit, limit_se = (kernels.by_event(theory[f"{quantity}{end}"]) for end in ("", "_se"))
+    dims = ("layer", "step") if "layer" in theory[quantity].dims else ("step",)
+    measures = {"alignment": kernels.alignment, "cka": kernels.centred_alignment, "distance": kernels.distance}
+    if limit.shape[-1] >= kernels.FEWEST_UNBIASED:
+        measures["unbiased_cka"] = kernels.unbiased_centred_alignment
+    of_kernel = {name: partial(_against, measure, limit) for name, measure in measures.items()}
+    targets = _targets(theory, limit.shape[-1])
+    if targets is not None:
+        of_kernel["target_alignment"] = partial(_to_targets, *targets)
+
+    variables: Variables = {}
+    x = [samples(nets, quantity, i).reshaped(limit.shape) for i in range(len(counts))]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of kernels that vanish
+        for name, function in of_kernel.items():
+            if all(isinstance(one, Members) for one in x):
+                each = [Members(function(one.x)).mean() for one in x if isinstance(one, Members)]
+                variables |= pair(name, ("width", *dims), stacked(each))
+            if name == "distance":
+                of_mean = [_distance_of_mean(one, limit, limit_se) for one in x]
+            else:
+                of_mean = [mean_of(pseudo_values(lambda m, _v, _n, f=function: f(m), one)) for one in x]  # type: ignore[misc]
+            variables |= pair(f"{name}_of_mean", ("width", *dims), stacked(of_mean))
+        if targets is not None:
+            function = of_kernel["target_alignment"]
+            error = kernels.noise_of(function, limit, limit_se, draws=NOISE_DRAWS)
+            variables |= pair("target_alignment_limit", dims, (function(limit), error))
+    return dataset("representations", variables, {}, nets, theory, seeds=counts, quantity=quantity)
+
+
+def _against(measure: kernels.Measure, limit: Array, K: Array) -> Array:
+    return measure(K, limit)
+
+
+def _distance_of_mean(x: Sample, limit: Array, limit_se: Array) -> tuple[Array, Array]:
+    """The root of an unbiased square, as `comparisons.compare` has it: its noise is of order 1 / sqrt(networks), of
+    which the jackknife removes half."""
+    square, se = estimators.squared_bias(x, limit, limit_se, kernels.EVENTS)
+    norm = (limit**2).sum(kernels.EVENTS)
+    return estimators.root(square / norm, se / norm)
+
+
+def _to_targets(index: NDArray[np.intp], y: Array, K: Array) -> Array:
+    return kernels.alignment(K[..., index[:, None], index], np.outer(y, y))
+
+
+def _targets(theory: xr.Dataset, events: int) -> tuple[NDArray[np.intp], Array] | None:
+    """Which events are training samples, and their targets; None if there are none, or if events are not those of the
+    targets (feature kernels, for several outputs)."""
+    train = np.flatnonzero(theory["split"].values == "train")
+    y = np.asarray(theory["target"].values, np.float64)
+    outputs = y.shape[1] if y.ndim == 2 else 1
+    if len(train) == 0:
+        return None
+    if events == len(y):
+        # the classes that samples share, for several outputs
+        return (train, y[train]) if outputs == 1 else None
+    index = (train[:, None] * outputs + np.arange(outputs)).ravel()
+    return index, y[train].ravel()

@@ -1,0 +1,225 @@
+"""Spectra of the NTK of networks and of the limit: the mechanism behind the bias of narrower width.
+
+`spectra`: K the NTK of the training samples at a step, K v_k = P lambda_k v_k, the largest first (gradient flow relaxes
+a mode with the rate eta lambda_k), of every network, of the mean kernel over networks, and of the limit:
+
+    eigenvalue      lambda_k
+    power           share of |y|^2 in the modes 1 .. k
+    overlap         (u_j . v_k)^2, u_j of the mean kernel of networks, v_k of the limit
+    angle           principal angles between the spaces of the first m modes of both, in degrees
+    mode_loss       of mode k of the limit, (v_k . (f - y))^2 / (2 P), which add up to the loss: of a network, of the
+                    infinite ensemble (without variance), and of the limit
+
+`after_kernel`: kernel regression with the NTK at a step, from the training targets to the test samples (Long 2021;
+Atanasov et al. 2022): the test loss of the predictor of every network's kernel, of the mean kernel, of the limit's, and
+the distance of their predictions from those of the limit's kernel.
+
+Statistics of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife).  Errors of what
+follows from the limit's kernel are those of entries that err independently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from comparisons import estimators, inputs, kernels
+from comparisons.results import Variables, dataset, pair, stacked
+from comparisons.samples import Members, jackknife, mean_of, pseudo_values, require_enough, samples
+from dmft.specs import _check
+
+Array = NDArray[np.float64]
+FEWEST = 8  # networks of a width
+NOISE_DRAWS = 64  # of the limit's kernel, for errors of what follows from it
+Function = Callable[[Array], Array]
+
+
+def spectra(nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, subspace: int = 3) -> xr.Dataset:
+    """Eigenvalues, power and eigenfunctions of the NTK at every width and step, beside those of the limit.
+
+    Args:
+        nets: of kind "ensemble", with the NTK, at least eight networks a width.
+        theory: the limit of the same problem.
+        modes: how many, the largest first; by default at most twelve.
+        subspace: m of the principal angles.
+
+    Returns:
+        Dataset over mode = 1, 2, ..., each with `_se`: eigenvalue, power (width, step, mode), means over networks;
+        eigenvalue_of_mean, power_of_mean; eigenvalue_limit, power_limit (step, mode); overlap(width, step, mode,
+        mode_2), angle(width, step, angle_index); for the squared loss, where predictions are there, mode_loss and
+        mode_loss_infinite (width, step, mode) and mode_loss_limit(step, mode).
+
+    Raises:
+        SchemaError: inputs of another form.
+        ValueError, TypeError: moments; no NTK, no training samples; more modes than training events; different
+            problems.
+    """
+    counts = _check_inputs(nets, theory, "spectra of networks")
+    train, y = _training(theory)
+    most = len(train)
+    modes = min(12, most) if modes is None else _check.integer("modes", modes, minimum=1)
+    subspace = min(_check.integer("subspace", subspace, minimum=1), modes)
+    if modes > most:
+        raise ValueError(f"modes={modes}, but the NTK of the training samples has {most}; give at most that.")
+    limit, limit_se = (_of(train, kernels.by_event(theory[f"ntk{end}"])) for end in ("", "_se"))
+    x = [Members(_of(train, _members(nets, i))) for i in range(len(counts))]
+    basis = kernels.modes(limit)[1][..., :modes]
+
+    def eigenvalues(K: Array) -> Array:
+        return kernels.modes(K)[0][..., :modes] / most
+
+    def power(K: Array) -> Array:
+        return kernels.power(kernels.modes(K)[1], y)[..., :modes]
+
+    def overlap(K: Array) -> Array:
+        cosines = np.einsum("...ej,...ek->...jk", kernels.modes(K)[1][..., :modes], basis)
+        return np.asarray(cosines**2)
+
+    def angle(K: Array) -> Array:
+        own = kernels.modes(K)[1][..., :subspace]
+        cosines = np.linalg.svd(np.swapaxes(own, -1, -2) @ basis[..., :subspace], compute_uv=False)
+        return np.asarray(np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0))))
+
+    variables: Variables = {}
+    each, limit_dims = ("width", "step", "mode"), ("step", "mode")
+    for name, function in (("eigenvalue", eigenvalues), ("power", power)):
+        variables |= pair(name, each, stacked([Members(function(one.x)).mean() for one in x]))
+        variables |= pair(f"{name}_of_mean", each, stacked([_of_mean(function, one) for one in x]))
+        variables |= pair(f"{name}_limit", limit_dims, (function(limit), _noise(function, limit, limit_se)))
+    variables |= pair("overlap", (*each, "mode_2"), stacked([_of_mean(overlap, one, False) for one in x]))
+    variables |= pair("angle", ("width", "step", "angle_index"), stacked([_of_mean(angle, one, False) for one in x]))
+    if json.loads(nets.attrs["problem"])["loss"] == "squared" and "prediction" in nets and "prediction" in theory:
+        variables |= _mode_losses(nets, theory, train, y, basis)
+    index = np.arange(1, modes + 1)
+    coords = {"mode": index, "mode_2": index, "angle_index": np.arange(1, subspace + 1)}
+    return dataset("spectra", variables, coords, nets, theory, seeds=counts, subspace=subspace)
+
+
+def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], y: Array, basis: Array) -> Variables:
+    def projected(f: Array) -> Array:
+        """(..., step, mode) of predictions (..., step, sample[, output])."""
+        events = f.reshape(*f.shape[: f.ndim - len(theory["prediction"].dims) + 1], -1)[..., train]
+        return np.asarray(np.einsum("...te,tek->...tk", events - y, basis))
+
+    scale = 1 / (2 * int((theory["split"] == "train").sum()))
+    # of residuals: their variance is that of predictions
+    x = [Members(projected(_members(nets, i, "prediction"))) for i in range(nets.sizes["width"])]
+    limit = projected(theory["prediction"].values)
+    spread = abs(basis) * 0 + theory["prediction_se"].values.reshape(len(basis), -1)[:, train][..., None]
+    limit_se = np.sqrt(((basis * spread) ** 2).sum(axis=-2))
+    single = [jackknife(lambda m, v, n: scale * (m**2 + v * (1 - 1 / n)), one) for one in x]
+    infinite = [jackknife(lambda m, v, n: scale * (m**2 - v / n), one) for one in x]
+    each = ("width", "step", "mode")
+    return (
+        pair("mode_loss", each, stacked(single))
+        | pair("mode_loss_infinite", each, stacked(infinite))
+        | pair("mode_loss_limit", ("step", "mode"), (scale * limit**2, 2 * scale * abs(limit) * limit_se))
+    )
+
+
+def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
+    """Test loss of regression with the NTK of networks of every width, at every step, beside that of the limit.
+
+    Args:
+        nets: of kind "ensemble", with the NTK of training and test samples, at least eight networks a width.
+        theory: the limit of the same problem.
+        ridge: added to the diagonal of the kernel of training samples, relative to its mean.
+
+    Returns:
+        Dataset, each with `_se`: test_loss(width, step), squared loss of the predictor of one network's kernel, mean
+        over networks; test_loss_of_mean, of the mean kernel; test_loss_limit(step); distance and distance_of_mean, root
+        mean square of their predictions off those of the limit's kernel, over test samples; network_test_loss(width,
+        step) and network_test_loss_limit(step), of the networks themselves, for the squared loss.
+
+    Raises:
+        SchemaError: inputs of another form.
+        ValueError: moments; no NTK; no training or no test samples; different problems; ridge not positive.
+
+    Source: Long 2021; Atanasov, Bordelon & Pehlevan 2022 (after-kernel); Vyas et al. 2023 (across widths).
+    """
+    counts = _check_inputs(nets, theory, "the after-kernel")
+    ridge = _check.positive("ridge", ridge)
+    train, y = _training(theory)
+    test, y_test = _training(theory, "test")
+    limit, limit_se = (kernels.by_event(theory[f"ntk{end}"]) for end in ("", "_se"))
+    samples_of_test = int((theory["split"] == "test").sum())
+
+    def predicted(K: Array) -> Array:
+        return kernels.regression(K, train, test, y, ridge)
+
+    def loss(K: Array) -> Array:
+        return np.asarray(((predicted(K) - y_test) ** 2).sum(-1) / (2 * samples_of_test))
+
+    reference = predicted(limit)
+
+    def square(K: Array) -> Array:
+        return np.asarray(((predicted(K) - reference) ** 2).sum(-1) / samples_of_test)
+
+    x = [Members(_members(nets, i)) for i in range(len(counts))]
+    each = ("width", "step")
+    variables = pair("test_loss", each, stacked([Members(loss(one.x)).mean() for one in x]))
+    variables |= pair("test_loss_of_mean", each, stacked([_of_mean(loss, one) for one in x]))
+    variables |= pair("test_loss_limit", ("step",), (loss(limit), _noise(loss, limit, limit_se)))
+    single = [estimators.root(*Members(square(one.x)).mean()) for one in x]
+    of_mean = [estimators.root(*_of_mean(square, one)) for one in x]
+    variables |= pair("distance", each, stacked(single)) | pair("distance_of_mean", each, stacked(of_mean))
+    if json.loads(nets.attrs["problem"])["loss"] == "squared" and "test_loss" in nets and "test_loss" in theory:
+        own = [samples(nets, "test_loss", i).mean() for i in range(len(counts))]
+        variables |= pair("network_test_loss", each, stacked(own))
+        limits = tuple(theory[f"test_loss{end}"].values for end in ("", "_se"))
+        variables |= pair("network_test_loss_limit", ("step",), (limits[0], limits[1]))
+    return dataset("after_kernel", variables, {}, nets, theory, seeds=counts, ridge=ridge)
+
+
+# ---- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _check_inputs(nets: xr.Dataset, theory: xr.Dataset, what: str) -> list[int]:
+    """How many networks each width has."""
+    inputs.check_networks(nets, members=what)
+    inputs.check_quantities(nets, "the ensemble", ["ntk"])
+    counts = require_enough(nets, FEWEST)
+    inputs.check_theory(theory, nets, ["ntk"])
+    return counts
+
+
+def _members(nets: xr.Dataset, i: int, name: str = "ntk") -> Array:
+    """Values of the healthy networks of the i-th width, (member, step, event, event_2) for the NTK."""
+    found = samples(nets, name, i)
+    assert isinstance(found, Members)
+    if name != "ntk" or "output" not in nets["ntk"].dims:
+        return found.x
+    events = nets.sizes["sample"] * nets.sizes["output"]
+    return found.x.reshape(*found.x.shape[:2], events, events)
+
+
+def _training(theory: xr.Dataset, split: str = "train") -> tuple[NDArray[np.intp], Array]:
+    """Which events of the NTK belong to a split, and their targets."""
+    where = np.flatnonzero(theory["split"].values == split)
+    if len(where) == 0:
+        raise ValueError(f"the results hold no {split} samples, which this needs; the task must have some.")
+    y = np.asarray(theory["target"].values, np.float64)
+    outputs = y.shape[1] if y.ndim == 2 else 1
+    return (where[:, None] * outputs + np.arange(outputs)).ravel(), y[where].ravel()
+
+
+def _of(train: NDArray[np.intp], K: Array) -> Array:
+    return K[..., train[:, None], train]
+
+
+def _of_mean(function: Function, x: Members, unbiased: bool = True) -> Any:
+    """Of the mean kernel, without the bias of order 1 / members unless the function has bounds that it would break."""
+
+    def of(mean: Array, _variance: Array, _n: float) -> Array:
+        return function(mean)
+
+    return mean_of(pseudo_values(of, x)) if unbiased else jackknife(of, x)
+
+
+def _noise(function: Function, K: Array, se: Array) -> Array:
+    return kernels.noise_of(function, K, se, draws=NOISE_DRAWS)

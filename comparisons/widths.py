@@ -1,0 +1,241 @@
+"""How results change with width: laws in 1/N, the onset of deviations from the limit, distances between widths.
+
+    width_law    q(N) = a_0 + a_1 / N [+ a_2 / N^2] at every entry: a_0 is an estimate of the limit that owes nothing to
+                 the theory, a_1 of N bias; of N Var, a_0 of its limit
+    onset        the first time at which a width is further from the limit than a tolerance
+    pointwise    relative root-mean-square distances of predictions, over the samples of a split:
+                 of one network of width N from the limit, E |f_e - f_limit|^2; of the mean over networks,
+                 |E f - f_limit|^2;
+                 of networks of successive widths N, N', E |f_e - f_e'|^2 = |E f - E f'|^2 + Var f + Var f'
+                 each over |f_limit|^2 (successive widths: over |E f'|^2 of the wider one), all free of sampling noise
+
+Source: Vyas et al. 2023 for the last two.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from comparisons import estimators, inputs
+from comparisons.errors import UnresolvedError
+from comparisons.results import Variables, dataset, pair, stacked
+from comparisons.samples import held, jackknife, require_enough, samples
+from comparisons.scaling import fit_series
+from dmft import schema
+from dmft.specs import _check
+
+Array = NDArray[np.float64]
+FEWEST = 8  # networks, or blocks of them, of a width
+CLEAR = 2.0  # standard errors that make a distance resolved
+
+
+def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dataset:
+    """Fit a_0 + a_1/N [+ a_2/N^2] to a variable at every entry, with known errors.
+
+    Args:
+        ds: holds `<name>` and `<name>_se` with the dimension width: of `comparisons.statistics` or `compare`
+            ("prediction_mean", "loss_mean", "prediction_variance", ...), or `comparisons.bias_variance`.
+        name: the variable.
+        order: 1 or 2, or "auto" (`comparisons.scaling`).
+
+    Returns:
+        Dataset with coefficient(term, ...) and coefficient_se, covariance(term, term_2, ...), chi2 and p_value (...) of
+        the fit.  Where `ds` is a comparison, also limit_z(...): a_0 against the theory's limit (of N Var: against the
+        predicted one) in units of both errors; and slope_z(...): a_1 against the predicted N bias.
+
+    Raises:
+        UnresolvedError: too few widths for the law, or fewer than eight networks a width; the estimate is attached.
+        ValueError, TypeError: no such variable, no errors or no widths.
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise TypeError(f"width_law expects an xarray Dataset, got {type(ds).__name__}.")
+    known = [str(v) for v in ds.data_vars if f"{v}_se" in ds and "width" in ds[v].dims]
+    if name not in known:
+        raise ValueError(f"{name!r} is not a variable with errors and widths here; there are {', '.join(known)}.")
+    y, se = (ds[v].transpose("width", ...) for v in (name, f"{name}_se"))
+    dims = tuple(map(str, y.dims[1:]))
+    try:
+        fit = fit_series(ds["width"].values, y.values, se.values, order=order)
+    except UnresolvedError as error:
+        raise UnresolvedError(f"{name}: {error}", error.estimate) from error
+    variables: Variables = pair("coefficient", ("term", *dims), (fit.coefficients, fit.errors))
+    variables |= {
+        "covariance": (("term", "term_2", *dims), fit.covariance),
+        "chi2": (dims, fit.chi2),
+        "p_value": (dims, fit.p_value),
+    }
+    quantity, _, kind = name.rpartition("_")
+    for term, key, variable in (
+        (0, "limit_z", {"mean": f"{quantity}_limit", "variance": f"{quantity}_variance_limit"}.get(kind)),
+        (1, "slope_z", {"mean": f"{quantity}_bias_limit"}.get(kind)),
+    ):
+        if variable in ds and term <= fit.order:
+            difference = fit.coefficients[term] - ds[variable].values
+            both = np.hypot(fit.errors[term], ds[f"{variable}_se"].values)
+            variables[key] = (dims, estimators.z_score(difference, both))
+    terms = [f"N^-{i}" if i else "1" for i in range(fit.order + 1)]
+    found = dataset(
+        "width_law", variables, {"term": terms, "term_2": terms}, ds, variable=name, order=fit.order, dof=fit.dof
+    )
+    few = np.min(ds.attrs["seeds"] if "seeds" in ds.attrs else ds["count"].values if "count" in ds else FEWEST)
+    if few < FEWEST:
+        raise UnresolvedError(
+            f"{name} rests on {few} networks of a width, too few for errors to weigh it by; train at least {FEWEST}.",
+            found,
+        )
+    return found
+
+
+def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 0.05, of: str = "error") -> xr.Dataset:
+    """When each width leaves the limit: the first time at which its distance exceeds `tolerance`.
+
+    Args:
+        comparison: from `comparisons.compare`.
+        quantity: "loss", "prediction", "feature_kernel", ...
+        tolerance: of the distance, relative to the limit: of kernels at the same step, of others to the largest of all
+            steps (losses and predictions may vanish).
+        of: "error" (bias of narrower width: the mean over networks) or "distance" (one network).
+
+    Returns:
+        Dataset with onset(width[, layer]), a time (of the coordinate `time`), on a line between recorded steps; nan
+        where the distance never exceeds the tolerance by two standard errors; onset_early and onset_late, the times of
+        the distance plus and minus its standard error (late: nan if that never exceeds it).
+
+    Raises:
+        SchemaError, ValueError: not a comparison; a quantity that it does not hold.
+    """
+    schema.validate(comparison, "comparison")
+    if of not in ("error", "distance"):
+        raise ValueError(f"of={of!r} is unknown; choose 'error' (of the mean over networks) or 'distance' (of one).")
+    tolerance = _check.positive("tolerance", tolerance)
+    name = f"{quantity}_{of}"
+    if name not in comparison:
+        there = [q for q in schema.VARIABLES if f"{q}_{of}" in comparison]
+        raise ValueError(f"quantity={quantity!r} is not in this comparison, which holds {', '.join(there)}.")
+    distance, se = (comparison[v].transpose(..., "step") for v in (name, f"{name}_se"))
+    if not _relative(quantity):
+        limit = comparison[f"{quantity}_limit"]
+        inner = [dim for dim in limit.dims if dim != "step"]
+        scale = float(((limit**2).mean(inner) ** 0.5).max())
+        distance, se = distance / scale, se / scale
+    time = comparison["time"].values
+    shape, dims = distance.shape[:-1], distance.dims[:-1]
+    found = {key: np.full(shape, np.nan) for key in ("onset", "onset_early", "onset_late")}
+    for index in np.ndindex(shape):
+        d, e = distance.values[index], se.values[index]
+        if (d - CLEAR * e > tolerance).any():
+            for key, curve in (("onset", d), ("onset_early", d + e), ("onset_late", d - e)):
+                found[key][index] = _crossing(time, curve, tolerance)
+    variables: Variables = {key: (tuple(map(str, dims)), value) for key, value in found.items()}
+    return dataset("onset", variables, {}, comparison, quantity=quantity, tolerance=tolerance, of=of)
+
+
+def _relative(quantity: str) -> bool:
+    """Whether distances of a comparison are relative to the limit."""
+    return "kernel" in quantity or quantity == "ntk"
+
+
+def _crossing(time: Array, curve: Array, level: float) -> float:
+    """Where a curve first exceeds a level, on the line between two points; nan if never."""
+    above = np.flatnonzero(curve > level)
+    if len(above) == 0:
+        return np.nan
+    i = int(above[0])
+    if i == 0:
+        return float(time[0])
+    share = (level - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return float(time[i - 1] + share * (time[i] - time[i - 1]))
+
+
+def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
+    """Distances of predictions from the limit and between successive widths, relative, for training and test samples.
+
+    Args:
+        nets: of kind "ensemble" or "moments", with predictions; at least eight networks, or blocks, a width.
+        theory: the limit of the same problem.
+
+    Returns:
+        Dataset over the splits "train" and "test", as far as there are any, each with `_se`: distance, error
+        (width, split, step), of one network and of the mean over networks from the limit, with the theory; successive,
+        successive_error (wider, split, step), of one network of a width from one of the next wider width, and of their
+        means, with the labels `narrower` beside `wider`.  nan where predictions vanish (a centered network at t = 0).
+
+    Raises:
+        SchemaError, ValueError: as of `comparisons.compare`; neither a theory nor a second width.
+    """
+    inputs.check_networks(nets)
+    if not held(nets, "prediction"):
+        raise ValueError("the networks have no predictions; record them, with observables=['prediction', ...].")
+    counts = require_enough(nets, FEWEST)
+    if theory is None and nets.sizes["width"] < 2:
+        raise ValueError(
+            "one width without a theory has nothing to be compared with; give the theory, or train more widths."
+        )
+    if theory is not None:
+        inputs.check_theory(theory, nets, ["prediction"])
+    order = np.argsort(nets["width"].values)
+    x = [samples(nets, "prediction", int(i)) for i in order]
+    names = [s for s in ("train", "test") if (nets["split"] == s).any()]
+    parts = [np.flatnonzero(nets["split"].values == s) for s in names]
+    inner = tuple(range(1, len(nets["prediction" if "prediction" in nets else "prediction_mean"].dims) - 2))
+
+    def over(values: Array) -> Array:
+        """(split, step): mean over samples, sum over outputs, of (step, sample[, output])."""
+        return np.stack([values[:, part].sum(axis=inner) / len(part) for part in parts])
+
+    variables: Variables = {}
+    if theory is not None:
+        limit, limit_se = theory["prediction"].values, theory["prediction_se"].values
+        square = over(limit**2 - limit_se**2)
+        rows: dict[str, list[Any]] = {"distance": [], "error": []}
+        for one in x:
+            single = jackknife(lambda m, v, n: over((m - limit) ** 2 + v * (1 - 1 / n) - limit_se**2), one)
+            common = jackknife(lambda m, v, n: over((m - limit) ** 2 - v / n - limit_se**2), one)
+            from_limit = 2 * over(abs(one.mean()[0] - limit) * limit_se)
+            for name, (value, se) in (("distance", single), ("error", common)):
+                rows[name].append(_ratio(value, np.hypot(se, from_limit), square))
+        for name, each in rows.items():
+            variables |= pair(name, ("width", "split", "step"), stacked(each))
+    sorted_widths = nets["width"].values[order]
+    coords: dict[str, Any] = {"split": names, "width": sorted_widths}
+    if len(x) > 1:
+        for name, own in (("successive", 1.0), ("successive_error", 0.0)):
+            between = [_between(a, b, over, own) for a, b in pairwise(x)]
+            variables |= pair(name, ("wider", "split", "step"), stacked(between))
+        coords |= {"wider": sorted_widths[1:], "narrower": ("wider", sorted_widths[:-1])}
+    coords = {k: v for k, v in coords.items() if k != "width" or theory is not None}
+    bare = nets.drop_vars([c for c in ("split", "width") if c in nets.coords])
+    return dataset("pointwise", variables, coords, bare, seeds=[counts[i] for i in order])
+
+
+def _between(a: Any, b: Any, over: Any, own: float) -> tuple[Array, Array]:
+    """Relative distance of two independent samples; `own` weighs their variances."""
+    (mean_a, _), (mean_b, _) = a.mean(), b.mean()
+    (var_a, _), (var_b, _) = a.variance(), b.variance()
+
+    def scale(mean: Array, variance: Array, n: float) -> Array:
+        square = over(mean**2 - variance / n)
+        return np.where(square > 0, square, np.nan)
+
+    def of(side_a: tuple[Array, Array, float], side_b: tuple[Array, Array, float]) -> Array:
+        (m, v, n), (m_b, v_b, n_b) = side_a, side_b
+        return np.asarray(over((m - m_b) ** 2 + v * (own - 1 / n) + v_b * (own - 1 / n_b)) / scale(*side_b))
+
+    all_a, all_b = (mean_a, var_a, a.count), (mean_b, var_b, b.count)
+    # the jackknife over one side, with the other at hand: errors of independent samples add in squares
+    _, from_a = jackknife(lambda m, v, n: of((m, v, n), all_b), a)
+    _, from_b = jackknife(lambda m, v, n: of(all_a, (m, v, n)), b)
+    unit = scale(*all_b)
+    return _ratio(of(all_a, all_b) * unit, np.hypot(from_a, from_b) * unit, unit)
+
+
+def _ratio(square: Array, se: Array, scale: Array) -> tuple[Array, Array]:
+    """The root of square / scale with its error; nan where there is no scale."""
+    scale = np.where(scale > 0, scale, np.nan)
+    value, error = estimators.root(np.nan_to_num(square / scale), np.nan_to_num(se / scale))
+    return np.where(np.isnan(scale), np.nan, value), np.where(np.isnan(scale), np.nan, error)

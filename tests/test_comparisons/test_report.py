@@ -1,0 +1,147 @@
+"""The report of a comparison: complete in one file, readable by a browser, honest about what it lacks."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+import comparisons
+import dmft
+import finite_nets
+from conftest import reference_problem
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def results():
+    problem = reference_problem()
+    task = dmft.Task(problem.task.x_train, [-1, 1, 1], problem.task.x_train + 0.3, [-1, 1, 1])
+    problem = dmft.Problem(problem.network, task, dmft.GradientDescent(0.6, 4))
+    return {
+        "theory": dmft.solve(problem, particles=256, scrambles=2),
+        "networks": finite_nets.train_ensemble(problem, widths=[16, 32, 64], seeds=16),
+    }
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    return comparisons.report(results, tmp_path_factory.mktemp("report") / "deep" / "report.html", title="A <b> & c")
+
+
+def embedded(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_it_holds_tables_figures_provenance_and_the_problem(page, results):
+    text = page.read_text()
+    for section in (
+        "problem",
+        "distances",
+        "laws",
+        "figure-comparison",
+        "figure-spectra",
+        "figure-after_kernel",
+        "provenance",
+    ):
+        assert f'<section id="{section}">' in text
+    assert text.count("data:image/svg+xml;base64,") == 5
+    assert results["theory"].attrs["problem_id"] in text
+    assert "A &lt;b&gt; &amp; c" in text
+    assert "A <b> & c" not in text
+    assert "particles 256" in text
+    assert "Not shown" not in text
+    assert plt.get_fignums() == []
+
+
+def test_it_asks_no_network_for_anything(page):
+    text = page.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
+    assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|<link", text)
+
+
+def test_its_numbers_are_those_of_the_results(page, results):
+    data = embedded(page.read_text())
+    comparison = comparisons.compare(theory=results["theory"], nets=results["networks"])
+    loss = next(curve for curve in data["curves"] if curve["name"] == "training loss")
+    assert [line["name"] for line in loss["lines"]] == ["N = 16", "N = 32", "N = 64", "limit"]
+    # four digits
+    np.testing.assert_allclose(loss["lines"][1]["y"], comparison.loss_mean.sel(width=32), rtol=1e-3)
+    np.testing.assert_allclose(loss["lines"][-1]["se"], comparison.loss_limit_se, rtol=1e-3, atol=1e-12)
+    order = np.argsort(results["theory"].target.values, kind="stable")
+    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "Phi, layer 2")
+    expected = results["networks"].feature_kernel.mean("seed").sel(width=64, layer=2, step=4).values[order][:, order]
+    np.testing.assert_allclose(np.reshape(top["mean"][2][-1], (6, 6)), expected, rtol=1e-3, atol=1e-6)
+    with pytest.raises(AssertionError):  # the broken twin: another step
+        np.testing.assert_allclose(np.reshape(top["mean"][2][0], (6, 6)), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_without_a_network_runs_it(page, tmp_path):
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    shown = subprocess.run(
+        [
+            CHROMIUM,
+            *flags.split(),
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={tmp_path}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert 'data-ready="yes"' in shown  # the last line of the script: nothing before it failed
+    assert shown.count("<polyline") == 4
+    assert "Through training</a>" in shown
+    options = re.findall(r"<option value=\"\d+\">(.*?)</option>", shown)
+    assert {"training loss", "test loss", "N = 64", "Phi, layer 1", "NTK"} <= set(options)
+    assert "t = 2.4" in html.unescape(shown)  # the last step
+
+
+def test_a_tree_of_datasets_and_analyses_made_before(results, tmp_path):
+    tree = xr.DataTree.from_dict({"/theory": results["theory"], "/deep/networks": results["networks"]})
+    spectra = comparisons.spectra(results["networks"], results["theory"], modes=2)
+    text = comparisons.report({**results, "modes": spectra}, tmp_path / "a.html").read_text()
+    assert "Spectra of the NTK (modes)" in text
+    assert text.count('id="figure-spectra"') == 1
+    assert "deep/networks" in comparisons.report(tree, tmp_path / "b.html").read_text()
+
+
+def test_what_cannot_be_made_is_named(results, tmp_path):
+    few = {
+        name: ds[[v for v in ds.data_vars if "kernel" not in v and not v.startswith("ntk")]]
+        for name, ds in results.items()
+    }
+    text = comparisons.report(few, tmp_path / "few.html").read_text()
+    assert "Not shown" in text
+    assert "spectra: the ensemble has no ntk" in html.unescape(text)
+    assert embedded(text)["kernels"] == []
+    comparison = comparisons.compare(results["theory"], results["networks"])
+    assert "figure-comparison" in comparisons.report({"comparison": comparison}, tmp_path / "one.html").read_text()
+
+
+def test_what_is_no_result_is_refused(results, tmp_path):
+    other = dmft.solve(reference_problem(), particles=256, scrambles=2)
+    path = tmp_path / "none.html"
+    for tree, error, message in (
+        ([results["theory"]], TypeError, "Datasets by name"),
+        ({"theory": results["theory"].values}, TypeError, "Datasets by name"),
+        ({}, ValueError, "nothing to report in an empty tree"),
+        ({"theory": results["theory"]}, ValueError, "nothing to report in theory"),
+        ({"x": xr.Dataset({"a": 1})}, ValueError, "'x' does not say which problem"),
+        ({**results, "other": other}, ValueError, "different problems"),
+    ):
+        with pytest.raises(error, match=message):
+            comparisons.report(tree, path)
+    assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
