@@ -17,6 +17,7 @@ variances and covariances alone.
 
 from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
+from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
 from comparisons.report import report
 from comparisons.representations import representations
@@ -30,6 +31,7 @@ __all__ = [
     "after_kernel",
     "bias_variance",
     "compare",
+    "densities",
     "onset",
     "pointwise",
     "report",

@@ -11,7 +11,8 @@ f_e are predictions of independent networks of width N, L(f) the loss of a predi
 
 For the squared loss L_k = < (E f - y)^2 + Var f / k > / 2, of which mean m and variance s^2 of n networks give the
 unbiased estimate < (m - y)^2 - s^2 / n + s^2 / k > / 2.  For other losses L_k is the mean over disjoint groups of k
-networks, in several random partitions, and L_inf the jackknife estimate, whose bias is of order 1 / n^2.
+networks, in several random partitions, and L_inf the jackknife estimate, whose bias is of order 1 / n^2 (the variance
+part, of groups of networks like it, is their difference to within a part of its error).
 
 The width that an ensemble is worth is the width N' of a single network of the same loss, L_1(N') = L_k(N), on the line
 through L_1 of neighbouring widths against 1/N and, beyond the widest, through the limit's loss at 1/N = 0.

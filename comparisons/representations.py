@@ -6,7 +6,9 @@ Of every network, and of the mean kernel over networks (what an infinite ensembl
     distance                          relative Frobenius distance, 0 for equal kernels
     target_alignment                  alignment of K with y y^T, training samples: how much of the task is represented
 
-Statistics of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife).
+Statistics of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife).  Errors are those of
+the networks; those of the limit enter the distance of the mean and its own alignment with the targets, and are second
+order in similarities near one.
 """
 
 from __future__ import annotations

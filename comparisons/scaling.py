@@ -5,8 +5,8 @@
     series        y(N) = a_0 + a_1 / N + a_2 / N^2      to the order that the data ask for
 
 All in y itself (not in its logarithm: an unbiased estimate of a small square may be negative, and still counts).  The
-order of a series is that of the smallest corrected Akaike criterion chi^2 + 2 k + 2 k (k + 1) / (n - k - 1), for k
-terms and n widths (Burnham & Anderson 2002), among those that leave a width to check with.
+order of a series is that of the smallest Akaike criterion for known errors, chi^2 + 2 k for k terms (Akaike 1974), mean
+over entries, among those that leave a width to check with.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def fit_series(width: ArrayLike, y: ArrayLike, se: ArrayLike, *, order: int | st
     Args:
         width: (width,), different.
         y, se: (width, ...), errors of the widths independent; entries without errors (se = 0 at every width) are taken
-            with equal weights and have no errors.
+            with equal weights and have no errors; entries that lack a value or an error at some width
+            come out nan.
         order: 1 or 2, or "auto": the smallest criterion, averaged over entries.
 
     Raises:
@@ -130,21 +131,18 @@ def fit_series(width: ArrayLike, y: ArrayLike, se: ArrayLike, *, order: int | st
             estimate,
         )
     fits = [_series(n, y, se, k) for k in orders]
-    return min(fits, key=lambda fit: _criterion(fit, len(n)))
-
-
-def _criterion(fit: Series, n: int) -> float:
-    k = fit.order + 1
-    return float(np.mean(fit.chi2)) + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf)
+    return min(fits, key=lambda fit: float(np.nanmean(fit.chi2)) + 2 * len(fit.coefficients))
 
 
 def _series(n: Array, y: Array, se: Array, order: int) -> Series:
     shape, terms, reference = y.shape[1:], order + 1, float(n.min())
     flat, error = y.reshape(len(n), -1), se.reshape(len(n), -1)
     exact = (error == 0).all(axis=0)
-    weight = 1.0 / np.where(exact, 1.0, np.where(error > 0, error, np.nan))
-    if not np.isfinite(weight).all():
-        raise ValueError("errors of some widths are zero or not finite, and of others not; leave these out of the fit.")
+    known = np.isfinite(flat).all(axis=0) & (exact | (error > 0).all(axis=0)) & np.isfinite(error).all(axis=0)
+    if not known.any():
+        raise ValueError("no entry has a finite value and error at every width; leave out the widths that lack them.")
+    weight = 1.0 / np.where(known & ~exact, error, 1.0)
+    flat = np.where(known, flat, np.nan)
     design = (reference / n[:, None]) ** np.arange(terms)  # of order one
     A = weight.T[:, :, None] * design  # (entry, width, term)
     normal = np.linalg.inv(np.einsum("ewi,ewj->eij", A, A))

@@ -14,7 +14,8 @@ a mode with the rate eta lambda_k), of every network, of the mean kernel over ne
 Atanasov et al. 2022): the test loss of the predictor of every network's kernel, of the mean kernel, of the limit's, and
 the distance of their predictions from those of the limit's kernel.
 
-Statistics of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife).  Errors of what
+Eigenvalues, and losses, of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife); what
+has bounds (power, overlap, angle) is as it comes out.  Errors of what
 follows from the limit's kernel are those of entries that err independently.
 """
 
@@ -39,14 +40,17 @@ NOISE_DRAWS = 64  # of the limit's kernel, for errors of what follows from it
 Function = Callable[[Array], Array]
 
 
-def spectra(nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, subspace: int = 3) -> xr.Dataset:
+def spectra(
+    nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
+) -> xr.Dataset:
     """Eigenvalues, power and eigenfunctions of the NTK at every width and step, beside those of the limit.
 
     Args:
         nets: of kind "ensemble", with the NTK, at least eight networks a width.
         theory: the limit of the same problem.
         modes: how many, the largest first; by default at most twelve.
-        subspace: m of the principal angles.
+        subspace: m of the principal angles; by default the smallest multiple of the outputs above two (eigenvalues at
+            initialisation are degenerate as many times).
 
     Returns:
         Dataset over mode = 1, 2, ..., each with `_se`: eigenvalue, power (width, step, mode), means over networks;
@@ -63,7 +67,9 @@ def spectra(nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, s
     train, y = _training(theory)
     most = len(train)
     modes = min(12, most) if modes is None else _check.integer("modes", modes, minimum=1)
-    subspace = min(_check.integer("subspace", subspace, minimum=1), modes)
+    outputs = theory.sizes.get("output", 1)
+    subspace = -(-3 // outputs) * outputs if subspace is None else _check.integer("subspace", subspace, minimum=1)
+    subspace = min(subspace, modes)
     if modes > most:
         raise ValueError(f"modes={modes}, but the NTK of the training samples has {most}; give at most that.")
     limit, limit_se = (_of(train, kernels.by_event(theory[f"ntk{end}"])) for end in ("", "_se"))
@@ -89,7 +95,7 @@ def spectra(nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, s
     each, limit_dims = ("width", "step", "mode"), ("step", "mode")
     for name, function in (("eigenvalue", eigenvalues), ("power", power)):
         variables |= pair(name, each, stacked([Members(function(one.x)).mean() for one in x]))
-        variables |= pair(f"{name}_of_mean", each, stacked([_of_mean(function, one) for one in x]))
+        variables |= pair(f"{name}_of_mean", each, stacked([_of_mean(function, one, name != "power") for one in x]))
         variables |= pair(f"{name}_limit", limit_dims, (function(limit), _noise(function, limit, limit_se)))
     variables |= pair("overlap", (*each, "mode_2"), stacked([_of_mean(overlap, one, False) for one in x]))
     variables |= pair("angle", ("width", "step", "angle_index"), stacked([_of_mean(angle, one, False) for one in x]))

@@ -37,6 +37,9 @@ CLEAR = 2.0  # standard errors that make a distance resolved
 def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dataset:
     """Fit a_0 + a_1/N [+ a_2/N^2] to a variable at every entry, with known errors.
 
+    (Errors of a variance grow with the variance that was found, so that its weighted fit comes out low, by about 4 over
+    the number of networks relatively: little against an error, but seen in a mean over thousands of entries.)
+
     Args:
         ds: holds `<name>` and `<name>_se` with the dimension width: of `comparisons.statistics` or `compare`
             ("prediction_mean", "loss_mean", "prediction_variance", ...), or `comparisons.bias_variance`.

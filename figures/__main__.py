@@ -10,12 +10,21 @@ from typing import Any
 from figures import style
 
 NAMES = (
+    "loss_and_predictions",
+    "ensembling_and_bias",
+    "width_laws",
+    "kernel_heatmaps",
+    "kernel_alignment",
+    "preactivation_densities",
+    "ntk_spectra",
+    "after_kernel",
+    "coordinate_check",
     "width_convergence",
     "solver_convergence",
     "variance_dynamics",
     "bias_dynamics",
-    "variance_vs_richness",
-    "variance_vs_depth",
+    "richness",
+    "depth",
     "wide_networks",
     "mnist_ten_classes",
 )

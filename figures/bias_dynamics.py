@@ -47,7 +47,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
         for part, value in values.items():
             mean = fluctuations.per_sample(value)
             found[f"{panel}{part}"] = mean if layer is None else mean.sel(layer=layer, drop=True)
-    return xr.Dataset(found, attrs=fluctuations.provenance(comparison))
+    return xr.Dataset(found, attrs=style.provenance(comparison))
 
 
 def figure(comparison: xr.Dataset) -> Figure:

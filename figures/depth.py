@@ -37,7 +37,7 @@ PARTS = ("", "_se", "_limit", "_limit_se")
 def data(store: Path | None) -> xr.Dataset:
     """Variances (activation, layer) at initialisation and (depth,) after training; stored or made."""
     if store is not None:
-        return dmft.load(store / "variance_vs_depth.nc")
+        return dmft.load(store / "depth.nc")
     start: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for activation in ACTIVATIONS:
         row = _compared(fluctuations.problem(depth=LAYERS, activation=activation), 0, ["feature_kernel"])

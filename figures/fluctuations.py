@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -38,25 +37,35 @@ def compared(
     described: dmft.Problem, *, widths: Sequence[int], seeds: int, observables: Sequence[str] | None = None
 ) -> xr.Dataset:
     """The comparison of theory, its fluctuations and networks on a problem."""
+    theory, predicted, nets = run(described, widths=widths, seeds=seeds, observables=observables)
+    return comparisons.compare(theory, nets, predicted)
+
+
+def run(
+    described: dmft.Problem, *, widths: Sequence[int], seeds: int, observables: Sequence[str] | None = None
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Theory, its fluctuations and networks of a problem."""
     theory = dmft.solve(described, particles=8192)
     predicted = dmft.fluctuations(described, observables=observables, draws=512)
     nets = finite_nets.train_ensemble(described, widths=widths, seeds=seeds, observables=observables)
-    return comparisons.compare(theory, nets, predicted)
+    return theory, predicted, nets
+
+
+@functools.cache
+def runs() -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Theory, its fluctuations and networks, made once for all figures."""
+    return run(problem(), widths=WIDTHS, seeds=SEEDS)
 
 
 @functools.cache
 def _made() -> xr.Dataset:
-    return compared(problem(), widths=WIDTHS, seeds=SEEDS)
+    theory, predicted, nets = runs()
+    return comparisons.compare(theory, nets, predicted)
 
 
 def dynamics(store: Path | None) -> xr.Dataset:
     """The comparison that the figures through time share: from `store`/fluctuations.nc, or made."""
     return _made() if store is None else dmft.load(store / STORED)
-
-
-def provenance(comparison: xr.Dataset) -> dict[str, Any]:
-    """Attributes for numbers drawn from a comparison, which are no longer one in the sense of `dmft.schema`."""
-    return {name: value for name, value in comparison.attrs.items() if name not in ("schema", "kind")}
 
 
 def diagonal(values: xr.DataArray) -> xr.DataArray:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 import comparisons
 import dmft
 import finite_nets
-from figures import fluctuations, style
+from figures import style
 
 SIZE = (13.0, 3.3)
 STORED = "mnist_ten_classes.nc"
@@ -103,7 +103,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     """
     names = [f"{name}_{part}" for name in CURVES for part in ("mean", "mean_se", "limit", "limit_se")]
     ds = comparison[names].copy()
-    ds.attrs = fluctuations.provenance(comparison)
+    ds.attrs = style.provenance(comparison)
     n = comparison["width"]
     for name in CURVES:
         ds[f"{name}_scatter"] = np.sqrt(comparison[f"{name}_variance"] / n)

@@ -27,9 +27,9 @@ KERNELS = {"feature_kernel": r"features $\Phi^2$", "ntk": "NTK"}
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """Curves (gamma0, step) and signal-to-noise (gamma0); from `store`/variance_vs_richness.nc, or made."""
+    """Curves (gamma0, step) and signal-to-noise (gamma0); from `store`/richness.nc, or made."""
     if store is not None:
-        return dmft.load(store / "variance_vs_richness.nc")
+        return dmft.load(store / "richness.nc")
     rows = []
     for gamma0 in GAMMAS:
         comparison = fluctuations.compared(

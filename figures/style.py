@@ -44,6 +44,43 @@ def guide(ax: Axes, width: NDArray[Any], through: tuple[float, float], slope: fl
     )
 
 
+def width_axis(ax: Axes, width: NDArray[Any], *, room: float = 1.8) -> None:
+    """A logarithmic axis of widths, with those that were measured as ticks and `room` for the names of guides."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(width, [str(w) for w in width])
+    ax.minorticks_off()
+    ax.set_xlabel("width $N$")
+    ax.set_xlim(width[0] / 1.3, width[-1] * room)
+
+
+def band(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **look: Any) -> None:
+    """A line with its standard error as a band."""
+    (line,) = ax.plot(x, y, **look)
+    ax.fill_between(x, y - se, y + se, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def resolved(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **look: Any) -> None:
+    """Points with error bars on a logarithmic axis; a value below its error is shown as an upper end, an arrow down."""
+    clear = y > se
+    ax.errorbar(x[clear], y[clear], se[clear], **{"linestyle": "-", "linewidth": 0.8, **look})
+    if (~clear & (se > 0)).any():
+        hidden = ~clear & (se > 0)
+        upper = (y + se)[hidden]
+        ax.errorbar(
+            x[hidden],
+            upper,
+            0.4 * upper,
+            uplims=True,
+            linestyle="none",
+            **{**{k: v for k, v in look.items() if k not in ("label", "linestyle")}, "marker": "_"},
+        )
+
+
+def provenance(ds: xr.Dataset) -> dict[str, Any]:
+    """Attributes for numbers drawn from a result, which are no longer one in the sense of `dmft.schema`."""
+    return {name: value for name, value in ds.attrs.items() if name not in ("schema", "kind", "analysis")}
+
+
 def save(figure: Figure, drawn: xr.Dataset, out: str | Path) -> list[Path]:
     """Write the figure as PNG and PDF and the numbers it shows as NetCDF, to `out` with these suffixes."""
     stem = Path(out).with_suffix("") if Path(out).suffix in (".png", ".pdf", ".nc") else Path(out)

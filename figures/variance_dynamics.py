@@ -38,7 +38,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
         for ours, theirs in (("", ""), ("_se", "_se"), ("_limit", "_limit"), ("_limit_se", "_limit_se")):
             value = fluctuations.per_sample(comparison[f"{name}_variance{theirs}"])
             found[f"{panel}{ours}"] = value if layer is None else value.sel(layer=layer, drop=True)
-    return xr.Dataset(found, attrs=fluctuations.provenance(comparison))
+    return xr.Dataset(found, attrs=style.provenance(comparison))
 
 
 def figure(comparison: xr.Dataset) -> Figure:

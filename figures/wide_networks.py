@@ -42,7 +42,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     names = [f"{name}_raw_variance{part}" for name in QUANTITIES for part in ("", "_se")]
     names += [f"{name}_variance_overall_ratio{part}" for name in QUANTITIES for part in ("", "_se")]
     ds = comparison[names].copy()
-    ds.attrs = fluctuations.provenance(comparison)
+    ds.attrs = style.provenance(comparison)
     for name in QUANTITIES:  # the line of the theory: what was measured over what it is of the prediction
         ds[f"{name}_line"] = ds[f"{name}_raw_variance"] / ds[f"{name}_variance_overall_ratio"]
     return ds.drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")

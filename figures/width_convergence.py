@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 import dmft
 from figures import example, style
@@ -90,12 +88,13 @@ def draw_deviation(ds: xr.Dataset, ax: Axes) -> None:
             series.append((label, abs(last[f"{name}_deviation"]), last[f"{name}_deviation_se"]))
     for (label, value, se), look in zip(series, style.SERIES, strict=False):
         y = value.values
-        _with_limits(ax, width, y, se.values, label, look)
+        style.resolved(ax, width, y, se.values, label=label, **look)
         if label.startswith("one network"):
             style.guide(ax, width, (width[0], 1.3 * y[0]), -0.5, r"$N^{-1/2}$")
         else:
             style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
-    _width_axis(ax, width)
+    style.width_axis(ax, width)
+    ax.set_yscale("log")
     ax.set_ylim(ax.get_ylim()[0] / 12, None)  # room for the legend below
     ax.set(ylabel="distance to the limit", title="(b) deviation at the last step")
     ax.legend(loc="lower left", ncols=2)
@@ -113,26 +112,7 @@ def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
             label = rf"{label}: $N^{{{slope:.2f} \pm {error:.2f}}}$"
         ax.errorbar(width, y, se, label=label, linestyle="-", linewidth=0.8, **look)
         style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
-    _width_axis(ax, width)
+    style.width_axis(ax, width)
+    ax.set_yscale("log")
     ax.set(ylabel="variance over networks", title="(c) variance")
     ax.legend()
-
-
-def _with_limits(
-    ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], label: str, look: dict[str, Any]
-) -> None:
-    """Error bars on a logarithmic axis; a value not above its error is shown as an upper end (bar, arrow down)."""
-    clear = y > se
-    ax.errorbar(x[clear], y[clear], se[clear], label=label, linestyle="-", linewidth=0.8, **look)
-    if (~clear).any():
-        upper = (y + se)[~clear]
-        ax.errorbar(x[~clear], upper, 0.4 * upper, uplims=True, linestyle="none", **{**look, "marker": "_"})
-
-
-def _width_axis(ax: Axes, width: NDArray[Any]) -> None:
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.set_xticks(width, [str(w) for w in width])
-    ax.minorticks_off()
-    ax.set_xlabel("width $N$")
-    ax.set_xlim(width[0] / 1.3, width[-1] * 1.8)

@@ -16,13 +16,13 @@ from figures import __main__ as cli
 from figures import (
     bias_dynamics,
     demo,
+    depth,
     example,
     fluctuations,
     mnist_ten_classes,
+    richness,
     solver_convergence,
     variance_dynamics,
-    variance_vs_depth,
-    variance_vs_richness,
     wide_networks,
     width_convergence,
 )
@@ -163,11 +163,11 @@ def small_runs(monkeypatch):
 
     monkeypatch.setattr(fluctuations, "problem", problem)
     monkeypatch.setattr(fluctuations, "WIDTHS", (16, 32))
-    for module in (fluctuations, variance_vs_richness, variance_vs_depth):
+    for module in (fluctuations, richness, depth):
         monkeypatch.setattr(module, "SEEDS", 50)
-    monkeypatch.setattr(variance_vs_richness, "GAMMAS", (0.5, 1.0))
-    monkeypatch.setattr(variance_vs_depth, "DEPTHS", (1, 2))
-    monkeypatch.setattr(variance_vs_depth, "LAYERS", 2)
+    monkeypatch.setattr(richness, "GAMMAS", (0.5, 1.0))
+    monkeypatch.setattr(depth, "DEPTHS", (1, 2))
+    monkeypatch.setattr(depth, "LAYERS", 2)
     monkeypatch.setattr(wide_networks, "WIDTHS", {"cpu": (64, 128), "gpu": (64, 128)})
     monkeypatch.setattr(wide_networks, "SEEDS", {"cpu": 20, "gpu": 20})
 
@@ -178,8 +178,8 @@ def small_runs(monkeypatch):
     [
         (variance_dynamics, "fluctuations"),
         (bias_dynamics, "fluctuations"),
-        (variance_vs_richness, "variance_vs_richness"),
-        pytest.param(variance_vs_depth, "variance_vs_depth", marks=pytest.mark.slow),
+        (richness, "richness"),
+        pytest.param(depth, "depth", marks=pytest.mark.slow),
         (wide_networks, "wide_networks"),
     ],
     ids=lambda m: getattr(m, "__name__", ""),

@@ -1,0 +1,77 @@
+"""After-kernels: regression with the NTK of networks through training, across widths and in the limit.
+
+(a) test loss of kernel regression with the NTK of step t: mean over networks of each width, and the limit.
+(b) its excess over the limit's after training: of one network's kernel, of the mean kernel over networks.
+(c) distance of its test predictions from those of the limit's after-kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+from figures import runs, style
+
+SIZE = (12.0, 3.6)
+STORED = "after_kernel.nc"
+CURVES = {"": "kernel of one network", "_of_mean": "mean kernel of networks"}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """`comparisons.after_kernel`, from `store`/after_kernel.nc or theory.nc and networks.nc; or made."""
+    if store is not None and (store / STORED).is_file():
+        return dmft.load(store / STORED)
+    theory, nets = runs.wide(store)
+    return comparisons.after_kernel(nets, theory)
+
+
+def drawn(ds: xr.Dataset) -> xr.Dataset:
+    """All of it, and the excess over the limit."""
+    found = {}
+    for name in CURVES:
+        found[f"excess{name}"] = ds[f"test_loss{name}"] - ds["test_loss_limit"]
+        found[f"excess{name}_se"] = (ds[f"test_loss{name}_se"] ** 2 + ds["test_loss_limit_se"] ** 2) ** 0.5
+    return ds.assign(found).assign_attrs(style.provenance(ds))
+
+
+def figure(ds: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 3, figsize=SIZE)
+        draw(drawn(ds), axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Draw the three panels on three axes."""
+    time, width, last = ds["time"].values, ds["width"].values, ds.isel(step=-1)
+    for n, color in style.width_colors(width.tolist()).items():
+        row = ds.sel(width=n)
+        style.band(axes[0], time, row["test_loss"].values, row["test_loss_se"].values, color=color, label=f"$N={n}$")
+    axes[0].plot(time, ds["test_loss_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
+    axes[0].set(
+        xlabel=r"time $\eta t$ of the kernel", ylabel="test loss of regression", title="(a) kernels through training"
+    )
+    for (name, label), look in zip(CURVES.items(), style.SERIES, strict=False):
+        value, se = last[f"excess{name}"].values, last[f"excess{name}_se"].values
+        axes[1].errorbar(width, value, se, label=label, linewidth=0.8, linestyle="-", **look)
+        style.resolved(
+            axes[2], width, last[f"distance{name}"].values, last[f"distance{name}_se"].values, label=label, **look
+        )
+    axes[1].axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes[1].set(ylabel="test loss $-$ that of the limit", title="(b) after-kernel, after training")
+    first = last["distance"].values[0]
+    style.guide(axes[2], width, (width[0], 1.25 * first), -0.5, "$N^{-1/2}$")
+    axes[2].set_yscale("log")
+    axes[2].set(ylabel="rms distance of predictions", title="(c) from the limit's after-kernel")
+    for ax in axes[1:]:
+        style.width_axis(ax, width)
+    for ax in axes:
+        ax.legend()

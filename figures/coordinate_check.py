@@ -1,0 +1,190 @@
+"""Coordinate check: sizes of activations and of their updates against width, in three parameterizations.
+
+The first thing to look at in a code that is to be made wide.  Columns: one network, images of digits and rate at width
+64, where the three parameterizations are the same network, made wider by the rules of each.
+(a-c) root mean square of activations phi(h^l) and of the output, over neurons, images and networks, after a few steps.
+(d-f) the same of their change since initialisation: in mean-field scaling all tend to the limit (lines), in NTK scaling
+activations stop moving (N^-1/2); with one learning rate for weights of ordinary size ("standard") they move differently
+at every width, until training is unstable: crosses mark widths at which networks diverge, and how many of six; points
+are the others.
+Threes against eights of scikit-learn's digits, three hidden layers, ReLU.  About a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import dmft
+import finite_nets
+from dmft.errors import DivergenceError
+from figures import style
+
+SIZE = (10.5, 6.0)
+DEPTH = 3
+BASE = 64  # the width at which all parameterizations agree
+RATE, STEPS = 0.5, 4
+WIDTHS = (64, 128, 256, 512, 1024, 2048)
+SEEDS = 6
+PARTICLES = 4096
+STORED = "coordinate_check.nc"
+TITLES = {"mean_field": "mean field", "ntk": "NTK", "standard": "standard"}
+QUANTITIES = {"size": "after {} steps", "change": "change in {} steps"}
+Array = NDArray[np.float64]
+
+
+class Squares(NamedTuple):
+    """Mean squares, (..., field), of activations of all layers and the output, and of their changes."""
+
+    size: Array
+    change: Array
+
+
+def problem(parameterization: str = "mean_field") -> dmft.Problem:
+    """The problem, with the scales that make all parameterizations one at the base width.
+
+    With the factors of `dmft.specs.parameterization`: gamma0 = sqrt(N) makes 1 / (gamma0 sqrt(N)) of 1 / N; the factors
+    m = D, N, N of "standard" are all equal where the width is that of the images.
+    """
+    task = dmft.load_task("digits", classes=(3, 8), n_train=8, n_test=0)
+    assert task.dimension == BASE
+    gamma0 = 1.0 if parameterization == "mean_field" else np.sqrt(BASE)
+    rate = RATE / BASE if parameterization == "standard" else RATE
+    network = dmft.MLP(DEPTH, dmft.relu(), float(gamma0), centered=False, parameterization=parameterization)
+    return dmft.Problem(network, task, dmft.GradientDescent(rate, STEPS))
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """The sizes in `store`/coordinate_check.nc; without a store, networks are trained."""
+    if store is not None:
+        return dmft.load(store / STORED)
+    observed: dict[str, Any] = {"observables": ["prediction", "feature_kernel"], "two_time": True}
+    theory = dmft.solve(problem(), particles=PARTICLES, save_steps=[0, STEPS], **observed)
+    shape = (len(TITLES), len(WIDTHS), DEPTH + 1)
+    found = {f"{name}{part}": np.full(shape, np.nan) for name in QUANTITIES for part in ("", "_se")}
+    diverged = np.zeros(shape[:2], int)
+    for (i, parameterization), (j, width) in itertools.product(enumerate(TITLES), enumerate(WIDTHS)):
+        described = problem(parameterization)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "(?s).*diverge")  # that is what this figure shows
+                nets = finite_nets.train_ensemble(
+                    described, widths=[width], seeds=SEEDS, save_steps=[0, STEPS], dtype="float64", **observed
+                )
+        except DivergenceError:
+            diverged[i, j] = SEEDS
+            continue
+        diverged[i, j] = nets.attrs["diverged"]
+        healthy = nets.isel(width=0) if "diverged" not in nets else nets.isel(width=0, seed=~nets["diverged"].values[0])
+        for name, each in squares(healthy)._asdict().items():
+            found[name][i, j], found[f"{name}_se"][i, j] = root_mean(each)
+    dims = ("parameterization", "width", "field")
+    limits = {f"{name}_limit": ("field", np.sqrt(each)) for name, each in squares(theory)._asdict().items()}
+    variables = {name: (dims, value) for name, value in found.items()} | limits
+    labels = [*(f"layer {layer}" for layer in range(1, DEPTH + 1)), "output"]
+    ds = xr.Dataset(
+        variables | {"diverged": (dims[:2], diverged)},
+        coords={"parameterization": list(TITLES), "width": list(WIDTHS), "field": labels},
+    )
+    ds.attrs = style.provenance(theory) | {"seeds": SEEDS, "steps": STEPS}
+    return ds
+
+
+def squares(result: xr.Dataset) -> Squares:
+    """Of a result with the first and the last step: means over samples, from <(phi' - phi)^2> = Phi(t, t) - 2 Phi(t, 0)
+    + Phi(0, 0)."""
+    Phi = _two_time(result)
+    start, end, between = Phi[..., 0, 0, :], Phi[..., -1, -1, :], Phi[..., -1, 0, :]
+    f = result["prediction"].transpose(..., "step", "sample").values
+
+    def joined(activations: Array, output: Array) -> Array:
+        return np.concatenate([activations, (output**2).mean(axis=-1)[..., None]], axis=-1)
+
+    return Squares(
+        size=joined(end, f[..., -1, :]),
+        change=joined(np.maximum(start + end - 2 * between, 0.0), f[..., -1, :] - f[..., 0, :]),
+    )
+
+
+def _two_time(result: xr.Dataset) -> Array:
+    """(..., step, step_2, layer): mean over samples of the kernel between each and itself."""
+    kernel = result["feature_kernel_two_time"].transpose(..., "step", "step_2", "layer", "sample", "sample_2").values
+    return np.asarray(np.einsum("...ss->...", kernel) / kernel.shape[-1])
+
+
+def root_mean(each: Array) -> tuple[Array, Array]:
+    """Root of the mean over members of squares (member, ...), and its standard error; nan for one member."""
+    value = np.sqrt(each.mean(axis=0))
+    if len(each) < 2:
+        return value, np.full_like(value, np.nan)
+    return value, each.std(axis=0, ddof=1) / np.sqrt(len(each)) / (2 * value)
+
+
+def drawn(found: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return found
+
+
+def figure(found: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(len(QUANTITIES), len(TITLES), figsize=SIZE, sharey="row", sharex=True)
+        draw(drawn(found), axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
+    """A row for sizes and one for changes, a column for each parameterization."""
+    letters = iter("abcdef")
+    steps = ds.attrs["steps"]
+    for row, (name, what) in zip(axes, QUANTITIES.items(), strict=True):
+        for ax, parameterization in zip(row, ds["parameterization"].values.tolist(), strict=True):
+            draw_panel(ds.sel(parameterization=parameterization), name, ax, limit=parameterization == "mean_field")
+            ax.set_title(f"({next(letters)}) {TITLES[parameterization]}")
+        row[0].set_ylabel(f"root mean square, {what.format(steps)}")
+    width = ds["width"].values
+    for ax in axes.flat:
+        style.width_axis(ax, width, room=1.6)
+        ax.label_outer()
+    through = ds["change"].sel(parameterization="ntk").isel(width=0, field=0).item()
+    style.guide(axes[1, 1], width, (width[0], 0.7 * through), -0.5, r"$N^{-1/2}$")
+    axes[0, 0].plot([], [], color="0.4", linewidth=0.8, linestyle="--", label=r"theory, $N\to\infty$")
+    axes[0, 0].legend(loc="upper left")
+
+
+def draw_panel(ds: xr.Dataset, name: str, ax: Axes, *, limit: bool) -> None:
+    """One quantity in one parameterization."""
+    width = ds["width"].values
+    ax.set_yscale("log")
+    for field, look in zip(ds["field"].values.tolist(), style.SERIES, strict=True):
+        y, se = ds[name].sel(field=field).values, ds[f"{name}_se"].sel(field=field).values
+        ax.errorbar(width, y, se, linestyle="-", linewidth=0.8, label=field, **look)
+        if limit:
+            ax.axhline(ds[f"{name}_limit"].sel(field=field).item(), color=look["color"], linewidth=0.8, linestyle="--")
+    _mark_divergence(ax, width, ds["diverged"].values)
+
+
+def _mark_divergence(ax: Axes, width: Sequence[int] | NDArray[Any], diverged: NDArray[Any]) -> None:
+    """A cross and a number at the upper edge for every width at which networks diverge."""
+    for w, count in zip(width, diverged, strict=True):
+        if count:
+            ax.plot(w, 0.95, "x", color="black", transform=ax.get_xaxis_transform(), markersize=6)
+            ax.annotate(
+                str(count),
+                (w, 0.95),
+                xycoords=ax.get_xaxis_transform(),
+                textcoords="offset points",
+                xytext=(5, 0),
+                va="center",
+                fontsize=7.5,
+            )

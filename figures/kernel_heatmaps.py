@@ -1,0 +1,90 @@
+"""Kernels of a network and of the limit: feature kernel before and after training, NTK after training.
+
+Columns: theory, one network of the widest width, their difference, and the difference of the mean over networks;
+samples by class.  The differences share one colour scale a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import dmft
+from figures import runs, style
+
+SIZE = (10.0, 7.4)
+STORED = "kernel_heatmaps.nc"
+COLUMNS = {"limit": "theory", "one": "one network", "difference": "difference", "mean_difference": "mean of networks"}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """Kernels (row, sample, sample_2), from `store`/kernel_heatmaps.nc or theory.nc and networks.nc; or made."""
+    if store is not None and (store / STORED).is_file():
+        return dmft.load(store / STORED)
+    theory, nets = runs.wide(store)
+    wide = nets.isel(width=int(np.argmax(nets["width"].values)))
+    top = theory["layer"].values[-1]
+    rows = {rf"$\Phi^{top}$ at $t=0$": ("feature_kernel", 0), rf"$\Phi^{top}$ after training": ("feature_kernel", -1)}
+    if "ntk" in nets and "ntk" in theory:
+        rows["NTK after training"] = ("ntk", -1)
+    # a common training and test order: by class
+    target = theory["target"].values
+    order = np.lexsort((np.arange(len(target)), target if target.ndim == 1 else target.argmax(axis=1)))
+    found: dict[str, list[Any]] = {"limit": [], "one": [], "mean": []}
+    for name, step in rows.values():
+        limit, networks = (
+            ds[name].isel(step=step).isel({"layer": -1} if "layer" in ds[name].dims else {}) for ds in (theory, wide)
+        )
+        for key, kernel in (("limit", limit), ("one", networks.isel(seed=0)), ("mean", networks.mean("seed"))):
+            found[key].append(kernel.values[order][:, order])
+    ds = xr.Dataset({key: (("row", "sample", "sample_2"), np.stack(value)) for key, value in found.items()})
+    labels = {"row": list(rows), "sample": theory["sample"].values[order], "sample_2": theory["sample"].values[order]}
+    attrs = style.provenance(nets) | {"width": int(wide["width"]), "networks": int(nets.sizes["seed"])}
+    return ds.assign_coords(labels).assign_attrs(attrs)
+
+
+def drawn(ds: xr.Dataset) -> xr.Dataset:
+    """The kernels and their differences from the limit."""
+    return ds.assign(difference=ds["one"] - ds["limit"], mean_difference=ds["mean"] - ds["limit"])
+
+
+def figure(ds: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(ds.sizes["row"], len(COLUMNS), figsize=SIZE, squeeze=False)
+        draw(drawn(ds), list(axes.ravel()))
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """A row of four panels for each kernel."""
+    for i, name in enumerate(ds["row"].values):
+        row = ds.isel(row=i)
+        size, off = (max(float(abs(row[key]).max()) for key in keys) for keys in (("limit", "one"), ("difference",)))
+        for j, (key, title) in enumerate(COLUMNS.items()):
+            ax, change = axes[i * len(COLUMNS) + j], j >= 2
+            level = off if change else size
+            image = ax.imshow(
+                row[key].values, cmap="PuOr_r" if change else "RdBu_r", vmin=-level, vmax=level, interpolation="nearest"
+            )
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.spines[:].set_visible(False)
+            if i == 0:
+                which = (
+                    f", $N={ds.attrs['width']}$" if key == "one" else " $-$ theory" if key == "mean_difference" else ""
+                )
+                ax.set_title(title + which)
+            if j == 0:
+                ax.set_ylabel(str(name))
+            if i == ds.sizes["row"] - 1:
+                ax.set_xlabel("samples by class")
+            if j in (1, 3):
+                ax.figure.colorbar(image, ax=ax, shrink=0.85, pad=0.02)

@@ -1,0 +1,109 @@
+"""Losses and predictions across widths: learning curves, single test samples, and distances point by point.
+
+(a) training and test loss of networks of several widths, mean and standard error, and of the limit.
+(b) predictions on four test samples through training: one network of each width (colours as in a), and the limit.
+(c) root mean square distance of predictions on test samples after training, relative to the limit's: one network from
+    the limit; two networks of successive widths; the mean over networks from the limit (the bias of narrower width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+from figures import runs, style
+from figures.width_convergence import draw_curves
+
+SIZE = (13.0, 3.6)
+SHOWN = 4
+STORED = "loss_and_predictions.nc"
+DISTANCES = {
+    "distance": ("one network to the limit", "width", -0.5),
+    "successive": ("one network to one of half its width", "wider", -0.5),
+    "error": ("mean over networks to the limit", "width", -1.0),
+}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """From `store`/loss_and_predictions.nc or, where there is none, theory.nc and networks.nc; or made."""
+    if store is not None and (store / STORED).is_file():
+        return dmft.load(store / STORED)
+    theory, nets = runs.wide(store)
+    curves = comparisons.compare(theory, nets)
+    names = [f"{loss}_{part}" for loss in ("loss", "test_loss") for part in ("mean", "mean_se", "limit")]
+    split = "test" if (nets["split"] == "test").any() else "train"
+    order = np.flatnonzero(nets["split"] == split)
+    # spread over the range of the limit's final predictions
+    last = theory["prediction"].isel(step=-1, sample=order)
+    chosen = order[np.argsort(last.values)[np.linspace(0, len(order) - 1, SHOWN).round().astype(int)]]
+    singles = xr.Dataset(
+        {
+            "one": nets["prediction"].isel(seed=0, sample=chosen, drop=True),
+            "one_limit": theory["prediction"].isel(sample=chosen),
+        }
+    )
+    points = comparisons.pointwise(nets, theory).sel(split=split, drop=True)
+    ends = [f"{name}{end}" for name in DISTANCES for end in ("", "_se")]
+    attrs = style.provenance(curves) | {"split": split}
+    return runs.gathered((curves, names), (singles, ["one", "one_limit"]), (points, ends), attrs=attrs)
+
+
+def drawn(ds: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return ds
+
+
+def figure(ds: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 3, figsize=SIZE)
+        draw(ds, axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Draw the three panels on three axes."""
+    draw_curves(ds, axes[0])
+    draw_predictions(ds, axes[1])
+    draw_distances(ds, axes[2])
+
+
+def draw_predictions(ds: xr.Dataset, ax: Axes) -> None:
+    """(b) predictions on single samples against time."""
+    time = ds["time"].values
+    for sample in ds["sample"].values:
+        for width, color in style.width_colors(ds["width"].values.tolist()).items():
+            y = ds["one"].sel(width=width, sample=sample).values
+            ax.plot(time, y, color=color, linewidth=1.0)
+        y = ds["one_limit"].sel(sample=sample).values
+        ax.plot(time, y, **style.LIMIT)
+    ax.set(
+        xlabel=r"time $\eta t$",
+        ylabel="prediction $f$",
+        title=f"(b) four {ds.attrs['split']} samples, one network each",
+    )
+
+
+def draw_distances(ds: xr.Dataset, ax: Axes) -> None:
+    """(c) relative distances of predictions against width, at the last step."""
+    last = ds.isel(step=-1)
+    for (name, (label, dim, slope)), look in zip(DISTANCES.items(), style.SERIES, strict=False):
+        width, y, se = last[dim].values, last[name].values, last[f"{name}_se"].values
+        style.resolved(ax, width, y, se, label=label, **look)
+        if name != "successive" and y[0] > se[0]:
+            style.guide(
+                ax, width, (width[0], 1.25 * y[0]), slope, f"$N^{{{slope:g}}}$" if slope != -0.5 else "$N^{-1/2}$"
+            )
+    style.width_axis(ax, ds["width"].values)
+    ax.set_yscale("log")
+    ax.set_ylim(ax.get_ylim()[0] / 3, None)
+    ax.set(ylabel="relative distance", title=f"(c) {ds.attrs['split']} predictions after training")
+    ax.legend(loc="lower left")

@@ -1,0 +1,48 @@
+"""The run behind the figures of losses, representations and spectra: the limit and networks, with their kernels.
+
+The problem of `figures.example`: threes against eights of MNIST, 30 training and 30 test images.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+import dmft
+import finite_nets
+from figures import example
+
+WIDTHS = (32, 64, 128, 256, 512)
+SEEDS = 64
+OBSERVABLES = ("prediction", "loss", "feature_kernel", "ntk")
+
+
+@functools.cache
+def _made() -> tuple[xr.Dataset, xr.Dataset]:
+    described = example.problem()
+    theory = dmft.solve(described, save_steps=example.STEPS, observables=OBSERVABLES)
+    nets = finite_nets.train_ensemble(
+        described, widths=WIDTHS, seeds=SEEDS, save_steps=example.STEPS, observables=OBSERVABLES
+    )
+    return theory, nets
+
+
+def wide(store: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
+    """Theory and networks: `store`/theory.nc and networks.nc, of any problem, or made."""
+    return _made() if store is None else (dmft.load(store / "theory.nc"), dmft.load(store / "networks.nc"))
+
+
+def last_steps(ds: xr.Dataset, count: int) -> list[int]:
+    """Positions of about `count` steps, spread evenly, the first and the last among them."""
+    last = ds.sizes["step"] - 1
+    return sorted({round(i * last / (count - 1)) for i in range(count)})
+
+
+def gathered(*parts: tuple[xr.Dataset, Sequence[str]], attrs: dict[str, Any]) -> xr.Dataset:
+    """One Dataset of the named variables of several, those that are there."""
+    found = [ds[[name for name in names if name in ds]].drop_attrs() for ds, names in parts]
+    return xr.merge(found, join="exact", compat="no_conflicts", combine_attrs="drop").assign_attrs(attrs)

@@ -1,0 +1,91 @@
+"""The coordinate check: three parameterizations of one network, sizes from kernels, divergence shown as such."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+import dmft
+import finite_nets
+from figures import coordinate_check as module
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Of fewer widths and networks; at the largest width those with one learning rate diverge."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("WIDTHS", (64, 128, 256)), ("SEEDS", 4), ("PARTICLES", 1024), ("RATE", 2.0), ("STEPS", 3)):
+            patch.setattr(module, name, value)
+        yield module.data(None)
+
+
+def test_all_parameterizations_are_one_network_at_the_base_width(made):
+    base = made.sel(width=module.BASE)
+    for name in module.QUANTITIES:
+        for other in ("ntk", "standard"):
+            # the same numbers, scaled in another order
+            np.testing.assert_allclose(
+                base[name].sel(parameterization=other), base[name].sel(parameterization="mean_field"), rtol=1e-9
+            )
+    wider = made.change.sel(width=128, field="layer 1")
+    assert not np.isclose(wider.sel(parameterization="ntk"), wider.sel(parameterization="mean_field"), rtol=0.1)
+
+
+def test_ntk_updates_vanish_and_divergence_is_counted(made):
+    assert made.diverged.sel(parameterization="standard").values[-1] == 4
+    assert np.isnan(made.change.sel(parameterization="standard", width=256)).all()
+    assert made.diverged.sel(parameterization=["mean_field", "ntk"]).sum() == 0
+
+
+def test_sizes_are_those_of_the_neurons():
+    """From kernels, against preactivations of the same networks."""
+    problem = module.problem()
+    nets = finite_nets.train_ensemble(
+        problem,
+        widths=[16],
+        seeds=3,
+        save_steps=[0, 2],
+        dtype="float64",
+        two_time=True,
+        observables=["prediction", "feature_kernel"],
+    )
+    h = finite_nets.neurons(problem, widths=[16], neurons=48, save_steps=[0, 2], dtype="float64").preactivation[0]
+    phi = np.sqrt(2) * np.maximum(h.values, 0).reshape(3, 2, 8, 3, 16)  # layer, step, sample, member, neuron
+    found = module.squares(nets.isel(width=0))
+    np.testing.assert_allclose(found.size[:, :3], (phi[:, 1] ** 2).mean(axis=(1, 3)).T, rtol=1e-10)
+    np.testing.assert_allclose(found.change[:, :3], ((phi[:, 1] - phi[:, 0]) ** 2).mean(axis=(1, 3)).T, rtol=1e-8)
+    f = nets.prediction[0].values
+    np.testing.assert_allclose(found.change[:, 3], ((f[:, 1] - f[:, 0]) ** 2).mean(axis=1))
+
+
+def test_root_of_a_mean_has_the_error_of_its_scatter():
+    rng = np.random.default_rng(0)
+    each = rng.gamma(4.0, size=(400, 20))
+    value, se = np.array([module.root_mean(row) for row in each]).T
+    assert value.mean() == pytest.approx(2, rel=0.02)
+    assert np.sqrt((se**2).mean()) / value.std() == pytest.approx(1, abs=0.12)  # 400 values: 3.5 %
+    assert np.isnan(module.root_mean(np.ones((1, 2)))[1]).all()
+
+
+def test_figure_shows_the_numbers(made, tmp_path):
+    dmft.save(made, tmp_path / module.STORED)
+    xr.testing.assert_identical(module.data(tmp_path), made)
+    figure = module.figure(made)
+    axes = np.array(figure.axes).reshape(2, 3)
+    for row, name in zip(axes, module.QUANTITIES, strict=True):
+        for ax, parameterization in zip(row, module.TITLES, strict=True):
+            points = [bar.lines[0].get_ydata() for bar in ax.containers]
+            expected = made[name].sel(parameterization=parameterization).transpose("field", "width")
+            np.testing.assert_array_equal(points, expected)
+            crosses = [line for line in ax.lines if line.get_marker() == "x"]
+            assert len(crosses) == int((made.diverged.sel(parameterization=parameterization) > 0).sum())
+        limits = [
+            line.get_ydata()[0] for line in row[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())
+        ]
+        np.testing.assert_array_equal(limits, made[f"{name}_limit"])
