@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dmft.limits.distance import distance_from_lazy
     from dmft.limits.lazy import lazy_limit
     from dmft.limits.two_layer import two_layer_linear
+    from dmft.preactivations import neurons
     from dmft.solver import solve
     from dmft.storage import load, save
 
@@ -59,6 +60,7 @@ __all__ = [
     "linear",
     "load",
     "load_task",
+    "neurons",
     "one_pass",
     "random_batches",
     "relu",
@@ -78,6 +80,7 @@ _LAZY = {
     "fluctuations": "dmft.finite_width",
     "lazy_limit": "dmft.limits.lazy",
     "load": "dmft.storage",
+    "neurons": "dmft.preactivations",
     "required_width": "dmft.expansion",
     "save": "dmft.storage",
     "solve": "dmft.solver",

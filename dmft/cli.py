@@ -244,7 +244,7 @@ class NumericsOptions:
     tolerance: float = 3e-3
     """Relative size below which directions met by a weight matrix are dropped."""
     observables: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
-    """What to record, of prediction, loss, feature_kernel, gradient_kernel, ntk; by default as dmft.solve does."""
+    """What to record, of prediction, loss, feature_kernel, gradient_kernel, ntk, sharpness; else as dmft.solve does."""
     responses: Annotated[str, arg(metavar="{conditioning,pathwise}")] = "conditioning"
     """Estimator of the response functions."""
     two_time: bool = False

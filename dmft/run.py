@@ -8,10 +8,11 @@ which are exact.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 
 from dmft import memory, schema
 from dmft.checkpoint import Checkpoint
-from dmft.engine import loop
+from dmft.engine import curvature, loop
 from dmft.engine.network import Form, Network, Rule, Vitals
-from dmft.engine.normals import DIMENSIONS, sobol, stored
+from dmft.engine.normals import DIMENSIONS, Sobol, Stored, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.errors import DivergenceError, exploded
 from dmft.progress import Bar
@@ -38,12 +39,14 @@ DTYPES = {"float64": 8, "float32": 4}
 
 
 class Trained(NamedTuple):
-    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen."""
+    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; sharpness (saved step,), where
+    it is recorded."""
 
     capacity: int
     stream: np.random.SeedSequence
     network: Network
     history: loop.History
+    sharpness: jax.Array | None
 
     @property
     def directions(self) -> int:
@@ -61,6 +64,7 @@ class Run:
     kernels: which are recorded.
     devices: over which the particles are spread.
     keep_normals: hold all raw normals, however many.
+    sharpness: whether it is recorded.
     """
 
     problem: Problem
@@ -73,6 +77,7 @@ class Run:
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
     keep_normals: bool = False
+    sharpness: bool = False
 
     @property
     def last(self) -> int:
@@ -134,8 +139,13 @@ class Run:
         seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
         sources = [sobol(n, self.particles, s) for n, s in zip(draws, seeds, strict=True)]
         return [
-            particles(stored(source) if self._stored(n) else source) for source, n in zip(sources, draws, strict=True)
+            particles(self._kept(source) if self._stored(n) else source)
+            for source, n in zip(sources, draws, strict=True)
         ]
+
+    def _kept(self, source: Sobol) -> Stored:
+        """All its rows; where the curvature of the loss asks for more, with those of its tail."""
+        return Stored(stored(source), source.key if self.sharpness else None)
 
     def _stored(self, draws: int) -> bool:
         """Whether the raw normals of a population are kept."""
@@ -158,10 +168,20 @@ class Run:
         return jax.tree.map(place, state)
 
     def repetitions(
-        self, seed: int, count: int, bar: Bar, checkpoint: Checkpoint, *, memory_limit: int | None
+        self,
+        seed: int,
+        count: int,
+        bar: Bar,
+        checkpoint: Checkpoint,
+        *,
+        memory_limit: int | None,
+        look: Callable[[Network, int], None] | None = None,
     ) -> Iterator[Trained]:
         """Independent runs, one for each scramble; those that `checkpoint` has are left out.  A run whose capacity
         turns out too small is repeated with twice as much, with which the others begin.
+
+        `look` is shown the network before each recorded step, which is its to read, not to keep; once more in a run
+        that is repeated.
 
         Raises:
             DivergenceError, MemoryEstimateError.
@@ -171,22 +191,36 @@ class Run:
         done = checkpoint.moments.count
         bar.update(done * (self.last + 1))
         for stream in np.random.SeedSequence(seed).spawn(count)[done:]:
-            while (trained := self._train(capacity, stream, bar, checkpoint)) is None:
+            while (trained := self._train(capacity, stream, bar, checkpoint, look)) is None:
                 capacity = min(2 * capacity, self.full_capacity)
                 self.require_memory(capacity, memory_limit, bar)
             yield Trained(capacity, stream, *trained)
 
     def _train(
-        self, capacity: int, stream: np.random.SeedSequence, bar: Bar, checkpoint: Checkpoint
-    ) -> tuple[Network, loop.History] | None:
+        self,
+        capacity: int,
+        stream: np.random.SeedSequence,
+        bar: Bar,
+        checkpoint: Checkpoint,
+        look: Callable[[Network, int], None] | None,
+    ) -> tuple[Network, loop.History, jax.Array | None] | None:
         """From initialisation to the last step; None if `capacity` directions do not suffice."""
         network = self.network(capacity, stream)
         history = loop.empty_history(network, self.rule, self.form, self.steps.tolist(), two_time=self.two_time)
-        (network, history), first = checkpoint.resumed((network, self.spread(history)), capacity)
+        sharpness = jnp.zeros(len(self.steps)) if self.sharpness else None
+        begin = network, self.spread(history), sharpness
+        (network, history, sharpness), first = checkpoint.resumed(begin, capacity)
         stride, begun = -(-(self.last + 1) // CALLS), bar.n
         bar.update(first)
-        for start in range(first, self.last + 1, stride):
-            stop = min(start + stride, self.last + 1)
+        pauses = {*range(first, self.last + 1, stride), self.last + 1}
+        looked_at = look is not None or sharpness is not None
+        looks = {t for t in self.steps.tolist() if t >= first} if looked_at else set()
+        for start, stop in pairwise(sorted(pauses | looks)):
+            if look is not None and start in looks:
+                look(network, start)
+            if sharpness is not None and start in looks:
+                found = curvature.sharpness(network, self.rule, start, form=self.form)
+                sharpness = sharpness.at[self.steps.tolist().index(start)].set(found)
             network, history = loop.advance(network, history, self.rule, start, stop, form=self.form)
             ranks = np.asarray(history.vitals.ranks)
             # known before the last call of a matrix: what the step before it left, and the other passes of that step
@@ -197,8 +231,8 @@ class Run:
             _raise_if_diverged(self.problem, history.vitals, stop)
             bar.update(stop - start)
             if stop <= self.last:
-                checkpoint.reached((network, history), capacity, stop)
-        return network, history
+                checkpoint.reached((network, history, sharpness), capacity, stop)
+        return network, history, sharpness
 
     def memory_estimate(self, capacity: int) -> tuple[int, int]:
         """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
@@ -223,6 +257,8 @@ class Run:
         results = sum(per_step[name] for name in self.kernels) * rows * samples**2 * 8
         if self.two_time:
             results += 2 * self.depth * (rows * samples * outputs) ** 2 * 8
+        if self.sharpness:
+            blocks += curvature.bytes_needed(self.rule, self.form, self.depth, capacity, max(sizes), itemsize)
         return (kept + blocks) // max(len(self.devices), 1) + results, 4 * results
 
     def require_memory(self, capacity: int, limit: int | None, bar: Bar) -> None:

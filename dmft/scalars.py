@@ -85,5 +85,5 @@ class Scalars:
     def named(self, values: Array) -> Arrays:
         """Values of all scalars (scalar,), by name of observable, with its dimensions."""
         named = {name: values[np.searchsorted(self._entries, place)] for name, place in self._places.items()}
-        losses = values[len(self._entries) :].reshape(len(self._losses), -1)
-        return named | dict(zip(self._losses, losses, strict=True))
+        losses = np.split(values[len(self._entries) :], max(len(self._losses), 1))
+        return named | dict(zip(self._losses, losses, strict=False))  # an empty part where there are none

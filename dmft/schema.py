@@ -8,6 +8,8 @@ coords  time = sum of the learning rates before a step on `step` (never an index
 vars    prediction(step, sample)                               f, centered if the network is
         loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
         accuracy(step), test_accuracy(step)                    share classified correctly, for classes
+        sharpness(step), on request                            largest eigenvalue of the Hessian of the training loss
+                                                               in the metric of its descent (`dmft.specs.curvature`)
         feature_kernel(layer, step, sample, sample_2)          Phi^l = <phi(h^l) phi(h^l)>
         gradient_kernel(layer, step, sample, sample_2)         G^l = <g^l g^l>,  g^l = gamma0 N df/dh^l
         ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
@@ -25,9 +27,12 @@ vars    prediction(step, sample)                               f, centered if th
         statistics of an ensemble: the variables listed in `comparisons.statistics`, with the dimension width
         expansions at a width: the variables listed in `dmft.expansion.at_width`, with the dimension width
         comparisons: the variables listed in `comparisons.compare`, with the dimension width
-attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics" or "comparison"),
-        problem (JSON without the data), problem_id, producer, version, dtype, device, seed, result, created, and the
-        numerical settings of the producer
+        single neurons: preactivation(layer, step, sample, neuron), h^l; of the limit those of its particles, with the
+            coordinate scramble(neuron); of networks (width, ...), as many neurons of every width, with the coordinate
+            member(width, neuron), the seed index of the network
+attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics", "comparison",
+        "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed,
+        result, created, and the numerical settings of the producer
 """
 
 from __future__ import annotations
@@ -53,13 +58,15 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "test_loss": ("step",),
     "accuracy": ("step",),
     "test_accuracy": ("step",),
+    "sharpness": ("step",),
     "feature_kernel": ("layer", "step", "sample", "sample_2"),
     "gradient_kernel": ("layer", "step", "sample", "sample_2"),
     "ntk": ("step", "sample", "sample_2"),
     "feature_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
     "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
 }
-OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")  # what a producer can be asked for
+OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")  # what every producer can be asked for
+PRODUCED = (*OBSERVABLES, "sharpness")  # what `solve` and `train_ensemble` can
 WITH_OUTPUTS = ("prediction", "gradient_kernel", "gradient_kernel_two_time", "ntk")
 PREDICTED = tuple(f"{kind}_limit{part}" for kind in ("variance", "bias") for part in ("", "_se"))
 RATIOS = tuple(f"{kind}_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
@@ -78,6 +85,8 @@ UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 EXPANSION = ("mean", "std", "excess", "excess_variance", "excess_bias")
 LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed"), "moments": ("width", "block")}
 MOMENTS = ("mean", "m2")
+EACH_NEURON = ("layer", "step", "sample", "neuron")
+NEURONS: dict[str, tuple[str, ...]] = {"particles": EACH_NEURON, "neurons": ("width", *EACH_NEURON)}
 # relative rounding of numbers by the name of their dtype; of tf32 and bf16, that of the factors of products
 ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
 WITH_ERRORS = ("limit", "fluctuations", "expansion")
@@ -105,15 +114,46 @@ def saved_steps(problem: Problem, save_steps: Iterable[int] | None) -> NDArray[n
     return steps
 
 
-def observables(names: Any, problem: Problem) -> tuple[str, ...]:
+def observed_samples(problem: Problem, samples: Iterable[int] | None) -> NDArray[np.int64]:
+    """Indices of the samples to record: all that are observed, or those asked for, sorted.
+
+    Raises:
+        ValueError, TypeError: samples that are not observed, repeated, or none; not a list.
+    """
+    observed = np.arange(problem.task.n_samples)[problem.observed]
+    if samples is None:
+        return observed
+    if not isinstance(samples, Iterable):
+        raise TypeError(f"samples={samples!r} is not a list; give e.g. samples=[{observed[0]}].")
+    given = list(samples)
+    found = np.sort(np.asarray(given))
+    if len(found) == 0 or not np.issubdtype(found.dtype, np.integer) or len(np.unique(found)) < len(found):
+        raise ValueError(f"samples={given} must be different whole numbers, at least one.")
+    outside = found[~np.isin(found, observed)]
+    if len(outside):
+        raise ValueError(f"samples holds {outside[0]}; this problem records samples {observed[0]}..{observed[-1]}.")
+    return found
+
+
+def observables(names: Any, problem: Problem, *, offered: Collection[str] = OBSERVABLES) -> tuple[str, ...]:
     """The argument `observables` of a producer, or the error that says what is wrong with it; by default everything
-    for a single output, without the kernels between outputs for several."""
+    for a single output, without the kernels between outputs for several, and nothing of what is only on request.
+
+    `offered` are those that the producer has.
+    """
     if names is None:
         return OBSERVABLES if not problem.task.outputs else ("prediction", "loss", "feature_kernel")
-    known = not isinstance(names, str) and isinstance(names, Collection) and all(name in OBSERVABLES for name in names)
+    known = not isinstance(names, str) and isinstance(names, Collection) and all(name in offered for name in names)
     if not known or not names:
-        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(OBSERVABLES)}.")
-    return tuple(name for name in OBSERVABLES if name in names)
+        elsewhere = not isinstance(names, str) and isinstance(names, Collection) and "sharpness" in names
+        only = " (sharpness is recorded by dmft.solve and finite_nets.train_ensemble only)" if elsewhere else ""
+        raise ValueError(f"observables={names!r}: give a list with any of {', '.join(offered)}{only}.")
+    if "sharpness" in names and problem.training.observe == "test":
+        raise ValueError(
+            'sharpness is that of the loss over all training samples, which observe="test" never meets together; leave '
+            "it out of the observables."
+        )
+    return tuple(name for name in offered if name in names)
 
 
 def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
@@ -201,6 +241,9 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
         quantity, _, suffix = name.removesuffix("_se").rpartition("_")
         if quantity in VARIABLES and suffix in ("mean", "variance"):
             return ("width", *VARIABLES[quantity])
+    elif kind in NEURONS:
+        if name == "preactivation":
+            return NEURONS[kind]
     elif kind == "ensemble" and name == "diverged":
         return LEADING[kind]
     elif name in VARIABLES:
@@ -218,18 +261,20 @@ def build(
     steps: NDArray[np.int64],
     attrs: Mapping[str, Any],
     coords: Mapping[str, Any] | None = None,
+    samples: NDArray[np.int64] | None = None,
 ) -> xr.Dataset:
     """A validated result Dataset.
 
     Args:
-        kind: "limit", "fluctuations", "ensemble" or "moments".
+        kind: "limit", "fluctuations", "ensemble", "moments", "particles" or "neurons".
         values: arrays by variable name, with the dimensions that `dims` gives.
         steps: the recorded steps.
         attrs: what the producer says of itself (producer, dtype, device, seed, ...).
         coords: coordinates of the leading dimensions.
+        samples: those in `values`; all that are observed by default.
     """
     task = problem.task
-    samples = np.arange(task.n_samples)[problem.observed]
+    samples = np.arange(task.n_samples)[problem.observed] if samples is None else samples
     outputs = bool(task.outputs)
     variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
@@ -246,9 +291,7 @@ def build(
     by_step = {"time": ("step", problem.training.times[steps])}
     by_sample = {
         "split": ("sample", np.where(samples < task.n_train, "train", "test")),
-        "target": ("sample", task.y[problem.observed])
-        if not outputs
-        else (("sample", "output"), task.y[problem.observed]),
+        "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
     }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
     ds.attrs = {

@@ -87,8 +87,9 @@ def solve(
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
-            gradient_kernel, ntk; by default all for a single output, the first three for several, whose
-            gradient kernels and NTK cost a backward pass an output.
+            gradient_kernel, ntk, sharpness; by default all but the last for a single output, the first three for
+            several, whose gradient kernels and NTK cost a backward pass an output.  sharpness costs some 19 passes a
+            recorded step, and room for as many more directions (`dmft.engine.curvature`).
         responses: "conditioning" (`dmft.engine.matrix`), or "pathwise": the independent estimator by tangents along
             the path of every particle (`dmft.engine.pathwise`), for tests: cost S (T P)^3.
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
@@ -125,11 +126,15 @@ def solve(
         raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    observables = schema.observables(observables, problem)
+    observables = schema.observables(observables, problem, offered=schema.PRODUCED)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.network.activation.name == "linear" and responses == "conditioning"
     if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):
         raise ValueError('responses="pathwise" is for tests: two_time=False, devices=1 and dtype="float64" only.')
+    if responses == "pathwise" and "sharpness" in observables:
+        raise ValueError(
+            'sharpness needs the weight matrices of responses="conditioning"; responses="pathwise" has none.'
+        )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):
@@ -145,6 +150,7 @@ def solve(
         kernels=recorded_kernels(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
+        sharpness="sharpness" in observables,
     )
     scrambles = 1 if exact else scrambles
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
@@ -210,6 +216,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
             two_time = loop.two_time_kernels(vectors, layers(trained.network))
             values[f"{name}_kernel_two_time"] = _by_sample(run, np.asarray(two_time), name == "gradient")
     values |= of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
+    if trained.sharpness is not None:
+        values["sharpness"] = trained.sharpness
     return {name: np.asarray(values[name], np.float64) for name in schema.VARIABLES if name in values}
 
 

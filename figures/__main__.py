@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
             out = given.out / name
         try:
             ds = _module(name).data(given.store)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             parser.exit(2, f"{name}: {error}\n")
         for path in style.save(_module(name).figure(ds), _module(name).drawn(ds), out):
             print(path)

@@ -33,7 +33,7 @@ def data(store: Path | None) -> xr.Dataset:
     if store is not None and (store / STORED).is_file():
         return dmft.load(store / STORED)
     theory, nets = runs.wide(store)
-    return comparisons.spectra(nets, theory, modes=MODES)
+    return comparisons.spectra(nets, theory, modes=min(MODES, int((theory["split"] == "train").sum())))
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""phi and phi' of every `dmft.specs.Activation`, in PyTorch."""
+"""phi, phi' and phi'' of every `dmft.specs.Activation`, in PyTorch."""
 
 from __future__ import annotations
 
@@ -45,5 +45,33 @@ def function(activation: Activation) -> Callable[[Tensor], Pair]:
         "gelu": gelu,
         "softplus": softplus,
         "linear": linear,
+    }
+    return table[activation.name]
+
+
+def bend(activation: Activation) -> Callable[[Tensor], Tensor]:
+    """h -> phi''(h), coordinatewise; that of ReLU is 0, without its jump at the kink."""
+    a = activation.gain
+
+    def tanh(h: Tensor) -> Tensor:
+        t = torch.tanh(a * h)
+        return -2 * a * t * (1 - t * t)
+
+    def erf(h: Tensor) -> Tensor:
+        return -4 / math.sqrt(math.pi) * h * torch.exp(-(h**2))
+
+    def gelu(h: Tensor) -> Tensor:
+        return (2 - h**2) * torch.exp(-(h**2) / 2) / math.sqrt(2 * math.pi)
+
+    def softplus(h: Tensor) -> Tensor:
+        return a * torch.sigmoid(a * h) * torch.sigmoid(-a * h)
+
+    table: dict[str, Callable[[Tensor], Tensor]] = {
+        "tanh": tanh,
+        "relu": torch.zeros_like,
+        "erf": erf,
+        "gelu": gelu,
+        "softplus": softplus,
+        "linear": torch.zeros_like,
     }
     return table[activation.name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dmft import memory
+from finite_nets import curvature
 from finite_nets.matrices import room
 from finite_nets.network import PUSHES
 from finite_nets.precision import Precision
@@ -66,7 +67,8 @@ class Budget:
 
     def working_bytes(self, width: int) -> int:
         """Of one network while it trains: weights; fields of each sample and event (for two-time kernels those of all
-        saved steps, as a list, stacked and flattened); what a flow solves; what is recorded of a step, or all of it."""
+        saved steps, as a list, stacked and flattened); what a flow solves; what the curvature of the loss takes; what
+        is recorded of a step, or all of it."""
         problem, network = self.plan.problem, self.plan.problem.network
         outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
@@ -87,6 +89,8 @@ class Budget:
             two_time = self.plan.numbers([name for name in self.plan.recorded if name.endswith("two_time")])
             each = (recorded - two_time) // len(self.plan.steps) + two_time
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
+        if "sharpness" in self.plan.observables:
+            results += curvature.numbers_needed(problem, width) * self._itemsize
         total: int = self.weight_bytes(width) + 3 * field * (fields + history) + kernels * DOUBLE + results
         return total
 

@@ -53,8 +53,9 @@ def train_ensemble(
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is one.
         dtype: "float32", "float64", "tf32" or "bf16" (`finite_nets.precision` says what each is).
         observables: what to record, among prediction, loss (with test_loss, and accuracies of classes), feature_kernel,
-            gradient_kernel, ntk; by default all of them for a single output, the first three for several (kernels
-            between outputs are as many times larger as outputs squared).
+            gradient_kernel, ntk, sharpness (`finite_nets.curvature`: some 18 passes a recorded step); by default all
+            but the last for a single output, the first three for several (kernels between outputs are as many times
+            larger as outputs squared).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         keep: "members": results of every network.  "moments": their number, means and squared deviations over blocks of
@@ -83,7 +84,7 @@ def train_ensemble(
     plan = Plan(
         problem,
         schema.saved_steps(problem, save_steps),
-        frozenset(schema.observables(observables, problem)),
+        frozenset(schema.observables(observables, problem, offered=schema.PRODUCED)),
         two_time,
         covariance,
     )

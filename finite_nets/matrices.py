@@ -157,8 +157,13 @@ class Matrix:
         pairs = self._pairs(products, x, self.store.right, self.store.left, scale)
         return products.activated(x, self.start, activation, scale=scale * self.factor, pairs=pairs, add=add, keep=keep)
 
-    def pullback(self, products: Products, g: Tensor, *, scale: float, slope: Tensor) -> Tensor:
-        """slope (scale W^T g)."""
+    def image(self, products: Products, x: Tensor, *, scale: float) -> Tensor:
+        """scale W x."""
+        pairs = self._pairs(products, x, self.store.right, self.store.left, scale)
+        return products.image(x, self.start, scale=scale * self.factor, pairs=pairs)
+
+    def pullback(self, products: Products, g: Tensor, *, scale: float, slope: Tensor | None = None) -> Tensor:
+        """slope (scale W^T g), or without slope."""
         pairs = self._pairs(products, g, self.store.left, self.store.right, scale)
         return products.pullback(g, self.start, scale=scale * self.factor, pairs=pairs, slope=slope)
 

@@ -237,7 +237,7 @@ class Trainer:
         samples met, and starts for those trained on from the loss, unless there is a single output or a flow.
         """
         output, slopes, features = self._forward(state, self.x[met.rows])
-        output = self._counted(state, output, met.rows)
+        output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         met_fields = Fields(self.x[met.rows], target, output, delta, features, [])
@@ -279,7 +279,7 @@ class Trainer:
             gradients.insert(0, g.add_(above) if self.residual else g)
         return gradients
 
-    def _counted(self, state: State, output: Tensor, rows: Index) -> Tensor:
+    def counted(self, state: State, output: Tensor, rows: Index) -> Tensor:
         """f as the network counts it: minus that at initialisation, or carried.  The first call sets both."""
         if state.offset is None:
             # a centered network meets all samples first

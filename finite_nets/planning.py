@@ -216,7 +216,7 @@ def plan_sweep(
         settings = Settings(
             seed=root,
             dtype=dtype,
-            observables=schema.observables(observables, problem),
+            observables=schema.observables(observables, problem, offered=schema.PRODUCED),
             save_steps=_steps(problem, save_steps, every),
             two_time=two_time,
             covariance=covariance,

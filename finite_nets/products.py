@@ -50,12 +50,13 @@ class Products:
         self.kernels: Any = importlib.import_module("finite_nets.kernels") if kernels else None
         self._mode = MODES.get(precision.name, "")
 
-    def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0) -> Tensor:
-        """scale x W^T."""
+    def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:
+        """scale x W^T + c R."""
         if self._by_kernels(w):
-            y: Tensor = self.kernels.product(x, w, pullback=False, precision=self._mode_of(w), scale=scale)[0]
+            mode = self._mode_of(w)
+            y: Tensor = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs)[0]
             return y
-        return self._linear(x, w.mT, scale, None, None)
+        return self._linear(x, w.mT, scale, pairs, None)
 
     def activated(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dmft import schema
 from dmft.specs import Problem, loss
+from finite_nets import curvature
 from finite_nets.moments import BlockMoments, Blocks
 from finite_nets.network import Fields, State, Trainer
 from finite_nets.observables import kernels, ntk, two_time_kernels
@@ -173,6 +174,8 @@ class Plan:
                 state.scales.tangent,
                 trainer.bias,
             )
+        if "sharpness" in self.observables:
+            values["sharpness"] = curvature.sharpness(trainer, state)
         return values
 
     def _over_steps(self, name: str, values: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""phi and phi' of every `dmft.specs.Activation`, in JAX."""
+"""phi, phi' and phi'' of every `dmft.specs.Activation`, in JAX."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def functions(activation: Activation) -> tuple[Function, Function]:
         "linear": (lambda h: h, jnp.ones_like),
     }
     return table[activation.name]
+
+
+def bend(activation: Activation, h: jax.Array) -> jax.Array:
+    """phi''(h); that of ReLU is 0, without its jump at the kink."""
+    if activation.name in ("relu", "linear"):
+        return jnp.zeros_like(h)
+    value: jax.Array = jax.jvp(functions(activation)[1], (h,), (jnp.ones_like(h),))[1]
+    return value

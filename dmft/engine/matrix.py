@@ -125,6 +125,24 @@ class RevealedGaussian:
         matrix, target, image, coordinates = self.transposed.apply(u, source, target)
         return matrix.transposed, target, image, coordinates
 
+    def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedGaussian:
+        """With room for `count` more directions on either side, over populations with so many more `normals`."""
+
+        def wider(side: Directions, met: Population, image: Population) -> Directions:
+            rows = [(0, count), (0, 0)]
+            return replace(
+                side,
+                met=jnp.pad(met.widened(side.met, normals), rows),
+                image=jnp.pad(image.widened(side.image, normals), rows),
+            )
+
+        return replace(
+            self,
+            forward=wider(self.forward, source, target),
+            backward=wider(self.backward, target, source),
+            trained=self.trained._replace(change=jnp.pad(self.trained.change, (0, count))),
+        )
+
     def outer(self, inputs: jax.Array, outputs: jax.Array) -> Learned:
         """sum_a u_a v_a^T / sqrt(N), for coordinates `inputs` of v and `outputs` of u."""
         return Learned(jnp.zeros(()), outputs.T @ inputs)
@@ -175,6 +193,10 @@ class Explicit:
     ) -> tuple[Explicit, Population, jax.Array, jax.Array]:
         del source
         return self, target, u @ self.trained * self._scale, u
+
+    def with_room(self, count: int, source: Population, target: Population, normals: int) -> Explicit:
+        del count, source, target, normals
+        return self
 
     def outer(self, inputs: jax.Array, outputs: jax.Array) -> jax.Array:
         return outputs.T @ inputs * self._scale

@@ -2,6 +2,7 @@
 
     Stored    an array
     Sobol     dimension d of one scrambled Sobol sequence is row d; made anew whenever it is asked for
+    Tailed    an array, and pseudo-random rows beyond its end
 
 Point n of dimension d is the XOR of a shift and of those direction numbers v_{d,b} whose bit b is set in the Gray code
 n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond SciPy's last dimension are pseudo-random.
@@ -28,9 +29,10 @@ DIMENSIONS = qmc.Sobol.MAXDIM
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Stored:
-    """The variables themselves, (draw, component)."""
+    """The variables themselves, (draw, component).  key: of rows beyond them, or None."""
 
     values: jax.Array
+    key: jax.Array | None = None
 
     @property
     def size(self) -> int:
@@ -40,6 +42,42 @@ class Stored:
     def rows(self, start: jax.Array, count: int) -> jax.Array:
         """(count, component): the rows from `start` on."""
         return lax.dynamic_slice_in_dim(self.values, start, count, axis=0)
+
+    def with_tail(self) -> Tailed:
+        """With rows beyond the last."""
+        assert self.key is not None
+        return Tailed(self.values, self.key)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tailed:
+    """values: (draw, component); key: of the rows beyond them."""
+
+    values: jax.Array
+    key: jax.Array
+
+    @property
+    def size(self) -> int:
+        """Components of a row."""
+        return self.values.shape[1]
+
+    def rows(self, start: jax.Array, count: int) -> jax.Array:
+        """(count, component): the rows from `start` on; pseudo-random if any of them is beyond the end."""
+        at = start + jnp.arange(count)
+        if count > len(self.values):
+            return _pseudo_random(self.key, at, self.size)
+        made: jax.Array = lax.cond(
+            start + count > len(self.values),
+            lambda: _pseudo_random(self.key, at, self.size),
+            lambda: lax.dynamic_slice_in_dim(self.values, start, count, axis=0),
+        )
+        return made
+
+
+def _pseudo_random(key: jax.Array, rows: jax.Array, size: int) -> jax.Array:
+    """(row, component): of each row the same, whatever the others."""
+    return jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (size,), dtype=float))(rows)
 
 
 @jax.tree_util.register_dataclass
@@ -56,6 +94,10 @@ class Sobol:
     def size(self) -> int:
         """Components of a row."""
         return len(self.index)
+
+    def with_tail(self) -> Sobol:
+        """With rows beyond the last: this has them."""
+        return self
 
     def rows(self, start: jax.Array | int, count: int) -> jax.Array:
         """(count, component): the rows from `start` on."""
@@ -77,12 +119,8 @@ class Sobol:
     def _with_tail(self, start: jax.Array, rows: jax.Array) -> jax.Array:
         last = len(self.shift) - min(len(rows), len(self.shift))
         beginning = jnp.roll(self._from_table(jnp.minimum(start, last), rows), last - start, axis=0)
-
-        def pseudo_random(row: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(self.key, row), (self.size,), dtype=float)
-
         at = start + rows
-        return jnp.where((at < len(self.shift))[:, None], beginning, jax.vmap(pseudo_random)(at))
+        return jnp.where((at < len(self.shift))[:, None], beginning, _pseudo_random(self.key, at, self.size))
 
 
 def _quantile(points: jax.Array) -> jax.Array:

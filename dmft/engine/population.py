@@ -15,13 +15,13 @@ The raw normals of linear forms are the unit vectors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
-from dmft.engine.normals import Sobol, Stored
+from dmft.engine.normals import Sobol, Stored, Tailed
 
 
 @jax.tree_util.register_dataclass
@@ -32,11 +32,13 @@ class Population:
     normals: the source of raw normals (draw, component), in the order of use.
     used: how many rows have been used up.
     measure: M; one number or (component,) where it is diagonal, else (component, component_2).
+    forms: whether components are raw normals, which more normals make more of.
     """
 
-    normals: Stored | Sobol
+    normals: Stored | Sobol | Tailed
     used: jax.Array
     measure: jax.Array
+    forms: bool = field(default=False, metadata={"static": True})
 
     @property
     def size(self) -> int:
@@ -51,6 +53,10 @@ class Population:
         """<a a>, (vector,), for a (vector, component)."""
         return jnp.sum(self._weighted(a) * a, axis=1)
 
+    def overlap(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """sum_a <a_a b_a>, (...,), for a (..., vector, component) and b (vector, component)."""
+        return jnp.tensordot(a, self._weighted(b), axes=2)
+
     def _weighted(self, a: jax.Array) -> jax.Array:
         return a @ self.measure if self.measure.ndim == 2 else a * self.measure
 
@@ -61,13 +67,25 @@ class Population:
     def spend(self, count: jax.Array | int) -> Population:
         return replace(self, used=self.used + count)
 
+    def with_more(self, count: int) -> Population:
+        """With `count` more raw normals: of particles pseudo-random ones, once all others are used; of forms new ones,
+        for which `widened` vectors have room."""
+        if not self.forms:
+            assert not isinstance(self.normals, Tailed)
+            return replace(self, normals=self.normals.with_tail())
+        return replace(linear_forms(self.size + count), used=jnp.asarray(self.size, jnp.int32))
 
-def particles(normals: ArrayLike | Sobol) -> Population:
+    def widened(self, a: jax.Array, count: int) -> jax.Array:
+        """Vectors (..., component) over the population with `count` more raw normals."""
+        return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, count)]) if self.forms else a
+
+
+def particles(normals: ArrayLike | Stored | Sobol) -> Population:
     """Equally weighted particles with the given raw normals (draw, particle), none of them used yet."""
-    source = normals if isinstance(normals, Sobol) else Stored(jnp.asarray(normals))
+    source = normals if isinstance(normals, Stored | Sobol) else Stored(jnp.asarray(normals))
     return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size))
 
 
 def linear_forms(count: int) -> Population:
     """The linear forms in `count` raw normals."""
-    return Population(Stored(jnp.eye(count)), jnp.zeros((), jnp.int32), jnp.ones(()))
+    return Population(Stored(jnp.eye(count)), jnp.zeros((), jnp.int32), jnp.ones(()), forms=True)

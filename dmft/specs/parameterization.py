@@ -74,9 +74,9 @@ def output_scale(gamma0: Any, width: int = 1) -> Any:
     return 1.0 / (gamma0 * width)
 
 
-def batch_scale(gamma0: float, batch: int) -> float:
+def batch_scale(gamma0: Any, batch: int) -> Any:
     """gamma0 / P: factor of Delta_a in every rank-one update, for P samples in a batch; c is the learning rate times
-    this."""
+    this.  (`gamma0` may be a number of any array library.)"""
     return gamma0 / batch
 
 

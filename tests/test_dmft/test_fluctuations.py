@@ -136,6 +136,17 @@ def linear_exact(linear_three):
     return dmft.fluctuations(linear_three, covariance=True, by_layer=True)
 
 
+@pytest.mark.parametrize("names", [["prediction"], ["loss"]])
+def test_backward_passes_serve_one_observable_alone(problem, names):
+    both, alone = (
+        dmft.fluctuations(problem, mode="reverse", observables=wanted, particles=256, scrambles=2, save_steps=[4])
+        for wanted in (["prediction", "loss"], names)
+    )
+    assert set(alone.data_vars) == {f"{names[0]}_variance", f"{names[0]}_variance_se"}
+    # rounding
+    np.testing.assert_allclose(alone[f"{names[0]}_variance"], both[f"{names[0]}_variance"], rtol=1e-9)
+
+
 @pytest.mark.parametrize("mode", [pytest.param("forward", marks=pytest.mark.slow), "reverse", "finite"])
 def test_particles_agree_with_linear_forms(linear_three, linear_exact, mode):
     found = dmft.fluctuations(

@@ -14,17 +14,24 @@ import finite_nets
 from conftest import ROOT, reference_problem
 from figures import __main__ as cli
 from figures import (
+    after_kernel,
     bias_dynamics,
     demo,
     depth,
+    ensembling_and_bias,
     example,
     fluctuations,
+    kernel_alignment,
+    kernel_heatmaps,
+    loss_and_predictions,
     mnist_ten_classes,
+    ntk_spectra,
     richness,
     solver_convergence,
     variance_dynamics,
     wide_networks,
     width_convergence,
+    width_laws,
 )
 
 
@@ -43,7 +50,8 @@ def store(tmp_path_factory):
     theory = dmft.solve(problem, particles=512, scrambles=2)
     nets = finite_nets.train_ensemble(problem, widths=[16, 32, 64], seeds=12)
     folder = tmp_path_factory.mktemp("store")
-    dmft.save(comparisons.compare(theory, nets), folder / "comparison.nc")
+    for name, ds in (("theory", theory), ("networks", nets), ("comparison", comparisons.compare(theory, nets))):
+        dmft.save(ds, folder / f"{name}.nc")
     return folder
 
 
@@ -90,6 +98,44 @@ def test_list_and_wrong_arguments(capsys, tmp_path):
             cli.main(arguments)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "module",
+    [loss_and_predictions, kernel_heatmaps, kernel_alignment, ntk_spectra, after_kernel],
+    ids=lambda m: m.__name__,
+)
+def test_figures_of_any_stored_theory_and_networks(module, store, tmp_path):
+    made = module.data(store)
+    ds = module.drawn(made)
+    figure = module.figure(made)
+    numbers = np.concatenate([value.values.ravel() for value in ds.data_vars.values() if value.dtype.kind == "f"])
+    numbers = np.concatenate([numbers, 1 - numbers])  # 1 - CKA
+    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    for ax in panels:
+        lines = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_ydata()) > 2]
+        for line in lines:
+            y = line.get_ydata()
+            assert np.isin(y[np.isfinite(y)], numbers).all()
+        for image in ax.images:
+            assert np.isin(image.get_array(), numbers).all()
+        assert ax.lines or ax.images
+    if module is not kernel_heatmaps:
+        assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in panels)
+    # analyses are stored and drawn again
+    dmft.save(made, tmp_path / module.STORED)
+    xr.testing.assert_allclose(module.drawn(module.data(tmp_path)), ds)
+
+
+def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsys):
+    for name in ("theory", "networks"):
+        dmft.save(
+            dmft.load(store / f"{name}.nc").drop_vars(["ntk", "ntk_se"], errors="ignore"), tmp_path / f"{name}.nc"
+        )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["ntk_spectra", "--store", str(tmp_path), "--out", str(tmp_path / "x.png")])
+    assert stopped.value.code == 2
+    assert "ntk_spectra: the ensemble has no ntk" in capsys.readouterr().err
 
 
 def test_solver_convergence(monkeypatch):
@@ -162,7 +208,8 @@ def small_runs(monkeypatch):
         return dmft.Problem(dmft.MLP(depth, dmft.linear(), gamma0), task, training)
 
     monkeypatch.setattr(fluctuations, "problem", problem)
-    monkeypatch.setattr(fluctuations, "WIDTHS", (16, 32))
+    monkeypatch.setattr(fluctuations, "WIDTHS", (16, 32, 64))
+    fluctuations.runs.cache_clear()
     for module in (fluctuations, richness, depth):
         monkeypatch.setattr(module, "SEEDS", 50)
     monkeypatch.setattr(richness, "GAMMAS", (0.5, 1.0))
@@ -178,6 +225,8 @@ def small_runs(monkeypatch):
     [
         (variance_dynamics, "fluctuations"),
         (bias_dynamics, "fluctuations"),
+        (width_laws, "fluctuations"),
+        (ensembling_and_bias, "ensembling_and_bias"),
         (richness, "richness"),
         pytest.param(depth, "depth", marks=pytest.mark.slow),
         (wide_networks, "wide_networks"),

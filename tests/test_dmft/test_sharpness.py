@@ -1,0 +1,210 @@
+"""Sharpness of the limit: against trained networks, closed forms, and the same code with explicit matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import comparisons
+import dmft
+import finite_nets
+from conftest import reference_problem
+from dmft.checkpoint import Checkpoint
+from dmft.engine import curvature, loop, matrix, network, normals, population
+from dmft.specs.parameterization import input_scale
+from finite_nets.network import initialise
+from finite_nets.precision import PRECISIONS
+
+STEPS = [4, 6, 8, 10]  # before them single neurons have the largest curvature (`dmft.specs.curvature`)
+
+
+def some_problem(network, training=None, kind="squared"):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5, 4)), rng.standard_normal(5)
+    y = np.eye(3)[[0, 1, 2, 0, 1]] if kind == "cross_entropy" else y
+    training = training or dmft.GradientDescent(0.4, 3)
+    return dmft.Problem(network, dmft.Task(x[:3], y[:3], x[3:], y[3:]), training, kind)
+
+
+LIMIT = {"particles": 1024, "scrambles": 8, "save_steps": STEPS, "observables": ["ntk", "sharpness"]}
+
+
+@pytest.fixture(scope="module")
+def limit():
+    return dmft.solve(reference_problem(), **LIMIT)
+
+
+@pytest.fixture(scope="module")
+def nets():
+    """Of two widths, the rest of whose difference from the limit is of order 1/N^2."""
+    return finite_nets.train_ensemble(
+        reference_problem(), widths=[64, 128], seeds=200, save_steps=STEPS, observables=["sharpness"]
+    )
+
+
+def extrapolated_z(nets, values, errors):
+    narrow, wide = (nets.sharpness.sel(width=n).astype(float) for n in nets.width)
+    found = 2 * wide.mean("seed") - narrow.mean("seed")
+    variance = (4 * wide.var("seed", ddof=1) + narrow.var("seed", ddof=1)) / nets.sizes["seed"]
+    return (values - found.values) / np.sqrt(variance.values + errors**2)
+
+
+def test_the_limit_is_that_of_trained_networks(limit, nets):
+    z = extrapolated_z(nets, limit.sharpness.values, limit.sharpness_se.values)
+    assert abs(z).max() < 4  # of four correlated numbers
+    assert (limit.sharpness_se / limit.sharpness).max() < 5e-3  # measured 2e-3
+    compared = comparisons.compare(limit, nets)
+    assert compared.sharpness_z.dims == ("width", "step")
+
+    # twins: without the curvature of f, and another richness
+    gauss_newton = np.linalg.eigvalsh(limit.ntk.values)[:, -1] / 3
+    assert abs(extrapolated_z(nets, gauss_newton, 0.0)[0]) > 10
+    other = dmft.solve(reference_problem(gamma0=1.3), **LIMIT)
+    assert abs(extrapolated_z(nets, other.sharpness.values, other.sharpness_se.values)).max() > 10
+
+
+def explicit_sharpness(problem, width):
+    """Before every step, of the network with seed index 4, by the engine with explicit matrices."""
+    spec, depth, outputs = problem.network, problem.network.depth, problem.task.targets.shape[1]
+    features = problem.task.dimension + (spec.bias > 0)
+    weights = initialise(
+        depth,
+        features,
+        width,
+        torch.tensor([4]),
+        root_seed=0,
+        precision=PRECISIONS["float64"],
+        outputs=outputs,
+        biases=spec.bias > 0,
+    )
+    first, *hidden, readout = (w[0].numpy() for w in weights.all[: depth + 1])
+    rule, form = loop.rule_of(problem), loop.form_of(problem)
+    x = np.column_stack([problem.task.x * input_scale(4)] + [np.full(5, spec.bias)] * (spec.bias > 0))
+    # explicit matrices ask for no raw normals
+    crowd = [
+        population.particles(normals.Stored(jnp.zeros((0, width)), jax.random.key(i)))
+        for i in range(1 if spec.residual else depth)
+    ]
+    start = network.Network(
+        first=jnp.linalg.lstsq(rule.inputs, jnp.asarray(x @ first.T))[0],
+        matrices=tuple(matrix.Explicit(jnp.asarray(w)) for w in hidden),
+        readout=jnp.asarray(readout).reshape(outputs, width),
+        populations=tuple(crowd),
+        offset=jnp.zeros((5, outputs)),
+        biases=tuple(jnp.asarray(b[0].numpy()) for b in weights.biases),
+    )
+    found = []
+    room = loop.empty_history(start, rule, form, [problem.training.steps])
+    for t in range(problem.training.steps + 1):
+        found.append(float(curvature.sharpness(start, rule, t, form=form)))
+        start, room = loop.advance(start, room, rule, t, t + 1, form=form)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        (dmft.MLP(3, dmft.tanh(0.8), 1.5), "squared"),
+        (dmft.MLP(2, dmft.gelu(), 1.5, frozen=(0,)), "cross_entropy"),
+        (dmft.ResidualMLP(3, dmft.softplus(), 1.5, branch_scale=0.6, bias=0.5), "squared"),
+        (dmft.MLP(2, dmft.relu(), 1.5, bias=0.5), "squared"),
+    ],
+    ids=["tanh", "classes, frozen", "residual, biases", "ReLU"],
+)
+def test_with_explicit_matrices_it_is_that_of_an_ordinary_network(spec, kind):
+    problem, width = some_problem(spec, kind=kind), 20
+    nets = finite_nets.train_ensemble(problem, widths=[width], seeds=[4], dtype="float64", observables=["sharpness"])
+    with jax.enable_x64(True):
+        found = explicit_sharpness(problem, width)
+    # the same iteration in another order: rounding
+    np.testing.assert_allclose(found, nets.sharpness[0, 0], rtol=1e-9)
+
+
+def test_one_linear_layer_in_closed_form():
+    """One sample with K^x = 1: A acts on (w, h) and (h, w), with the NTK K = <h h> + <w w> and f = <h w> / gamma0, as
+    lambda^2 - K lambda = gamma0^2 Delta (Delta - 2 f)."""
+    gamma0, x = 1.5, np.array([[1.0, 1.0]])
+    problem = dmft.Problem(
+        dmft.MLP(1, dmft.linear(), gamma0), dmft.Task(x, [1.0]), dmft.GradientDescent(0.2, 8), "squared"
+    )
+    found = dmft.solve(problem, observables=["prediction", "ntk", "sharpness"])
+    f, K = found.prediction.values[:, 0], found.ntk.values[:, 0, 0]
+    delta = 1 - f
+    expected = K / 2 + np.sqrt(K**2 / 4 + gamma0**2 * delta * (delta - 2 * f))
+    np.testing.assert_allclose(found.sharpness, expected, rtol=1e-9)  # exact
+    assert found.sharpness[0].item() == pytest.approx(1 + np.sqrt(1 + gamma0**2))
+    assert not found.sharpness_se.any()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_linear_forms_have_the_sharpness_of_wide_networks(residual):
+    spec = dmft.ResidualMLP(2, dmft.linear(), 0.5) if residual else dmft.MLP(2, dmft.linear(), 0.5)
+    problem = some_problem(spec)
+    arguments = {"observables": ["sharpness"], "save_steps": [0, 3]}
+    exact = dmft.solve(problem, **arguments)
+    nets = finite_nets.train_ensemble(problem, widths=[64, 128], seeds=400, **arguments)
+    assert abs(extrapolated_z(nets, exact.sharpness.values, 0.0)).max() < 4
+    assert abs(extrapolated_z(nets, 1.15 * exact.sharpness.values, 0.0)).max() > 5
+
+
+def test_other_observables_stay_what_they_are_bit_for_bit():
+    problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.5))
+    arguments = {"particles": 256, "scrambles": 2}
+    plain = dmft.solve(problem, **arguments)
+    assert "sharpness" not in plain
+    both = dmft.solve(problem, observables=dmft.schema.PRODUCED, **arguments)
+    assert both.drop_vars(["sharpness", "sharpness_se"]).equals(plain)
+    few = dmft.solve(problem, observables=dmft.schema.PRODUCED, save_steps=[1, 3], **arguments)
+    np.testing.assert_array_equal(few.sharpness, both.sharpness[[1, 3]])
+    # more memory is asked for than without
+    assert both.attrs["memory_estimate"] > plain.attrs["memory_estimate"]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.5))
+    arguments = {"particles": 256, "scrambles": 2, "observables": dmft.schema.PRODUCED}
+    whole = dmft.solve(problem, **arguments)
+    monkeypatch.setattr("dmft.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))
+    advance, calls = loop.advance, []
+
+    def killed(*given, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return advance(*given, **named)
+
+    monkeypatch.setattr(loop, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        dmft.solve(problem, checkpoint=tmp_path / "state", **arguments)
+    assert (tmp_path / "state").exists()
+    resumed = dmft.solve(problem, checkpoint=tmp_path / "state", **arguments)
+    assert len(calls) < 3 + 2 * 4
+    np.testing.assert_array_equal(resumed.sharpness, whole.sharpness)
+    np.testing.assert_array_equal(resumed.sharpness_se, whole.sharpness_se)
+
+
+def test_flows_and_batches_have_the_sharpness_of_all_training_samples():
+    spec = dmft.MLP(2, dmft.tanh(0.8), 0.5)
+    arguments = {"particles": 256, "scrambles": 4, "save_steps": [0, 2], "observables": ["sharpness"]}
+    full = dmft.solve(some_problem(spec), **arguments)
+    batches = dmft.GradientDescent(0.4, 3, batches=((0, 1), (1, 2), (2, 0)))
+    for training in (dmft.GradientFlow(1.0, 0.4, 3, scheme="euler"), batches):
+        other = dmft.solve(some_problem(spec, training), **arguments)
+        error = np.hypot(full.sharpness_se, other.sharpness_se)
+        assert abs(full.sharpness - other.sharpness)[0] < 5 * error[0]
+        assert abs(full.sharpness - other.sharpness)[1] < 0.2 * full.sharpness[1]
+
+
+def test_what_is_not_offered_is_refused():
+    problem = some_problem(dmft.MLP(2))
+    with pytest.raises(ValueError, match="recorded by dmft.solve and finite_nets.train_ensemble only"):
+        dmft.fluctuations(problem, observables=["prediction", "sharpness"])
+    with pytest.raises(ValueError, match='responses="pathwise" has none'):
+        dmft.solve(problem, responses="pathwise", observables=["sharpness"])
+    stream = some_problem(
+        dmft.MLP(2, centered=False), dmft.GradientDescent(0.4, 2, batches=((0, 1), (2, 0)), observe="test")
+    )
+    with pytest.raises(ValueError, match='observe="test"'):
+        dmft.solve(stream, observables=["sharpness"])
