@@ -79,7 +79,10 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     ):
         if variable in ds and term <= fit.order:
             difference = fit.coefficients[term] - ds[variable].values
-            both = np.hypot(fit.errors[term], ds[f"{variable}_se"].values)
+            # what is the same in all networks is fitted to rounding
+            rounding = schema.ROUNDING[ds.attrs.get("nets_dtype", "float64")] * abs(y.values).max(axis=0)
+            scale = float(ds["width"].min()) ** term
+            both = np.sqrt(fit.errors[term] ** 2 + ds[f"{variable}_se"].values ** 2 + (scale * rounding) ** 2)
             variables[key] = (dims, estimators.z_score(difference, both))
     terms = [f"N^-{i}" if i else "1" for i in range(fit.order + 1)]
     found = dataset(

@@ -18,6 +18,7 @@ NAMES = (
     "preactivation_densities",
     "ntk_spectra",
     "after_kernel",
+    "edge_of_stability",
     "coordinate_check",
     "width_convergence",
     "solver_convergence",

@@ -1,14 +1,16 @@
-"""Networks of width 64 to 1024 against predicted N Var and N bias: `python tests/benchmarks/widths.py [--quick]`.
+"""Networks of width 64 to 1024 against predicted N Var and N bias: `python tests/benchmarks/widths.py`.
 
 Two problems: that of the reference numbers (tanh, L=2, P=3, T=10), and threes against eights of MNIST, 50 images (L=2,
 T=12).  For every quantity: N Var and N bias over their predictions at each width, exponents, and the fit a + b/N of all
-widths against theory.  For a GPU; --quick shows that it runs.
+widths against theory.  For a GPU; what is made is kept in --out and not made again; --quick shows that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,36 @@ def mnist() -> dmft.Problem:
     return dmft.Problem(
         dmft.MLP(depth=2, activation=dmft.tanh(), gamma0=1.0), task, dmft.GradientDescent(1.0, steps=12)
     )
+
+
+@dataclass(frozen=True)
+class Work:
+    """A problem, and how much is done for it: networks a width, particles of the limit, particles and draws of its
+    fluctuations."""
+
+    problem: Callable[[], dmft.Problem]
+    networks: int
+    particles: int
+    few_particles: int
+    draws: int
+
+    def make(self, part: str, *, quick: bool, networks: int | None) -> xr.Dataset:
+        problem = self.problem()
+        if part == "theory":
+            particles = 2048 if quick else self.particles
+            return dmft.solve(problem, particles=particles, observables=OBSERVABLES, tolerance=1e-3)
+        if part == "fluctuations":
+            particles, draws = (2048, 16) if quick else (self.few_particles, self.draws)
+            return dmft.fluctuations(problem, particles=particles, draws=draws, observables=OBSERVABLES)
+        seeds = networks or (2000 if quick else self.networks)
+        return finite_nets.train_ensemble(problem, widths=WIDTHS, seeds=seeds, keep="moments", observables=OBSERVABLES)
+
+
+PROBLEMS = {
+    "reference": Work(reference, 2_000_000, 65_536, 16_384, 512),
+    "mnist": Work(mnist, 200_000, 65_536, 4_096, 128),
+}
+PARTS = ("theory", "networks", "fluctuations")
 
 
 def show(name: str, comparison: xr.Dataset) -> None:
@@ -63,32 +95,25 @@ def show(name: str, comparison: xr.Dataset) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for the comparisons")
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to make; others from --out"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/widths"), help="results, and those made before")
+    parser.add_argument("--networks", type=int, help="a width; by default as many as a GPU trains in a minute or two")
     given = parser.parse_args()
-    scale = 0.001 if given.quick else 1.0
-    # name: problem, networks a width, particles of the limit, particles and draws of fluctuations
-    work = {
-        "reference problem": (reference(), 2_000_000, 65_536, 16_384, 1024),
-        "MNIST, 50 images": (mnist(), 200_000, 65_536, 8_192, 256),
-    }
-    for name, (problem, networks, particles, some, draws) in work.items():
-        started = time.perf_counter()
-        if given.quick:
-            particles, some, draws = 2048, 2048, 16
-        theory = dmft.solve(problem, particles=particles, observables=OBSERVABLES, tolerance=1e-3)
-        solved = time.perf_counter()
-        predicted = dmft.fluctuations(problem, particles=some, draws=draws, observables=OBSERVABLES)
-        fluctuated = time.perf_counter()
-        nets = finite_nets.train_ensemble(
-            problem, widths=WIDTHS, seeds=max(int(networks * scale), 64), keep="moments", observables=OBSERVABLES
-        )
-        print(
-            f"{solved - started:.0f} s solve, {fluctuated - solved:.0f} s fluctuations, {time.perf_counter() - fluctuated:.0f} s networks"
-        )
-        comparison = comparisons.compare(theory, nets, predicted)
-        show(name, comparison)
-        if given.out:
-            dmft.save(comparison, given.out / f"{name.split(',')[0].replace(' ', '_')}.nc")
+    for name in given.problems:
+        work, found = PROBLEMS[name], {}
+        for part in PARTS:
+            path = given.out / f"{name}_{part}.nc"
+            if part in given.parts and not path.exists():
+                started = time.perf_counter()
+                dmft.save(work.make(part, quick=given.quick, networks=given.networks), path)
+                print(f"{name}, {part}: {time.perf_counter() - started:.0f} s", flush=True)
+            if path.exists():
+                found[part] = dmft.load(path)
+        if len(found) == len(PARTS):
+            show(name, comparisons.compare(found["theory"], found["networks"], found["fluctuations"]))
 
 
 if __name__ == "__main__":

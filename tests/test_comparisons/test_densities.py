@@ -9,8 +9,7 @@ from scipy import stats
 
 import dmft
 import finite_nets
-from comparisons import densities as module
-from comparisons.densities import common_edges, densities, described, distances, gaussian, groups_of
+from comparisons.densities import DISTANCES, common_edges, densities, described, distances, gaussian, groups_of
 from conftest import reference_problem
 from dmft.errors import SchemaError
 
@@ -55,7 +54,7 @@ def repeated(count=120, shift=0.0, **grouping):
     groups = groups_of(MEMBER, **grouping)
     for _ in range(count):
         each = distances(clustered(rng, shift), clustered(rng), groups, groups)
-        found.append([each[name] for name in module.DISTANCES])
+        found.append([each[name] for name in DISTANCES])
     return np.moveaxis(np.array(found), -1, 0)
 
 

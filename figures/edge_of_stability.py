@@ -1,0 +1,124 @@
+"""Edge of stability: sharpness through training with a large step, across widths and in the limit.
+
+(a) sharpness times the learning rate: means over networks of each width, with the standard deviation of the narrowest
+    and the widest, and the limit; plain gradient descent is stable below 2 (dashed).
+(b) training loss of the same networks and of the limit.
+(c) the step at which the sharpness first reaches 2 over the rate: mean over networks, their standard deviation (thin
+    bars), and the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import comparisons
+import dmft
+import finite_nets
+from figures import style
+
+SIZE = (12.0, 3.6)
+STORED = "edge_of_stability.nc"
+WIDTHS = (32, 64, 128, 256, 512)
+SEEDS = 48
+RATE = 4.0
+STEPS = 24
+EDGE = 2.0
+OBSERVABLES = ("loss", "sharpness")
+
+
+def problem() -> dmft.Problem:
+    """Threes against eights of MNIST, ten images, at a rate at which training finds the edge."""
+    task = dmft.load_task("mnist5k", classes=(3, 8), n_train=10, n_test=0)
+    return dmft.Problem(dmft.MLP(depth=2, activation=dmft.tanh()), task, dmft.GradientDescent(RATE, STEPS))
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """Losses, sharpness times the rate, and when it reaches the edge; from `store`/edge_of_stability.nc, or made."""
+    if store is not None:
+        return dmft.load(store / STORED)
+    described = problem()
+    theory = dmft.solve(described, observables=OBSERVABLES)
+    nets = finite_nets.train_ensemble(described, widths=WIDTHS, seeds=SEEDS, observables=OBSERVABLES)
+    comparison = comparisons.compare(theory, nets)
+    rate = float(described.training.rates[0])
+    found: dict[str, Any] = {
+        name: comparison[name] for name in ("loss_mean", "loss_mean_se", "loss_limit", "loss_limit_se")
+    }
+    for name in ("mean", "mean_se", "limit", "limit_se"):
+        found[f"edge_{name}"] = rate * comparison[f"sharpness_{name}"]
+    found["edge_std"] = rate * nets["sharpness"].std("seed", ddof=1)
+    each = np.array([[first_above(row, EDGE / rate) for row in rows] for rows in nets["sharpness"].values])
+    reached = np.isfinite(each).sum(axis=1)
+    found["reached"] = ("width", reached)
+    found["step_mean"] = ("width", np.nanmean(each, axis=1))
+    found["step_std"] = ("width", np.nanstd(each, axis=1, ddof=1))
+    limit, se = theory["sharpness"].values, theory["sharpness_se"].values
+    found["step_limit"] = ((), first_above(limit, EDGE / rate))
+    # early and late: the curve up and down by its error
+    ends = [first_above(limit + sign * se, EDGE / rate) for sign in (1, -1)]
+    found["step_limit_se"] = ((), abs(ends[1] - ends[0]) / 2)
+    return xr.Dataset(found).assign_attrs(style.provenance(comparison) | {"learning_rate": rate})
+
+
+def first_above(curve: NDArray[Any], level: float) -> float:
+    """The step, on a line between two, at which a curve first exceeds a level; nan if never."""
+    above = np.flatnonzero(curve > level)
+    if len(above) == 0:
+        return float("nan")
+    i = int(above[0])
+    return float(i) if i == 0 else i - 1 + float((level - curve[i - 1]) / (curve[i] - curve[i - 1]))
+
+
+def drawn(ds: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return ds
+
+
+def figure(ds: xr.Dataset) -> Figure:
+    """The whole figure."""
+    with plt.style.context(style.STYLE):
+        fig, axes = plt.subplots(1, 3, figsize=SIZE)
+        draw(ds, axes)
+    return fig
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Draw the three panels on three axes."""
+    step, widths = ds["step"].values, ds["width"].values
+    for name, ax in (("edge", axes[0]), ("loss", axes[1])):
+        for width, color in style.width_colors(widths.tolist()).items():
+            row = ds.sel(width=width)
+            style.band(
+                ax, step, row[f"{name}_mean"].values, row[f"{name}_mean_se"].values, color=color, label=f"$N={width}$"
+            )
+            if name == "edge" and width in (widths[0], widths[-1]):
+                y, std = row["edge_mean"].values, row["edge_std"].values
+                ax.fill_between(step, y - std, y + std, color=color, alpha=0.12, linewidth=0)
+        ax.plot(step, ds[f"{name}_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
+        ax.set_xlabel("step")
+    axes[0].axhline(EDGE, color="0.3", linestyle="--", linewidth=1.0, zorder=0)
+    axes[0].set(ylabel=r"$\eta\,\times$ sharpness", title="(a) sharpness and the edge of stability")
+    axes[1].set_yscale("log")
+    axes[1].set(ylabel="training loss", title="(b) training loss")
+    axes[1].legend()
+    mean, std = ds["step_mean"].values, ds["step_std"].values
+    axes[2].errorbar(widths, mean, std, linestyle="none", linewidth=0.6, color="0.6", capsize=0)
+    look = style.SERIES[0]
+    axes[2].errorbar(widths, mean, std / np.sqrt(ds["reached"].values), linestyle="none", label="networks", **look)
+    limit, se = ds["step_limit"].item(), ds["step_limit_se"].item()
+    axes[2].axhline(limit, label=r"$N=\infty$ (theory)", **style.LIMIT)
+    axes[2].axhspan(limit - se, limit + se, color="black", alpha=0.15, linewidth=0)
+    style.width_axis(axes[2], widths, room=1.3)
+    axes[2].set(
+        ylabel=r"step at which sharpness reaches $2/\eta$", title="(c) when the edge is reached", ylim=(0, None)
+    )
+    axes[2].legend()
