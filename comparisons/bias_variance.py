@@ -27,7 +27,7 @@ Source: Vyas et al. 2023 for the split; Bordelon & Pehlevan 2023 for the predict
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def bias_variance(
     Args:
         nets: of kind "ensemble" or "moments", with predictions and losses; at least eight networks, or blocks, a width.
         theory: the limit of the same problem: adds the bias part, and widths beyond the widest.
-        fluctuations: of the same problem, with a bias of the loss: adds what is predicted (squared loss).
+        fluctuations: of the same problem, with predictions and losses: adds what is predicted (squared loss).
         ensembles: sizes k, at most half of the networks of a width for losses other than the squared one.
         seed: of the partitions into groups, for losses other than the squared one.
 
@@ -72,8 +72,9 @@ def bias_variance(
             q_variance_part(width, step)            L_1 - L_inf
             q_bias_part(width, step)                L_inf - L_limit, with the theory
             q_limit(step)
-            q_worth(width, ensemble, step)          N'; nan where L_1 does not fall with width there, inf where L_k is
-                                                    not above the limit's loss
+            q_worth(width, ensemble, step)          N', its error as if L_k and L_1 were independent; nan where L_1
+                                                    does not fall with width there, inf where L_k is not above the
+                                                    limit's loss
             q_variance_part_predicted, q_bias_part_predicted (width, step), q_worth_predicted(width, ensemble, step)
 
     Raises:
@@ -85,6 +86,8 @@ def bias_variance(
     if not held(nets, "prediction"):
         raise ValueError("the networks have no predictions; record them, with observables=['prediction', 'loss'].")
     counts = require_enough(nets, FEWEST)
+    if not isinstance(ensembles, Iterable) or not list(ensembles):
+        raise ValueError(f"ensembles={ensembles!r} is not a list of sizes; give e.g. ensembles=[1, 4, 16].")
     sizes = sorted({_check.integer(f"ensembles[{i}]", k, minimum=1) for i, k in enumerate(ensembles)})
     problem = json.loads(nets.attrs["problem"])
     quantities = [q for q, split in SPLITS.items() if (nets["split"] == split).any()]
@@ -116,7 +119,8 @@ def bias_variance(
         ensemble = variables[f"{q}_ensemble"][1], variables[f"{q}_ensemble_se"][1]
         worth = _worth(nets["width"].values, single, ensemble, limit)
         variables |= pair(f"{q}_worth", ("width", "ensemble", "step"), worth)
-        if fluctuations is not None and problem["loss"] == "squared" and f"{q}_bias" in fluctuations:
+        needed = ("prediction_variance", f"{q}_bias")
+        if fluctuations is not None and problem["loss"] == "squared" and all(name in fluctuations for name in needed):
             variables |= _predicted(fluctuations, q, nets["width"].values, sizes)
     sources = [ds for ds in (nets, theory, fluctuations) if ds is not None]
     return dataset("bias_variance", variables, {"ensemble": sizes}, *sources, seeds=counts, loss=problem["loss"])

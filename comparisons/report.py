@@ -39,6 +39,7 @@ FIGURES = {
     "after_kernel": ("after_kernel", "After-kernels"),
     "densities": ("preactivation_densities", "Preactivations"),
 }
+SOURCES = (("limit",), ("ensemble", "moments"), ("fluctuations",))  # kinds of which a report has one result
 MOST_NUMBERS = 400_000  # of kernels in the file
 CURVES = ("loss", "test_loss", "accuracy", "test_accuracy", "sharpness")
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
@@ -63,7 +64,8 @@ def report(
 
     Raises:
         TypeError: not Datasets by name.
-        ValueError: results of different problems, or none that a report could show.
+        ValueError: results of different problems, several limits, ensembles or fluctuations, or none that a report
+            could show.
         SchemaError: a result that is damaged.
     """
     given = _results(tree)
@@ -75,7 +77,7 @@ def report(
             "problem, or a comparison."
         )
     tables = [_problem_section(found), *_comparison_sections(found)]
-    others = [*_figures(shown), _provenance_section(given)]
+    others = [*_figures(shown, left_out), _provenance_section(given)]
     if left_out:
         rows = "".join(f"<li>{html.escape(reason)}</li>" for reason in left_out)
         others.append(("left-out", "Not shown", f"<ul>{rows}</ul>"))
@@ -111,7 +113,8 @@ def _results(tree: Any) -> Results:
         tree = {name: ds for name, ds in nodes.items() if ds.data_vars}
     if not isinstance(tree, Mapping) or not all(isinstance(ds, xr.Dataset) for ds in tree.values()):
         raise TypeError(f"report expects Datasets by name, or a DataTree of them, got {type(tree).__name__}.")
-    results = {str(name): ds for name, ds in tree.items()}
+    # tables and figures go from narrow to wide
+    results = {str(name): ds.sortby("width") if "width" in ds.dims else ds for name, ds in tree.items()}
     for name, ds in results.items():
         if "problem_id" not in ds.attrs:
             raise ValueError(
@@ -121,6 +124,12 @@ def _results(tree: Any) -> Results:
             schema.validate(ds, ds.attrs["kind"])
     if results:
         schema.require_same_problem(**results)
+    for kinds in SOURCES:
+        several = [name for name, ds in results.items() if _kind(ds) in kinds]
+        if len(several) > 1:
+            raise ValueError(
+                f"{' and '.join(several)} are all of kind {' or '.join(kinds)}; a report is of one of them."
+            )
     return results
 
 
@@ -208,15 +217,20 @@ def _comparison_sections(found: Results) -> list[Section]:
     ]
 
 
-def _figures(shown: Results) -> list[Section]:
-    """A section for each result that has a figure."""
+def _figures(shown: Results, left_out: list[str]) -> list[Section]:
+    """A section for each result that has a figure; why there is none goes to `left_out`."""
     import matplotlib.pyplot as plt
 
-    sections = []
+    sections: list[Section] = []
     for name, ds in shown.items():
         module_name, title = FIGURES[_kind(ds)]
         module = importlib.import_module(f"figures.{module_name}")
-        figure = module.figure(ds)
+        try:
+            figure = module.figure(ds)
+        except (KeyError, ValueError) as error:  # what a figure needs and a result may lack
+            plt.close("all")
+            left_out.append(f"figure of {name}: {error}")
+            continue
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
         plt.close(figure)
@@ -224,7 +238,9 @@ def _figures(shown: Results) -> list[Section]:
         caption = html.escape(str(module.__doc__).strip())
         image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{source}">'
         text = f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-        sections.append((f"figure-{_kind(ds)}", title if _kind(ds) == name else f"{title} ({name})", text))
+        key, keys = f"figure-{_kind(ds)}", [key for key, _, _ in sections]
+        key = key if key not in keys else f"{key}-{len(keys)}"
+        sections.append((key, title if _kind(ds) == name else f"{title} ({name})", text))
     return sections
 
 

@@ -180,12 +180,18 @@ def samples(nets: xr.Dataset, name: str, i: int) -> Sample:
     )
 
 
+def members(nets: xr.Dataset, name: str, i: int) -> Array:
+    """The same of kind "ensemble", (member, ...)."""
+    found = samples(nets, name, i)
+    assert isinstance(found, Members)
+    return found.x
+
+
 def prediction_covariance(nets: xr.Dataset, i: int) -> Array:
     """Unbiased covariance of predictions over all entries, (entry, entry_2), of the networks of the i-th width."""
     if nets.attrs["kind"] == "ensemble":
-        found = samples(nets, "prediction", i)
-        assert isinstance(found, Members)
-        return np.cov(found.x.reshape(found.count, -1), rowvar=False)
+        x = members(nets, "prediction", i)
+        return np.cov(x.reshape(len(x), -1), rowvar=False)
     there = nets["count"].values[i] > 0
     counts = nets["count"].values[i][there]
     means = nets["prediction_mean"].values[i][there].reshape(len(counts), -1)

@@ -131,7 +131,8 @@ def fit_series(width: ArrayLike, y: ArrayLike, se: ArrayLike, *, order: int | st
             estimate,
         )
     fits = [_series(n, y, se, k) for k in orders]
-    return min(fits, key=lambda fit: float(np.nanmean(fit.chi2)) + 2 * len(fit.coefficients))
+    uncertain = (se > 0).any(axis=0) & np.isfinite(fits[0].chi2)  # entries that can choose
+    return min(fits, key=lambda fit: float(fit.chi2[uncertain].mean() if uncertain.any() else 0) + 2 * fit.order)
 
 
 def _series(n: Array, y: Array, se: Array, order: int) -> Series:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
-from comparisons.samples import Members, jackknife, mean_of, pseudo_values, require_enough, samples
+from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -49,8 +49,8 @@ def spectra(
         nets: of kind "ensemble", with the NTK, at least eight networks a width.
         theory: the limit of the same problem.
         modes: how many, the largest first; by default at most twelve.
-        subspace: m of the principal angles; by default the smallest multiple of the outputs above two (eigenvalues at
-            initialisation are degenerate as many times).
+        subspace: m of the principal angles, at most `modes`; by default the smallest multiple of the outputs above two
+            (eigenvalues at initialisation are degenerate as many times).
 
     Returns:
         Dataset over mode = 1, 2, ..., each with `_se`: eigenvalue, power (width, step, mode), means over networks;
@@ -65,7 +65,7 @@ def spectra(
     """
     counts = _check_inputs(nets, theory, "spectra of networks")
     train, y = _training(theory)
-    most = len(train)
+    most, count = len(train), int((theory["split"] == "train").sum())
     modes = min(12, most) if modes is None else _check.integer("modes", modes, minimum=1)
     outputs = theory.sizes.get("output", 1)
     subspace = -(-3 // outputs) * outputs if subspace is None else _check.integer("subspace", subspace, minimum=1)
@@ -73,11 +73,11 @@ def spectra(
     if modes > most:
         raise ValueError(f"modes={modes}, but the NTK of the training samples has {most}; give at most that.")
     limit, limit_se = (_of(train, kernels.by_event(theory[f"ntk{end}"])) for end in ("", "_se"))
-    x = [Members(_of(train, _members(nets, i))) for i in range(len(counts))]
+    x = [Members(_of(train, _kernels(nets, i))) for i in range(len(counts))]
     basis = kernels.modes(limit)[1][..., :modes]
 
     def eigenvalues(K: Array) -> Array:
-        return kernels.modes(K)[0][..., :modes] / most
+        return kernels.modes(K)[0][..., :modes] / count
 
     def power(K: Array) -> Array:
         return kernels.power(kernels.modes(K)[1], y)[..., :modes]
@@ -114,10 +114,10 @@ def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], 
 
     scale = 1 / (2 * int((theory["split"] == "train").sum()))
     # of residuals: their variance is that of predictions
-    x = [Members(projected(_members(nets, i, "prediction"))) for i in range(nets.sizes["width"])]
+    x = [Members(projected(members(nets, "prediction", i))) for i in range(nets.sizes["width"])]
     limit = projected(theory["prediction"].values)
-    spread = abs(basis) * 0 + theory["prediction_se"].values.reshape(len(basis), -1)[:, train][..., None]
-    limit_se = np.sqrt(((basis * spread) ** 2).sum(axis=-2))
+    spread = theory["prediction_se"].values.reshape(len(basis), -1)[:, train]
+    limit_se = np.sqrt(np.einsum("tek,te->tk", basis**2, spread**2))
     single = [jackknife(lambda m, v, n: scale * (m**2 + v * (1 - 1 / n)), one) for one in x]
     infinite = [jackknife(lambda m, v, n: scale * (m**2 - v / n), one) for one in x]
     each = ("width", "step", "mode")
@@ -166,7 +166,7 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
     def square(K: Array) -> Array:
         return np.asarray(((predicted(K) - reference) ** 2).sum(-1) / samples_of_test)
 
-    x = [Members(_members(nets, i)) for i in range(len(counts))]
+    x = [Members(_kernels(nets, i)) for i in range(len(counts))]
     each = ("width", "step")
     variables = pair("test_loss", each, stacked([Members(loss(one.x)).mean() for one in x]))
     variables |= pair("test_loss_of_mean", each, stacked([_of_mean(loss, one) for one in x]))
@@ -194,14 +194,11 @@ def _check_inputs(nets: xr.Dataset, theory: xr.Dataset, what: str) -> list[int]:
     return counts
 
 
-def _members(nets: xr.Dataset, i: int, name: str = "ntk") -> Array:
-    """Values of the healthy networks of the i-th width, (member, step, event, event_2) for the NTK."""
-    found = samples(nets, name, i)
-    assert isinstance(found, Members)
-    if name != "ntk" or "output" not in nets["ntk"].dims:
-        return found.x
-    events = nets.sizes["sample"] * nets.sizes["output"]
-    return found.x.reshape(*found.x.shape[:2], events, events)
+def _kernels(nets: xr.Dataset, i: int) -> Array:
+    """NTK of the healthy networks of the i-th width, (member, step, event, event_2)."""
+    K = members(nets, "ntk", i)
+    events = nets.sizes["sample"] * nets.sizes.get("output", 1)
+    return K.reshape(*K.shape[:2], events, events)
 
 
 def _training(theory: xr.Dataset, split: str = "train") -> tuple[NDArray[np.intp], Array]:

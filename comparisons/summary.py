@@ -16,6 +16,7 @@ LABELS = {
     "test_loss": "test loss",
     "accuracy": "training accuracy",
     "test_accuracy": "test accuracy",
+    "sharpness": "sharpness",
     "feature_kernel": "feature kernels",
     "gradient_kernel": "gradient kernels",
     "ntk": "NTK",

@@ -41,8 +41,8 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     the number of networks relatively: little against an error, but seen in a mean over thousands of entries.)
 
     Args:
-        ds: holds `<name>` and `<name>_se` with the dimension width: of `comparisons.statistics` or `compare`
-            ("prediction_mean", "loss_mean", "prediction_variance", ...), or `comparisons.bias_variance`.
+        ds: holds `<name>` and `<name>_se` with the dimension width: of `comparisons.statistics` (whose variances are not
+            times N) or `compare` ("prediction_mean", "loss_mean", "prediction_variance", ...), or `bias_variance`.
         name: the variable.
         order: 1 or 2, or "auto" (`comparisons.scaling`).
 
@@ -59,7 +59,9 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
         raise TypeError(f"width_law expects an xarray Dataset, got {type(ds).__name__}.")
     known = [str(v) for v in ds.data_vars if f"{v}_se" in ds and "width" in ds[v].dims]
     if name not in known:
-        raise ValueError(f"{name!r} is not a variable with errors and widths here; there are {', '.join(known)}.")
+        raise ValueError(
+            f"{name!r} is not a variable with errors and widths here; there are {', '.join(known) or 'none'}."
+        )
     y, se = (ds[v].transpose("width", ...) for v in (name, f"{name}_se"))
     dims = tuple(map(str, y.dims[1:]))
     try:

@@ -46,7 +46,7 @@ def neurons(
     problem: Problem,
     *,
     particles: int = 4096,
-    scrambles: int = 2,
+    scrambles: int = 4,
     seed: int = 0,
     tolerance: float = 3e-3,
     save_steps: Iterable[int] | None = None,

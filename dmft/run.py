@@ -220,6 +220,11 @@ class Run:
                 look(network, start)
             if sharpness is not None and start in looks:
                 found = curvature.sharpness(network, self.rule, start, form=self.form)
+                if not np.isfinite(found):
+                    raise DivergenceError(
+                        f"the sharpness at step {start} is not finite; raise particles={self.particles}, or leave it out "
+                        "of the observables."
+                    )
                 sharpness = sharpness.at[self.steps.tolist().index(start)].set(found)
             network, history = loop.advance(network, history, self.rule, start, stop, form=self.form)
             ranks = np.asarray(history.vitals.ranks)

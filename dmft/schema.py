@@ -127,7 +127,8 @@ def observed_samples(problem: Problem, samples: Iterable[int] | None) -> NDArray
         raise TypeError(f"samples={samples!r} is not a list; give e.g. samples=[{observed[0]}].")
     given = list(samples)
     found = np.sort(np.asarray(given))
-    if len(found) == 0 or not np.issubdtype(found.dtype, np.integer) or len(np.unique(found)) < len(found):
+    whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer)
+    if len(found) == 0 or not whole or len(np.unique(found)) < len(found):
         raise ValueError(f"samples={given} must be different whole numbers, at least one.")
     outside = found[~np.isin(found, observed)]
     if len(outside):

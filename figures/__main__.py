@@ -57,9 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
             out = given.out / name
         try:
             ds = _module(name).data(given.store)
+            figure, numbers = _module(name).figure(ds), _module(name).drawn(ds)
         except (FileNotFoundError, ValueError) as error:
             parser.exit(2, f"{name}: {error}\n")
-        for path in style.save(_module(name).figure(ds), _module(name).drawn(ds), out):
+        for path in style.save(figure, numbers, out):
             print(path)
 
 

@@ -37,12 +37,13 @@ def data(store: Path | None) -> xr.Dataset:
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
-    """The variables shown, at the step where the limit's loss has fallen to a quarter."""
-    limit = ds["loss_limit"].values
-    step = int(np.argmin(abs(limit - limit[0] / 4)))
+    """The variables shown, at the step where the limit's loss has fallen to a quarter (without a limit: that of the
+    infinite ensemble of the last width)."""
+    loss = (ds["loss_limit"] if "loss_limit" in ds else ds["loss_infinite"].isel(width=-1)).values
+    step = int(np.argmin(abs(loss - loss[0] / 4)))
     parts = [f"{part}{end}" for part in PARTS for end in ("", "_predicted")]
     names = [f"loss_{name}" for name in ("ensemble", "infinite", "limit", "worth", "worth_predicted", *parts)]
-    held = [name for name in names if name in ds]  # predicted where there were fluctuations
+    held = [name for name in names if name in ds]  # as far as there were a limit and fluctuations
     found = ds.isel(step=step)[[f"{name}{end}" for name in held for end in ("", "_se")]]
     return found.assign_attrs(style.provenance(ds))
 
@@ -70,7 +71,8 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
         axes[2].errorbar(k, row["loss_worth"].values, row["loss_worth_se"].values, **{**look, "linestyle": "none"})
         if "loss_worth_predicted" in ds:
             axes[2].plot(k, row["loss_worth_predicted"].values, color=color, linewidth=1.0)
-    axes[0].axhline(ds["loss_limit"].item(), label=r"$N=\infty$ (theory)", **style.LIMIT)
+    if "loss_limit" in ds:
+        axes[0].axhline(ds["loss_limit"].item(), label=r"$N=\infty$ (theory)", **style.LIMIT)
     axes[0].set(
         xlabel="networks in the ensemble $k$", ylabel="training loss", title=f"(a) ensembles, step {ds['step'].item()}"
     )
@@ -94,6 +96,8 @@ def draw_parts(ds: xr.Dataset, ax: Axes) -> None:
     """(b) the parts of the excess loss against width, in absolute value."""
     width = ds["width"].values
     for (part, label), look in zip(PARTS.items(), style.SERIES, strict=False):
+        if f"loss_{part}" not in ds:
+            continue
         value, se = ds[f"loss_{part}"].values, ds[f"loss_{part}_se"].values
         sign = "" if value[0] > 0 else r" ($-$)"
         style.resolved(ax, width, abs(value), se, label=label + sign, linestyle="none", **look)

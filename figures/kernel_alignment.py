@@ -1,13 +1,16 @@
-"""Representations across widths: similarity of networks' feature kernels to the limit's, and to the task.
+"""Representations across widths: similarity of networks' kernels to the limit's, and to the task.
 
-(a) 1 - unbiased CKA of the feature kernels of one network with the limit's against width, after training, each layer.
-(b) relative distance of feature kernels (top layer): one network, and the mean over networks.
-(c) alignment of the top feature kernel with the targets y y^T through training: networks (mean) and the limit.
+(a) 1 - unbiased CKA of the kernels of one network with the limit's against width, after training, each layer.
+(b) relative distance of kernels (top layer): one network, and the mean over networks.
+(c) alignment of the top kernel with the targets y y^T through training: networks (mean) and the limit.
+Feature kernels, unless others are given.  What networks known by moments, fewer than four samples or feature kernels of
+several outputs do not have is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,6 +24,8 @@ from figures import runs, style
 
 SIZE = (12.0, 3.6)
 STORED = "kernel_alignment.nc"
+SYMBOLS = {"feature_kernel": r"\Phi", "gradient_kernel": "G", "ntk": "K"}
+DISTANCES = {"distance": "one network", "distance_of_mean": "mean over networks"}
 SHOWN = ("unbiased_cka", "distance", "distance_of_mean", "target_alignment", "target_alignment_limit")
 
 
@@ -33,8 +38,9 @@ def data(store: Path | None) -> xr.Dataset:
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
-    """The variables shown."""
-    return ds[[f"{name}{end}" for name in SHOWN for end in ("", "_se")]].assign_attrs(style.provenance(ds))
+    """The variables shown, those that are there."""
+    names = [f"{name}{end}" for name in SHOWN if name in ds for end in ("", "_se")]
+    return ds[names].assign_attrs(style.provenance(ds))
 
 
 def figure(ds: xr.Dataset) -> Figure:
@@ -47,33 +53,59 @@ def figure(ds: xr.Dataset) -> Figure:
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Draw the three panels on three axes."""
-    width, last = ds["width"].values, ds.isel(step=-1)
-    for layer, look in zip(ds["layer"].values, style.SERIES, strict=False):
-        row = last.sel(layer=layer)
-        y, se = 1 - row["unbiased_cka"].values, row["unbiased_cka_se"].values
-        style.resolved(axes[0], width, y, se, label=rf"$\Phi^{layer}$", **look)
-        style.guide(axes[0], width, (width[0], 1.25 * y[0]), -1.0, "$N^{-1}$")
-    axes[0].set(ylabel="1 $-$ CKA (unbiased)", title="(a) one network and the limit, after training")
-    top = last.isel(layer=-1)
-    for (name, label, slope), look in zip(
-        (("distance", "one network", -0.5), ("distance_of_mean", "mean over networks", -1.0)),
-        style.SERIES,
-        strict=False,
-    ):
-        y, se = top[name].values, top[f"{name}_se"].values
-        style.resolved(axes[1], width, y, se, label=label, **look)
-        if slope == -0.5:
-            style.guide(axes[1], width, (width[0], 1.25 * y[0]), slope, "$N^{-1/2}$")
-    axes[1].set(ylabel="relative distance", title=rf"(b) $\Phi^{top['layer'].item()}$ and the limit's")
+    if "layer" not in ds.dims:
+        ds = ds.expand_dims(layer=[""])
+    draw_similarity(ds, axes[0])
+    draw_distance(ds, axes[1])
     for ax in axes[:2]:
-        style.width_axis(ax, width)
+        style.width_axis(ax, ds["width"].values)
         ax.set_yscale("log")
-        ax.legend()
+    draw_targets(ds, axes[2])
+    for ax in axes:
+        if ax.has_data():
+            ax.legend()
+        else:
+            ax.set_axis_off()
+
+
+def draw_similarity(ds: xr.Dataset, ax: Axes) -> None:
+    """(a) against width, after training."""
+    if "unbiased_cka" in ds:
+        width, last = ds["width"].values, ds.isel(step=-1)
+        for layer, look in zip(ds["layer"].values, cycle(style.SERIES), strict=False):
+            row = last.sel(layer=layer)
+            y, se = 1 - row["unbiased_cka"].values, row["unbiased_cka_se"].values
+            style.resolved(ax, width, y, se, label=f"${_symbol(ds, layer)}$", **look)
+        if y[0] > se[0]:
+            style.guide(ax, width, (width[0], 1.25 * y[0]), -1.0, "$N^{-1}$")
+    ax.set(ylabel="1 $-$ CKA (unbiased)", title="(a) one network and the limit, after training")
+
+
+def draw_distance(ds: xr.Dataset, ax: Axes) -> None:
+    """(b) against width, after training, of the top layer."""
+    width, top = ds["width"].values, ds.isel(step=-1, layer=-1)
+    for (name, label), look in zip(DISTANCES.items(), style.SERIES, strict=False):
+        if name in ds:
+            y, se = top[name].values, top[f"{name}_se"].values
+            style.resolved(ax, width, y, se, label=label, **look)
+            if name == "distance":
+                style.guide(ax, width, (width[0], 1.25 * y[0]), -0.5, "$N^{-1/2}$")
+    ax.set(ylabel="relative distance", title=f"(b) ${_symbol(ds, top['layer'].item())}$ and the limit's")
+
+
+def draw_targets(ds: xr.Dataset, ax: Axes) -> None:
+    """(c) against time, of the top layer."""
     time, row = ds["time"].values, ds.isel(layer=-1)
-    for n, color in style.width_colors(width.tolist()).items():
-        of_width = row.sel(width=n)
-        y, se = of_width["target_alignment"].values, of_width["target_alignment_se"].values
-        style.band(axes[2], time, y, se, color=color, label=f"$N={n}$")
-    axes[2].plot(time, row["target_alignment_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
-    axes[2].set(xlabel=r"time $\eta t$", ylabel="alignment with $y y^T$", title="(c) the task in the kernel")
-    axes[2].legend()
+    if "target_alignment" in ds:
+        for n, color in style.width_colors(ds["width"].values.tolist()).items():
+            of_width = row.sel(width=n)
+            y, se = of_width["target_alignment"].values, of_width["target_alignment_se"].values
+            style.band(ax, time, y, se, color=color, label=f"$N={n}$")
+    if "target_alignment_limit" in ds:
+        ax.plot(time, row["target_alignment_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
+    ax.set(xlabel=r"time $\eta t$", ylabel="alignment with $y y^T$", title="(c) the task in the kernel")
+
+
+def _symbol(ds: xr.Dataset, layer: int | str) -> str:
+    """Of the kernel, in TeX."""
+    return SYMBOLS[ds.attrs["quantity"]] + (f"^{layer}" if layer != "" else "")

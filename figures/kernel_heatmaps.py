@@ -1,7 +1,7 @@
 """Kernels of a network and of the limit: feature kernel before and after training, NTK after training.
 
 Columns: theory, one network of the widest width, their difference, and the difference of the mean over networks;
-samples by class.  The differences share one colour scale a row.
+samples by class.  The differences share one colour scale a row.  (No NTK for several outputs.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dmft
+from comparisons import inputs
+from comparisons.samples import members
 from figures import runs, style
 
 SIZE = (10.0, 7.4)
@@ -29,24 +31,26 @@ def data(store: Path | None) -> xr.Dataset:
     if store is not None and (store / STORED).is_file():
         return dmft.load(store / STORED)
     theory, nets = runs.wide(store)
-    wide = nets.isel(width=int(np.argmax(nets["width"].values)))
+    inputs.check_networks(nets, members="this figure")
+    for what, ds in (("the ensemble", nets), ("the theory", theory)):
+        inputs.check_quantities(ds, what, ["feature_kernel"])
+    widest = int(np.argmax(nets["width"].values))
     top = theory["layer"].values[-1]
     rows = {rf"$\Phi^{top}$ at $t=0$": ("feature_kernel", 0), rf"$\Phi^{top}$ after training": ("feature_kernel", -1)}
-    if "ntk" in nets and "ntk" in theory:
+    if "ntk" in nets and "ntk" in theory and "output" not in theory["ntk"].dims:
         rows["NTK after training"] = ("ntk", -1)
     # a common training and test order: by class
     target = theory["target"].values
     order = np.lexsort((np.arange(len(target)), target if target.ndim == 1 else target.argmax(axis=1)))
     found: dict[str, list[Any]] = {"limit": [], "one": [], "mean": []}
     for name, step in rows.values():
-        limit, networks = (
-            ds[name].isel(step=step).isel({"layer": -1} if "layer" in ds[name].dims else {}) for ds in (theory, wide)
-        )
-        for key, kernel in (("limit", limit), ("one", networks.isel(seed=0)), ("mean", networks.mean("seed"))):
-            found[key].append(kernel.values[order][:, order])
+        at = (-1, step) if "layer" in theory[name].dims else (step,)
+        networks = members(nets, name, widest)[(slice(None), *at)]
+        for key, kernel in (("limit", theory[name].values[at]), ("one", networks[0]), ("mean", networks.mean(axis=0))):
+            found[key].append(kernel[order][:, order])
     ds = xr.Dataset({key: (("row", "sample", "sample_2"), np.stack(value)) for key, value in found.items()})
     labels = {"row": list(rows), "sample": theory["sample"].values[order], "sample_2": theory["sample"].values[order]}
-    attrs = style.provenance(nets) | {"width": int(wide["width"]), "networks": int(nets.sizes["seed"])}
+    attrs = style.provenance(nets) | {"width": int(nets["width"][widest]), "networks": len(networks)}
     return ds.assign_coords(labels).assign_attrs(attrs)
 
 

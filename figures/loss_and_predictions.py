@@ -1,7 +1,8 @@
 """Losses and predictions across widths: learning curves, single test samples, and distances point by point.
 
 (a) training and test loss of networks of several widths, mean and standard error, and of the limit.
-(b) predictions on four test samples through training: one network of each width (colours as in a), and the limit.
+(b) predictions on four test samples through training: one network of each width (colours as in a), and the limit; of
+    several outputs that of the sample's class.
 (c) root mean square distance of predictions on test samples after training, relative to the limit's: one network from
     the limit; two networks of successive widths; the mean over networks from the limit (the bias of narrower width).
 """
@@ -19,6 +20,8 @@ from matplotlib.figure import Figure
 
 import comparisons
 import dmft
+from comparisons import inputs
+from comparisons.samples import members
 from figures import runs, style
 from figures.width_convergence import draw_curves
 
@@ -37,23 +40,29 @@ def data(store: Path | None) -> xr.Dataset:
     if store is not None and (store / STORED).is_file():
         return dmft.load(store / STORED)
     theory, nets = runs.wide(store)
+    inputs.check_networks(nets, members="this figure")
+    for what, each in (("the ensemble", nets), ("the theory", theory)):
+        inputs.check_quantities(each, what, ["prediction"])
     curves = comparisons.compare(theory, nets)
     names = [f"{loss}_{part}" for loss in ("loss", "test_loss") for part in ("mean", "mean_se", "limit")]
     split = "test" if (nets["split"] == "test").any() else "train"
     order = np.flatnonzero(nets["split"] == split)
     # spread over the range of the limit's final predictions
-    last = theory["prediction"].isel(step=-1, sample=order)
+    limit = _of_class(theory["prediction"])
+    last = limit.isel(step=-1, sample=order)
     chosen = order[np.argsort(last.values)[np.linspace(0, len(order) - 1, SHOWN).round().astype(int)]]
-    singles = xr.Dataset(
-        {
-            "one": nets["prediction"].isel(seed=0, sample=chosen, drop=True),
-            "one_limit": theory["prediction"].isel(sample=chosen),
-        }
-    )
+    one = np.stack([members(nets, "prediction", i)[0] for i in range(nets.sizes["width"])])
+    single = _of_class(nets["prediction"].isel(seed=0, drop=True).copy(data=one))
+    singles = xr.Dataset({"one": single, "one_limit": limit}).isel(sample=chosen)
     points = comparisons.pointwise(nets, theory).sel(split=split, drop=True)
     ends = [f"{name}{end}" for name in DISTANCES for end in ("", "_se")]
     attrs = style.provenance(curves) | {"split": split}
     return runs.gathered((curves, names), (singles, ["one", "one_limit"]), (points, ends), attrs=attrs)
+
+
+def _of_class(f: xr.DataArray) -> xr.DataArray:
+    """Of several outputs, that with the largest target."""
+    return f.isel(output=f["target"].argmax("output"), drop=True) if "output" in f.dims else f
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
@@ -96,6 +105,8 @@ def draw_distances(ds: xr.Dataset, ax: Axes) -> None:
     """(c) relative distances of predictions against width, at the last step."""
     last = ds.isel(step=-1)
     for (name, (label, dim, slope)), look in zip(DISTANCES.items(), style.SERIES, strict=False):
+        if name not in ds:  # a single width has no successive one
+            continue
         width, y, se = last[dim].values, last[name].values, last[f"{name}_se"].values
         style.resolved(ax, width, y, se, label=label, **look)
         if name != "successive" and y[0] > se[0]:

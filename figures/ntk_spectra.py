@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -65,7 +66,7 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     axes[0].set_yscale("log")
     axes[0].set(ylabel=r"$\lambda_k$ of $K / P$", title="(a) eigenvalues after training")
     axes[1].set(ylabel=r"share of $|y|^2$ in modes $1 \ldots k$", title="(b) task power")
-    for index, look in zip(ds["angle_index"].values, style.SERIES, strict=False):
+    for index, look in zip(ds["angle_index"].values, cycle(style.SERIES), strict=False):
         row = last.sel(angle_index=index)
         style.resolved(axes[2], widths, row["angle"].values, row["angle_se"].values, label=f"angle {index}", **look)
     widest = last["angle"].isel(angle_index=0).values

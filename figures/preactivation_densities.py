@@ -61,7 +61,9 @@ def drawn(found: xr.Dataset) -> xr.Dataset:
         "excess_kurtosis_limit": one["excess_kurtosis_limit"],
         "excess_kurtosis_limit_se": one["excess_kurtosis_limit_se"],
     }
-    shown = one.sel(width=[w for w in SHOWN if w in one["width"]]).rename(width="width_shown")
+    widths = one["width"].values
+    chosen = [w for w in SHOWN if w in widths] or widths[sorted({0, len(widths) // 2, len(widths) - 1})]
+    shown = one.sel(width=chosen).rename(width="width_shown")
     curves |= {name: shown[name] for name in ("density", "density_se")}
     distance = {name: found[name].mean("sample") for name in ("wasserstein", "wasserstein_se")}
     floor = found["wasserstein_floor"].mean(["sample", "width"]).max("step")

@@ -33,7 +33,9 @@ def _made() -> tuple[xr.Dataset, xr.Dataset]:
 
 def wide(store: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
     """Theory and networks: `store`/theory.nc and networks.nc, of any problem, or made."""
-    return _made() if store is None else (dmft.load(store / "theory.nc"), dmft.load(store / "networks.nc"))
+    if store is None:
+        return _made()
+    return dmft.load(store / "theory.nc"), dmft.load(store / "networks.nc").sortby("width")
 
 
 def last_steps(ds: xr.Dataset, count: int) -> list[int]:

@@ -25,6 +25,8 @@ SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#D55E00", "marker": "s"},
     {"color": "#009E73", "marker": "^"},
     {"color": "#CC79A7", "marker": "D"},
+    {"color": "#E69F00", "marker": "v"},
+    {"color": "#56B4E9", "marker": "P"},
 )
 
 

@@ -42,6 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from scipy.linalg import eigvalsh_tridiagonal
 
 from dmft.engine.activations import bend, functions
 from dmft.engine.network import Form, Network, Rule, evaluate, layers
@@ -77,16 +78,22 @@ class _Fields(NamedTuple):
     steps: tuple[jax.Array, ...]
 
 
+def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
+    """Of the state before step `t`, all of whose training samples come first in the rows; nan if that is not finite."""
+    alpha, beta = (np.asarray(a, np.float64) for a in _tridiagonal(network, rule, t, form=form))
+    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+        return float("nan")
+    return float(eigvalsh_tridiagonal(alpha, beta[:-1])[-1])
+
+
 @partial(jax.jit, static_argnames=("form",))
-def sharpness(network: Network, rule: Rule, t: jax.Array | int, *, form: Form) -> jax.Array:
-    """Of the state before step `t`, all of whose training samples come first in the rows."""
+def _tridiagonal(network: Network, rule: Rule, t: jax.Array | int, *, form: Form) -> tuple[jax.Array, jax.Array]:
+    """alpha and beta, (iteration,), of the state before step `t`."""
     n = form.trained
     network = extended(network, n, form)
     network, seen, _ = evaluate(network, rule, t, form)
     network, fields, start = _fields(network, rule, seen, t, form)
-    alpha, beta = _lanczos(network, rule, fields, start, form)
-    largest: jax.Array = jnp.linalg.eigvalsh(jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1))[-1]
-    return largest
+    return _lanczos(network, rule, fields, start, form)
 
 
 def room_needed(rows: int, outputs: int, samples: int) -> int:

@@ -4,8 +4,8 @@
     sharpness   the largest eigenvalue of A = M^(1/2) H M^(1/2),      H = d^2 loss / dtheta^2
 
 of the loss over all training samples, before the update of a step (`dmft.specs.parameterization` has M).  Gradient
-descent without momentum is stable below 2/eta, and full-batch training with large steps ends near that ("edge of
-stability", Cohen, Kaur, Li, Kolter & Talwalkar 2021).  With J = df/dtheta and the curvature C of the loss in outputs,
+descent without momentum and weight decay is stable below 2/eta, and full-batch training with large steps ends near that
+("edge of stability", Cohen, Kaur, Li, Kolter & Talwalkar 2021).  With J = df/dtheta and the curvature C of the loss in outputs,
 
     A = M^(1/2) (J^T C J - sum_a Delta_a d^2 f_a/dtheta^2) M^(1/2) / P
 
@@ -32,7 +32,8 @@ Assumptions and approximations
     gamma0 = 1, step 0: .91, .92, .97 at widths 64, 128, 1024; .99, 1.04, 1.05 with 1024, 4096, 16384 particles,
     standard errors .02.  From step 4 on, where the largest is isolated: .7220 with 4096, .7217 with 16384.)
     The second derivative of an activation with a kink (ReLU) is taken to be 0 where it exists, as by automatic
-    differentiation: the jumps of phi' are left out.
+    differentiation: the jumps of phi' are left out.  ReLU networks come close to their limit slowly: 3 % above it at
+    width 1024 after two steps (5 samples, standard error 1.6 %).
 """
 
 from __future__ import annotations

@@ -408,6 +408,11 @@ def test_fluctuations_of_several_outputs_are_added_up():
     expected = np.hypot(slopes[0] * 0.1 * b, slopes[1] * 0.1 * v)
     np.testing.assert_allclose(got.loss_worth_predicted[0], width(b, v), rtol=1e-12)
     np.testing.assert_allclose(got.loss_worth_predicted_se[0], expected, rtol=1e-6)  # of differences
+    # nothing is predicted of losses alone
+    alone = fluctuations[[name for name in fluctuations.data_vars if "prediction" not in name]]
+    alone = alone.drop_dims("sample", errors="ignore")
+    found = comparisons.bias_variance(nets, fluctuations=alone, ensembles=(4,))
+    assert not [name for name in found.data_vars if "predicted" in name]
 
 
 # ---- form, and bad input ---------------------------------------------------------------------------------------------

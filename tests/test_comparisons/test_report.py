@@ -145,3 +145,39 @@ def test_what_is_no_result_is_refused(results, tmp_path):
             comparisons.report(tree, path)
     assert not path.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("without", ["networks one by one", "four samples", "one output"])
+def test_a_figure_leaves_out_what_the_results_do_not_have(results, tmp_path, without):
+    theory, nets = results["theory"], results["networks"]
+    if without == "four samples":
+        few = {"sample": [0, 1, 3], "sample_2": [0, 1, 3]}
+        theory, nets = theory.sel(few), nets.sel(few)
+    elif without == "one output":
+        task = dmft.Task([[1.0, 0.5], [-0.5, 1.0], [0.3, -1.0], [-1.0, 0.2]], np.eye(4, 2))
+        problem = dmft.Problem(dmft.MLP(1), task, dmft.GradientDescent(0.5, 2))
+        theory = dmft.solve(problem, particles=256, scrambles=2)
+        nets = finite_nets.train_ensemble(problem, widths=[16, 32], seeds=16)
+    else:
+        problem = reference_problem()
+        theory = dmft.solve(problem, particles=256, scrambles=2)
+        nets = finite_nets.train_ensemble(problem, widths=[16, 32], seeds=16, keep="moments", block=2)
+    text = comparisons.report({"theory": theory, "networks": nets}, tmp_path / "report.html").read_text()
+    assert '<section id="figure-representations">' in text
+
+
+def test_figures_of_analyses_made_otherwise(results, tmp_path):
+    theory, nets = results["theory"], results["networks"]
+    kernels = comparisons.representations(nets, theory, "ntk")  # without layers
+    losses = comparisons.bias_variance(nets)  # without a limit
+    text = comparisons.report({"kernels": kernels, "losses": losses}, tmp_path / "report.html").read_text()
+    assert text.count("data:image/svg+xml;base64,") == 2
+
+
+def test_one_limit_and_one_ensemble_from_narrow_to_wide(results, tmp_path):
+    theory, nets = results["theory"], results["networks"]
+    shuffled = comparisons.report({"theory": theory, "networks": nets.isel(width=[2, 0, 1])}, tmp_path / "a.html")
+    lines = embedded(shuffled.read_text())["curves"][0]["lines"]
+    assert [line["name"] for line in lines] == ["N = 16", "N = 32", "N = 64", "limit"]
+    with pytest.raises(ValueError, match="networks and more are all of kind ensemble or moments"):
+        comparisons.report({**results, "more": nets}, tmp_path / "b.html")

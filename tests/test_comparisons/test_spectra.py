@@ -341,7 +341,8 @@ def test_an_event_is_a_sample_and_an_output(outputs):
     }
     theory = limit_of(problem, limit)
     found = comparisons.spectra(nets, theory)
-    each = np.linalg.eigvalsh(K[0][..., :train, :train])[..., ::-1] / train
+    # of K / P for P samples, as in df/dt = (eta / P) K Delta, whatever the number of outputs
+    each = np.linalg.eigvalsh(K[0][..., :train, :train])[..., ::-1] / 3
     np.testing.assert_allclose(found.eigenvalue[0], each.mean(0), rtol=1e-8)  # rounding
     loss = ((f - y)[..., :3, :] ** 2).sum(-1).mean(-1)[0] / 2
     np.testing.assert_allclose(found.mode_loss[0].sum("mode"), loss.mean(0), rtol=1e-8)

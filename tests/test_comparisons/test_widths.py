@@ -172,6 +172,8 @@ def test_refusals_of_laws(law):
     for name in ("prediction_z", "prediction_limit", "loss_mean"):  # no errors, no widths, not there
         with pytest.raises(ValueError, match=rf"'{name}' is not a variable with .* there are prediction_mean, "):
             comparisons.width_law(found, name)
+    with pytest.raises(ValueError, match="there are none"):
+        comparisons.width_law(theory, "loss")
     with pytest.raises(ValueError, match="order=3 is unknown"):
         comparisons.width_law(found, "prediction_mean", order=3)
 

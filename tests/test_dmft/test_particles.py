@@ -109,6 +109,7 @@ def test_a_run_that_outgrows_its_room_is_looked_at_again():
         ({"save_steps": [11]}, ValueError, "save_steps holds 11; this problem has steps 0..10"),
         ({"samples": [3]}, ValueError, "samples holds 3; this problem records samples 0..2"),
         ({"samples": [1, 1]}, ValueError, "different whole numbers"),
+        ({"samples": [[0, 1]]}, ValueError, "different whole numbers"),
         ({"samples": 1}, TypeError, "is not a list"),
         ({"device": "tpu"}, ValueError, "device='tpu' is unknown"),
         ({"memory_limit": 1000}, MemoryEstimateError, "preactivations of 8192 particles needs about"),

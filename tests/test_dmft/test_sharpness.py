@@ -56,6 +56,7 @@ def test_the_limit_is_that_of_trained_networks(limit, nets):
     assert (limit.sharpness_se / limit.sharpness).max() < 5e-3  # measured 2e-3
     compared = comparisons.compare(limit, nets)
     assert compared.sharpness_z.dims == ("width", "step")
+    assert "sharpness" in comparisons.summary(compared)
 
     # twins: without the curvature of f, and another richness
     gauss_newton = np.linalg.eigvalsh(limit.ntk.values)[:, -1] / 3

@@ -127,7 +127,40 @@ def test_figures_of_any_stored_theory_and_networks(module, store, tmp_path):
     xr.testing.assert_allclose(module.drawn(module.data(tmp_path)), ds)
 
 
-def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsys):
+@pytest.mark.parametrize("module", [loss_and_predictions, kernel_heatmaps], ids=lambda m: m.__name__)
+def test_single_networks_are_healthy_ones_of_any_order_and_number_of_outputs(module, tmp_path):
+    x, y = np.random.default_rng(0).standard_normal((5, 3)), np.eye(2)[[0, 1, 0, 1, 1]]
+    problem = dmft.Problem(dmft.MLP(1), dmft.Task(x, y), dmft.GradientDescent(0.5, 2))
+    names = ["prediction", "loss", "feature_kernel", "ntk"]
+    theory = dmft.solve(problem, particles=256, scrambles=2, observables=names)
+    nets = finite_nets.train_ensemble(problem, widths=[32, 16], seeds=9, observables=names)
+    bad = xr.zeros_like(nets.loss.isel(step=0, drop=True), dtype=bool)
+    bad[:, 0] = True
+    dmft.save(theory, tmp_path / "theory.nc")
+    dmft.save(nets.where(~bad).assign(diverged=bad).assign_attrs(nets.attrs), tmp_path / "networks.nc")
+    made = module.data(tmp_path)
+    module.figure(made)
+    if module is kernel_heatmaps:
+        assert made.sizes["row"] == 2  # no NTK between outputs
+        assert made.attrs["networks"] == 8
+        healthy = nets.sel(width=32, layer=1, step=2).isel(seed=slice(1, None)).feature_kernel
+        order = made["sample"].values
+        np.testing.assert_allclose(made["one"][1], healthy[0].values[order][:, order])
+        np.testing.assert_allclose(made["mean"][1], healthy.mean("seed").values[order][:, order], rtol=1e-6)
+    else:
+        assert made.width.values.tolist() == [16, 32]
+        for sample in made["sample"].values:
+            expected = nets.prediction.sel(width=16, sample=sample, output=y[sample].argmax()).isel(seed=1)
+            np.testing.assert_array_equal(made.one.sel(width=16, sample=sample), expected)
+
+
+def test_a_single_width_has_no_successive_one(store, tmp_path):
+    dmft.save(dmft.load(store / "theory.nc"), tmp_path / "theory.nc")
+    dmft.save(dmft.load(store / "networks.nc").sel(width=[32]), tmp_path / "networks.nc")
+    loss_and_predictions.figure(loss_and_predictions.data(tmp_path))
+
+
+def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsys, monkeypatch):
     for name in ("theory", "networks"):
         dmft.save(
             dmft.load(store / f"{name}.nc").drop_vars(["ntk", "ntk_se"], errors="ignore"), tmp_path / f"{name}.nc"
@@ -136,6 +169,12 @@ def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsy
         cli.main(["ntk_spectra", "--store", str(tmp_path), "--out", str(tmp_path / "x.png")])
     assert stopped.value.code == 2
     assert "ntk_spectra: the ensemble has no ntk" in capsys.readouterr().err
+    # found while it is drawn
+    dmft.save(dmft.load(store / "comparison.nc").isel(width=[0, 1]), tmp_path / "fluctuations.nc")
+    monkeypatch.setattr(width_laws, "drawn", lambda ds: comparisons.width_law(ds, "prediction_mean"))
+    with pytest.raises(SystemExit):
+        cli.main(["width_laws", "--store", str(tmp_path), "--out", str(tmp_path / "x.png")])
+    assert "width_laws: prediction_mean: 2 width(s) for a law of 2 terms" in capsys.readouterr().err
 
 
 def test_solver_convergence(monkeypatch):

@@ -68,3 +68,7 @@ def test_numbers_are_means_over_samples_and_those_of_the_first():
     ratio = ds.density_gaussian / gauss
     np.testing.assert_allclose(ratio.values, np.broadcast_to(ratio.values[..., :1], ratio.shape), rtol=1e-10)
     assert "kind" not in ds.attrs
+    # of other widths than those of the gallery the first, the middle and the last are shown
+    assert module.drawn(made.sel(width=[8])).width_shown.values.tolist() == [8]
+    others = made.assign_coords(width=[5, 7, 9])
+    assert module.drawn(others).width_shown.values.tolist() == [5, 7, 9]
