@@ -41,8 +41,8 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     the number of networks relatively: little against an error, but seen in a mean over thousands of entries.)
 
     Args:
-        ds: holds `<name>` and `<name>_se` with the dimension width: of `comparisons.statistics` (whose variances are not
-            times N) or `compare` ("prediction_mean", "loss_mean", "prediction_variance", ...), or `bias_variance`.
+        ds: holds `<name>` and `<name>_se` with the dimension width: of `statistics` (whose variances are not times N),
+            `compare` ("prediction_mean", "loss_mean", "prediction_variance", ...) or `bias_variance`.
         name: the variable.
         order: 1 or 2, or "auto" (`comparisons.scaling`).
 

@@ -222,8 +222,8 @@ class Run:
                 found = curvature.sharpness(network, self.rule, start, form=self.form)
                 if not np.isfinite(found):
                     raise DivergenceError(
-                        f"the sharpness at step {start} is not finite; raise particles={self.particles}, or leave it out "
-                        "of the observables."
+                        f"the sharpness at step {start} is not finite; raise particles={self.particles}, or leave it "
+                        "out of the observables."
                     )
                 sharpness = sharpness.at[self.steps.tolist().index(start)].set(found)
             network, history = loop.advance(network, history, self.rule, start, stop, form=self.form)

@@ -166,7 +166,7 @@ def draw_panel(ds: xr.Dataset, name: str, ax: Axes, *, limit: bool) -> None:
     """One quantity in one parameterization."""
     width = ds["width"].values
     ax.set_yscale("log")
-    for field, look in zip(ds["field"].values.tolist(), style.SERIES, strict=True):
+    for field, look in zip(ds["field"].values.tolist(), style.SERIES, strict=False):
         y, se = ds[name].sel(field=field).values, ds[f"{name}_se"].sel(field=field).values
         ax.errorbar(width, y, se, linestyle="-", linewidth=0.8, label=field, **look)
         if limit:

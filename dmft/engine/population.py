@@ -55,7 +55,7 @@ class Population:
 
     def overlap(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """sum_a <a_a b_a>, (...,), for a (..., vector, component) and b (vector, component)."""
-        return jnp.tensordot(a, self._weighted(b), axes=2)
+        return jnp.sum(a * self._weighted(b), axis=(-2, -1))
 
     def _weighted(self, a: jax.Array) -> jax.Array:
         return a @ self.measure if self.measure.ndim == 2 else a * self.measure

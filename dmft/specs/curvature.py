@@ -5,7 +5,8 @@
 
 of the loss over all training samples, before the update of a step (`dmft.specs.parameterization` has M).  Gradient
 descent without momentum and weight decay is stable below 2/eta, and full-batch training with large steps ends near that
-("edge of stability", Cohen, Kaur, Li, Kolter & Talwalkar 2021).  With J = df/dtheta and the curvature C of the loss in outputs,
+("edge of stability", Cohen, Kaur, Li, Kolter & Talwalkar 2021).  With J = df/dtheta and the curvature C of the loss in
+outputs,
 
     A = M^(1/2) (J^T C J - sum_a Delta_a d^2 f_a/dtheta^2) M^(1/2) / P
 

@@ -60,7 +60,7 @@ def test_every_kind_of_problem_has_its_neurons(network, training):
     problem = dmft.Problem(network, dmft.Task(task.x[:2], [-1, 1], task.x[2:], [1]), training)
     ds = dmft.neurons(problem, particles=512)
     exact = network.activation.name == "linear"
-    theory = dmft.solve(problem, particles=512, scrambles=2, observables=["feature_kernel"])
+    theory = dmft.solve(problem, particles=512, scrambles=4, observables=["feature_kernel"])
     phi = {
         "tanh": np.tanh,
         "relu": lambda h: np.sqrt(2) * np.maximum(h, 0),
@@ -82,7 +82,7 @@ def test_samples_and_steps_that_are_asked_for(problem, made):
 def test_default_steps_are_the_first_and_the_last_and_results_are_stored(problem, tmp_path):
     ds = dmft.neurons(problem, particles=256)
     assert ds.step.values.tolist() == [0, 10]
-    assert np.bincount(ds.scramble).tolist() == [256, 256]
+    assert np.bincount(ds.scramble).tolist() == [256] * 4
     dmft.save(ds, tmp_path / "neurons.nc")
     xr.testing.assert_identical(dmft.load(tmp_path / "neurons.nc"), ds)
 
@@ -112,7 +112,7 @@ def test_a_run_that_outgrows_its_room_is_looked_at_again():
         ({"samples": [[0, 1]]}, ValueError, "different whole numbers"),
         ({"samples": 1}, TypeError, "is not a list"),
         ({"device": "tpu"}, ValueError, "device='tpu' is unknown"),
-        ({"memory_limit": 1000}, MemoryEstimateError, "preactivations of 8192 particles needs about"),
+        ({"memory_limit": 1000}, MemoryEstimateError, "preactivations of 16384 particles needs about"),
         ({"tolerance": 1.0}, ValueError, "tolerance=1.0 must lie between"),
     ],
 )

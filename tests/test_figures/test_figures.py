@@ -188,7 +188,7 @@ def test_solver_convergence(monkeypatch):
 
 def readme_example():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     return "".join(block for block in blocks if "SLURM" not in block)  # there is no such cluster here
 
 
@@ -213,6 +213,8 @@ def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
         ("dmft.fluctuations(small)", "dmft.fluctuations(small, particles=256, draws=2, scrambles=2, deflate=False)"),
         ("widths=[64, 128, 256], seeds=2000", "widths=[64, 128, 256], seeds=20"),
         ("widths=[10**5], seeds=8", "widths=[128], seeds=2"),
+        ("widths=[32, 64, 128, 256], seeds=400", "widths=[16, 24, 32], seeds=16"),
+        ("wide = dmft.solve(small)", "wide = dmft.solve(small, particles=256, scrambles=2)"),
         ("seeds=10**4, keep", "seeds=100, keep"),
         ("[32, 64, 128], 4000", "[8, 12, 16], 64"),
         ("dmft.solve(problems[0])", "dmft.solve(problems[0], particles=256)"),
