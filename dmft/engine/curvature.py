@@ -41,12 +41,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from scipy.linalg import eigvalsh_tridiagonal
 
 from dmft.engine.activations import bend, functions
 from dmft.engine.network import Form, Network, Rule, evaluate, layers
-from dmft.engine.population import Population
 from dmft.specs import loss
 from dmft.specs.curvature import ITERATIONS, start_coefficients
 from dmft.specs.parameterization import batch_scale, output_scale
@@ -80,20 +78,47 @@ class _Fields(NamedTuple):
 
 def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
     """Of the state before step `t`, all of whose training samples come first in the rows; nan if that is not finite."""
-    alpha, beta = (np.asarray(a, np.float64) for a in _tridiagonal(network, rule, t, form=form))
+    network, fields, q, square = _begun(network, rule, t, form=form)
+    if not 0 < float(square) < np.inf:
+        return float("nan")
+    met = jax.tree.map(lambda a: jnp.zeros((ITERATIONS, *a.shape)), q)
+    found = []
+    for j in range(ITERATIONS):
+        network, met, q, *coefficients = _iterated(network, rule, fields, met, q, j, form=form)
+        found.append(coefficients)
+    alpha, beta = np.array(found, np.float64).T
     if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
         return float("nan")
     return float(eigvalsh_tridiagonal(alpha, beta[:-1])[-1])
 
 
 @partial(jax.jit, static_argnames=("form",))
-def _tridiagonal(network: Network, rule: Rule, t: jax.Array | int, *, form: Form) -> tuple[jax.Array, jax.Array]:
-    """alpha and beta, (iteration,), of the state before step `t`."""
-    n = form.trained
-    network = extended(network, n, form)
+def _begun(
+    network: Network, rule: Rule, t: jax.Array | int, *, form: Form
+) -> tuple[Network, _Fields, Direction, jax.Array]:
+    """A copy of the state before step `t`, its fields, the start q_1 and the square that it had."""
+    network = extended(network, form.trained, form)
     network, seen, _ = evaluate(network, rule, t, form)
     network, fields, start = _fields(network, rule, seen, t, form)
-    return _lanczos(network, rule, fields, start, form)
+    square = _dot(start, _image(start, fields, network, rule, form), network)
+    q, _ = _normalised(start, square, fields, network, rule, form)
+    return network, fields, q, square
+
+
+@partial(jax.jit, static_argnames=("form",), donate_argnames=("network", "met"))
+def _iterated(
+    network: Network, rule: Rule, fields: _Fields, met: Direction, q: Direction, j: jax.Array | int, *, form: Form
+) -> tuple[Network, Direction, Direction, jax.Array, jax.Array]:
+    """Step j of the iteration: the state, q_1 .. q_j (with a leading axis), q_{j+1}, alpha_j and beta_j."""
+    met = jax.tree.map(lambda room, a: room.at[j].set(a), met, q)
+    network, u = _product(network, rule, fields, _image(q, fields, network, rule, form), form)
+    before, alpha = _dot(u, _image(u, fields, network, rule, form), network), jnp.zeros(())
+    for _ in range(2):
+        on_met = _dot(met, _image(u, fields, network, rule, form), network)
+        u = jax.tree.map(partial(_without, on_met), u, met)
+        alpha = alpha + on_met[j]
+    q, length = _normalised(u, before, fields, network, rule, form)
+    return network, met, q, alpha, length
 
 
 def room_needed(rows: int, outputs: int, samples: int) -> int:
@@ -209,8 +234,9 @@ def _pulled(network: Network, i: int, u: jax.Array, form: Form) -> tuple[Network
     return replace(network, matrices=tuple(matrices), populations=tuple(populations)), image
 
 
-def _image(q: Direction, fields: _Fields, per_layer: tuple[Population, ...], branch: Any) -> Direction:
+def _image(q: Direction, fields: _Fields, network: Network, rule: Rule, form: Form) -> Direction:
     """What the inner product with q is a sum over; what q does to fields."""
+    per_layer, branch = layers(network), _branch(rule, form)
     forward, backward = [], []
     for i, (E, F) in enumerate(zip(q.outputs, q.inputs, strict=True)):
         phi, g = fields.features[i], fields.gradients[i + 1]
@@ -248,45 +274,22 @@ def _product(network: Network, rule: Rule, fields: _Fields, image: Direction, fo
     return network, product
 
 
-def _lanczos(
-    network: Network, rule: Rule, fields: _Fields, start: Direction, form: Form
-) -> tuple[jax.Array, jax.Array]:
-    """alpha and beta, (iteration,)."""
-    per_layer, branch = layers(network), _branch(rule, form)
-    crowd = (per_layer[0], *per_layer[1:], *per_layer[:-1], per_layer[-1])  # of the parts of a direction
+def _dot(q: Direction, image: Direction, network: Network) -> jax.Array:
+    """(...,), for q with further axes."""
+    per_layer = layers(network)
+    of_parts = (per_layer[0], *per_layer[1:], *per_layer[:-1], per_layer[-1])
+    parts = zip(of_parts, jax.tree.leaves(q), jax.tree.leaves(image), strict=True)
+    return sum((p.overlap(a, b) for p, a, b in parts), jnp.zeros(()))
 
-    def images(q: Direction) -> Direction:
-        return _image(q, fields, per_layer, branch)
 
-    def dot(q: Direction, image: Direction) -> jax.Array:
-        """(...,), for q with further axes."""
-        parts = zip(crowd, jax.tree.leaves(q), jax.tree.leaves(image), strict=True)
-        return sum((p.overlap(a, b) for p, a, b in parts), jnp.zeros(()))
-
-    def normalised(q: Direction, before: jax.Array) -> tuple[Direction, jax.Array]:
-        """Of unit length, and the length that it had: 0 where only rounding is left of the square `before`."""
-        square = dot(q, images(q))
-        length = jnp.sqrt(jnp.where(square <= float(np.finfo(square.dtype).eps) * before, 0.0, square))
-        factor = jnp.where(length == 0, 0.0, 1 / length)
-        return jax.tree.map(lambda a: factor * a, q), length
-
-    def body(j: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        network, met, q, alpha, beta = carry
-        met = jax.tree.map(lambda room, a: room.at[j].set(a), met, q)
-        network, u = _product(network, rule, fields, images(q), form)
-        before = dot(u, images(u))
-        for _ in range(2):
-            on_met = dot(met, images(u))
-            u = jax.tree.map(partial(_without, on_met), u, met)
-            alpha = alpha.at[j].add(on_met[j])
-        q, length = normalised(u, before)
-        return network, met, q, alpha, beta.at[j].set(length)
-
-    q, _ = normalised(start, dot(start, images(start)))
-    met = jax.tree.map(lambda a: jnp.zeros((ITERATIONS, *a.shape)), q)
-    found = jnp.zeros(ITERATIONS)
-    _, _, _, alpha, beta = lax.fori_loop(0, ITERATIONS, body, (network, met, q, found, found))
-    return alpha, beta
+def _normalised(
+    q: Direction, before: jax.Array, fields: _Fields, network: Network, rule: Rule, form: Form
+) -> tuple[Direction, jax.Array]:
+    """Of unit length, and the length that it had: 0 where only rounding is left of the square `before`."""
+    square = _dot(q, _image(q, fields, network, rule, form), network)
+    length = jnp.sqrt(jnp.where(square <= float(np.finfo(square.dtype).eps) * before, 0.0, square))
+    factor = jnp.where(length == 0, 0.0, 1 / length)
+    return jax.tree.map(lambda a: factor * a, q), length
 
 
 def _without(coefficients: jax.Array, a: jax.Array, met: jax.Array) -> jax.Array:
