@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.list:
         for name in NAMES:
-            print(f"{name:<22} {_module(name).__doc__.splitlines()[0]}")
+            print(f"{name:<24} {_module(name).__doc__.splitlines()[0]}")
         return
     if given.name is None:
         parser.error("name a figure, or use --list")
