@@ -61,7 +61,7 @@ class Work:
 
 
 PROBLEMS = {
-    "reference": Work(reference, 2_000_000, 65_536, 16_384, 512),
+    "reference": Work(reference, 2_000_000, 65_536, 16_384, 256),
     "mnist": Work(mnist, 200_000, 65_536, 4_096, 128),
 }
 PARTS = ("theory", "networks", "fluctuations")
