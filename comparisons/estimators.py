@@ -99,3 +99,15 @@ def root(square: Array, se: Array) -> tuple[Array, Array]:
 def z_score(deviation: Array, se: Array) -> Array:
     """deviation / se, and 0 where both vanish (a quantity that is the same in every network and in the limit)."""
     return np.divide(deviation, se, out=np.where(deviation == 0, 0.0, np.inf), where=se > 0)
+
+
+def first_above(x: Array, curve: Array, level: float) -> float:
+    """Where a curve (point,) first exceeds a level, on the line between two points of x; nan if never."""
+    above = np.flatnonzero(curve > level)
+    if len(above) == 0:
+        return np.nan
+    i = int(above[0])
+    if i == 0:
+        return float(x[0])
+    share = (level - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return float(x[i - 1] + share * (x[i] - x[i - 1]))

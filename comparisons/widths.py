@@ -138,7 +138,7 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
         d, e = distance.values[index], se.values[index]
         if (d - CLEAR * e > tolerance).any():
             for key, curve in (("onset", d), ("onset_early", d + e), ("onset_late", d - e)):
-                found[key][index] = _crossing(time, curve, tolerance)
+                found[key][index] = estimators.first_above(time, curve, tolerance)
     variables: Variables = {key: (tuple(map(str, dims)), value) for key, value in found.items()}
     return dataset("onset", variables, {}, comparison, quantity=quantity, tolerance=tolerance, of=of)
 
@@ -146,18 +146,6 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
 def _relative(quantity: str) -> bool:
     """Whether distances of a comparison are relative to the limit."""
     return "kernel" in quantity or quantity == "ntk"
-
-
-def _crossing(time: Array, curve: Array, level: float) -> float:
-    """Where a curve first exceeds a level, on the line between two points; nan if never."""
-    above = np.flatnonzero(curve > level)
-    if len(above) == 0:
-        return np.nan
-    i = int(above[0])
-    if i == 0:
-        return float(time[0])
-    share = (level - curve[i - 1]) / (curve[i] - curve[i - 1])
-    return float(time[i - 1] + share * (time[i] - time[i - 1]))
 
 
 def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:

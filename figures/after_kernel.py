@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,19 +42,13 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 3, figsize=SIZE)
-        draw(drawn(ds), axes)
-    return fig
+    return style.panels(draw, drawn(ds), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Draw the three panels on three axes."""
     time, width, last = ds["time"].values, ds["width"].values, ds.isel(step=-1)
-    for n, color in style.width_colors(width.tolist()).items():
-        row = ds.sel(width=n)
-        style.band(axes[0], time, row["test_loss"].values, row["test_loss_se"].values, color=color, label=f"$N={n}$")
-    axes[0].plot(time, ds["test_loss_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
+    style.by_width(axes[0], time, ds, "test_loss", "test_loss_limit")
     axes[0].set(
         xlabel=r"time $\eta t$ of the kernel", ylabel="test loss of regression", title="(a) kernels through training"
     )

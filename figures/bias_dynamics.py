@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -52,10 +51,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, len(PANELS), figsize=SIZE)
-        draw(drawn(comparison), axes)
-    return fig
+    return style.panels(draw, drawn(comparison), (1, len(PANELS)), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

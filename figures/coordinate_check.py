@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -137,10 +136,7 @@ def drawn(found: xr.Dataset) -> xr.Dataset:
 
 def figure(found: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(len(QUANTITIES), len(TITLES), figsize=SIZE, sharey="row", sharex=True)
-        draw(drawn(found), axes)
-    return fig
+    return style.panels(draw, drawn(found), (len(QUANTITIES), len(TITLES)), SIZE, sharey="row", sharex=True)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -73,10 +72,7 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 2, figsize=SIZE)
-        draw(ds, axes)
-    return fig
+    return style.panels(draw, ds, (1, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

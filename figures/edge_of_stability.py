@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 import comparisons
 import dmft
 import finite_nets
+from comparisons.estimators import first_above
 from figures import style
 
 SIZE = (12.0, 3.6)
@@ -57,26 +56,18 @@ def data(store: Path | None) -> xr.Dataset:
     for name in ("mean", "mean_se", "limit", "limit_se"):
         found[f"edge_{name}"] = rate * comparison[f"sharpness_{name}"]
     found["edge_std"] = rate * nets["sharpness"].std("seed", ddof=1)
-    each = np.array([[first_above(row, EDGE / rate) for row in rows] for rows in nets["sharpness"].values])
+    step, level = nets["step"].values, EDGE / rate
+    each = np.array([[first_above(step, row, level) for row in rows] for rows in nets["sharpness"].values])
     reached = np.isfinite(each).sum(axis=1)
     found["reached"] = ("width", reached)
     found["step_mean"] = ("width", np.nanmean(each, axis=1))
     found["step_std"] = ("width", np.nanstd(each, axis=1, ddof=1))
     limit, se = theory["sharpness"].values, theory["sharpness_se"].values
-    found["step_limit"] = ((), first_above(limit, EDGE / rate))
+    found["step_limit"] = ((), first_above(step, limit, level))
     # early and late: the curve up and down by its error
-    ends = [first_above(limit + sign * se, EDGE / rate) for sign in (1, -1)]
+    ends = [first_above(step, limit + sign * se, level) for sign in (1, -1)]
     found["step_limit_se"] = ((), abs(ends[1] - ends[0]) / 2)
     return xr.Dataset(found).assign_attrs(style.provenance(comparison) | {"learning_rate": rate})
-
-
-def first_above(curve: NDArray[Any], level: float) -> float:
-    """The step, on a line between two, at which a curve first exceeds a level; nan if never."""
-    above = np.flatnonzero(curve > level)
-    if len(above) == 0:
-        return float("nan")
-    i = int(above[0])
-    return float(i) if i == 0 else i - 1 + float((level - curve[i - 1]) / (curve[i] - curve[i - 1]))
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
@@ -86,26 +77,19 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 3, figsize=SIZE)
-        draw(ds, axes)
-    return fig
+    return style.panels(draw, ds, (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Draw the three panels on three axes."""
     step, widths = ds["step"].values, ds["width"].values
     for name, ax in (("edge", axes[0]), ("loss", axes[1])):
-        for width, color in style.width_colors(widths.tolist()).items():
-            row = ds.sel(width=width)
-            style.band(
-                ax, step, row[f"{name}_mean"].values, row[f"{name}_mean_se"].values, color=color, label=f"$N={width}$"
-            )
-            if name == "edge" and width in (widths[0], widths[-1]):
-                y, std = row["edge_mean"].values, row["edge_std"].values
-                ax.fill_between(step, y - std, y + std, color=color, alpha=0.12, linewidth=0)
-        ax.plot(step, ds[f"{name}_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
+        style.by_width(ax, step, ds, f"{name}_mean", f"{name}_limit")
         ax.set_xlabel("step")
+    colors = style.width_colors(widths.tolist())
+    for width in (widths[0], widths[-1]):
+        y, std = (ds[f"edge_{part}"].sel(width=width).values for part in ("mean", "std"))
+        axes[0].fill_between(step, y - std, y + std, color=colors[width], alpha=0.12, linewidth=0)
     axes[0].axhline(EDGE, color="0.3", linestyle="--", linewidth=1.0, zorder=0)
     axes[0].set(ylabel=r"$\eta\,\times$ sharpness", title="(a) sharpness and the edge of stability")
     axes[1].set_yscale("log")

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,10 +44,7 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 3, figsize=SIZE)
-        draw(drawn(ds), axes)
-    return fig
+    return style.panels(draw, drawn(ds), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
@@ -97,11 +93,8 @@ def draw_targets(ds: xr.Dataset, ax: Axes) -> None:
     """(c) against time, of the top layer."""
     time, row = ds["time"].values, ds.isel(layer=-1)
     if "target_alignment" in ds:
-        for n, color in style.width_colors(ds["width"].values.tolist()).items():
-            of_width = row.sel(width=n)
-            y, se = of_width["target_alignment"].values, of_width["target_alignment_se"].values
-            style.band(ax, time, y, se, color=color, label=f"$N={n}$")
-    if "target_alignment_limit" in ds:
+        style.by_width(ax, time, row, "target_alignment", "target_alignment_limit")
+    elif "target_alignment_limit" in ds:
         ax.plot(time, row["target_alignment_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
     ax.set(xlabel=r"time $\eta t$", ylabel="alignment with $y y^T$", title="(c) the task in the kernel")
 

@@ -6,15 +6,13 @@ samples by class.  The differences share one colour scale a row.  (No NTK for se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 import dmft
 from comparisons import inputs
@@ -61,19 +59,16 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(ds.sizes["row"], len(COLUMNS), figsize=SIZE, squeeze=False)
-        draw(drawn(ds), list(axes.ravel()))
-    return fig
+    return style.panels(draw, drawn(ds), (ds.sizes["row"], len(COLUMNS)), SIZE, squeeze=False)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """A row of four panels for each kernel."""
     for i, name in enumerate(ds["row"].values):
         row = ds.isel(row=i)
         size, off = (max(float(abs(row[key]).max()) for key in keys) for keys in (("limit", "one"), ("difference",)))
         for j, (key, title) in enumerate(COLUMNS.items()):
-            ax, change = axes[i * len(COLUMNS) + j], j >= 2
+            ax, change = axes[i, j], j >= 2
             level = off if change else size
             image = ax.imshow(
                 row[key].values, cmap="PuOr_r" if change else "RdBu_r", vmin=-level, vmax=level, interpolation="nearest"

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -45,10 +44,7 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 4, figsize=SIZE)
-        draw(drawn(ds), axes)
-    return fig
+    return style.panels(draw, drawn(ds), (1, 4), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -74,10 +73,7 @@ def drawn(found: xr.Dataset) -> xr.Dataset:
 
 def figure(found: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(found.sizes["layer"], 3, figsize=SIZE, squeeze=False)
-        draw(drawn(found), axes)
-    return fig
+    return style.panels(draw, drawn(found), (found.sizes["layer"], 3), SIZE, squeeze=False)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

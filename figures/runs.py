@@ -38,12 +38,6 @@ def wide(store: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
     return dmft.load(store / "theory.nc"), dmft.load(store / "networks.nc").sortby("width")
 
 
-def last_steps(ds: xr.Dataset, count: int) -> list[int]:
-    """Positions of about `count` steps, spread evenly, the first and the last among them."""
-    last = ds.sizes["step"] - 1
-    return sorted({round(i * last / (count - 1)) for i in range(count)})
-
-
 def gathered(*parts: tuple[xr.Dataset, Sequence[str]], attrs: dict[str, Any]) -> xr.Dataset:
     """One Dataset of the named variables of several, those that are there."""
     found = [ds[[name for name in names if name in ds]].drop_attrs() for ds, names in parts]

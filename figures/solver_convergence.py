@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -73,10 +72,8 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, ds.sizes["problem"], figsize=SIZE, sharey=True, squeeze=False)
-        draw(ds, axes[0])
-    return fig
+    shape = (1, ds.sizes["problem"])
+    return style.panels(lambda ds, axes: draw(ds, axes[0]), ds, shape, SIZE, sharey=True, squeeze=False)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

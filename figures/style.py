@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -28,6 +29,21 @@ SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#E69F00", "marker": "v"},
     {"color": "#56B4E9", "marker": "P"},
 )
+
+
+def panels(
+    draw: Callable[[xr.Dataset, Any], None],
+    ds: xr.Dataset,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    **shared: Any,
+) -> Figure:
+    """A figure of `shape` (rows, columns) panels, on whose axes `draw` draws `ds`; `shared`: of `plt.subplots`."""
+    figure: Figure
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(*shape, figsize=size, **shared)
+        draw(ds, axes)
+    return figure
 
 
 def width_colors(widths: Sequence[int]) -> dict[int, Any]:
@@ -61,21 +77,24 @@ def band(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **look: A
     ax.fill_between(x, y - se, y + se, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
+def by_width(ax: Axes, x: NDArray[Any], ds: xr.Dataset, name: str, limit: str) -> None:
+    """Curves `name` (width, ...) of networks with their errors, and the curve `limit` of the theory if it is there."""
+    for width, color in width_colors(ds["width"].values.tolist()).items():
+        row = ds.sel(width=width)
+        band(ax, x, row[name].values, row[f"{name}_se"].values, color=color, label=f"$N={width}$")
+    if limit in ds:
+        ax.plot(x, ds[limit].values, label=r"$N=\infty$ (theory)", **LIMIT)
+
+
 def resolved(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **look: Any) -> None:
     """Points with error bars on a logarithmic axis; a value below its error is shown as an upper end, an arrow down."""
     clear = y > se
     ax.errorbar(x[clear], y[clear], se[clear], **{"linestyle": "-", "linewidth": 0.8, **look})
-    if (~clear & (se > 0)).any():
-        hidden = ~clear & (se > 0)
+    hidden = ~clear & (se > 0)
+    if hidden.any():
+        bare = {k: v for k, v in look.items() if k not in ("label", "linestyle")} | {"marker": "_"}
         upper = (y + se)[hidden]
-        ax.errorbar(
-            x[hidden],
-            upper,
-            0.4 * upper,
-            uplims=True,
-            linestyle="none",
-            **{**{k: v for k, v in look.items() if k not in ("label", "linestyle")}, "marker": "_"},
-        )
+        ax.errorbar(x[hidden], upper, 0.4 * upper, uplims=True, linestyle="none", **bare)
 
 
 def provenance(ds: xr.Dataset) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,10 +49,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 2, figsize=SIZE)
-        draw(drawn(comparison), axes)
-    return fig
+    return style.panels(draw, drawn(comparison), (1, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

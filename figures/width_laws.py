@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -62,10 +61,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    with plt.style.context(style.STYLE):
-        fig, axes = plt.subplots(1, 4, figsize=SIZE)
-        draw(drawn(comparison), axes)
-    return fig
+    return style.panels(draw, drawn(comparison), (1, 4), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
