@@ -41,7 +41,6 @@ from dmft.specs import _check, loss
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
-FEWEST = 8  # networks, or blocks of them, of a width
 PARTITIONS = 8  # of networks into groups
 SPLITS = {"loss": "train", "test_loss": "test"}
 EACH = ("width", "step")
@@ -85,7 +84,7 @@ def bias_variance(
     inputs.check_networks(nets)
     if not held(nets, "prediction"):
         raise ValueError("the networks have no predictions; record them, with observables=['prediction', 'loss'].")
-    counts = require_enough(nets, FEWEST)
+    counts = require_enough(nets)
     if not isinstance(ensembles, Iterable) or not list(ensembles):
         raise ValueError(f"ensembles={ensembles!r} is not a list of sizes; give e.g. ensembles=[1, 4, 16].")
     sizes = sorted({_check.integer(f"ensembles[{i}]", k, minimum=1) for i, k in enumerate(ensembles)})

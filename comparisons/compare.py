@@ -44,8 +44,6 @@ from comparisons.samples import held, require_enough, samples
 from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
 
-MIN_SEEDS = 8
-
 
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
@@ -68,7 +66,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
     inputs.check_networks(nets)
     quantities = [name for name in schema.VARIABLES if name in theory and held(nets, name)]
     inputs.check_theory(theory, nets, quantities)
-    seeds = require_enough(nets, MIN_SEEDS)
+    seeds = require_enough(nets)
     if fluctuations is not None:
         inputs.check_fluctuations(fluctuations, nets)
 

@@ -34,13 +34,12 @@ from scipy.special import ndtr
 
 from comparisons import results
 from comparisons.inputs import require_same_labels
-from comparisons.samples import GROUPS
+from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
-FEWEST = 8  # networks of a width
 RANGE = (0.0005, 0.9995)  # quantiles that bins reach
 DISTANCES = ("wasserstein", "kolmogorov_smirnov")
 SHAPES = ("mean", "standard_deviation", "excess_kurtosis", "gaussian_distance")
@@ -162,7 +161,7 @@ def distances(a: Array, b: Array, groups_a: NDArray[np.int64], groups_b: NDArray
     for counts, other in zip(sides, reversed(shares), strict=True):
         total, n = counts.sum(axis=0), counts[:, -1]
         without = [_between((total - c) / (n.sum() - m), other, at) for c, m in zip(counts, n, strict=True)]
-        variance += _jackknife_variance(np.array(without))
+        variance += error_of(np.array(without)) ** 2
         floor += _halves(counts, at) ** 2
     rows = zip(DISTANCES, value, np.sqrt(variance), np.sqrt(floor), strict=True)
     return {name: Distance(float(v), float(se), float(f)) for name, v, se, f in rows}
@@ -200,7 +199,7 @@ def described(values: Array, groups: NDArray[np.int64], edges: Array) -> dict[st
     area = np.diff(edges)
     density = counts.sum(axis=0) / len(values) / area
     without = (counts.sum(axis=0) - counts) / (len(values) - members)[:, None] / area
-    found: dict[str, Pair] = {"density": (density, np.sqrt(_jackknife_variance(without)))}
+    found: dict[str, Pair] = {"density": (density, error_of(without))}
 
     centre, scale = values.mean(), values.std() or 1.0
     z = (values - centre) / scale
@@ -215,7 +214,7 @@ def described(values: Array, groups: NDArray[np.int64], edges: Array) -> dict[st
         ]
     )
     units, origin = np.array([scale, scale, 1.0, 1.0]), np.array([centre, 0.0, 0.0, 0.0])
-    se = np.sqrt(_jackknife_variance(left_out))
+    se = error_of(left_out)
     for name, value, error in zip(SHAPES, whole * units + origin, se * units, strict=True):
         found[name] = (value, error)
     return found
@@ -233,13 +232,6 @@ def _shape(moments: Array, F: Array, at: Array) -> Array:
     # on either side of each step
     gap = max(abs(F - G).max(), abs(np.append(0.0, F[:-1]) - G).max())
     return np.array([m1, np.sqrt(variance), fourth / variance**2 - 3, gap])
-
-
-def _jackknife_variance(without: Array) -> Array:
-    """Of estimates (group, ...) that leave out one group each."""
-    k = len(without)
-    variance: Array = (k - 1) / k * ((without - without.mean(axis=0)) ** 2).sum(axis=0)
-    return variance
 
 
 def gaussian(h: ArrayLike, mean: Any, standard_deviation: Any) -> Array:

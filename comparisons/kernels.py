@@ -34,6 +34,14 @@ def by_event(kernel: xr.DataArray) -> Array:
     return values.reshape(*values.shape[:-4], events, events)
 
 
+def events_of(labelled: xr.Dataset, split: str) -> tuple[Index, Array]:
+    """Which events belong to a split, "train" or "test", and their targets (event,)."""
+    where = np.flatnonzero(labelled["split"].values == split)
+    y = np.asarray(labelled["target"].values, np.float64)
+    outputs = y.shape[1] if y.ndim == 2 else 1
+    return (where[:, None] * outputs + np.arange(outputs)).ravel(), y[where].ravel()
+
+
 def alignment(K: Array, R: Array) -> Array:
     """(...), between -1 and 1."""
     return _cosine((K * R).sum(EVENTS), (K * K).sum(EVENTS), (R * R).sum(EVENTS))
@@ -102,7 +110,7 @@ def regression(K: Array, known: Index, unknown: Index, y: Array, ridge: float) -
     return np.asarray((outer @ np.linalg.solve(system, right))[..., 0])
 
 
-def noise_of(function: Callable[[Array], Array], K: Array, se: Array, *, draws: int, seed: int = 0) -> Array:
+def noise_of(function: Callable[[Array], Array], K: Array, se: Array, *, draws: int = 64, seed: int = 0) -> Array:
     """Standard deviation of a function of a kernel whose entries have independent errors `se` (symmetric)."""
     rng = np.random.default_rng(seed)
     values = []

@@ -137,14 +137,17 @@ def _kind(ds: xr.Dataset) -> str:
     return str(ds.attrs.get("analysis", ds.attrs.get("kind", "")))
 
 
+def _first(results: Results, *kinds: str) -> xr.Dataset | None:
+    """The first result of one of these kinds, if there is any."""
+    return next((ds for ds in results.values() if _kind(ds) in kinds), None)
+
+
 def _completed(given: Results) -> tuple[Results, list[str]]:
     """With what follows from a limit and networks; and why some of it does not."""
     found, reasons = dict(given), list[str]()
-    by_kind = {_kind(ds): ds for ds in given.values()}
-    theory, nets = by_kind.get("limit"), by_kind.get("ensemble", by_kind.get("moments"))
+    theory, nets, fluctuations = (_first(given, *kinds) for kinds in SOURCES)
     if theory is None or nets is None:
         return found, reasons
-    fluctuations = by_kind.get("fluctuations")
     make: dict[str, Callable[[], xr.Dataset]] = {
         "comparison": lambda: compare(theory, nets, fluctuations),
         "bias_variance": lambda: bias_variance(nets, theory, fluctuations, ensembles=_ensembles(nets)),
@@ -154,7 +157,7 @@ def _completed(given: Results) -> tuple[Results, list[str]]:
         "after_kernel": lambda: after_kernel(nets, theory),
     }
     for kind, making in make.items():
-        if kind in by_kind:
+        if _first(given, kind) is not None:
             continue
         try:
             found[kind] = making()
@@ -179,7 +182,7 @@ def _problem_section(found: Results) -> Section:
 
 
 def _comparison_sections(found: Results) -> list[Section]:
-    comparison = next((ds for ds in found.values() if _kind(ds) == "comparison"), None)
+    comparison = _first(found, "comparison")
     if comparison is None:
         return []
     head = ["", *(f"N = {n}" for n in comparison["width"].values)]
@@ -312,7 +315,7 @@ def _data(found: Results) -> dict[str, Any]:
 def _curves(found: Results) -> list[dict[str, Any]]:
     from figures import style
 
-    comparison = next((ds for ds in found.values() if _kind(ds) == "comparison"), None)
+    comparison = _first(found, "comparison")
     if comparison is None:
         return []
     curves = []
@@ -336,8 +339,7 @@ def _pair(ds: xr.Dataset, name: str) -> dict[str, Any]:
 
 def _kernels(found: Results) -> dict[str, Any]:
     """Kernels of the limit and means over networks at some steps, as many numbers as a page can hold."""
-    by_kind = {_kind(ds): ds for ds in found.values()}
-    theory, nets = by_kind.get("limit"), by_kind.get("ensemble", by_kind.get("moments"))
+    theory, nets, _ = (_first(found, *kinds) for kinds in SOURCES)
     nothing: dict[str, Any] = {"kernels": [], "widths": [], "times": []}
     if theory is None or nets is None or "output" in theory.dims:
         return nothing

@@ -24,8 +24,6 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
 
 Array = NDArray[np.float64]
-FEWEST = 8  # networks of a width
-NOISE_DRAWS = 64  # of the limit's kernel, for errors of what follows from it
 QUANTITIES = ("feature_kernel", "gradient_kernel", "ntk")
 
 
@@ -57,7 +55,7 @@ def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "featu
     inputs.check_networks(nets)
     if not held(nets, quantity):
         raise ValueError(f"the networks have no {quantity}; record it, with observables=['{quantity}', ...].")
-    counts = require_enough(nets, FEWEST)
+    counts = require_enough(nets)
     inputs.check_theory(theory, nets, [quantity])
     limit, limit_se = (kernels.by_event(theory[f"{quantity}{end}"]) for end in ("", "_se"))
     dims = ("layer", "step") if "layer" in theory[quantity].dims else ("step",)
@@ -65,9 +63,10 @@ def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "featu
     if limit.shape[-1] >= kernels.FEWEST_UNBIASED:
         measures["unbiased_cka"] = kernels.unbiased_centred_alignment
     of_kernel = {name: partial(_against, measure, limit) for name, measure in measures.items()}
-    targets = _targets(theory, limit.shape[-1])
-    if targets is not None:
-        of_kernel["target_alignment"] = partial(_to_targets, *targets)
+    train, y = kernels.events_of(theory, "train")
+    # events of feature kernels are samples, which for several outputs have no target of their own
+    if len(train) and limit.shape[-1] == theory["target"].size:
+        of_kernel["target_alignment"] = partial(_to_targets, train, y)
 
     variables: Variables = {}
     x = [samples(nets, quantity, i).reshaped(limit.shape) for i in range(len(counts))]
@@ -81,9 +80,9 @@ def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "featu
             else:
                 of_mean = [mean_of(pseudo_values(lambda m, _v, _n, f=function: f(m), one)) for one in x]  # type: ignore[misc]
             variables |= pair(f"{name}_of_mean", ("width", *dims), stacked(of_mean))
-        if targets is not None:
+        if "target_alignment" in of_kernel:
             function = of_kernel["target_alignment"]
-            error = kernels.noise_of(function, limit, limit_se, draws=NOISE_DRAWS)
+            error = kernels.noise_of(function, limit, limit_se)
             variables |= pair("target_alignment_limit", dims, (function(limit), error))
     return dataset("representations", variables, {}, nets, theory, seeds=counts, quantity=quantity)
 
@@ -102,18 +101,3 @@ def _distance_of_mean(x: Sample, limit: Array, limit_se: Array) -> tuple[Array, 
 
 def _to_targets(index: NDArray[np.intp], y: Array, K: Array) -> Array:
     return kernels.alignment(K[..., index[:, None], index], np.outer(y, y))
-
-
-def _targets(theory: xr.Dataset, events: int) -> tuple[NDArray[np.intp], Array] | None:
-    """Which events are training samples, and their targets; None if there are none, or if events are not those of the
-    targets (feature kernels, for several outputs)."""
-    train = np.flatnonzero(theory["split"].values == "train")
-    y = np.asarray(theory["target"].values, np.float64)
-    outputs = y.shape[1] if y.ndim == 2 else 1
-    if len(train) == 0:
-        return None
-    if events == len(y):
-        # the classes that samples share, for several outputs
-        return (train, y[train]) if outputs == 1 else None
-    index = (train[:, None] * outputs + np.arange(outputs)).ravel()
-    return index, y[train].ravel()

@@ -23,6 +23,7 @@ from dmft.moments import pooled, pooled_products
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 GROUPS = 20  # of members in the jackknife, at most
+FEWEST = 8  # networks, or blocks of them, of a width, for errors of what follows from them
 
 
 class Groups(NamedTuple):
@@ -138,8 +139,13 @@ def jackknife(statistic: Statistic, x: Sample | Array) -> Pair:
     One group of members after another is left out; sums of groups serve all of these subsets.
     """
     value, left_out = _with_groups_left_out(statistic, x)
+    return value, error_of(left_out)
+
+
+def error_of(left_out: Array) -> Array:
+    """The standard error of a statistic, from its values (group, ...) without one group after another."""
     k = len(left_out)
-    return value, np.sqrt((k - 1) / k * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    return np.asarray(np.sqrt((k - 1) / k * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)))
 
 
 def pseudo_values(statistic: Statistic, x: Sample | Array) -> Array:
@@ -204,7 +210,7 @@ def held(nets: xr.Dataset, name: str) -> bool:
     return (name if nets.attrs["kind"] == "ensemble" else f"{name}_mean") in nets
 
 
-def require_enough(nets: xr.Dataset, fewest: int) -> list[int]:
+def require_enough(nets: xr.Dataset, fewest: int = FEWEST) -> list[int]:
     """How many healthy networks each width has.
 
     Raises:

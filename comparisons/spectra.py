@@ -15,8 +15,8 @@ Atanasov et al. 2022): the test loss of the predictor of every network's kernel,
 the distance of their predictions from those of the limit's kernel.
 
 Eigenvalues, and losses, of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife); what
-has bounds (power, overlap, angle) is as it comes out.  Errors of what
-follows from the limit's kernel are those of entries that err independently.
+has bounds (power, overlap, angle) is as it comes out.  Errors of what follows from the limit's kernel are those of
+entries that err independently.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from comparisons.samples import Members, jackknife, mean_of, members, pseudo_val
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
-FEWEST = 8  # networks of a width
-NOISE_DRAWS = 64  # of the limit's kernel, for errors of what follows from it
 Function = Callable[[Array], Array]
 
 
@@ -64,7 +62,7 @@ def spectra(
             problems.
     """
     counts = _check_inputs(nets, theory, "spectra of networks")
-    train, y = _training(theory)
+    train, y = _events(theory, "train")
     most, count = len(train), int((theory["split"] == "train").sum())
     modes = min(12, most) if modes is None else _check.integer("modes", modes, minimum=1)
     outputs = theory.sizes.get("output", 1)
@@ -73,32 +71,42 @@ def spectra(
     if modes > most:
         raise ValueError(f"modes={modes}, but the NTK of the training samples has {most}; give at most that.")
     limit, limit_se = (_of(train, kernels.by_event(theory[f"ntk{end}"])) for end in ("", "_se"))
-    x = [Members(_of(train, _kernels(nets, i))) for i in range(len(counts))]
     basis = kernels.modes(limit)[1][..., :modes]
+    parts = {"eigenvalue": (modes,), "power": (modes,), "overlap": (modes, modes), "angle": (subspace,)}
+    ends = np.cumsum([np.prod(shape) for shape in parts.values()])
 
-    def eigenvalues(K: Array) -> Array:
-        return kernels.modes(K)[0][..., :modes] / count
+    def found(K: Array) -> Array:
+        """All parts of the spectrum of K, (..., number)."""
+        values, vectors = kernels.modes(K)
+        cosines = np.einsum("...ej,...ek->...jk", vectors[..., :modes], basis)
+        own = np.linalg.svd(cosines[..., :subspace, :subspace], compute_uv=False)
+        angle = np.degrees(np.arccos(np.clip(own, -1.0, 1.0)))
+        overlap = (cosines**2).reshape(*cosines.shape[:-2], -1)
+        power = kernels.power(vectors, y)[..., :modes]
+        return np.concatenate([values[..., :modes] / count, power, overlap, angle], axis=-1)
 
-    def power(K: Array) -> Array:
-        return kernels.power(kernels.modes(K)[1], y)[..., :modes]
+    def named(estimate: tuple[Any, Any]) -> dict[str, tuple[Any, Any]]:
+        """Its parts (..., mode, ...) by name, and their errors."""
+        value, se = (np.split(np.asarray(each), ends[:-1], axis=-1) for each in estimate)
+        return {
+            name: (v.reshape(*v.shape[:-1], *shape), e.reshape(*v.shape[:-1], *shape))
+            for (name, shape), v, e in zip(parts.items(), value, se, strict=True)
+        }
 
-    def overlap(K: Array) -> Array:
-        cosines = np.einsum("...ej,...ek->...jk", kernels.modes(K)[1][..., :modes], basis)
-        return np.asarray(cosines**2)
-
-    def angle(K: Array) -> Array:
-        own = kernels.modes(K)[1][..., :subspace]
-        cosines = np.linalg.svd(np.swapaxes(own, -1, -2) @ basis[..., :subspace], compute_uv=False)
-        return np.asarray(np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0))))
-
-    variables: Variables = {}
+    ensembles = [Members(_of(train, _kernels(nets, i))) for i in range(len(counts))]
+    networks = named(stacked([Members(found(x.x)).mean() for x in ensembles]))
+    without_bias, errors = stacked([_of_mean(found, x) for x in ensembles])
+    unbiased = named((without_bias, errors))
+    plain = named((np.stack([found(x.x.mean(axis=0)) for x in ensembles]), errors))
+    of_limit = named((found(limit), _noise(found, limit, limit_se)))
     each, limit_dims = ("width", "step", "mode"), ("step", "mode")
-    for name, function in (("eigenvalue", eigenvalues), ("power", power)):
-        variables |= pair(name, each, stacked([Members(function(one.x)).mean() for one in x]))
-        variables |= pair(f"{name}_of_mean", each, stacked([_of_mean(function, one, name != "power") for one in x]))
-        variables |= pair(f"{name}_limit", limit_dims, (function(limit), _noise(function, limit, limit_se)))
-    variables |= pair("overlap", (*each, "mode_2"), stacked([_of_mean(overlap, one, False) for one in x]))
-    variables |= pair("angle", ("width", "step", "angle_index"), stacked([_of_mean(angle, one, False) for one in x]))
+    variables: Variables = {}
+    for name, best in (("eigenvalue", unbiased), ("power", plain)):
+        variables |= pair(name, each, networks[name])
+        variables |= pair(f"{name}_of_mean", each, best[name])
+        variables |= pair(f"{name}_limit", limit_dims, of_limit[name])
+    variables |= pair("overlap", (*each, "mode_2"), plain["overlap"])
+    variables |= pair("angle", ("width", "step", "angle_index"), plain["angle"])
     if json.loads(nets.attrs["problem"])["loss"] == "squared" and "prediction" in nets and "prediction" in theory:
         variables |= _mode_losses(nets, theory, train, y, basis)
     index = np.arange(1, modes + 1)
@@ -150,8 +158,8 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
     """
     counts = _check_inputs(nets, theory, "the after-kernel")
     ridge = _check.positive("ridge", ridge)
-    train, y = _training(theory)
-    test, y_test = _training(theory, "test")
+    train, y = _events(theory, "train")
+    test, y_test = _events(theory, "test")
     limit, limit_se = (kernels.by_event(theory[f"ntk{end}"]) for end in ("", "_se"))
     samples_of_test = int((theory["split"] == "test").sum())
 
@@ -189,7 +197,7 @@ def _check_inputs(nets: xr.Dataset, theory: xr.Dataset, what: str) -> list[int]:
     """How many networks each width has."""
     inputs.check_networks(nets, members=what)
     inputs.check_quantities(nets, "the ensemble", ["ntk"])
-    counts = require_enough(nets, FEWEST)
+    counts = require_enough(nets)
     inputs.check_theory(theory, nets, ["ntk"])
     return counts
 
@@ -201,28 +209,22 @@ def _kernels(nets: xr.Dataset, i: int) -> Array:
     return K.reshape(*K.shape[:2], events, events)
 
 
-def _training(theory: xr.Dataset, split: str = "train") -> tuple[NDArray[np.intp], Array]:
+def _events(theory: xr.Dataset, split: str) -> tuple[NDArray[np.intp], Array]:
     """Which events of the NTK belong to a split, and their targets."""
-    where = np.flatnonzero(theory["split"].values == split)
-    if len(where) == 0:
+    found = kernels.events_of(theory, split)
+    if len(found[0]) == 0:
         raise ValueError(f"the results hold no {split} samples, which this needs; the task must have some.")
-    y = np.asarray(theory["target"].values, np.float64)
-    outputs = y.shape[1] if y.ndim == 2 else 1
-    return (where[:, None] * outputs + np.arange(outputs)).ravel(), y[where].ravel()
+    return found
 
 
 def _of(train: NDArray[np.intp], K: Array) -> Array:
     return K[..., train[:, None], train]
 
 
-def _of_mean(function: Function, x: Members, unbiased: bool = True) -> Any:
-    """Of the mean kernel, without the bias of order 1 / members unless the function has bounds that it would break."""
-
-    def of(mean: Array, _variance: Array, _n: float) -> Array:
-        return function(mean)
-
-    return mean_of(pseudo_values(of, x)) if unbiased else jackknife(of, x)
+def _of_mean(function: Function, x: Members) -> tuple[Array, Array]:
+    """Of the mean kernel, without the bias of order 1 / members."""
+    return mean_of(pseudo_values(lambda mean, _variance, _n: function(mean), x))
 
 
 def _noise(function: Function, K: Array, se: Array) -> Array:
-    return kernels.noise_of(function, K, se, draws=NOISE_DRAWS)
+    return kernels.noise_of(function, K, se)

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from comparisons import estimators, inputs
 from comparisons.errors import UnresolvedError
 from comparisons.results import Variables, dataset, pair, stacked
-from comparisons.samples import held, jackknife, require_enough, samples
+from comparisons.samples import FEWEST, held, jackknife, require_enough, samples
 from comparisons.scaling import fit_series
 from dmft import schema
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
-FEWEST = 8  # networks, or blocks of them, of a width
 CLEAR = 2.0  # standard errors that make a distance resolved
 
 
@@ -167,7 +166,7 @@ def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
     inputs.check_networks(nets)
     if not held(nets, "prediction"):
         raise ValueError("the networks have no predictions; record them, with observables=['prediction', ...].")
-    counts = require_enough(nets, FEWEST)
+    counts = require_enough(nets)
     if theory is None and nets.sizes["width"] < 2:
         raise ValueError(
             "one width without a theory has nothing to be compared with; give the theory, or train more widths."
