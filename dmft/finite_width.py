@@ -47,8 +47,7 @@ from dmft.progress import progress_bar
 from dmft.run import (
     TOLERANCES,
     Run,
-    check_particles,
-    check_tolerance,
+    check_numerics,
     find_devices,
     precision,
     warn_of_few_particles,
@@ -127,13 +126,10 @@ def fluctuations(
         raise ValueError("by_layer=True: the layers of a residual network share their neurons, which have one part.")
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}.")
-    particles = check_particles(particles)
-    scrambles = _check.integer("scrambles", scrambles, minimum=2)
+    particles, scrambles, seed, tolerance, memory_limit = check_numerics(
+        particles, scrambles, seed, tolerance, memory_limit
+    )
     draws = _check.integer("draws", draws, minimum=1)
-    seed = _check.integer("seed", seed, minimum=0)
-    tolerance = check_tolerance(tolerance)
-    if memory_limit is not None:
-        memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     steps, where, centered = schema.saved_steps(problem, save_steps), find_devices(device), problem.network.centered
     exact = mode == "exact"
     scrambles = 1 if exact else scrambles

@@ -30,13 +30,12 @@ from dmft.progress import progress_bar
 from dmft.run import (
     DTYPES,
     Run,
-    check_particles,
-    check_tolerance,
+    check_numerics,
     find_devices,
     precision,
     warn_of_few_particles,
 )
-from dmft.specs import Problem, _check
+from dmft.specs import Problem
 from dmft.specs.parameterization import require_limit
 
 DTYPE = "float64"
@@ -83,12 +82,9 @@ def neurons(
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
-    particles = check_particles(particles)
-    scrambles = _check.integer("scrambles", scrambles, minimum=2)
-    seed = _check.integer("seed", seed, minimum=0)
-    tolerance = check_tolerance(tolerance)
-    if memory_limit is not None:
-        memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
+    particles, scrambles, seed, tolerance, memory_limit = check_numerics(
+        particles, scrambles, seed, tolerance, memory_limit
+    )
     steps = schema.saved_steps(problem, sorted({0, problem.training.steps}) if save_steps is None else save_steps)
     chosen = schema.observed_samples(problem, samples)
     (where,) = find_devices(device)

@@ -337,6 +337,27 @@ def recorded_kernels(observables: Collection[str], two_time: bool) -> tuple[str,
     return tuple(name for name in loop.KERNELS if name in wanted)
 
 
+class Numerics(NamedTuple):
+    """What every driver is asked for its particles, checked."""
+
+    particles: int
+    scrambles: int
+    seed: int
+    tolerance: float
+    memory_limit: int | None
+
+
+def check_numerics(particles: Any, scrambles: Any, seed: Any, tolerance: Any, memory_limit: Any) -> Numerics:
+    """The arguments of a driver, or the error that says what is wrong with the first that is."""
+    return Numerics(
+        check_particles(particles),
+        _check.integer("scrambles", scrambles, minimum=2),
+        _check.integer("seed", seed, minimum=0),
+        check_tolerance(tolerance),
+        None if memory_limit is None else _check.integer("memory_limit", memory_limit, minimum=1),
+    )
+
+
 def check_particles(value: Any) -> int:
     """A number of particles, or the error that says why it is none."""
     count = _check.integer("particles", value, minimum=2)

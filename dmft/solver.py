@@ -41,15 +41,14 @@ from dmft.run import (
     Run,
     Trained,
     available_bytes,
-    check_particles,
-    check_tolerance,
+    check_numerics,
     find_devices,
     observed_loss,
     precision,
     recorded_kernels,
     warn_of_few_particles,
 )
-from dmft.specs import Problem, _check
+from dmft.specs import Problem
 from dmft.specs.parameterization import require_limit
 
 METHODS = {
@@ -116,16 +115,13 @@ def solve(
     if not isinstance(problem, Problem):
         raise TypeError(f"solve expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
-    particles = check_particles(particles)
-    scrambles = _check.integer("scrambles", scrambles, minimum=2)
-    seed = _check.integer("seed", seed, minimum=0)
-    tolerance = check_tolerance(tolerance)
+    particles, scrambles, seed, tolerance, memory_limit = check_numerics(
+        particles, scrambles, seed, tolerance, memory_limit
+    )
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
     if responses not in METHODS:
         raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
-    if memory_limit is not None:
-        memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     observables = schema.observables(observables, problem, offered=schema.PRODUCED)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.network.activation.name == "linear" and responses == "conditioning"

@@ -137,9 +137,8 @@ class Curvature:
             bends.append(bend(activation)(h[i]))
             if i < len(weights.hidden):
                 above = weights.hidden[i].image(products, phi, scale=self._forward)
-                if weights.biases:
-                    above += trainer.branch * trainer.bias * weights.biases[i][:, None]
-                h.append(h[i] + above if trainer.residual else above)
+                add = trainer.added(weights, i, h[i])
+                h.append(above if add is None else above.add_(add))
         rows = slice(0, n)
         output = products.image(self._features[-1], weights.readout, scale=state.scales.output)
         output = trainer.counted(state, output, rows)

@@ -259,15 +259,20 @@ class Trainer:
         layer = self.products.activated(x, weights.first, phi, scale=self.input_scale, keep=self.residual)
         slopes, features = [layer.slope], [layer.phi]
         for i, matrix in enumerate(weights.hidden):
-            add = layer.y if self.residual else None
-            if weights.biases:
-                bias = self.branch * self.bias * weights.biases[i][:, None]
-                add = bias if add is None else add + bias
+            add = self.added(weights, i, layer.y)
             layer = matrix.activated(self.products, layer.phi, phi, scale=scale, add=add, keep=self.residual)
             slopes.append(layer.slope)
             features.append(layer.phi)
         output = self.products.image(features[-1], weights.readout, scale=state.scales.output)
         return output, slopes, features
+
+    def added(self, weights: Parameters, i: int, below: Tensor | None) -> Tensor | None:
+        """What h of the layer above hidden matrix `i` has besides its image: the bias, and h `below` in a residual
+        network."""
+        bias = self.branch * self.bias * weights.biases[i][:, None] if weights.biases else None
+        if not self.residual or below is None:
+            return bias
+        return below if bias is None else below + bias
 
     def _backward(self, state: State, slopes: list[Tensor], starts: Tensor) -> list[Tensor]:
         """g of every layer, (member, sample, start, N), from z^L (member, sample or 1, start, N)."""

@@ -165,10 +165,7 @@ def preactivations(trainer: Trainer, state: State, seen: Fields, rows: Sequence[
     h = [_kept(products.activated(x, weights.first, phi, scale=trainer.input_scale, keep=True).y)]
     scale = trainer.branch * hidden_scale(state.width)
     for i, matrix in enumerate(weights.hidden):
-        add = h[-1] if trainer.residual else None
-        if weights.biases:
-            bias = trainer.branch * trainer.bias * weights.biases[i][:, None]
-            add = bias if add is None else add + bias
+        add = trainer.added(weights, i, h[-1])
         below = seen.features[i][:, index]
         h.append(_kept(matrix.activated(products, below, phi, scale=scale, add=add, keep=True).y))
     return h

@@ -78,13 +78,13 @@ class _Fields(NamedTuple):
 
 def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
     """Of the state before step `t`, all of whose training samples come first in the rows; nan if that is not finite."""
-    network, fields, q, square = _begun(network, rule, t, form=form)
+    network, fields, q, image, square = _begun(network, rule, t, form=form)
     if not 0 < float(square) < np.inf:
         return float("nan")
     met = jax.tree.map(lambda a: jnp.zeros((ITERATIONS, *a.shape)), q)
     found = []
     for j in range(ITERATIONS):
-        network, met, q, *coefficients = _iterated(network, rule, fields, met, q, j, form=form)
+        network, met, q, image, *coefficients = _iterated(network, rule, fields, met, q, image, j, form=form)
         found.append(coefficients)
     alpha, beta = np.array(found, np.float64).T
     if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
@@ -95,30 +95,41 @@ def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
 @partial(jax.jit, static_argnames=("form",))
 def _begun(
     network: Network, rule: Rule, t: jax.Array | int, *, form: Form
-) -> tuple[Network, _Fields, Direction, jax.Array]:
-    """A copy of the state before step `t`, its fields, the start q_1 and the square that it had."""
+) -> tuple[Network, _Fields, Direction, Direction, jax.Array]:
+    """A copy of the state before step `t`, its fields, the start q_1, its image, and the square that it had."""
     network = extended(network, form.trained, form)
     network, seen, _ = evaluate(network, rule, t, form)
     network, fields, start = _fields(network, rule, seen, t, form)
-    square = _dot(start, _image(start, fields, network, rule, form), network)
-    q, _ = _normalised(start, square, fields, network, rule, form)
-    return network, fields, q, square
+    image = _image(start, fields, network, rule, form)
+    square = _dot(start, image, network)
+    q, image, _ = _normalised(start, image, square, network)
+    return network, fields, q, image, square
 
 
 @partial(jax.jit, static_argnames=("form",), donate_argnames=("network", "met"))
 def _iterated(
-    network: Network, rule: Rule, fields: _Fields, met: Direction, q: Direction, j: jax.Array | int, *, form: Form
-) -> tuple[Network, Direction, Direction, jax.Array, jax.Array]:
-    """Step j of the iteration: the state, q_1 .. q_j (with a leading axis), q_{j+1}, alpha_j and beta_j."""
+    network: Network,
+    rule: Rule,
+    fields: _Fields,
+    met: Direction,
+    q: Direction,
+    image: Direction,
+    j: jax.Array | int,
+    *,
+    form: Form,
+) -> tuple[Network, Direction, Direction, Direction, jax.Array, jax.Array]:
+    """Step j of the iteration: the state, q_1 .. q_j (leading axis), q_{j+1} and its image, alpha_j and beta_j."""
     met = jax.tree.map(lambda room, a: room.at[j].set(a), met, q)
-    network, u = _product(network, rule, fields, _image(q, fields, network, rule, form), form)
-    before, alpha = _dot(u, _image(u, fields, network, rule, form), network), jnp.zeros(())
+    network, u = _product(network, rule, fields, image, form)
+    image = _image(u, fields, network, rule, form)
+    before, alpha = _dot(u, image, network), jnp.zeros(())
     for _ in range(2):
-        on_met = _dot(met, _image(u, fields, network, rule, form), network)
+        on_met = _dot(met, image, network)
         u = jax.tree.map(partial(_without, on_met), u, met)
+        image = _image(u, fields, network, rule, form)
         alpha = alpha + on_met[j]
-    q, length = _normalised(u, before, fields, network, rule, form)
-    return network, met, q, alpha, length
+    q, image, length = _normalised(u, image, before, network)
+    return network, met, q, image, alpha, length
 
 
 def room_needed(rows: int, outputs: int, samples: int) -> int:
@@ -283,13 +294,15 @@ def _dot(q: Direction, image: Direction, network: Network) -> jax.Array:
 
 
 def _normalised(
-    q: Direction, before: jax.Array, fields: _Fields, network: Network, rule: Rule, form: Form
-) -> tuple[Direction, jax.Array]:
-    """Of unit length, and the length that it had: 0 where only rounding is left of the square `before`."""
-    square = _dot(q, _image(q, fields, network, rule, form), network)
+    q: Direction, image: Direction, before: jax.Array, network: Network
+) -> tuple[Direction, Direction, jax.Array]:
+    """Of unit length, with its image, and the length that it had: 0 where only rounding is left of the square
+    `before`."""
+    square = _dot(q, image, network)
     length = jnp.sqrt(jnp.where(square <= float(np.finfo(square.dtype).eps) * before, 0.0, square))
     factor = jnp.where(length == 0, 0.0, 1 / length)
-    return jax.tree.map(lambda a: factor * a, q), length
+    q, image = jax.tree.map(lambda a: factor * a, (q, image))
+    return q, image, length
 
 
 def _without(coefficients: jax.Array, a: jax.Array, met: jax.Array) -> jax.Array:
