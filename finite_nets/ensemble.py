@@ -19,7 +19,7 @@ from dmft.specs import Problem, _check
 from finite_nets.collection import Collection, MomentCollection, check_members
 from finite_nets.precision import precision
 from finite_nets.recording import Plan
-from finite_nets.runner import Runner
+from finite_nets.runner import Runner, memory_given_back
 
 KEEP = ("members", "moments")
 BLOCKS = (32, 64)  # how many blocks of moments a width has, if it is not said: enough for errors from their scatter
@@ -92,7 +92,8 @@ def train_ensemble(
     where = find_device(device)
     runner = Runner(plan, numbers, where, members.root, block=block, memory_limit=memory_limit)
     attrs = {"producer": "finite_nets.train_ensemble", "dtype": dtype, "device": device_name(where)}
-    with progress_bar(len(members.widths) * len(members.seeds), "networks", "net", progress) as bar:
+    total = len(members.widths) * len(members.seeds)
+    with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
         if keep == "members":
             collection = Collection(plan, members, numbers.results, memory_limit)
             for width in members.widths:

@@ -18,6 +18,7 @@ no memory until they are folded.
 from __future__ import annotations
 
 import math
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Store:
         self.left = like.new_empty((members, room, n_out), dtype=fields)
         self.right = like.new_empty((members, room, n_in), dtype=fields)
         self.used = 0
-        self.matrices: list[Matrix] = []
+        self.matrices: WeakSet[Matrix] = WeakSet()  # they hold the store: no cycle, which would keep a batch in memory
 
     def fits(self, rows: int) -> bool:
         """Whether so many pairs can be kept, if all others are folded."""
@@ -90,7 +91,7 @@ class Matrix:
         self.start, self.factor = start, factor
         self.weights: list[tuple[int, float]] = []
         self.store = store
-        store.matrices.append(self)
+        store.matrices.add(self)
 
     def zeros(self) -> Matrix:
         """Another combination of the same, zero now."""

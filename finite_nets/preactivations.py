@@ -31,7 +31,7 @@ from finite_nets.ensemble import device_name, find_device
 from finite_nets.network import NEVER, Fields, State, Trainer
 from finite_nets.precision import precision
 from finite_nets.recording import Plan, Results
-from finite_nets.runner import Batch, Runner
+from finite_nets.runner import Batch, Runner, memory_given_back
 
 NAME = "preactivation"
 
@@ -95,7 +95,7 @@ def neurons(
     found, member = np.empty(shape, numbers.results), np.empty((shape[0], neurons), np.int64)
     divergences = Divergences(problem)
     total = sum(math.ceil(neurons / width) for width in members.widths)
-    with progress_bar(total, "networks", "net", progress) as bar:
+    with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
         for i, width in enumerate(members.widths):
             plan = NeuronPlan(problem, steps, frozenset({"prediction"}), rows=rows, width=width)
             runner = Runner(plan, numbers, where, members.root, block=None, memory_limit=memory_limit)

@@ -211,6 +211,16 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def memory_given_back(device: torch.device) -> Iterator[None]:
+    """What PyTorch keeps of a GPU's memory for later batches, others may have after these: JAX in the same process."""
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextmanager
 def _computing(precision: Precision, device: torch.device) -> Iterator[None]:
     """Without gradients, on the device, where kernels are launched too; products of PyTorch in TF32 if that is asked
     for, whatever the caller has set."""

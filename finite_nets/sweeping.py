@@ -33,7 +33,7 @@ from finite_nets.moments import of_members
 from finite_nets.network import NEVER
 from finite_nets.planning import SweepPlan, plan_sweep, readable_time
 from finite_nets.recording import Results
-from finite_nets.runner import Batch, Runner
+from finite_nets.runner import Batch, Runner, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store
 
@@ -192,19 +192,20 @@ def run_portion(portion: Portion, report: Callable[[Outcome], None] | None = Non
         )
     start = random.Random().randrange(len(portion.blocks))
     left, total = [*portion.blocks[start:], *portion.blocks[:start]], Outcome()
-    while left:
-        there = store.finished(portion.problem_id, portion.width)
-        left = [block for block in left if block not in there]
-        together = max(1, runner.at_once(portion.width) // size)
-        for block, arrays in _made(portion, runner, left[:together]):
-            if store.has_block(portion.problem_id, portion.width, block):
-                continue
-            store.write(portion.problem_id, portion.width, block, size, arrays)
-            done = Outcome(1, size, size - int(arrays[COUNT]))
-            total = total + done
-            if report is not None:
-                report(done)
-        left = left[together:]
+    with memory_given_back(runner.device):
+        while left:
+            there = store.finished(portion.problem_id, portion.width)
+            left = [block for block in left if block not in there]
+            together = max(1, runner.at_once(portion.width) // size)
+            for block, arrays in _made(portion, runner, left[:together]):
+                if store.has_block(portion.problem_id, portion.width, block):
+                    continue
+                store.write(portion.problem_id, portion.width, block, size, arrays)
+                done = Outcome(1, size, size - int(arrays[COUNT]))
+                total = total + done
+                if report is not None:
+                    report(done)
+            left = left[together:]
     return total
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-pytest.importorskip("sphinx", reason="the extra docs is not installed")
+pytest.importorskip("sphinx.application", reason="the extra docs is not installed")
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 with warnings.catch_warnings():

@@ -52,6 +52,12 @@ def test_batches_fill_the_memory_that_is_allowed():
     np.testing.assert_allclose(few.prediction, many.prediction, rtol=1e-9)
 
 
+def test_memory_is_given_back_when_networks_are_trained():
+    finite_nets.train_ensemble(reference_problem(), widths=[512], seeds=4000, device="cuda")
+    assert torch.cuda.max_memory_reserved() > 2**30
+    assert torch.cuda.memory_reserved() < 2**28
+
+
 def test_the_whole_path():
     problem = reference_problem()
     nets = finite_nets.train_ensemble(problem, widths=[128, 256, 512], seeds=2000)

@@ -1,6 +1,7 @@
 """Delayed updates, precisions and GPU kernels: the same networks, to the rounding that each has."""
 
 import dataclasses
+import gc
 import importlib
 import os
 
@@ -48,6 +49,22 @@ DELAYED = {
     "euler": some_problem(dmft.GradientFlow(0.4, 0.5, 6, scheme="euler")),
     "rosenbrock": some_problem(dmft.GradientFlow(0.4, 0.5, 6)),
 }
+
+
+@pytest.mark.parametrize("keep", ["members", "moments"])
+def test_a_batch_leaves_memory_when_it_is_done(keep):
+    trained(some_problem(), keep=keep, seeds=16)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        trained(some_problem(), keep=keep, seeds=16)
+        gc.collect()
+        assert not [a for a in gc.garbage if isinstance(a, torch.Tensor)]  # what waits for the collector
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 @pytest.mark.parametrize("room", [5, 12, 1000], ids=["every step", "every other", "never folded"])
