@@ -95,6 +95,12 @@ def modes(K: Array) -> tuple[Array, Array]:
     return values[..., ::-1], vectors[..., ::-1]
 
 
+def projector(K: Array, number: int) -> Array:
+    """(..., event, event_2), onto the first modes."""
+    v = modes(K)[1][..., :number]
+    return np.asarray(np.einsum("...ak,...bk->...ab", v, v))
+
+
 def power(vectors: Array, y: Array) -> Array:
     """(..., mode), cumulative, of targets y (event,)."""
     shares = np.einsum("...ek,e->...k", vectors, y) ** 2 / (y @ y)

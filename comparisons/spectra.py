@@ -7,6 +7,7 @@ a mode with the rate eta lambda_k), of every network, of the mean kernel over ne
     power           share of |y|^2 in the modes 1 .. k
     overlap         (u_j . v_k)^2, u_j of the mean kernel of networks, v_k of the limit
     angle           principal angles between the spaces of the first m modes of both, in degrees
+    deformation     root mean square sine of these angles: of one network's space, and of that of the mean kernel
     mode_loss       of mode k of the limit, (v_k . (f - y))^2 / (2 P), which add up to the loss: of a network, of the
                     infinite ensemble (without variance), and of the limit
 
@@ -15,8 +16,9 @@ Atanasov et al. 2022): the test loss of the predictor of every network's kernel,
 the distance of their predictions from those of the limit's kernel.
 
 Eigenvalues, and losses, of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife); what
-has bounds (power, overlap, angle) is as it comes out.  Errors of what follows from the limit's kernel are those of
-entries that err independently.
+has bounds (power, overlap, angle) is as it comes out.  Squares of deformations and distances are free of the noise of
+both sides: of networks by the jackknife, of the limit to first order.  Errors of what follows from the limit's kernel
+are those of entries that err independently.
 """
 
 from __future__ import annotations
@@ -47,14 +49,15 @@ def spectra(
         nets: of kind "ensemble", with the NTK, at least eight networks a width.
         theory: the limit of the same problem.
         modes: how many, the largest first; by default at most twelve.
-        subspace: m of the principal angles, at most `modes`; by default the smallest multiple of the outputs above two
-            (eigenvalues at initialisation are degenerate as many times).
+        subspace: m of the principal angles and the deformation, at most `modes`; by default the smallest multiple of
+            the outputs above two (eigenvalues at initialisation are degenerate as many times).
 
     Returns:
         Dataset over mode = 1, 2, ..., each with `_se`: eigenvalue, power (width, step, mode), means over networks;
         eigenvalue_of_mean, power_of_mean; eigenvalue_limit, power_limit (step, mode); overlap(width, step, mode,
-        mode_2), angle(width, step, angle_index); for the squared loss, where predictions are there, mode_loss and
-        mode_loss_infinite (width, step, mode) and mode_loss_limit(step, mode).
+        mode_2), angle(width, step, angle_index); deformation and deformation_of_mean (width, step); for the squared
+        loss, where predictions are there, mode_loss and mode_loss_infinite (width, step, mode) and
+        mode_loss_limit(step, mode).
 
     Raises:
         SchemaError: inputs of another form.
@@ -107,6 +110,13 @@ def spectra(
         variables |= pair(f"{name}_limit", limit_dims, of_limit[name])
     variables |= pair("overlap", (*each, "mode_2"), plain["overlap"])
     variables |= pair("angle", ("width", "step", "angle_index"), plain["angle"])
+
+    def projector(K: Array) -> Array:
+        """(..., entry), in units in which the distance of two is the root mean square sine."""
+        P = kernels.projector(K, subspace) / np.sqrt(2 * subspace)
+        return np.asarray(P.reshape(*P.shape[:-2], -1))
+
+    variables |= _off_the_limit("deformation", projector, ensembles, limit, limit_se)
     if json.loads(nets.attrs["problem"])["loss"] == "squared" and "prediction" in nets and "prediction" in theory:
         variables |= _mode_losses(nets, theory, train, y, basis)
     index = np.arange(1, modes + 1)
@@ -169,19 +179,16 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
     def loss(K: Array) -> Array:
         return np.asarray(((predicted(K) - y_test) ** 2).sum(-1) / (2 * samples_of_test))
 
-    reference = predicted(limit)
-
-    def square(K: Array) -> Array:
-        return np.asarray(((predicted(K) - reference) ** 2).sum(-1) / samples_of_test)
-
     x = [Members(_kernels(nets, i)) for i in range(len(counts))]
     each = ("width", "step")
     variables = pair("test_loss", each, stacked([Members(loss(one.x)).mean() for one in x]))
     variables |= pair("test_loss_of_mean", each, stacked([_of_mean(loss, one) for one in x]))
     variables |= pair("test_loss_limit", ("step",), (loss(limit), _noise(loss, limit, limit_se)))
-    single = [estimators.root(*Members(square(one.x)).mean()) for one in x]
-    of_mean = [estimators.root(*_of_mean(square, one)) for one in x]
-    variables |= pair("distance", each, stacked(single)) | pair("distance_of_mean", each, stacked(of_mean))
+
+    def scaled(K: Array) -> Array:
+        return np.asarray(predicted(K) / np.sqrt(samples_of_test))
+
+    variables |= _off_the_limit("distance", scaled, x, limit, limit_se)
     if json.loads(nets.attrs["problem"])["loss"] == "squared" and "test_loss" in nets and "test_loss" in theory:
         own = [samples(nets, "test_loss", i).mean() for i in range(len(counts))]
         variables |= pair("network_test_loss", each, stacked(own))
@@ -224,6 +231,24 @@ def _of(train: NDArray[np.intp], K: Array) -> Array:
 def _of_mean(function: Function, x: Members) -> tuple[Array, Array]:
     """Of the mean kernel, without the bias of order 1 / members."""
     return mean_of(pseudo_values(lambda mean, _variance, _n: function(mean), x))
+
+
+def _off_the_limit(name: str, function: Function, x: list[Members], limit: Array, limit_se: Array) -> Variables:
+    """Distance of function(K), (..., entry), from that of the limit's kernel: root mean square over networks, and
+    <name>_of_mean.  The limit's errors enter the error as if all entries erred together (the cautious bound)."""
+    reference, noise = function(limit), _noise(function, limit, limit_se)
+
+    def square(K: Array) -> Array:
+        return np.asarray(((function(K) - reference) ** 2 - noise**2).sum(-1))
+
+    def distances(one: Members) -> list[tuple[Any, Any]]:
+        from_limit = 2 * (abs(function(one.x.mean(axis=0)) - reference) * noise).sum(-1)
+        squares = Members(square(one.x)).mean(), _of_mean(square, one)
+        return [estimators.root(value, np.hypot(se, from_limit)) for value, se in squares]
+
+    single, of_mean = zip(*map(distances, x), strict=True)
+    each = ("width", "step")
+    return pair(name, each, stacked(single)) | pair(f"{name}_of_mean", each, stacked(of_mean))
 
 
 def _noise(function: Function, K: Array, se: Array) -> Array:

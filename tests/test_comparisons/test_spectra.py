@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.linalg import subspace_angles
 
 import comparisons
 import dmft
@@ -206,6 +207,73 @@ def test_a_wrong_limit_keeps_its_angle_at_every_width(planted):
     assert angle.sel(width=256).mean() > 0.7 * angle.sel(width=16).mean()
 
 
+def test_the_deformation_is_the_sine_of_principal_angles(planted):
+    theory, nets = planted
+    few = {"step": slice(0, 3)}
+    exact = theory.assign(ntk_se=0 * theory.ntk_se).isel(few)
+    found = comparisons.spectra(nets.isel(few), exact)
+    K = nets.ntk.sel(width=64).values[:, 2, :TRAIN, :TRAIN]
+    v = np.linalg.eigh(TRAINING)[1][:, ::-1]
+    # by SciPy, network by network
+    sines = [(np.sin(subspace_angles(np.linalg.eigh(k)[1][:, :0:-1], v[:, :3])) ** 2).mean() for k in K]
+    np.testing.assert_allclose(found.deformation.sel(width=64)[2], np.sqrt(np.mean(sines)), rtol=1e-9)
+
+
+def noisy(theory, scale, claimed, few, seed=4):
+    """A limit with independent errors of size `scale` at every step, which claims others."""
+    rng = np.random.default_rng(seed)
+    K = theory.ntk.isel(few)
+    noise = np.tril(scale * rng.standard_normal(K.shape))
+    noise = noise + np.tril(noise, -1).swapaxes(-1, -2)
+    return theory.isel(few).assign(ntk=K + noise, ntk_se=xr.full_like(K, claimed))
+
+
+@pytest.mark.parametrize(
+    ("analysis", "name"), [(comparisons.spectra, "deformation"), (comparisons.after_kernel, "distance")]
+)
+def test_noise_of_networks_and_of_the_limit_makes_no_distance(planted, analysis, name):
+    theory, nets = planted
+    few = {"step": slice(0, 100)}
+    arguments = {"ridge": 1e-2} if name == "distance" else {}
+    found, unaware = (
+        analysis(nets.isel(few), noisy(theory, 0.03, claimed, few), **arguments)[f"{name}_of_mean"]
+        for claimed in (0.03, 0.0)
+    )
+    # the mean kernel is the limit: more than half of the unbiased squares are negative: chi^2 of one is below its mean in 68 %
+    assert (((found == 0).mean("step") > 0.35) & ((found == 0).mean("step") < 0.85)).all()
+    # the twin knows the noise of networks alone, which in wide ones is less than that of the limit
+    assert (unaware == 0).mean("step").sel(width=256) < 0.1
+    # of single networks the limit's noise is a small part
+    wide = analysis(nets.isel(few), theory.isel(few), **arguments)[name].sel(width=16).mean()
+    np.testing.assert_allclose(
+        analysis(nets.isel(few), noisy(theory, 0.03, 0.03, few), **arguments)[name].sel(width=16).mean(),
+        wide,
+        rtol=0.02,
+    )
+
+
+def test_a_mean_kernel_that_turns_by_an_angle_over_width_is_seen_to(planted):
+    theory, nets = planted
+    few = {"step": slice(0, 60)}
+    turned = nets.isel(few).copy(deep=True)
+    v = np.linalg.eigh(TRAINING)[1][:, ::-1]
+    angles = np.array([3.2, 0.8, 0.2])  # 51 / N
+    for K, angle in zip(turned.ntk.values, angles, strict=True):
+        # in the plane of the third and the fourth mode: one of the first three leaves their space
+        c, s = np.cos(angle), np.sin(angle)
+        plane = np.eye(TRAIN)
+        plane[2:, 2:] = [[c, -s], [s, c]]
+        R = np.eye(7)
+        R[:TRAIN, :TRAIN] = v @ plane @ v.T
+        K[...] = R @ K @ R.T
+    found = comparisons.spectra(turned.sel(width=[64, 256]), theory.isel(few))
+    # squares are unbiased, and above zero at these angles
+    square = (found.deformation_of_mean**2).mean("step")
+    se = (found.deformation_of_mean**2).std("step") / np.sqrt(60)
+    assert (abs(square - np.sin(angles[1:]) ** 2 / 3) < 4 * se).all()
+    assert (se < 0.2 * square).all()
+
+
 def test_as_many_modes_and_angles_as_asked_for(planted, found):
     theory, nets = planted
     few = {"step": slice(0, 2)}
@@ -282,10 +350,12 @@ def test_the_after_kernel_is_regression_with_every_network(planted, regression):
     _, nets = planted
     f, limit = predicted(nets.ntk.sel(width=64).values, 1e-2), predicted(C, 1e-2)
     at = regression.sel(width=64)
+    exact = planted[0].assign(ntk_se=0 * planted[0].ntk_se)
+    distance = comparisons.after_kernel(nets, exact, ridge=1e-2).distance.sel(width=64)
     loss = ((f - Y[TRAIN:]) ** 2).mean(-1) / 2
     np.testing.assert_allclose(at.test_loss, loss.mean(0), rtol=1e-9)  # rounding, conditions below 1e3
     np.testing.assert_allclose(at.test_loss_se, loss.std(0, ddof=1) / np.sqrt(SEEDS), rtol=1e-8)
-    np.testing.assert_allclose(at.distance, np.sqrt(((f - limit) ** 2).mean(-1).mean(0)), rtol=1e-9)
+    np.testing.assert_allclose(distance, np.sqrt(((f - limit) ** 2).mean(-1).mean(0)), rtol=1e-9)
     np.testing.assert_allclose(regression.test_loss_limit, ((limit - Y[TRAIN:]) ** 2).mean() / 2, rtol=1e-9)
     assert regression.attrs["ridge"] == 1e-2
     np.testing.assert_allclose(at.network_test_loss, nets.test_loss.sel(width=64).mean("seed"), rtol=1e-12)
