@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("name", nargs="?", choices=(*NAMES, "all"), help="which figure")
     parser.add_argument("--list", action="store_true", help="list the figures")
     parser.add_argument(
-        "--store", type=Path, help="folder with results, such as `make demo` writes; without it, they are computed now"
+        "--store",
+        type=Path,
+        help="folder with results, such as `make demo` writes (with all: figures whose results it lacks are left out); "
+        "without it, they are computed now",
     )
     parser.add_argument("--out", type=Path, help="file (one figure) or folder (all); default results/NAME.png")
     given = parser.parse_args(arguments)
@@ -50,18 +54,25 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if given.name is None:
         parser.error("name a figure, or use --list")
-    names = NAMES if given.name == "all" else (given.name,)
-    for name in names:
-        out = given.out or Path("results") / name
-        if given.name == "all" and given.out:
-            out = given.out / name
+    every = given.name == "all"
+    drawn = 0
+    for name in NAMES if every else (given.name,):
         try:
             ds = _module(name).data(given.store)
             figure, numbers = _module(name).figure(ds), _module(name).drawn(ds)
-        except (FileNotFoundError, ValueError) as error:
+        except FileNotFoundError as error:
+            if not every:
+                parser.exit(2, f"{name}: {error}\n")
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
+        except ValueError as error:
             parser.exit(2, f"{name}: {error}\n")
+        out = given.out / name if every and given.out else given.out or Path("results") / name
         for path in style.save(figure, numbers, out):
             print(path)
+        drawn += 1
+    if not drawn:
+        parser.exit(2, f"{given.store} has the numbers of no figure.\n")
 
 
 def _module(name: str) -> Any:

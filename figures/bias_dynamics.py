@@ -33,8 +33,7 @@ def data(store: Path | None) -> xr.Dataset:
 def drawn(comparison: xr.Dataset) -> xr.Dataset:
     """N bias of each panel, (width, step), its prediction `_limit` (step), and the errors of both."""
     found = {}
-    for panel in PANELS:
-        name, layer = (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None)
+    for panel, (name, layer) in fluctuations.held(comparison, PANELS, "bias").items():
         sign = np.sign(comparison["target"]) if name == "prediction" else 1.0
         n = comparison["width"]
         values = {
@@ -51,12 +50,13 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, len(PANELS)), SIZE)
+    ds = drawn(comparison)
+    return style.panels(draw, ds, (1, len(fluctuations.shown(ds, PANELS))), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """A panel for each quantity."""
-    for i, (ax, (panel, title)) in enumerate(zip(axes, PANELS.items(), strict=True)):
+    for i, (ax, panel) in enumerate(zip(axes, fluctuations.shown(ds, PANELS), strict=True)):
         fluctuations.draw_dynamics(ds, panel, ax, legend=i == 1)
-        ax.set_title(title)
+        ax.set_title(PANELS[panel])
     axes[0].set_ylabel(r"$N\,(\mathrm{E}\,q_N - q_\infty)$")

@@ -3,8 +3,8 @@
 (a) sharpness times the learning rate: means over networks of each width, with the standard deviation of the narrowest
     and the widest, and the limit; plain gradient descent is stable below 2 (dashed).
 (b) training loss of the same networks and of the limit.
-(c) the step at which the sharpness first reaches 2 over the rate: mean over networks, their standard deviation (thin
-    bars), and the limit.
+(c) the step at which the sharpness first reaches 2 over the rate: median over networks, those between which half of
+    them lie (thin bars), and the limit.  A network that never reaches it counts as later than all others.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ RATE = 5.5
 STEPS = 30
 EDGE = 2.0
 OBSERVABLES = ("loss", "sharpness")
+REACHED = ("reached", "step_median", "step_median_se", "step_low", "step_high")  # a share; steps
 
 
 def problem() -> dmft.Problem:
@@ -43,11 +44,14 @@ def problem() -> dmft.Problem:
 
 def data(store: Path | None) -> xr.Dataset:
     """Losses, sharpness times the rate, and when it reaches the edge; from `store`/edge_of_stability.nc, or made."""
-    if store is not None:
-        return dmft.load(store / STORED)
+    return make() if store is None else dmft.load(store / STORED)
+
+
+def make(*, widths: Sequence[int] = WIDTHS, seeds: int = SEEDS, scrambles: int = 4, **numerics: Any) -> xr.Dataset:
+    """The data; further arguments of `dmft.solve`."""
     described = problem()
-    theory = dmft.solve(described, observables=OBSERVABLES, scrambles=4)
-    nets = finite_nets.train_ensemble(described, widths=WIDTHS, seeds=SEEDS, observables=OBSERVABLES)
+    theory = dmft.solve(described, observables=OBSERVABLES, scrambles=scrambles, **numerics)
+    nets = finite_nets.train_ensemble(described, widths=widths, seeds=seeds, observables=OBSERVABLES)
     comparison = comparisons.compare(theory, nets)
     rate = float(described.training.rates[0])
     found: dict[str, Any] = {
@@ -57,17 +61,29 @@ def data(store: Path | None) -> xr.Dataset:
         found[f"edge_{name}"] = rate * comparison[f"sharpness_{name}"]
     found["edge_std"] = rate * nets["sharpness"].std("seed", ddof=1)
     step, level = nets["step"].values, EDGE / rate
-    each = np.array([[first_above(step, row, level) for row in rows] for rows in nets["sharpness"].values])
-    reached = np.isfinite(each).sum(axis=1)
-    found["reached"] = ("width", reached)
-    found["step_mean"] = ("width", np.nanmean(each, axis=1))
-    found["step_std"] = ("width", np.nanstd(each, axis=1, ddof=1))
+    for name, values in zip(
+        REACHED, np.transpose([when(step, rows, level) for rows in nets["sharpness"].values]), strict=True
+    ):
+        found[name] = ("width", values)
     limit, se = theory["sharpness"].values, theory["sharpness_se"].values
     found["step_limit"] = ((), first_above(step, limit, level))
     # early and late: the curve up and down by its error
     ends = [first_above(step, limit + sign * se, level) for sign in (1, -1)]
     found["step_limit_se"] = ((), abs(ends[1] - ends[0]) / 2)
     return xr.Dataset(found).assign_attrs(style.provenance(comparison) | {"learning_rate": rate})
+
+
+def when(step: np.ndarray, sharpness: np.ndarray, level: float) -> tuple[float, ...]:
+    """`REACHED`, of networks (member, step) that did not diverge: when their sharpness first exceeds a level."""
+    each = np.array([first_above(step, row, level) for row in sharpness if np.isfinite(row).all()])
+    share = np.isfinite(each).mean()
+    each[np.isnan(each)] = np.inf
+    half = 0.5 / np.sqrt(len(each))  # ranks are binomial
+    # never between two networks, of which one may never reach it
+    low, below, median, above, high = np.quantile(
+        each, [0.25, 0.5 - half, 0.5, 0.5 + half, 0.75], method="inverted_cdf"
+    )
+    return share, median, (above - below) / 2, low, high
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
@@ -95,10 +111,11 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     axes[1].set_yscale("log")
     axes[1].set(ylabel="training loss", title="(b) training loss")
     axes[1].legend()
-    mean, std = ds["step_mean"].values, ds["step_std"].values
-    axes[2].errorbar(widths, mean, std, linestyle="none", linewidth=0.6, color="0.6", capsize=0)
+    median = ds["step_median"].values
+    apart = abs(np.stack([ds["step_low"], ds["step_high"]]) - median)
+    axes[2].errorbar(widths, median, apart, linestyle="none", linewidth=0.6, color="0.6", capsize=0)
     look = style.SERIES[0]
-    axes[2].errorbar(widths, mean, std / np.sqrt(ds["reached"].values), linestyle="none", label="networks", **look)
+    axes[2].errorbar(widths, median, ds["step_median_se"].values, linestyle="none", label="networks", **look)
     limit, se = ds["step_limit"].item(), ds["step_limit_se"].item()
     axes[2].axhline(limit, label=r"$N=\infty$ (theory)", **style.LIMIT)
     axes[2].axhspan(limit - se, limit + se, color="black", alpha=0.15, linewidth=0)

@@ -7,7 +7,7 @@ width fit two cores.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,29 @@ def _made() -> xr.Dataset:
 def dynamics(store: Path | None) -> xr.Dataset:
     """The comparison that the figures through time share: from `store`/fluctuations.nc, or made."""
     return _made() if store is None else dmft.load(store / STORED)
+
+
+def held(comparison: xr.Dataset, panels: Iterable[str], kind: str) -> dict[str, tuple[str, int | None]]:
+    """Of panels called like `prediction` or `feature_kernel_2`, quantity and layer of those that the comparison has
+    predicted values for, of a kind "variance" or "bias".
+
+    Raises:
+        ValueError: of none.
+    """
+    split = {panel: (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None) for panel in panels}
+    found = {
+        panel: (name, layer)
+        for panel, (name, layer) in split.items()
+        if f"{name}_{kind}_limit" in comparison and (layer is None or layer in comparison["layer"].values)
+    }
+    if not found:
+        raise ValueError(f"the comparison has no predicted {kind} of {', '.join(split)}; give it fluctuations of one.")
+    return found
+
+
+def shown(ds: xr.Dataset, panels: Iterable[str]) -> list[str]:
+    """Panels that there is something to draw in."""
+    return [panel for panel in panels if panel in ds]
 
 
 def diagonal(values: xr.DataArray) -> xr.DataArray:

@@ -2,14 +2,14 @@
 
 (a) eigenvalues after training: means over networks, of the limit; grey: of the limit at initialisation.
 (b) share of the targets in the first k modes.
-(c) principal angles between the first three eigenfunctions of the mean NTK over networks and of the limit.
+(c) root mean square sine of the principal angles between the first three eigenfunctions and those of the limit: of
+    one network's NTK, and of the mean over networks.
 (d) training loss by modes of the limit half way through training: networks, and the infinite ensemble.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ from figures import runs, style
 SIZE = (14.5, 3.5)
 STORED = "ntk_spectra.nc"
 MODES = 10
-SHOWN = ("eigenvalue", "eigenvalue_limit", "power", "power_limit", "angle")
+SHOWN = ("eigenvalue", "eigenvalue_limit", "power", "power_limit", "deformation", "deformation_of_mean")
+DEFORMED = {"deformation": ("one network", -0.5), "deformation_of_mean": ("mean NTK of networks", -1.0)}
 LOSSES = ("mode_loss", "mode_loss_infinite", "mode_loss_limit")
 
 
@@ -62,14 +63,13 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     axes[0].set_yscale("log")
     axes[0].set(ylabel=r"$\lambda_k$ of $K / P$", title="(a) eigenvalues after training")
     axes[1].set(ylabel=r"share of $|y|^2$ in modes $1 \ldots k$", title="(b) task power")
-    for index, look in zip(ds["angle_index"].values, cycle(style.SERIES), strict=False):
-        row = last.sel(angle_index=index)
-        style.resolved(axes[2], widths, row["angle"].values, row["angle_se"].values, label=f"angle {index}", **look)
-    widest = last["angle"].isel(angle_index=0).values
-    style.guide(axes[2], widths, (widths[0], 1.2 * widest[0]), -0.5, "$N^{-1/2}$")
+    for (name, (label, power)), look in zip(DEFORMED.items(), style.SERIES, strict=False):
+        y, se = last[name].values, last[f"{name}_se"].values
+        style.resolved(axes[2], widths, y, se, label=label, **look)
+        style.guide(axes[2], widths, (widths[0], 1.2 * y[0]), power, f"$N^{{{'-1/2' if power > -1 else '-1'}}}$")
     style.width_axis(axes[2], widths)
     axes[2].set_yscale("log")
-    axes[2].set(ylabel="degrees", title="(c) eigenfunctions of the mean NTK")
+    axes[2].set(ylabel="sine of the angle to the limit's", title="(c) the first three eigenfunctions")
     axes[2].legend()
     if "mode_loss" in ds:
         draw_losses(ds, axes[3])

@@ -21,14 +21,15 @@ SEEDS = 64
 OBSERVABLES = ("prediction", "loss", "feature_kernel", "ntk")
 
 
-@functools.cache
-def _made() -> tuple[xr.Dataset, xr.Dataset]:
+def make(*, seeds: int = SEEDS, **numerics: Any) -> tuple[xr.Dataset, xr.Dataset]:
+    """Theory and networks; further arguments of `dmft.solve`."""
     described = example.problem()
-    theory = dmft.solve(described, save_steps=example.STEPS, observables=OBSERVABLES)
-    nets = finite_nets.train_ensemble(
-        described, widths=WIDTHS, seeds=SEEDS, save_steps=example.STEPS, observables=OBSERVABLES
-    )
-    return theory, nets
+    recorded: dict[str, Any] = {"save_steps": example.STEPS, "observables": OBSERVABLES}
+    theory = dmft.solve(described, **recorded, **numerics)
+    return theory, finite_nets.train_ensemble(described, widths=WIDTHS, seeds=seeds, **recorded)
+
+
+_made = functools.cache(make)
 
 
 def wide(store: Path | None) -> tuple[xr.Dataset, xr.Dataset]:

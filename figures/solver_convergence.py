@@ -73,7 +73,7 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
     shape = (1, ds.sizes["problem"])
-    return style.panels(lambda ds, axes: draw(ds, axes[0]), ds, shape, SIZE, sharey=True, squeeze=False)
+    return style.panels(draw, ds, shape, SIZE, sharey=True)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

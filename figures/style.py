@@ -42,7 +42,7 @@ def panels(
     figure: Figure
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(*shape, figsize=size, **shared)
-        draw(ds, axes)
+        draw(ds, np.atleast_1d(axes))
     return figure
 
 

@@ -32,8 +32,7 @@ def data(store: Path | None) -> xr.Dataset:
 def drawn(comparison: xr.Dataset) -> xr.Dataset:
     """N Var of each panel, (width, step), its prediction `_limit` (step), and the errors of both."""
     found = {}
-    for panel in PANELS:
-        name, layer = (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None)
+    for panel, (name, layer) in fluctuations.held(comparison, PANELS, "variance").items():
         for ours, theirs in (("", ""), ("_se", "_se"), ("_limit", "_limit"), ("_limit_se", "_limit_se")):
             value = fluctuations.per_sample(comparison[f"{name}_variance{theirs}"])
             found[f"{panel}{ours}"] = value if layer is None else value.sel(layer=layer, drop=True)
@@ -42,12 +41,13 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, len(PANELS)), SIZE)
+    ds = drawn(comparison)
+    return style.panels(draw, ds, (1, len(fluctuations.shown(ds, PANELS))), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """A panel for each quantity."""
-    for i, (ax, (panel, title)) in enumerate(zip(axes, PANELS.items(), strict=True)):
+    for i, (ax, panel) in enumerate(zip(axes, fluctuations.shown(ds, PANELS), strict=True)):
         fluctuations.draw_dynamics(ds, panel, ax, legend=i == 0)
-        ax.set(title=title, ylim=(0, None))
+        ax.set(title=PANELS[panel], ylim=(0, None))
     axes[0].set_ylabel(r"$N\,\mathrm{Var}$")

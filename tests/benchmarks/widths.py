@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import finite_nets
 
 WIDTHS = (64, 128, 256, 512, 1024)
 OBSERVABLES = ("prediction", "loss", "feature_kernel")
+PARTS = ("theory", "networks", "fluctuations")
 
 
 def reference() -> dmft.Problem:
@@ -48,6 +49,27 @@ class Work:
     few_particles: int
     draws: int
 
+    def parts(
+        self,
+        name: str,
+        folder: Path,
+        wanted: Sequence[str] = PARTS,
+        *,
+        quick: bool = False,
+        networks: int | None = None,
+    ) -> dict[str, xr.Dataset]:
+        """Parts kept in the folder, and those that are wanted and not there, which are made and kept."""
+        found = {}
+        for part in PARTS:
+            path = folder / f"{name}_{part}.nc"
+            if part in wanted and not path.exists():
+                started = time.perf_counter()
+                dmft.save(self.make(part, quick=quick, networks=networks), path)
+                print(f"{name}, {part}: {time.perf_counter() - started:.0f} s", flush=True)
+            if path.exists():
+                found[part] = dmft.load(path)
+        return found
+
     def make(self, part: str, *, quick: bool, networks: int | None) -> xr.Dataset:
         problem = self.problem()
         if part == "theory":
@@ -62,9 +84,8 @@ class Work:
 
 PROBLEMS = {
     "reference": Work(reference, 2_000_000, 65_536, 16_384, 256),
-    "mnist": Work(mnist, 200_000, 65_536, 4_096, 128),
+    "mnist": Work(mnist, 200_000, 65_536, 4_096, 2_048),
 }
-PARTS = ("theory", "networks", "fluctuations")
 
 
 def show(name: str, comparison: xr.Dataset) -> None:
@@ -103,15 +124,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, help="a width; by default as many as a GPU trains in a minute or two")
     given = parser.parse_args()
     for name in given.problems:
-        work, found = PROBLEMS[name], {}
-        for part in PARTS:
-            path = given.out / f"{name}_{part}.nc"
-            if part in given.parts and not path.exists():
-                started = time.perf_counter()
-                dmft.save(work.make(part, quick=given.quick, networks=given.networks), path)
-                print(f"{name}, {part}: {time.perf_counter() - started:.0f} s", flush=True)
-            if path.exists():
-                found[part] = dmft.load(path)
+        found = PROBLEMS[name].parts(name, given.out, given.parts, quick=given.quick, networks=given.networks)
         if len(found) == len(PARTS):
             show(name, comparisons.compare(found["theory"], found["networks"], found["fluctuations"]))
 

@@ -100,6 +100,20 @@ def test_list_and_wrong_arguments(capsys, tmp_path):
         assert message in capsys.readouterr().err
 
 
+def test_all_figures_that_a_store_has_numbers_for(store, tmp_path, capsys):
+    cli.main(["all", "--store", str(store), "--out", str(tmp_path)])
+    written, left_out = capsys.readouterr()
+    assert {"width_convergence", "loss_and_predictions", "ntk_spectra"} <= {path.stem for path in tmp_path.iterdir()}
+    assert str(tmp_path / "ntk_spectra.png") in written
+    assert "depth is left out" in left_out
+    assert "depth.nc is not a file" in left_out
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["all", "--store", str(tmp_path / "empty"), "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "empty has the numbers of no figure" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "module",
     [loss_and_predictions, kernel_heatmaps, kernel_alignment, ntk_spectra, after_kernel],
