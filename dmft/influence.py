@@ -159,7 +159,7 @@ class Influence:
         pilot = _random_directions(
             0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
-        response = vary(network, self.run.rule, pilot, last=self.run.last, form=form).first
+        response = self._derivatives(network, pilot).first
         weights = self._weights(jax.tree.map(lambda a: a[0], response))
         slopes = []
         at_once = min(self._at_once(network, "reverse"), count)
@@ -189,6 +189,7 @@ class Influence:
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
         run, form = self.run, self.run.form
+        directions = run.spread(directions)  # of one type, wherever they come from: compiled once
         if self.mode == "finite":
             found: Taylor = perturb(network, run.rule, directions, 1.0, last=run.last, form=form)
         else:

@@ -31,7 +31,7 @@ def random_directions(keys: jax.Array, *, size: int, distribution: str) -> jax.A
     the others count twice.
     """
     if distribution == "rademacher":
-        signs = jnp.where(jnp.arange(size) % 2, 1.0, -1.0) * jnp.sqrt((size - 1) / size)
+        signs = jnp.where(jnp.arange(size) % 2, 1.0, -1.0).astype(float) * jnp.sqrt((size - 1) / size)
         return jax.vmap(lambda key: jax.random.permutation(key, signs))(keys) / size
     xi = jax.vmap(lambda key: jax.random.normal(key, (size,), dtype=float))(keys)
     return (xi - xi.mean(axis=1, keepdims=True)) / size
