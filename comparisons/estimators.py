@@ -15,6 +15,8 @@ members are not.  Where networks are known by moments of blocks, so do those of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,6 +96,12 @@ def root(square: Array, se: Array) -> tuple[Array, Array]:
     value = np.sqrt(np.maximum(square, 0.0))
     slope = np.divide(se, 2 * value, out=np.zeros_like(se), where=value > 0)
     return value, np.where(square > se, slope, np.sqrt(se))
+
+
+def upper_end(value: Array | float, se: Array | float) -> Any:
+    """Of a value that may not be negative and is below its error: two errors above it.  With the errors that `root`
+    gives, of a square two of its own above zero, or more."""
+    return np.maximum(value, 0.0) + 2 * se
 
 
 def z_score(deviation: Array, se: Array) -> Array:

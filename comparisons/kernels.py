@@ -12,7 +12,7 @@ regression          f(x) = K(x, X) (K(X, X) + ridge <K_aa> 1)^-1 y
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import xarray as xr
@@ -116,11 +116,14 @@ def regression(K: Array, known: Index, unknown: Index, y: Array, ridge: float) -
     return np.asarray((outer @ np.linalg.solve(system, right))[..., 0])
 
 
-def noise_of(function: Callable[[Array], Array], K: Array, se: Array, *, draws: int = 64, seed: int = 0) -> Array:
-    """Standard deviation of a function of a kernel whose entries have independent errors `se` (symmetric)."""
-    rng = np.random.default_rng(seed)
-    values = []
+def noisy(K: Array, se: Array, *, draws: int = 64) -> Iterator[Array]:
+    """A kernel whose entries have independent errors `se` (symmetric), as it might have come out."""
+    rng = np.random.default_rng(0)
     for _ in range(draws):
         noise = np.tril(rng.standard_normal(K.shape) * se)
-        values.append(function(K + noise + np.swapaxes(np.tril(noise, -1), -1, -2)))
-    return np.asarray(np.std(values, axis=0, ddof=1))
+        yield K + noise + np.swapaxes(np.tril(noise, -1), -1, -2)
+
+
+def noise_of(function: Callable[[Array], Array], K: Array, se: Array, *, draws: int = 64) -> Array:
+    """Standard deviation of a function of such a kernel."""
+    return np.asarray(np.std([function(drawn) for drawn in noisy(K, se, draws=draws)], axis=0, ddof=1))

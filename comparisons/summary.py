@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from comparisons.estimators import root
+from comparisons.estimators import root, upper_end
 from dmft import schema
 
 LABELS = {
@@ -94,9 +94,9 @@ def _ratios(comparison: xr.Dataset) -> list[str]:
 
 
 def _with_errors(values: Any, errors: Any, *, digits: int) -> list[str]:
-    """Values that cannot be negative with their errors; an upper end where the error is larger."""
+    """Values that cannot be negative with their errors; an upper end, two errors above, where the error is larger."""
     return [
-        f"{v:.{digits}f} +- {e:.{digits}f}" if v > e else f"< {v + e:.{digits}f}"
+        f"{v:.{digits}f} +- {e:.{digits}f}" if v > e else f"< {upper_end(v, e):.{digits}f}"
         for v, e in zip(values, errors, strict=True)
     ]
 

@@ -14,6 +14,7 @@ Source: Vyas et al. 2023 for the last two.
 
 from __future__ import annotations
 
+import difflib
 from itertools import pairwise
 from typing import Any
 
@@ -25,12 +26,11 @@ from comparisons import estimators, inputs
 from comparisons.errors import UnresolvedError
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import FEWEST, held, jackknife, require_enough, samples
-from comparisons.scaling import fit_series
+from comparisons.scaling import CLEAR, fit_series
 from dmft import schema
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
-CLEAR = 2.0  # standard errors that make a distance resolved
 
 
 def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dataset:
@@ -58,8 +58,10 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
         raise TypeError(f"width_law expects an xarray Dataset, got {type(ds).__name__}.")
     known = [str(v) for v in ds.data_vars if f"{v}_se" in ds and "width" in ds[v].dims]
     if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         raise ValueError(
-            f"{name!r} is not a variable with errors and widths here; there are {', '.join(known) or 'none'}."
+            f"{name!r} is not a variable with errors and widths here; there are {', '.join(near or known) or 'none'}"
+            f"{' and others' if near else ''}."
         )
     y, se = (ds[v].transpose("width", ...) for v in (name, f"{name}_se"))
     dims = tuple(map(str, y.dims[1:]))

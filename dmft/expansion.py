@@ -105,12 +105,15 @@ def _excess(name: str, v: xr.Dataset, n: xr.DataArray, *, split: bool) -> dict[s
     return found
 
 
-def required_width(fluctuations: xr.Dataset, tolerance: float, *, quantity: str = "prediction") -> xr.DataArray:
+def required_width(
+    fluctuations: xr.Dataset, tolerance: float | xr.DataArray, *, quantity: str = "prediction"
+) -> xr.DataArray:
     """The width at which one network is off the limit by `tolerance`, root mean square, for each entry of a quantity.
 
     Args:
         fluctuations: from `dmft.fluctuations`; without a bias (reverse mode) the variance alone counts.
-        tolerance: in the units of the quantity.
+        tolerance: in the units of the quantity; one for all entries, or one for each, such as `0.05 * theory["loss"]`
+            for five per cent of the limit.
         quantity: e.g. "prediction", "loss", "ntk".
 
     Returns:
@@ -120,13 +123,21 @@ def required_width(fluctuations: xr.Dataset, tolerance: float, *, quantity: str 
         SchemaError, ValueError: not fluctuations; a quantity that they do not hold; tolerance not positive.
     """
     schema.validate(fluctuations, "fluctuations")
-    tolerance = _check.positive("tolerance", tolerance)
+    if not isinstance(tolerance, xr.DataArray):
+        tolerance = xr.DataArray(_check.positive("tolerance", tolerance))
+    elif not (tolerance > 0).all():
+        raise ValueError(f"tolerance must be positive for every entry; the least is {tolerance.min().item():g}.")
     if f"{quantity}_variance" not in fluctuations:
         held = [name for name in schema.VARIABLES if f"{name}_variance" in fluctuations]
         raise ValueError(f"quantity={quantity!r} is not in these fluctuations, which hold {', '.join(held)}.")
     variance = fluctuations[f"{quantity}_variance"]
     bias = fluctuations.get(f"{quantity}_bias", 0 * variance)
     width = (variance + (variance**2 + 4 * (bias * tolerance) ** 2) ** 0.5) / (2 * tolerance**2)
+    if width.sizes != variance.sizes:
+        raise ValueError(
+            f"tolerance has the dimensions {dict(tolerance.sizes)}, {quantity} {dict(variance.sizes)}; take it "
+            "from a result of the same problem and steps."
+        )
     return variance.copy(data=np.maximum(np.ceil(width.values), 1).astype(np.int64)).rename(
         f"{quantity}_required_width"
     )

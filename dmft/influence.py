@@ -189,7 +189,7 @@ class Influence:
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
         run, form = self.run, self.run.form
-        directions = run.spread(directions)  # of one type, wherever they come from: compiled once
+        directions = run.spread(directions)  # wherever they come from: compiled once
         if self.mode == "finite":
             found: Taylor = perturb(network, run.rule, directions, 1.0, last=run.last, form=form)
         else:

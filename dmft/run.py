@@ -312,12 +312,12 @@ def available_bytes(device: jax.Device) -> int:
 
 
 def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:
-    """`count` JAX devices of the kind called "auto", "cpu" or "gpu".
+    """`count` JAX devices of the kind called "auto", "cpu", "gpu" or, as PyTorch has it, "cuda".
 
     Raises:
         ValueError, TypeError: another name, no such device, or fewer.
     """
-    if name not in ("auto", "cpu", "gpu"):
+    if name not in ("auto", "cpu", "gpu", "cuda"):
         raise ValueError(f'device={name!r} is unknown; use "auto", "cpu" or "gpu".')
     count = _check.integer("devices", count, minimum=1)
     try:

@@ -40,7 +40,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,18 @@ from dmft.errors import SchemaError
 from dmft.specs import Problem, loss
 
 SCHEMA = 1
+
+MAKERS = {
+    "limit": "dmft.solve",
+    "fluctuations": "dmft.fluctuations",
+    "expansion": "dmft.at_width",
+    "ensemble": "finite_nets.train_ensemble",
+    "moments": "finite_nets.train_ensemble(..., keep='moments')",
+    "statistics": "comparisons.statistics",
+    "comparison": "comparisons.compare",
+    "particles": "dmft.neurons",
+    "neurons": "finite_nets.neurons",
+}
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "prediction": ("step", "sample"),
@@ -319,7 +331,10 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     if ds.attrs.get("schema") != SCHEMA:
         raise SchemaError(f"the Dataset has schema {ds.attrs.get('schema')}; this version reads schema {SCHEMA}.")
     if ds.attrs.get("kind") != kind:
-        raise SchemaError(f"the Dataset is of kind {ds.attrs.get('kind')!r}; expected {kind!r}.")
+        raise SchemaError(
+            f"the Dataset is of kind {ds.attrs.get('kind')!r}; expected {kind!r}, from {MAKERS[kind]}; are the "
+            "arguments in another order?"
+        )
     missing = [name for name in REQUIRED_ATTRS if name not in ds.attrs]
     if missing:
         raise SchemaError(f"the Dataset lacks the attributes {missing}.")
@@ -331,7 +346,9 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
             raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a result of kind {kind!r} must.")
         expected = dims(kind, str(name), outputs="output" in ds.dims)
         if variable.dims != expected:
-            raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.")
+            lost = [dim for dim in expected if dim not in variable.dims]
+            way_out = f" Select with a list, {lost[0]}=[...], which keeps the dimension." if lost else ""
+            raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.{way_out}")
         for dim in expected:
             if dim not in ds.indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
@@ -360,13 +377,22 @@ def require_same_problem(**results: xr.Dataset) -> None:
     (first, ours), *others = results.items()
     for second, theirs in others:
         if ours.attrs["problem_id"] != theirs.attrs["problem_id"]:
-            left, right = json.loads(ours.attrs["problem"]), json.loads(theirs.attrs["problem"])
+            left, right = (dict(_leaves(json.loads(ds.attrs["problem"]))) for ds in (ours, theirs))
             differences = [
-                f"{part}: {left.get(part)} in the {first}, {right.get(part)} in the {second}"
-                for part in ("network", "training", "loss", "task")
-                if left.get(part) != right.get(part)
+                f"{path}: {left.get(path)} in the {first}, {right.get(path)} in the {second}"
+                for path in dict.fromkeys([*left, *right])
+                if left.get(path) != right.get(path)
             ]
             raise ValueError(f"{first} and {second} are of different problems; " + "; ".join(differences))
+
+
+def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _version() -> str:

@@ -5,7 +5,7 @@ scrambles of the Sobol points give independent estimates; their mean is reported
 without nonlinearity need no particles: their fields are linear forms in the raw normals, and the limit is exact.
 
 Assumptions and approximations
-    S particles stand for infinitely many neurons: the error falls like S^-0.7 to S^-0.9, and its random part is
+    S particles stand for infinitely many neurons: the error falls like S^-0.65 to S^-0.85, and its random part is
     reported.  Its bias, of order 1/S, was measured at a tenth of the scatter of one scramble, a third of the standard
     error of eight, for a few samples and S well above the number of directions met; a warning says when it is not.
     With hundreds of samples it exceeds the standard errors of what is averaged over them: .003 of a training loss of
@@ -81,7 +81,7 @@ def solve(
 
     Args:
         problem: network, task, training, loss.
-        particles: S, a power of two; the error falls like S^-0.7 to S^-0.9, time and memory grow like S.
+        particles: S, a power of two; the error falls like S^-0.65 to S^-0.85, time and memory grow like S.
         scrambles: independent repetitions, at least 2; their scatter gives the standard errors.
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.

@@ -32,7 +32,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save(ds: xr.Dataset, path: str | Path) -> Path:
-    """Write `ds` to the NetCDF file `path`; it appears whole or not at all."""
+    """Write `ds` to the NetCDF file `path`; it appears whole or not at all.
+
+    Raises:
+        TypeError: not a Dataset.  OSError: it cannot be written.
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise TypeError(f"save expects an xarray Dataset, got {type(ds).__name__}; save each of several by itself.")
     path = Path(path)
     compressed = {name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
     with replacing(path) as temporary:

@@ -60,13 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             ds = _module(name).data(given.store)
             figure, numbers = _module(name).figure(ds), _module(name).drawn(ds)
-        except FileNotFoundError as error:
-            if not every:
+        except (FileNotFoundError, ValueError) as error:
+            if not (every and given.store):
                 parser.exit(2, f"{name}: {error}\n")
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
-        except ValueError as error:
-            parser.exit(2, f"{name}: {error}\n")
         out = given.out / name if every and given.out else given.out or Path("results") / name
         for path in style.save(figure, numbers, out):
             print(path)

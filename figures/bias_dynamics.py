@@ -56,7 +56,7 @@ def figure(comparison: xr.Dataset) -> Figure:
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """A panel for each quantity."""
-    for i, (ax, panel) in enumerate(zip(axes, fluctuations.shown(ds, PANELS), strict=True)):
-        fluctuations.draw_dynamics(ds, panel, ax, legend=i == 1)
+    for ax, panel in zip(axes, fluctuations.shown(ds, PANELS), strict=True):
+        fluctuations.draw_dynamics(ds, panel, ax, legend=ax is axes[min(1, len(axes) - 1)])
         ax.set_title(PANELS[panel])
     axes[0].set_ylabel(r"$N\,(\mathrm{E}\,q_N - q_\infty)$")

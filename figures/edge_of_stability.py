@@ -3,8 +3,9 @@
 (a) sharpness times the learning rate: means over networks of each width, with the standard deviation of the narrowest
     and the widest, and the limit; plain gradient descent is stable below 2 (dashed).
 (b) training loss of the same networks and of the limit.
-(c) the step at which the sharpness first reaches 2 over the rate: median over networks, those between which half of
-    them lie (thin bars), and the limit.  A network that never reaches it counts as later than all others.
+(c) the step at which the sharpness first exceeds 2 over the rate: median over networks, those between which half of
+    them lie (thin bars), and the limit.  A network that never exceeds it counts as later than all others, and is drawn
+    at the last step.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def make(*, widths: Sequence[int] = WIDTHS, seeds: int = SEEDS, scrambles: int =
 
 
 def when(step: np.ndarray, sharpness: np.ndarray, level: float) -> tuple[float, ...]:
-    """`REACHED`, of networks (member, step) that did not diverge: when their sharpness first exceeds a level."""
+    """`REACHED`, of networks (member, step) that did not diverge: when their sharpness first exceeds a level; infinite
+    where too few do, and the error nan."""
     each = np.array([first_above(step, row, level) for row in sharpness if np.isfinite(row).all()])
     share = np.isfinite(each).mean()
     each[np.isnan(each)] = np.inf
@@ -83,7 +85,7 @@ def when(step: np.ndarray, sharpness: np.ndarray, level: float) -> tuple[float, 
     low, below, median, above, high = np.quantile(
         each, [0.25, 0.5 - half, 0.5, 0.5 + half, 0.75], method="inverted_cdf"
     )
-    return share, median, (above - below) / 2, low, high
+    return share, median, (above - below) / 2 if np.isfinite(above) else np.nan, low, high
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
@@ -111,8 +113,8 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     axes[1].set_yscale("log")
     axes[1].set(ylabel="training loss", title="(b) training loss")
     axes[1].legend()
-    median = ds["step_median"].values
-    apart = abs(np.stack([ds["step_low"], ds["step_high"]]) - median)
+    low, median, high = (np.minimum(ds[f"step_{name}"].values, step[-1]) for name in ("low", "median", "high"))
+    apart = [median - low, high - median]
     axes[2].errorbar(widths, median, apart, linestyle="none", linewidth=0.6, color="0.6", capsize=0)
     look = style.SERIES[0]
     axes[2].errorbar(widths, median, ds["step_median_se"].values, linestyle="none", label="networks", **look)

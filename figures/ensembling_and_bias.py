@@ -4,7 +4,7 @@
     width (dotted); one network in the limit (black).
 (b) the two parts of the excess loss against width: points measured, lines predicted.
 (c) which single width an ensemble is worth, against its size k: points measured, lines predicted.
-At the step where predictions are half way to their targets.
+At the step where the loss of the limit is nearest to a quarter of the first: predictions half way to their targets.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 (a) eigenvalues after training: means over networks, of the limit; grey: of the limit at initialisation.
 (b) share of the targets in the first k modes.
-(c) root mean square sine of the principal angles between the first three eigenfunctions and those of the limit: of
-    one network's NTK, and of the mean over networks.
-(d) training loss by modes of the limit half way through training: networks, and the infinite ensemble.
+(c) root mean square sine of the principal angles between the first eigenfunctions and those of the limit: of one
+    network's NTK, and of the mean over networks.
+(d) training loss by modes of the limit, at the step where it is nearest to an eighth of the first: networks, and the
+    infinite ensemble.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ SIZE = (14.5, 3.5)
 STORED = "ntk_spectra.nc"
 MODES = 10
 SHOWN = ("eigenvalue", "eigenvalue_limit", "power", "power_limit", "deformation", "deformation_of_mean")
-DEFORMED = {"deformation": ("one network", -0.5), "deformation_of_mean": ("mean NTK of networks", -1.0)}
+DEFORMED = {
+    "deformation": ("one network", -0.5, "$N^{-1/2}$"),
+    "deformation_of_mean": ("mean NTK of networks", -1.0, "$N^{-1}$"),
+}
 LOSSES = ("mode_loss", "mode_loss_infinite", "mode_loss_limit")
 
 
@@ -63,13 +67,14 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     axes[0].set_yscale("log")
     axes[0].set(ylabel=r"$\lambda_k$ of $K / P$", title="(a) eigenvalues after training")
     axes[1].set(ylabel=r"share of $|y|^2$ in modes $1 \ldots k$", title="(b) task power")
-    for (name, (label, power)), look in zip(DEFORMED.items(), style.SERIES, strict=False):
+    for (name, (label, power, law)), look in zip(DEFORMED.items(), style.SERIES, strict=False):
         y, se = last[name].values, last[f"{name}_se"].values
         style.resolved(axes[2], widths, y, se, label=label, **look)
-        style.guide(axes[2], widths, (widths[0], 1.2 * y[0]), power, f"$N^{{{'-1/2' if power > -1 else '-1'}}}$")
+        if y[0] > se[0]:
+            style.guide(axes[2], widths, (widths[0], 1.2 * y[0]), power, law)
     style.width_axis(axes[2], widths)
     axes[2].set_yscale("log")
-    axes[2].set(ylabel="sine of the angle to the limit's", title="(c) the first three eigenfunctions")
+    axes[2].set(ylabel="sine of the angle to the limit's", title=f"(c) the first {ds.attrs['subspace']} eigenfunctions")
     axes[2].legend()
     if "mode_loss" in ds:
         draw_losses(ds, axes[3])

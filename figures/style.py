@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import dmft
+from comparisons.estimators import upper_end
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.8, "zorder": 5}
@@ -87,13 +88,13 @@ def by_width(ax: Axes, x: NDArray[Any], ds: xr.Dataset, name: str, limit: str) -
 
 
 def resolved(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **look: Any) -> None:
-    """Points with error bars on a logarithmic axis; a value below its error is shown as an upper end, an arrow down."""
+    """Points with error bars on a logarithmic axis; of a value below its error an arrow down, from two errors above."""
     clear = y > se
     ax.errorbar(x[clear], y[clear], se[clear], **{"linestyle": "-", "linewidth": 0.8, **look})
     hidden = ~clear & (se > 0)
     if hidden.any():
         bare = {k: v for k, v in look.items() if k not in ("label", "linestyle")} | {"marker": "_"}
-        upper = (y + se)[hidden]
+        upper = upper_end(y, se)[hidden]
         ax.errorbar(x[hidden], upper, 0.4 * upper, uplims=True, linestyle="none", **bare)
 
 

@@ -61,9 +61,8 @@ def draw_curves(ds: xr.Dataset, ax: Axes) -> None:
             continue
         for width, color in colors.items():
             row = ds.sel(width=width)
-            mean, se = row[f"{name}_mean"].values, row[f"{name}_mean_se"].values
-            ax.plot(time, mean, line, color=color, label=f"$N={width}$" if line == "-" else None)
-            ax.fill_between(time, mean - se, mean + se, color=color, alpha=0.25, linewidth=0)
+            mean = row[f"{name}_mean"].values, row[f"{name}_mean_se"].values
+            style.band(ax, time, *mean, linestyle=line, color=color, label=f"$N={width}$" if line == "-" else None)
         label = {"-": r"$N=\infty$ (theory)", "--": "dashed: test"}[line]
         ax.plot(time, ds[f"{name}_limit"].values, line, label=label, **style.LIMIT)
     ax.set(xlabel=r"time $\eta t$", ylabel="loss", title="(a) learning curves", ylim=(0, None))

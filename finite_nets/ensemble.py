@@ -50,7 +50,7 @@ def train_ensemble(
         widths: N, different whole numbers.
         seeds: how many members a width, or the seed indices themselves.
         seed: the root seed; a member depends on it, its width and its seed index only.
-        device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is one.
+        device: "cpu", "gpu", "cuda:1", ...; "auto" takes a GPU if there is one.
         dtype: "float32", "float64", "tf32" or "bf16" (`finite_nets.precision` says what each is).
         observables: what to record, among prediction, loss (with test_loss, and accuracies of classes), feature_kernel,
             gradient_kernel, ntk, sharpness (`finite_nets.curvature`: some 18 passes a recorded step); by default all
@@ -134,15 +134,17 @@ def default_block(seeds: int) -> int:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of this name.
+    """The device of this name, as PyTorch calls it, or "gpu".
 
     Raises:
         ValueError: an unknown name, or no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name == "gpu":
+        name = "cuda"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
-        raise ValueError(f'device={name!r} is unknown; use "auto", "cpu", "cuda" or "cuda:1".')
+        raise ValueError(f'device={name!r} is unknown; use "auto", "cpu", "gpu" or "cuda:1".')
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f'device={name!r}: PyTorch sees {torch.cuda.device_count()} CUDA device(s); use device="cpu".')

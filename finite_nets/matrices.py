@@ -18,7 +18,7 @@ no memory until they are folded.
 from __future__ import annotations
 
 import math
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ class Store:
         self.left = like.new_empty((members, room, n_out), dtype=fields)
         self.right = like.new_empty((members, room, n_in), dtype=fields)
         self.used = 0
-        self.matrices: WeakSet[Matrix] = WeakSet()  # they hold the store: no cycle, which would keep a batch in memory
+        # a matrix holds its store: weakly, or the cycle would keep a batch in memory; in the order in which they came
+        self.matrices: WeakKeyDictionary[Matrix, None] = WeakKeyDictionary()
 
     def fits(self, rows: int) -> bool:
         """Whether so many pairs can be kept, if all others are folded."""
@@ -91,7 +92,7 @@ class Matrix:
         self.start, self.factor = start, factor
         self.weights: list[tuple[int, float]] = []
         self.store = store
-        store.matrices.add(self)
+        store.matrices[self] = None
 
     def zeros(self) -> Matrix:
         """Another combination of the same, zero now."""

@@ -20,7 +20,7 @@ from finite_nets.ensemble import default_block, find_device
 from finite_nets.executors import Executor, check_executor, cores, threads_each
 from finite_nets.precision import precision
 from finite_nets.recording import Plan
-from finite_nets.runner import Runner
+from finite_nets.runner import Runner, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import Store
 
@@ -112,7 +112,8 @@ class SweepPlan:
             if self.executor == "pool":
                 torch.set_num_threads(threads_each(self.devices))
             runner = work.runner(self.devices[0], self.worker_memory)
-            return runner.seconds(work.width, work.networks, PROBED) / len(self.devices)
+            with memory_given_back(runner.device):
+                return runner.seconds(work.width, work.networks, PROBED) / len(self.devices)
         finally:
             torch.set_num_threads(threads)
 

@@ -60,7 +60,7 @@ def neurons(
         save_steps: the steps to record; by default the first and the last.  Training ends with the last of them.
         samples: indices of the samples to record; by default all that are observed.
         dtype: "float32", "float64", "tf32" or "bf16" (`finite_nets.precision` says what each is).
-        device: "cpu", "cuda", "cuda:1", ...; "auto" takes a GPU if there is one.
+        device: "cpu", "gpu", "cuda:1", ...; "auto" takes a GPU if there is one.
         memory_limit: in bytes, for the results and a batch; by default what is available.
         progress: show a bar; by default on a terminal only.
 

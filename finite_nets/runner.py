@@ -212,7 +212,8 @@ def _out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_given_back(device: torch.device) -> Iterator[None]:
-    """What PyTorch keeps of a GPU's memory for later batches, others may have after these: JAX in the same process."""
+    """What PyTorch keeps of a GPU's memory for later batches, others may have after these: JAX in the same process.
+    (After an error little of it: the traceback holds the batch.)"""
     try:
         yield
     finally:

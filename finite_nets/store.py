@@ -361,7 +361,9 @@ def _zarr() -> Any:
     try:
         import zarr
     except ImportError as error:
-        raise ImportError("stores need Zarr: pip install 'dmft-networks[store]' (zarr >= 3.1.6).") from error
+        raise ImportError(
+            "stores need Zarr: install the extra, pip install '.[store]' in a checkout (zarr >= 3.1.6)."
+        ) from error
     return zarr
 
 

@@ -31,6 +31,7 @@ def random_directions(keys: jax.Array, *, size: int, distribution: str) -> jax.A
     the others count twice.
     """
     if distribution == "rademacher":
+        # of a type that is not weak: `vary` would be compiled for either
         signs = jnp.where(jnp.arange(size) % 2, 1.0, -1.0).astype(float) * jnp.sqrt((size - 1) / size)
         return jax.vmap(lambda key: jax.random.permutation(key, signs))(keys) / size
     xi = jax.vmap(lambda key: jax.random.normal(key, (size,), dtype=float))(keys)

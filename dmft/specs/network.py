@@ -108,12 +108,14 @@ Network = MLP | ResidualMLP
 
 def _check_network(network: Network) -> None:
     object.__setattr__(network, "depth", _check.integer("depth", network.depth, minimum=1))
-    hint = "For the lazy limit take it small, e.g. 1e-3."
+    hint = "The lazy limit, gamma0 -> 0, is dmft.lazy_limit(problem)."
     object.__setattr__(network, "gamma0", _check.positive("gamma0", network.gamma0, hint=hint))
     activation: object = network.activation
     if not isinstance(activation, Activation):
         choices = ", ".join(f"dmft.{name}()" for name in NAMES)
-        raise TypeError(f"activation={network.activation!r} is not an activation; choose one of {choices}.")
+        name = getattr(activation, "__name__", None)
+        called = f"; call it: dmft.{name}()" if name in NAMES else ""
+        raise TypeError(f"activation={network.activation!r} is not an activation{called}; choose one of {choices}.")
     centered: object = network.centered
     if not isinstance(centered, bool):
         raise TypeError(f"centered={network.centered!r} must be True or False.")

@@ -58,10 +58,11 @@ class Work:
         quick: bool = False,
         networks: int | None = None,
     ) -> dict[str, xr.Dataset]:
-        """Parts kept in the folder, and those that are wanted and not there, which are made and kept."""
+        """Parts of this size kept in the folder, and those that are wanted and not there, which are made and kept."""
         found = {}
+        size = f"{'_quick' if quick else ''}{f'_{networks}' if networks else ''}"
         for part in PARTS:
-            path = folder / f"{name}_{part}.nc"
+            path = folder / f"{name}{size}_{part}.nc"
             if part in wanted and not path.exists():
                 started = time.perf_counter()
                 dmft.save(self.make(part, quick=quick, networks=networks), path)

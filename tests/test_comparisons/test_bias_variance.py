@@ -450,7 +450,7 @@ def test_refusals(planted):
         refuses((ValueError, TypeError), "ensembles[1]", fewer, ensembles=(1, bad))
     other = make_problem(TARGET, gamma0=1.2)
     wrong = theory.assign_attrs(problem_id=other.problem_id, problem=other.to_json(arrays=False))
-    refuses(ValueError, "of different problems; network:", nets, wrong)
+    refuses(ValueError, "of different problems; network.", nets, wrong)
     bare = result("ensemble", problem, {"loss": np.ones((1, 8, REPEATS))}, width=[8], seed=np.arange(8))
     refuses(ValueError, "the networks have no predictions", bare)
 

@@ -344,7 +344,7 @@ def test_refusals(planted):
     other = reference_problem(gamma0=2.0)
     text = other.to_json(arrays=False)
     refuses(
-        ValueError, "different problems; network:", nets=nets.assign_attrs(problem_id=other.problem_id, problem=text)
+        ValueError, "different problems; network.", nets=nets.assign_attrs(problem_id=other.problem_id, problem=text)
     )
     refuses(SchemaError, "schema 7", nets=nets.assign_attrs(schema=7))
     refuses(SchemaError, "'prediction' holds non-finite numbers", nets=nets.where(nets.seed != 5))
@@ -352,6 +352,10 @@ def test_refusals(planted):
         {k: v for k, v in nets.attrs.items() if k != "problem_id"}))  # fmt: skip
     refuses(SchemaError, "labelled differently", nets=nets.assign_coords(sample=[0, 1, 3]))
     refuses(SchemaError, "'spectrum' is not a variable", nets=nets.assign(spectrum=nets.prediction))
+    refuses(SchemaError, "Select with a list, width=[...], which keeps the dimension", nets=nets.isel(width=0))
+    refuses(
+        SchemaError, "expected 'ensemble', from finite_nets.train_ensemble; are the arguments in another", nets=theory
+    )
     refuses(SchemaError, "has dimensions ('seed', 'width'", nets=nets.transpose("seed", "width", ...))
     refuses(SchemaError, "coordinate 'time' on 'step' is missing", theory=theory.drop_vars("time"))
 

@@ -320,4 +320,4 @@ def test_refusals(planted):
     refuses(ValueError, "the theory has no feature_kernel, but prediction", nets, other)
     problem = make_problem(gamma0=1.2)
     wrong = theory.assign_attrs(problem_id=problem.problem_id, problem=problem.to_json(arrays=False))
-    refuses(ValueError, "of different problems; network:", nets, wrong)
+    refuses(ValueError, "of different problems; network.", nets, wrong)

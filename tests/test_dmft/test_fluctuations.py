@@ -13,7 +13,7 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft.engine import loop
+from dmft.engine import loop, variation
 from dmft.errors import DivergenceError, MemoryEstimateError
 from oracles import action_covariance
 
@@ -134,6 +134,12 @@ def linear_three():
 @pytest.fixture(scope="module")
 def linear_exact(linear_three):
     return dmft.fluctuations(linear_three, covariance=True, by_layer=True)
+
+
+def test_derivatives_are_compiled_once(problem):
+    before = variation.vary._cache_size()
+    dmft.fluctuations(problem, particles=256, draws=8, scrambles=2, observables=["prediction"], save_steps=[2])
+    assert variation.vary._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("names", [["prediction"], ["loss"]])
@@ -421,11 +427,22 @@ def test_required_width_meets_the_tolerance(linear_exact):
         dmft.required_width(linear_exact, 0.1, quantity="spectrum")
     with pytest.raises(ValueError, match="tolerance=0 must be positive"):
         dmft.required_width(linear_exact, 0)
+    # one for each step
+    error = xr.DataArray(np.linspace(0.02, 0.2, linear_exact.sizes["step"]), {"step": linear_exact.step})
+    each = dmft.required_width(linear_exact, error)
+    assert each.dims == ("step", "sample")
+    for step in (1, 4):
+        one = dmft.required_width(linear_exact, error.sel(step=step).item())
+        xr.testing.assert_equal(each.sel(step=step), one.sel(step=step))
+    with pytest.raises(ValueError, match=r"positive for every entry; the least is 0\b"):
+        dmft.required_width(linear_exact, error - 0.02)
+    with pytest.raises(ValueError, match=r"tolerance has the dimensions \{'step': 2\}, prediction"):
+        dmft.required_width(linear_exact, error.isel(step=slice(0, 2)))
 
 
 def test_at_width_refuses_what_does_not_belong_together(linear_three, linear_exact, theory):
     mine = dmft.solve(linear_three)
-    with pytest.raises(ValueError, match="theory and fluctuations are of different problems; network"):
+    with pytest.raises(ValueError, match=r"theory and fluctuations are of different problems; network\."):
         dmft.at_width(theory, linear_exact, 64)
     with pytest.raises(ValueError, match=r"width\[0\]=0 is too small"):
         dmft.at_width(mine, linear_exact, 0)

@@ -18,6 +18,7 @@ from figures import (
     bias_dynamics,
     demo,
     depth,
+    edge_of_stability,
     ensembling_and_bias,
     example,
     fluctuations,
@@ -98,6 +99,29 @@ def test_list_and_wrong_arguments(capsys, tmp_path):
             cli.main(arguments)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_when_networks_reach_the_edge():
+    step, at = np.arange(11), np.linspace(0.5, 9.5, 400)
+    # each crosses 1 at its own time
+    rows = 1 + step - np.random.default_rng(0).permutation(at)[:, None]
+    share, median, se, low, high = edge_of_stability.when(step, rows, 1.0)
+    assert share == 1
+    np.testing.assert_allclose([low, median, high], [2.75, 5, 7.25], atol=0.05)
+    # of a uniform density 1/9, 1 / (2 (1/9) sqrt(400))
+    np.testing.assert_allclose(se, 9 / 2 / 20, rtol=0.05)
+    # a quarter never does: later than all others, wherever they would have been
+    rows[rows[:, -1] < np.quantile(rows[:, -1], 0.25)] = 0.0
+    share, median, se, low, high = edge_of_stability.when(step, rows, 1.0)
+    assert share == pytest.approx(0.75)
+    np.testing.assert_allclose([low, median], [2.75, 5], atol=0.05)
+    # nor do most, one that diverged left out
+    rows[100:] = 0.0
+    rows[0, 3:] = np.nan
+    share, median, se, low, high = edge_of_stability.when(step, rows, 1.0)
+    assert share < 0.25
+    assert median == np.inf
+    assert np.isnan(se)
 
 
 def test_all_figures_that_a_store_has_numbers_for(store, tmp_path, capsys):

@@ -216,7 +216,7 @@ def test_without_centering_the_variance_is_that_of_the_reference_and_a_factor_of
         ({"seeds": [1, 1]}, ValueError, "seeds=[1, 1] must hold different numbers"),
         ({"seed": -1}, ValueError, "seed=-1 is too small"),
         ({"seed": 2**64}, ValueError, "must be below 2^64"),
-        ({"device": "gpu"}, ValueError, "device='gpu' is unknown"),
+        ({"device": "tpu"}, ValueError, "device='tpu' is unknown"),
         ({"device": "cuda:99"}, ValueError, "CUDA device(s); use device=\"cpu\""),
         ({"dtype": "float16"}, ValueError, "dtype='float16' is not offered; choose one of float64, float32, tf32, bf16"),
         ({"observables": ["spectrum"]}, ValueError, "observables=['spectrum']: give a list with any of prediction"),
