@@ -11,6 +11,7 @@ import html
 import importlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -22,8 +23,9 @@ import xarray as xr
 
 from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
+from comparisons.estimators import upper_end
 from comparisons.representations import representations
-from comparisons.samples import held, samples
+from comparisons.samples import held, require_enough, samples
 from comparisons.spectra import after_kernel, spectra
 from comparisons.summary import LABELS, summary
 from comparisons.widths import pointwise
@@ -39,6 +41,16 @@ FIGURES = {
     "after_kernel": ("after_kernel", "After-kernels"),
     "densities": ("preactivation_densities", "Preactivations"),
 }
+# clauses of their captions: the end of the names of the variables that show it, without which the clause goes
+CLAUSES = {", lines predicted": "_predicted", "; one network in the limit (black)": "_limit"}
+WORDS = {
+    "MLP": "perceptron",
+    "ResidualMLP": "residual perceptron",
+    "GradientDescent": "gradient descent",
+    "GradientFlow": "gradient flow",
+}
+KEPT = {"ensemble": "every network", "moments": "moments over blocks of networks"}
+FEW = 4  # networks in an ensemble whose loss is given, or as near to it as there is
 SOURCES = (("limit",), ("ensemble", "moments"), ("fluctuations",))  # kinds of which a report has one result
 MOST_NUMBERS = 400_000  # of kernels in the file
 CURVES = ("loss", "test_loss", "accuracy", "test_accuracy", "sharpness")
@@ -64,10 +76,16 @@ def report(
 
     Raises:
         TypeError: not Datasets by name.
-        ValueError: results of different problems, several limits, ensembles or fluctuations, or none that a report
-            could show.
+        ValueError: a path that is a folder; results of different problems, several limits, ensembles or fluctuations,
+            or none that a report could show.
         SchemaError: a result that is damaged.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"path={str(path)!r} is a folder; expected the name of a file, to be written or replaced: give e.g. "
+            f"{str(path / 'report.html')!r}."
+        )
     given = _results(tree)
     found, left_out = _completed(given)
     shown = {name: ds for name, ds in found.items() if _kind(ds) in FIGURES}
@@ -76,7 +94,7 @@ def report(
             f"nothing to report in {', '.join(given) or 'an empty tree'}: give a limit and networks of the same "
             "problem, or a comparison."
         )
-    tables = [_problem_section(found), *_comparison_sections(found)]
+    tables = [_problem_section(found), *_comparison_sections(found), *_loss_sections(found)]
     others = [*_figures(shown, left_out), _provenance_section(given)]
     if left_out:
         rows = "".join(f"<li>{html.escape(reason)}</li>" for reason in left_out)
@@ -87,15 +105,20 @@ def report(
     page = template.substitute(
         title=html.escape(title),
         subtitle=html.escape(subtitle),
-        links="".join(f'<a href="#{key}">{html.escape(name)}</a>' for key, name, _ in tables + others),
+        links_to_tables=_links(tables),
+        links_to_others=_links(others),
         tables=_markup(tables),
         others=_markup(others),
         # "<" could end the element that holds the data
         data=json.dumps(_data(found), allow_nan=False).replace("<", "\\u003c"),
     )
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    return path
+
+
+def _links(sections: list[Section]) -> str:
+    return "".join(f'<a href="#{key}">{html.escape(name)}</a>' for key, name, _ in sections)
 
 
 def _markup(sections: list[Section]) -> str:
@@ -178,7 +201,28 @@ def _ensembles(nets: xr.Dataset) -> list[int]:
 def _problem_section(found: Results) -> Section:
     problem = json.loads(next(iter(found.values())).attrs["problem"])
     rows = [[part, _flat(problem[part])] for part in ("network", "task", "training", "loss") if part in problem]
-    return "problem", "The problem", _table(["", ""], rows, text=True)
+    text = f"<p>{html.escape(_in_words(problem))}</p>"
+    return "problem", "The problem", text + _table(["", ""], rows, text=True)
+
+
+def _in_words(problem: dict[str, Any]) -> str:
+    """What a physicist asks first of a problem, described as by `Problem.to_json`."""
+    network, training, shapes = problem["network"], problem["training"], problem["task"]["shapes"]
+    (count, dimension), outputs = shapes["x_train"], [*shapes["y_train"], 1][1]
+    tests = shapes["x_test"][0] if "x_test" in shapes else "no"
+    step_size = f" of size {_range(training['step_size'])}" if "step_size" in training else ""
+    return (
+        f"Data: P = {count} training and {tests} test samples of dimension D = {dimension}, {outputs} output(s). "
+        f"Network: {WORDS[network['kind']]} of depth L = {network['depth']}, activation "
+        f"{network['activation']['name']} (gain {network['activation']['gain']:g}), richness "
+        f"gamma0 = {network['gamma0']:g}. Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
+        f"{step_size}, learning rate eta = {_range(training['learning_rate'])}, loss {problem['loss']}."
+    )
+
+
+def _range(values: float | list[float]) -> str:
+    """One number, or the smallest and the largest of several."""
+    return " to ".join(f"{v:g}" for v in sorted({np.min(values), np.max(values)}))
 
 
 def _comparison_sections(found: Results) -> list[Section]:
@@ -193,11 +237,12 @@ def _comparison_sections(found: Results) -> list[Section]:
                 at = last[[f"{q}_{part}", f"{q}_{part}_se"]].isel(
                     {"layer": -1} if "layer" in last[f"{q}_{part}"].dims else {}
                 )
-                rows.append([f"{label}: {what}", *map(_number, at[f"{q}_{part}"].values, at[f"{q}_{part}_se"].values)])
+                rows.append([f"{label}: {what}", *map(_size, at[f"{q}_{part}"].values, at[f"{q}_{part}_se"].values)])
     distances = (
         "<p>After training. Predictions: root mean square over samples; kernels: relative Frobenius norms, of the top "
         "layer; losses as they are. The distance of one network falls like N<sup>-1/2</sup>, that of the mean, the "
-        "bias of narrower width, like 1/N.</p>" + _table(head, rows)
+        "bias of narrower width, like 1/N. Of what is below its error the upper end is given, two errors above.</p>"
+        + _table(head, rows)
     )
     laws = []
     for q, label in LABELS.items():
@@ -208,9 +253,11 @@ def _comparison_sections(found: Results) -> list[Section]:
         cells += [_best(comparison, f"{q}_{kind}_overall_ratio") for kind in ("variance", "bias")]
         laws.append([label, *cells, f"{np.sqrt(np.mean(z**2)):.2f}"])
     head = ["", "variance ~ N^s, s", "bias ~ N^s, s", "N Var / predicted", "N bias / predicted", "rms z, widest"]
+    ratios = any(str(name).endswith("_overall_ratio") for name in comparison)
     text = (
-        "<p>Exponents of -1 are expected. Ratios, where fluctuations were predicted, are those of the width that "
-        "resolves them best. The last column is the root mean square, over all entries, of (mean over networks - "
+        "<p>Exponents of -1 are expected. "
+        + ("Ratios are those of the width that resolves them best. " if ratios else "")
+        + "The last column is the root mean square, over all entries, of (mean over networks - "
         "limit) in units of its error, at the widest width: about 1 where no bias is resolved any more.</p>"
     )
     as_text = f"<details><summary>as text</summary><pre>{html.escape(summary(comparison))}</pre></details>"
@@ -218,6 +265,39 @@ def _comparison_sections(found: Results) -> list[Section]:
         ("distances", "Distance to the limit", distances),
         ("laws", "Laws in width", text + _table(head, laws) + as_text),
     ]
+
+
+def _loss_sections(found: Results) -> list[Section]:
+    """Losses of single networks, of ensembles and of the limit after training."""
+    losses = _first(found, "bias_variance")
+    if losses is None:
+        return []
+    last, sizes = losses.isel(step=-1), losses["ensemble"].values
+    k = sizes[abs(sizes - FEW).argmin()]
+    one, few = (last.reindex(ensemble=[size]).isel(ensemble=0) for size in (1, k))
+    columns = {
+        "one network": (one, "ensemble"),
+        "infinite ensemble": (last, "infinite"),
+        "variance part": (last, "variance_part"),
+        "bias of narrower width": (last, "bias_part"),
+    }
+    if k > 1:
+        columns |= {f"ensemble of {k}": (few, "ensemble"), "worth one of width": (few, "worth")}
+    rows = []
+    for q in ("loss", "test_loss"):
+        for i, n in enumerate(losses["width"].values if f"{q}_infinite" in losses else []):
+            cells = [_estimate(ds.isel(width=i), f"{q}_{part}") for ds, part in columns.values()]
+            rows.append([f"{LABELS[q]}, N = {n}", *cells])
+        if f"{q}_limit" in losses:
+            rows.append([f"{LABELS[q]}, limit", _estimate(last, f"{q}_limit"), *[""] * (len(columns) - 1)])
+    text = (
+        f"<p>At step {last['step'].item()}, the last recorded, each with its standard error. The expected loss of one "
+        "network is the loss of the infinite ensemble of its width plus the variance part, which averaging removes; "
+        "the bias of narrower width is the loss of the infinite ensemble less the limit's. An ensemble is worth one "
+        "network of the width that has the same loss (∞: it is not above the limit's; -: losses do not fall with width "
+        "there).</p>"
+    )
+    return [("losses", "Losses after training", text + _table(["", *columns], rows))]
 
 
 def _figures(shown: Results, left_out: list[str]) -> list[Section]:
@@ -238,7 +318,7 @@ def _figures(shown: Results, left_out: list[str]) -> list[Section]:
         figure.savefig(picture, format="svg", metadata={"Date": None})
         plt.close(figure)
         source = base64.b64encode(picture.getvalue()).decode()
-        caption = html.escape(str(module.__doc__).strip())
+        caption = html.escape(_caption(str(module.__doc__), ds))
         image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{source}">'
         text = f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
         key, keys = f"figure-{_kind(ds)}", [key for key, _, _ in sections]
@@ -247,17 +327,41 @@ def _figures(shown: Results, left_out: list[str]) -> list[Section]:
     return sections
 
 
+def _caption(text: str, ds: xr.Dataset) -> str:
+    """A docstring, its lines joined up to the ends of sentences, without the clauses that do not hold of a result."""
+    text = re.sub(r"(?<![.\n])\n *(?=\S)", " ", text.strip())
+    for clause, end in CLAUSES.items():
+        if not any(str(name).endswith(end) for name in ds.data_vars):
+            text = text.replace(clause, "")
+    return text
+
+
 def _provenance_section(given: Results) -> Section:
     rows = []
     for name, ds in given.items():
         own = {k: v for k, v in ds.attrs.items() if k not in ("problem", "problem_id", "schema", "kind", "analysis")}
-        rows.append([name, _kind(ds), ", ".join(f"{k} {_flat(_plain(v))}" for k, v in sorted(own.items()))])
-    return "provenance", "Provenance", _table(["result", "kind", "made with"], rows, text=True)
+        made_with = ", ".join(f"{k} {_flat(_plain(v))}" for k, v in sorted(own.items()))
+        rows.append([name, _kind(ds), _networks(ds), made_with])
+    return "provenance", "Provenance", _table(["result", "kind", "networks", "made with"], rows, text=True)
+
+
+def _networks(ds: xr.Dataset) -> str:
+    """How many of each width, without those that diverged, and what is kept of them; of other results the widths."""
+    if "width" not in ds.dims:
+        return ""
+    widths = ds["width"].values.tolist()
+    if _kind(ds) not in SOURCES[1]:
+        return f"widths {_flat(widths)}"
+    counts = zip(require_enough(ds, fewest=0), widths, strict=True)
+    return ", ".join(f"{count} of width {n}" for count, n in counts) + f"; kept: {KEPT[_kind(ds)]}"
 
 
 def _table(head: list[str], rows: list[list[str]], *, text: bool = False) -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    """Without the columns that have no entry."""
     kind = ' class="text"' if text else ""
+    held_columns = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    head, *rows = ([row[i] for i in held_columns] for row in (head, *rows))
+    top = "".join(f"<th{kind}>{html.escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
@@ -265,13 +369,24 @@ def _table(head: list[str], rows: list[list[str]], *, text: bool = False) -> str
 
 
 def _number(value: float, se: float) -> str:
-    """With two digits of its error; an upper end where the error is larger."""
+    """With two digits of its error."""
     if not np.isfinite(value):
-        return "-"
-    if se > 0:
-        digits = max(0, 1 - int(np.floor(np.log10(se))))
-        return f"{value:.{digits}f} ± {se:.{digits}f}" if value > se else f"< {value + se:.{digits}f}"
-    return f"{value:.4g}"
+        return "-" if np.isnan(value) else "∞"
+    digits = _digits(se)
+    return f"{value:.{digits}f} ± {se:.{digits}f}" if se > 0 else f"{value:.4g}"
+
+
+def _size(value: float, se: float) -> str:
+    """Of what may not be negative: an upper end where the error is larger."""
+    return f"< {upper_end(value, se):.{_digits(se)}f}" if 0 < se >= value else _number(value, se)
+
+
+def _digits(se: float) -> int:
+    return max(0, 1 - int(np.floor(np.log10(se)))) if se > 0 else 0
+
+
+def _estimate(ds: xr.Dataset, name: str) -> str:
+    return _number(ds[name].item(), ds[f"{name}_se"].item()) if name in ds else ""
 
 
 def _scalar(ds: xr.Dataset, name: str) -> str:
@@ -292,9 +407,11 @@ def _best(ds: xr.Dataset, name: str) -> str:
 
 
 def _flat(value: Any) -> str:
+    """As text; empty entries are left out."""
     if isinstance(value, Mapping):
+        entries = {k: v for k, v in value.items() if v not in (None, "", [], {})}
         return ", ".join(
-            f"{k}: ({_flat(v)})" if isinstance(v, Mapping) and v else f"{k}: {_flat(v)}" for k, v in value.items()
+            f"{k}: ({_flat(v)})" if isinstance(v, Mapping) else f"{k}: {_flat(v)}" for k, v in entries.items()
         )
     if isinstance(value, list) and len(value) > 12:
         return f"{value[0]}, ... ({len(value)} values)"

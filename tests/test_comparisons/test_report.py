@@ -1,6 +1,7 @@
 """The report of a comparison: complete in one file, readable by a browser, honest about what it lacks."""
 
 import html
+import importlib
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 
+report = importlib.import_module("comparisons.report")  # `comparisons.report` is the function
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -33,6 +35,12 @@ def results():
 @pytest.fixture(scope="module")
 def page(results, tmp_path_factory):
     return comparisons.report(results, tmp_path_factory.mktemp("report") / "deep" / "report.html", title="A <b> & c")
+
+
+def section(text, key):
+    """Without markup: a cell or caption of the section a line."""
+    found = re.search(rf'<section id="{key}">(.*?)</section>', text, re.DOTALL)[1]
+    return html.unescape(re.sub(r"<[^>]+>", "\n", found)).split("\n")
 
 
 def embedded(text):
@@ -82,6 +90,93 @@ def test_its_numbers_are_those_of_the_results(page, results):
         np.testing.assert_allclose(np.reshape(top["mean"][2][0], (6, 6)), expected, rtol=1e-3, atol=1e-6)
 
 
+def test_the_problem_and_the_networks_in_words(page, tmp_path):
+    text = page.read_text()
+    problem = " ".join(section(text, "problem"))
+    for words in (
+        "P = 3 training and 3 test samples of dimension D = 25, 1 output(s)",
+        "perceptron of depth L = 2, activation tanh (gain 0.8), richness gamma0 = 1.",
+        "gradient descent, T = 4 steps, learning rate eta = 0.6, loss squared.",
+    ):
+        assert words in problem
+    assert "provenance" not in problem  # own arrays come from nowhere
+    assert "16 of width 16, 16 of width 32, 16 of width 64; kept: every network" in section(text, "provenance")
+    task = dmft.Task([[1.0, 0.5], [-0.5, 1.0]], np.eye(2), provenance={"name": "two", "note": ""})
+    problem = dmft.Problem(dmft.ResidualMLP(2), task, dmft.GradientFlow(0.5, (0.2, 0.1)))
+    nets = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=16, keep="moments", block=2)
+    few = {"theory": dmft.solve(problem, particles=64, scrambles=2), "networks": nets}
+    text = comparisons.report(few, tmp_path / "flow.html").read_text()
+    problem = " ".join(section(text, "problem"))
+    assert "P = 2 training and no test samples of dimension D = 2, 2 output(s)" in problem
+    assert "residual perceptron" in problem
+    assert "gradient flow, T = 2 steps of size 0.1 to 0.2, learning rate eta = 0.5" in problem
+    assert "provenance: (name: two)" in problem
+    assert "16 of width 8, 16 of width 16; kept: moments over blocks of networks" in section(text, "provenance")
+
+
+def test_losses_after_training_are_those_of_bias_variance(page, results):
+    cells = section(page.read_text(), "losses")
+    losses = comparisons.bias_variance(results["networks"], results["theory"], ensembles=[1, 2])
+    last = losses.isel(step=-1).sel(width=32)
+
+    def shown(value, se):
+        digits = max(0, 1 - int(np.floor(np.log10(se))))
+        return f"{value:.{digits}f} ± {se:.{digits}f}"
+
+    for q, label in (("loss", "training loss"), ("test_loss", "test loss")):
+        at = cells.index(f"{label}, N = 32")
+        row = [cell for cell in cells[at + 1 :] if cell][:6]
+        expected = [
+            (last.sel(ensemble=1), "ensemble"),
+            (last, "infinite"),
+            (last, "variance_part"),
+            (last, "bias_part"),
+        ]
+        expected += [(last.sel(ensemble=2), part) for part in ("ensemble", "worth")]
+        assert row == [shown(ds[f"{q}_{part}"].item(), ds[f"{q}_{part}_se"].item()) for ds, part in expected]
+        limit = shown(last[f"{q}_limit"].item(), last[f"{q}_limit_se"].item())
+        assert limit in cells[cells.index(f"{label}, limit") :][:4]
+    assert "ensemble of 2" in cells
+
+
+def test_captions_and_columns_of_predictions_only_where_there_are_any(page, results, tmp_path):
+    text = page.read_text()
+    caption = " ".join(section(text, "figure-bias_variance"))
+    assert "(c) which single width an ensemble is worth, against its size k: points measured." in caption
+    assert "predicted" not in caption
+    assert not any("predicted" in cell for cell in section(text, "laws"))
+    # the sentence runs on over the end of a line of the docstring
+    assert "several widths (points); the infinite ensemble of each width (dotted)" in caption
+    losses = comparisons.bias_variance(results["networks"], results["theory"], ensembles=[1, 2])
+    losses = losses.assign({f"loss_{part}_predicted": losses[f"loss_{part}"] for part in ("bias_part", "worth")})
+    losses = losses.assign({f"loss_{part}_predicted_se": losses[f"loss_{part}_se"] for part in ("bias_part", "worth")})
+    comparison = comparisons.compare(results["theory"], results["networks"])
+    ratio = ("width", [1.0, 1.1, 0.9])
+    comparison = comparison.assign(loss_variance_overall_ratio=ratio, loss_variance_overall_ratio_se=ratio)
+    predicted = comparisons.report(
+        {"losses": losses, "comparison": comparison}, tmp_path / "predicted.html"
+    ).read_text()
+    assert " ".join(section(predicted, "figure-bias_variance")).count("points measured, lines predicted.") == 2
+    assert "N Var / predicted" in section(predicted, "laws")
+    assert "N bias / predicted" not in section(predicted, "laws")  # no entry
+    alone = comparisons.report({"losses": comparisons.bias_variance(results["networks"])}, tmp_path / "alone.html")
+    assert "limit (black)" in caption
+    assert "limit (black)" not in alone.read_text()
+
+
+def test_what_is_below_its_error_is_an_upper_end():
+    assert report._size(0.0, 0.02) == "< 0.040"
+    assert report._size(0.123, 0.02) == "0.123 ± 0.020"
+    assert report._number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
+    assert [report._number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
+
+
+def test_a_folder_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder; expected the name of a file.*report\.html"):
+        comparisons.report("nothing that could be computed with", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_without_a_network_runs_it(page, tmp_path):
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -102,7 +197,12 @@ def test_a_browser_without_a_network_runs_it(page, tmp_path):
     ).stdout
     assert 'data-ready="yes"' in shown  # the last line of the script: nothing before it failed
     assert shown.count("<polyline") == 4
-    assert "Through training</a>" in shown
+    # all that is shown has a link, in the order of the page
+    visible = re.findall(r'<section id="([^"]*)"(?![^>]*hidden)', shown)
+    links = re.search("<nav>(.*?)</nav>", shown, re.DOTALL)[1]
+    assert re.findall(r'<a href="#([^"]*)"(?![^>]*hidden)', links) == visible
+    assert {"curves", "kernels"} < set(visible)
+    assert re.search(r'id="scale">colours from -[\d.]+ to [\d.]+<', shown)  # a range, not an error
     options = re.findall(r"<option value=\"\d+\">(.*?)</option>", shown)
     assert {"training loss", "test loss", "N = 64", "Phi, layer 1", "NTK"} <= set(options)
     assert "t = 2.4" in html.unescape(shown)  # the last step

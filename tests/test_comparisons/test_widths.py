@@ -170,7 +170,9 @@ def test_refusals_of_laws(law):
     with pytest.raises(TypeError, match="width_law expects an xarray Dataset, got DataArray"):
         comparisons.width_law(found.prediction_mean, "prediction_mean")
     for name in ("prediction_z", "prediction_limit", "loss_mean"):  # no errors, no widths, not there
-        with pytest.raises(ValueError, match=rf"'{name}' is not a variable with .* there are prediction_mean.* and others"):
+        with pytest.raises(
+            ValueError, match=rf"'{name}' is not a variable with .* there are prediction_mean.* and others"
+        ):
             comparisons.width_law(found, name)
     with pytest.raises(ValueError, match="there are none"):
         comparisons.width_law(theory, "loss")
