@@ -90,17 +90,17 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
 
 def draw_parts(ds: xr.Dataset, ax: Axes) -> None:
     """(b) the parts of the excess loss against width, in absolute value."""
-    width = ds["width"].values
+    width, predicted = ds["width"].values, [part for part in PARTS if f"loss_{part}_predicted" in ds]
     for (part, label), look in zip(PARTS.items(), style.SERIES, strict=False):
         if f"loss_{part}" not in ds:
             continue
         value, se = ds[f"loss_{part}"].values, ds[f"loss_{part}_se"].values
         sign = "" if value[0] > 0 else r" ($-$)"
         style.resolved(ax, width, abs(value), se, label=label + sign, linestyle="none", **look)
-        if f"loss_{part}_predicted" in ds:
+        if part in predicted:
             line, se = (ds[f"loss_{part}_predicted{end}"].values for end in ("", "_se"))
             style.band(ax, width, abs(line), se, color=look["color"])
     style.width_axis(ax, width, room=1.3)
     ax.set_yscale("log")
-    ax.set(ylabel="excess loss", title="(b) points: networks, lines: theory")
+    ax.set(ylabel="excess loss", title="(b) parts of the excess" + (", lines: theory" if predicted else ""))
     ax.legend()

@@ -5,7 +5,6 @@ the black line is the limit, dashed the Gaussian of the limit's mean and varianc
 to two groups; the excess kurtosis kappa of the limit says how far.
 (c, f) Wasserstein distance of networks from the limit against width, mean over two images, and (grey) how far apart
 samples of one law are, as many as these, mean over widths: what is below is not resolved.
-Threes against eights of MNIST, two hidden layers, richness 2.  About forty seconds on two cores.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ STORED = "preactivation_densities.nc"
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The densities in `store`/preactivation_densities.nc; without a store, networks are trained."""
+    """The densities in `store`/preactivation_densities.nc; without a store, networks are trained: threes against
+    eights of MNIST, two hidden layers, richness 2, about forty seconds on two cores."""
     if store is not None:
         return dmft.load(store / STORED)
     problem = fluctuations.problem(GAMMA0)
