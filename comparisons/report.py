@@ -44,8 +44,8 @@ FIGURES = {
 # clauses of their captions: the end of the names of the variables that show it, without which the clause goes
 CLAUSES = {", lines predicted": "_predicted", "; one network in the limit (black)": "_limit"}
 WORDS = {
-    "MLP": "perceptron",
-    "ResidualMLP": "residual perceptron",
+    "MLP": "multilayer perceptron",
+    "ResidualMLP": "residual multilayer perceptron",
     "GradientDescent": "gradient descent",
     "GradientFlow": "gradient flow",
 }

@@ -108,7 +108,7 @@ def test_the_problem_and_the_networks_in_words(page, tmp_path):
     text = comparisons.report(few, tmp_path / "flow.html").read_text()
     problem = " ".join(section(text, "problem"))
     assert "P = 2 training and no test samples of dimension D = 2, 2 output(s)" in problem
-    assert "residual perceptron" in problem
+    assert "residual multilayer perceptron" in problem
     assert "gradient flow, T = 2 steps of size 0.1 to 0.2, learning rate eta = 0.5" in problem
     assert "provenance: (name: two)" in problem
     assert "16 of width 8, 16 of width 16; kept: moments over blocks of networks" in section(text, "provenance")
