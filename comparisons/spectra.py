@@ -103,7 +103,7 @@ def spectra(
     without_bias, errors = stacked([_of_mean(found, x) for x in ensembles])
     unbiased = named((without_bias, errors))
     plain = named((np.stack([found(x.x.mean(axis=0)) for x in ensembles]), errors))
-    of_limit = named((found(limit), _noise(found, limit, limit_se)))
+    of_limit = named((found(limit), kernels.noise_of(found, limit, limit_se)))
     each, limit_dims = ("width", "step", "mode"), ("step", "mode")
     variables: Variables = {}
     for name, best in (("eigenvalue", unbiased), ("power", plain)):
@@ -186,7 +186,7 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
     each = ("width", "step")
     variables = pair("test_loss", each, stacked([Members(loss(one.x)).mean() for one in x]))
     variables |= pair("test_loss_of_mean", each, stacked([_of_mean(loss, one) for one in x]))
-    variables |= pair("test_loss_limit", ("step",), (loss(limit), _noise(loss, limit, limit_se)))
+    variables |= pair("test_loss_limit", ("step",), (loss(limit), kernels.noise_of(loss, limit, limit_se)))
 
     def scaled(K: Array) -> Array:
         return np.asarray(predicted(K) / np.sqrt(samples_of_test))
@@ -240,27 +240,23 @@ def _off_the_limit(name: str, function: Function, x: list[Members], limit: Array
     """Distance of function(K), (..., entry), from that of the limit's kernel: root mean square over networks, and
     <name>_of_mean."""
     reference = function(limit)
-
-    def square(K: Array) -> Array:
-        return np.asarray(((function(K) - reference) ** 2).sum(-1))
-
-    squares = [(Members(square(one.x)).mean(), _of_mean(square, one)) for one in x]
-    # what moves with the limit: (width, of one network or of the mean, step, entry)
-    centres = np.stack([(function(one.x).mean(axis=0), function(one.x.mean(axis=0))) for one in x])
     moved = [function(K) for K in kernels.noisy(limit, limit_se)]
     excess = np.mean([((F - reference) ** 2).sum(-1) for F in moved], axis=0)
-    from_limit = np.std([((centres - F) ** 2).sum(-1) for F in moved], axis=0, ddof=1)
-    found = [
-        [
-            estimators.root(value - excess, np.sqrt(se**2 + own**2 + excess**2))
-            for (value, se), own in zip(pairs, errors, strict=True)
-        ]
-        for pairs, errors in zip(squares, from_limit, strict=True)
-    ]
-    single, of_mean = zip(*found, strict=True)
+
+    def from_reference(F: Array) -> Array:
+        return np.asarray(((F - reference) ** 2).sum(-1))
+
+    def freed(square: tuple[Array, Array], centre: Array) -> tuple[Array, Array]:
+        """The root of a mean square of networks about `centre`, without what the limit's noise adds to it."""
+        value, se = square
+        from_limit = np.std([((centre - F) ** 2).sum(-1) for F in moved], axis=0, ddof=1)
+        return estimators.root(value - excess, np.sqrt(se**2 + from_limit**2 + excess**2))
+
+    single, of_mean = [], []
+    for one in x:
+        of_each = function(one.x)
+        single.append(freed(Members(from_reference(of_each)).mean(), of_each.mean(axis=0)))
+        mean_square = _of_mean(lambda K: from_reference(function(K)), one)
+        of_mean.append(freed(mean_square, function(one.x.mean(axis=0))))
     each = ("width", "step")
     return pair(name, each, stacked(single)) | pair(f"{name}_of_mean", each, stacked(of_mean))
-
-
-def _noise(function: Function, K: Array, se: Array) -> Array:
-    return kernels.noise_of(function, K, se)
