@@ -96,7 +96,7 @@ class Influence:
     def _network(self, trained: Trained) -> Network:
         """At the start of the run, its measures written out, with no more room than the run has needed."""
         # every call of a matrix needs room for a whole block
-        most = trained.directions + self.run.form.passes * self.run.block
+        most = trained.directions + self.run.step_room
         needed = -(-most // ROOM_STEP) * ROOM_STEP
         network = self.run.network(trained.capacity, trained.stream, min(trained.capacity, needed))
         populations = (

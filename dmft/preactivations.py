@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 
 from dmft import memory, schema
 from dmft.checkpoint import Checkpoint
-from dmft.engine.network import Form, Network, Rule, evaluate
+from dmft.engine.network import Form, Network, Rule, observe
 from dmft.progress import progress_bar
 from dmft.run import (
     DTYPES,
     Run,
     check_numerics,
+    few_particles,
     find_devices,
     precision,
     warn_of_few_particles,
@@ -116,7 +117,8 @@ def neurons(
         ):
             directions = max(directions, trained.directions)
             scramble += 1
-    warn_of_few_particles(run, directions)
+    crowded = {"in_law": f"networks of width {particles}"} if few_particles(run, directions) else {}
+    warn_of_few_particles(run, directions, f"The neurons are, in law, those of networks of width {particles}.")
     return schema.build(
         "particles",
         problem,
@@ -133,6 +135,7 @@ def neurons(
             "dtype": DTYPE,
             "seed": seed,
             "directions": directions,
+            **crowded,
         },
     )
 
@@ -140,8 +143,8 @@ def neurons(
 @partial(jax.jit, static_argnames=("form",))
 def _preactivations(network: Network, rule: Rule, t: jax.Array | int, *, form: Form) -> jax.Array:
     """(layer, observed row, particle): h of step `t`, by a pass whose effect on the state is not kept."""
-    _, seen, _ = evaluate(network, rule, t, form)
-    return jnp.stack([h[form.observed :] for h in seen.h])
+    _, seen = observe(network, rule, t, form)
+    return jnp.stack(seen.h)
 
 
 def _coordinates(scrambles: int, particles: int) -> dict[str, Any]:

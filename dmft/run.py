@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from dmft import memory, schema
 from dmft.checkpoint import Checkpoint
 from dmft.engine import curvature, loop
-from dmft.engine.network import Form, Network, Rule, Vitals
-from dmft.engine.normals import DIMENSIONS, Sobol, Stored, sobol, stored
+from dmft.engine.network import Form, Network, Rule, Vitals, probe_block
+from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.errors import DivergenceError, exploded
 from dmft.progress import Bar
@@ -65,6 +65,8 @@ class Run:
     devices: over which the particles are spread.
     keep_normals: hold all raw normals, however many.
     sharpness: whether it is recorded.
+    joint: whether observables of several steps are wanted together (of streams, `dmft.engine.network.Form`).
+    doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
     """
 
     problem: Problem
@@ -78,6 +80,8 @@ class Run:
     devices: tuple[jax.Device, ...] = ()
     keep_normals: bool = False
     sharpness: bool = False
+    joint: bool = True
+    doubled: bool = False
 
     @property
     def last(self) -> int:
@@ -90,32 +94,50 @@ class Run:
 
     @cached_property
     def form(self) -> Form:
-        return loop.form_of(self.problem, self.kernels)
+        return loop.form_of(self.problem, self.kernels, joint=self.joint)
 
     @cached_property
     def rule(self) -> Rule:
-        return loop.rule_of(self.problem)._replace(centered=jnp.asarray(float(self.centered)))
+        rule = loop.rule_of(self.problem)
+        looked = jnp.zeros(len(rule.looked), bool).at[jnp.asarray(self.steps)].set(True)
+        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked)
 
     @property
     def block(self) -> int:
-        """The most vectors that a matrix meets at once."""
+        """The most vectors that a matrix meets at once in training."""
         rows = self.rule.rows.shape[1]
         outputs = self.rule.targets.shape[1] if self.form.per_output else 1
         return max(rows, (rows if self.form.every_row else self.form.trained) * outputs)
 
     @property
+    def probe_block(self) -> int:
+        """The most that it meets at once of the probes of a stream."""
+        return probe_block(self.rule, self.form)
+
+    @property
+    def look_room(self) -> int:
+        """Directions that a look at the probes leaves in a matrix."""
+        return self.probe_block if self.form.joint else 0
+
+    @property
+    def step_room(self) -> int:
+        """The room that a step needs in a matrix."""
+        return self.block * self.form.passes + self.look_room
+
+    @property
     def full_capacity(self) -> int:
         """Directions that a matrix can meet at most: every vector of every step."""
-        return self.block * self.form.passes * (self.last + 1)
+        return self.block * self.form.passes * (self.last + 1) + self.look_room * len(self.steps)
 
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
-        return min(self.full_capacity, max(128, 16 * self.block))
+        return min(self.full_capacity, max(128, 16 * max(self.block, self.look_room)))
 
     def draws(self, capacity: int) -> list[int]:
-        """Raw normals for each population."""
-        return loop.draws_needed(self.rule, self.form, self.depth, capacity)
+        """Raw normals for each population; those that probes take from a copy are besides what training uses."""
+        copied = self.probe_block - self.look_room
+        return loop.draws_needed(self.rule, self.form, self.depth, capacity + copied)
 
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
@@ -138,10 +160,21 @@ class Run:
         # children are named, not spawned: a second attempt must find the same seeds
         seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
         sources = [sobol(n, self.particles, s) for n, s in zip(draws, seeds, strict=True)]
-        return [
-            particles(self._kept(source) if self._stored(n) else source)
-            for source, n in zip(sources, draws, strict=True)
-        ]
+        return [self._population(source, n) for source, n in zip(sources, draws, strict=True)]
+
+    def _blank_populations(self, capacity: int) -> list[Population]:
+        """In the shapes of `_populations`; for `jax.eval_shape`, which needs no more."""
+        draws, size = self.draws(capacity), self.particles
+        if size is None:
+            return [linear_forms(n) for n in draws]
+        if self.keep_normals:  # however many, which no Sobol sequence has
+            return [particles(jnp.zeros((n, size))) for n in draws]
+        return [self._population(blank(n, size), n) for n in draws]
+
+    def _population(self, source: Sobol, draws: int) -> Population:
+        if self.doubled:
+            source = source.doubled()
+        return particles(self._kept(source) if self._stored(draws) else source)
 
     def _kept(self, source: Sobol) -> Stored:
         """All its rows; where the curvature of the loss asks for more, with those of its tail."""
@@ -228,9 +261,8 @@ class Run:
                 sharpness = sharpness.at[self.steps.tolist().index(start)].set(found)
             network, history = loop.advance(network, history, self.rule, start, stop, form=self.form)
             ranks = np.asarray(history.vitals.ranks)
-            # known before the last call of a matrix: what the step before it left, and the other passes of that step
-            before_last = ranks[max(stop - 2, 0)].max(initial=0) + (self.form.passes - 1) * self.block
-            if capacity < self.full_capacity and before_last > capacity - self.block:
+            # with room for all that the last step may add to what the one before it left, every call had its room
+            if capacity < self.full_capacity and ranks[max(stop - 2, 0)].max(initial=0) + self.step_room > capacity:
                 bar.update(begun - bar.n)
                 return None
             _raise_if_diverged(self.problem, history.vitals, stop)
@@ -243,20 +275,20 @@ class Run:
         """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
         (results of one run and their moments)."""
         rows, itemsize = len(self.steps), DTYPES[self.dtype]
-        sizes, draws = self.sizes(capacity), self.draws(capacity)
+        sizes = self.sizes(capacity)
 
         def state() -> Any:
-            empty = [
-                particles(jnp.zeros((n if self._stored(n) else self.block, size)))
-                for n, size in zip(draws, sizes, strict=True)
-            ]
-            network = self._initial(empty, capacity)
+            network = self._initial(self._blank_populations(capacity), capacity)
             history = loop.empty_history(network, self.rule, self.form, self.steps.tolist(), two_time=self.two_time)
-            return network, history
+            copied = None if self.form.joint else network.with_room(self.probe_block).matrices
+            return network, history, copied
 
         kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
-        blocks = (8 * self.depth + 16) * self.block * max(sizes) * itemsize
-        samples = self.rule.rows.shape[1] - self.form.observed
+        at_once = max(self.block, self.probe_block)
+        blocks = (8 * self.depth + 16) * at_once * max(sizes) * itemsize
+        # raw normals that are not kept are made when they are asked for
+        blocks += sum(not self._stored(n) for n in self.draws(capacity)) * at_once * max(sizes) * itemsize
+        samples = self.form.probes or self.rule.rows.shape[1]
         outputs = self.rule.targets.shape[1]
         per_step = {"feature_kernel": self.depth, "gradient_kernel": self.depth * outputs**2, "ntk": outputs**2}
         results = sum(per_step[name] for name in self.kernels) * rows * samples**2 * 8
@@ -375,12 +407,18 @@ def check_tolerance(value: Any, name: str = "tolerance") -> float:
     return tolerance
 
 
-def warn_of_few_particles(run: Run, directions: int) -> None:
-    """Where the particles of a run are too few for the directions that its matrices have met."""
-    if run.particles is not None and 2 * directions > run.particles:
+def few_particles(run: Run, directions: int) -> bool:
+    """Whether the particles of a run are too few for the directions that its matrices have met."""
+    return run.particles is not None and 2 * directions > run.particles
+
+
+def warn_of_few_particles(run: Run, directions: int, besides: str = "") -> None:
+    """Where they are; `besides` is a sentence on what follows."""
+    if few_particles(run, directions):
         warnings.warn(
             f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
-            f"not hold the bias of so few. Use particles={1 << (4 * directions - 1).bit_length()} or more.",
+            f"not hold the bias of so few. {besides + ' ' if besides else ''}"
+            f"Use particles={1 << (4 * directions - 1).bit_length()} or more.",
             stacklevel=3,
         )
 
@@ -395,7 +433,7 @@ def observed_loss(problem: Problem, prediction: Any) -> NDArray[np.float64]:
 
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
     """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
-    loss = observed_loss(problem, np.asarray(seen.prediction)[:stop])
+    loss = np.asarray(seen.loss, np.float64)[:stop]
     sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
     bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
     if bad.any():

@@ -7,9 +7,13 @@ without nonlinearity need no particles: their fields are linear forms in the raw
 Assumptions and approximations
     S particles stand for infinitely many neurons: the error falls like S^-0.65 to S^-0.85, and its random part is
     reported.  Its bias, of order 1/S, was measured at a tenth of the scatter of one scramble, a third of the standard
-    error of eight, for a few samples and S well above the number of directions met; a warning says when it is not.
+    error of eight, for a few samples and S well above the number of directions met.
     With hundreds of samples it exceeds the standard errors of what is averaged over them: .003 of a training loss of
     2.05 at S = 4,096 with 600 samples, .001 at 16,384 (pseudo-random particles had less): raise S until it is settled.
+    Where S is below twice the number of directions, a warning and the attribute `in_law` say that the result is that of
+    networks of width S (which S particles are in law, `dmft.engine.matrix`), and `distance_from_limit` how far from the
+    limit: networks approach it like 1/N, so that q_S - q is q_{S/2} - q_S, for which two scrambles run again with S/2
+    particles.
     Directions smaller than `tolerance` are dropped from the weight matrices: relative errors of kernels of order
     tolerance^2.  The output at initialisation vanishes in the limit, centered or not, so that the limit is always
     computed with it subtracted (an estimate of the same number with less noise).
@@ -21,6 +25,7 @@ matrix, k the room for directions (at most P (T+1), else a power of two times 12
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,7 @@ from dmft.run import (
     Trained,
     available_bytes,
     check_numerics,
+    few_particles,
     find_devices,
     observed_loss,
     precision,
@@ -51,6 +57,7 @@ from dmft.run import (
 from dmft.specs import Problem
 from dmft.specs.parameterization import require_limit
 
+HALVED = 2  # scrambles with half of the particles, where these are few
 METHODS = {
     "conditioning": "causal particles, revealed Gaussian matrices",
     "pathwise": "causal particles, tangents of their paths",
@@ -147,6 +154,8 @@ def solve(
         dtype=dtype,
         devices=() if exact else where,
         sharpness="sharpness" in observables,
+        # the limit of a single step does not depend on what probes have shown at others
+        joint=two_time,
     )
     scrambles = 1 if exact else scrambles
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
@@ -166,7 +175,8 @@ def solve(
     ):
         produce = _by_conditioning if responses == "conditioning" else _by_paths
         memory_needed = produce(run, seed, scrambles, observables, bar, saved, memory_limit)
-    warn_of_few_particles(run, saved.directions)
+        in_law = _in_law(run, seed, observables, bar, saved) if few_particles(run, saved.directions) else {}
+    warn_of_few_particles(run, saved.directions, _said(in_law) if in_law else "")
     result = schema.build(
         "limit",
         problem,
@@ -178,6 +188,7 @@ def solve(
             "device": f"{where[0].platform}: {where[0].device_kind}" + (f" x {len(where)}" if len(where) > 1 else ""),
             **numerics,
             "directions": saved.directions,
+            **in_law,
             "memory_estimate": memory_needed,
         },
     )
@@ -198,6 +209,45 @@ def _by_conditioning(
     for trained in run.repetitions(seed, scrambles, bar, saved, memory_limit=memory_limit):
         saved.finished(_values(run, trained, observables), trained.capacity, trained.directions)
     return run.bytes_needed(saved.capacity or run.first_capacity)
+
+
+def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, saved: Checkpoint) -> dict[str, Any]:
+    """Attributes of a result with few particles: what it is in law, and how far its first variable is from the limit
+    (see above): the root mean square over its entries, without the share of the noise, whose size comes with it;
+    infinite where half as many particles diverge."""
+    attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
+    # sharpness draws on pseudo-random normals, which are not doubled
+    name = next((name for name in saved.moments.mean if name != "sharpness"), None)
+    if name is None:
+        return attrs
+    half, halves = replace(run, doubled=True, sharpness=False), Checkpoint(None, {})
+    halves.capacity = saved.capacity
+    bar.total = (saved.moments.count + HALVED) * (run.last + 1)
+    try:
+        for trained in half.repetitions(seed, HALVED, bar, halves, memory_limit=None):
+            halves.finished(_values(half, trained, observables), trained.capacity, trained.directions)
+        found, others = saved.moments.mean_and_error(), halves.moments.mean_and_error()
+        noise = float(np.mean(found[f"{name}_se"] ** 2 + others[f"{name}_se"] ** 2))
+        distance = np.sqrt(max(float(np.mean((others[name] - found[name]) ** 2)) - noise, 0.0))
+    except DivergenceError:
+        distance, noise = np.inf, np.inf
+    return attrs | {
+        "distance_from_limit": float(distance),
+        "distance_from_limit_noise": float(np.sqrt(noise)),
+        "distance_from_limit_of": name,
+    }
+
+
+def _said(in_law: dict[str, Any]) -> str:
+    """The attributes of `_in_law` as a sentence."""
+    if "distance_from_limit" not in in_law:
+        return f"This is, in law, the result of {in_law['in_law']}."
+    distance, noise = in_law["distance_from_limit"], in_law["distance_from_limit_noise"]
+    by = f"by about {distance:.2g} +- {noise:.1g} (root mean square)"
+    return (
+        f"This is, in law, the result of {in_law['in_law']}, whose {in_law['distance_from_limit_of']} differs from the "
+        f"limit's {by if np.isfinite(distance) else 'much: half as many particles diverge'}."
+    )
 
 
 def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:

@@ -31,7 +31,6 @@ from dmft.run import (
     Run,
     available_bytes,
     find_devices,
-    observed_loss,
     precision,
     recorded_kernels,
 )
@@ -115,7 +114,7 @@ def sample_in_law(
                 seen = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys).items()}
                 # vectors are split into samples and outputs
                 batch = {name: seen[name].reshape(-1, *plan.shape(name)) for name in plan.recorded}
-                collection.put(width, start, batch, _exploded_at(problem, seen["every_prediction"]))
+                collection.put(width, start, batch, _exploded_at(seen["every_loss"]))
                 bar.update(len(indices))
     diverged = collection.divergences.report()
     return collection.dataset(
@@ -134,7 +133,7 @@ def _keys(root: int, width: int, indices: jax.Array) -> jax.Array:
 
 
 def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
-    """Observables (member, ...) of the recorded steps, by name, and the predictions of all steps."""
+    """Observables (member, ...) of the recorded steps, by name, and the losses of all steps."""
     found: dict[str, Any] = _sampled(
         keys,
         run.rule,
@@ -172,7 +171,7 @@ def _sampled(
             for name, kernel in history.kernels._asdict().items()
             if kernel is not None
         }
-        found["every_prediction"] = history.vitals.prediction
+        found["every_loss"] = history.vitals.loss
         found["prediction"] = history.vitals.prediction[jnp.asarray(steps)]
         for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
             if vectors is not None:
@@ -201,8 +200,7 @@ def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
     return max(1, min(target, memory_limit or target) // needed)
 
 
-def _exploded_at(problem: Problem, prediction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(member,): the step at which the loss exploded, infinite for the healthy."""
-    loss = observed_loss(problem, prediction)
+def _exploded_at(loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(member,): the step at which the loss (member, step) exploded, infinite for the healthy."""
     bad = exploded(loss, loss[:, :1])
     return np.where(bad.any(axis=1), bad.argmax(axis=1), np.inf)

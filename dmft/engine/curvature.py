@@ -156,14 +156,9 @@ def extended(network: Network, samples: int, form: Form) -> Network:
     room = room_needed(rows, outputs, samples)
     draws = 2 * room * (len(network.matrices) if form.residual else 1)
     per_layer = layers(network)
-    matrices = tuple(
-        m.with_room(room, source, target, draws)
-        for m, source, target in zip(network.matrices, per_layer, per_layer[1:], strict=False)
-    )
     return replace(
-        network,
+        network.with_room(room, draws),
         first=per_layer[0].widened(network.first, draws),
-        matrices=matrices,
         readout=per_layer[-1].widened(network.readout, draws),
         biases=tuple(p.widened(b, draws) for p, b in zip(per_layer[1:], network.biases, strict=False)),
         populations=tuple(p.with_more(draws) for p in network.populations),

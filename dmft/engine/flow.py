@@ -21,11 +21,14 @@ the error that would be made by a step of first order: `adaptive_flow` chooses s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dmft.engine.network import (
     Form,
@@ -37,11 +40,34 @@ from dmft.engine.network import (
     evaluate,
     feature_kernels,
     gradient_kernels,
+    observe,
     tangent_kernel,
 )
 from dmft.specs import loss
 
 GAMMA = 1 - 1 / np.sqrt(2)
+
+
+def observed_step(
+    network: Network, rule: Rule, t: jax.Array | int, form: Form, record: Callable[[Network, Pass], Any]
+) -> tuple[Network, Pass, Any]:
+    """Step `t` of training; the pass before the update, over the rows trained on; what `record` makes of the pass over
+    the observed rows and the state after it: of a stream, zeros where its probes are not looked at."""
+    if not form.probes:
+        network, seen = step(network, rule, t, form)
+        return network, seen, record(network, seen)
+
+    def look(network: Network) -> tuple[Network | None, Any]:
+        after, seen = observe(network, rule, t, form)
+        return after if form.joint else None, record(after, seen)
+
+    def pass_by(network: Network) -> tuple[Network | None, Any]:
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: look(network)[1]))
+        return network if form.joint else None, nothing
+
+    after, found = lax.cond(rule.looked[t], look, pass_by, network)
+    network, seen = step(network if after is None else after, rule, t, form)
+    return network, seen, found
 
 
 def step(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
@@ -93,7 +119,7 @@ def rosenbrock(
 
 def _ntk(network: Network, rule: Rule, a: Pass, b: Pass, form: Form, stop: int) -> jax.Array:
     """K (row, output, row_2, output_2) between the first `stop` rows of two passes."""
-    features, gradients = (kernel(network, a, b, 0, stop) for kernel in (feature_kernels, gradient_kernels))
+    features, gradients = (kernel(network, a, b, stop) for kernel in (feature_kernels, gradient_kernels))
     return tangent_kernel(a.x[:stop] @ b.x[:stop].T, features, gradients, rule, form)
 
 

@@ -23,7 +23,7 @@ from scipy.linalg import qr
 from dmft.engine import flow
 from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
-from dmft.engine.network import Form, Kernels, Network, Rule, Vitals, kernels, layers, vitals
+from dmft.engine.network import Form, Kernels, Network, Pass, Rule, Vitals, kernels, layers, predictions, vitals
 from dmft.engine.population import Population
 from dmft.specs.parameterization import batch_scale, input_scale, require_limit, with_bias
 from dmft.specs.problem import Problem
@@ -59,9 +59,10 @@ def rule_of(problem: Problem) -> Rule:
     batches = problem.batches
     scale = batch_scale(network.gamma0, batches.shape[1])
     if training.observe == "test":
-        probes = np.broadcast_to(np.arange(task.n_train, task.n_samples), (training.steps, task.n_test))
-        rows, share = np.concatenate([batches, probes], axis=1), np.full(batches.shape, scale)
+        rows, share = batches, np.full(batches.shape, scale)
+        probes = np.arange(task.n_train, task.n_samples)
     else:
+        probes = np.arange(0)
         rows = np.broadcast_to(np.arange(task.n_samples), (training.steps, task.n_samples))
         share = np.zeros((training.steps, task.n_train))
         np.put_along_axis(share, batches, scale, axis=1)
@@ -70,6 +71,8 @@ def rule_of(problem: Problem) -> Rule:
         targets=jnp.asarray(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
         rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
+        probes=jnp.asarray(probes, jnp.int32),
+        looked=jnp.ones(training.steps + 1, bool),
         share=jnp.asarray(np.concatenate([share, share[-1:]])),
         rates=jnp.asarray(np.append(training.rates, 0.0)),
         gamma0=jnp.asarray(network.gamma0),
@@ -81,19 +84,19 @@ def rule_of(problem: Problem) -> Rule:
     )
 
 
-def form_of(problem: Problem, kernels: Collection[str] = KERNELS) -> Form:
-    """What of a problem shapes the compiled code, where the given kernels are recorded."""
+def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool = True) -> Form:
+    """What of a problem shapes the compiled code, where the given kernels are recorded; `joint` as in `Form`."""
     task, training, network = problem.task, problem.training, problem.network
     stream = training.observe == "test"
-    trained = problem.batches.shape[1] if stream else task.n_train
     return Form(
         activation=network.activation,
         loss=problem.loss,
         residual=network.residual,
         scheme=training.scheme,
         momentum=training.momentum > 0,
-        trained=trained,
-        observed=trained if stream else 0,
+        trained=problem.batches.shape[1] if stream else task.n_train,
+        probes=task.n_test if stream else 0,
+        joint=joint or not stream,
         kernels=tuple(name for name in KERNELS if name in kernels),
         bias=network.bias > 0,
         frozen=network.frozen,
@@ -167,7 +170,7 @@ def limit_network(
 
 def observed_shapes(depth: int, rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
     """Of the prediction and of every kernel of a step, recorded or not."""
-    rows = rule.rows.shape[1] - form.observed
+    rows = form.probes or rule.rows.shape[1]
     each = (rows,) if form.single else (rows, rule.targets.shape[1])
     kernels = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *each * 2), "ntk": each * 2}
     return {"prediction": each, **kernels}
@@ -176,7 +179,7 @@ def observed_shapes(depth: int, rule: Rule, form: Form) -> dict[str, tuple[int, 
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their kernels."""
     depth, outputs = len(network.matrices) + 1, rule.targets.shape[1]
-    steps, kept, rows = max(saved) + 1, len(saved), rule.rows.shape[1] - form.observed
+    steps, kept, rows = max(saved) + 1, len(saved), form.probes or rule.rows.shape[1]
 
     def vectors(kernel: str, count: int) -> tuple[jax.Array, ...] | None:
         wanted = two_time and kernel in form.kernels
@@ -186,6 +189,7 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
     return History(
         Vitals(
             prediction=jnp.zeros((steps, *shapes["prediction"])),
+            loss=jnp.zeros(steps),
             sizes=jnp.zeros((steps, 2, depth)),
             ranks=jnp.zeros((steps, depth - 1, 2), jnp.int32),
         ),
@@ -210,16 +214,19 @@ def advance(
 
     def body(t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
         network, history = carry
-        network, seen = flow.step(network, rule, t, form)
-        slot, skipped = history.slots[t], form.observed * seen.output.shape[1]
-        keep = History(
-            vitals=jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, vitals(network, seen, form)),
-            kernels=_put(history.kernels, slot, kernels(network, rule, seen, form)),
-            features=_put(history.features, slot, tuple(v[form.observed :] for v in seen.features)),
-            gradients=_put(history.gradients, slot, tuple(v[skipped:] for v in seen.gradients)),
-            slots=history.slots,
-        )
-        return network, keep
+
+        def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
+            return predictions(seen, form), {
+                "kernels": kernels(network, rule, seen, form),
+                "features": None if history.features is None else seen.features,
+                "gradients": None if history.gradients is None else seen.gradients,
+            }
+
+        network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
+        step, slot = vitals(network, rule, t, seen, prediction, form), history.slots[t]
+        kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
+        every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, step)
+        return network, history._replace(vitals=every, **kept)
 
     trained: tuple[Network, History] = lax.fori_loop(start, stop, body, (network, history))
     return trained

@@ -24,11 +24,19 @@ Observables, from the fields before the update, with Phi^0 = K^x, G^{L+1} = 1 in
     Phi^l = <phi(h^l) phi(h^l)>    G^l = <g^l g^l>    K = sum_{l=0..L} b_l^2 G^{l+1} (Phi^l + sigma^2)
 
 The sum runs over layers that are trained, and sigma^2 is absent from its last term: the readout has no bias.
+
+A stream of data is observed on probes, which are not trained on: a pass of their own, at the recorded steps only.  What
+a matrix shows to them is Gaussian given all that it has shown before, so that observables of any one step have the
+right law whether the matrix remains what it has become (`joint`), or what it showed is forgotten, by working on a copy
+with room for them.  Laws of several steps together (two-time kernels, trajectories of one network or one neuron,
+covariances) need a matrix that remembers; the limit of single steps does not, and training then meets nothing but its
+batches.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +85,11 @@ class Network:
     def parameters(self) -> Parameters:
         return Parameters(self.first, tuple(m.trained for m in self.matrices), self.biases, self.readout)
 
+    def with_room(self, count: int, normals: int = 0) -> Network:
+        """With matrices that have room for `count` more directions, over populations with so many more `normals`."""
+        pairs = zip(self.matrices, pairwise(layers(self)), strict=True)
+        return replace(self, matrices=tuple(m.with_room(count, *pair, normals) for m, pair in pairs))
+
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
         first, trained, biases, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
@@ -89,6 +102,7 @@ class Rule(NamedTuple):
 
     inputs: X (sample, input direction), the bias of the first layer among them; targets: (sample, output).
     rows: (step, row), the samples met at a step, those to train on first.
+    probes: (probe,), the samples on which a stream is observed, or none; looked: (step,), whether it is.
     share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
     rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
     branch, bias: b and sigma.
@@ -97,6 +111,8 @@ class Rule(NamedTuple):
     inputs: jax.Array
     targets: jax.Array
     rows: jax.Array
+    probes: jax.Array
+    looked: jax.Array
     share: jax.Array
     rates: jax.Array
     gamma0: jax.Array
@@ -112,7 +128,9 @@ class Form:
     """What of a problem shapes the compiled code.
 
     scheme: "descent", "euler" or "rosenbrock".
-    trained: how many of a step's rows are trained on; observed: the first row that is recorded.
+    trained: how many of a step's rows are trained on.
+    probes: how many a stream has; 0 where the rows themselves are observed.
+    joint: whether observables of several steps are wanted together: matrices then remember what probes have met.
     kernels: names of those that are recorded.
     bias: whether layers have biases; frozen: layers that are not trained, of 0..L.
     single: whether targets have no axis of outputs; nor have observables then.
@@ -124,7 +142,8 @@ class Form:
     scheme: str
     momentum: bool
     trained: int
-    observed: int
+    probes: int
+    joint: bool
     kernels: tuple[str, ...]
     bias: bool
     frozen: tuple[int, ...]
@@ -138,7 +157,12 @@ class Form:
     @property
     def every_row(self) -> bool:
         """Whether backward passes start from all rows, not from those trained on."""
-        return self.scheme == "euler" or bool({"gradient_kernel", "ntk"} & {*self.kernels})
+        return self.scheme == "euler" or (self.gradients and not self.probes)
+
+    @property
+    def gradients(self) -> bool:
+        """Whether backward passes from every output are recorded."""
+        return bool({"gradient_kernel", "ntk"} & {*self.kernels})
 
     @property
     def passes(self) -> int:
@@ -195,6 +219,29 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
         starts = (change @ network.readout)[:, None]
     network, gradients, outputs = _backward(network, rule, [a[:count] for a in h], starts, form)
     return network, Pass(x, output, tuple(h), tuple(features), gradients, tuple(inputs), outputs), change
+
+
+def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
+    """Forward and backward through the observed rows of step `t`; the state with what its matrices have shown (of a
+    copy with more room, where what probes meet is not kept) and the pass.  Of probes, backward only where gradients are
+    recorded, from every output."""
+    if not form.probes:
+        return evaluate(network, rule, t, form)[:2]
+    if not form.joint:
+        network = network.with_room(probe_block(rule, form))
+    x = rule.inputs[rule.probes]
+    network, output, h, features, inputs = _forward(network, rule, x, form)
+    gradients: tuple[jax.Array, ...] = ()
+    outputs: tuple[jax.Array, ...] = ()
+    if form.gradients:
+        starts = jnp.broadcast_to(network.readout, (form.probes, *network.readout.shape))
+        network, gradients, outputs = _backward(network, rule, h, starts, form)
+    return network, Pass(x, output, tuple(h), tuple(features), gradients, tuple(inputs), outputs)
+
+
+def probe_block(rule: Rule, form: Form) -> int:
+    """The most vectors of probes that a matrix meets at once."""
+    return form.probes * (rule.targets.shape[1] if form.gradients else 1)
 
 
 def _forward(
@@ -296,10 +343,12 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
 
 
 class Vitals(NamedTuple):
-    """Numbers of every step: prediction (observed row[, output]); sizes (2, layer), mean squares of h and g, which tell
-    where training diverges; ranks (matrix, 2), directions met by either side."""
+    """Numbers of every step: prediction (observed row[, output]), 0 where a stream is not looked at; loss, of the rows
+    trained on, and sizes (2, layer), mean squares of h and g, which tell where training diverges; ranks (matrix, 2),
+    directions met by either side."""
 
     prediction: jax.Array
+    loss: jax.Array
     sizes: jax.Array
     ranks: jax.Array
 
@@ -314,31 +363,31 @@ class Kernels(NamedTuple):
 
 
 def predictions(seen: Pass, form: Form) -> jax.Array:
-    """Of the observed rows, (row[, output])."""
-    f = seen.output[form.observed :]
-    return f[:, 0] if form.single else f
+    """Of the pass over the observed rows, (row[, output])."""
+    return seen.output[:, 0] if form.single else seen.output
 
 
-def vitals(network: Network, seen: Pass, form: Form) -> Vitals:
-    """Of a pass; `network` is the state after it."""
+def vitals(network: Network, rule: Rule, t: jax.Array | int, seen: Pass, prediction: jax.Array, form: Form) -> Vitals:
+    """Of step `t`, from its pass `seen` over the rows trained on; `network` is the state after it."""
     ranks = [matrix.ranks for matrix in network.matrices]
+    each = loss.values(jnp, form.loss, seen.output[: form.trained], rule.targets[rule.rows[t][: form.trained]])
     return Vitals(
-        prediction=predictions(seen, form),
+        prediction=prediction,
+        loss=jnp.mean(each),
         sizes=jnp.stack([seen.squares(seen.h, network), seen.squares(seen.gradients, network)]),
         ranks=jnp.stack(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
     )
 
 
 def kernels(network: Network, rule: Rule, seen: Pass, form: Form) -> Kernels:
-    """Of a pass; `network` is the state after it."""
+    """Of the pass over the observed rows; `network` is the state after it."""
     features, gradients, ntk = None, None, None
     if {"feature_kernel", "ntk"} & {*form.kernels}:
-        features = feature_kernels(network, seen, seen, form.observed)
-    if {"gradient_kernel", "ntk"} & {*form.kernels}:
-        gradients = gradient_kernels(network, seen, seen, form.observed)
+        features = feature_kernels(network, seen, seen)
+    if form.gradients:
+        gradients = gradient_kernels(network, seen, seen)
     if "ntk" in form.kernels:
-        x = seen.x[form.observed :]
-        ntk = tangent_kernel(x @ x.T, features, gradients, rule, form)
+        ntk = tangent_kernel(seen.x @ seen.x.T, features, gradients, rule, form)
 
     def without_outputs(kernel: jax.Array | None) -> jax.Array | None:
         return kernel[..., 0, :, 0] if form.single and kernel is not None else kernel
@@ -350,17 +399,16 @@ def kernels(network: Network, rule: Rule, seen: Pass, form: Form) -> Kernels:
     )
 
 
-def feature_kernels(network: Network, a: Pass, b: Pass, start: int = 0, stop: int | None = None) -> jax.Array:
-    """Phi (layer, row, row_2) between the rows `start` .. `stop` of two passes."""
-    rows = slice(start, stop)
+def feature_kernels(network: Network, a: Pass, b: Pass, stop: int | None = None) -> jax.Array:
+    """Phi (layer, row, row_2) between the rows of two passes, or those before `stop`."""
     each = zip(layers(network), a.features, b.features, strict=True)
-    return jnp.stack([p.inner(v[rows], w[rows]) for p, v, w in each])
+    return jnp.stack([p.inner(v[:stop], w[:stop]) for p, v, w in each])
 
 
-def gradient_kernels(network: Network, a: Pass, b: Pass, start: int = 0, stop: int | None = None) -> jax.Array:
-    """G (layer, row, output, row_2, output_2) between the rows `start` .. `stop` of two passes, per output."""
+def gradient_kernels(network: Network, a: Pass, b: Pass, stop: int | None = None) -> jax.Array:
+    """G (layer, row, output, row_2, output_2) between the rows of two passes, or those before `stop`, per output."""
     outputs = a.output.shape[1]
-    events = slice(start * outputs, None if stop is None else stop * outputs)
+    events = slice(None if stop is None else stop * outputs)
 
     def kernel(p: Population, v: jax.Array, w: jax.Array) -> jax.Array:
         return p.inner(v[events], w[events]).reshape(-1, outputs, len(w[events]) // outputs, outputs)

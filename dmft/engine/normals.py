@@ -10,7 +10,7 @@ n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond Sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import xor
 
@@ -99,6 +99,10 @@ class Sobol:
         """With rows beyond the last: this has them."""
         return self
 
+    def doubled(self) -> Sobol:
+        """With the first half of the points in place of the second, too."""
+        return replace(self, index=self.index % (self.size // 2))
+
     def rows(self, start: jax.Array | int, count: int) -> jax.Array:
         """(count, component): the rows from `start` on."""
         made: jax.Array = lax.cond(
@@ -120,7 +124,8 @@ class Sobol:
         last = len(self.shift) - min(len(rows), len(self.shift))
         beginning = jnp.roll(self._from_table(jnp.minimum(start, last), rows), last - start, axis=0)
         at = start + rows
-        return jnp.where((at < len(self.shift))[:, None], beginning, _pseudo_random(self.key, at, self.size))
+        tail = _pseudo_random(self.key, at, self.size)[:, self.index]
+        return jnp.where((at < len(self.shift))[:, None], beginning, tail)
 
 
 def _quantile(points: jax.Array) -> jax.Array:
@@ -148,6 +153,14 @@ def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
     table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
     key = jax.random.key(int(rng.integers(2**32)), impl="threefry2x32")
     return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
+
+
+def blank(draws: int, size: int) -> Sobol:
+    """Zeros in the shapes of `sobol`, at no cost where `jax.eval_shape` asks."""
+    dimensions = min(draws, DIMENSIONS)
+    table = jnp.zeros((dimensions, size.bit_length() - 1), jnp.uint32)
+    key = jax.random.key(0, impl="threefry2x32")
+    return Sobol(table, jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32), key)
 
 
 def _integers(sequence: qmc.Sobol, n: int) -> NDArray[np.uint32]:

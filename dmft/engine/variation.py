@@ -26,15 +26,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.flow import step
-from dmft.engine.network import Form, Network, Rule, kernels, predictions
+from dmft.engine.flow import observed_step
+from dmft.engine.network import Form, Network, Pass, Rule, kernels, predictions
 
 VARIANTS = "variants"  # the mapped axis of `perturb`
 Measures = tuple[jax.Array, ...]
 
 
 class Observables(NamedTuple):
-    """Of the steps 0..last: prediction (step, sample[, output]); `dmft.engine.network.Kernels` (step, ...)."""
+    """Of the steps 0..last: prediction (step, sample[, output]); `dmft.engine.network.Kernels` (step, ...).  Zero
+    at steps at which a stream is not looked at."""
 
     prediction: jax.Array
     feature_kernel: jax.Array | None
@@ -155,8 +156,11 @@ def _run(network: Network, measures: Measures, rule: Rule, last: int, form: Form
 
 
 def _observed_step(network: Network, rule: Rule, t: jax.Array, form: Form) -> tuple[Network, Observables]:
-    network, seen = step(network, rule, t, form)
-    return network, Observables(predictions(seen, form), *kernels(network, rule, seen, form))
+    def record(network: Network, seen: Pass) -> Observables:
+        return Observables(predictions(seen, form), *kernels(network, rule, seen, form))
+
+    network, _, found = observed_step(network, rule, t, form, record)
+    return network, found
 
 
 # ---- the state of a run, without what it never changes: raw normals and measures ------------------------------------
