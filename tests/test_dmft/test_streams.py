@@ -1,0 +1,202 @@
+"""Streams of data, observed on probes: what probes do to the bases of the matrices, and what they do not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_training import FAMILIES, changed, some_problem  # the problems of every kind
+
+import dmft
+import finite_nets
+from dmft import run as run_module
+from dmft.engine import loop, network
+from dmft.engine import normals as raw_normals
+from dmft.engine.normals import DIMENSIONS
+from dmft.run import Run
+
+FEW = {"particles": 512, "scrambles": 4}
+BATCH, STEPS, PROBES = 2, 6, 7
+
+
+def stream(activation=None, outputs=None, probes=PROBES, features=9, rate=0.8, **training):
+    """Every sample is met once; inputs span more directions than a step has rows."""
+    rng = np.random.default_rng(3)
+    samples = BATCH * STEPS
+    x = rng.standard_normal((samples + PROBES, features))
+    y = np.eye(outputs)[np.arange(len(x)) % outputs] if outputs else np.sign(x[:, 0])
+    task = dmft.Task(x[:samples], y[:samples], x[samples:][:probes], y[samples:][:probes])
+    descent = dmft.GradientDescent(rate, STEPS, batches=dmft.one_pass(samples, BATCH), observe="test", **training)
+    return dmft.Problem(dmft.MLP(2, activation or dmft.tanh(0.8), 1.3, centered=False), task, descent)
+
+
+def same(a, b, **tolerances):
+    for name in set(a.data_vars) & set(b.data_vars):
+        np.testing.assert_allclose(a[name], b[name], err_msg=str(name), **tolerances)
+
+
+# ---- the limit does not depend on what probes have shown at other steps ----------------------------------------------
+
+LINEAR = {
+    "three outputs": stream(dmft.linear(), outputs=3, rate=0.3, momentum=0.3),
+    "residual, biases": dataclasses.replace(
+        stream(dmft.linear(), rate=0.1), network=dmft.ResidualMLP(3, dmft.linear(), 1.3, centered=False, bias=0.5)
+    ),
+}
+EVERYTHING = {"observables": dmft.schema.OBSERVABLES}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_probes_that_are_forgotten_leave_the_same_limit(name, monkeypatch):
+    """Two-time kernels need matrices that remember the probes: of linear networks the same numbers, exactly."""
+    problem = LINEAR[name]
+    forgotten = dmft.solve(problem, **EVERYTHING)
+    kept = dmft.solve(problem, two_time=True, **EVERYTHING)
+    same(forgotten, kept, atol=1e-9)
+    assert forgotten.attrs["directions"] < kept.attrs["directions"]
+    # and the two-time kernels hold those of single steps
+    steps = np.arange(STEPS + 1)
+    two_time = kept.feature_kernel_two_time.values[:, steps, :, steps]
+    np.testing.assert_allclose(two_time, np.moveaxis(kept.feature_kernel.values, 1, 0), atol=1e-9)
+
+    # twin: probes that see the matrices as they were at initialisation
+    observe = network.observe
+
+    def unlearned(state, rule, t, form):
+        unmoved = (m.trained._replace(change=jnp.zeros_like(m.trained.change)) for m in state.matrices)
+        matrices = tuple(dataclasses.replace(m, trained=w) for m, w in zip(state.matrices, unmoved, strict=True))
+        return observe(dataclasses.replace(state, matrices=matrices), rule, t, form)
+
+    monkeypatch.setattr("dmft.engine.flow.observe", unlearned)
+    monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
+    assert abs(dmft.solve(problem, **EVERYTHING).prediction - kept.prediction).max() > 1e-3
+
+
+def deviation(a, b):
+    """Largest z between two results of independent scrambles."""
+    return (abs(a.prediction - b.prediction) / np.hypot(a.prediction_se, b.prediction_se)).max().item()
+
+
+def test_forgotten_or_kept_it_is_the_limit_of_trained_networks():
+    problem, numerics = stream(), {"particles": 2048, "scrambles": 8, "observables": ["prediction"]}
+    forgotten = dmft.solve(problem, **numerics)
+    kept = dmft.solve(problem, seed=1, two_time=True, **numerics)
+    # 49 correlated numbers, errors of eight scrambles each: t_14 exceeds 5 with a probability of 2e-4
+    assert deviation(forgotten, kept) < 5
+    assert deviation(dmft.solve(changed(problem, gamma0=1.6), **numerics), kept) > 7
+
+    nets = finite_nets.train_ensemble(problem, widths=[128, 256], seeds=400, observables=["prediction"]).prediction
+    weights = np.array([-1.0, 2.0])  # without the bias of order 1/N
+    limit = np.tensordot(weights, nets.mean("seed").values, axes=1)
+    se = np.sqrt(np.tensordot(weights**2, nets.var("seed", ddof=1).values / nets.sizes["seed"], axes=1))
+    z = abs(forgotten.prediction.values - limit) / np.hypot(se, forgotten.prediction_se.values)
+    assert z.max() < 5
+
+
+def test_training_meets_its_batches_alone():
+    """Whatever is looked at, and when: the directions are those of the batches, and so are the numbers."""
+    every = dmft.solve(stream(), **FEW)
+    last = dmft.solve(stream(), save_steps=[2, STEPS], **FEW)
+    assert every.attrs["directions"] == last.attrs["directions"] <= BATCH * (STEPS + 1)
+    # the same compiled arithmetic at the steps that are looked at
+    same(last, every.sel(step=last.step), rtol=1e-12)
+    # kept, they are as many again at every step that is recorded
+    kept = [
+        dmft.neurons(stream(), save_steps=steps, particles=512, scrambles=2).attrs["directions"]
+        for steps in (range(STEPS + 1), [2, STEPS])
+    ]
+    assert kept[0] > every.attrs["directions"] + 3 * PROBES
+    assert every.attrs["directions"] < kept[1] < kept[0]
+
+
+# ---- and what needs them together, remembers them --------------------------------------------------------------------
+
+
+def test_what_width_adds_is_the_same_whatever_is_recorded():
+    """Of linear networks, exactly: covariances of two steps, whether the steps between have been looked at or not."""
+    problem = stream(dmft.linear(), probes=2, features=3, rate=0.3)
+    arguments = {"covariance": True, "observables": ["prediction"]}
+    steps = [1, STEPS - 2]
+    every = dmft.fluctuations(problem, save_steps=range(STEPS - 1), **arguments)
+    few = dmft.fluctuations(problem, save_steps=steps, **arguments)
+    same(few.drop_vars("prediction_covariance"), every.sel(step=steps), rtol=1e-7)
+    chosen = every.prediction_covariance.values[steps][:, :, steps]
+    np.testing.assert_allclose(few.prediction_covariance, chosen, rtol=1e-7)
+    # the two steps fluctuate together: twins that forget, which fluctuate apart, would be far off
+    assert few.prediction_covariance.values[0, 0, 1, 0] > 0.1 * few.prediction_variance.values[0, 0]
+
+
+# ---- the state that is counted is the state that is made --------------------------------------------------------------
+
+KINDS = {name: problem for name, (problem, _) in FAMILIES.items() if not problem.training.batches} | {
+    "stream": stream(),
+    "stream, three outputs": stream(outputs=3),
+    "linear": some_problem(net=dmft.MLP(2, dmft.linear())),
+    "linear stream": stream(dmft.linear()),
+}
+
+
+@pytest.mark.parametrize("draws", [3, 40, DIMENSIONS + 5])
+def test_blank_normals_have_the_shapes_of_those_that_are_made(draws):
+    made, blank = raw_normals.sobol(draws, 8, np.random.SeedSequence(0)), raw_normals.blank(draws, 8)
+    assert jax.tree.structure(made) == jax.tree.structure(blank)
+    assert [(a.shape, a.dtype) for a in jax.tree.leaves(made)] == [(a.shape, a.dtype) for a in jax.tree.leaves(blank)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@jax.enable_x64(True)
+def test_memory_is_foreseen_whether_normals_are_stored_or_not(name, monkeypatch):
+    """From the very state that a run begins with, in shapes: a step may have fewer rows than inputs have directions."""
+    problem = KINDS[name]
+    size = None if problem.network.activation.name == "linear" else 64
+    for joint, sharpness in ((True, False), (False, False), (True, True)):
+        steps = np.arange(problem.training.steps + 1)
+        run = Run(problem, steps, size, 1e-3, False, joint=joint, sharpness=sharpness)
+        stored, _ = run.memory_estimate(run.first_capacity)
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "STORED_NORMALS", 0)
+            anew, _ = run.memory_estimate(run.first_capacity)
+        assert anew == stored if size is None else 0 < anew < stored
+
+
+def test_normals_of_a_stream_that_are_made_anew_are_those_that_are_kept(monkeypatch):
+    kept = dmft.solve(stream(), **FEW)
+    monkeypatch.setattr(run_module, "STORED_NORMALS", 0)
+    anew = dmft.solve(stream(), **FEW)
+    assert anew.attrs["memory_estimate"] < kept.attrs["memory_estimate"]
+    same(anew, kept, atol=1e-11)  # products in another order: rounding
+    assert abs(dmft.solve(stream(), **FEW, seed=1).prediction - kept.prediction).max() > 1e-4
+
+
+# ---- few particles ---------------------------------------------------------------------------------------------------
+
+
+def test_few_particles_say_what_they_are_and_how_far_from_the_limit():
+    problem = stream()
+    with pytest.warns(
+        UserWarning, match=r"is, in law, .* of width 16, whose prediction differs .* by about 0\.\d+ \+-"
+    ):
+        crowded = dmft.solve(problem, particles=16, scrambles=64)
+    limit = dmft.solve(problem, particles=2048, scrambles=4)
+    assert "in_law" not in limit.attrs
+    assert crowded.attrs["in_law"] == "networks of width 16"
+    assert crowded.attrs["distance_from_limit_of"] == "prediction"
+    true = np.sqrt(((crowded.prediction - limit.prediction) ** 2).mean() - (crowded.prediction_se**2).mean()).item()
+    found, noise = (crowded.attrs[f"distance_from_limit{kind}"] for kind in ("", "_noise"))
+    assert abs(found - true) < 3 * noise
+    # it is far more than what the scrambles scatter
+    assert found > 3 * crowded.prediction_se.values.mean()
+
+
+def test_doubled_particles_are_half_as_many():
+    """In the compiled code of twice as many, and in the pseudo-random tail of their normals."""
+    problem = stream()
+    runs = (Run(problem, np.arange(3), 64, 1e-3, False, doubled=True), Run(problem, np.arange(3), 32, 1e-3, False))
+    doubled, half = (run.network(64, np.random.SeedSequence(2)).populations for run in runs)
+    for a, b in zip(doubled, half, strict=True):
+        np.testing.assert_array_equal(a.normals.values, np.tile(b.normals.values, 2))
+    source = run_module.sobol(30, 8, np.random.SeedSequence(0)).doubled()
+    rows = source.rows(25, 10)  # five of them beyond the last
+    np.testing.assert_array_equal(rows[:, :4], rows[:, 4:])
+    assert len(np.unique(rows)) == 40
