@@ -72,6 +72,12 @@ class NetworkOptions:
     """Do not subtract the output at initialisation."""
     bias: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, none)")] = None
     """Scale of biases."""
+    weight_variance: Annotated[
+        tuple[float, ...] | None, arg(metavar="FLOAT ...", help_behavior_hint="(default: 1)")
+    ] = None
+    """Of initial weights; or one for each layer, the readout, which may start at 0, last."""
+    bias_variance: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 1)")] = None
+    """Of initial biases; 0 for biases that start at zero."""
     frozen: Annotated[tuple[int, ...] | None, arg(metavar="LAYER ...", help_behavior_hint="")] = None
     """Layers that are not trained: 0 .. L-1, or L for the readout."""
     parameterization: Annotated[
@@ -84,7 +90,9 @@ class NetworkOptions:
         kind = self.network or "mlp"
         if kind != "residual":
             _refuse(self, ("branch_scale",), f"--network {kind}", "take --network residual")
-        given = _given(self, ("depth", "gamma0", "branch_scale", "bias", "frozen", "parameterization"))
+        given = _given(self, ("depth", "gamma0", "branch_scale", "bias", "frozen", "parameterization", "bias_variance"))
+        if self.weight_variance is not None:
+            given["weight_variance"] = _one_or_each(self.weight_variance)
         if self.activation is not None or self.gain is not None:
             given["activation"] = Activation(self.activation or "tanh", **_given(self, ("gain",)))
         return NETWORKS[kind](**given, centered=not self.uncentered)

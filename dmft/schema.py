@@ -7,7 +7,8 @@ coords  time = sum of the learning rates before a step on `step` (never an index
         split ("train" or "test") and target on `sample`
 vars    prediction(step, sample)                               f, centered if the network is
         loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
-        accuracy(step), test_accuracy(step)                    share classified correctly, for classes
+        accuracy(step), test_accuracy(step)                    share classified correctly: with the losses for classes,
+                                                               and on request where targets are classes
         sharpness(step), on request                            largest eigenvalue of the Hessian of the training loss
                                                                in the metric of its descent (`dmft.specs.curvature`)
         feature_kernel(layer, step, sample, sample_2)          Phi^l = <phi(h^l) phi(h^l)>
@@ -78,7 +79,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "gradient_kernel_two_time": ("layer", "step", "sample", "step_2", "sample_2"),
 }
 OBSERVABLES = ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")  # what every producer can be asked for
-PRODUCED = (*OBSERVABLES, "sharpness")  # what `solve` and `train_ensemble` can
+PRODUCED = (*OBSERVABLES, "sharpness", "accuracy")  # what `solve` and `train_ensemble` can
 WITH_OUTPUTS = ("prediction", "gradient_kernel", "gradient_kernel_two_time", "ntk")
 PREDICTED = tuple(f"{kind}_limit{part}" for kind in ("variance", "bias") for part in ("", "_se"))
 RATIOS = tuple(f"{kind}_ratio{part}" for kind in ("variance", "bias") for part in ("", "_se"))
@@ -158,9 +159,15 @@ def observables(names: Any, problem: Problem, *, offered: Collection[str] = OBSE
         return OBSERVABLES if not problem.task.outputs else ("prediction", "loss", "feature_kernel")
     known = not isinstance(names, str) and isinstance(names, Collection) and all(name in offered for name in names)
     if not known or not names:
-        elsewhere = not isinstance(names, str) and isinstance(names, Collection) and "sharpness" in names
-        only = " (sharpness is recorded by dmft.solve and finite_nets.train_ensemble only)" if elsewhere else ""
+        listed = not isinstance(names, str) and isinstance(names, Collection)
+        elsewhere = [name for name in PRODUCED if name not in offered and name in names] if listed else []
+        only = "".join(f" ({name} is recorded by dmft.solve and finite_nets.train_ensemble only)" for name in elsewhere)
         raise ValueError(f"observables={names!r}: give a list with any of {', '.join(offered)}{only}.")
+    if "accuracy" in names and not loss.of_classes(problem.task.targets):
+        raise ValueError(
+            f"observables={names!r}: accuracy is for targets that are classes, signs of a single output or one-hot rows of "
+            "several; these are none. Leave it out."
+        )
     if "sharpness" in names and problem.training.observe == "test":
         raise ValueError(
             'sharpness is that of the loss over all training samples, which observe="test" never meets together; leave '
@@ -175,17 +182,32 @@ def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
     return {f"{prefix}loss": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
 
 
+def of_predictions(
+    problem: Problem, prediction: NDArray[Any], observables: Collection[str] = ("loss",)
+) -> dict[str, NDArray[Any]]:
+    """What follows from predictions (..., sample[, output]), of what is asked for: losses, accuracies."""
+    kinds = kinds_of_predictions(problem, observables)
+    found = losses(problem, prediction) if "loss" in kinds else {}
+    return found | (accuracies(problem, prediction) if "accuracy" in kinds else {})
+
+
+def kinds_of_predictions(problem: Problem, observables: Collection[str]) -> tuple[str, ...]:
+    """"loss" and "accuracy", those asked for; a loss for classes brings the accuracy."""
+    kinds = [name for name in ("loss", "accuracy") if name in observables]
+    if kinds == ["loss"] and problem.loss in loss.CLASSIFICATION:
+        kinds.append("accuracy")
+    return tuple(kinds)
+
+
 def accuracies(problem: Problem, prediction: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """accuracy and test_accuracy where the loss is one for classes, else nothing."""
-    if problem.loss not in loss.CLASSIFICATION:
-        return {}
+    """accuracy and, where there are test samples, test_accuracy, for targets that are classes."""
     each = loss.correct(np, *_with_targets(problem, prediction))
     return {f"{prefix}accuracy": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
 
 
-def losses_held(problem: Problem) -> tuple[str, ...]:
-    """Names of the losses and accuracies that results of a problem hold."""
-    kinds = ("loss", "accuracy") if problem.loss in loss.CLASSIFICATION else ("loss",)
+def losses_held(problem: Problem, observables: Collection[str]) -> tuple[str, ...]:
+    """Names of the losses and accuracies that results hold where so much is asked for."""
+    kinds = kinds_of_predictions(problem, observables)
     return tuple(f"{prefix}{kind}" for kind in kinds for prefix in splits(problem))
 
 

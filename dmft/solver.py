@@ -93,8 +93,8 @@ def solve(
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
-            gradient_kernel, ntk, sharpness; by default all but the last for a single output, the first three for
-            several, whose gradient kernels and NTK cost a backward pass an output.  sharpness costs some 19 passes a
+            gradient_kernel, ntk, sharpness, accuracy (where targets are classes; the losses for classes bring it); by
+            default the first five for a single output, the first three for several, whose gradient kernels and NTK cost a backward pass an output.  sharpness costs some 19 passes a
             recorded step, and room for as many more directions (`dmft.engine.curvature`).
         responses: "conditioning" (`dmft.engine.matrix`), or "pathwise": the independent estimator by tangents along
             the path of every particle (`dmft.engine.pathwise`), for tests: cost S (T P)^3.
@@ -271,9 +271,7 @@ def of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> A
     """Prediction, losses and accuracies of the recorded steps, as far as they are asked for."""
     prediction = np.asarray(prediction, np.float64)
     values = {"prediction": prediction} if "prediction" in observables else {}
-    if "loss" in observables:
-        values |= schema.losses(run.problem, prediction) | schema.accuracies(run.problem, prediction)
-    return values
+    return values | schema.of_predictions(run.problem, prediction, observables)
 
 
 def _by_sample(run: Run, kernel: Any, gradients: bool) -> Any:

@@ -35,8 +35,10 @@ from torch import Tensor
 from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import (
+    Deviations,
     Scales,
     hidden_scale,
+    initial_deviations,
     input_kernel,
     input_scale,
     scales,
@@ -162,18 +164,40 @@ def initialise(
     precision: Precision,
     outputs: int = 1,
     biases: bool = False,
+    start: Deviations | None = None,
 ) -> Weights:
-    """iid N(0,1) parameters of the members with the given seed indices (int64)."""
+    """Gaussian parameters of the members with the given seed indices (int64), iid N(0,1) unless `start` says otherwise."""
 
     def draw(parameter: int, *shape: int, dtype: torch.dtype = precision.fields) -> Tensor:
         return normals(shape, root_seed=root_seed, width=width, parameter=parameter, members=members, dtype=dtype)
 
-    return Weights(
+    drawn = Weights(
         first=draw(0, width, dimension),
         hidden=[draw(layer, width, width, dtype=precision.start) for layer in range(1, depth)],
         readout=draw(depth, outputs, width),
         biases=[draw(depth + layer, width) for layer in range(1, depth)] if biases else [],
     )
+    if start is not None:
+        _scale(drawn, start)
+    return drawn
+
+
+def _scale(drawn: Weights, start: Deviations) -> None:
+    """Standard normals made what a network starts from, in place."""
+    if start.extra:
+        along = torch.as_tensor(start.along, dtype=drawn.first.dtype, device=drawn.first.device)
+        towards = (drawn.first * along).sum(-1, keepdim=True) * along
+        drawn.first.mul_(start.weights[0]).add_(towards, alpha=start.extra)
+    elif start.weights[0] != 1:
+        drawn.first.mul_(start.weights[0])
+    for tensors, deviation in (
+        *zip(([hidden] for hidden in drawn.hidden), start.weights[1:-1], strict=True),
+        ([drawn.readout], start.weights[-1]),
+        (drawn.biases, start.biases),
+    ):
+        for tensor in tensors:
+            if deviation != 1:
+                tensor.mul_(deviation)
 
 
 def input_coordinates(problem: Problem) -> NDArray[np.float64]:
@@ -203,7 +227,9 @@ class Trainer:
         self.residual, self.branch, self.bias = network.residual, network.branch, network.bias
         self.loss, self.dimension, self.precision = problem.loss, task.dimension, precision
         self.products = Products(precision, device)
-        self.x = torch.tensor(input_coordinates(problem), device=device, dtype=dtype).contiguous()
+        inputs = input_coordinates(problem)
+        self.start = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
+        self.x = torch.tensor(inputs, device=device, dtype=dtype).contiguous()
         self.targets = torch.tensor(task.targets, device=device, dtype=dtype)
         self.n_train, self.outputs = task.n_train, task.targets.shape[1]
         self.observed = problem.observed
@@ -226,6 +252,7 @@ class Trainer:
             precision=self.precision,
             outputs=self.outputs,
             biases=self.bias > 0,
+            start=self.start,
         )
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Plan:
     @property
     def recorded(self) -> tuple[str, ...]:
         """Variables that are taken from a network while it trains; predictions always: losses follow from them."""
-        names = {"prediction"} | (self.observables - {"loss"})
+        names = {"prediction"} | (self.observables - {"loss", "accuracy"})
         if self.two_time:
             names |= {"feature_kernel_two_time", "gradient_kernel_two_time"}
         return tuple(sorted(names))
@@ -46,8 +46,7 @@ class Plan:
     def quantities(self) -> tuple[str, ...]:
         """Variables that results hold."""
         names = {name for name in self.recorded if name != "prediction" or name in self.observables}
-        if "loss" in self.observables:
-            names |= set(schema.losses_held(self.problem))
+        names |= set(schema.losses_held(self.problem, self.observables))
         if self.covariance:
             names.add("prediction")
         return tuple(name for name in schema.VARIABLES if name in names)
@@ -88,11 +87,11 @@ class Plan:
     def with_losses(self, recorded: Results, diverged: NDArray[np.bool_]) -> Results:
         """The quantities of members (..., member, ...) from what was recorded of them; nan where they diverged."""
         found = dict(recorded)
-        if "loss" in self.observables:
+        if self.observables & {"loss", "accuracy"}:
             prediction = found["prediction"].astype(np.float64)
             gone = diverged[..., None]
             with np.errstate(all="ignore"):  # of members that diverged
-                of_predictions = schema.losses(self.problem, prediction) | schema.accuracies(self.problem, prediction)
+                of_predictions = schema.of_predictions(self.problem, prediction, self.observables)
             found |= {name: np.where(gone, np.nan, value) for name, value in of_predictions.items()}
         return {name: found[name] for name in self.quantities}
 
@@ -184,13 +183,14 @@ class Plan:
 
     def _of_predictions(self, trainer: Trainer, prediction: Tensor) -> dict[str, Tensor]:
         """Losses and accuracies (member, step)."""
-        if "loss" not in self.observables:
+        kinds = schema.kinds_of_predictions(self.problem, self.observables)
+        if not kinds:
             return {}
         task = self.problem.task
         f = (prediction if task.outputs else prediction[..., None]).double()
         y = trainer.targets[trainer.observed].double()
-        each = {"loss": loss.values(torch, self.problem.loss, f, y)}
-        if self.problem.loss in loss.CLASSIFICATION:
+        each = {"loss": loss.values(torch, self.problem.loss, f, y)} if "loss" in kinds else {}
+        if "accuracy" in kinds:
             each["accuracy"] = loss.correct(torch, f, y)
         splits = schema.splits(self.problem)
         return {

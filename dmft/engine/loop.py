@@ -23,9 +23,9 @@ from scipy.linalg import qr
 from dmft.engine import flow
 from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
-from dmft.engine.network import Form, Kernels, Network, Pass, Rule, Vitals, kernels, layers, predictions, vitals
+from dmft.engine.network import Form, Kernels, Network, Pass, Rule, Start, Vitals, kernels, layers, predictions, vitals
 from dmft.engine.population import Population
-from dmft.specs.parameterization import batch_scale, input_scale, require_limit, with_bias
+from dmft.specs.parameterization import batch_scale, initial_deviations, input_scale, require_limit, with_bias
 from dmft.specs.problem import Problem
 
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
@@ -56,7 +56,8 @@ def rule_of(problem: Problem) -> Rule:
     """
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
-    batches = problem.batches
+    batches, inputs = problem.batches, input_coordinates(problem)
+    start = initial_deviations(network, inputs, network.bias)
     scale = batch_scale(network.gamma0, batches.shape[1])
     if training.observe == "test":
         rows, share = batches, np.full(batches.shape, scale)
@@ -67,7 +68,7 @@ def rule_of(problem: Problem) -> Rule:
         share = np.zeros((training.steps, task.n_train))
         np.put_along_axis(share, batches, scale, axis=1)
     return Rule(
-        inputs=jnp.asarray(input_coordinates(problem)),
+        inputs=jnp.asarray(inputs),
         targets=jnp.asarray(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
         rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
@@ -81,6 +82,7 @@ def rule_of(problem: Problem) -> Rule:
         weight_decay=jnp.asarray(training.weight_decay),
         branch=jnp.asarray(network.branch),
         bias=jnp.asarray(network.bias),
+        start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
     )
 
 
@@ -154,12 +156,17 @@ def limit_network(
         populations[layer] = populations[layer].spend(count)
         return drawn
 
-    readout, first = draw(depth - 1, outputs), draw(0, inputs)
-    biases = tuple(draw(layer, 1)[0] for layer in range(1, depth)) if form.bias else ()
+    start = rule.start
+    readout = start.weights[-1] * draw(depth - 1, outputs)
+    normals = draw(0, inputs)
+    first = start.weights[0] * normals
+    if form.bias:  # a direction of the inputs, with a variance of its own
+        first = first + start.extra * jnp.outer(start.along, start.along @ normals)
+    biases = tuple(start.biases * draw(layer, 1)[0] for layer in range(1, depth)) if form.bias else ()
     per_layer = populations * depth if form.residual else populations
     matrices = tuple(
-        revealed(source.size, target.size, (capacity, capacity), tolerance, project=project)
-        for source, target in pairwise(per_layer)
+        revealed(source.size, target.size, (capacity, capacity), tolerance, project=project, initial=deviation)
+        for (source, target), deviation in zip(pairwise(per_layer), start.weights[1:-1], strict=True)
     )
     shape = (n_samples, outputs)
     carried = jnp.zeros(shape) if form.scheme == "euler" else None

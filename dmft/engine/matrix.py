@@ -12,8 +12,8 @@ sampled for them.  Everything that has been asked of W is then the operator of l
 
     W / sqrt(N)  =  d (Z_F Q_F^T  +  Q_B Z_B^T)  +  Q_B C Q_F^T        (transposes are averages: Q^T v = <Q v>)
 
-where C holds what was learned, in the coordinates of the two bases, and d is what weight decay has left of the initial
-matrix: training touches these two alone.  A new vector v = x Q_F + R q has an image that is Gaussian given all that W
+where C holds what was learned, in the coordinates of the two bases, and d is the standard deviation of the entries at
+initialisation, of what weight decay has left of it: training touches these two alone.  A new vector v = x Q_F + R q has an image that is Gaussian given all that W
 has shown (Bolthausen 2014):
 
     image = d (x Z_F + R z)  +  (d <v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
@@ -149,7 +149,13 @@ class RevealedGaussian:
 
 
 def revealed(
-    source: int, target: int, capacity: tuple[int, int], tolerance: float, *, project: bool = True
+    source: int,
+    target: int,
+    capacity: tuple[int, int],
+    tolerance: float,
+    *,
+    project: bool = True,
+    initial: jax.Array | float = 1.0,
 ) -> RevealedGaussian:
     """A matrix that has shown nothing yet.
 
@@ -157,6 +163,7 @@ def revealed(
         source, target: sizes of the input and the output population.
         capacity: most directions that `apply` and `apply_t` may meet.  A call needs room for its whole block: `ranks`
             must not exceed capacity minus block size before it (the caller checks).
+        initial: d, the standard deviation of its entries.
     """
 
     def nothing(capacity: int, met: int, image: int) -> Directions:
@@ -165,7 +172,7 @@ def revealed(
     return RevealedGaussian(
         forward=nothing(capacity[0], source, target),
         backward=nothing(capacity[1], target, source),
-        trained=Learned(jnp.ones(()), jnp.zeros((capacity[1], capacity[0]))),
+        trained=Learned(jnp.ones(()) * initial, jnp.zeros((capacity[1], capacity[0]))),
         tolerance=jnp.asarray(tolerance, float),
         project=project,
     )

@@ -97,6 +97,16 @@ class Network:
         return replace(self, first=first, matrices=matrices, biases=biases, readout=readout)
 
 
+class Start(NamedTuple):
+    """Standard deviations at initialisation (`dmft.specs.parameterization.Deviations`): weights (layer,); biases; along
+    (input direction,) and extra, of the bias of the first layer."""
+
+    weights: jax.Array
+    biases: jax.Array
+    along: jax.Array
+    extra: jax.Array
+
+
 class Rule(NamedTuple):
     """The numbers of a problem that a step needs.
 
@@ -106,6 +116,7 @@ class Rule(NamedTuple):
     share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
     rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
     branch, bias: b and sigma.
+    start: how initial parameters are made of normals.
     """
 
     inputs: jax.Array
@@ -121,6 +132,7 @@ class Rule(NamedTuple):
     weight_decay: jax.Array
     branch: jax.Array
     bias: jax.Array
+    start: Start
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,11 @@ def _check_scope(problem: Problem) -> None:
             f"bias={network.bias}, frozen={network.frozen}: responses along paths are for networks without biases, all "
             "of whose layers are trained; solve it by conditioning."
         )
+    if (network.weight_variance, network.bias_variance) != (1.0, 1.0):
+        raise ValueError(
+            f"weight_variance={network.weight_variance}, bias_variance={network.bias_variance}: responses along paths are "
+            "for variances of one; solve it by conditioning."
+        )
     if not network.activation.smooth:
         raise ValueError(
             f"activation {network.activation.name!r} has a kink: responses along paths need phi''. "

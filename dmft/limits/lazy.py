@@ -2,14 +2,14 @@
 
 NNGP and NTK recursions, b = 1 and no identity branch for an MLP, b = branch_scale for a residual network:
 
-    K^{h,1}   = K^x + sigma^2                          covariance of the preactivations h^l; sigma: scale of biases
-    K^{h,l+1} = [K^{h,l}] + b^2 (Phi^l + sigma^2)      [ ] in residual networks only
-    Phi^l     = E phi phi        under K^{h,l}         feature kernel
-    G^L       = E phi' phi'      under K^{h,L}         gradient kernel of g^l = gamma0 N df/dh^l
-    G^l       = G^{l+1} ([1] + b^2 E phi' phi')        under K^{h,l}
+    K^{h,1}   = v_0 K^x + v_b sigma^2                        covariance of preactivations h^l; sigma: scale of biases
+    K^{h,l+1} = [K^{h,l}] + b^2 (v_l Phi^l + v_b sigma^2)    [ ] in residual networks only
+    Phi^l     = E phi phi        under K^{h,l}               feature kernel
+    G^L       = v_L E phi' phi'  under K^{h,L}               gradient kernel of g^l = gamma0 N df/dh^l
+    G^l       = G^{l+1} ([1] + b^2 v_l E phi' phi')          under K^{h,l}
     K         = G^1 (K^x + sigma^2) + b^2 sum_{l=1}^{L-1} G^{l+1} (Phi^l + sigma^2) + Phi^L    frozen layers left out
 
-(Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated:
+with the variances v of initial weights and biases, 1 unless they are given (`dmft.specs.parameterization`).  (Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated:
 their response to each other is linear in the readout, whose mean vanishes.)  Predictions are linear in the
 parameters, so every optimiser acts on f as on theta, with f(0) = 0 and K the same for each output:
 
@@ -37,7 +37,7 @@ from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, _check, loss
 from dmft.specs.network import Network
-from dmft.specs.parameterization import require_limit, trained_layers
+from dmft.specs.parameterization import layer_variances, require_limit, trained_layers
 
 Array = NDArray[np.float64]
 
@@ -69,17 +69,19 @@ def frozen_kernels(network: Network, input_kernel: ArrayLike, *, nodes: int = NO
     """
     phi, square, identity = network.activation, network.branch**2, float(network.residual)
     extra, (first, *inner, last) = network.bias**2, trained_layers(network)
-    K_x = K_h = np.asarray(input_kernel, dtype=np.float64) + extra
+    variances, drawn = layer_variances(network), network.bias_variance * extra
+    K_x = np.asarray(input_kernel, dtype=np.float64)
+    K_h, K_x = variances[0] * K_x + drawn, K_x + extra
     features, slopes, error = [], [], 0.0
-    for _ in range(network.depth):
+    for variance in variances[1:]:
         feature, slope = gaussian_averages(phi, K_h, nodes=nodes)
         error = max(error, diagonal_error(phi, K_h.diagonal(), nodes))
         features.append(feature)
         slopes.append(slope)
-        K_h = identity * K_h + square * (feature + extra)
-    gradients = [slopes[-1]]
-    for slope in reversed(slopes[:-1]):
-        gradients.insert(0, gradients[0] * (identity + square * slope))
+        K_h = identity * K_h + square * (variance * feature + drawn)
+    gradients = [variances[-1] * slopes[-1]]
+    for slope, variance in zip(reversed(slopes[:-1]), reversed(variances[1:-1]), strict=True):
+        gradients.insert(0, gradients[0] * (identity + square * variance * slope))
     ntk = first * gradients[0] * K_x + last * features[-1]
     for trained, above, feature in zip(inner, gradients[1:], features[:-1], strict=True):
         ntk = ntk + trained * square * above * (feature + extra)

@@ -12,7 +12,8 @@ with zero columns where A or w is frozen; a bias of scale sigma is one more coor
     GradientFlow      dS/dt = eta (J^T S + S J)
         "euler"       M(t+1) = M(t) (1 + eta dt J),   f(t+1) = f(t) + (eta dt/P) K(t) Delta(t)
 
-where S = Theta^T Theta / N = M^T M, since Theta_0^T Theta_0 / N = 1 in the limit.  The order parameters are its blocks:
+where S = Theta^T Theta / N = M^T S_0 M with S_0 = Theta_0^T Theta_0 / N, which is 1 in the limit, or made of the variances
+at initialisation.  The order parameters are its blocks:
 
     Phi_{mu a} = x_mu^T S_AA x_a     G_{cc'} = (S_ww)_{cc'}     f_mu = S_wA x_mu / gamma0
     K_{mu c, a c'} = G_{cc'} K^x_{mu a} + delta_{cc'} Phi_{mu a}              (terms of trained layers; K^x with bias)
@@ -39,6 +40,7 @@ from dmft.specs import GradientFlow, Problem, loss
 from dmft.specs.network import Network
 from dmft.specs.parameterization import (
     batch_scale,
+    initial_deviations,
     input_scale,
     output_scale,
     require_limit,
@@ -132,14 +134,21 @@ def _output(gram: Array, x: Array, gamma0: float) -> Array:
     return f
 
 
+def _start(problem: Problem, x: Array) -> Array:
+    """S_0 (D' + C, D' + C)."""
+    found = initial_deviations(problem.network, x, problem.network.bias)
+    root = found.weights[0] * np.eye(x.shape[1]) + found.extra * np.outer(found.along, found.along)
+    return linalg.block_diag(root @ root, found.weights[-1] ** 2 * np.eye(problem.task.targets.shape[1]))
+
+
 def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
     """States at the recorded steps, of gradient descent or Euler steps of the flow."""
     training, network, y, batches = problem.training, problem.network, problem.task.targets, problem.batches
     by_ntk, last = isinstance(training, GradientFlow), int(steps[-1])
     identity, check = np.eye(x.shape[1] + y.shape[1]), DivergenceCheck(problem)
-    M, V, f = identity, np.zeros_like(identity), np.zeros_like(y)
+    M, V, f, start = identity, np.zeros_like(identity), np.zeros_like(y), _start(problem, x)
     for t in range(last + 1):
-        gram = M.T @ M
+        gram = M.T @ start @ M
         f = f if by_ntk else _output(gram, x, network.gamma0)
         if t in steps:
             yield State(gram, f)
@@ -173,7 +182,7 @@ def _flow(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[Stat
         half = _generator(x[:n], delta, network).T @ gram
         return np.ravel(half + half.T)
 
-    start = np.eye(size)
+    start = _start(problem, x)
     if times[-1] == 0:
         yield State(start, _output(start, x, network.gamma0))
         return

@@ -75,6 +75,15 @@ def correct(xp: Any, f: Any, y: Any) -> Any:
     return (top * right).sum(axis=-1) / top.sum(axis=-1)
 
 
+def of_classes(y: NDArray[np.float64]) -> bool:
+    """Whether targets (sample, output) are classes: signs of a single output, or one-hot rows of several."""
+    if y.shape[1] == 1:
+        return bool(np.isin(y, (-1.0, 1.0)).all())
+    return bool(np.isin(y, (0.0, 1.0)).all() and (y.sum(axis=1) == 1).all()) or bool(
+        np.isin(y, (-1.0, 1.0)).all() and ((y > 0).sum(axis=1) == 1).all()
+    )
+
+
 def check_targets(loss: str, y: NDArray[np.float64]) -> None:
     """ValueError if targets (sample, output) do not suit the loss."""
     if loss in ("logistic", "hinge"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dmft.specs import _check
 from dmft.specs.activation import NAMES, Activation, tanh
-from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
+from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD, layer_variances
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class MLP:
             `range(L)` leaves random features with a trained readout.
         parameterization: "mean_field", the one that has a limit with feature learning; "ntk" and "standard" are there
             for contrast, for networks of finite width alone.
+        weight_variance: of the weights at initialisation, one number or one for each of W^0 .. W^{L-1} and the readout
+            w, whose may be 0: then f(0) = 0, and it is the first to learn.
+        bias_variance: of the biases at initialisation; 0 for biases that start at zero, and are trained.
 
     Raises:
         ValueError, TypeError: for a depth below 1, gamma0 not positive, an activation that is not one, a negative bias,
@@ -41,6 +44,8 @@ class MLP:
     bias: float = 0.0
     frozen: tuple[int, ...] = ()
     parameterization: str = MEAN_FIELD
+    weight_variance: float | tuple[float, ...] = 1.0
+    bias_variance: float = 1.0
 
     def __post_init__(self) -> None:
         _check_network(self)
@@ -69,7 +74,7 @@ class ResidualMLP:
         gamma0: richness (feature-learning strength); gamma0 -> 0 is the lazy (NTK) limit.
         branch_scale: beta0 / sqrt(L) has a limit of infinite depth; 1 / sqrt(depth) by default.
         centered: subtract from the output its value at initialisation, f(t) - f(0).
-        bias, frozen, parameterization: as of `MLP`.
+        bias, frozen, parameterization, weight_variance, bias_variance: as of `MLP`.
 
     Raises:
         ValueError, TypeError: as for `MLP`; a branch_scale that is not positive.
@@ -85,6 +90,8 @@ class ResidualMLP:
     bias: float = 0.0
     frozen: tuple[int, ...] = ()
     parameterization: str = MEAN_FIELD
+    weight_variance: float | tuple[float, ...] = 1.0
+    bias_variance: float = 1.0
 
     def __post_init__(self) -> None:
         _check_network(self)
@@ -121,6 +128,13 @@ def _check_network(network: Network) -> None:
         raise TypeError(f"centered={network.centered!r} must be True or False.")
     object.__setattr__(network, "bias", _check.nonnegative("bias", network.bias))
     object.__setattr__(network, "frozen", _frozen(network.frozen, network.depth))
+    object.__setattr__(network, "weight_variance", _variances(network.weight_variance, network.depth))
+    object.__setattr__(network, "bias_variance", _check.nonnegative("bias_variance", network.bias_variance))
+    if layer_variances(network)[-1] == 0 and network.depth in network.frozen:
+        raise ValueError(
+            f"weight_variance={network.weight_variance} leaves the readout at zero and frozen={network.frozen} keeps it "
+            "there: nothing would ever move. Train the readout, or give it a variance."
+        )
     if network.parameterization not in PARAMETERIZATIONS:
         raise ValueError(
             f"parameterization={network.parameterization!r} is unknown; choose one of {', '.join(PARAMETERIZATIONS)}."
@@ -130,6 +144,22 @@ def _check_network(network: Network) -> None:
             f'bias={network.bias} with parameterization="{STANDARD}": its one rate, for weights of variance 1/N, would '
             "move biases at another. Leave bias out, or take another parameterization."
         )
+
+
+def _variances(value: object, depth: int) -> float | tuple[float, ...]:
+    """One number where all layers have the same; zero for the readout alone."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return _check.positive("weight_variance", value, hint="Zero is for the readout: give one number a layer.")
+    given = list(value)
+    if len(given) != depth + 1:
+        raise ValueError(
+            f"weight_variance has {len(given)} entries for {depth + 1} layers; give one number, or one for each of "
+            f"W^0 .. W^{depth - 1} and the readout."
+        )
+    hint = "Only the readout, the last of them, may start at zero."
+    found = [_check.positive(f"weight_variance[{i}]", v, hint=hint) for i, v in enumerate(given[:-1])]
+    found.append(_check.nonnegative(f"weight_variance[{depth}]", given[-1]))
+    return found[0] if len(set(found)) == 1 else tuple(found)
 
 
 def _frozen(layers: object, depth: int) -> tuple[int, ...]:

@@ -34,6 +34,10 @@ variance, forward factors as above, g = (1 / output scale) df/dh.
     ntk           1 / (gamma0 sqrt(N))      eta gamma0^2 m          1, 1, 1             eta gamma0 m / (P sqrt(N))
     standard      1 / (gamma0 sqrt(N))      eta gamma0^2 m          D, N, N             eta gamma0 m / (P sqrt(N))
 
+Weights and biases at initialisation are N(0, 1) here.  With `weight_variance` (v_0 .. v_L, one a layer, v_L of the
+readout) and `bias_variance` (v_b) they are N(0, v), and nothing else changes: rates, forward factors and what a step adds
+are those of the table.  Covariances at initialisation are then v_0 K^x + v_b sigma^2 and v_l Phi^l + v_b sigma^2.
+
 "ntk" is "mean_field" with the richness gamma0 / sqrt(N): it becomes lazy with width, and its output at initialisation
 is of order one.  "standard" is one learning rate eta gamma0^2 for weights of variance 1/D and 1/N, as in ordinary
 PyTorch code (without biases); its steps grow with width, K = sum_l m_l G^{l+1} Phi^l.
@@ -93,6 +97,43 @@ def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def with_bias(x: NDArray[np.float64], bias: float) -> NDArray[np.float64]:
     """Inputs (sample, feature) that h takes with weights N(0, 1), and one more of value `bias` if that is not zero."""
     return np.column_stack([x, np.full(len(x), bias)]) if bias else x
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations at initialisation.
+
+    weights: (layer,), of W^0 .. W^{L-1} and w; biases: of b^1 .. b^{L-1}.
+    along, extra: W^0 = weights[0] z + extra along (along . z) of normals z (input direction, ...), where the bias of the
+        first layer, which is one of its inputs, has a variance of its own; `along` (input direction,) of unit length.
+    """
+
+    weights: tuple[float, ...]
+    biases: float
+    along: NDArray[np.float64]
+    extra: float
+
+
+def initial_deviations(network: Network, inputs: NDArray[np.float64], bias: float) -> Deviations:
+    """Of a network on `inputs` (sample, input direction) in any orthonormal basis of (x, bias), where every sample has
+    the value `bias`."""
+    variances = layer_variances(network)
+    weight, extra = variances[0], 0.0
+    along = np.zeros(inputs.shape[1])
+    if bias:
+        # coordinates of the direction of the bias: its inner product with every sample is `bias`
+        along = np.linalg.lstsq(inputs, np.full(len(inputs), float(bias)), rcond=None)[0]
+        square = float(along @ along)  # at most 1, but for rounding
+        along = along / math.sqrt(square)
+        extra = math.sqrt(max(weight + (network.bias_variance - weight) * square, 0.0)) - math.sqrt(weight)
+    deviations = tuple(math.sqrt(variance) for variance in variances)
+    return Deviations(deviations, math.sqrt(network.bias_variance), along, extra)
+
+
+def layer_variances(network: Network) -> tuple[float, ...]:
+    """v_0 .. v_L, of the weights of every layer at initialisation."""
+    given = network.weight_variance
+    return given if isinstance(given, tuple) else (given,) * (network.depth + 1)
 
 
 @dataclass(frozen=True)

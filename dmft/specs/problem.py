@@ -32,6 +32,8 @@ SILENT = {
     "bias": 0.0,
     "frozen": (),
     "parameterization": "mean_field",
+    "weight_variance": 1.0,
+    "bias_variance": 1.0,
 }
 
 
