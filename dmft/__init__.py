@@ -28,6 +28,7 @@ from dmft.specs import (
     tanh,
     vary,
 )
+from dmft.specs.activation import activation
 
 if TYPE_CHECKING:
     from dmft.adaptive import adaptive_flow
@@ -50,6 +51,7 @@ __all__ = [
     "Problem",
     "ResidualMLP",
     "Task",
+    "activation",
     "adaptive_flow",
     "at_width",
     "distance_from_lazy",

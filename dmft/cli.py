@@ -63,7 +63,9 @@ class NetworkOptions:
     activation: Annotated[str | None, arg(metavar=_choice(NAMES), help_behavior_hint="(default: tanh)")] = None
     """Nonlinearity phi."""
     gain: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=f"(default: {Activation.gain:g})")] = None
-    """Of tanh and softplus: tanh(gain h) / gain."""
+    """Of tanh, softplus, erf, gelu: phi(gain h) / gain."""
+    scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 1)")] = None
+    """Factor of the activation."""
     gamma0: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=f"(default: {MLP.gamma0:g})")] = None
     """Richness; towards 0 the network becomes lazy (NTK)."""
     branch_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 1/sqrt(L))")] = None
@@ -93,8 +95,9 @@ class NetworkOptions:
         given = _given(self, ("depth", "gamma0", "branch_scale", "bias", "frozen", "parameterization", "bias_variance"))
         if self.weight_variance is not None:
             given["weight_variance"] = _one_or_each(self.weight_variance)
-        if self.activation is not None or self.gain is not None:
-            given["activation"] = Activation(self.activation or "tanh", **_given(self, ("gain",)))
+        shape = _given(self, ("gain", "scale"))
+        if self.activation is not None or shape:
+            given["activation"] = Activation(self.activation or "tanh", **shape)
         return NETWORKS[kind](**given, centered=not self.uncentered)
 
 

@@ -74,6 +74,9 @@ class Products:
             mode = self._mode_of(w)
             if add is not None:
                 add = add.expand(-1, x.shape[1], -1)
+            if not activation.plain:  # kernels have the built-in formulas
+                y = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs, add=add)[0]
+                return Activated(y if keep else None, *function(activation)(y))
             found = self.kernels.product(
                 x,
                 w,

@@ -27,13 +27,11 @@ Assumptions and approximations
 
 from __future__ import annotations
 
-import math
 import warnings
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from dmft.specs import Activation, _check
 
@@ -59,33 +57,23 @@ def gaussian_averages(activation: Activation, covariance: ArrayLike, *, nodes: i
         ValueError, TypeError: not the covariance of anything; nodes below 2.
     """
     K, nodes = _covariance(covariance), _check.integer("nodes", nodes, minimum=2)
-    if activation.name == "linear":
+    if activation.formula is not None or activation.name not in CLOSED_FORM:
+        return quadrature(activation, K, nodes)
+    a, b = activation.gain, activation.scale
+    feature, slope = _closed_form(activation.name, K if a == 1 else a**2 * K)
+    return (feature, slope) if a == b == 1 else ((b / a) ** 2 * feature, b**2 * slope)
+
+
+def _closed_form(name: str, K: Array) -> tuple[Array, Array]:
+    """Of the formulas without gain and scale."""
+    if name == "linear":
         return K, np.ones_like(K)
-    if activation.name == "relu":
-        return _arc_cosine(K)
-    if activation.name == "erf":
-        return _arcsine(K)
-    return quadrature(activation, K, nodes)
+    return _arc_cosine(K) if name == "relu" else _arcsine(K)
 
 
 def evaluate(activation: Activation, h: Array) -> tuple[Array, Array]:
     """(phi(h), phi'(h)), coordinatewise; the derivative of ReLU at zero is zero."""
-    a = activation.gain
-    if activation.name == "tanh":
-        tanh = np.tanh(a * h)
-        return tanh / a, 1 - tanh**2
-    if activation.name == "softplus":
-        return np.logaddexp(0, a * h) / a, special.expit(a * h)
-    if activation.name == "gelu":
-        cdf = special.ndtr(h)
-        return h * cdf, cdf + h * np.exp(-(h**2) / 2) / math.sqrt(2 * math.pi)
-    if activation.name == "erf":
-        return special.erf(h), 2 / math.sqrt(math.pi) * np.exp(-(h**2))
-    if activation.name == "relu":
-        return math.sqrt(2) * np.maximum(h, 0), np.where(h > 0, math.sqrt(2), 0.0)
-    if activation.name == "linear":
-        return h, np.ones_like(h)
-    raise ValueError(f"activation {activation.name!r} has no formula here; it has one for each of dmft.specs.")
+    return activation.both(np, h)
 
 
 def quadrature(activation: Activation, covariance: Array, nodes: int) -> tuple[Array, Array]:
@@ -114,7 +102,7 @@ def diagonal_error(activation: Activation, variance: Array, nodes: int) -> float
 
     Measured: errors off the diagonal are not larger.
     """
-    if activation.name in CLOSED_FORM:
+    if activation.formula is None and activation.name in CLOSED_FORM:
         return 0.0
     coarse, fine = (
         np.array([value**2 @ w for value in evaluate(activation, np.sqrt(variance)[:, None] * z)])

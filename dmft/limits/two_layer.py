@@ -36,7 +36,7 @@ from scipy import integrate, linalg
 
 from dmft import memory, schema
 from dmft.limits.result import DivergenceCheck, exact_result
-from dmft.specs import GradientFlow, Problem, loss
+from dmft.specs import GradientFlow, Problem, linear, loss
 from dmft.specs.network import Network
 from dmft.specs.parameterization import (
     batch_scale,
@@ -207,10 +207,10 @@ def _check_problem(problem: Problem) -> None:
         raise TypeError(f"two_layer_linear expects a dmft.Problem, got {type(problem).__name__}.")
     network, training = problem.network, problem.training
     require_limit(network)
-    if network.depth != 1 or network.activation.name != "linear":
+    if network.depth != 1 or network.activation != linear():
         raise ValueError(
             f"two_layer_linear is for depth=1 and activation dmft.linear(); this network has depth={network.depth} and "
-            f"{network.activation.name}. Use dmft.solve."
+            f"{network.activation.name} of scale {network.activation.scale:g}. Use dmft.solve."
         )
     if problem.loss == "hinge" and isinstance(training, GradientFlow) and training.scheme != "euler":
         raise ValueError(

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -97,8 +97,11 @@ class Problem:
 
     def _physics(self) -> dict[str, Any]:
         def described(spec: Network | Training) -> dict[str, Any]:
-            fields = {k: v for k, v in asdict(spec).items() if k not in SILENT or v != SILENT[k]}
-            return {"kind": type(spec).__name__, **fields}
+            found = {field.name: getattr(spec, field.name) for field in fields(spec)}
+            found = {k: v for k, v in found.items() if k not in SILENT or v != SILENT[k]}
+            if "activation" in found:
+                found["activation"] = found["activation"].described()
+            return {"kind": type(spec).__name__, **found}
 
         return {
             "format": FORMAT,
@@ -161,7 +164,7 @@ class Problem:
             )
         network = _known_kind(content["network"], NETWORKS)
         training = _known_kind(content["training"], TRAININGS)
-        network["activation"] = Activation(**network["activation"])
+        network["activation"] = Activation.from_described(network["activation"])
         return cls(
             network=NETWORKS[network.pop("kind")](**network),
             task=task,
