@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -32,18 +33,40 @@ SERIES: tuple[dict[str, Any], ...] = (
 )
 
 
+class Picture(Figure):
+    """A figure that pyplot does not know: it shows as the value of a cell of a notebook, `show` opens a window for it.
+
+    A figure of pyplot would become the current one, into which the caller's next `plt.plot` goes; it would stay open
+    until it is closed, show twice in a notebook, and load the backend inside the style that is undone afterwards, so
+    that later plots of the caller do not show at all.
+    """
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows, whether the inline backend has been loaded or not."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", bbox_inches="tight")
+        return picture.getvalue()
+
+    def show(self, warn: bool = True) -> None:
+        """Hand the figure to pyplot and show it as `plt.show()` does: a script waits until its window is closed."""
+        del warn  # whether there are windows at all: pyplot says so itself
+        import matplotlib.pyplot as plt
+
+        plt.figure(FigureClass=lambda **_: self)  # type: ignore[arg-type]  # any maker of a figure
+        plt.show()
+
+
 def panels(
     draw: Callable[[xr.Dataset, Any], None],
     ds: xr.Dataset,
     shape: tuple[int, int],
     size: tuple[float, float],
     **shared: Any,
-) -> Figure:
-    """A figure of `shape` (rows, columns) panels, on whose axes `draw` draws `ds`; `shared`: of `plt.subplots`."""
-    figure: Figure
-    with plt.style.context(STYLE):
-        figure, axes = plt.subplots(*shape, figsize=size, **shared)
-        draw(ds, np.atleast_1d(axes))
+) -> Picture:
+    """A figure of `shape` (rows, columns) panels, on whose axes `draw` draws `ds`; `shared`: of `Figure.subplots`."""
+    with matplotlib.style.context(STYLE):
+        figure = Picture(figsize=size)
+        draw(ds, np.atleast_1d(figure.subplots(*shape, **shared)))
     return figure
 
 
