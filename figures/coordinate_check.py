@@ -184,7 +184,11 @@ def _mark_divergence(ax: Axes, width: Sequence[int] | NDArray[Any], diverged: ND
     """A cross and a number at the upper edge for every width at which networks diverge."""
     for w, count in zip(width, diverged, strict=True):
         if count:
-            look = {"color": "black", "markersize": 5, "label": style.once(ax, f"so many of {networks} diverge")}
+            look: dict[str, Any] = {
+                "color": "black",
+                "markersize": 5,
+                "label": style.once(ax, f"so many of {networks} diverge"),
+            }
             ax.plot(w, 0.95, "x", linestyle="none", transform=ax.get_xaxis_transform(), **look)
             ax.annotate(
                 str(count),

@@ -1,7 +1,7 @@
 """Fluctuations accumulate through layers: N Var of kernels against layer, and of a trained network against its depth.
 
-(a) N Var of feature kernels at initialisation against layer, mean of the diagonal, of linear, tanh and ReLU networks; on
-    inputs with K^x_aa = 1 it is exactly 2 l for linear and 5 l for ReLU networks (dotted).
+(a) N Var of feature kernels at initialisation against layer, mean of the diagonal, of linear, tanh and ReLU networks;
+    on inputs with K^x_aa = 1 it is exactly 2 l for linear and 5 l for ReLU networks (dotted).
 (b) N Var after training of tanh networks against their number of hidden layers: predictions, top feature kernel.
 Lines: theory, with its standard error.  Points: networks of one width, with sampling errors.
 """

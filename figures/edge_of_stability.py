@@ -119,7 +119,13 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     axes[1].legend()
     low, median, high = (np.minimum(ds[f"step_{name}"].values, step[-1]) for name in ("low", "median", "high"))
     apart = [median - low, high - median]
-    bars = {"linestyle": "none", "linewidth": 0.8, "color": "0.6", "capsize": 0, "label": "half of the networks"}
+    bars: dict[str, Any] = {
+        "linestyle": "none",
+        "linewidth": 0.8,
+        "color": "0.6",
+        "capsize": 0,
+        "label": "half of the networks",
+    }
     axes[2].errorbar(widths, median, apart, **bars)
     look = style.SERIES[0]
     axes[2].errorbar(widths, median, ds["step_median_se"].values, linestyle="none", label="median network", **look)

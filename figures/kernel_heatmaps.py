@@ -1,8 +1,8 @@
 """Kernels of a network and of the limit: feature kernel before and after training, NTK after training.
 
-Columns: theory and one network of the widest width, on one colour scale; their difference, and the difference of the mean
-over networks, each on its own scale (beside it), with its size relative to the kernel beneath.  Samples by class.  (No NTK
-for several outputs.)
+Columns: theory and one network of the widest width, on one colour scale; their difference, and the difference of the
+mean over networks, each on its own scale (beside it), with its size relative to the kernel beneath.  Samples by class.
+(No NTK for several outputs.)
 """
 
 from __future__ import annotations

@@ -116,9 +116,9 @@ def figure(comparison: xr.Dataset) -> Figure:
     return style.panels(draw, drawn(comparison), (2, 2), SIZE)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """Four panels on four axes."""
-    axes = np.ravel(axes)
+    axes = axes.ravel()
     _draw_curve(ds, "loss", axes[0], label="$N={}$")
     _draw_curve(ds, "test_loss", axes[0], line="--")
     axes[0].set(yscale="log", ylabel="loss", title="(a) loss")

@@ -10,13 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 import comparisons
 import dmft
@@ -52,9 +53,9 @@ def figure(ds: xr.Dataset) -> Figure:
     return style.panels(draw, drawn(ds), (2, 2), SIZE)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """Draw the four panels on four axes."""
-    axes = np.ravel(axes)
+    axes = axes.ravel()
     mode, last, widths = ds["mode"].values, ds.isel(step=-1), ds["width"].values
     for name, ax in (("eigenvalue", axes[0]), ("power", axes[1])):
         if name == "eigenvalue":

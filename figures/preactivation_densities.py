@@ -1,9 +1,8 @@
 """Single neurons before and after training: densities of preactivations in networks of several widths, on the limit's.
 
-Rows: layers.  (a, d) at initialisation and (b, e) after training, for one training image, on one grid of bins: steps are
-networks, pooled, with their standard errors, the black line is the limit, dashed the Gaussian of the limit's mean and
-variance.  Training takes neurons away from it,
-to two groups; the excess kurtosis kappa of the limit says how far.
+Rows: layers.  (a, d) at initialisation and (b, e) after training, for one training image, on one grid of bins: steps
+are networks, pooled, with their standard errors, the black line is the limit, dashed the Gaussian of the limit's mean
+and variance.  Training takes neurons away from it, to two groups; the excess kurtosis kappa of the limit says how far.
 (c, f) Wasserstein distance of networks from the limit against width, mean over two images, and (grey) how far apart
 samples of one law are, as many as these, mean over widths: what is below is not resolved.
 """

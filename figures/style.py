@@ -160,7 +160,11 @@ def points_by_width(ax: Axes, x: NDArray[Any], ds: xr.Dataset, name: str) -> Non
     colors = width_colors(ds["width"].values.tolist())
     for i, (width, color) in enumerate(colors.items()):
         row = ds.sel(width=width)
-        look = {"markersize": 6.5 - 4.0 * i / max(len(colors) - 1, 1), "markeredgewidth": 0.9, "elinewidth": 0.8}
+        look: dict[str, Any] = {
+            "markersize": 6.5 - 4.0 * i / max(len(colors) - 1, 1),
+            "markeredgewidth": 0.9,
+            "elinewidth": 0.8,
+        }
         face = color if i == len(colors) - 1 else "none"
         ax.errorbar(
             x,
@@ -186,7 +190,7 @@ def resolved(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **loo
         bare = {k: v for k, v in look.items() if k not in ("label", "linestyle")} | {"marker": "_"}
         upper = upper_end(y, se)[hidden]
         ax.errorbar(x[hidden], upper, 0.4 * upper, uplims=True, linestyle="none", **bare)
-        arrow = {"color": "0.3", "marker": r"$\downarrow$", "markersize": 7, "linestyle": "none"}
+        arrow: dict[str, Any] = {"color": "0.3", "marker": r"$\downarrow$", "markersize": 7, "linestyle": "none"}
         ax.plot([], [], label=once(ax, "below (two errors)"), **arrow)
 
 

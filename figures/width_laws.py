@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 import comparisons
 from figures import fluctuations, style
@@ -64,9 +64,9 @@ def figure(comparison: xr.Dataset) -> Figure:
     return style.panels(draw, drawn(comparison), (2, 2), SIZE)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """Draw the four panels on four axes."""
-    axes = np.ravel(axes)
+    axes = axes.ravel()
     draw_law(ds, "mean", axes[0], r"$\mathrm{E} f$", "(a) mean of a prediction")
     draw_law(ds, "variance", axes[1], r"$N\,\mathrm{Var} f$", "(b) its variance")
     slope, slope_se, limit, limit_se = (
