@@ -302,8 +302,6 @@ def _loss_sections(found: Results) -> list[Section]:
 
 def _figures(shown: Results, left_out: list[str]) -> list[Section]:
     """A section for each result that has a figure; why there is none goes to `left_out`."""
-    import matplotlib.pyplot as plt
-
     sections: list[Section] = []
     for name, ds in shown.items():
         module_name, title = FIGURES[_kind(ds)]
@@ -311,12 +309,10 @@ def _figures(shown: Results, left_out: list[str]) -> list[Section]:
         try:
             figure = module.figure(ds)
         except (KeyError, ValueError) as error:  # what a figure needs and a result may lack
-            plt.close("all")
             left_out.append(f"figure of {name}: {error}")
             continue
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
-        plt.close(figure)
         source = base64.b64encode(picture.getvalue()).decode()
         caption = html.escape(_caption(str(module.__doc__), ds))
         image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{source}">'

@@ -18,9 +18,9 @@ import comparisons
 import dmft
 from figures import runs, style
 
-SIZE = (12.0, 3.6)
+SIZE = (style.WIDE, 2.7)
 STORED = "after_kernel.nc"
-CURVES = {"": "kernel of one network", "_of_mean": "mean kernel of networks"}
+CURVES = {"": "kernel of one network", "_of_mean": "mean kernel"}
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -49,9 +49,7 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Draw the three panels on three axes."""
     time, width, last = ds["time"].values, ds["width"].values, ds.isel(step=-1)
     style.by_width(axes[0], time, ds, "test_loss", "test_loss_limit")
-    axes[0].set(
-        xlabel=r"time $\eta t$ of the kernel", ylabel="test loss of regression", title="(a) kernels through training"
-    )
+    axes[0].set(xlabel=r"time $\eta t$ of the kernel", ylabel="test loss of regression", title="(a) through training")
     for (name, label), look in zip(CURVES.items(), style.SERIES, strict=False):
         value, se = last[f"excess{name}"].values, last[f"excess{name}_se"].values
         axes[1].errorbar(width, value, se, label=label, linewidth=0.8, linestyle="-", **look)
@@ -59,12 +57,12 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
             axes[2], width, last[f"distance{name}"].values, last[f"distance{name}_se"].values, label=label, **look
         )
     axes[1].axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    axes[1].set(ylabel="test loss $-$ that of the limit", title="(b) after-kernel, after training")
-    first = last["distance"].values[0]
-    style.guide(axes[2], width, (width[0], 1.25 * first), -0.5, "$N^{-1/2}$")
+    axes[1].set(ylabel="test loss, excess over the limit", title="(b) after training")
+    style.above(axes[2], width, last["distance"].values, last["distance_se"].values, -0.5, "$N^{-1/2}$")
     axes[2].set_yscale("log")
-    axes[2].set(ylabel="rms distance of predictions", title="(c) from the limit's after-kernel")
+    axes[2].set(ylabel="rms distance of predictions", title="(c) distance to the limit's")
     for ax in axes[1:]:
         style.width_axis(ax, width)
-    for ax in axes:
-        ax.legend()
+    style.room(axes[2], bottom=0.5)
+    for ax, place in zip(axes, ("upper right", "upper right", "lower left"), strict=True):
+        style.legend(ax, loc=place)

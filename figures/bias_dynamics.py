@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 
 from figures import fluctuations, style
 
-SIZE = (13.0, 3.3)
 PANELS = {
     "prediction": "(a) predictions, towards the target",
     "loss": "(b) training loss",
-    "feature_kernel_2": r"(c) feature kernel $\Phi^2$",
+    "feature_kernel_2": r"(c) feature kernel $\Phi^{(2)}$",
     "ntk": "(d) NTK",
 }
 
@@ -51,7 +50,7 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
     ds = drawn(comparison)
-    return style.panels(draw, ds, (1, len(fluctuations.shown(ds, PANELS))), SIZE)
+    return fluctuations.figure(draw, ds, len(fluctuations.shown(ds, PANELS)))
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -29,7 +29,7 @@ import finite_nets
 from dmft.errors import DivergenceError
 from figures import style
 
-SIZE = (10.5, 6.0)
+SIZE = (style.WIDE, 4.6)
 DEPTH = 3
 BASE = 64  # the width at which all parameterizations agree
 RATE, STEPS = 0.5, 4
@@ -150,10 +150,13 @@ def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
         row[0].set_ylabel(f"root mean square, {what.format(steps)}")
     width = ds["width"].values
     for ax in axes.flat:
-        style.width_axis(ax, width, room=1.6)
+        style.width_axis(ax, width)
         ax.label_outer()
     through = ds["change"].sel(parameterization="ntk").isel(width=0, field=0).item()
     style.guide(axes[1, 1], width, (width[0], 0.7 * through), -0.5, r"$N^{-1/2}$")
+    _legend_of(axes[1, 1], r"$N^{-1/2}$")
+    for ax in axes[0]:
+        _legend_of(ax, *(text for text in ax.get_legend_handles_labels()[1] if text.endswith("diverge")))
     axes[0, 0].plot([], [], color="0.4", linewidth=0.8, linestyle="--", label=r"theory, $N\to\infty$")
     axes[0, 0].legend(loc="upper left")
 
@@ -167,14 +170,26 @@ def draw_panel(ds: xr.Dataset, name: str, ax: Axes, *, limit: bool) -> None:
         ax.errorbar(width, y, se, linestyle="-", linewidth=0.8, label=field, **look)
         if limit:
             ax.axhline(ds[f"{name}_limit"].sel(field=field).item(), color=look["color"], linewidth=0.8, linestyle="--")
-    _mark_divergence(ax, width, ds["diverged"].values)
+    _mark_divergence(ax, width, ds["diverged"].values, ds.attrs["seeds"])
 
 
-def _mark_divergence(ax: Axes, width: Sequence[int] | NDArray[Any], diverged: NDArray[Any]) -> None:
+def _legend_of(ax: Axes, *names: str) -> None:
+    """Of these labels alone; nothing where there is none."""
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    if names:
+        ax.legend([handles[name] for name in names], names, loc="center left")
+
+
+def _mark_divergence(ax: Axes, width: Sequence[int] | NDArray[Any], diverged: NDArray[Any], networks: int) -> None:
     """A cross and a number at the upper edge for every width at which networks diverge."""
     for w, count in zip(width, diverged, strict=True):
         if count:
-            ax.plot(w, 0.95, "x", color="black", transform=ax.get_xaxis_transform(), markersize=6)
+            look: dict[str, Any] = {
+                "color": "black",
+                "markersize": 5,
+                "label": style.once(ax, f"so many of {networks} diverge"),
+            }
+            ax.plot(w, 0.95, "x", linestyle="none", transform=ax.get_xaxis_transform(), **look)
             ax.annotate(
                 str(count),
                 (w, 0.95),

@@ -1,7 +1,7 @@
 """Fluctuations accumulate through layers: N Var of kernels against layer, and of a trained network against its depth.
 
-(a) N Var of feature kernels at initialisation against layer, mean of the diagonal: linear (2 l on normalised inputs),
-    tanh and ReLU networks.
+(a) N Var of feature kernels at initialisation against layer, mean of the diagonal, of linear, tanh and ReLU networks;
+    on inputs with K^x_aa = 1 it is exactly 2 l for linear and 5 l for ReLU networks (dotted).
 (b) N Var after training of tanh networks against their number of hidden layers: predictions, top feature kernel.
 Lines: theory, with its standard error.  Points: networks of one width, with sampling errors.
 """
@@ -22,14 +22,15 @@ import dmft
 import finite_nets
 from figures import fluctuations, style
 
-SIZE = (9.0, 3.5)
+SIZE = (style.WIDE, 3.0)
 LAYERS = 6
 ACTIVATIONS = (dmft.relu(), dmft.linear(), dmft.tanh())
 DEPTHS = (1, 2, 3, 4, 5)
 STEP = 4  # of training, shown in (b): predictions are half way to their targets
 WIDTH = 256
 SEEDS = 4000
-TRAINED = {"prediction": "prediction $f$", "feature_kernel": r"feature kernel $\Phi^L$"}
+KNOWN = {"linear": 2.0, "relu": 5.0}  # lim N Var Phi_aa of layer l is this times l K_aa^2 at initialisation
+TRAINED = {"prediction": "prediction $f$", "feature_kernel": r"feature kernel $\Phi^{(L)}$"}
 PARTS = ("", "_se", "_limit", "_limit_se")
 
 
@@ -50,6 +51,9 @@ def data(store: Path | None) -> xr.Dataset:
         for part in PARTS:
             values = [fluctuations.per_sample(row[f"{name}_variance{part}"]).item() for row in rows]
             found[f"{name}{part}"] = ("depth", np.array(values))
+    size = float((np.diagonal(fluctuations.problem().task.input_kernel) ** 2).mean())
+    each = [KNOWN.get(a.name, np.nan) * size * np.arange(1, LAYERS + 1) for a in ACTIVATIONS]
+    found["initial_known"] = (("activation", "layer"), np.stack(each))
     coords = {"activation": [a.name for a in ACTIVATIONS], "layer": range(1, LAYERS + 1), "depth": list(DEPTHS)}
     attrs = {"width": WIDTH, "seeds": SEEDS, "step": STEP, "problem": fluctuations.problem().to_json(arrays=False)}
     return xr.Dataset(found, coords=coords, attrs=attrs)
@@ -78,8 +82,14 @@ def figure(ds: xr.Dataset) -> Figure:
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Both panels."""
     for name, look in zip(ds["activation"].values, style.SERIES, strict=False):
-        _draw_row(ds.sel(activation=name), "initial", "layer", str(name), look, axes[0])
-    axes[0].set(xlabel=r"layer $l$", ylabel=r"$N\,\mathrm{Var}\,\Phi^l$", title="(a) at initialisation", ylim=(0, None))
+        row = ds.sel(activation=name)
+        _draw_row(row, "initial", "layer", str(name), look, axes[0])
+        if np.isfinite(row["initial_known"].values).all():
+            label = style.once(axes[0], "known: $5\\,l$, $2\\,l$")
+            axes[0].plot(ds["layer"].values, row["initial_known"].values, ":", color="black", label=label, zorder=4)
+    axes[0].set(
+        xlabel=r"layer $l$", ylabel=r"$N\,\mathrm{Var}\,\Phi^{(l)}$", title="(a) at initialisation", ylim=(0, None)
+    )
     for (name, label), look in zip(TRAINED.items(), style.SERIES, strict=False):
         _draw_row(ds, name, "depth", label, look, axes[1])
     axes[1].set(
@@ -89,12 +99,12 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
         ylim=(0, None),
     )
     for ax in axes:
-        ax.legend(title=f"points: $N={ds.attrs['width']}$")
+        style.legend(ax, title=f"points: networks, $N={ds.attrs['width']}$")
 
 
 def _draw_row(ds: xr.Dataset, name: str, dim: str, label: str, look: dict[str, Any], ax: Axes) -> None:
     x, limit, se = ds[dim].values, ds[f"{name}_limit"].values, ds[f"{name}_limit_se"].values
-    ax.fill_between(x, limit - se, limit + se, color=look["color"], alpha=0.25, linewidth=0)
-    ax.plot(x, limit, color=look["color"])
+    ax.plot(x, limit, color=look["color"], label=style.once(ax, "theory"))
+    style.errors(ax, x, limit, se, color=look["color"])
     ax.errorbar(x, ds[name].values, ds[f"{name}_se"].values, linestyle="none", linewidth=0.9, label=label, **look)
     ax.set_xticks(x)

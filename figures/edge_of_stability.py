@@ -25,7 +25,7 @@ import finite_nets
 from comparisons.estimators import first_above
 from figures import style
 
-SIZE = (12.0, 3.6)
+SIZE = (style.WIDE, 2.7)
 STORED = "edge_of_stability.nc"
 WIDTHS = (32, 64, 128, 256, 512)
 SEEDS = 48
@@ -107,22 +107,31 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     colors = style.width_colors(widths.tolist())
     for width in (widths[0], widths[-1]):
         y, std = (ds[f"edge_{part}"].sel(width=width).values for part in ("mean", "std"))
-        axes[0].fill_between(step, y - std, y + std, color=colors[width], alpha=0.12, linewidth=0)
-    axes[0].axhline(EDGE, color="0.3", linestyle="--", linewidth=1.0, zorder=0)
-    axes[0].set(ylabel=r"$\eta\,\times$ sharpness", title="(a) sharpness and the edge of stability")
+        look = {"color": colors[width], "alpha": 0.2, "label": rf"$\pm$ std of networks, $N={width}$"}
+        style.errors(axes[0], step, y, std, **look)
+    axes[0].axhline(EDGE, color="0.3", linestyle="--", linewidth=1.0, zorder=0, label="edge of stability")
+    axes[0].set(ylabel=r"$\eta\,\times$ sharpness", title="(a) sharpness")
+    kept = [i for i, text in enumerate(axes[0].get_legend_handles_labels()[1]) if not text.startswith("$N=")]
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].legend([handles[i] for i in kept], [labels[i] for i in kept], loc="lower right")
     axes[1].set_yscale("log")
     axes[1].set(ylabel="training loss", title="(b) training loss")
     axes[1].legend()
     low, median, high = (np.minimum(ds[f"step_{name}"].values, step[-1]) for name in ("low", "median", "high"))
     apart = [median - low, high - median]
-    axes[2].errorbar(widths, median, apart, linestyle="none", linewidth=0.6, color="0.6", capsize=0)
+    bars: dict[str, Any] = {
+        "linestyle": "none",
+        "linewidth": 0.8,
+        "color": "0.6",
+        "capsize": 0,
+        "label": "half of the networks",
+    }
+    axes[2].errorbar(widths, median, apart, **bars)
     look = style.SERIES[0]
-    axes[2].errorbar(widths, median, ds["step_median_se"].values, linestyle="none", label="networks", **look)
+    axes[2].errorbar(widths, median, ds["step_median_se"].values, linestyle="none", label="median network", **look)
     limit, se = ds["step_limit"].item(), ds["step_limit_se"].item()
-    axes[2].axhline(limit, label=r"$N=\infty$ (theory)", **style.LIMIT)
+    axes[2].axhline(limit, label=style.INFINITE, **style.LIMIT)
     axes[2].axhspan(limit - se, limit + se, color="black", alpha=0.15, linewidth=0)
-    style.width_axis(axes[2], widths, room=1.3)
-    axes[2].set(
-        ylabel=r"step at which sharpness reaches $2/\eta$", title="(c) when the edge is reached", ylim=(0, None)
-    )
-    axes[2].legend()
+    style.width_axis(axes[2], widths)
+    axes[2].set(ylabel=r"step at which it reaches $2/\eta$", title="(c) when the edge is reached", ylim=(0, None))
+    axes[2].legend(loc="upper right")

@@ -21,10 +21,10 @@ import comparisons
 import dmft
 from figures import fluctuations, style
 
-SIZE = (13.0, 3.6)
+SIZE = (style.WIDE, 2.9)
 STORED = "ensembling_and_bias.nc"
 SIZES = (1, 2, 4, 8, 16, 32)
-PARTS = {"variance_part": "variance: removed by averaging", "bias_part": "bias of narrower width: not removed"}
+PARTS = {"variance_part": "variance (averaging removes it)", "bias_part": "bias of width (it stays)"}
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -54,53 +54,67 @@ def figure(ds: xr.Dataset) -> Figure:
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Draw the three panels on three axes."""
-    colors = style.width_colors(ds["width"].values.tolist())
-    k = ds["ensemble"].values
-    for width, color in colors.items():
-        row = ds.sel(width=width)
-        points = row["loss_ensemble"].values, row["loss_ensemble_se"].values
-        look = {"color": color, "marker": "o", "linestyle": "-", "linewidth": 0.8}
-        axes[0].errorbar(k, *points, label=f"$N={width}$", **look)
-        level, se = row["loss_infinite"].item(), row["loss_infinite_se"].item()
-        axes[0].axhline(level, color=color, linestyle=":", linewidth=1.0)
-        axes[0].axhspan(level - se, level + se, color=color, alpha=0.15, linewidth=0)
-        axes[2].errorbar(k, row["loss_worth"].values, row["loss_worth_se"].values, **{**look, "linestyle": "none"})
-        if "loss_worth_predicted" in ds:
-            axes[2].plot(k, row["loss_worth_predicted"].values, color=color, linewidth=1.0)
-    if "loss_limit" in ds:
-        axes[0].axhline(ds["loss_limit"].item(), label=r"$N=\infty$ (theory)", **style.LIMIT)
-    axes[0].set(
-        xlabel="networks in the ensemble $k$", ylabel="training loss", title=f"(a) ensembles, step {ds['step'].item()}"
-    )
-    axes[0].legend(title="dotted: infinite ensemble")
+    draw_ensembles(ds, axes[0])
     draw_parts(ds, axes[1])
-    axes[2].set_yscale("log", base=2)
-    axes[2].plot(k, k * ds["width"].values[-1], color="0.55", linestyle=":", linewidth=1.0)
-    axes[2].annotate(
-        "$k N$ neurons", (k[-1], k[-1] * ds["width"].values[-1]), color="0.45", fontsize=7.5, ha="right", va="bottom"
-    )
-    axes[2].set(
-        xlabel="networks in the ensemble $k$", ylabel="width of one network", title="(c) what an ensemble is worth"
-    )
+    draw_worth(ds, axes[2])
     for ax in (axes[0], axes[2]):
+        k = ds["ensemble"].values
         ax.set_xscale("log", base=2)
         ax.set_xticks(k, [str(i) for i in k])
         ax.minorticks_off()
+        ax.set_xlabel("networks in the ensemble $k$")
+
+
+def draw_ensembles(ds: xr.Dataset, ax: Axes) -> None:
+    """(a) loss of ensembles of k networks."""
+    k = ds["ensemble"].values
+    for width, color in style.width_colors(ds["width"].values.tolist()).items():
+        row = ds.sel(width=width)
+        points = row["loss_ensemble"].values, row["loss_ensemble_se"].values
+        ax.errorbar(k, *points, label=f"$N={width}$", color=color, marker="o", linestyle="-", linewidth=0.8)
+        level, se = row["loss_infinite"].item(), row["loss_infinite_se"].item()
+        ax.axhline(level, color=color, linestyle=":", linewidth=1.0, label=style.once(ax, r"dotted: $k=\infty$"))
+        ax.axhspan(level - se, level + se, color=color, alpha=0.15, linewidth=0)
+    if "loss_limit" in ds:
+        ax.axhline(ds["loss_limit"].item(), label=style.INFINITE, **style.LIMIT)
+    ax.set(ylabel="training loss", title=f"(a) ensembles, step {ds['step'].item()}")
+    style.room(ax, top=0.3)
+    style.legend(ax, loc="upper right", ncols=2)
+
+
+def draw_worth(ds: xr.Dataset, ax: Axes) -> None:
+    """(c) the width of one network that does as well."""
+    k, predicted = ds["ensemble"].values, "loss_worth_predicted" in ds
+    for width, color in style.width_colors(ds["width"].values.tolist()).items():
+        row = ds.sel(width=width)
+        points = row["loss_worth"].values, row["loss_worth_se"].values
+        ax.errorbar(k, *points, color=color, marker="o", linestyle="none", label=style.once(ax, "measured"))
+        if predicted:
+            line = row["loss_worth_predicted"].values
+            ax.plot(k, line, color=color, linewidth=1.0, label=style.once(ax, "theory"))
+    ax.set_yscale("log", base=2)
+    widest = ds["width"].values[-1]
+    ax.plot(k, k * widest, color="0.45", linestyle=":", linewidth=1.0, label=f"{widest} $k$ neurons")
+    ax.set(ylabel="width of one network as good", title="(c) worth of an ensemble")
+    style.room(ax, top=0.3)
+    style.legend(ax, loc="upper left")
 
 
 def draw_parts(ds: xr.Dataset, ax: Axes) -> None:
     """(b) the parts of the excess loss against width, in absolute value."""
-    width, predicted = ds["width"].values, [part for part in PARTS if f"loss_{part}_predicted" in ds]
+    width = ds["width"].values
     for (part, label), look in zip(PARTS.items(), style.SERIES, strict=False):
         if f"loss_{part}" not in ds:
             continue
         value, se = ds[f"loss_{part}"].values, ds[f"loss_{part}_se"].values
         sign = "" if value[0] > 0 else r" ($-$)"
         style.resolved(ax, width, abs(value), se, label=label + sign, linestyle="none", **look)
-        if part in predicted:
+        if f"loss_{part}_predicted" in ds:
             line, se = (ds[f"loss_{part}_predicted{end}"].values for end in ("", "_se"))
-            style.band(ax, width, abs(line), se, color=look["color"])
-    style.width_axis(ax, width, room=1.3)
+            ax.plot(width, abs(line), color=look["color"], label=style.once(ax, "theory"))
+            style.errors(ax, width, abs(line), se, color=look["color"])
+    style.width_axis(ax, width)
     ax.set_yscale("log")
-    ax.set(ylabel="excess loss", title="(b) parts of the excess" + (", lines: theory" if predicted else ""))
-    ax.legend()
+    style.room(ax, bottom=0.45)
+    ax.set(ylabel="excess loss", title="(b) parts of the excess")
+    style.legend(ax, loc="lower left")

@@ -7,12 +7,14 @@ width fit two cores.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import comparisons
 import dmft
@@ -105,28 +107,25 @@ def per_sample(values: xr.DataArray) -> xr.DataArray:
     return values.mean("sample") if "sample" in values.dims else values
 
 
+def figure(draw: Callable[[xr.Dataset, Any], None], ds: xr.Dataset, panels: int) -> Figure:
+    """A figure of so many panels through time, two in a row."""
+    rows = -(-panels // 2)
+    made = style.panels(
+        lambda ds, axes: draw(ds, np.ravel(axes)[:panels]), ds, (rows, 2), (style.WIDE, 0.3 + 2.2 * rows)
+    )
+    for ax in made.axes[panels:]:
+        ax.set_axis_off()
+    return made
+
+
 def draw_dynamics(ds: xr.Dataset, name: str, ax: Axes, *, legend: bool) -> None:
     """`<name>` (width, step) of networks as points on `<name>_limit` (step) of the theory, with errors."""
     time = ds["time"].values
     limit, se = ds[f"{name}_limit"].values, ds[f"{name}_limit_se"].values
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    ax.fill_between(time, limit - se, limit + se, color="black", alpha=0.18, linewidth=0)
+    style.errors(ax, time, limit, se)
     ax.plot(time, limit, label=r"theory, $N\to\infty$", **style.LIMIT)
-    shift = 0.012 * (time[-1] - time[0])
-    for i, (width, color) in enumerate(style.width_colors(ds["width"].values.tolist()).items()):
-        row = ds.sel(width=width)
-        ax.errorbar(
-            time + (i - (ds.sizes["width"] - 1) / 2) * shift,
-            row[name].values,
-            row[f"{name}_se"].values,
-            color=color,
-            marker="o",
-            markersize=3,
-            linestyle="none",
-            linewidth=0.9,
-            label=f"$N={width}$",
-            zorder=6,
-        )
+    style.points_by_width(ax, time, ds, name)
     ax.set_xlabel(r"time $\eta t$")
     if legend:
-        ax.legend()
+        style.legend(ax)

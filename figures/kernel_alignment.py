@@ -21,7 +21,7 @@ import comparisons
 import dmft
 from figures import runs, style
 
-SIZE = (12.0, 3.6)
+SIZE = (style.WIDE, 2.6)
 STORED = "kernel_alignment.nc"
 SYMBOLS = {"feature_kernel": r"\Phi", "gradient_kernel": "G", "ntk": "K"}
 DISTANCES = {"distance": "one network", "distance_of_mean": "mean over networks"}
@@ -56,10 +56,11 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     for ax in axes[:2]:
         style.width_axis(ax, ds["width"].values)
         ax.set_yscale("log")
+        style.room(ax, bottom=0.4)
     draw_targets(ds, axes[2])
-    for ax in axes:
+    for ax, place in zip(axes, ("lower left", "lower left", "lower right"), strict=True):
         if ax.has_data():
-            ax.legend()
+            style.legend(ax, loc=place)
         else:
             ax.set_axis_off()
 
@@ -72,9 +73,8 @@ def draw_similarity(ds: xr.Dataset, ax: Axes) -> None:
             row = last.sel(layer=layer)
             y, se = 1 - row["unbiased_cka"].values, row["unbiased_cka_se"].values
             style.resolved(ax, width, y, se, label=f"${_symbol(ds, layer)}$", **look)
-        if y[0] > se[0]:
-            style.guide(ax, width, (width[0], 1.25 * y[0]), -1.0, "$N^{-1}$")
-    ax.set(ylabel="1 $-$ CKA (unbiased)", title="(a) one network and the limit, after training")
+            style.above(ax, width, y, se, -1.0, "$N^{-1}$")
+    ax.set(ylabel="1 $-$ CKA (unbiased)", title="(a) similarity to the limit")
 
 
 def draw_distance(ds: xr.Dataset, ax: Axes) -> None:
@@ -85,8 +85,8 @@ def draw_distance(ds: xr.Dataset, ax: Axes) -> None:
             y, se = top[name].values, top[f"{name}_se"].values
             style.resolved(ax, width, y, se, label=label, **look)
             if name == "distance":
-                style.guide(ax, width, (width[0], 1.25 * y[0]), -0.5, "$N^{-1/2}$")
-    ax.set(ylabel="relative distance", title=f"(b) ${_symbol(ds, top['layer'].item())}$ and the limit's")
+                style.above(ax, width, y, se, -0.5, "$N^{-1/2}$")
+    ax.set(ylabel="relative distance", title=f"(b) distance, ${_symbol(ds, top['layer'].item())}$")
 
 
 def draw_targets(ds: xr.Dataset, ax: Axes) -> None:
@@ -101,4 +101,4 @@ def draw_targets(ds: xr.Dataset, ax: Axes) -> None:
 
 def _symbol(ds: xr.Dataset, layer: int | str) -> str:
     """Of the kernel, in TeX."""
-    return SYMBOLS[ds.attrs["quantity"]] + (f"^{layer}" if layer != "" else "")
+    return SYMBOLS[ds.attrs["quantity"]] + (f"^{{({layer})}}" if layer != "" else "")

@@ -1,7 +1,8 @@
 """Kernels of a network and of the limit: feature kernel before and after training, NTK after training.
 
-Columns: theory, one network of the widest width, their difference, and the difference of the mean over networks;
-samples by class.  The differences share one colour scale a row.  (No NTK for several outputs.)
+Columns: theory and one network of the widest width, on one colour scale; their difference, and the difference of the
+mean over networks, each on its own scale (beside it), with its size relative to the kernel beneath.  Samples by class.
+(No NTK for several outputs.)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 import dmft
@@ -19,9 +21,9 @@ from comparisons import inputs
 from comparisons.samples import members
 from figures import runs, style
 
-SIZE = (10.0, 7.4)
+SIZE = (style.WIDE, 5.4)
 STORED = "kernel_heatmaps.nc"
-COLUMNS = {"limit": "theory", "one": "one network", "difference": "difference", "mean_difference": "mean of networks"}
+COLUMNS = ("limit", "one", "difference", "mean_difference")
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -34,7 +36,10 @@ def data(store: Path | None) -> xr.Dataset:
         inputs.check_quantities(ds, what, ["feature_kernel"])
     widest = int(np.argmax(nets["width"].values))
     top = theory["layer"].values[-1]
-    rows = {rf"$\Phi^{top}$ at $t=0$": ("feature_kernel", 0), rf"$\Phi^{top}$ after training": ("feature_kernel", -1)}
+    rows = {
+        rf"$\Phi^{{({top})}}$ at $t=0$": ("feature_kernel", 0),
+        rf"$\Phi^{{({top})}}$ after training": ("feature_kernel", -1),
+    }
     if "ntk" in nets and "ntk" in theory and "output" not in theory["ntk"].dims:
         rows["NTK after training"] = ("ntk", -1)
     # a common training and test order: by class
@@ -64,26 +69,35 @@ def figure(ds: xr.Dataset) -> Figure:
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """A row of four panels for each kernel."""
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    titles = {
+        "limit": "theory",
+        "one": f"one network, $N={ds.attrs['width']}$",
+        "difference": "network $-$ theory",
+        "mean_difference": f"mean of {ds.attrs['networks']} $-$ theory",
+    }
     for i, name in enumerate(ds["row"].values):
         row = ds.isel(row=i)
-        size, off = (max(float(abs(row[key]).max()) for key in keys) for keys in (("limit", "one"), ("difference",)))
-        for j, (key, title) in enumerate(COLUMNS.items()):
-            ax, change = axes[i, j], j >= 2
-            level = off if change else size
-            image = ax.imshow(
-                row[key].values, cmap="PuOr_r" if change else "RdBu_r", vmin=-level, vmax=level, interpolation="nearest"
-            )
-            ax.set_xticks([])
-            ax.set_yticks([])
+        size = max(float(abs(row[key]).max()) for key in ("limit", "one"))
+        norm = float((row["limit"] ** 2).mean()) ** 0.5
+        for ax, key in zip(axes[i], COLUMNS, strict=True):
+            change = key not in ("limit", "one")
+            # a difference on a scale of its own, or that of the mean would be blank
+            level = float(abs(row[key]).quantile(0.995)) if change else size
+            level = level or 1.0  # of a difference that vanishes
+            colors = "PuOr_r" if change else "RdBu_r"
+            image = ax.imshow(row[key].values, cmap=colors, vmin=-level, vmax=level, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-            if i == 0:
-                which = (
-                    f", $N={ds.attrs['width']}$" if key == "one" else " $-$ theory" if key == "mean_difference" else ""
-                )
-                ax.set_title(title + which)
-            if j == 0:
-                ax.set_ylabel(str(name))
-            if i == ds.sizes["row"] - 1:
-                ax.set_xlabel("samples by class")
-            if j in (1, 3):
-                ax.figure.colorbar(image, ax=ax, shrink=0.85, pad=0.02)
+            title = f"({next(letters)})" + (f" {titles[key]}" if i == 0 else "")
+            ax.set_title(title, fontsize=7.5)
+            if change:
+                share = float((row[key] ** 2).mean()) ** 0.5 / norm if norm else np.nan
+                ax.set_xlabel(f"rms {100 * share:.2g} % of the kernel's", fontsize=7)
+            if key != "limit":  # the first two share theirs
+                bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.02, aspect=14)
+                bar.ax.tick_params(labelsize=6.5)
+                bar.locator = MaxNLocator(3, symmetric=True)
+        axes[i, 0].set_ylabel(str(name))
+        for ax in axes[i, :2]:
+            ax.set_xlabel("samples by class", fontsize=7)

@@ -24,14 +24,15 @@ from comparisons.samples import members
 from figures import runs, style
 from figures.width_convergence import draw_curves
 
-SIZE = (13.0, 3.6)
+SIZE = (style.WIDE, 2.7)
 SHOWN = 4
 STORED = "loss_and_predictions.nc"
 DISTANCES = {
-    "distance": ("one network to the limit", "width", -0.5),
-    "successive": ("one network to one of half its width", "wider", -0.5),
-    "error": ("mean over networks to the limit", "width", -1.0),
+    "distance": ("network to limit", "width", -0.5),
+    "successive": ("network to half its width", "wider", -0.5),
+    "error": ("mean of networks to limit", "width", -1.0),
 }
+LAWS = {-0.5: "$N^{-1/2}$", -1.0: "$N^{-1}$"}
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -87,13 +88,13 @@ def draw_predictions(ds: xr.Dataset, ax: Axes) -> None:
     for sample in ds["sample"].values:
         for width, color in style.width_colors(ds["width"].values.tolist()).items():
             y = ds["one"].sel(width=width, sample=sample).values
-            ax.plot(time, y, color=color, linewidth=1.0)
+            ax.plot(time, y, color=color, linewidth=0.9)
         y = ds["one_limit"].sel(sample=sample).values
         ax.plot(time, y, **style.LIMIT)
     ax.set(
         xlabel=r"time $\eta t$",
         ylabel="prediction $f$",
-        title=f"(b) four {ds.attrs['split']} samples, one network each",
+        title=f"(b) single networks, {ds.attrs['split']}",
     )
 
 
@@ -105,12 +106,10 @@ def draw_distances(ds: xr.Dataset, ax: Axes) -> None:
             continue
         width, y, se = last[dim].values, last[name].values, last[f"{name}_se"].values
         style.resolved(ax, width, y, se, label=label, **look)
-        if name != "successive" and y[0] > se[0]:
-            style.guide(
-                ax, width, (width[0], 1.25 * y[0]), slope, f"$N^{{{slope:g}}}$" if slope != -0.5 else "$N^{-1/2}$"
-            )
+        if name != "distance" or "successive" not in ds:  # that lies above it
+            style.above(ax, width, y, se, slope, LAWS[slope])
     style.width_axis(ax, ds["width"].values)
     ax.set_yscale("log")
-    ax.set_ylim(ax.get_ylim()[0] / 3, None)
-    ax.set(ylabel="relative distance", title=f"(c) {ds.attrs['split']} predictions after training")
-    ax.legend(loc="lower left")
+    style.room(ax, bottom=0.75)
+    ax.set(ylabel="relative distance of $f$", title=f"(c) after training, {ds.attrs['split']}")
+    style.legend(ax, loc="lower left")

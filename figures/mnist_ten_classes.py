@@ -39,7 +39,7 @@ import dmft
 import finite_nets
 from figures import style
 
-SIZE = (13.0, 3.3)
+SIZE = (style.WIDE, 4.8)
 STORED = "mnist_ten_classes.nc"
 RATE = 15.0
 STEPS = 50
@@ -113,15 +113,16 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, 4), SIZE)
+    return style.panels(draw, drawn(comparison), (2, 2), SIZE)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """Four panels on four axes."""
+    axes = axes.ravel()
     _draw_curve(ds, "loss", axes[0], label="$N={}$")
     _draw_curve(ds, "test_loss", axes[0], line="--")
-    axes[0].set(yscale="log", ylabel="loss", title="(a) training and (dashed) test loss")
-    _draw_curve(ds, "test_loss", axes[1], band="one network, $N={}$")
+    axes[0].set(yscale="log", ylabel="loss", title="(a) loss")
+    _draw_curve(ds, "test_loss", axes[1], band=r"$\pm$ std of networks, $N={}$")
     axes[1].set(ylabel="test loss", title="(b) test loss, enlarged")
     low, high = _range(ds, "test_loss")
     axes[1].set_ylim(low - 0.01 * (high - low), low + 0.1 * (high - low))
@@ -130,8 +131,9 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     low, high = _range(ds, "test_accuracy")
     axes[2].set_ylim(high - 0.25 * (high - low), high + 0.01 * (high - low))
     _draw_bias(ds, axes[3])
+    axes[0].plot([], [], "--", color="black", linewidth=1.2, label="dashed: test")
     axes[0].legend(loc="lower left")
-    axes[1].legend()
+    axes[1].legend(loc="upper right")
     last = int(ds["step"][-1])
     axes[1].set(xlabel="step $t$", xlim=(0, 1.02 * last))
     for ax in (axes[0], axes[2], axes[3]):

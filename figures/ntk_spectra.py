@@ -10,19 +10,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 import comparisons
 import dmft
 from figures import runs, style
 
-SIZE = (14.5, 3.5)
+SIZE = (style.WIDE, 5.0)
 STORED = "ntk_spectra.nc"
 MODES = 10
 SHOWN = ("eigenvalue", "eigenvalue_limit", "power", "power_limit", "deformation", "deformation_of_mean")
@@ -49,64 +50,59 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
-    return style.panels(draw, drawn(ds), (1, 4), SIZE)
+    return style.panels(draw, drawn(ds), (2, 2), SIZE)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """Draw the four panels on four axes."""
+    axes = axes.ravel()
     mode, last, widths = ds["mode"].values, ds.isel(step=-1), ds["width"].values
     for name, ax in (("eigenvalue", axes[0]), ("power", axes[1])):
         if name == "eigenvalue":
-            ax.plot(
-                mode, ds["eigenvalue_limit"].isel(step=0).values, color="0.6", linestyle="--", label=r"theory, $t=0$"
-            )
-        ax.plot(mode, last[f"{name}_limit"].values, label=r"$N=\infty$ (theory)", **style.LIMIT)
-        _points(last, name, mode, ax)
-        ax.set_xticks(mode[::2] if len(mode) > 6 else mode)
-        ax.set_xlabel("mode $k$")
+            start = ds["eigenvalue_limit"].isel(step=0).values
+            ax.plot(mode, start, color="0.5", linestyle="--", label=r"theory, $t=0$")
+        ax.plot(mode, last[f"{name}_limit"].values, label=style.INFINITE, **style.LIMIT)
+        style.points_by_width(ax, mode, last, name)
+        _modes(ax, mode, "mode $k$")
+        style.legend(ax, ncols=2, loc="upper right" if name == "eigenvalue" else "lower right")
     axes[0].set_yscale("log")
+    style.room(axes[0], top=0.15)
     axes[0].set(ylabel=r"$\lambda_k$ of $K / P$", title="(a) eigenvalues after training")
-    axes[1].set(ylabel=r"share of $|y|^2$ in modes $1 \ldots k$", title="(b) task power")
+    axes[1].set(ylabel=r"share of $|y|^2$ in modes $1 \ldots k$", title="(b) task power after training")
     for (name, (label, power, law)), look in zip(DEFORMED.items(), style.SERIES, strict=False):
         y, se = last[name].values, last[f"{name}_se"].values
         style.resolved(axes[2], widths, y, se, label=label, **look)
-        if y[0] > se[0]:
-            style.guide(axes[2], widths, (widths[0], 1.2 * y[0]), power, law)
+        style.above(axes[2], widths, y, se, power, law)
     style.width_axis(axes[2], widths)
     axes[2].set_yscale("log")
+    style.room(axes[2], bottom=0.4)
     axes[2].set(ylabel="sine of the angle to the limit's", title=f"(c) the first {ds.attrs['subspace']} eigenfunctions")
-    axes[2].legend()
+    style.legend(axes[2], loc="lower left", ncols=2)
     if "mode_loss" in ds:
         draw_losses(ds, axes[3])
-    axes[1].legend()
 
 
 def draw_losses(ds: xr.Dataset, ax: Axes) -> None:
     """(d) the loss by modes of the limit, where it has fallen to an eighth."""
     total = ds["mode_loss_limit"].sum("mode").values
-    half, mode = ds.isel(step=int(np.argmin(abs(total - total[0] / 8)))), ds["mode"].values
-    ax.plot(mode, half["mode_loss_limit"].values, **style.LIMIT)
-    for i, (n, color) in enumerate(style.width_colors(ds["width"].values.tolist()).items()):
-        row = half.sel(width=n)
+    eighth, mode = ds.isel(step=int(np.argmin(abs(total - total[0] / 8)))), ds["mode"].values
+    ax.plot(mode, eighth["mode_loss_limit"].values, label=style.INFINITE, **style.LIMIT)
+    for n, color in style.width_colors(ds["width"].values.tolist()).items():
+        row = eighth.sel(width=n)
         y, se = row["mode_loss"].values, row["mode_loss_se"].values
-        label = "networks" if i == 0 else None
+        label = style.once(ax, "networks (colours of a)")
         ax.errorbar(mode, y, se, color=color, marker="o", markersize=3, linestyle="-", linewidth=0.7, label=label)
         y, se = row["mode_loss_infinite"].values, row["mode_loss_infinite_se"].values
         clear = y > se
-        label = "infinite ensemble" if i == 0 else None
+        label = style.once(ax, "infinite ensemble")
         ax.plot(mode[clear], y[clear], color=color, marker="x", markersize=4, linestyle="none", label=label)
     ax.set_yscale("log")
+    _modes(ax, mode, "mode $k$ of the limit")
+    ax.set(ylabel="part of the training loss", title=f"(d) loss by modes, step {eighth['step'].item()}")
+    style.room(ax, bottom=0.3)
+    style.legend(ax, loc="lower left", ncols=2)
+
+
+def _modes(ax: Axes, mode: np.ndarray, label: str) -> None:
     ax.set_xticks(mode[::2] if len(mode) > 6 else mode)
-    ax.set(
-        xlabel="mode $k$ of the limit",
-        ylabel="part of the loss",
-        title=f"(d) training loss, step {half['step'].item()}",
-    )
-    ax.legend()
-
-
-def _points(last: xr.Dataset, name: str, mode: np.ndarray, ax: Axes) -> None:
-    for width, color in style.width_colors(last["width"].values.tolist()).items():
-        row = last.sel(width=width)
-        y, se = row[name].values, row[f"{name}_se"].values
-        ax.errorbar(mode, y, se, color=color, marker="o", markersize=3, linestyle="none", label=f"$N={width}$")
+    ax.set_xlabel(label)

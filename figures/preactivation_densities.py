@@ -1,8 +1,8 @@
 """Single neurons before and after training: densities of preactivations in networks of several widths, on the limit's.
 
-Rows: layers.  (a, d) at initialisation and (b, e) after training, for one training image: points are networks, pooled,
-the black line is the limit, dashed the Gaussian of the limit's mean and variance.  Training takes neurons away from it,
-to two groups; the excess kurtosis kappa of the limit says how far.
+Rows: layers.  (a, d) at initialisation and (b, e) after training, for one training image, on one grid of bins: steps
+are networks, pooled, with their standard errors, the black line is the limit, dashed the Gaussian of the limit's mean
+and variance.  Training takes neurons away from it, to two groups; the excess kurtosis kappa of the limit says how far.
 (c, f) Wasserstein distance of networks from the limit against width, mean over two images, and (grey) how far apart
 samples of one law are, as many as these, mean over widths: what is below is not resolved.
 """
@@ -23,7 +23,7 @@ import finite_nets
 from comparisons.densities import densities, gaussian
 from figures import fluctuations, style
 
-SIZE = (11.0, 5.6)
+SIZE = (style.WIDE, 4.8)
 GAMMA0 = 2.0
 WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 SHOWN = (4, 16, 256)
@@ -86,15 +86,17 @@ def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
             draw_density(at.sel(step=step), ax, str(layer))
             ax.set_title(f"({next(letters)}) layer {layer}, {when}")
         draw_distance(at, row[2])
-        row[2].set_title(f"({next(letters)}) layer {layer}, distance from the limit")
+        row[2].set_title(f"({next(letters)}) layer {layer}, distance")
         for side in (np.min, np.max):  # before and after on one scale
             edge = side([ax.get_xlim() for ax in row[:2]])
             for ax in row[:2]:
                 ax.set_xlim(**{"left" if side is np.min else "right": edge})
     for ax in axes[:, 2]:
-        ax.set_ylim(ds["wasserstein"].values.min() / 2, 2 * ds["wasserstein"].values.max())
-    axes[0, 0].legend(loc="upper left")
-    axes[0, 2].legend()
+        ax.set_ylim(ds["wasserstein"].values.min() / 2, 12 * ds["wasserstein"].values.max())
+    for ax in axes[:, 0]:
+        ax.set_ylim(0, 1.35 * ax.get_ylim()[1])
+    axes[0, 0].legend(loc="upper left", fontsize=6)
+    style.legend(axes[0, 2], loc="upper right", fontsize=6.5)
 
 
 def draw_density(ds: xr.Dataset, ax: Axes, layer: str) -> None:
@@ -102,33 +104,21 @@ def draw_density(ds: xr.Dataset, ax: Axes, layer: str) -> None:
     h = ds["h"].values
     ax.plot(h, ds["density_gaussian"].values, "--", color="0.45", linewidth=1.1, label="Gaussian")
     ax.plot(h, ds["density_limit"].values, label=r"theory, $N\to\infty$", **(style.LIMIT | {"linewidth": 1.4}))
-    widths = ds["width_shown"].values.tolist()
-    for i, (width, color) in enumerate(style.width_colors(widths).items()):
-        points = slice(i, None, len(widths))  # of every width others, not to hide each other
-        at = ds.sel(width_shown=width)
-        ax.errorbar(
-            h[points],
-            at["density"].values[points],
-            at["density_se"].values[points],
-            color=color,
-            marker="o",
-            markersize=3.2,
-            linestyle="none",
-            linewidth=0.9,
-            label=f"$N={width}$",
-            zorder=6,
-        )
+    # all widths on the same bins; densities have steps, and so have their lines
+    for width, color in style.width_colors(ds["width_shown"].values.tolist()).items():
+        y, se = (ds[name].sel(width_shown=width).values for name in ("density", "density_se"))
+        ax.step(h, y, where="mid", color=color, linewidth=0.9, label=f"$N={width}$", zorder=6)
+        ax.fill_between(h, y - se, y + se, step="mid", color=color, alpha=0.25, linewidth=0)
     kurtosis, se = ds["excess_kurtosis_limit"].item(), ds["excess_kurtosis_limit_se"].item()
-    ax.text(
-        0.98, 0.97, rf"$\kappa={kurtosis:.3f}\pm{se:.3f}$", transform=ax.transAxes, ha="right", va="top", fontsize=8
-    )
-    ax.set(xlabel=rf"preactivation $h^{layer}$", ylabel="density", ylim=(0, 1.15 * ds["density"].values.max()))
+    text = rf"limit: $\kappa={style.in_brackets(kurtosis, se)}$"
+    ax.text(0.98, 0.99, text, transform=ax.transAxes, ha="right", va="top", fontsize=7)
+    ax.set(xlabel=rf"preactivation $h^{{({layer})}}$", ylabel="density", ylim=(0, 1.25 * ds["density"].values.max()))
 
 
 def draw_distance(ds: xr.Dataset, ax: Axes) -> None:
     """Of one layer, at the first and the last step."""
     width = ds["width"].values
-    ax.axhspan(0, ds["wasserstein_floor"].item(), color="0.9", linewidth=0, label="same law, finite samples", zorder=0)
+    ax.axhspan(0, ds["wasserstein_floor"].item(), color="0.9", linewidth=0, label="unresolved (same law)", zorder=0)
     steps = zip(ds["step"].values[[0, -1]], ("at initialisation", "after training"), style.SERIES, strict=False)
     for step, label, look in steps:
         at = ds.sel(step=step)
@@ -137,5 +127,5 @@ def draw_distance(ds: xr.Dataset, ax: Axes) -> None:
     highest = ds["wasserstein"].values.max()
     style.guide(ax, width[: len(width) // 2 + 1], (width[0], 1.4 * highest), -1.0, r"$N^{-1}$")
     ax.set_yscale("log")
-    style.width_axis(ax, width, room=1.3)
+    style.width_axis(ax, width)
     ax.set_ylabel(r"$\int|F_N-F_\infty|\,\mathrm{d}h$")

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 import dmft
 from figures import fluctuations, style
 
-SIZE = (9.0, 3.5)
+SIZE = (style.WIDE, 2.9)
 GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 WIDTH = 256
 SEEDS = 4000
-KERNELS = {"feature_kernel": r"features $\Phi^2$", "ntk": "NTK"}
+KERNELS = {"feature_kernel": r"features $\Phi^{(2)}$", "ntk": "NTK"}
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -74,12 +74,12 @@ def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
     for gamma0, color in style.width_colors(ds["gamma0"].values.tolist()).items():
         row = ds.sel(gamma0=gamma0)
         limit, se = row["variance_limit"].values, row["variance_limit_se"].values
-        ax.fill_between(time, limit - se, limit + se, color=color, alpha=0.25, linewidth=0)
-        ax.plot(time, limit, color=color, label=rf"$\gamma_0={gamma0:g}$")
+        style.band(ax, time, limit, se, color=color, label=rf"$\gamma_0={gamma0:g}$")
         points = row["variance"].values, row["variance_se"].values
         ax.errorbar(time, *points, color=color, marker="o", markersize=3, linestyle="none", linewidth=0.9)
     ax.set(xlabel=r"time $\eta t$", ylabel=r"$N\,\mathrm{Var}\,f$", title="(a) predictions", ylim=(0, None))
-    ax.legend(title=f"points: $N={ds.attrs['width']}$")
+    style.room(ax, top=0.15)
+    ax.legend(title=f"points: networks, $N={ds.attrs['width']}$\nlines: theory")
 
 
 def draw_signal(ds: xr.Dataset, ax: Axes) -> None:
@@ -87,17 +87,17 @@ def draw_signal(ds: xr.Dataset, ax: Axes) -> None:
     gamma0 = ds["gamma0"].values
     for (name, label), look in zip(KERNELS.items(), style.SERIES, strict=False):
         limit, se = ds[f"{name}_signal_limit"].values, ds[f"{name}_signal_limit_se"].values
-        ax.fill_between(gamma0, limit - se, limit + se, color=look["color"], alpha=0.25, linewidth=0)
-        ax.plot(gamma0, limit, color=look["color"])
+        ax.plot(gamma0, limit, color=look["color"], label=f"{label}, theory")
+        style.errors(ax, gamma0, limit, se, color=look["color"])
         points = ds[f"{name}_signal"].values, ds[f"{name}_signal_se"].values
-        ax.errorbar(gamma0, *points, linestyle="none", linewidth=0.9, label=label, **look)
+        ax.errorbar(gamma0, *points, linestyle="none", linewidth=0.9, label=f"{label}, $N={ds.attrs['width']}$", **look)
     ax.set_xscale("log")
     ax.set_xticks(gamma0, [f"{g:g}" for g in gamma0])
     ax.minorticks_off()
     ax.set(
         xlabel=r"richness $\gamma_0$",
-        ylabel=r"mean / std / $\sqrt{N}$",
+        ylabel=r"mean / (std $\times\sqrt{N}$)",
         title="(b) kernels after training",
         ylim=(0, None),
     )
-    ax.legend()
+    style.legend(ax)

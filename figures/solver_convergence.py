@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import dmft
 from figures import style
 
-SIZE = (8.2, 3.5)
+SIZE = (style.WIDE, 3.1)
 PARTICLES = (512, 1024, 2048, 4096, 8192)
 LARGE = 32768
 SEEDS = 3  # solver runs at each S, of 8 scrambles each
@@ -66,22 +66,28 @@ def data(store: Path | None) -> xr.Dataset:
 
 
 def drawn(ds: xr.Dataset) -> xr.Dataset:
-    """All of it."""
-    return ds
+    """All of it, and the error of each exponent, from the scatter of its points about the power law."""
+    x = np.log(ds["particles"].values)
+    x = x - x.mean()
+    y = np.log(ds["claim"].transpose("problem", "quantity", "particles").values)
+    left = y - y.mean(axis=-1, keepdims=True) - ds["slope"].transpose("problem", "quantity").values[..., None] * x
+    freedom = max(len(x) - 2, 1)
+    return ds.assign(slope_se=(("problem", "quantity"), np.sqrt((left**2).sum(axis=-1) / freedom / (x**2).sum())))
 
 
 def figure(ds: xr.Dataset) -> Figure:
     """The whole figure."""
     shape = (1, ds.sizes["problem"])
-    return style.panels(draw, ds, shape, SIZE, sharey=True)
+    return style.panels(draw, drawn(ds), shape, SIZE, sharey=True)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """A panel for each problem: errors (points) and claims (lines) against the number of particles."""
-    for ax, title in zip(axes, ds["problem"].values, strict=True):
+    for letter, ax, title in zip("abcdef", axes, ds["problem"].values, strict=False):
         draw_problem(ds.sel(problem=title), ax)
-        ax.set_title(title)
+        ax.set_title(f"({letter}) {title}")
     axes[0].set_ylabel("error of one scramble")
+    style.room(axes[0], top=0.35)
 
 
 def draw_problem(ds: xr.Dataset, ax: Axes) -> None:
@@ -89,9 +95,10 @@ def draw_problem(ds: xr.Dataset, ax: Axes) -> None:
     size = ds["particles"].values
     for (name, label), look in zip(QUANTITIES.items(), style.SERIES, strict=False):
         row = ds.sel(quantity=name)
-        ax.plot(size, row["claim"].values, color=look["color"], linewidth=0.9)
-        text = rf"{label}: $S^{{{row['slope'].item():.2f}}}$"
-        ax.plot(size, row["error"].values, linestyle="none", label=text, **look)
+        claim = style.once(ax, "standard error reported")
+        ax.plot(size, row["claim"].values, color=look["color"], linewidth=0.9, label=claim)
+        slope = style.in_brackets(row["slope"].item(), row["slope_se"].item())
+        ax.plot(size, row["error"].values, linestyle="none", label=f"{label}: $S^{{{slope}}}$", **look)
     first = ds["claim"].sel(quantity="prediction").values[0]
     style.guide(ax, size, (size[0], 0.6 * first), -1.0, r"$S^{-1}$")
     style.guide(ax, size, (size[0], 6 * first), -0.5, r"$S^{-1/2}$")
@@ -99,6 +106,6 @@ def draw_problem(ds: xr.Dataset, ax: Axes) -> None:
     ax.set_yscale("log")
     ax.set_xticks(size, [str(s) for s in size])
     ax.minorticks_off()
-    ax.set_xlim(size[0] / 1.3, size[-1] * 2.2)
+    ax.set_xlim(size[0] / 1.3, size[-1] * 1.3)
     ax.set_xlabel("particles $S$")
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper right", ncols=2, fontsize=6.5)

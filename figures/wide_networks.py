@@ -20,7 +20,7 @@ import dmft
 import finite_nets
 from figures import fluctuations, style
 
-SIZE = (9.0, 3.5)
+SIZE = (style.WIDE, 2.9)
 WIDTHS = {"cpu": tuple(4**k for k in range(3, 8)), "gpu": tuple(4**k for k in range(3, 11))}
 SEEDS = {"cpu": 128, "gpu": 1024}
 QUANTITIES = {"prediction": "prediction $f$", "feature_kernel": r"feature kernels $\Phi$", "ntk": "NTK"}
@@ -55,17 +55,24 @@ def figure(comparison: xr.Dataset) -> Figure:
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Both panels."""
     width = ds["width"].values
-    for (name, label), look in zip(QUANTITIES.items(), style.SERIES, strict=False):
+    for i, ((name, label), look) in enumerate(zip(QUANTITIES.items(), style.SERIES, strict=False)):
         y, se = ds[f"{name}_raw_variance"].values, ds[f"{name}_raw_variance_se"].values
         ratio, ratio_se = ds[f"{name}_variance_overall_ratio"].values, ds[f"{name}_variance_overall_ratio_se"].values
-        axes[0].plot(width, ds[f"{name}_line"].values, color=look["color"], linewidth=0.9)
+        line = ds[f"{name}_line"].values
+        axes[0].plot(width, line, color=look["color"], linewidth=0.9, label=style.once(axes[0], "theory / $N$"))
         axes[0].errorbar(width, y, se, linestyle="none", label=label, **look)
-        axes[1].errorbar(width, ratio, ratio_se, linestyle="none", label=label, **look)
-    axes[1].axhline(1, color="black", linewidth=0.9, zorder=0)
+        # side by side, each third of a step from the width that is ticked
+        axes[1].errorbar(width * 2 ** (0.4 * (i - 1)), ratio, ratio_se, linestyle="none", label=label, **look)
+    axes[1].axhline(1, color="black", linewidth=0.9, zorder=0, label="theory")
     for ax in axes:
         ax.set_xscale("log", base=2)
         ax.set_xlabel("width $N$")
+        ax.set_xticks(width, [f"$2^{{{w.bit_length() - 1}}}$" for w in width.tolist()])
+        ax.minorticks_off()
     axes[0].set_yscale("log")
-    axes[0].set(ylabel="variance over networks", title="(a) falls like 1/N")
+    axes[0].set(ylabel="variance over networks", title="(a) variance falls like 1/N")
     axes[1].set(ylabel=r"$N\,\mathrm{Var}$ / its predicted limit", title="(b) measured over predicted")
-    axes[0].legend()
+    style.room(axes[1], top=0.3)
+    axes[1].set_xlabel("width $N$ (points side by side)")
+    style.legend(axes[0])
+    style.legend(axes[1], ncols=2, loc="upper left")

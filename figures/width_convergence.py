@@ -1,9 +1,10 @@
-"""Networks approach the limit: learning curves, deviation and variance against width.
+"""Networks approach the limit: learning curves, distance and variance against width.
 
-(a) training and test loss of networks of several widths, mean and standard error, and of the limit.
-(b) distance to the limit at the end of training: of a single network (falls like N^-1/2) and of the mean over networks
-    (the bias of narrower width, 1/N); losses of the mean.
-(c) variance over networks (1/N), with fitted exponents.
+(a) training (solid) and test loss (dashed): means over the networks of each width, with their standard errors as bands,
+    and the limit.
+(b) distance of predictions from the limit's after training, root mean square over samples: of a single network, which
+    falls like N^-1/2; of the mean over networks, the bias of narrower width, which falls like 1/N.
+(c) variance over networks, mean over steps and entries, with fitted exponents: it falls like 1/N.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,9 +20,10 @@ from matplotlib.figure import Figure
 import dmft
 from figures import example, style
 
-SIZE = (12.0, 3.6)
+SIZE = (style.WIDE, 2.6)
 CURVES = ("loss", "test_loss")
-VARIANCES = {"prediction": "prediction $f$", "loss": "training loss", "feature_kernel": "feature kernels $\\Phi$"}
+DISTANCES = {"distance": ("one network", -0.5, "$N^{-1/2}$"), "error": ("mean over networks", -1.0, "$N^{-1}$")}
+VARIANCES = {"prediction": "predictions $f$", "loss": "training loss", "feature_kernel": r"feature kernels $\Phi$"}
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -30,13 +33,10 @@ def data(store: Path | None) -> xr.Dataset:
 
 def drawn(comparison: xr.Dataset) -> xr.Dataset:
     """The variables of a comparison that this figure shows."""
-    names = [
-        f"{name}_{suffix}" for name in CURVES for suffix in ("mean", "mean_se", "limit", "deviation", "deviation_se")
-    ]
-    names += ["prediction_distance", "prediction_distance_se"]
+    names = [f"{name}_{suffix}" for name in CURVES for suffix in ("mean", "mean_se", "limit")]
+    names += [f"prediction_{kind}{end}" for kind in DISTANCES for end in ("", "_se")]
     names += [f"{name}_{suffix}" for name in VARIANCES for suffix in ("raw_variance", "raw_variance_se")]
     names += [f"{name}_variance_exponent{suffix}" for name in VARIANCES for suffix in ("", "_se")]
-    names += ["feature_kernel_distance", "feature_kernel_distance_se"]
     return comparison[[name for name in names if name in comparison]]
 
 
@@ -63,36 +63,25 @@ def draw_curves(ds: xr.Dataset, ax: Axes) -> None:
             row = ds.sel(width=width)
             mean = row[f"{name}_mean"].values, row[f"{name}_mean_se"].values
             style.band(ax, time, *mean, linestyle=line, color=color, label=f"$N={width}$" if line == "-" else None)
-        label = {"-": r"$N=\infty$ (theory)", "--": "dashed: test"}[line]
+        label = {"-": style.INFINITE, "--": "dashed: test"}[line]
         ax.plot(time, ds[f"{name}_limit"].values, line, label=label, **style.LIMIT)
     ax.set(xlabel=r"time $\eta t$", ylabel="loss", title="(a) learning curves", ylim=(0, None))
-    ax.legend(ncols=2)
+    style.room(ax, top=0.35)
+    ax.legend(ncols=2, loc="upper right")
 
 
 def draw_deviation(ds: xr.Dataset, ax: Axes) -> None:
-    """(b) distance to the limit against width, at the last step."""
-    last = ds.isel(step=-1)
-    width = ds["width"].values
-    series = [("one network: $f$ (rms)", last["prediction_distance"], last["prediction_distance_se"])]
-    if "feature_kernel_distance" in ds:
-        top = last.isel(layer=-1)
-        label = rf"one network: $\Phi^{top['layer'].item()}$ (relative)"
-        series.append((label, top["feature_kernel_distance"], top["feature_kernel_distance_se"]))
-    for name, label in (("test_loss", "mean: test loss"), ("loss", "mean: training loss")):
-        if f"{name}_deviation" in ds:
-            series.append((label, abs(last[f"{name}_deviation"]), last[f"{name}_deviation_se"]))
-    for (label, value, se), look in zip(series, style.SERIES, strict=False):
-        y = value.values
-        style.resolved(ax, width, y, se.values, label=label, **look)
-        if label.startswith("one network"):
-            style.guide(ax, width, (width[0], 1.3 * y[0]), -0.5, r"$N^{-1/2}$")
-        else:
-            style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
+    """(b) distance of predictions to the limit's against width, at the last step."""
+    last, width = ds.isel(step=-1), ds["width"].values
+    for (kind, (label, slope, law)), look in zip(DISTANCES.items(), style.SERIES, strict=False):
+        y, se = last[f"prediction_{kind}"].values, last[f"prediction_{kind}_se"].values
+        style.resolved(ax, width, y, se, label=label, **look)
+        style.above(ax, width, y, se, slope, law)
     style.width_axis(ax, width)
     ax.set_yscale("log")
-    ax.set_ylim(ax.get_ylim()[0] / 12, None)  # room for the legend below
-    ax.set(ylabel="distance to the limit", title="(b) deviation at the last step")
-    ax.legend(loc="lower left", ncols=2)
+    style.room(ax, bottom=0.35)
+    ax.set(ylabel="distance of $f$ to the limit", title="(b) distance after training")
+    style.legend(ax, loc="lower left", ncols=2)
 
 
 def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
@@ -104,10 +93,12 @@ def draw_variance(ds: xr.Dataset, ax: Axes) -> None:
         y, se = ds[f"{name}_raw_variance"].values, ds[f"{name}_raw_variance_se"].values
         if f"{name}_variance_exponent" in ds:
             slope, error = ds[f"{name}_variance_exponent"].item(), ds[f"{name}_variance_exponent_se"].item()
-            label = rf"{label}: $N^{{{slope:.2f} \pm {error:.2f}}}$"
+            label = rf"{label}: $N^{{{style.in_brackets(slope, error)}}}$"
         ax.errorbar(width, y, se, label=label, linestyle="-", linewidth=0.8, **look)
-        style.guide(ax, width, (width[0], 1.3 * y[0]), -1.0, r"$N^{-1}$")
+    held = [ds[f"{name}_raw_variance"].values for name in VARIANCES if f"{name}_raw_variance" in ds]
+    style.above(ax, width, np.max(held, axis=0), np.zeros(len(width)), -1.0, "$N^{-1}$")
     style.width_axis(ax, width)
     ax.set_yscale("log")
+    style.room(ax, bottom=0.45)
     ax.set(ylabel="variance over networks", title="(c) variance")
-    ax.legend()
+    style.legend(ax, loc="lower left")

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 import comparisons
 from figures import fluctuations, style
 
-SIZE = (13.0, 3.4)
+SIZE = (style.WIDE, 4.8)
 QUANTITIES = {"prediction": "$f$", "loss": "loss", "feature_kernel": r"$\Phi$", "gradient_kernel": "$G$", "ntk": "NTK"}
 FITTED = {
     "mean": ("prediction_mean", "prediction_limit"),
@@ -61,28 +61,40 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
 
 def figure(comparison: xr.Dataset) -> Figure:
     """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, 4), SIZE)
+    return style.panels(draw, drawn(comparison), (2, 2), SIZE)
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """Draw the four panels on four axes."""
+    axes = axes.ravel()
     draw_law(ds, "mean", axes[0], r"$\mathrm{E} f$", "(a) mean of a prediction")
     draw_law(ds, "variance", axes[1], r"$N\,\mathrm{Var} f$", "(b) its variance")
     slope, slope_se, limit, limit_se = (
         ds[v].values.ravel() for v in ("slope", "slope_se", "slope_limit", "slope_limit_se")
     )
     ends = np.array([limit.min(), limit.max()])
-    axes[2].plot(ends, ends, color="0.55", linestyle=":", zorder=0)
-    axes[2].errorbar(limit, slope, slope_se, limit_se, linestyle="none", linewidth=0.8, **style.SERIES[0])
+    axes[2].plot(ends, ends, color="0.45", linestyle=":", zorder=0, label="equal")
+    look = style.SERIES[0] | {"label": "every step and sample"}
+    axes[2].errorbar(limit, slope, slope_se, limit_se, linestyle="none", linewidth=0.7, **look)
     axes[2].set(xlabel="predicted", ylabel="measured (slope of the fit)", title="(c) $N$ bias of predictions")
+    style.legend(axes[2], loc="upper left")
+    draw_exponents(ds, axes[3])
+
+
+def draw_exponents(ds: xr.Dataset, ax: Axes) -> None:
+    """(d) of several quantities, on a scale that their errors fill."""
     places = np.arange(ds.sizes["quantity"])
+    spread = 0.02
     for (kind, shift), look in zip((("variance", -0.12), ("bias", 0.12)), style.SERIES, strict=False):
-        values = ds[f"{kind}_exponent"].values, ds[f"{kind}_exponent_se"].values
-        axes[3].errorbar(places + shift, *values, linestyle="none", label=kind, **look)
-    axes[3].axhline(-1, color="black", linewidth=1.0, zorder=0)
-    axes[3].set_xticks(places, [QUANTITIES[q] for q in ds["quantity"].values])
-    axes[3].set(xlabel="quantity", ylabel="exponent of $N$", title="(d) exponents", ylim=(-1.5, -0.5))
-    axes[3].legend()
+        value, se = ds[f"{kind}_exponent"].values, ds[f"{kind}_exponent_se"].values
+        ax.errorbar(places + shift, value, se, linestyle="none", label=kind, **look)
+        spread = max(spread, float(np.nanmax(abs(value + 1) + se, initial=0.0)))
+    ax.axhline(-1, color="black", linewidth=1.0, zorder=0, label="1/N")
+    ax.set_xticks(places, [QUANTITIES[q] for q in ds["quantity"].values])
+    ax.set(
+        xlabel="quantity", ylabel="exponent of $N$", title="(d) exponents", ylim=(-1 - 1.2 * spread, -1 + 1.8 * spread)
+    )
+    style.legend(ax, loc="upper left", ncols=3)
 
 
 def draw_law(ds: xr.Dataset, name: str, ax: Axes, label: str, title: str) -> None:
@@ -106,8 +118,20 @@ def draw_law(ds: xr.Dataset, name: str, ax: Axes, label: str, title: str) -> Non
         color=look["color"],
         marker="_",
         markersize=9,
+        linestyle="none",
+        label="$a$ of the fit",
     )
     limit, se = ds[f"{name}_limit"].item(), ds[f"{name}_limit_se"].item()
-    ax.errorbar([0], [limit], [se], color="black", marker="*", markersize=8, linestyle="none", label="theory", zorder=6)
+    ax.errorbar(
+        [0],
+        [limit],
+        [se],
+        color="black",
+        marker="*",
+        markersize=8,
+        linestyle="none",
+        label="theory, $N=\\infty$",
+        zorder=6,
+    )
     ax.set(xlabel="$1/N$", ylabel=label, title=title)
-    ax.legend()
+    style.legend(ax)

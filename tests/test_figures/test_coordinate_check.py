@@ -1,6 +1,5 @@
 """The coordinate check: three parameterizations of one network, sizes from kernels, divergence shown as such."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -8,12 +7,6 @@ import xarray as xr
 import dmft
 import finite_nets
 from figures import coordinate_check as module
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The figure of single neurons shows the numbers of `comparisons.densities`, and no others."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -8,12 +7,6 @@ import xarray as xr
 import dmft
 from conftest import reference_problem
 from figures import preactivation_densities as module
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
