@@ -165,8 +165,8 @@ def observables(names: Any, problem: Problem, *, offered: Collection[str] = OBSE
         raise ValueError(f"observables={names!r}: give a list with any of {', '.join(offered)}{only}.")
     if "accuracy" in names and not loss.of_classes(problem.task.targets):
         raise ValueError(
-            f"observables={names!r}: accuracy is for targets that are classes, signs of a single output or one-hot rows of "
-            "several; these are none. Leave it out."
+            f"observables={names!r}: accuracy is for targets that are classes, signs of a single output or one-hot "
+            "rows of several; these are none. Leave it out."
         )
     if "sharpness" in names and problem.training.observe == "test":
         raise ValueError(

@@ -94,8 +94,9 @@ def solve(
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
             gradient_kernel, ntk, sharpness, accuracy (where targets are classes; the losses for classes bring it); by
-            default the first five for a single output, the first three for several, whose gradient kernels and NTK cost a backward pass an output.  sharpness costs some 19 passes a
-            recorded step, and room for as many more directions (`dmft.engine.curvature`).
+            default the first five for a single output, the first three for several, whose gradient kernels and NTK cost
+            a backward pass an output.  sharpness costs some 19 passes a recorded step, and room for as many more
+            directions (`dmft.engine.curvature`).
         responses: "conditioning" (`dmft.engine.matrix`), or "pathwise": the independent estimator by tangents along
             the path of every particle (`dmft.engine.pathwise`), for tests: cost S (T P)^3.
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.

@@ -54,8 +54,8 @@ def train_ensemble(
         dtype: "float32", "float64", "tf32" or "bf16" (`finite_nets.precision` says what each is).
         observables: what to record, among prediction, loss (with test_loss, and accuracies of classes), feature_kernel,
             gradient_kernel, ntk, sharpness (`finite_nets.curvature`: some 18 passes a recorded step), accuracy (where
-            targets are classes; the losses for classes bring it); by default the first five for a single output, the first three for several (kernels between outputs are as many times
-            larger as outputs squared).
+            targets are classes; the losses for classes bring it); by default the first five for a single output,
+            the first three for several (kernels between outputs are as many times larger as outputs squared).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         keep: "members": results of every network.  "moments": their number, means and squared deviations over blocks of

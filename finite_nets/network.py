@@ -166,7 +166,7 @@ def initialise(
     biases: bool = False,
     start: Deviations | None = None,
 ) -> Weights:
-    """Gaussian parameters of the members with the given seed indices (int64), iid N(0,1) unless `start` says otherwise."""
+    """Gaussian parameters of the members with the given seed indices (int64), iid N(0,1) or as `start` says."""
 
     def draw(parameter: int, *shape: int, dtype: torch.dtype = precision.fields) -> Tensor:
         return normals(shape, root_seed=root_seed, width=width, parameter=parameter, members=members, dtype=dtype)

@@ -12,9 +12,9 @@ sampled for them.  Everything that has been asked of W is then the operator of l
 
     W / sqrt(N)  =  d (Z_F Q_F^T  +  Q_B Z_B^T)  +  Q_B C Q_F^T        (transposes are averages: Q^T v = <Q v>)
 
-where C holds what was learned, in the coordinates of the two bases, and d is the standard deviation of the entries at
-initialisation, of what weight decay has left of it: training touches these two alone.  A new vector v = x Q_F + R q has an image that is Gaussian given all that W
-has shown (Bolthausen 2014):
+where C holds what was learned, in the coordinates of the two bases, and d is the standard deviation of the entries
+at initialisation, what weight decay has left of it: training touches these two alone.  A new vector v = x Q_F + R q has
+an image that is Gaussian given all that W has shown (Bolthausen 2014):
 
     image = d (x Z_F + R z)  +  (d <v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
 
@@ -57,7 +57,8 @@ class Directions:
 class Learned(NamedTuple):
     """What training has made of a revealed matrix.
 
-    initial: d, the factor of the matrix at initialisation; change: C (direction of `backward`, direction of `forward`).
+    initial: d, the factor of what is left of the matrix at initialisation; change: C (direction of `backward`, direction
+        of `forward`).
     """
 
     initial: jax.Array

@@ -178,8 +178,8 @@ def _check_scope(problem: Problem) -> None:
         )
     if (network.weight_variance, network.bias_variance) != (1.0, 1.0):
         raise ValueError(
-            f"weight_variance={network.weight_variance}, bias_variance={network.bias_variance}: responses along paths are "
-            "for variances of one; solve it by conditioning."
+            f"weight_variance={network.weight_variance}, bias_variance={network.bias_variance}: responses along paths "
+            "are for variances of one; solve it by conditioning."
         )
     if not network.activation.smooth:
         raise ValueError(

@@ -12,8 +12,8 @@ with zero columns where A or w is frozen; a bias of scale sigma is one more coor
     GradientFlow      dS/dt = eta (J^T S + S J)
         "euler"       M(t+1) = M(t) (1 + eta dt J),   f(t+1) = f(t) + (eta dt/P) K(t) Delta(t)
 
-where S = Theta^T Theta / N = M^T S_0 M with S_0 = Theta_0^T Theta_0 / N, which is 1 in the limit, or made of the variances
-at initialisation.  The order parameters are its blocks:
+where S = Theta^T Theta / N = M^T S_0 M with S_0 = Theta_0^T Theta_0 / N, which is 1 in the limit, or made of the
+variances at initialisation.  The order parameters are its blocks:
 
     Phi_{mu a} = x_mu^T S_AA x_a     G_{cc'} = (S_ww)_{cc'}     f_mu = S_wA x_mu / gamma0
     K_{mu c, a c'} = G_{cc'} K^x_{mu a} + delta_{cc'} Phi_{mu a}              (terms of trained layers; K^x with bias)

@@ -328,10 +328,10 @@ def _values(function: Formula) -> NDArray[np.float64]:
 
 def _require_entrywise(formula: Formula, values: NDArray[np.float64]) -> None:
     """ValueError where an entry depends on the others."""
-    h = np.concatenate([NEAR, FAR])
+    some = np.concatenate([NEAR, FAR])[::-3]
     with np.errstate(all="ignore"):
-        alone = np.asarray(formula(np, h[::-1].reshape(-1, 1)), np.float64).ravel()[::-1]
-    if not np.allclose(alone, values, rtol=1e-9, atol=1e-12):
+        alone = np.asarray(formula(np, some[:, None]), np.float64).ravel()
+    if not np.allclose(alone, values[::-3], rtol=1e-9, atol=1e-12):
         raise ValueError(
             f"{_path(formula)} gives an entry another value in another array; it must act on each by itself."
         )

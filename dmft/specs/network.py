@@ -132,8 +132,8 @@ def _check_network(network: Network) -> None:
     object.__setattr__(network, "bias_variance", _check.nonnegative("bias_variance", network.bias_variance))
     if layer_variances(network)[-1] == 0 and network.depth in network.frozen:
         raise ValueError(
-            f"weight_variance={network.weight_variance} leaves the readout at zero and frozen={network.frozen} keeps it "
-            "there: nothing would ever move. Train the readout, or give it a variance."
+            f"weight_variance={network.weight_variance} leaves the readout at zero and frozen={network.frozen} keeps "
+            "it there: nothing would ever move. Train the readout, or give it a variance."
         )
     if network.parameterization not in PARAMETERIZATIONS:
         raise ValueError(

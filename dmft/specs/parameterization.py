@@ -35,8 +35,8 @@ variance, forward factors as above, g = (1 / output scale) df/dh.
     standard      1 / (gamma0 sqrt(N))      eta gamma0^2 m          D, N, N             eta gamma0 m / (P sqrt(N))
 
 Weights and biases at initialisation are N(0, 1) here.  With `weight_variance` (v_0 .. v_L, one a layer, v_L of the
-readout) and `bias_variance` (v_b) they are N(0, v), and nothing else changes: rates, forward factors and what a step adds
-are those of the table.  Covariances at initialisation are then v_0 K^x + v_b sigma^2 and v_l Phi^l + v_b sigma^2.
+readout) and `bias_variance` (v_b) they are N(0, v), and nothing else changes: rates, forward factors and what a step
+adds are those of the table.  Covariances at initialisation are then v_0 K^x + v_b sigma^2 and v_l Phi^l + v_b sigma^2.
 
 "ntk" is "mean_field" with the richness gamma0 / sqrt(N): it becomes lazy with width, and its output at initialisation
 is of order one.  "standard" is one learning rate eta gamma0^2 for weights of variance 1/D and 1/N, as in ordinary
@@ -104,8 +104,8 @@ class Deviations:
     """Standard deviations at initialisation.
 
     weights: (layer,), of W^0 .. W^{L-1} and w; biases: of b^1 .. b^{L-1}.
-    along, extra: W^0 = weights[0] z + extra along (along . z) of normals z (input direction, ...), where the bias of the
-        first layer, which is one of its inputs, has a variance of its own; `along` (input direction,) of unit length.
+    along, extra: W^0 = weights[0] z + extra along (along . z) of normals z (input direction, ...), where the bias of
+        the first layer, which is one of its inputs, has a variance of its own; `along` (input direction,) of length 1.
     """
 
     weights: tuple[float, ...]

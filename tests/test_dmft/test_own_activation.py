@@ -122,16 +122,15 @@ def test_homogeneous_activations_have_no_gain():
 
 
 def test_linear_networks_with_a_scale_are_exact():
-    # phi = s h in one hidden layer: f = w . s W x, as with weights of variance s^2 in W and the same learning rule but
-    # for a factor; against particles
-    described = problem(dmft.linear(scale=1.4), depth=2)
+    described = replace(problem(dmft.linear(scale=1.4)), training=dmft.GradientDescent(0.1, 4))
     exact = dmft.solve(described, observables=["prediction"])
     assert "exact" in exact.attrs["method"]
     nets = finite_nets.train_ensemble(described, widths=[128], seeds=800, observables=["prediction"]).prediction
     off = (nets.mean("seed") - exact.prediction).isel(width=0, step=-1)
     # five standard errors, and a bias of order 1/128
     assert (abs(off) < 5 * nets.isel(width=0, step=-1).std("seed") / np.sqrt(800) + 0.02).all()
-    assert abs(exact.prediction - dmft.solve(problem(dmft.linear())).prediction).max() > 0.05
+    plain = replace(described, network=dmft.MLP(2, dmft.linear()))
+    assert abs(exact.prediction - dmft.solve(plain).prediction).max() > 0.05
 
 
 def test_sweeps_in_other_processes_find_it(tmp_path):
