@@ -57,8 +57,8 @@ class Directions:
 class Learned(NamedTuple):
     """What training has made of a revealed matrix.
 
-    initial: d, the factor of what is left of the matrix at initialisation; change: C (direction of `backward`, direction
-        of `forward`).
+    initial: d, the factor of what is left of the matrix at initialisation; change: C (direction of `backward`,
+        direction of `forward`).
     """
 
     initial: jax.Array
