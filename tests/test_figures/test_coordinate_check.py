@@ -9,6 +9,8 @@ import dmft
 import finite_nets
 from figures import coordinate_check as module
 
+pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few particles at a large learning rate
+
 
 @pytest.fixture(autouse=True)
 def close_figures():
