@@ -42,6 +42,7 @@ from dmft.specs import _check, loss
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 PARTITIONS = 8  # of networks into groups
+ENSEMBLES = (1, 2, 4, 8, 16)
 SPLITS = {"loss": "train", "test_loss": "test"}
 EACH = ("width", "step")
 
@@ -51,7 +52,7 @@ def bias_variance(
     theory: xr.Dataset | None = None,
     fluctuations: xr.Dataset | None = None,
     *,
-    ensembles: Sequence[int] = (1, 2, 4, 8, 16),
+    ensembles: Sequence[int] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """Losses of single networks, of ensembles and of the infinite ensemble, at every width and step.
@@ -60,7 +61,8 @@ def bias_variance(
         nets: of kind "ensemble" or "moments", with predictions and losses; at least eight networks, or blocks, a width.
         theory: the limit of the same problem: adds the bias part, and widths beyond the widest.
         fluctuations: of the same problem, with predictions and losses: adds what is predicted (squared loss).
-        ensembles: sizes k, at most half of the networks of a width for losses other than the squared one.
+        ensembles: sizes k, at most half of the networks of a width for losses other than the squared one; by default
+            those of 1, 2, 4, 8, 16 that are.
         seed: of the partitions into groups, for losses other than the squared one.
 
     Returns:
@@ -81,19 +83,22 @@ def bias_variance(
         ValueError, TypeError: different problems, steps or samples; too few networks; no predictions; ensembles that
             are not whole numbers above 0; moments for a loss that needs every network.
     """
-    inputs.check_networks(nets)
+    nets = inputs.check_networks(nets)
     if not held(nets, "prediction"):
         raise ValueError("the networks have no predictions; record them, with observables=['prediction', 'loss'].")
     counts = require_enough(nets)
+    problem = json.loads(nets.attrs["problem"])
+    if ensembles is None:
+        most = max(ENSEMBLES) if problem["loss"] == "squared" else min(counts) // 2
+        ensembles = [k for k in ENSEMBLES if k <= most]
     if not isinstance(ensembles, Iterable) or not list(ensembles):
         raise ValueError(f"ensembles={ensembles!r} is not a list of sizes; give e.g. ensembles=[1, 4, 16].")
     sizes = sorted({_check.integer(f"ensembles[{i}]", k, minimum=1) for i, k in enumerate(ensembles)})
-    problem = json.loads(nets.attrs["problem"])
     quantities = [q for q, split in SPLITS.items() if (nets["split"] == split).any()]
     if theory is not None:
-        inputs.check_theory(theory, nets, quantities)
+        theory = inputs.check_theory(theory, nets, quantities)
     if fluctuations is not None:
-        inputs.check_fluctuations(fluctuations, nets)
+        fluctuations = inputs.check_fluctuations(fluctuations, nets)
 
     shape = (nets.sizes["step"], *_targets(nets).shape)  # of one network's predictions, with an axis of outputs
     predictions = [samples(nets, "prediction", i).reshaped(shape) for i in range(len(counts))]

@@ -43,6 +43,7 @@ from comparisons import estimators, inputs
 from comparisons.samples import held, require_enough, samples
 from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
+from dmft.labels import labelled
 
 
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
@@ -56,19 +57,20 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
 
     Returns:
         Dataset of kind "comparison" with the variables listed at the top of this module, for every quantity that both
-        hold; N Var and deviations have the dimensions (width, ...) of the quantity, exponents have none.
+        hold; N Var and deviations have the dimensions (width, ...) of the quantity, exponents have none.  Attributes of
+        the inputs are there with the prefixes theory_, nets_, fluctuations_; theory_regime says where the limit is that
+        of lazy networks.
 
     Raises:
         SchemaError: inputs of another form.
         ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
     """
-    schema.validate(theory, "limit")
-    inputs.check_networks(nets)
+    theory, nets = schema.validate(theory, "limit"), inputs.check_networks(nets)
     quantities = [name for name in schema.VARIABLES if name in theory and held(nets, name)]
-    inputs.check_theory(theory, nets, quantities)
+    theory = inputs.check_theory(theory, nets, quantities)
     seeds = require_enough(nets)
     if fluctuations is not None:
-        inputs.check_fluctuations(fluctuations, nets)
+        fluctuations = inputs.check_fluctuations(fluctuations, nets)
 
     outputs = "output" in theory.dims
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
@@ -97,7 +99,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
         if source is None:
             continue
         ds.attrs |= {f"{side}_{k}": v for k, v in source.attrs.items() if k not in (*shared, "kind")}
-    return schema.validate(ds, "comparison")
+    return schema.validate(labelled(ds), "comparison")
 
 
 def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from comparisons import results
-from comparisons.inputs import require_same_labels
 from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
 from dmft.specs import _check
@@ -63,10 +62,9 @@ def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dat
         ValueError: different problems, different steps or samples, fewer than eight networks of a width.
         TypeError: bins not a whole number.
     """
-    schema.validate(theory, "particles")
-    schema.validate(nets, "neurons")
+    theory, nets = schema.validate(theory, "particles"), schema.validate(nets, "neurons")
     schema.require_same_problem(theory=theory, networks=nets)
-    require_same_labels("theory", theory.drop_dims("neuron"), nets.drop_dims("neuron"))
+    schema.require_same_labels(theory=theory.drop_dims("neuron"), networks=nets.drop_dims("neuron"))
     bins = _check.integer("bins", bins, minimum=2)
     widths, member = nets["width"].values, nets["member"].values
     networks = np.array([len(np.unique(row)) for row in member])

@@ -1,4 +1,7 @@
-"""What every comparison asks of what it is given: results of the right kind, of one problem, with the same labels."""
+"""What every comparison asks of what it is given: results of the right kind, of one problem, with the same labels.
+
+Functions return the results that they have checked, with their attributes where they were taken out of a stack.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,23 @@ from collections.abc import Sequence
 import xarray as xr
 
 from dmft import schema
-from dmft.errors import SchemaError
 
 
-def check_networks(nets: xr.Dataset, *, members: str | None = None) -> None:
-    """SchemaError unless `nets` is an ensemble, or moments of one.
+def check_networks(nets: xr.Dataset, *, members: str | None = None) -> xr.Dataset:
+    """`nets`, if it is an ensemble, or moments of one; SchemaError for others.
 
     `members` says what needs every network by itself; ValueError for moments then.
     """
+    if isinstance(nets, xr.Dataset):
+        nets = schema.restored(nets)
     moments = isinstance(nets, xr.Dataset) and nets.attrs.get("kind") == "moments"
-    schema.validate(nets, "moments" if moments else "ensemble")
+    nets = schema.validate(nets, "moments" if moments else "ensemble")
     if moments and members is not None:
         raise ValueError(
             f"{members} needs every network, and these are moments of blocks of them; train with keep='members', or "
             "sweep and open the store with members=True."
         )
+    return nets
 
 
 def check_quantities(ds: xr.Dataset, what: str, names: Sequence[str]) -> None:
@@ -32,30 +37,22 @@ def check_quantities(ds: xr.Dataset, what: str, names: Sequence[str]) -> None:
         raise ValueError(f"{what} has no {', '.join(missing)}, but {', '.join(there)}; name it in observables.")
 
 
-def check_theory(theory: xr.Dataset, nets: xr.Dataset, quantities: Sequence[str]) -> None:
-    """SchemaError or ValueError unless `theory` is the limit of the problem of `nets`, with these quantities and the
-    labels of `nets`."""
-    schema.validate(theory, "limit")
+def check_theory(theory: xr.Dataset, nets: xr.Dataset, quantities: Sequence[str]) -> xr.Dataset:
+    """`theory`, if it is the limit of the problem of `nets`, with these quantities and the labels of `nets`.
+
+    Raises:
+        SchemaError, ValueError: for others.
+    """
+    theory = schema.validate(theory, "limit")
     schema.require_same_problem(theory=theory, networks=nets)
     check_quantities(theory, "the theory", quantities)
-    require_same_labels("theory", theory[list(quantities)], nets)
+    schema.require_same_labels(theory=theory[list(quantities)], networks=nets)
+    return theory
 
 
-def check_fluctuations(fluctuations: xr.Dataset, nets: xr.Dataset) -> None:
+def check_fluctuations(fluctuations: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     """The same of fluctuations."""
-    schema.validate(fluctuations, "fluctuations")
+    fluctuations = schema.validate(fluctuations, "fluctuations")
     schema.require_same_problem(networks=nets, fluctuations=fluctuations)
-    require_same_labels("fluctuations", fluctuations, nets)
-
-
-def require_same_labels(what: str, ours: xr.Dataset, nets: xr.Dataset) -> None:
-    """ValueError for other steps, SchemaError for other labels of another dimension."""
-    try:
-        xr.align(ours, nets, join="exact", exclude={"width", "seed", "block"})
-    except ValueError as error:
-        if not ours["step"].equals(nets["step"]):
-            raise ValueError(
-                f"{what} has {ours.sizes['step']} steps and the networks {nets.sizes['step']}, not the same; "
-                f"select common ones first, e.g. {what}.sel(step=nets.step)."
-            ) from error
-        raise SchemaError(f"{what} and networks are labelled differently: {error}") from error
+    schema.require_same_labels(fluctuations=fluctuations, networks=nets)
+    return fluctuations

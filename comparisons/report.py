@@ -136,8 +136,9 @@ def _results(tree: Any) -> Results:
         tree = {name: ds for name, ds in nodes.items() if ds.data_vars}
     if not isinstance(tree, Mapping) or not all(isinstance(ds, xr.Dataset) for ds in tree.values()):
         raise TypeError(f"report expects Datasets by name, or a DataTree of them, got {type(tree).__name__}.")
+    single = {str(name): schema.restored(ds) for name, ds in tree.items()}
     # tables and figures go from narrow to wide
-    results = {str(name): ds.sortby("width") if "width" in ds.dims else ds for name, ds in tree.items()}
+    results = {name: ds.sortby("width") if "width" in ds.dims else ds for name, ds in single.items()}
     for name, ds in results.items():
         if "problem_id" not in ds.attrs:
             raise ValueError(

@@ -52,11 +52,11 @@ def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "featu
     """
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(QUANTITIES)}.")
-    inputs.check_networks(nets)
+    nets = inputs.check_networks(nets)
     if not held(nets, quantity):
         raise ValueError(f"the networks have no {quantity}; record it, with observables=['{quantity}', ...].")
     counts = require_enough(nets)
-    inputs.check_theory(theory, nets, [quantity])
+    theory = inputs.check_theory(theory, nets, [quantity])
     limit, limit_se = (kernels.by_event(theory[f"{quantity}{end}"]) for end in ("", "_se"))
     dims = ("layer", "step") if "layer" in theory[quantity].dims else ("step",)
     measures = {"alignment": kernels.alignment, "cka": kernels.centred_alignment, "distance": kernels.distance}

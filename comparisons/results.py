@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dmft import schema
+from dmft.labels import labelled
+
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 
 
@@ -24,7 +27,7 @@ def dataset(
     Args:
         variables: dimensions and values by name.
         coords: labels of further dimensions.
-        sources: results of one problem; the first lends its attributes.
+        sources: results of one problem; the first lends its attributes, and a limit says whose it is.
         attrs: settings.
     """
     used = {dim for dims, _ in variables.values() for dim in dims}
@@ -39,7 +42,9 @@ def dataset(
         "created": max(source.attrs["created"] for source in sources),
         **attrs,
     }
-    return ds
+    for source in sources:
+        ds.attrs |= schema.theory_attrs(source)
+    return labelled(ds)
 
 
 def pair(name: str, dims: tuple[str, ...], value: tuple[Any, Any]) -> Variables:

@@ -66,7 +66,7 @@ def spectra(
         ValueError, TypeError: moments; no NTK, no training samples; more modes than training events; different
             problems.
     """
-    counts = _check_inputs(nets, theory, "spectra of networks")
+    nets, theory, counts = _checked(nets, theory, "spectra of networks")
     train, y = _events(theory, "train")
     most, count = len(train), int((theory["split"] == "train").sum())
     modes = min(12, most) if modes is None else _check.integer("modes", modes, minimum=1)
@@ -169,7 +169,7 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
 
     Source: Long 2021; Atanasov, Bordelon & Pehlevan 2022 (after-kernel); Vyas et al. 2023 (across widths).
     """
-    counts = _check_inputs(nets, theory, "the after-kernel")
+    nets, theory, counts = _checked(nets, theory, "the after-kernel")
     ridge = _check.positive("ridge", ridge)
     train, y = _events(theory, "train")
     test, y_test = _events(theory, "test")
@@ -203,13 +203,12 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
 # ---- shared ----------------------------------------------------------------------------------------------------------
 
 
-def _check_inputs(nets: xr.Dataset, theory: xr.Dataset, what: str) -> list[int]:
-    """How many networks each width has."""
-    inputs.check_networks(nets, members=what)
+def _checked(nets: xr.Dataset, theory: xr.Dataset, what: str) -> tuple[xr.Dataset, xr.Dataset, list[int]]:
+    """Networks and theory, and how many networks each width has."""
+    nets = inputs.check_networks(nets, members=what)
     inputs.check_quantities(nets, "the ensemble", ["ntk"])
     counts = require_enough(nets)
-    inputs.check_theory(theory, nets, ["ntk"])
-    return counts
+    return nets, inputs.check_theory(theory, nets, ["ntk"]), counts
 
 
 def _kernels(nets: xr.Dataset, i: int) -> Array:

@@ -9,6 +9,7 @@ import xarray as xr
 
 from comparisons.estimators import root, upper_end
 from dmft import schema
+from dmft.text import at_most, table, with_error
 
 LABELS = {
     "prediction": "prediction f",
@@ -24,43 +25,41 @@ LABELS = {
 
 
 def summary(comparison: xr.Dataset) -> str:
-    """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns.
+    """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns; every number has
+    its standard error.
 
     Quantities that the comparison does not hold are left out.
     """
-    schema.validate(comparison, "comparison")
+    comparison = schema.validate(comparison, "comparison")
     last = comparison.isel(step=-1)
     columns: list[list[str]] = [["", "width", *(str(n) for n in comparison["width"].values), "limit"]]
     if "prediction_mean" in comparison:
         bias = root(comparison["prediction_raw_bias_square"].values, comparison["prediction_raw_bias_square_se"].values)
         width = comparison["width"].values
         variance = [width * comparison[f"prediction_raw_variance{part}"].values for part in ("", "_se")]
-        columns.append(["bias of f", "(rms)", *_with_errors(*bias, digits=5), ""])
-        columns.append(["N Var f", "(mean)", *_with_errors(*variance, digits=4), ""])
+        columns.append(["bias of f", "(rms)", *_not_negative(*bias), ""])
+        columns.append(["N Var f", "(mean)", *_not_negative(*variance), ""])
     if "feature_kernel_mean" in comparison:
         top = last.isel(layer=-1)
-        one, mean, mean_se = (100 * top[f"feature_kernel_{part}"].values for part in ("distance", "error", "error_se"))
-        columns.append(["Phi^L: one", "network off", *(f"{value:.2f} %" for value in one), ""])
-        columns.append(
-            ["Phi^L: their", "mean off", *(f"{cell} %" for cell in _with_errors(mean, mean_se, digits=2)), ""]
-        )
+        for above, below, name in (("Phi^L: one", "network off", "distance"), ("Phi^L: their", "mean off", "error")):
+            off = (100 * top[f"feature_kernel_{name}{end}"].values for end in ("", "_se"))
+            columns.append([above, f"{below}, %", *_not_negative(*off), ""])
     if "loss_mean" in comparison:
-        losses = [*last["loss_mean"].values, last["loss_limit"].item()]
-        columns.append(["loss", "at the end", *(f"{loss:.5f}" for loss in losses)])
-    widths = [max(len(cell) for cell in column) for column in columns]
-    rows = [
-        "  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)
-    ]
+        values, errors = ([*last[f"loss_mean{end}"].values, last[f"loss_limit{end}"].item()] for end in ("", "_se"))
+        columns.append(["loss", "at the end", *map(with_error, values, errors)])
 
     attrs = comparison.attrs
     title = (
-        f"Networks of {attrs['seeds']} seeds a width against the limit ({_neurons(attrs)}); "
+        f"Networks of {attrs['seeds']} seeds a width against the limit ({_of_theory(attrs)}); "
         f"problem {attrs['problem_id']}"
     )
-    return "\n".join([title, "", *rows, "", *_exponents(comparison), *_ratios(comparison)])
+    return "\n".join([title, "", table(columns), "", *_exponents(comparison), *_ratios(comparison)])
 
 
-def _neurons(attrs: dict[str, Any]) -> str:
+def _of_theory(attrs: dict[str, Any]) -> str:
+    """Of which networks the limit is, and how it was found."""
+    if attrs.get("theory_producer") == "dmft.lazy_limit":
+        return "LAZY, gamma0 -> 0"
     if "theory_particles" not in attrs:
         return "exact"
     return f"{attrs['theory_scrambles']} x {attrs['theory_particles']} particles"
@@ -87,20 +86,19 @@ def _ratios(comparison: xr.Dataset) -> list[str]:
                 continue
             best = comparison[f"{key}_se"].fillna(np.inf).argmin("width")
             ratio, se = (comparison[f"{key}{part}"].isel(width=best).item() for part in ("", "_se"))
-            cells.append(f"{ratio:.3f} +- {se:.3f} ({comparison['width'].values[best]})")
+            cells.append(f"{with_error(ratio, se)} ({comparison['width'].values[best]})")
         if any(cells):
             lines.append(f"  {label:<30}" + "".join(f"{cell:>26}" for cell in cells))
     return lines if len(lines) > 2 else []
 
 
-def _with_errors(values: Any, errors: Any, *, digits: int) -> list[str]:
+def _not_negative(values: Any, errors: Any) -> list[str]:
     """Values that cannot be negative with their errors; an upper end, two errors above, where the error is larger."""
     return [
-        f"{v:.{digits}f} +- {e:.{digits}f}" if v > e else f"< {upper_end(v, e):.{digits}f}"
-        for v, e in zip(values, errors, strict=True)
+        with_error(v, e) if v > e or e == 0 else at_most(upper_end(v, e)) for v, e in zip(values, errors, strict=True)
     ]
 
 
 def _exponent(comparison: xr.Dataset, name: str) -> str:
     value, se = comparison[name].item(), comparison[f"{name}_se"].item()
-    return "not resolved" if np.isnan(value) else f"{value:.2f} +- {se:.2f}"
+    return "not resolved" if np.isnan(value) else with_error(value, se)

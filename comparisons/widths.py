@@ -40,8 +40,9 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     the number of networks relatively: little against an error, but seen in a mean over thousands of entries.)
 
     Args:
-        ds: holds `<name>` and `<name>_se` with the dimension width: of `statistics` (whose variances are not times N),
-            `compare` ("prediction_mean", "loss_mean", "prediction_variance", ...) or `bias_variance`.
+        ds: holds `<name>` and `<name>_se` with the dimension width: of `statistics` ("prediction_mean",
+            "prediction_seed_variance", ...), of `compare` ("prediction_mean", "loss_mean", "prediction_variance", ...)
+            or of `bias_variance`.
         name: the variable.
         order: 1 or 2, or "auto" (`comparisons.scaling`).
 
@@ -56,6 +57,7 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"width_law expects an xarray Dataset, got {type(ds).__name__}.")
+    ds = schema.restored(ds)
     known = [str(v) for v in ds.data_vars if f"{v}_se" in ds and "width" in ds[v].dims]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
@@ -118,7 +120,7 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
     Raises:
         SchemaError, ValueError: not a comparison; a quantity that it does not hold.
     """
-    schema.validate(comparison, "comparison")
+    comparison = schema.validate(comparison, "comparison")
     if of not in ("error", "distance"):
         raise ValueError(f"of={of!r} is unknown; choose 'error' (of the mean over networks) or 'distance' (of one).")
     tolerance = _check.positive("tolerance", tolerance)
@@ -165,7 +167,7 @@ def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
     Raises:
         SchemaError, ValueError: as of `comparisons.compare`; neither a theory nor a second width.
     """
-    inputs.check_networks(nets)
+    nets = inputs.check_networks(nets)
     if not held(nets, "prediction"):
         raise ValueError("the networks have no predictions; record them, with observables=['prediction', ...].")
     counts = require_enough(nets)
@@ -174,7 +176,7 @@ def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
             "one width without a theory has nothing to be compared with; give the theory, or train more widths."
         )
     if theory is not None:
-        inputs.check_theory(theory, nets, ["prediction"])
+        theory = inputs.check_theory(theory, nets, ["prediction"])
     order = np.argsort(nets["width"].values)
     x = [samples(nets, "prediction", int(i)) for i in order]
     names = [s for s in ("train", "test") if (nets["split"] == s).any()]
@@ -207,7 +209,8 @@ def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
         coords |= {"wider": sorted_widths[1:], "narrower": ("wider", sorted_widths[:-1])}
     coords = {k: v for k, v in coords.items() if k != "width" or theory is not None}
     bare = nets.drop_vars([c for c in ("split", "width") if c in nets.coords])
-    return dataset("pointwise", variables, coords, bare, seeds=[counts[i] for i in order])
+    of_theory = {} if theory is None else schema.theory_attrs(theory)
+    return dataset("pointwise", variables, coords, bare, seeds=[counts[i] for i in order], **of_theory)
 
 
 def _between(a: Any, b: Any, over: Any, own: float) -> tuple[Array, Array]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dmft.limits.two_layer import two_layer_linear
     from dmft.preactivations import neurons
     from dmft.solver import solve
+    from dmft.stacking import stack
     from dmft.storage import load, save
 
 __version__ = "0.1.0"
@@ -70,6 +71,7 @@ __all__ = [
     "save",
     "softplus",
     "solve",
+    "stack",
     "tanh",
     "two_layer_linear",
     "vary",
@@ -86,6 +88,7 @@ _LAZY = {
     "required_width": "dmft.expansion",
     "save": "dmft.storage",
     "solve": "dmft.solver",
+    "stack": "dmft.stacking",
     "two_layer_linear": "dmft.limits.two_layer",
 }
 

@@ -32,6 +32,7 @@ from dmft.cli import (
     refuse_descriptions,
 )
 from dmft.command import aligned, problem_lines, short
+from dmft.text import table, with_error
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -168,28 +169,19 @@ def table_lines(result: xr.Dataset) -> list[str]:
     for name in shown:
         errors = result[f"{name}_se"].values if f"{name}_se" in result else [math.nan] * (last + 1)
         columns.append([name, *(with_error(result[name].values[i], errors[i]) for i in rows)])
-    widths = [max(map(len, column)) for column in columns]
-    table = zip(*columns, strict=True)
-    return ["\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table)]
+    return [table(columns)]
 
 
 def error_lines(result: xr.Dataset) -> list[str]:
-    """The largest standard error of predictions, in units of the largest prediction."""
+    """The largest standard error of predictions, and their error by finite steps, also relative to the largest."""
     if not {"prediction", "prediction_se"} <= set(result.data_vars):
         return []
     error, scale = (float(abs(result[name]).max()) for name in ("prediction_se", "prediction"))
-    relative = f", {100 * error / scale:.2g} % of the largest prediction {scale:.3g}" if scale > 0 else ""
-    return [f"largest standard error of a prediction: {error:.2g}{relative}"]
-
-
-def with_error(value: float, error: float) -> str:
-    """A value and its standard error, down to the second digit of that; the value alone where there is none."""
-    if not (math.isfinite(error) and error > 0):
-        return f"{value:.6g}"
-    decimals = 1 - math.floor(math.log10(error))
-    if not 0 <= decimals <= 8:
-        return f"{value:.6g} +- {error:.1e}"
-    return f"{value:.{decimals}f} +- {error:.{decimals}f}"
+    errors = {"largest standard error of a prediction": error}
+    if "step_error" in result.attrs:
+        errors["besides, by the finite steps of the flow"] = result.attrs["step_error"]
+    relative = {name: f", {100 * e / scale:.2g} % of the largest prediction {scale:.3g}" for name, e in errors.items()}
+    return ["\n".join(f"{name}: {e:.2g}{relative[name] if scale > 0 else ''}" for name, e in errors.items())]
 
 
 if __name__ == "__main__":

@@ -229,10 +229,9 @@ def read_problem(path: Path) -> Problem:
         raise FileNotFoundError(f"--problem {path} is not a file; `python -m dmft problem` writes one.")
     try:
         return Problem.from_json(path.read_text())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"--problem {path} is not a problem as Problem.to_json() or `python -m dmft problem` write it: {reason}"
+            f"--problem {path} is not a problem as Problem.to_json() or `python -m dmft problem` write it: {error}"
         ) from error
 
 

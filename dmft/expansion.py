@@ -25,6 +25,7 @@ import numpy as np
 import xarray as xr
 
 from dmft import schema
+from dmft.labels import labelled
 from dmft.specs import _check
 
 
@@ -45,18 +46,21 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
     Raises:
         SchemaError, ValueError: not a limit and its fluctuations; different problems or steps; no common quantities.
 
+    The attribute `theory_producer` says whose limit it is, `theory_regime` where that is the lazy one.
+
     Assumptions and approximations: leading order in 1/N.  A warning says where the bias exceeds the standard deviation,
     which the expansion does not survive.
     """
-    schema.validate(theory, "limit")
-    schema.validate(fluctuations, "fluctuations")
+    theory = schema.validate(theory, "limit")
+    fluctuations = schema.validate(fluctuations, "fluctuations")
     schema.require_same_problem(theory=theory, fluctuations=fluctuations)
     given = [width] if isinstance(width, (int, np.integer)) else list(width)
     widths = [_check.integer(f"width[{i}]", n, minimum=1) for i, n in enumerate(given)]
     names = [n for n in schema.VARIABLES if n in theory and f"{n}_bias" in fluctuations]
     if not names:
         raise ValueError("the fluctuations hold no bias of any quantity of the theory; make them in another mode.")
-    q, v = xr.align(theory, fluctuations, join="exact")
+    q, v = theory[names + [f"{name}_se" for name in names]], fluctuations
+    schema.require_same_labels(theory=q, fluctuations=v)
     n = xr.DataArray(np.array(widths), dims="width", coords={"width": widths})
 
     found: dict[str, Any] = {}
@@ -88,8 +92,9 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
         "device": "cpu",
         "created": max(theory.attrs["created"], fluctuations.attrs["created"]),
         "mode": fluctuations.attrs["mode"],
+        **schema.theory_attrs(theory),
     }
-    return schema.validate(ds, "expansion")
+    return schema.validate(labelled(ds), "expansion")
 
 
 def _excess(name: str, v: xr.Dataset, n: xr.DataArray, *, split: bool) -> dict[str, xr.DataArray]:
@@ -122,7 +127,7 @@ def required_width(
     Raises:
         SchemaError, ValueError: not fluctuations; a quantity that they do not hold; tolerance not positive.
     """
-    schema.validate(fluctuations, "fluctuations")
+    fluctuations = schema.validate(fluctuations, "fluctuations")
     if not isinstance(tolerance, xr.DataArray):
         tolerance = xr.DataArray(_check.positive("tolerance", tolerance))
     elif not (tolerance > 0).all():
@@ -138,6 +143,6 @@ def required_width(
             f"tolerance has the dimensions {dict(tolerance.sizes)}, {quantity} {dict(variance.sizes)}; take it "
             "from a result of the same problem and steps."
         )
-    return variance.copy(data=np.maximum(np.ceil(width.values), 1).astype(np.int64)).rename(
-        f"{quantity}_required_width"
-    )
+    name = f"{quantity}_required_width"
+    found = variance.copy(data=np.maximum(np.ceil(width.values), 1).astype(np.int64))
+    return labelled(found.to_dataset(name=name))[name]

@@ -53,6 +53,7 @@ from dmft.run import (
     warn_of_few_particles,
 )
 from dmft.specs import Problem, _check
+from dmft.uncertainty import warn_of_large_errors
 
 METHODS = {
     "forward": "weight derivatives of causal particles: Taylor coefficients in random directions",
@@ -108,7 +109,8 @@ def fluctuations(
     Returns:
         Dataset of kind "fluctuations" (`dmft.schema`): for each observable `<name>_variance` and `<name>_bias` (not in
         reverse mode) with the dimensions of the observable, and their `_se`, standard errors of the mean over scrambles
-        (Student's t with scrambles - 1 degrees of freedom; 0 in exact mode).
+        (Student's t with scrambles - 1 degrees of freedom; 0 in exact mode; without the error of a gradient flow's
+        finite steps).  A warning says where one is large (`dmft.uncertainty`).
 
     Raises:
         ValueError: forward or reverse mode for an activation with a kink; exact mode for a nonlinear one; arguments out
@@ -169,7 +171,7 @@ def fluctuations(
         numerics |= {"draws": influence.draws * scrambles, "distribution": distribution}
     if mode == "forward":
         numerics["deflate"] = int(deflate)
-    return schema.build(
+    found = schema.build(
         "fluctuations",
         problem,
         done.moments.mean_and_error(exact=exact),
@@ -186,6 +188,9 @@ def fluctuations(
             "directions": done.directions,
         },
     )
+    at_random = f"draws={draws}, " if "draws" in numerics else ""
+    warn_of_large_errors(found, f"Raise {at_random}particles={particles}, or scrambles={scrambles}.")
+    return found
 
 
 def _mode(mode: str, problem: Problem) -> str:

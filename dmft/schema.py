@@ -4,7 +4,8 @@ dims    step (0..T, observables before the update of that step); sample (trainin
         sample_2 and step_2 for the second index of kernels; output, where targets have that axis, and output_2;
         ensembles lead with width, seed; moments with width, block
 coords  time = sum of the learning rates before a step on `step` (never an index: float joins drop points silently);
-        split ("train" or "test") and target on `sample`
+        split ("train" or "test") and target on `sample`; of networks, blocks of them and particles entry_problem and
+        entry_id, which tell them apart after Datasets were joined (`dmft.identity`)
 vars    prediction(step, sample)                               f, centered if the network is
         loss(step), test_loss(step)                            mean over training / test samples of ell(f, y)
         accuracy(step), test_accuracy(step)                    share classified correctly: with the losses for classes,
@@ -33,7 +34,8 @@ vars    prediction(step, sample)                               f, centered if th
             member(width, neuron), the seed index of the network
 attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics", "comparison",
         "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed,
-        result, created, and the numerical settings of the producer
+        result, created, and the numerical settings of the producer; of every variable and coordinate long_name and
+        units (`dmft.labels`)
 """
 
 from __future__ import annotations
@@ -48,8 +50,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dmft import identity
 from dmft.errors import SchemaError
+from dmft.labels import labelled
 from dmft.specs import Problem, loss
+from dmft.specs.problem import identity_of
 
 SCHEMA = 1
 
@@ -98,11 +103,14 @@ UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 EXPANSION = ("mean", "std", "excess", "excess_variance", "excess_bias")
 LEADING: dict[str, tuple[str, ...]] = {"limit": (), "ensemble": ("width", "seed"), "moments": ("width", "block")}
 MOMENTS = ("mean", "m2")
+PLAIN = ("variance", "covariance")  # of statistics: over seeds, not times N
 EACH_NEURON = ("layer", "step", "sample", "neuron")
 NEURONS: dict[str, tuple[str, ...]] = {"particles": EACH_NEURON, "neurons": ("width", *EACH_NEURON)}
 # relative rounding of numbers by the name of their dtype; of tf32 and bf16, that of the factors of products
 ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
+LABELS = 6  # that a message shows
 WITH_ERRORS = ("limit", "fluctuations", "expansion")
+ATTRIBUTES = "result_attrs"  # coordinate of `dmft.stack`: the attributes of each result, as JSON
 REQUIRED_ATTRS = ("problem", "problem_id", "producer", "version", "dtype", "device", "seed", "result", "created")
 
 
@@ -271,11 +279,12 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
     elif kind == "statistics":
         if name == "count":
             return ("width",)
-        if name == "prediction_covariance":
+        if name == "prediction_seed_covariance":
             return ("width", "step", "sample", "step_2", "sample_2")
-        quantity, _, suffix = name.removesuffix("_se").rpartition("_")
-        if quantity in VARIABLES and suffix in ("mean", "variance"):
-            return ("width", *VARIABLES[quantity])
+        for suffix in ("mean", "seed_variance"):
+            quantity = name.removesuffix("_se").removesuffix(f"_{suffix}")
+            if quantity in VARIABLES and name.removesuffix("_se") != quantity:
+                return ("width", *VARIABLES[quantity])
     elif kind in NEURONS:
         if name == "preactivation":
             return NEURONS[kind]
@@ -329,6 +338,7 @@ def build(
         "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
     }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
+    ds = ds.assign_coords(identity.coordinates(kind, ds, problem.problem_id, attrs))
     ds.attrs = {
         "schema": SCHEMA,
         "kind": kind,
@@ -339,17 +349,55 @@ def build(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **attrs,
     }
+    return validate(labelled(ds), kind)
+
+
+def check(ds: xr.Dataset) -> xr.Dataset:
+    """What `dmft.save` writes and `dmft.load` reads.  Results, each of its kind, and stacks of them are checked;
+    Datasets without a schema (analyses, the numbers of a figure) are taken as they are.
+
+    Raises:
+        SchemaError: naming the first difference.
+    """
+    if ATTRIBUTES in ds.coords and ds[ATTRIBUTES].ndim == 1:
+        (dim,) = ds[ATTRIBUTES].dims
+        for i in range(ds.sizes[dim]):
+            check(ds.isel({dim: i}))
+        return ds
+    ds = restored(ds)
+    if "schema" not in ds.attrs:
+        return ds
+    kind = ds.attrs.get("kind")
+    if kind == "statistics":  # of the first versions
+        old = {f"{q}_{name}{end}": f"{q}_seed_{name}{end}" for q in VARIABLES for name in PLAIN for end in ("", "_se")}
+        ds = ds.rename_vars({before: now for before, now in old.items() if before in ds})
+    if kind not in MAKERS:
+        raise SchemaError(f"the Dataset is of kind {kind!r}, which is none of {', '.join(MAKERS)}.")
     return validate(ds, kind)
 
 
+def restored(ds: xr.Dataset) -> xr.Dataset:
+    """A result that was selected from a stack (`dmft.stack`), with its own attributes; any other Dataset as it is."""
+    if ATTRIBUTES not in ds.coords:
+        return ds
+    if ds[ATTRIBUTES].ndim:
+        (dim,) = ds[ATTRIBUTES].dims
+        raise SchemaError(f"this is a stack of results over {dim}; select one, e.g. .sel({dim}={ds[dim].values[0]}).")
+    attrs = json.loads(ds[ATTRIBUTES].item())
+    ds = ds.drop_vars([ATTRIBUTES, "problem_id"])
+    ds.attrs = attrs
+    return ds
+
+
 def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
-    """`ds` itself, if it is a result of this kind in this schema.
+    """`ds`, if it is a result of this kind in this schema; one that was selected from a stack has its attributes back.
 
     Raises:
         SchemaError: naming the first difference.
     """
     if not isinstance(ds, xr.Dataset):
         raise SchemaError(f"expected an xarray Dataset with a result of kind {kind!r}, got {type(ds).__name__}.")
+    ds = restored(ds)
     if ds.attrs.get("schema") != SCHEMA:
         raise SchemaError(f"the Dataset has schema {ds.attrs.get('schema')}; this version reads schema {SCHEMA}.")
     if ds.attrs.get("kind") != kind:
@@ -360,6 +408,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     missing = [name for name in REQUIRED_ATTRS if name not in ds.attrs]
     if missing:
         raise SchemaError(f"the Dataset lacks the attributes {missing}.")
+    _require_own_problem(ds)
     if not ds.data_vars:
         raise SchemaError("the Dataset holds no variables.")
     empty = _empty(ds, kind)
@@ -374,13 +423,35 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         for dim in expected:
             if dim not in ds.indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
+            index = ds.indexes[dim]
+            if not index.is_unique:
+                twice = index[index.duplicated()].unique().tolist()
+                raise SchemaError(
+                    f"the labels {dim}={twice[0]}{' and others' * (len(twice) > 1)} are there twice. Where Datasets "
+                    "were joined that hold the same entries, leave one out; where they do not, give each labels of its "
+                    f"own, by .assign_coords({dim}=[...])."
+                )
         values = variable.values[~empty] if empty.any() else variable.values
         if not str(name).endswith(UNRESOLVED) and not np.isfinite(values).all():
             raise SchemaError(f"variable {name!r} holds non-finite numbers.")
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
         if dim in ds.dims and (coord not in ds.coords or ds[coord].dims[:1] != (dim,)):
             raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
+    identity.require_own_entries(kind, ds)
     return ds
+
+
+def _require_own_problem(ds: xr.Dataset) -> None:
+    """SchemaError unless the attribute problem is the description that problem_id is the digest of."""
+    try:
+        found = identity_of(ds.attrs["problem"])
+    except (ValueError, TypeError) as error:
+        raise SchemaError(f"the attribute 'problem' is not that of a result: {error}") from error
+    if found != ds.attrs["problem_id"]:
+        raise SchemaError(
+            f"the attributes were changed: 'problem' describes {found}, and problem_id is {ds.attrs['problem_id']}. "
+            "Take the result as it was made; another problem has other results."
+        )
 
 
 def _empty(ds: xr.Dataset, kind: str) -> NDArray[np.bool_]:
@@ -406,6 +477,40 @@ def require_same_problem(**results: xr.Dataset) -> None:
                 if left.get(path) != right.get(path)
             ]
             raise ValueError(f"{first} and {second} are of different problems; " + "; ".join(differences))
+
+
+def theory_attrs(source: xr.Dataset) -> dict[str, Any]:
+    """What a result says of the limit that it rests on, given that limit or what rests on it: who made it, and whether
+    it is that of lazy networks."""
+    prefix = "" if source.attrs.get("kind") == "limit" else "theory_"
+    names = ("producer", "regime")
+    return {f"theory_{n}": source.attrs[f"{prefix}{n}"] for n in names if f"{prefix}{n}" in source.attrs}
+
+
+def require_same_labels(**results: xr.Dataset) -> None:
+    """Compare the labels of two results, given by what they are, along what both have but width, seed and block.
+
+    Raises:
+        ValueError: other steps.  SchemaError: other labels of another dimension.
+    """
+    (first, ours), (second, theirs) = results.items()
+    for dim, left in ours.indexes.items():
+        right = theirs.indexes.get(dim)
+        if right is None or dim in ("width", "seed", "block") or left.equals(right):
+            continue
+        labels = f"{_few(left)} and {_few(right)}"
+        if dim == "step":
+            raise ValueError(
+                f"{first} has {len(left)} steps and the {second} {len(right)}, not the same: {labels}; select common "
+                f"ones first, e.g. {first}.sel(step={second}.step)."
+            )
+        raise SchemaError(f"{first} and {second} are labelled differently along {dim}: {labels}.")
+
+
+def _few(labels: Any) -> str:
+    """Labels, by their start."""
+    shown = ", ".join(str(label) for label in labels[:LABELS])
+    return shown + ", ..." * (len(labels) > LABELS)
 
 
 def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

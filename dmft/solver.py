@@ -18,6 +18,11 @@ Assumptions and approximations
     tolerance^2.  The output at initialisation vanishes in the limit, centered or not, so that the limit is always
     computed with it subtracted (an estimate of the same number with less noise).
 
+    Standard errors are those of particles alone.  A gradient flow takes finite steps: theory, fluctuations and networks
+    of a problem take the same ones, and differ from the exact flow together.  For linear networks the attribute
+    step_error says by how much predictions do, from a second run in which two steps at a time are one (Richardson: the
+    difference over 2^p - 1, p the order of the scheme); others may be compared with a problem of finer steps.
+
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
 matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).
 """
@@ -31,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from dmft import __version__, memory, schema
 from dmft.checkpoint import Checkpoint
@@ -54,10 +60,13 @@ from dmft.run import (
     recorded_kernels,
     warn_of_few_particles,
 )
-from dmft.specs import Problem
+from dmft.specs import GradientFlow, Problem
 from dmft.specs.parameterization import require_limit
+from dmft.uncertainty import warn_of_large_errors
 
 HALVED = 2  # scrambles with half of the particles, where these are few
+STILL = 1e-12  # of the smallest step, a step that changes nothing
+ORDERS = {"rosenbrock": 2, "euler": 1}  # of the schemes of gradient flows
 METHODS = {
     "conditioning": "causal particles, revealed Gaussian matrices",
     "pathwise": "causal particles, tangents of their paths",
@@ -111,7 +120,10 @@ def solve(
 
     Returns:
         Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
-        mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).
+        mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).  A warning says
+        where one is large (`dmft.uncertainty`).  Of linear networks under a gradient flow of two steps or more the
+        attribute step_error, the largest error of predictions by the finite steps (inf where steps twice as long
+        diverge).
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
@@ -158,6 +170,7 @@ def solve(
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
     )
+    flow = exact and isinstance(problem.training, GradientFlow) and run.last > 1 and "prediction" in observables
     scrambles = 1 if exact else scrambles
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
     numerics |= {"tolerance": run.tolerance, "dtype": dtype, "seed": seed, "responses": responses}
@@ -172,16 +185,19 @@ def solve(
     saved = Checkpoint(checkpoint, fingerprint)
     with (
         precision(dtype, where[0]),
-        progress_bar(scrambles * (run.last + 1), "theory", "step", progress) as bar,
+        progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
         produce = _by_conditioning if responses == "conditioning" else _by_paths
         memory_needed = produce(run, seed, scrambles, observables, bar, saved, memory_limit)
+        found = saved.moments.mean_and_error(exact=exact)
+        if flow:
+            numerics["step_error"] = _step_error(run, found["prediction"], bar, memory_limit)
         in_law = _in_law(run, seed, observables, bar, saved) if few_particles(run, saved.directions) else {}
     warn_of_few_particles(run, saved.directions, _said(in_law) if in_law else "")
     result = schema.build(
         "limit",
         problem,
-        saved.moments.mean_and_error(exact=exact),
+        found,
         steps=run.steps,
         attrs={
             "producer": "dmft.solve",
@@ -194,6 +210,7 @@ def solve(
         },
     )
     saved.remove()
+    warn_of_large_errors(result, f"Raise particles={particles}, or scrambles={scrambles}.")
     return result
 
 
@@ -273,6 +290,28 @@ def of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> A
     prediction = np.asarray(prediction, np.float64)
     values = {"prediction": prediction} if "prediction" in observables else {}
     return values | schema.of_predictions(run.problem, prediction, observables)
+
+
+def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limit: int | None) -> float:
+    """The largest error of predictions (recorded step, ...) of a flow by its finite steps.
+
+    Steps two by two are one step of a second run, of as many steps (those left over stand still), so that nothing is
+    compiled anew; an odd last one stays as it is.
+    """
+    training = run.problem.training
+    assert isinstance(training, GradientFlow)
+    sizes = np.broadcast_to(np.asarray(training.step_size), training.steps)
+    pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
+    still = np.full(training.steps - len(pairs), STILL * pairs.min())
+    coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
+    other = replace(run, problem=replace(run.problem, training=coarse), sharpness=False)
+    try:
+        (trained,) = other.repetitions(0, 1, bar, Checkpoint(None, {}), memory_limit=memory_limit)
+    except DivergenceError:
+        return float("inf")
+    common = np.flatnonzero((run.steps % 2 == 0) | (run.steps == run.last))
+    seen = np.asarray(trained.history.vitals.prediction)[-(-run.steps[common] // 2)]
+    return float(abs(seen - prediction[common]).max() / (2 ** ORDERS[training.scheme] - 1))
 
 
 def _by_sample(run: Run, kernel: Any, gradients: bool) -> Any:

@@ -22,6 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import schema
+from dmft.labels import labelled
 from dmft.limits.lazy import lazy_limit
 from dmft.specs import Problem
 
@@ -50,7 +51,7 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
         SchemaError: not a result of kind "limit".
         ValueError, TypeError: the theory is of another problem, lacks step 0, or has none of these variables.
     """
-    schema.validate(theory, "limit")
+    theory = schema.validate(theory, "limit")
     if not isinstance(problem, Problem):
         raise TypeError(
             f"distance_from_lazy expects a dmft.Problem as its second argument, got {type(problem).__name__}."
@@ -79,7 +80,7 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
         "producer": "dmft.distance_from_lazy",
         "device": "cpu",
     }
-    return ds
+    return labelled(ds)
 
 
 def relative_change(A: Array, B: Array, dA: Array, dB: Array) -> tuple[Array, Array]:

@@ -102,7 +102,8 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         accuracy and test_accuracy, feature_kernel; gradient_kernel and ntk for a single output (for several, those of
         each output are the ones of a single output, and those between outputs vanish).  Kernels do not depend on the
         step; they are repeated without taking memory, and cannot be written to.  The attribute `quadrature_error`
-        estimates the relative error of the averages over Gaussian fields.
+        estimates the relative error of the averages over Gaussian fields; `regime` says that the limit is that of lazy
+        networks, whatever gamma0 the problem has, and what is made with it says so too.
 
     Raises:
         ValueError, TypeError: weight decay; another parameterization; arguments out of range.
@@ -134,7 +135,7 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         axis = kernel.ndim - 3
         observables[name] = np.broadcast_to(kernel, (*kernel.shape[:axis], len(steps), *kernel.shape[axis + 1 :]))
     attrs = {"producer": "dmft.lazy_limit", "method": method, "quadrature_error": kernels.quadrature_error}
-    attrs |= {"nodes": nodes}
+    attrs |= {"nodes": nodes, "regime": "LAZY (gamma0 -> 0)"}
     return exact_result(problem, prediction[:, seen], observables, steps=steps, attrs=attrs)
 
 

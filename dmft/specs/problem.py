@@ -6,8 +6,9 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -113,8 +114,7 @@ class Problem:
     @property
     def problem_id(self) -> str:
         """Sixteen hexadecimal digits of the sha256 over the description and the bytes of the data."""
-        text = json.dumps(self._physics(), sort_keys=True) + self.task.sha256
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _identity(self._physics(), self.task.sha256)
 
     def to_json(self, *, arrays: bool = True) -> str:
         """The problem as JSON text.  Without `arrays` the data are only named by their shapes and digest."""
@@ -139,12 +139,10 @@ class Problem:
             task: the data, where the text holds only their digest; checked against it.
 
         Raises:
-            ValueError: another format, data missing or with another digest.
+            ValueError: not such text, or cut short; another format, fields that this version does not know; data
+                missing, damaged or with another digest.
         """
-        content = json.loads(text)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"problem JSON has format {found!r}; this version reads format {FORMAT}.")
+        content = _parsed(text)
         described = content["task"]
         if task is None:
             if "float64" not in described:
@@ -152,25 +150,38 @@ class Problem:
                     f"this problem JSON holds no data, only their digest {described['sha256'][:12]}...; "
                     "pass task=, or write it with to_json(arrays=True)."
                 )
-            arrays = {
-                name: np.frombuffer(base64.b64decode(data), dtype="<f8").reshape(described["shapes"][name])
-                for name, data in described["float64"].items()
-            }
-            task = Task(**arrays, provenance=described["provenance"])
+            task = _stored_task(described)
         if task.sha256 != described["sha256"]:
             raise ValueError(
                 f"the data have sha256 {task.sha256[:12]}..., the problem was written with "
                 f"{described['sha256'][:12]}...; load the same data with the same options."
             )
-        network = _known_kind(content["network"], NETWORKS)
-        training = _known_kind(content["training"], TRAININGS)
-        network["activation"] = Activation.from_described(network["activation"])
+        network = dict(content["network"])
+        network["activation"] = _activation(network.get("activation"))
         return cls(
-            network=NETWORKS[network.pop("kind")](**network),
+            network=_known_kind("network", network, NETWORKS),
             task=task,
-            training=TRAININGS[training.pop("kind")](**training),
+            training=_known_kind("training", content["training"], TRAININGS),
             loss=content["loss"],
         )
+
+
+@lru_cache(maxsize=64)
+def identity_of(text: str) -> str:
+    """The `problem_id` of a problem from the text that `to_json` wrote, with or without the data (which only
+    `Problem.from_json` checks against their digest).
+
+    Raises:
+        ValueError: not such text.
+    """
+    content = _parsed(text)
+    task = content.pop("task")
+    return _identity(content, task["sha256"])
+
+
+def _identity(physics: Mapping[str, Any], sha256: str) -> str:
+    """`problem_id`, from the description of all but the data, and the digest of these."""
+    return hashlib.sha256((json.dumps(physics, sort_keys=True) + sha256).encode()).hexdigest()[:16]
 
 
 def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
@@ -237,7 +248,62 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _known_kind(fields: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
-    if fields.get("kind") not in kinds:
-        raise ValueError(f"kind {fields.get('kind')!r} is unknown to this version; it reads {', '.join(kinds)}.")
-    return dict(fields)
+def _parsed(text: str) -> dict[str, Any]:
+    """The JSON object that `to_json` wrote, with all of its parts; ValueError for anything else."""
+    try:
+        content = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"this is not JSON, or cut short ({error}); expected what Problem.to_json() wrote.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"problem JSON has format {found!r}; this version reads format {FORMAT}.")
+    parts = {"network": dict, "training": dict, "loss": str, "task": dict}
+    lost = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
+    if not lost and not isinstance(content["task"].get("sha256"), str):
+        lost = ["task.sha256"]
+    if lost:
+        raise ValueError(f"problem JSON lacks {', '.join(lost)}; expected what Problem.to_json() wrote.")
+    return content
+
+
+def _stored_task(described: Mapping[str, Any]) -> Task:
+    """The data that problem JSON holds; ValueError if they are damaged."""
+    try:
+        arrays = {
+            name: np.frombuffer(base64.b64decode(data), dtype="<f8").reshape(described["shapes"][name])
+            for name, data in described["float64"].items()
+        }
+        return Task(**arrays, provenance=described.get("provenance", {}))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"the data in this problem JSON are damaged: {error}.") from error
+
+
+def _known_kind(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -> Any:
+    """The spec that JSON describes with its `kind`."""
+    if given.get("kind") not in kinds:
+        raise ValueError(f"kind {given.get('kind')!r} is unknown to this version; it reads {', '.join(kinds)}.")
+    return _made(name, {key: value for key, value in given.items() if key != "kind"}, kinds[given["kind"]])
+
+
+def _activation(given: Any) -> Activation:
+    """A built-in one, or one of one's own, from its description."""
+    if not (isinstance(given, Mapping) and "derivative" in given):
+        return _made("activation", given, Activation)  # type: ignore[no-any-return]
+    missing = sorted({"name", "derivative", "kinks", "gain", "sha256"} - set(given))
+    if missing:
+        raise ValueError(f"activation lacks {', '.join(missing)}, which one of one's own is described by.")
+    return Activation.from_described(given)
+
+
+def _made(name: str, given: Any, kind: Any) -> Any:
+    """A spec from its fields in JSON; ValueError for fields that it does not have, or if some are missing."""
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(given) - set(known)) if isinstance(given, Mapping) else [repr(given)]
+    if unknown:
+        raise ValueError(
+            f"{name} has {', '.join(unknown)}, which this version does not know; it reads {', '.join(known)}."
+        )
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ValueError(f"{name} is described incompletely, or by values of another type: {error}") from error

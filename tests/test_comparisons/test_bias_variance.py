@@ -455,6 +455,15 @@ def test_refusals(planted):
     refuses(ValueError, "the networks have no predictions", bare)
 
 
+def test_default_sizes_are_those_that_a_width_has_two_ensembles_of():
+    problem, mean, _ = general_case("cross_entropy")
+    f = np.random.default_rng(0).standard_normal((1, SEEDS, TRIALS, 4, 3)) + mean
+    nets = networks(problem, f, [8])
+    assert nets.sizes["seed"] == 16
+    assert comparisons.bias_variance(nets)["ensemble"].values.tolist() == [1, 2, 4, 8]
+    assert comparisons.bias_variance(nets.isel(seed=slice(0, 9)))["ensemble"].values.tolist() == [1, 2, 4]
+
+
 def test_refusals_of_losses_that_need_every_network():
     problem, mean, _ = general_case("cross_entropy")
     f = np.random.default_rng(0).standard_normal((1, SEEDS, TRIALS, 4, 3)) + mean

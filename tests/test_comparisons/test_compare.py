@@ -64,6 +64,11 @@ def test_planted_variance_and_bias_come_back(planted):
         )
 
 
+def of(problem):
+    """Attributes of results of a problem."""
+    return {"problem_id": problem.problem_id, "problem": problem.to_json(arrays=False)}
+
+
 def planted_fluctuations(theory, factor=1.0):
     """Predictions of the planted N Var and N bias, or wrong ones."""
     values = {}
@@ -104,7 +109,7 @@ def test_fluctuations_of_another_problem_or_without_bias(planted):
     assert "prediction_variance_z" in found
     assert "prediction_bias_z" not in found
     with pytest.raises(ValueError, match="networks and fluctuations are of different problems"):
-        comparisons.compare(theory, nets, predicted.assign_attrs(problem_id="0", problem="{}"))
+        comparisons.compare(theory, nets, predicted.assign_attrs(of(reference_problem(gamma0=2.0))))
     with pytest.raises(ValueError, match=re.escape("fluctuations has 4 steps and the networks 11")):
         comparisons.compare(theory, nets, predicted.isel(step=slice(0, 4)))
     nothing = predicted.assign(prediction_variance=0 * predicted.prediction_variance)
@@ -240,15 +245,17 @@ def test_result_survives_a_file(planted, tmp_path):
     (tmp_path / "text.nc").write_text("no")
     with pytest.raises(ValueError, match="cannot be read as a NetCDF file"):
         dmft.load(tmp_path / "text.nc")
-    path = dmft.save(found.assign_attrs(schema=7), tmp_path / "old.nc")
+    with pytest.raises(SchemaError, match="old.nc is not written: .* schema 7"):
+        dmft.save(found.assign_attrs(schema=7), tmp_path / "old.nc")
+    found.assign_attrs(schema=7).to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
     with pytest.raises(SchemaError, match="schema 7"):
-        dmft.load(path)
+        dmft.load(tmp_path / "old.nc")
 
 
 def test_a_failed_save_keeps_what_was_there(planted, tmp_path):
     path = dmft.save(planted[2], tmp_path / "a.nc")
     before = path.read_bytes()
-    bad = planted[2].assign_attrs(problem={"not": "text"})
+    bad = planted[2].assign_attrs(theory_note={"not": "text"})
     with pytest.raises(TypeError):
         dmft.save(bad, path)
     assert path.read_bytes() == before
@@ -302,16 +309,21 @@ def test_moments_are_compared_as_their_members_are(planted):
 
 def test_statistics_need_no_theory(planted):
     _, nets, compared = planted
-    for of in (nets, as_moments(nets, 15)):
-        found = comparisons.statistics(of, covariance=True)
+    for networks in (nets, as_moments(nets, 15)):
+        found = comparisons.statistics(networks, covariance=True)
         assert found["count"].values.tolist() == [SEEDS] * 4
         np.testing.assert_allclose(found.prediction_mean, compared.prediction_mean, rtol=1e-9)
-        np.testing.assert_allclose(found.width * found.prediction_variance, compared.prediction_variance, rtol=1e-9)
+        np.testing.assert_allclose(
+            found.width * found.prediction_seed_variance, compared.prediction_variance, rtol=1e-9
+        )
         covariance = np.cov(nets.prediction.values[2].reshape(SEEDS, -1), rowvar=False)
-        np.testing.assert_allclose(found.prediction_covariance.values[2].reshape(33, 33), covariance, atol=1e-12)
-        assert found.prediction_covariance.dims == ("width", "step", "sample", "step_2", "sample_2")
-        assert "prediction_covariance" not in comparisons.statistics(of)
-        without = of.drop_vars([name for name in of.data_vars if name in ("prediction", "prediction_comoment")])
+        measured = found.prediction_seed_covariance
+        np.testing.assert_allclose(measured.values[2].reshape(33, 33), covariance, atol=1e-12)
+        assert measured.dims == ("width", "step", "sample", "step_2", "sample_2")
+        assert "prediction_seed_covariance" not in comparisons.statistics(networks)
+        without = networks.drop_vars(
+            [name for name in networks.data_vars if name in ("prediction", "prediction_comoment")]
+        )
         with pytest.raises(ValueError, match="have no predictions to find a covariance of"):
             comparisons.statistics(without, covariance=True)
 
@@ -336,15 +348,17 @@ def test_refusals(planted):
 
     refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", theory=nets)
     refuses(SchemaError, "expected an xarray Dataset", nets=nets.prediction)
-    refuses(ValueError, "select common ones first, e.g. theory.sel(step=nets.step)", nets=nets.isel(step=slice(0, 4)))
+    refuses(
+        ValueError, "select common ones first, e.g. theory.sel(step=networks.step)", nets=nets.isel(step=slice(0, 4))
+    )
     refuses(ValueError, "variances and their errors need at least 8", nets=nets.isel(seed=[0, 1, 2]))
     refuses(SchemaError, "'prediction' has no standard error prediction_se", theory=theory.drop_vars("prediction_se"))
     refuses(SchemaError, "holds no variables", nets=nets.drop_vars(list(nets.data_vars)))
     refuses(SchemaError, "'prediction_se' is not a variable", nets=nets.assign(prediction_se=nets.prediction))
-    other = reference_problem(gamma0=2.0)
-    text = other.to_json(arrays=False)
     refuses(
-        ValueError, "different problems; network.", nets=nets.assign_attrs(problem_id=other.problem_id, problem=text)
+        ValueError,
+        "different problems; network.gamma0",
+        theory=theory.assign_attrs(of(reference_problem(gamma0=2.0))),
     )
     refuses(SchemaError, "schema 7", nets=nets.assign_attrs(schema=7))
     refuses(SchemaError, "'prediction' holds non-finite numbers", nets=nets.where(nets.seed != 5))

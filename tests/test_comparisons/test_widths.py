@@ -125,7 +125,7 @@ def test_the_law_is_the_series_of_its_entries_for_every_source(law):
     few = nets.isel(step=slice(0, 3))
     sources = {
         "prediction_mean": comparisons.statistics(few),
-        "prediction_variance": comparisons.statistics(few),
+        "prediction_seed_variance": comparisons.statistics(few),
         "prediction_deviation": comparisons.compare(theory.isel(step=slice(0, 3)), few),
         "loss_infinite": comparisons.bias_variance(few),
     }

@@ -16,7 +16,8 @@ import xarray as xr
 
 import dmft
 from dmft import cli
-from dmft.__main__ import main, with_error
+from dmft.__main__ import main
+from dmft.text import with_error
 
 TASK = "--source digits --classes 3 8 --n-train 4 --n-test 2"
 PROBLEM = f"{TASK} --depth 2 --gamma0 1.5 --learning-rate 0.5 --steps 3"
@@ -250,11 +251,13 @@ def test_bad_input_says_what_is_wrong_and_nothing_is_written(tmp_path, capsys, o
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no JSON", "Expecting value"),
+        ("", "is not JSON, or cut short"),
+        ("no JSON", "is not JSON, or cut short (Expecting value"),
         ("{}", "format None"),
         ("[1]", "format 'list'"),
-        ('{"format": 1}', "lacks 'task'"),
-        ('{"format": 1, "task": 3}', "--problem"),
+        ('{"format": 1}', "lacks network, training, loss, task"),
+        ('{"format": 1, "network": {}, "training": {}, "loss": "squared", "task": 3}', "lacks task"),
+        ('{"format": 1, "network": {}, "training": {}, "loss": "squared", "task": {}}', "lacks task.sha256"),
     ],
 )
 def test_a_file_that_is_no_problem(tmp_path, capsys, text, message):
@@ -357,9 +360,12 @@ def test_describe_says_what_solve_said(solved, capsys):
 def test_describe_other_files(tmp_path, capsys):
     assert run("describe", tmp_path / "nothing.nc") == 2
     assert "is not a file" in capsys.readouterr().err
-    dmft.save(xr.Dataset({"a": ("x", [1.0])}), tmp_path / "other.nc")
+    xr.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
     assert run("describe", tmp_path / "other.nc") == 2
-    assert "does not name its problem" in capsys.readouterr().err
+    assert "other.nc is not a result of this library: it names neither" in capsys.readouterr().err
+    (tmp_path / "cut.nc").write_bytes((tmp_path / "other.nc").read_bytes()[:3000])
+    assert run("describe", tmp_path / "cut.nc") == 2
+    assert re.search(r"cut.nc cannot be read as a NetCDF file .* or is damaged", capsys.readouterr().err)
 
 
 def test_describe_fluctuations_and_batches(tmp_path, capsys):
@@ -384,7 +390,14 @@ def test_describe_fluctuations_and_batches(tmp_path, capsys):
         (0.5, 0.0, "0.5"),
         (0.5, float("nan"), "0.5"),
         (0.5, 1e-17, "0.5 +- 1.0e-17"),
-        (12345.6, 1234.0, "12345.6 +- 1.2e+03"),
+        (12345.6, 1234.0, "12300 +- 1200"),
+        (17637.9618, 3.2, "17638.0 +- 3.2"),
+        (-0.5, 0.0996, "-0.50 +- 0.10"),
+        (0.1, 9.97, "0 +- 10"),
+        (1.23456e-7, 1.23e-10, "(1.2346 +- 0.0012)e-07"),
+        (0.0, 1e-12, "(0.0 +- 1.0)e-12"),
+        (1e12, 3e8, "(1.00000 +- 0.00030)e+12"),
+        (float("inf"), 1.0, "inf"),
     ],
 )
 def test_values_are_shown_to_the_second_digit_of_their_error(value, error, text):

@@ -8,6 +8,8 @@ import dmft
 import finite_nets
 from figures import coordinate_check as module
 
+pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few particles at a large learning rate
+
 
 @pytest.fixture(scope="module")
 def made():

@@ -76,7 +76,7 @@ def test_a_store_holds_what_train_ensemble_finds(whole):
         np.testing.assert_allclose(stored[name], direct[name], rtol=1e-12, atol=1e-14, err_msg=name)
     statistics = comparisons.statistics(stored)
     members = finite_nets.train_ensemble(PROBLEM, widths=WIDTHS, seeds=40, **FEW)
-    np.testing.assert_allclose(statistics.prediction_variance, members.prediction.var("seed", ddof=1), atol=1e-12)
+    np.testing.assert_allclose(statistics.prediction_seed_variance, members.prediction.var("seed", ddof=1), atol=1e-12)
 
 
 def test_members_are_kept_on_request(tmp_path):
@@ -121,7 +121,7 @@ def test_numbers_do_not_depend_on_batches(tmp_path, monkeypatch, whole, at_once)
 def test_blocks_of_another_size_pool_to_the_same_moments(tmp_path, whole):
     swept(tmp_path / "store", block=8)
     ours, theirs = (comparisons.statistics(finite_nets.open_store(path)) for path in (tmp_path / "store", whole))
-    for name in ("prediction_mean", "prediction_variance", "loss_mean", "loss_variance"):
+    for name in ("prediction_mean", "prediction_seed_variance", "loss_mean", "loss_seed_variance"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-11, atol=1e-14)
 
 

@@ -1,0 +1,37 @@
+"""When results are too uncertain to be left without a word.
+
+The standard error of a quantity is large where it exceeds `LARGE` of the quantity's scale: its largest value in the
+result, of a bias also the root of the largest variance beside it (N bias may vanish; at width N the bias is b / N, the
+scatter of networks sqrt(V / N)).  What 1/N adds is a correction, of which less is asked: with default settings errors
+of N bias of kernels reach three tenths.  Single entries may be smaller than their errors, which say so.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import xarray as xr
+
+LARGE = {"limit": 0.2, "fluctuations": 0.5}  # by kind of result
+ROUNDING = 1e-10  # of the largest number in a result: below, an error is that of arithmetic
+
+
+def warn_of_large_errors(result: xr.Dataset, ways_out: str) -> None:
+    """A warning that names the quantity whose standard errors are largest in units of its scale, if they are large."""
+    largest = {str(name): float(np.max(np.abs(variable.values))) for name, variable in result.data_vars.items()}
+    parts: dict[str, float] = {}
+    for name, value in largest.items():
+        error = largest.get(f"{name}_se", 0.0)
+        spread = largest.get(f"{name.removesuffix('_bias')}_variance", 0.0) if name.endswith("_bias") else 0.0
+        scale = max(value, math.sqrt(spread))
+        if scale > 0 and error > ROUNDING * max(largest.values()):
+            parts[name] = error / scale
+    worst = max(parts, key=lambda name: parts[name], default=None)
+    if worst is not None and parts[worst] > LARGE[result.attrs["kind"]]:
+        warnings.warn(
+            f"standard errors of {worst} reach {largest[f'{worst}_se']:.2g}, {100 * parts[worst]:.2g} % of its scale "
+            f"({worst} is at most {largest[worst]:.2g}): the result is uncertain. {ways_out}",
+            stacklevel=3,
+        )
