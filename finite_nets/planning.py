@@ -19,12 +19,14 @@ from finite_nets.collection import check_members
 from finite_nets.ensemble import default_block, find_device
 from finite_nets.executors import Executor, check_executor, cores, threads_each
 from finite_nets.precision import precision
+from finite_nets.random import MEMBER_BITS
 from finite_nets.recording import Plan
 from finite_nets.runner import Runner, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import Store
 
 MANY_BLOCKS = 2000  # of a width: tens of thousands of files
+MOST_BLOCKS = 10**6  # of a sweep: ten million files
 PROBED = 2  # steps that are timed for an estimate
 HEADER = ("problem", "width", "blocks", "there", "to do", "at once", "memory", "time")
 
@@ -201,8 +203,9 @@ def plan_sweep(
         raise TypeError(f"problems={problems!r} must be a dmft.Problem, or a list of them.")
     if len({problem.problem_id for problem in described}) < len(described):
         raise ValueError("problems holds a problem twice; give each once.")
-    counts = _seeds_by_width(widths, seeds)
-    root = check_members(list(counts), 1, seed).root
+    members_of = check_members(widths, 1, seed)
+    _require_few_blocks(len(described) * len(members_of.widths))
+    root, counts = members_of.root, _seeds_by_width(members_of.widths, seeds)
     block = None if block is None else _check.integer("block", block, minimum=1)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
@@ -212,7 +215,7 @@ def plan_sweep(
     where = Store(store)
     if where.exists():
         where.check()
-    works = []
+    works, blocks = [], 0
     for problem in described:
         settings = Settings(
             seed=root,
@@ -225,25 +228,42 @@ def plan_sweep(
         )
         if where.has(problem.problem_id):
             where.require_settings(problem.problem_id, settings)
-        works += [_work(where, problem, settings, width, count, block) for width, count in counts.items()]
+        for width, count in counts.items():
+            size = _block_size(where, problem, width, count, block)
+            blocks += math.ceil(count / size)
+            _require_few_blocks(blocks)
+            works.append(_work(where, problem, settings, width, math.ceil(count / size), size))
     return SweepPlan(where, _of_shard(works, shard), executor, _devices(devices, executor), memory_limit)
 
 
-def _work(store: Store, problem: Problem, settings: Settings, width: int, seeds: int, block: int | None) -> Work:
-    """All blocks of a width that the store lacks."""
+def _require_few_blocks(count: int) -> None:
+    """ValueError for more blocks than a disk holds files, before there is a list of them."""
+    if count > MOST_BLOCKS:
+        raise ValueError(
+            f"this sweep has {count:,} blocks or more, each with its own files; {MOST_BLOCKS:,} are possible. Give "
+            "block= a larger number of networks, leave it out, or sweep over fewer widths."
+        )
+
+
+def _block_size(store: Store, problem: Problem, width: int, seeds: int, block: int | None) -> int:
+    """How many networks a block of a width has, or is to have."""
     problem_id = problem.problem_id
     known = store.block_size(problem_id, width)
     if block is not None:
         store.require_block(problem_id, width, block)
     size = known or block or default_block(seeds)
-    wanted = math.ceil(seeds / size)
-    if block is None and wanted > MANY_BLOCKS:
+    if block is None and (wanted := math.ceil(seeds / size)) > MANY_BLOCKS:
         warnings.warn(
             f"width {width} is stored in blocks of {size} networks: {wanted} blocks, each with its own files, are slow "
             "to write and read. Begin a new store for so many networks, with larger blocks.",
             stacklevel=4,
         )
-    finished = store.finished(problem_id, width)
+    return size
+
+
+def _work(store: Store, problem: Problem, settings: Settings, width: int, wanted: int, size: int) -> Work:
+    """All blocks of a width that the store lacks."""
+    finished = store.finished(problem.problem_id, width)
     todo = tuple(index for index in range(wanted) if index not in finished)
     return Work(problem, settings, width, size, wanted, wanted - len(todo), todo)
 
@@ -272,14 +292,17 @@ def _of_shard(works: list[Work], shard: tuple[int, int]) -> tuple[Work, ...]:
     return tuple(found)
 
 
-def _seeds_by_width(widths: Any, seeds: Any) -> dict[int, int]:
+def _seeds_by_width(widths: Sequence[int], seeds: Any) -> dict[int, int]:
     """How many networks each width is to have."""
-    found = check_members(widths, 1, 0).widths
     if not isinstance(seeds, Mapping):
-        seeds = dict.fromkeys(found, seeds)
-    if set(seeds) != set(found):
-        raise ValueError(f"seeds names the widths {sorted(seeds)}, not {sorted(found)}; give a number for each width.")
-    return {width: _check.integer(f"seeds of width {width}", seeds[width], minimum=1) for width in found}
+        seeds = dict.fromkeys(widths, seeds)
+    if set(seeds) != set(widths):
+        raise ValueError(f"seeds names the widths {list(seeds)}, not {list(widths)}; give a number for each width.")
+    found = {width: _check.integer(f"seeds of width {width}", seeds[width], minimum=1) for width in widths}
+    for width, count in found.items():
+        if count > 2**MEMBER_BITS:
+            raise ValueError(f"seeds of width {width}={count} must be at most 2^{MEMBER_BITS}.")
+    return found
 
 
 def _devices(devices: str | Sequence[str], executor: Executor) -> tuple[str, ...]:

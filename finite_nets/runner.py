@@ -116,12 +116,12 @@ class Runner:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def members(self, width: int, seeds: Sequence[int]) -> Iterator[Batch]:
+    def members(self, width: int, seeds: Sequence[int] | Indices) -> Iterator[Batch]:
         """Results of every member with these seed indices, batch by batch."""
-        first, indices = 0, np.asarray(seeds, np.int64)
+        first = 0
         while first < len(seeds):
             count = min(self.at_once(width), len(seeds) - first)
-            part = indices[first : first + count]
+            part = indices(seeds[first : first + count])
             found = self._attempt(width, count, partial(self._train_members, width, part))
             if found is not None:
                 yield Batch(first, *found)
@@ -138,7 +138,7 @@ class Runner:
                 first += 1
                 continue
             together = [block for block in blocks[first : first + fits // size] if len(block) == size]
-            seeds = np.concatenate([_numbers(block) for block in together])
+            seeds = np.concatenate([indices(block) for block in together])
             found = self._attempt(width, len(seeds), partial(self._train_moments, width, seeds, len(together)))
             if found is not None:
                 yield first, found
@@ -147,9 +147,9 @@ class Runner:
     def _in_pieces(self, width: int, block: range) -> BlockMoments:
         """The moments of a block that does not fit in one batch."""
         pieces: list[BlockMoments] = []
-        done, seeds = 0, _numbers(block)
+        done = 0
         while done < len(block):
-            part = seeds[done : done + self.at_once(width)]
+            part = indices(block[done : done + self.at_once(width)])
             found = self._attempt(width, len(part), partial(self._train_moments, width, part, 1))
             if found is not None:
                 pieces.append(found)
@@ -194,13 +194,15 @@ class Runner:
             return found
 
     def _begin(self, width: int, seeds: Indices) -> State:
-        indices = torch.from_numpy(seeds).to(self.device)
-        return self.trainer.begin(self.trainer.draw(width, indices, self.root_seed), int(self.plan.steps[-1]))
+        members = torch.from_numpy(seeds).to(self.device)
+        return self.trainer.begin(self.trainer.draw(width, members, self.root_seed), int(self.plan.steps[-1]))
 
 
-def _numbers(block: range) -> Indices:
-    """The seed indices of a block; by NumPy, since there may be millions."""
-    return np.arange(block.start, block.stop)
+def indices(seeds: Sequence[int] | Indices) -> Indices:
+    """Seed indices as an array; of a range by NumPy, since there may be millions."""
+    if isinstance(seeds, range):
+        return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
+    return np.asarray(seeds, np.int64)
 
 
 def _out_of_memory(error: BaseException) -> bool:

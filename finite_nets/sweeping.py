@@ -33,7 +33,7 @@ from finite_nets.moments import of_members
 from finite_nets.network import NEVER
 from finite_nets.planning import SweepPlan, plan_sweep, readable_time
 from finite_nets.recording import Results
-from finite_nets.runner import Batch, Runner, memory_given_back
+from finite_nets.runner import Batch, Runner, indices, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store
 
@@ -227,7 +227,7 @@ def _made(portion: Portion, runner: Runner, blocks: Sequence[int]) -> Iterator[t
             for i in range(len(found.count)):
                 yield blocks[first + i], {name: values[i] for name, values in arrays.items()}
         return
-    seeds = [seed for part in ranges for seed in part]
+    seeds = np.concatenate([indices(part) for part in ranges])
     whole = _regrouped(runner.members(portion.width, seeds), size)
     for block, (recorded, exploded_at) in zip(blocks, whole, strict=True):
         diverged = exploded_at < NEVER
