@@ -10,8 +10,10 @@
 Block b holds the networks with seed indices b size .. (b + 1) size - 1, all of them, and is a function of its address
 alone: whoever computes it writes the same.  Every array keeps a block in one chunk, with a checksum; a chunk is written
 to a temporary file that is then renamed.  The chunk of `count` comes last: a block is there once its count is.
-Groups, too, are made under another name and renamed.  Metadata are written once: axes have room for all seed indices
-that there are.  So a writer may be killed at any time, and any number of writers may work side by side.
+Groups, too, are made under another name and renamed.  The length of an array is that of the sweep that was planned, and
+grows when blocks beyond it are planned or written (`Store._declare`): so other readers of Zarr find fill values, nan
+and a count of 0, where a block is not there yet, and nothing beyond.  A writer may be killed at any time, and any number
+of writers may work side by side.
 
 Nothing in a store is code: it is read as numbers and JSON, with the codecs that are named here and no others.
 """
@@ -165,7 +167,8 @@ class Store:
             _group(new, {"problem": problem.to_json(arrays=False), "settings": settings.as_json(), **_now()})
             _group(new / "task", {})
             for name, values in problem.task.arrays.items():
-                array = _create(new / "task" / name, values.shape, values.shape, "float64", ["sample", "entry"])
+                dims = [f"{name[2:]}_sample", "input" if name.startswith("x") else "output"]
+                array = _create(new / "task" / name, values.shape, values.shape, "float64", dims)
                 array[...] = values
 
         if not group.exists():
@@ -194,14 +197,14 @@ class Store:
         group = self._width(problem_id, width)
         return int(_attributes(group)["block"]) if group.exists() else None
 
-    def add_width(self, plan: Plan, settings: Settings, width: int, block: int, device: str) -> None:
-        """Make room for the networks of a width.
+    def add_width(self, plan: Plan, settings: Settings, width: int, block: int, blocks: int, device: str) -> None:
+        """Make room for so many blocks of networks of a width.
 
         Raises:
             StoreError: the store has them in blocks of another size.
         """
         problem_id = plan.problem.problem_id
-        group, blocks = self._width(problem_id, width), 2**MEMBER_BITS // block
+        group = self._width(problem_id, width)
 
         def fill(new: Path) -> None:
             _group(new, {"width": width, "block": block, "device": device, "version": __version__, **_now()})
@@ -217,6 +220,9 @@ class Store:
             with self._explained(f"width {width}"):
                 _make(group, fill)
         self.require_block(problem_id, width, block)
+        with self._explained(f"width {width}"):
+            for name in (*self.block_arrays(plan, settings), *self.member_arrays(plan, settings)):
+                self._declare(group / name, blocks, former=2**MEMBER_BITS // block)
 
     def require_block(self, problem_id: str, width: int, block: int) -> None:
         """StoreError if the store has a width in blocks of another size."""
@@ -265,11 +271,10 @@ class Store:
         group = self._width(problem_id, width)
         with self._explained(f"block {block} of width {width}"):
             for name in sorted(arrays, key=lambda name: name == COUNT):
-                array = self._array(group / name)
-                if name.startswith("member_"):
-                    array[block * size : (block + 1) * size] = arrays[name]
-                else:
-                    array[block] = arrays[name]
+                rows = size if name.startswith("member_") else 1
+                array = self._array(group / name, block + 1)
+                array[block * rows : (block + 1) * rows] = arrays[name].reshape(rows, *array.shape[1:])
+                self._declare(group / name, block + 1)
 
     def read(self, problem_id: str, width: int, name: str, blocks: Sequence[int]) -> NDArray[Any]:
         """An array of a width, (block, ...) of the given blocks, in their order.
@@ -325,11 +330,32 @@ class Store:
                     found.append(path)
         return found
 
-    def _array(self, path: Path) -> Any:
-        """An array of a width; its metadata do not change once they are there."""
-        if path not in self._opened:
+    def _array(self, path: Path, blocks: int = 0) -> Any:
+        """An array of a width, long enough for so many blocks: its other metadata do not change."""
+        while path not in self._opened or self._opened[path].shape[0] < blocks * self._opened[path].chunks[0]:
+            self._declare(path, blocks)
             self._opened[path] = _array(path)
         return self._opened[path]
+
+    @staticmethod
+    def _declare(path: Path, blocks: int, former: int = 0) -> None:
+        """Let an array of a width be long enough for so many blocks.
+
+        Of writers that do this at once, the last may have decided without knowing of the others.  So whoever wrote
+        looks again, at the chunks, and whoever has written a chunk comes here afterwards: no block that is there is
+        left out.  An array of a `former` version, with room for all seed indices that there are, is cut to what it
+        holds.
+        """
+        content = _metadata(path)
+        while (length := _length(content)) < blocks or length == former > blocks:
+            folder = path / "c"
+            there = [int(name) for name in os.listdir(folder) if name.isdigit()] if folder.exists() else []
+            blocks = max(blocks, 1 + max(there, default=0))
+            content["shape"][0] = blocks * _chunk(content)
+            if content["data_type"] == "int64":
+                content["fill_value"] = 0  # once -1
+            _write_whole(path / "zarr.json", json.dumps(content, indent=2))
+            content = _metadata(path)
 
     def _width(self, problem_id: str, width: int) -> Path:
         return self.path / problem_id / f"width_{width}"
@@ -385,6 +411,26 @@ def _make(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def _write_whole(file: Path, text: str) -> None:
+    """A file that is replaced at once."""
+    new = file.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        new.write_text(text)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _chunk(content: Mapping[str, Any]) -> int:
+    """Entries of a chunk along the first axis of an array with these metadata."""
+    return int(content["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+
+def _length(content: Mapping[str, Any]) -> int:
+    """Chunks along that axis."""
+    return int(content["shape"][0]) // _chunk(content)
+
+
 def _group(path: Path, attributes: dict[str, Any]) -> None:
     _zarr().create_group(path, attributes=attributes, zarr_format=3)
 
@@ -396,7 +442,7 @@ def _create(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: 
         shape=shape,
         chunks=chunks,
         dtype=dtype,
-        fill_value={"int64": -1, "bool": False}.get(dtype, np.nan),
+        fill_value={"int64": 0, "bool": False}.get(dtype, np.nan),
         compressors=(codecs.ZstdCodec(level=1), codecs.Crc32cCodec()),
         dimension_names=list(dims)[: len(shape)],
         zarr_format=3,

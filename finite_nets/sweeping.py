@@ -130,7 +130,7 @@ def run(plan: SweepPlan, *, threads: int | None = None, progress: bool | None = 
     device = device_name(find_device(plan.devices[0])) if plan.local else "workers"
     for work in plan.works:
         plan.store.add_problem(work.problem, work.settings)
-        plan.store.add_width(work.plan, work.settings, work.width, work.size, device)
+        plan.store.add_width(work.plan, work.settings, work.width, work.size, work.wanted, device)
     started, made = time.perf_counter(), Outcome()
     with progress_bar(plan.networks, "networks", "net", progress) as bar:
 
