@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import MemoryEstimateError
 from finite_nets.budget import Budget
+from finite_nets.executors import forked
 from finite_nets.moments import BlockMoments, Blocks, joined
 from finite_nets.network import NEVER, State, Trainer
 from finite_nets.precision import Precision
@@ -227,6 +228,8 @@ def memory_given_back(device: torch.device) -> Iterator[None]:
 def _computing(precision: Precision, device: torch.device) -> Iterator[None]:
     """Without gradients, on the device, where kernels are launched too; products of PyTorch in TF32 if that is asked
     for, whatever the caller has set."""
+    if forked():  # the threads of PyTorch are not there, their locks are
+        torch.set_num_threads(1)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision.name == "tf32" else "highest")
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -28,7 +28,7 @@ from dmft import memory
 from dmft.progress import progress_bar
 from dmft.specs import Problem
 from finite_nets.ensemble import device_name, find_device
-from finite_nets.executors import Executor, Outcome, is_dask, portions, run_all, worker_device
+from finite_nets.executors import Executor, Outcome, end_if_begun_anew, is_dask, portions, run_all, worker_device
 from finite_nets.moments import of_members
 from finite_nets.network import NEVER
 from finite_nets.planning import SweepPlan, plan_sweep, readable_time
@@ -114,16 +114,20 @@ def sweep(
         StoreError: the store is of another kind, or holds networks of other settings; the message names the difference.
         OSError: it cannot be written to; what was there is kept.
         MemoryEstimateError: a single network does not fit.
+        RuntimeError: worker processes die, are forked, or begin a script without guard anew; the message says which.
         ValueError, TypeError: arguments out of range.
 
-    A script that calls it with executor="pool" needs the guard `if __name__ == "__main__":`, as spawned processes do.
+    A script that calls it with processes (executor="pool", or an executor of one's own, which must spawn them: one that
+    forks is refused) needs the guard `if __name__ == "__main__":`.
     """
+    end_if_begun_anew(executor)
     plan = plan_sweep(problems, widths, seeds, store=store, executor=executor, devices=devices, **options)
     return run(plan, threads=threads, progress=progress)
 
 
 def run(plan: SweepPlan, *, threads: int | None = None, progress: bool | None = None) -> Summary:
     """Do what is planned; arguments and errors as of `sweep`."""
+    end_if_begun_anew(plan.executor)
     if progress or (progress is None and sys.stderr.isatty()):
         print(plan.text(), file=sys.stderr)
     plan.store.prepare()
