@@ -24,7 +24,7 @@ import tyro
 from dmft.errors import DivergenceError, MemoryEstimateError
 
 EXIT_CODES = (
-    "Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory, 141 nobody reads the output any more."
+    "Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory, 141 output is not read to its end."
 )
 PIPE_CLOSED = 141  # 128 and the number of SIGPIPE
 PACKAGES = ("dmft", "finite_nets", "comparisons", "figures")

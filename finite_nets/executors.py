@@ -7,9 +7,9 @@
 
 A task is a small object that can be pickled, with its results in the store: what comes back are counts.
 
-Processes are spawned.  One that is forked has the locks of the threads of PyTorch and JAX, without the threads: it waits
-for ever.  A worker that finds itself forked from the process that sent it work says so instead.  A spawned process
-imports the script that started it: one without a guard begins the sweep anew there, and ends.
+Processes are spawned.  One that is forked has the locks of the threads of PyTorch and JAX, without the threads: it
+waits for ever.  A worker that finds itself forked from the process that sent it work says so instead.  A spawned
+process imports the script that started it: one without a guard begins the sweep anew there, and ends.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ def _death(workers: Iterable[Any]) -> str:
         return f"processes of the executor began the sweep anew: {GUARD}"
     if any(code and code > 0 for code in codes):
         return f"processes of the executor ended as they started; what they wrote stands above. Mind that {GUARD}"
-    return 'processes of the executor were killed, as when memory runs out. Lower memory_limit, or use executor="serial".'
+    return (
+        'processes of the executor were killed, as when memory runs out. Lower memory_limit, or use executor="serial".'
+    )
 
 
 def is_dask(executor: Executor) -> bool:

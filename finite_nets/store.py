@@ -12,8 +12,8 @@ alone: whoever computes it writes the same.  Every array keeps a block in one ch
 to a temporary file that is then renamed.  The chunk of `count` comes last: a block is there once its count is.
 Groups, too, are made under another name and renamed.  The length of an array is that of the sweep that was planned, and
 grows when blocks beyond it are planned or written (`Store._declare`): so other readers of Zarr find fill values, nan
-and a count of 0, where a block is not there yet, and nothing beyond.  A writer may be killed at any time, and any number
-of writers may work side by side.
+and a count of 0, where a block is not there yet, and nothing beyond.  A writer may be killed at any time, and any
+number of writers may work side by side.
 
 Nothing in a store is code: it is read as numbers and JSON, with the codecs that are named here and no others.
 """
