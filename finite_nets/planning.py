@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from finite_nets.store import Store
 MANY_BLOCKS = 2000  # of a width: tens of thousands of files
 MOST_BLOCKS = 10**6  # of a sweep: ten million files
 PROBED = 2  # steps that are timed for an estimate
+WRITTEN = 2**26  # bytes of members, at most
 HEADER = ("problem", "width", "blocks", "there", "to do", "at once", "memory", "time")
 
 
@@ -75,6 +79,7 @@ class SweepPlan:
 
     executor: "serial", "pool", or another, whose devices and memory are not known here.
     devices: of a pool, or the first.
+    known: seconds of a network, and of writing its part of a block, by what they depend on.
     """
 
     store: Store
@@ -82,6 +87,7 @@ class SweepPlan:
     executor: Executor
     devices: tuple[str, ...]
     memory_limit: int | None
+    known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def local(self) -> bool:
@@ -106,16 +112,23 @@ class SweepPlan:
         return memory.available_on_host() // len(self.devices)
 
     def seconds(self, work: Work) -> float:
-        """Estimated time for a width on all devices, from a few steps of a batch on the first of them."""
+        """Estimated time for a width on all devices: a block is made on one of them, and written."""
         if not work.todo:
             return 0.0
+        cost = _cost(work)
+        if cost not in self.known:
+            self.known[cost] = self._seconds_each(work) + _writing_seconds(work) / work.size
+        return self.known[cost] * work.size * math.ceil(len(work.todo) / len(self.devices))
+
+    def _seconds_each(self, work: Work) -> float:
+        """Estimated time for a network, from a few steps of a batch on the first device."""
         threads = torch.get_num_threads()
         try:
             if self.executor == "pool":
                 torch.set_num_threads(threads_each(self.devices))
             runner = work.runner(self.devices[0], self.worker_memory)
             with memory_given_back(runner.device):
-                return runner.seconds(work.width, work.networks, PROBED) / len(self.devices)
+                return runner.seconds(work.width, work.networks, PROBED) / work.networks
         finally:
             torch.set_num_threads(threads)
 
@@ -135,6 +148,8 @@ class SweepPlan:
         lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
         kinds = ", ".join(f"{self.devices.count(d)} x {d}" for d in dict.fromkeys(self.devices))
         total = f"{self.networks:,} networks to train on {kinds if self.local else 'the workers of the executor'}"
+        if there := sum(work.there * work.size for work in self.works):
+            total = f"{there:,} networks are there; {total}"
         if times and self.networks:
             total += f", about {readable_time(sum(seconds))}"
         stored = f"{memory.readable(self.bytes_to_store)} to store in {self.store.path}, before compression"
@@ -159,6 +174,45 @@ class SweepPlan:
         count = min(runner.at_once(work.width), work.networks)
         needed = memory.readable(runner.bytes_of(work.width, count))
         return (*known, str(count), needed, readable_time(seconds) if seconds else "")
+
+
+def _cost(work: Work) -> str:
+    """What the time of a network depends on: the same for problems that differ in the values of real numbers alone."""
+    problem = work.problem
+    described = json.loads(problem.to_json(arrays=False))
+    described["task"] = described["task"]["shapes"]
+    described["training"]["batches"] = problem.batches.shape
+    settings = work.settings.as_json() | {"seed": 0}
+    return json.dumps([_without_values(described), settings, work.width, work.size, work.networks])
+
+
+def _without_values(described: Any) -> Any:
+    """A description in which real numbers are replaced by whether they are 0."""
+    if isinstance(described, dict):
+        return {name: _without_values(value) for name, value in described.items()}
+    if isinstance(described, list):
+        return [_without_values(value) for value in described]
+    return described != 0 if isinstance(described, float) else described
+
+
+def _writing_seconds(work: Work) -> float:
+    """Time for writing a block: measured in a folder for temporary files, of many members on some."""
+    plan, settings = work.plan, work.settings
+    arrays = {name: ("float64", dims) for name, dims in Store.block_arrays(plan, settings).items()}
+    members = Store.member_arrays(plan, settings)
+    each = sum(np.dtype(dtype).itemsize * math.prod(map(plan.size, dims[1:])) for dtype, dims in members.values())
+    size = max(1, min(work.size, WRITTEN // max(each, 1)))
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.standard_normal([size] * (name in members) + [plan.size(dim) for dim in dims[1:]]).astype(dtype)
+        for name, (dtype, dims) in (arrays | members).items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        store.add_width(plan, settings, work.width, size, 1, "probe")
+        started = time.perf_counter()
+        store.write(plan.problem.problem_id, work.width, 0, size, values)
+        return (time.perf_counter() - started) * work.size / size if members else time.perf_counter() - started
 
 
 def plan_sweep(

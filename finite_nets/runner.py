@@ -6,6 +6,7 @@ the device.  Members that diverge are left out and counted; a batch that does no
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,7 @@ from finite_nets.precision import Precision
 from finite_nets.recording import Plan, Results
 
 Found = TypeVar("Found")
+CPU_PART = 4  # of a batch is timed there
 Indices = NDArray[np.int64]
 
 
@@ -85,8 +87,12 @@ class Runner:
         return self._budget.batch_bytes(width, count)
 
     def seconds(self, width: int, networks: int, steps: int) -> float:
-        """Estimated time of so many networks, from the first `steps` steps of a batch of them."""
-        while (taken := self._timed(width, count := min(self.at_once(width), networks), steps)) is None:
+        """Estimated time of so many networks, from the first `steps` steps of a batch of them; on a CPU, where time
+        goes with their number, of a part of one."""
+        part = 1 if self.device.type == "cuda" else CPU_PART
+        while (
+            taken := self._timed(width, count := math.ceil(min(self.at_once(width), networks) / part), steps)
+        ) is None:
             pass  # with fewer
         return taken * networks / count
 
@@ -100,7 +106,8 @@ class Runner:
 
         def work() -> float:
             members = np.arange(count)
-            probe._train_moments(width, members, 1)  # compiles, and warms up
+            # compiles, and warms up
+            probe._train_moments(width, members if self.device.type == "cuda" else members[:1], 1)
             started = self._time()
             with _computing(self.precision, self.device):
                 probe._begin(width, members)

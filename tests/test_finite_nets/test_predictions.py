@@ -1,6 +1,7 @@
 """Predictions of training code of one's own, as an ensemble: here that of torch.optim.SGD."""
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -34,7 +35,7 @@ def trained(width, seed, problem=PROBLEM, rate=1.0):
     x, y = torch.tensor(task.x_train), torch.tensor(task.y_train)
     sizes = (task.dimension, width, width, 1)
     scales = (input_scale(task.dimension), hidden_scale(width), output_scale(gamma0, width))
-    layers = [torch.nn.Linear(a, b, bias=False, dtype=torch.float64) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [torch.nn.Linear(a, b, bias=False, dtype=torch.float64) for a, b in itertools.pairwise(sizes)]
     model = torch.nn.Sequential(layers[0], Tanh(), layers[1], Tanh(), layers[2])
     groups = []
     for layer, scale in zip(layers, scales, strict=True):
