@@ -25,13 +25,14 @@ import importlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ CODECS = ("bytes", "zstd", "crc32c")
 DTYPES = ("float64", "float32", "int64", "bool")
 UNFINISHED = ".new-"  # groups that are being made
 COUNT = "count"
+Found = TypeVar("Found")
 
 
 class Store:
@@ -100,6 +102,7 @@ class Store:
         """StoreError, FileNotFoundError unless this is a store that this version reads."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist; expected a store written by finite_nets.sweep.")
+        self.exists()  # a file is none
         attributes = _attributes(self.path)
         for name, expected in (("kind", KIND), ("format", FORMAT), ("schema", schema.SCHEMA)):
             if attributes.get(name) != expected:
@@ -136,20 +139,22 @@ class Store:
             StoreError: one that this version does not read, or damaged.
         """
         group = self.path / problem_id
-        described = json.loads(_attributes(group)["problem"])
         try:
+            described = json.loads(_attribute(group, "problem", str))
             shapes = described["task"]["shapes"]
             arrays = {name: np.asarray(_array(group / "task" / name)[...]) for name in ARRAYS if name in shapes}
             task = Task(**arrays, provenance=described["task"]["provenance"])
             found = Problem.from_json(json.dumps(described), task=task)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        except StoreError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise StoreError(f"{group} does not hold a problem that this version reads: {error}") from error
         if found.problem_id != problem_id:
             raise StoreError(f"{group} holds the problem {found.problem_id}; the store is damaged.")
         return found
 
     def settings(self, problem_id: str) -> Settings:
-        content = _attributes(self.path / problem_id)["settings"]
+        content = _attribute(self.path / problem_id, "settings", dict)
         try:
             return Settings.from_json(content)
         except TypeError as error:
@@ -195,7 +200,7 @@ class Store:
     def block_size(self, problem_id: str, width: int) -> int | None:
         """How many networks a block has; None if the width is not there."""
         group = self._width(problem_id, width)
-        return int(_attributes(group)["block"]) if group.exists() else None
+        return _block(group) if group.exists() else None
 
     def add_width(self, plan: Plan, settings: Settings, width: int, block: int, blocks: int, device: str) -> None:
         """Make room for so many blocks of networks of a width.
@@ -285,9 +290,9 @@ class Store:
             OSError: the disk says so; the block may be whole.
         """
         group = self._width(problem_id, width)
-        array = self._array(group / name)
+        array = self._array(group / name, 1 + max(blocks, default=-1))
         of_members = name.startswith("member_")
-        size = int(_attributes(group)["block"]) if of_members else 1
+        size = _block(group) if of_members else 1
         inside = ["0"] * (array.ndim - 1)
         for block in blocks:
             if not group.joinpath(name, "c", str(block), *inside).is_file():
@@ -319,7 +324,7 @@ class Store:
 
     def device(self, problem_id: str, width: int) -> str:
         """On which a width was begun."""
-        return str(_attributes(self._width(problem_id, width))["device"])
+        return _attribute(self._width(problem_id, width), "device", str)
 
     def leftovers(self) -> list[Path]:
         """Unfinished files and groups that killed writers have left, older than a day."""
@@ -346,16 +351,17 @@ class Store:
         left out.  An array of a `former` version, with room for all seed indices that there are, is cut to what it
         holds.
         """
-        content = _metadata(path)
-        while (length := _length(content)) < blocks or length == former > blocks:
-            folder = path / "c"
-            there = [int(name) for name in os.listdir(folder) if name.isdigit()] if folder.exists() else []
-            blocks = max(blocks, 1 + max(there, default=0))
-            content["shape"][0] = blocks * _chunk(content)
+        chunk, length = _first_axis(path)
+        if blocks <= length and not length == former > blocks:
+            return
+        length = 0 if length == former else length
+        while length < (blocks := max(blocks, 1 + _last_chunk(path))):
+            content = _metadata(path)
+            content["shape"][0] = blocks * chunk
             if content["data_type"] == "int64":
                 content["fill_value"] = 0  # once -1
             _write_whole(path / "zarr.json", json.dumps(content, indent=2))
-            content = _metadata(path)
+            _, length = _first_axis(path)
 
     def _width(self, problem_id: str, width: int) -> Path:
         return self.path / problem_id / f"width_{width}"
@@ -421,14 +427,20 @@ def _write_whole(file: Path, text: str) -> None:
         new.unlink(missing_ok=True)
 
 
-def _chunk(content: Mapping[str, Any]) -> int:
-    """Entries of a chunk along the first axis of an array with these metadata."""
-    return int(content["chunk_grid"]["configuration"]["chunk_shape"][0])
+def _first_axis(path: Path) -> tuple[int, int]:
+    """Entries of a chunk along the first axis of an array, and chunks along it."""
+    content = _metadata(path)
+    try:
+        chunk = int(content["chunk_grid"]["configuration"]["chunk_shape"][0])
+        return chunk, int(content["shape"][0]) // chunk
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise StoreError(f"{path}/zarr.json is damaged: it lacks a shape, or that of its chunks.") from error
 
 
-def _length(content: Mapping[str, Any]) -> int:
-    """Chunks along that axis."""
-    return int(content["shape"][0]) // _chunk(content)
+def _last_chunk(path: Path) -> int:
+    """Along the first axis of an array; -1 if there is none."""
+    folder = path / "c"
+    return max((int(name) for name in os.listdir(folder) if name.isdigit()), default=-1) if folder.exists() else -1
 
 
 def _group(path: Path, attributes: dict[str, Any]) -> None:
@@ -456,13 +468,18 @@ def _array(path: Path) -> Any:
         StoreError: not one of a store, or one that would need other codecs.
     """
     content = _metadata(path)
-    codecs = [codec.get("name") for codec in content.get("codecs", [])]
+    listed = content.get("codecs")
+    listed = listed if isinstance(listed, list) else [listed]
+    codecs = [str(codec.get("name") if isinstance(codec, dict) else codec) for codec in listed]
     if content.get("node_type") != "array" or not set(codecs) <= set(CODECS) or content.get("data_type") not in DTYPES:
         raise StoreError(
             f"{path} is no array of a store: {content.get('node_type')} of {content.get('data_type')} with codecs "
             f"{codecs}; expected {', '.join(DTYPES)} and codecs among {', '.join(CODECS)}."
         )
-    array = _zarr().open_array(path, mode="r+", zarr_format=3)
+    try:
+        array = _zarr().open_array(path, mode="r+", zarr_format=3)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path}/zarr.json is damaged: {error}") from error
     return array.with_config({"write_empty_chunks": True})  # a chunk says that it was written, whatever it holds
 
 
@@ -473,6 +490,22 @@ def _attributes(path: Path) -> dict[str, Any]:
     if content.get("node_type") != "group" or not isinstance(attributes, dict):
         raise StoreError(f"{path} is no group of a store.")
     return attributes
+
+
+def _attribute(path: Path, name: str, kind: type[Found]) -> Found:
+    """One attribute of a group."""
+    value = _attributes(path).get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise StoreError(f"{path} is damaged: its {name} is {reprlib.repr(value)}.")
+    return value
+
+
+def _block(group: Path) -> int:
+    """How many networks a block of a width has."""
+    size = _attribute(group, "block", int)
+    if size < 1:
+        raise StoreError(f"{group} is damaged: its block is {size}.")
+    return size
 
 
 def _metadata(path: Path) -> dict[str, Any]:
