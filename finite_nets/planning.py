@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -207,12 +208,13 @@ def _writing_seconds(work: Work) -> float:
         name: rng.standard_normal([size] * (name in members) + [plan.size(dim) for dim in dims[1:]]).astype(dtype)
         for name, (dtype, dims) in (arrays | members).items()
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with suppress(OSError), tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         store.add_width(plan, settings, work.width, size, 1, "probe")
         started = time.perf_counter()
         store.write(plan.problem.problem_id, work.width, 0, size, values)
-        return (time.perf_counter() - started) * work.size / size if members else time.perf_counter() - started
+        return (time.perf_counter() - started) * (work.size / size if members else 1)
+    return 0.0  # no room for temporary files: the time is that of training
 
 
 def plan_sweep(

@@ -437,9 +437,7 @@ def test_as_a_module(tmp_path):
     assert json.loads((tmp_path / "p.json").read_text())["network"]["depth"] == 1
 
 
-@pytest.mark.parametrize(
-    "command", ["-m finite_nets sweep --help", "-m dmft solve --help", "-m figures --list", "-m figures --help"]
-)
+@pytest.mark.parametrize("command", ["-m finite_nets sweep --help", "-m dmft solve --help", "-m figures --list"])
 def test_a_command_line_ends_without_a_word_when_its_reader_does(command):
     """`| head`, at its fastest: the pipe is closed before anything is written."""
     reads, writes = os.pipe()
