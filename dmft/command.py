@@ -2,13 +2,15 @@
 
 Exit codes: 0 success, 2 bad input, 3 `DivergenceError`, 4 `MemoryEstimateError`.  These print their message alone.  Any
 other error, also a ValueError or TypeError that these packages do not raise by themselves, is a mistake of the library:
-it shows its traceback and the exit code is 1.
+it shows its traceback and the exit code is 1.  Whose reader stops reading (`| head`) ends without a word, as a process
+does that gets SIGPIPE: 141, with what it had still to do left undone.
 """
 
 from __future__ import annotations
 
 import json
 import linecache
+import os
 import sys
 import traceback
 import warnings
@@ -21,7 +23,10 @@ import tyro
 
 from dmft.errors import DivergenceError, MemoryEstimateError
 
-EXIT_CODES = "Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory."
+EXIT_CODES = (
+    "Exit codes: 0 success, 2 bad input, 3 training diverges, 4 not enough memory, 141 output is not read to its end."
+)
+PIPE_CLOSED = 141  # 128 and the number of SIGPIPE
 PACKAGES = ("dmft", "finite_nets", "comparisons", "figures")
 ROOT = Path(__file__).parents[1]
 LONGEST = 6  # entries of a list that are printed
@@ -38,6 +43,14 @@ def run(
     Raises:
         SystemExit: after help (0), and for options that cannot be read (2).
     """
+    with ending_with_its_reader():
+        return _run(commands, prog, description, arguments)
+
+
+def _run(
+    commands: Mapping[str, Callable[..., Any]], prog: str, description: str, arguments: Sequence[str] | None
+) -> int:
+    """As `run`; BrokenPipeError where nobody reads what is printed."""
     command = tyro.extras.subcommand_cli_from_dict(
         dict(commands),
         prog=prog,
@@ -48,6 +61,8 @@ def run(
     try:
         with _plain_warnings():
             command.run()
+    except BrokenPipeError:
+        raise
     except DivergenceError as error:
         return _failed(error, 3)
     except MemoryEstimateError as error:
@@ -59,6 +74,25 @@ def run(
             raise
         return _failed(error, 2)
     return 0
+
+
+@contextmanager
+def ending_with_its_reader() -> Iterator[None]:
+    """A command line whose output may be a pipe that is closed before its end.
+
+    Raises:
+        SystemExit: it is (141).
+    """
+    try:
+        try:
+            yield
+        finally:  # after help, too
+            sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # which Python flushes once more
+            os.dup2(nowhere, stream.fileno())
+        raise SystemExit(PIPE_CLOSED) from None
 
 
 def _failed(error: Exception, code: int) -> int:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dmft.command import ending_with_its_reader
 from figures import style
 
 NAMES = (
@@ -33,6 +34,12 @@ NAMES = (
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line `arguments`, by default those of the process; exit codes as of `dmft.command`."""
+    with ending_with_its_reader():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw a figure from stored results, or from results made for it at a size that fits two cores.",

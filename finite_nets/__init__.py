@@ -18,13 +18,25 @@ if TYPE_CHECKING:
     from finite_nets.in_law import sample_in_law
     from finite_nets.planning import plan_sweep
     from finite_nets.preactivations import neurons
+    from finite_nets.predictions import from_predictions
     from finite_nets.reading import check_store, open_store, problems
     from finite_nets.sweeping import sweep
 
-__all__ = ["check_store", "neurons", "open_store", "plan_sweep", "problems", "sample_in_law", "sweep", "train_ensemble"]
+__all__ = [
+    "check_store",
+    "from_predictions",
+    "neurons",
+    "open_store",
+    "plan_sweep",
+    "problems",
+    "sample_in_law",
+    "sweep",
+    "train_ensemble",
+]
 
 _LAZY = {
     "check_store": "finite_nets.reading",
+    "from_predictions": "finite_nets.predictions",
     "neurons": "finite_nets.preactivations",
     "open_store": "finite_nets.reading",
     "plan_sweep": "finite_nets.planning",

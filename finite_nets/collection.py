@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,37 +20,47 @@ from finite_nets.moments import BlockMoments
 from finite_nets.network import NEVER
 from finite_nets.random import MEMBER_BITS, SEED_BITS
 from finite_nets.recording import Plan, Results
+from finite_nets.runner import indices
 
 
 @dataclass(frozen=True)
 class Members:
-    """Networks of every width under every seed index; a member is a function of (root seed, width, seed index)."""
+    """Networks of every width under every seed index; a member is a function of (root seed, width, seed index).
 
-    widths: list[int]
-    seeds: list[int]
+    A range stays one: so many members as no list would hold are refused by the estimate of memory, with the numbers.
+    """
+
+    widths: Sequence[int]
+    seeds: Sequence[int]
     root: int
 
 
 def check_members(widths: Sequence[int], seeds: int | Sequence[int], seed: int) -> Members:
     """The arguments `widths`, `seeds` and `seed` of a producer, or the error that says what is wrong with them."""
-    width_list = _distinct("widths", widths, minimum=1)
-    if not hasattr(seeds, "__iter__"):
+    different_widths = _distinct("widths", widths, minimum=1)
+    if isinstance(seeds, Mapping):
+        raise TypeError(f"seeds={reprlib.repr(seeds)} is a number for each width, as sweeps take; give one for all.")
+    if not isinstance(seeds, Iterable):
         seeds = range(_check.integer("seeds", seeds, minimum=1))
-    seed_list = _distinct("seeds", seeds)
+    different_seeds = _distinct("seeds", seeds)
     seed = _check.integer("seed", seed, minimum=0)
-    for name, largest, bits in (("seed", seed, SEED_BITS), ("seeds", max(seed_list), MEMBER_BITS)):
+    ends = (different_seeds[0], different_seeds[-1]) if isinstance(different_seeds, range) else different_seeds
+    for name, largest, bits in (("seed", seed, SEED_BITS), ("seeds", max(ends), MEMBER_BITS)):
         if largest >= 2**bits:
             raise ValueError(f"{name}={largest} must be below 2^{bits}.")
-    return Members(width_list, seed_list, seed)
+    return Members(different_widths, different_seeds, seed)
 
 
-def _distinct(name: str, values: Any, minimum: int = 0) -> list[int]:
-    """The values as a list of different whole numbers."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{name}={values!r} is not a list; give e.g. {name}=[64, 128].")
+def _distinct(name: str, values: Any, minimum: int = 0) -> Sequence[int]:
+    """The values, different whole numbers: as a list, or the range that they are."""
+    if isinstance(values, range) and values:
+        _check.integer(f"the smallest of {name}", min(values[0], values[-1]), minimum=minimum)
+        return values
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name}={reprlib.repr(values)} is not a list; give e.g. {name}=[64, 128].")
     found = [_check.integer(f"{name}[{i}]", value, minimum=minimum) for i, value in enumerate(values)]
     if not found or len(set(found)) < len(found):
-        raise ValueError(f"{name}={found} must hold different numbers, at least one.")
+        raise ValueError(f"{name}={reprlib.repr(found)} must hold different numbers, at least one.")
     return found
 
 
@@ -99,7 +111,7 @@ class Collection:
         self.plan, self.members = plan, members
         leading = (len(members.widths), len(members.seeds))
         memory.require(
-            plan.numbers(plan.recorded) * np.dtype(dtype).itemsize * leading[0] * leading[1],
+            leading[0] * leading[1] * plan.member_bytes(dtype),
             limit=memory_limit,
             available=memory.available_on_host(),
             what=f"the results of {leading[0]} widths with {leading[1]} networks each",
@@ -122,7 +134,7 @@ class Collection:
         results = self.plan.with_losses(self._results, self._diverged)
         if self._diverged.any():
             results["diverged"] = self._diverged
-        return _dataset("ensemble", self.plan, self.members, results, {"seed": np.array(self.members.seeds)}, attrs)
+        return _dataset("ensemble", self.plan, self.members, results, {"seed": indices(self.members.seeds)}, attrs)
 
 
 class MomentCollection:
@@ -131,14 +143,15 @@ class MomentCollection:
     def __init__(self, plan: Plan, members: Members, block: int, memory_limit: int | None) -> None:
         self.plan, self.members = plan, members
         count = len(members.seeds)
-        self.blocks = [range(first, min(first + block, count)) for first in range(0, count, block)]
+        blocks = math.ceil(count / block)
         memory.require(
-            plan.moment_numbers() * 8 * len(members.widths) * len(self.blocks),
+            plan.moment_numbers() * 8 * len(members.widths) * blocks,
             limit=memory_limit,
             available=memory.available_on_host(),
-            what=f"the moments of {len(members.widths)} widths with {len(self.blocks)} blocks each",
+            what=f"the moments of {len(members.widths)} widths with {blocks} blocks each",
             ways_out="record fewer save_steps or observables, or take a larger block",
         )
+        self.blocks = [range(first, min(first + block, count)) for first in range(0, count, block)]
         self._results: list[dict[int, Results]] = [{} for _ in members.widths]
         self.divergences = Divergences(plan.problem)
 

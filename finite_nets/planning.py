@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +23,16 @@ from finite_nets.collection import check_members
 from finite_nets.ensemble import default_block, find_device
 from finite_nets.executors import Executor, check_executor, cores, threads_each
 from finite_nets.precision import precision
+from finite_nets.random import MEMBER_BITS
 from finite_nets.recording import Plan
 from finite_nets.runner import Runner, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import Store
 
 MANY_BLOCKS = 2000  # of a width: tens of thousands of files
+MOST_BLOCKS = 10**6  # of a sweep: ten million files
 PROBED = 2  # steps that are timed for an estimate
+WRITTEN = 2**26  # bytes of members, at most
 HEADER = ("problem", "width", "blocks", "there", "to do", "at once", "memory", "time")
 
 
@@ -73,6 +80,7 @@ class SweepPlan:
 
     executor: "serial", "pool", or another, whose devices and memory are not known here.
     devices: of a pool, or the first.
+    known: seconds of a network, and of writing its part of a block, by what they depend on.
     """
 
     store: Store
@@ -80,6 +88,7 @@ class SweepPlan:
     executor: Executor
     devices: tuple[str, ...]
     memory_limit: int | None
+    known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def local(self) -> bool:
@@ -104,16 +113,23 @@ class SweepPlan:
         return memory.available_on_host() // len(self.devices)
 
     def seconds(self, work: Work) -> float:
-        """Estimated time for a width on all devices, from a few steps of a batch on the first of them."""
+        """Estimated time for a width on all devices: a block is made on one of them, and written."""
         if not work.todo:
             return 0.0
+        cost = _cost(work)
+        if cost not in self.known:
+            self.known[cost] = self._seconds_each(work) + _writing_seconds(work) / work.size
+        return self.known[cost] * work.size * math.ceil(len(work.todo) / len(self.devices))
+
+    def _seconds_each(self, work: Work) -> float:
+        """Estimated time for a network, from a few steps of a batch on the first device."""
         threads = torch.get_num_threads()
         try:
             if self.executor == "pool":
                 torch.set_num_threads(threads_each(self.devices))
             runner = work.runner(self.devices[0], self.worker_memory)
             with memory_given_back(runner.device):
-                return runner.seconds(work.width, work.networks, PROBED) / len(self.devices)
+                return runner.seconds(work.width, work.networks, PROBED) / work.networks
         finally:
             torch.set_num_threads(threads)
 
@@ -133,6 +149,8 @@ class SweepPlan:
         lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
         kinds = ", ".join(f"{self.devices.count(d)} x {d}" for d in dict.fromkeys(self.devices))
         total = f"{self.networks:,} networks to train on {kinds if self.local else 'the workers of the executor'}"
+        if there := sum(work.there * work.size for work in self.works):
+            total = f"{there:,} networks are there; {total}"
         if times and self.networks:
             total += f", about {readable_time(sum(seconds))}"
         stored = f"{memory.readable(self.bytes_to_store)} to store in {self.store.path}, before compression"
@@ -157,6 +175,46 @@ class SweepPlan:
         count = min(runner.at_once(work.width), work.networks)
         needed = memory.readable(runner.bytes_of(work.width, count))
         return (*known, str(count), needed, readable_time(seconds) if seconds else "")
+
+
+def _cost(work: Work) -> str:
+    """What the time of a network depends on: the same for problems that differ in the values of real numbers alone."""
+    problem = work.problem
+    described = json.loads(problem.to_json(arrays=False))
+    described["task"] = described["task"]["shapes"]
+    described["training"]["batches"] = problem.batches.shape
+    settings = work.settings.as_json() | {"seed": 0}
+    return json.dumps([_without_values(described), settings, work.width, work.size, work.networks])
+
+
+def _without_values(described: Any) -> Any:
+    """A description in which real numbers are replaced by whether they are 0."""
+    if isinstance(described, dict):
+        return {name: _without_values(value) for name, value in described.items()}
+    if isinstance(described, list):
+        return [_without_values(value) for value in described]
+    return described != 0 if isinstance(described, float) else described
+
+
+def _writing_seconds(work: Work) -> float:
+    """Time for writing a block: measured in a folder for temporary files, of many members on some."""
+    plan, settings = work.plan, work.settings
+    arrays = {name: ("float64", dims) for name, dims in Store.block_arrays(plan, settings).items()}
+    members = Store.member_arrays(plan, settings)
+    each = sum(np.dtype(dtype).itemsize * math.prod(map(plan.size, dims[1:])) for dtype, dims in members.values())
+    size = max(1, min(work.size, WRITTEN // max(each, 1)))
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.standard_normal([size] * (name in members) + [plan.size(dim) for dim in dims[1:]]).astype(dtype)
+        for name, (dtype, dims) in (arrays | members).items()
+    }
+    with suppress(OSError), tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        store.add_width(plan, settings, work.width, size, 1, "probe")
+        started = time.perf_counter()
+        store.write(plan.problem.problem_id, work.width, 0, size, values)
+        return (time.perf_counter() - started) * (work.size / size if members else 1)
+    return 0.0  # no room for temporary files: the time is that of training
 
 
 def plan_sweep(
@@ -201,8 +259,9 @@ def plan_sweep(
         raise TypeError(f"problems={problems!r} must be a dmft.Problem, or a list of them.")
     if len({problem.problem_id for problem in described}) < len(described):
         raise ValueError("problems holds a problem twice; give each once.")
-    counts = _seeds_by_width(widths, seeds)
-    root = check_members(list(counts), 1, seed).root
+    members_of = check_members(widths, 1, seed)
+    _require_few_blocks(len(described) * len(members_of.widths))
+    root, counts = members_of.root, _seeds_by_width(members_of.widths, seeds)
     block = None if block is None else _check.integer("block", block, minimum=1)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
@@ -212,7 +271,7 @@ def plan_sweep(
     where = Store(store)
     if where.exists():
         where.check()
-    works = []
+    works, blocks = [], 0
     for problem in described:
         settings = Settings(
             seed=root,
@@ -225,25 +284,42 @@ def plan_sweep(
         )
         if where.has(problem.problem_id):
             where.require_settings(problem.problem_id, settings)
-        works += [_work(where, problem, settings, width, count, block) for width, count in counts.items()]
+        for width, count in counts.items():
+            size = _block_size(where, problem, width, count, block)
+            blocks += math.ceil(count / size)
+            _require_few_blocks(blocks)
+            works.append(_work(where, problem, settings, width, math.ceil(count / size), size))
     return SweepPlan(where, _of_shard(works, shard), executor, _devices(devices, executor), memory_limit)
 
 
-def _work(store: Store, problem: Problem, settings: Settings, width: int, seeds: int, block: int | None) -> Work:
-    """All blocks of a width that the store lacks."""
+def _require_few_blocks(count: int) -> None:
+    """ValueError for more blocks than a disk holds files, before there is a list of them."""
+    if count > MOST_BLOCKS:
+        raise ValueError(
+            f"this sweep has {count:,} blocks or more, each with its own files; {MOST_BLOCKS:,} are possible. Give "
+            "block= a larger number of networks, leave it out, or sweep over fewer widths."
+        )
+
+
+def _block_size(store: Store, problem: Problem, width: int, seeds: int, block: int | None) -> int:
+    """How many networks a block of a width has, or is to have."""
     problem_id = problem.problem_id
     known = store.block_size(problem_id, width)
     if block is not None:
         store.require_block(problem_id, width, block)
     size = known or block or default_block(seeds)
-    wanted = math.ceil(seeds / size)
-    if block is None and wanted > MANY_BLOCKS:
+    if block is None and (wanted := math.ceil(seeds / size)) > MANY_BLOCKS:
         warnings.warn(
             f"width {width} is stored in blocks of {size} networks: {wanted} blocks, each with its own files, are slow "
             "to write and read. Begin a new store for so many networks, with larger blocks.",
             stacklevel=4,
         )
-    finished = store.finished(problem_id, width)
+    return size
+
+
+def _work(store: Store, problem: Problem, settings: Settings, width: int, wanted: int, size: int) -> Work:
+    """All blocks of a width that the store lacks."""
+    finished = store.finished(problem.problem_id, width)
     todo = tuple(index for index in range(wanted) if index not in finished)
     return Work(problem, settings, width, size, wanted, wanted - len(todo), todo)
 
@@ -272,14 +348,17 @@ def _of_shard(works: list[Work], shard: tuple[int, int]) -> tuple[Work, ...]:
     return tuple(found)
 
 
-def _seeds_by_width(widths: Any, seeds: Any) -> dict[int, int]:
+def _seeds_by_width(widths: Sequence[int], seeds: Any) -> dict[int, int]:
     """How many networks each width is to have."""
-    found = check_members(widths, 1, 0).widths
     if not isinstance(seeds, Mapping):
-        seeds = dict.fromkeys(found, seeds)
-    if set(seeds) != set(found):
-        raise ValueError(f"seeds names the widths {sorted(seeds)}, not {sorted(found)}; give a number for each width.")
-    return {width: _check.integer(f"seeds of width {width}", seeds[width], minimum=1) for width in found}
+        seeds = dict.fromkeys(widths, seeds)
+    if set(seeds) != set(widths):
+        raise ValueError(f"seeds names the widths {list(seeds)}, not {list(widths)}; give a number for each width.")
+    found = {width: _check.integer(f"seeds of width {width}", seeds[width], minimum=1) for width in widths}
+    for width, count in found.items():
+        if count > 2**MEMBER_BITS:
+            raise ValueError(f"seeds of width {width}={count} must be at most 2^{MEMBER_BITS}.")
+    return found
 
 
 def _devices(devices: str | Sequence[str], executor: Executor) -> tuple[str, ...]:

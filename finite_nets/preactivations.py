@@ -86,7 +86,7 @@ def neurons(
     rows = tuple((chosen - problem.observed.start).tolist())
     shape = (len(members.widths), problem.network.depth, len(steps), len(rows), neurons)
     memory.require(
-        int(np.prod(shape)) * np.dtype(numbers.results).itemsize,
+        math.prod(shape) * np.dtype(numbers.results).itemsize + 8 * shape[0] * neurons,
         limit=memory_limit,
         available=memory.available_on_host(),
         what=f"the preactivations of {neurons} neurons of {len(members.widths)} widths",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import warnings
 from typing import Any
@@ -15,6 +17,7 @@ from dmft.errors import DamagedBlockError, StoreError
 from dmft.specs import Problem
 from dmft.specs.problem import differences
 from finite_nets.recording import Plan
+from finite_nets.runner import indices
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store, remove
 
@@ -99,11 +102,11 @@ def _ensemble(store: Store, plan: Plan, settings: Settings, finished: dict[int, 
     problem_id = plan.problem.problem_id
     sizes = {width: store.block_size(problem_id, width) for width in finished}
     seeds = {
-        width: {block * size + i for block in finished[width] for i in range(size)}
+        width: np.concatenate([indices(range(block * size, (block + 1) * size)) for block in finished[width]])
         for width, size in sizes.items()
         if size is not None
     }
-    common = np.array(sorted(set.intersection(*seeds.values())), dtype=np.int64)
+    common = functools.reduce(np.intersect1d, seeds.values())
     if not len(common):
         raise StoreError(f"{store.path} has no seeds that all of its widths {list(finished)} have; finish the sweep.")
     arrays = store.member_arrays(plan, settings)
@@ -118,7 +121,7 @@ def _ensemble(store: Store, plan: Plan, settings: Settings, finished: dict[int, 
         size = sizes[width]
         assert size is not None
         needed = [block for block in blocks if np.isin(np.arange(block * size, (block + 1) * size), common).any()]
-        there = np.isin(np.concatenate([np.arange(b * size, (b + 1) * size) for b in needed]), common)
+        there = np.isin(np.concatenate([indices(range(b * size, (b + 1) * size)) for b in needed]), common)
         for name in arrays:
             each = store.read(problem_id, width, name, needed)
             values[name.removeprefix("member_")][i] = each.reshape(-1, *each.shape[2:])[there]
@@ -141,7 +144,7 @@ def _warn_of_divergence(opened: xr.Dataset) -> None:
 
 def _require_memory(shapes: dict[str, tuple[tuple[int, ...], int]]) -> None:
     memory.require(
-        2 * sum(int(np.prod(shape)) * itemsize for shape, itemsize in shapes.values()),
+        2 * sum(math.prod(shape) * itemsize for shape, itemsize in shapes.values()),
         limit=None,
         available=memory.available_on_host(),
         what="the results of the store",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,13 @@ class Plan:
 
     def numbers(self, names: Sequence[str]) -> int:
         """How many of these variables make up one network."""
-        return sum(int(np.prod(self.shape(name))) for name in names)
+        return sum(math.prod(self.shape(name)) for name in names)
+
+    def member_bytes(self, dtype: str) -> int:
+        """Of the results of one network in a Dataset: what is recorded, in `dtype`, losses in float64, and whether it
+        diverged."""
+        found = {*self.recorded, *self.quantities}
+        return 1 + sum(np.dtype(self.dtype_of(name, dtype)).itemsize * math.prod(self.shape(name)) for name in found)
 
     def moment_numbers(self) -> int:
         """How many make up one block of moments."""

@@ -6,6 +6,7 @@ the device.  Members that diverge are left out and counted; a batch that does no
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 
 from dmft.errors import MemoryEstimateError
 from finite_nets.budget import Budget
+from finite_nets.executors import forked
 from finite_nets.moments import BlockMoments, Blocks, joined
 from finite_nets.network import NEVER, State, Trainer
 from finite_nets.precision import Precision
 from finite_nets.recording import Plan, Results
 
 Found = TypeVar("Found")
+CPU_PART = 4  # of a batch is timed there
 Indices = NDArray[np.int64]
 
 
@@ -84,8 +87,12 @@ class Runner:
         return self._budget.batch_bytes(width, count)
 
     def seconds(self, width: int, networks: int, steps: int) -> float:
-        """Estimated time of so many networks, from the first `steps` steps of a batch of them."""
-        while (taken := self._timed(width, count := min(self.at_once(width), networks), steps)) is None:
+        """Estimated time of so many networks, from the first `steps` steps of a batch of them; on a CPU, where time
+        goes with their number, of a part of one."""
+        part = 1 if self.device.type == "cuda" else CPU_PART
+        while (
+            taken := self._timed(width, count := math.ceil(min(self.at_once(width), networks) / part), steps)
+        ) is None:
             pass  # with fewer
         return taken * networks / count
 
@@ -99,7 +106,8 @@ class Runner:
 
         def work() -> float:
             members = np.arange(count)
-            probe._train_moments(width, members, 1)  # compiles, and warms up
+            # compiles, and warms up
+            probe._train_moments(width, members if self.device.type == "cuda" else members[:1], 1)
             started = self._time()
             with _computing(self.precision, self.device):
                 probe._begin(width, members)
@@ -116,12 +124,12 @@ class Runner:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def members(self, width: int, seeds: Sequence[int]) -> Iterator[Batch]:
+    def members(self, width: int, seeds: Sequence[int] | Indices) -> Iterator[Batch]:
         """Results of every member with these seed indices, batch by batch."""
-        first, indices = 0, np.asarray(seeds, np.int64)
+        first = 0
         while first < len(seeds):
             count = min(self.at_once(width), len(seeds) - first)
-            part = indices[first : first + count]
+            part = indices(seeds[first : first + count])
             found = self._attempt(width, count, partial(self._train_members, width, part))
             if found is not None:
                 yield Batch(first, *found)
@@ -138,7 +146,7 @@ class Runner:
                 first += 1
                 continue
             together = [block for block in blocks[first : first + fits // size] if len(block) == size]
-            seeds = np.concatenate([_numbers(block) for block in together])
+            seeds = np.concatenate([indices(block) for block in together])
             found = self._attempt(width, len(seeds), partial(self._train_moments, width, seeds, len(together)))
             if found is not None:
                 yield first, found
@@ -147,9 +155,9 @@ class Runner:
     def _in_pieces(self, width: int, block: range) -> BlockMoments:
         """The moments of a block that does not fit in one batch."""
         pieces: list[BlockMoments] = []
-        done, seeds = 0, _numbers(block)
+        done = 0
         while done < len(block):
-            part = seeds[done : done + self.at_once(width)]
+            part = indices(block[done : done + self.at_once(width)])
             found = self._attempt(width, len(part), partial(self._train_moments, width, part, 1))
             if found is not None:
                 pieces.append(found)
@@ -194,13 +202,15 @@ class Runner:
             return found
 
     def _begin(self, width: int, seeds: Indices) -> State:
-        indices = torch.from_numpy(seeds).to(self.device)
-        return self.trainer.begin(self.trainer.draw(width, indices, self.root_seed), int(self.plan.steps[-1]))
+        members = torch.from_numpy(seeds).to(self.device)
+        return self.trainer.begin(self.trainer.draw(width, members, self.root_seed), int(self.plan.steps[-1]))
 
 
-def _numbers(block: range) -> Indices:
-    """The seed indices of a block; by NumPy, since there may be millions."""
-    return np.arange(block.start, block.stop)
+def indices(seeds: Sequence[int] | Indices) -> Indices:
+    """Seed indices as an array; of a range by NumPy, since there may be millions."""
+    if isinstance(seeds, range):
+        return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
+    return np.asarray(seeds, np.int64)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -225,6 +235,8 @@ def memory_given_back(device: torch.device) -> Iterator[None]:
 def _computing(precision: Precision, device: torch.device) -> Iterator[None]:
     """Without gradients, on the device, where kernels are launched too; products of PyTorch in TF32 if that is asked
     for, whatever the caller has set."""
+    if forked():  # the threads of PyTorch are not there, their locks are
+        torch.set_num_threads(1)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision.name == "tf32" else "highest")
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -10,8 +10,10 @@
 Block b holds the networks with seed indices b size .. (b + 1) size - 1, all of them, and is a function of its address
 alone: whoever computes it writes the same.  Every array keeps a block in one chunk, with a checksum; a chunk is written
 to a temporary file that is then renamed.  The chunk of `count` comes last: a block is there once its count is.
-Groups, too, are made under another name and renamed.  Metadata are written once: axes have room for all seed indices
-that there are.  So a writer may be killed at any time, and any number of writers may work side by side.
+Groups, too, are made under another name and renamed.  The length of an array is that of the sweep that was planned, and
+grows when blocks beyond it are planned or written (`Store._declare`): so other readers of Zarr find fill values, nan
+and a count of 0, where a block is not there yet, and nothing beyond.  A writer may be killed at any time, and any
+number of writers may work side by side.
 
 Nothing in a store is code: it is read as numbers and JSON, with the codecs that are named here and no others.
 """
@@ -23,13 +25,14 @@ import importlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +52,7 @@ CODECS = ("bytes", "zstd", "crc32c")
 DTYPES = ("float64", "float32", "int64", "bool")
 UNFINISHED = ".new-"  # groups that are being made
 COUNT = "count"
+Found = TypeVar("Found")
 
 
 class Store:
@@ -98,6 +102,7 @@ class Store:
         """StoreError, FileNotFoundError unless this is a store that this version reads."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist; expected a store written by finite_nets.sweep.")
+        self.exists()  # a file is none
         attributes = _attributes(self.path)
         for name, expected in (("kind", KIND), ("format", FORMAT), ("schema", schema.SCHEMA)):
             if attributes.get(name) != expected:
@@ -134,20 +139,22 @@ class Store:
             StoreError: one that this version does not read, or damaged.
         """
         group = self.path / problem_id
-        described = json.loads(_attributes(group)["problem"])
         try:
+            described = json.loads(_attribute(group, "problem", str))
             shapes = described["task"]["shapes"]
             arrays = {name: np.asarray(_array(group / "task" / name)[...]) for name in ARRAYS if name in shapes}
             task = Task(**arrays, provenance=described["task"]["provenance"])
             found = Problem.from_json(json.dumps(described), task=task)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        except StoreError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise StoreError(f"{group} does not hold a problem that this version reads: {error}") from error
         if found.problem_id != problem_id:
             raise StoreError(f"{group} holds the problem {found.problem_id}; the store is damaged.")
         return found
 
     def settings(self, problem_id: str) -> Settings:
-        content = _attributes(self.path / problem_id)["settings"]
+        content = _attribute(self.path / problem_id, "settings", dict)
         try:
             return Settings.from_json(content)
         except TypeError as error:
@@ -165,7 +172,8 @@ class Store:
             _group(new, {"problem": problem.to_json(arrays=False), "settings": settings.as_json(), **_now()})
             _group(new / "task", {})
             for name, values in problem.task.arrays.items():
-                array = _create(new / "task" / name, values.shape, values.shape, "float64", ["sample", "entry"])
+                dims = [f"{name[2:]}_sample", "input" if name.startswith("x") else "output"]
+                array = _create(new / "task" / name, values.shape, values.shape, "float64", dims)
                 array[...] = values
 
         if not group.exists():
@@ -192,16 +200,16 @@ class Store:
     def block_size(self, problem_id: str, width: int) -> int | None:
         """How many networks a block has; None if the width is not there."""
         group = self._width(problem_id, width)
-        return int(_attributes(group)["block"]) if group.exists() else None
+        return _block(group) if group.exists() else None
 
-    def add_width(self, plan: Plan, settings: Settings, width: int, block: int, device: str) -> None:
-        """Make room for the networks of a width.
+    def add_width(self, plan: Plan, settings: Settings, width: int, block: int, blocks: int, device: str) -> None:
+        """Make room for so many blocks of networks of a width.
 
         Raises:
             StoreError: the store has them in blocks of another size.
         """
         problem_id = plan.problem.problem_id
-        group, blocks = self._width(problem_id, width), 2**MEMBER_BITS // block
+        group = self._width(problem_id, width)
 
         def fill(new: Path) -> None:
             _group(new, {"width": width, "block": block, "device": device, "version": __version__, **_now()})
@@ -217,6 +225,9 @@ class Store:
             with self._explained(f"width {width}"):
                 _make(group, fill)
         self.require_block(problem_id, width, block)
+        with self._explained(f"width {width}"):
+            for name in (*self.block_arrays(plan, settings), *self.member_arrays(plan, settings)):
+                self._declare(group / name, blocks, former=2**MEMBER_BITS // block)
 
     def require_block(self, problem_id: str, width: int, block: int) -> None:
         """StoreError if the store has a width in blocks of another size."""
@@ -265,11 +276,10 @@ class Store:
         group = self._width(problem_id, width)
         with self._explained(f"block {block} of width {width}"):
             for name in sorted(arrays, key=lambda name: name == COUNT):
-                array = self._array(group / name)
-                if name.startswith("member_"):
-                    array[block * size : (block + 1) * size] = arrays[name]
-                else:
-                    array[block] = arrays[name]
+                rows = size if name.startswith("member_") else 1
+                array = self._array(group / name, block + 1)
+                array[block * rows : (block + 1) * rows] = arrays[name].reshape(rows, *array.shape[1:])
+                self._declare(group / name, block + 1)
 
     def read(self, problem_id: str, width: int, name: str, blocks: Sequence[int]) -> NDArray[Any]:
         """An array of a width, (block, ...) of the given blocks, in their order.
@@ -280,9 +290,9 @@ class Store:
             OSError: the disk says so; the block may be whole.
         """
         group = self._width(problem_id, width)
-        array = self._array(group / name)
+        array = self._array(group / name, 1 + max(blocks, default=-1))
         of_members = name.startswith("member_")
-        size = int(_attributes(group)["block"]) if of_members else 1
+        size = _block(group) if of_members else 1
         inside = ["0"] * (array.ndim - 1)
         for block in blocks:
             if not group.joinpath(name, "c", str(block), *inside).is_file():
@@ -314,7 +324,7 @@ class Store:
 
     def device(self, problem_id: str, width: int) -> str:
         """On which a width was begun."""
-        return str(_attributes(self._width(problem_id, width))["device"])
+        return _attribute(self._width(problem_id, width), "device", str)
 
     def leftovers(self) -> list[Path]:
         """Unfinished files and groups that killed writers have left, older than a day."""
@@ -325,11 +335,33 @@ class Store:
                     found.append(path)
         return found
 
-    def _array(self, path: Path) -> Any:
-        """An array of a width; its metadata do not change once they are there."""
-        if path not in self._opened:
+    def _array(self, path: Path, blocks: int = 0) -> Any:
+        """An array of a width, long enough for so many blocks: its other metadata do not change."""
+        while path not in self._opened or self._opened[path].shape[0] < blocks * self._opened[path].chunks[0]:
+            self._declare(path, blocks)
             self._opened[path] = _array(path)
         return self._opened[path]
+
+    @staticmethod
+    def _declare(path: Path, blocks: int, former: int = 0) -> None:
+        """Let an array of a width be long enough for so many blocks.
+
+        Of writers that do this at once, the last may have decided without knowing of the others.  So whoever wrote
+        looks again, at the chunks, and whoever has written a chunk comes here afterwards: no block that is there is
+        left out.  An array of a `former` version, with room for all seed indices that there are, is cut to what it
+        holds.
+        """
+        chunk, length = _first_axis(path)
+        if blocks <= length and not length == former > blocks:
+            return
+        length = 0 if length == former else length
+        while length < (blocks := max(blocks, 1 + _last_chunk(path))):
+            content = _metadata(path)
+            content["shape"][0] = blocks * chunk
+            if content["data_type"] == "int64":
+                content["fill_value"] = 0  # once -1
+            _write_whole(path / "zarr.json", json.dumps(content, indent=2))
+            _, length = _first_axis(path)
 
     def _width(self, problem_id: str, width: int) -> Path:
         return self.path / problem_id / f"width_{width}"
@@ -385,6 +417,32 @@ def _make(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def _write_whole(file: Path, text: str) -> None:
+    """A file that is replaced at once."""
+    new = file.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        new.write_text(text)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _first_axis(path: Path) -> tuple[int, int]:
+    """Entries of a chunk along the first axis of an array, and chunks along it."""
+    content = _metadata(path)
+    try:
+        chunk = int(content["chunk_grid"]["configuration"]["chunk_shape"][0])
+        return chunk, int(content["shape"][0]) // chunk
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise StoreError(f"{path}/zarr.json is damaged: it lacks a shape, or that of its chunks.") from error
+
+
+def _last_chunk(path: Path) -> int:
+    """Along the first axis of an array; -1 if there is none."""
+    folder = path / "c"
+    return max((int(name) for name in os.listdir(folder) if name.isdigit()), default=-1) if folder.exists() else -1
+
+
 def _group(path: Path, attributes: dict[str, Any]) -> None:
     _zarr().create_group(path, attributes=attributes, zarr_format=3)
 
@@ -396,7 +454,7 @@ def _create(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: 
         shape=shape,
         chunks=chunks,
         dtype=dtype,
-        fill_value={"int64": -1, "bool": False}.get(dtype, np.nan),
+        fill_value={"int64": 0, "bool": False}.get(dtype, np.nan),
         compressors=(codecs.ZstdCodec(level=1), codecs.Crc32cCodec()),
         dimension_names=list(dims)[: len(shape)],
         zarr_format=3,
@@ -410,13 +468,18 @@ def _array(path: Path) -> Any:
         StoreError: not one of a store, or one that would need other codecs.
     """
     content = _metadata(path)
-    codecs = [codec.get("name") for codec in content.get("codecs", [])]
+    listed = content.get("codecs")
+    listed = listed if isinstance(listed, list) else [listed]
+    codecs = [str(codec.get("name") if isinstance(codec, dict) else codec) for codec in listed]
     if content.get("node_type") != "array" or not set(codecs) <= set(CODECS) or content.get("data_type") not in DTYPES:
         raise StoreError(
             f"{path} is no array of a store: {content.get('node_type')} of {content.get('data_type')} with codecs "
             f"{codecs}; expected {', '.join(DTYPES)} and codecs among {', '.join(CODECS)}."
         )
-    array = _zarr().open_array(path, mode="r+", zarr_format=3)
+    try:
+        array = _zarr().open_array(path, mode="r+", zarr_format=3)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path}/zarr.json is damaged: {error}") from error
     return array.with_config({"write_empty_chunks": True})  # a chunk says that it was written, whatever it holds
 
 
@@ -427,6 +490,22 @@ def _attributes(path: Path) -> dict[str, Any]:
     if content.get("node_type") != "group" or not isinstance(attributes, dict):
         raise StoreError(f"{path} is no group of a store.")
     return attributes
+
+
+def _attribute(path: Path, name: str, kind: type[Found]) -> Found:
+    """One attribute of a group."""
+    value = _attributes(path).get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise StoreError(f"{path} is damaged: its {name} is {reprlib.repr(value)}.")
+    return value
+
+
+def _block(group: Path) -> int:
+    """How many networks a block of a width has."""
+    size = _attribute(group, "block", int)
+    if size < 1:
+        raise StoreError(f"{group} is damaged: its block is {size}.")
+    return size
 
 
 def _metadata(path: Path) -> dict[str, Any]:

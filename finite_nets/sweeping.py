@@ -28,12 +28,12 @@ from dmft import memory
 from dmft.progress import progress_bar
 from dmft.specs import Problem
 from finite_nets.ensemble import device_name, find_device
-from finite_nets.executors import Executor, Outcome, is_dask, portions, run_all, worker_device
+from finite_nets.executors import Executor, Outcome, end_if_begun_anew, is_dask, portions, run_all, worker_device
 from finite_nets.moments import of_members
 from finite_nets.network import NEVER
 from finite_nets.planning import SweepPlan, plan_sweep, readable_time
 from finite_nets.recording import Results
-from finite_nets.runner import Batch, Runner, memory_given_back
+from finite_nets.runner import Batch, Runner, indices, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store
 
@@ -114,23 +114,27 @@ def sweep(
         StoreError: the store is of another kind, or holds networks of other settings; the message names the difference.
         OSError: it cannot be written to; what was there is kept.
         MemoryEstimateError: a single network does not fit.
+        RuntimeError: worker processes die, are forked, or begin a script without guard anew; the message says which.
         ValueError, TypeError: arguments out of range.
 
-    A script that calls it with executor="pool" needs the guard `if __name__ == "__main__":`, as spawned processes do.
+    A script that calls it with processes (executor="pool", or an executor of one's own, which must spawn them: one that
+    forks is refused) needs the guard `if __name__ == "__main__":`.
     """
+    end_if_begun_anew(executor)
     plan = plan_sweep(problems, widths, seeds, store=store, executor=executor, devices=devices, **options)
     return run(plan, threads=threads, progress=progress)
 
 
 def run(plan: SweepPlan, *, threads: int | None = None, progress: bool | None = None) -> Summary:
     """Do what is planned; arguments and errors as of `sweep`."""
+    end_if_begun_anew(plan.executor)
     if progress or (progress is None and sys.stderr.isatty()):
         print(plan.text(), file=sys.stderr)
     plan.store.prepare()
     device = device_name(find_device(plan.devices[0])) if plan.local else "workers"
     for work in plan.works:
         plan.store.add_problem(work.problem, work.settings)
-        plan.store.add_width(work.plan, work.settings, work.width, work.size, device)
+        plan.store.add_width(work.plan, work.settings, work.width, work.size, work.wanted, device)
     started, made = time.perf_counter(), Outcome()
     with progress_bar(plan.networks, "networks", "net", progress) as bar:
 
@@ -227,7 +231,7 @@ def _made(portion: Portion, runner: Runner, blocks: Sequence[int]) -> Iterator[t
             for i in range(len(found.count)):
                 yield blocks[first + i], {name: values[i] for name, values in arrays.items()}
         return
-    seeds = [seed for part in ranges for seed in part]
+    seeds = np.concatenate([indices(part) for part in ranges])
     whole = _regrouped(runner.members(portion.width, seeds), size)
     for block, (recorded, exploded_at) in zip(blocks, whole, strict=True):
         diverged = exploded_at < NEVER

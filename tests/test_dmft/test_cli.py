@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -447,3 +448,13 @@ def test_as_a_module(tmp_path):
     more = ["--depth", "1", "--learning-rate", "1", "--steps", "2"]
     assert subprocess.run([*command, *more], capture_output=True).returncode == 0
     assert json.loads((tmp_path / "p.json").read_text())["network"]["depth"] == 1
+
+
+@pytest.mark.parametrize("command", ["-m finite_nets sweep --help", "-m dmft solve --help", "-m figures --list"])
+def test_a_command_line_ends_without_a_word_when_its_reader_does(command):
+    """`| head`, at its fastest: the pipe is closed before anything is written."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, *command.split()], stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")

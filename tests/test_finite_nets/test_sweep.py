@@ -1,8 +1,10 @@
 """Sweeps into a store: the same numbers in any order and by any workers, nothing lost, nothing read that is not whole."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ import comparisons
 import dmft
 import finite_nets
 import finite_nets.runner
+import finite_nets.store
 from comparisons.samples import prediction_covariance
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, StoreError
@@ -709,6 +713,202 @@ def test_progress_and_the_plan_are_shown_where_they_are_asked_for(tmp_path, capf
     assert "networks: 100%" in shown.err
     swept(tmp_path / "store", 60, progress=False)
     assert capfd.readouterr().err == ""
+
+
+# ---- what other readers see --------------------------------------------------------------------------------------------
+
+
+def test_other_readers_of_zarr_see_what_is_there_and_no_more(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "store")
+    swept(path, 80, shard=(1, 2))  # every second block of the next eight
+    group = path / PROBLEM.problem_id / "width_8"
+    expected = opened(path).isel(width=0)
+    for found in (xr.open_zarr(group, consolidated=False), xr.open_zarr(group, consolidated=False, chunks=None)):
+        assert found.sizes["block"] == 16
+        np.testing.assert_array_equal(found["count"], [5] * 8 + [0, 5] * 4)
+        np.testing.assert_array_equal(found.prediction_mean, expected.prediction_mean)
+        assert np.isnan(found.loss_m2[8]).all()
+    import zarr
+
+    assert zarr.open_group(group, mode="r")["loss_mean"].shape == (16, 3)
+    task = xr.open_zarr(group.parent / "task", consolidated=False)
+    np.testing.assert_array_equal(task.x_train, PROBLEM.task.x_train)
+    tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+    assert tree[f"{PROBLEM.problem_id}/width_12"].sizes["block"] == 16
+
+
+def declared(path, name="count"):
+    return json.loads((path / PROBLEM.problem_id / "width_8" / name / "zarr.json").read_text())["shape"][0]
+
+
+def test_stores_of_former_versions_open_and_are_cut_to_what_they_hold(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "store")
+    for file in path.rglob("width_*/*/zarr.json"):
+        metadata = json.loads(file.read_text())
+        metadata["shape"][0] = 2**32 // 5
+        if metadata["data_type"] == "int64":
+            metadata["fill_value"] = -1
+        file.write_text(json.dumps(metadata))
+    same(opened(path), opened(whole))
+    assert finite_nets.check_store(path) == []
+    assert swept(path, 20).made == Outcome()
+    assert {declared(path, name) for name in ("count", "loss_mean", "prediction_m2")} == {8}
+    same(opened(path), opened(whole))
+
+
+def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp_path, whole, monkeypatch):
+    """The other writes its length between our look and our write: a longer one, and a chunk."""
+    path = shutil.copytree(whole, tmp_path / "store")
+    write, done = finite_nets.store._write_whole, []
+
+    def late(file, text):
+        if not done and file.parent.name == "count":
+            done.append(file)
+            shutil.copy(file.parent / "c" / "0", file.parent / "c" / "30")
+            metadata = json.loads(file.read_text())
+            metadata["shape"][0] = 31
+            file.write_text(json.dumps(metadata))
+        write(file, text)
+
+    monkeypatch.setattr(finite_nets.store, "_write_whole", late)
+    finite_nets.store.Store._declare(path / PROBLEM.problem_id / "width_8" / "count", 12)
+    assert done
+    assert declared(path) == 31
+    # and a store whose length was lost altogether is long enough again when the next block is written
+    store = finite_nets.store.Store(path)
+    block = {name: store.read(PROBLEM.problem_id, 8, name, [0])[0] for name in ("count", "diverged", "loss_mean")}
+    store.write(PROBLEM.problem_id, 8, 40, 5, block)
+    assert (declared(path), declared(path, "loss_mean")) == (41, 41)
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_an_executor_that_forks_is_refused_and_a_fork_computes(tmp_path):
+    """Either would wait for ever."""
+    fork = multiprocessing.get_context("fork")
+    finite_nets.train_ensemble(PROBLEM, widths=[64], seeds=50, **FEW)
+    with (
+        concurrent.futures.ProcessPoolExecutor(1, mp_context=fork) as executor,
+        pytest.raises(RuntimeError, match=r'the executor forks its processes.*start them by "spawn"'),
+    ):
+        swept(tmp_path / "store", executor=executor)
+    process = fork.Process(target=finite_nets.train_ensemble, args=(PROBLEM,), kwargs={"widths": [64], "seeds": 50})
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0
+
+
+SCRIPT = """
+import concurrent.futures, multiprocessing, sys
+import finite_nets
+from conftest import reference_problem
+executor = "pool"
+if sys.argv[2] == "own":
+    executor = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+finite_nets.sweep(reference_problem(), [8], 8, store=sys.argv[1], executor=executor, devices=["cpu"])
+"""
+
+
+@pytest.mark.parametrize("executor", ["pool", "own"])
+def test_a_script_without_guard_is_told_so_once(tmp_path, executor):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "store"), executor],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count('Put what it does under `if __name__ == "__main__":`') == 1
+    assert "bootstrapping" not in done.stderr
+    assert "memory" not in done.stderr.splitlines()[-1]
+
+
+# ---- sizes beyond any machine ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: finite_nets.train_ensemble(PROBLEM, widths=[8], seeds=10**9, **FEW), MemoryEstimateError),
+        (lambda: finite_nets.train_ensemble(PROBLEM, widths=[8], seeds=range(9, 10**9), **FEW), MemoryEstimateError),
+        (lambda: finite_nets.train_ensemble(PROBLEM, widths=range(1, 10**9), seeds=9, **FEW), MemoryEstimateError),
+        (lambda: finite_nets.train_ensemble(PROBLEM, widths=[8], seeds=10**9, keep="moments", block=1), MemoryEstimateError),
+        (lambda: finite_nets.train_ensemble(PROBLEM, widths=[8], seeds=10**9, keep="moments", memory_limit=9), MemoryEstimateError),
+        (lambda: finite_nets.neurons(PROBLEM, widths=[8], neurons=10**18), MemoryEstimateError),
+        (lambda: finite_nets.neurons(PROBLEM, widths=range(1, 10**9), neurons=100), MemoryEstimateError),
+        (lambda: finite_nets.sweep(PROBLEM, [8], 10**9, store="unused", block=1), ValueError),
+        (lambda: finite_nets.sweep(PROBLEM, range(1, 10**9), 1, store="unused"), ValueError),
+        (lambda: finite_nets.plan_sweep(PROBLEM, [8], 10**9, store="unused").text(times=False), None),
+    ],
+)  # fmt: skip
+def test_sizes_beyond_any_machine_are_refused_before_there_is_a_list_of_them(call, error):
+    assert torch.__version__  # loaded before memory is traced
+    tracemalloc.start()
+    try:
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            call()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6  # a list of 10^9 would be gigabytes; modules that are loaded on first use, a few million
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_damaged_descriptions_are_named(tmp_path, whole):
+    """Each entry of each description of a store, lost or of another type: an error of the store, or none."""
+    problem = Path(PROBLEM.problem_id)
+    arrays = (problem / "task" / "x_train", problem / "width_8" / "count", problem / "width_8" / "loss_mean")
+    described = [folder / "zarr.json" for folder in (Path(), problem, problem / "width_8", *arrays)]
+    path = shutil.copytree(whole, tmp_path / "store")
+    for file in described:
+        text = (whole / file).read_text()
+        keys = [(key,) for key in json.loads(text)]
+        keys += [("attributes", key) for key in json.loads(text).get("attributes", {})]
+        for key in keys:
+            for value in (None, 3, [], "no"):
+                content = json.loads(text)
+                inner = content["attributes"] if len(key) == 2 else content
+                del inner[key[-1]]
+                if value is not None:
+                    inner[key[-1]] = value
+                (path / file).write_text(json.dumps(content))
+                with contextlib.suppress(StoreError):
+                    finite_nets.open_store(path)
+        (path / file).write_text(text)
+    same(opened(path), opened(whole))
+
+
+def test_a_file_is_no_store(tmp_path):
+    file = tmp_path / "limit.nc"
+    file.write_bytes(b"\x89HDF")
+    for call in (finite_nets.open_store, finite_nets.problems, finite_nets.check_store, swept):
+        with pytest.raises(StoreError, match=r"limit\.nc is a file; a store is a folder"):
+            call(file)
+
+
+def test_problems_of_equal_cost_are_timed_once(tmp_path, monkeypatch, whole):
+    timed = []
+
+    def seconds(_, width, networks, *__):
+        timed.append(width)
+        return 1e-3 * width * networks
+
+    monkeypatch.setattr(finite_nets.runner.Runner, "seconds", seconds)
+    problems = dmft.vary(PROBLEM, gamma0=[0.5, 1.0, 2.0], learning_rate=[0.1, 0.2])
+    plan = finite_nets.plan_sweep([*problems, *dmft.vary(PROBLEM, depth=[3])], WIDTHS, 40, store=tmp_path / "s", **FEW)
+    assert "560 networks to train" in plan.text()
+    assert sorted(timed) == [8, 8, 12, 12]
+    rest = finite_nets.plan_sweep(PROBLEM, WIDTHS, 60, store=whole, **FEW)
+    assert "80 networks are there; 40 networks to train" in rest.text()
+    first, second = (rest.seconds(work) for work in rest.works)
+    assert 20 * 8e-3 < first < second < 60 * 12e-3 + 1  # of what is left, with the time of writing four blocks
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------
