@@ -11,6 +11,7 @@ from pathlib import Path
 import xarray as xr
 
 from dmft import schema
+from dmft.paths import local
 
 
 @contextmanager
@@ -35,11 +36,11 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     """Write `ds` to the NetCDF file `path`; it appears whole or not at all.
 
     Raises:
-        TypeError: not a Dataset.  OSError: it cannot be written.
+        TypeError: not a Dataset.  ValueError: an address in place of a path.  OSError: it cannot be written.
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"save expects an xarray Dataset, got {type(ds).__name__}; save each of several by itself.")
-    path = Path(path)
+    path = local(path)
     compressed = {name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
     with replacing(path) as temporary:
         ds.to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
@@ -53,7 +54,8 @@ def load(path: str | Path) -> xr.Dataset:
         FileNotFoundError, ValueError: no such file, or not a NetCDF file.
         SchemaError: a result of another schema, or damaged.
     """
-    if not Path(path).is_file():
+    path = local(path)
+    if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; expected a NetCDF file written by dmft.save.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as stored:

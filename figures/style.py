@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 import dmft
 from comparisons.estimators import upper_end
+from dmft.paths import local
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.8, "zorder": 5}
@@ -98,6 +101,11 @@ def resolved(ax: Axes, x: NDArray[Any], y: NDArray[Any], se: NDArray[Any], **loo
         ax.errorbar(x[hidden], upper, 0.4 * upper, uplims=True, linestyle="none", **bare)
 
 
+def docstring(module: Any) -> str:
+    """What a module says of itself, from its source: `python -OO` drops it from the module."""
+    return ast.get_docstring(ast.parse(inspect.getsource(module)), clean=False) or ""
+
+
 def provenance(ds: xr.Dataset) -> dict[str, Any]:
     """Attributes for numbers drawn from a result, which are no longer one in the sense of `dmft.schema`."""
     return {name: value for name, value in ds.attrs.items() if name not in ("schema", "kind", "analysis")}
@@ -105,7 +113,8 @@ def provenance(ds: xr.Dataset) -> dict[str, Any]:
 
 def save(figure: Figure, drawn: xr.Dataset, out: str | Path) -> list[Path]:
     """Write the figure as PNG and PDF and the numbers it shows as NetCDF, to `out` with these suffixes."""
-    stem = Path(out).with_suffix("") if Path(out).suffix in (".png", ".pdf", ".nc") else Path(out)
+    stem = local(out, "out")
+    stem = stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".nc") else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".nc")]
     figure.savefig(paths[0])

@@ -18,8 +18,8 @@ from dmft.specs import _check
 from dmft.specs.parameterization import input_kernel
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-# of the mean diagonal of K^x, the variance of the first fields: below, any network is nearly linear; above, one that can
-# saturate does so nearly everywhere (fields of standard deviation .1, 5); standardised data have 1, bytes some 10^4
+# of the mean diagonal of K^x, the variance of the first fields: below, any network is nearly linear; above, one that
+# can saturate does so nearly everywhere (fields of standard deviation .1, 5); standardised data have 1, bytes some 10^4
 SIZES = (1e-2, 25.0)
 
 
