@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-EXACT_INTEGERS = 2.0**53  # the largest below which float64 holds all of them
+EXACT_INTEGERS = 2**53  # up to which float64 holds all of them
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
@@ -87,7 +87,7 @@ def finite_array(name: str, value: ArrayLike, dims: tuple[str, ...]) -> NDArray[
     given = real_array(name, value)
     with np.errstate(over="ignore"):  # of longer floats: not finite then
         array = np.array(given, dtype=np.float64, order="C")
-    if given.dtype.kind in "iu" and given.size and np.abs(array).max() > EXACT_INTEGERS:
+    if given.dtype.kind in "iu" and given.size and max(-int(given.min()), int(given.max())) > EXACT_INTEGERS:
         raise ValueError(
             f"{name} holds integers of size {np.abs(array).max():.3g}; beyond 2^53 they lose their last digits as "
             "float64. Subtract an offset first, or leave out what is an identifier."

@@ -68,7 +68,9 @@ def reading(path: Path, what: str, way_out: str = "get the file again") -> Itera
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as {what} ({reason.rstrip('.')}); {way_out}.") from error
+        raise DataError(
+            f"{path} cannot be read as {what} ({' '.join(reason.split()).rstrip('.')}); {way_out}."
+        ) from error
 
 
 def content(path: Path) -> bytes:
