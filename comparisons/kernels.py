@@ -48,14 +48,14 @@ def alignment(K: Array, R: Array) -> Array:
 
 
 def centred_alignment(K: Array, R: Array) -> Array:
-    """(...), between 0 and 1 for positive kernels."""
-    return alignment(centred(K), centred(R))
+    """(...), between 0 and 1 for positive kernels; nan for a kernel that does not vary but for rounding."""
+    return alignment(*(np.where(_varies(K, (c := centred(K)) ** 2), c, 0.0) for K in (K, R)))
 
 
 def unbiased_centred_alignment(K: Array, R: Array) -> Array:
     """(...); may exceed 1 or fall below 0 by noise.  Of at least four events."""
     K, R = _hollow(K), _hollow(R)
-    return _cosine(_hsic(K, R), _hsic(K, K), _hsic(R, R))
+    return _cosine(_hsic(K, R), *(np.where(_hsic_varies(A), _hsic(A, A), 0.0) for A in (K, R)))
 
 
 def distance(K: Array, R: Array) -> Array:
@@ -65,6 +65,12 @@ def distance(K: Array, R: Array) -> Array:
 
 def centred(K: Array) -> Array:
     return np.asarray(K - K.mean(-1, keepdims=True) - K.mean(-2, keepdims=True) + K.mean(EVENTS, keepdims=True))
+
+
+def _varies(K: Array, centred_squares: Array) -> Array:
+    """(..., 1, 1), whether more than rounding is left of a kernel where its mean is taken out."""
+    rounding = K.shape[-1] * np.finfo(np.float64).eps
+    return np.asarray(centred_squares.sum(EVENTS, keepdims=True) > rounding**2 * (K * K).sum(EVENTS, keepdims=True))
 
 
 def _hollow(K: Array) -> Array:
@@ -80,6 +86,12 @@ def _hsic(K: Array, R: Array) -> Array:
         - 2 * (K_sums * R_sums).sum(-1) / (n - 2)
     )
     return np.asarray(parts / (n * (n - 3)))
+
+
+def _hsic_varies(K: Array) -> Array:
+    """(...), whether HSIC_1(K, K), a difference of three sums of about |K|^2 / n^2, is more than their rounding."""
+    sizes = (K * K).sum(EVENTS) / K.shape[-1] ** 2
+    return np.asarray(_hsic(K, K) > K.shape[-1] * np.finfo(np.float64).eps * sizes)
 
 
 def _cosine(inner: Array, square: Array, square_2: Array) -> Array:

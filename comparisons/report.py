@@ -30,6 +30,7 @@ from comparisons.spectra import after_kernel, spectra
 from comparisons.summary import LABELS, summary
 from comparisons.widths import pointwise
 from dmft import schema
+from dmft.paths import local
 from dmft.storage import replacing
 
 # analysis: its figure, and its title
@@ -80,7 +81,7 @@ def report(
             or none that a report could show.
         SchemaError: a result that is damaged.
     """
-    path = Path(path)
+    path = local(path)
     if path.is_dir():
         raise ValueError(
             f"path={str(path)!r} is a folder; expected the name of a file, to be written or replaced: give e.g. "
@@ -315,7 +316,7 @@ def _figures(shown: Results, left_out: list[str]) -> list[Section]:
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
         source = base64.b64encode(picture.getvalue()).decode()
-        caption = html.escape(_caption(str(module.__doc__), ds))
+        caption = html.escape(_caption(importlib.import_module("figures.style").docstring(module), ds))
         image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{source}">'
         text = f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
         key, keys = f"figure-{_kind(ds)}", [key for key, _, _ in sections]

@@ -32,6 +32,7 @@ from dmft.cli import (
     refuse_descriptions,
 )
 from dmft.command import aligned, problem_lines, short
+from dmft.paths import local
 from dmft.text import table, with_error
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Solve:
 
     def run(self) -> None:
         """Solve, save, print."""
-        _require_writable(self.out, self.overwrite)
+        out = _writable(self.out, self.overwrite)
         described = (self.network, self.task, self.training)
         if self.problem is None:
             problem = build_problem(*described)
@@ -77,8 +78,8 @@ class Solve:
         started = time.perf_counter()
         result = dmft.solve(problem, **arguments)
         taken = time.perf_counter() - started
-        dmft.save(result, self.out)
-        print(f"\n{result_lines(result)}\n\n{taken:.1f} s; written to {self.out}")
+        dmft.save(result, out)
+        print(f"\n{result_lines(result)}\n\n{taken:.1f} s; written to {out}")
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,11 @@ class WriteProblem:
 
     def run(self) -> None:
         """Build, write, print."""
-        _require_writable(self.out, self.overwrite)
+        out = _writable(self.out, self.overwrite)
         problem = build_problem(self.network, self.task, self.training)
-        self.out.write_text(problem.to_json())
+        out.write_text(problem.to_json())
         print(problem_lines(json.loads(problem.to_json(arrays=False)), problem.problem_id))
-        print(f"\nwritten to {self.out}")
+        print(f"\nwritten to {out}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"solve": Solve, "describe": Describe, "problem": WriteProblem}
@@ -130,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(COMMANDS, prog="python -m dmft", description=DESCRIPTION, arguments=arguments)
 
 
-def _require_writable(path: Path, overwrite: bool) -> None:
-    """FileExistsError, IsADirectoryError, PermissionError before any work, rather than after it."""
+def _writable(out: Path, overwrite: bool) -> Path:
+    """The file to write; FileExistsError, IsADirectoryError, PermissionError before any work, rather than after it."""
+    path = local(out, "--out")
     if path.is_dir():
         raise IsADirectoryError(f"--out {path} is a folder; give the name of a file.")
     if path.exists() and not overwrite:
@@ -139,6 +141,7 @@ def _require_writable(path: Path, overwrite: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"--out {path}: its folder cannot be written to; give another one.")
+    return path
 
 
 # ---- what is printed -------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmft.moments import Moments
+from dmft.paths import local
 from dmft.storage import replacing
 
 EVERY = 60.0  # seconds between writings
@@ -39,7 +40,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path | None, fingerprint: Mapping[str, Any], every: float = EVERY) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else local(path, "checkpoint")
         self.fingerprint = json.loads(json.dumps(dict(fingerprint)))
         self.every, self._written = every, time.monotonic()
         self.moments, self.directions = Moments(), 0

@@ -6,6 +6,7 @@ Every field of `dmft.MLP`, `dmft.ResidualMLP`, `dmft.GradientDescent`, `dmft.Gra
     --network, --training        which of the two networks, and of the two trainings
     --activation, --gain         the two fields of an activation
     --uncentered                 centered=False
+    --unbalanced                 balanced=False
     --data-seed                  seed of `load_task` (--seed is that of `dmft.solve`)
     --batch-size, --batch-seed   batches, by `dmft.random_batches`
 
@@ -23,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from dmft.paths import local
 from dmft.specs import (
     MLP,
     Activation,
@@ -109,8 +111,9 @@ class TaskOptions:
         None
     )
     """Data set by name; or an .npz file with x, y; or a folder of IDX or CIFAR-10 files."""
-    classes: Annotated[tuple[int, ...] | None, arg(metavar="LABEL LABEL ...", help_behavior_hint="")] = None
-    """Two labels (targets -1 and +1, in this order) or more (one-hot). Needed where the data have more than two."""
+    classes: Annotated[tuple[str, ...] | None, arg(metavar="LABEL LABEL ...", help_behavior_hint="")] = None
+    """Two labels (targets -1 and +1, in this order) or more (one-hot); 0,2,4 is one class of three labels. Needed where
+    the data have more than two."""
     n_train: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(required)")] = None
     """Training samples to draw, evenly from the classes."""
     n_test: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 0)")] = None
@@ -124,19 +127,34 @@ class TaskOptions:
     """Inputs: centered and of norm sqrt(D); or every feature of unit variance; or as they are."""
     one_hot: bool = False
     """One-hot targets also for two classes."""
+    unbalanced: bool = False
+    """Draw classes as often as they occur, not evenly."""
+    regression: bool = False
+    """Targets are numbers, whatever values they take."""
+    names: Annotated[tuple[str, ...] | None, arg(metavar="PLACE=NAME ...", help_behavior_hint="")] = None
+    """Which array of the .npz file, or file of the folder, is x, y (or x_train, y_train) and x_test, y_test."""
     allow_pickle: bool = False
     """Read CIFAR-10's pickled batches."""
 
     def build(self) -> Task:
         """The task; ValueError, ImportError, FileNotFoundError as `load_task` raises them."""
-        given = _given(self, ("source", "classes", "n_train", "n_test"))
+        given = _given(self, ("source", "n_train", "n_test"))
+        if self.classes is not None:
+            given["classes"] = [_label(text) for text in self.classes]
+        if self.names is not None:
+            given["names"] = _names(self.names)
         if self.data_seed is not None:
             given["seed"] = self.data_seed
         if self.normalize is not None:
             given["normalize"] = None if self.normalize == "none" else self.normalize
         if self.one_hot:
             given["one_hot"] = True
-        return load_task(given.pop("source"), **given, allow_pickle=self.allow_pickle)
+        flags: dict[str, Any] = {
+            "balanced": not self.unbalanced,
+            "regression": self.regression,
+            "allow_pickle": self.allow_pickle,
+        }
+        return load_task(given.pop("source"), **given, **flags)
 
 
 @dataclass(frozen=True)
@@ -225,6 +243,7 @@ def read_problem(path: Path) -> Problem:
         FileNotFoundError: no such file.
         ValueError: not the text of a problem, with the reason.
     """
+    path = local(path, "--problem")
     if not path.is_file():
         raise FileNotFoundError(f"--problem {path} is not a file; `python -m dmft problem` writes one.")
     try:
@@ -334,6 +353,21 @@ def _typed(names: Iterable[str]) -> str:
     """Names of options as they are typed: "--depth, --n-train and --steps"."""
     *others, last = ["--" + name.replace("_", "-") for name in names]
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _label(text: str) -> Any:
+    """A label of a class, a whole number where it is one; or several, between commas."""
+    if "," in text:
+        return tuple(_label(part) for part in text.split(",") if part)
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def _names(texts: Iterable[str]) -> dict[str, str]:
+    """Of "x=images", "y=labels"."""
+    parts = [text.partition("=") for text in texts]
+    if wrong := [text for text, part in zip(texts, parts, strict=True) if not (part[0] and part[2])]:
+        raise ValueError(f"--names {wrong[0]!r} is not PLACE=NAME, such as x=images.")
+    return {place: name for place, _, name in parts}
 
 
 def _one_or_each(values: tuple[float, ...] | None) -> Any:

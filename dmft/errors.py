@@ -15,6 +15,10 @@ class MemoryEstimateError(MemoryError):
     """The work would not fit in memory; the message holds the numbers and the ways out."""
 
 
+class DataError(ValueError):
+    """A file of data is damaged, of another kind or ambiguous; the message names it, what is wrong and the way out."""
+
+
 class SchemaError(ValueError):
     """A Dataset does not have the form that `dmft.schema` describes; the message names the difference."""
 

@@ -89,7 +89,8 @@ class Influence:
             if not np.isfinite(value).all():
                 raise DivergenceError(
                     f"{name} is not finite: the response of training to its initial weights leaves the finite numbers. "
-                    f"Lower {self.run.problem.training.largest_step}, or record fewer steps."
+                    f"Lower {self.run.problem.training.largest_step}, or record fewer steps. "
+                    f"{self.run.problem.task.unusual_size}".rstrip()
                 )
         return found
 

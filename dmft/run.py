@@ -443,5 +443,5 @@ def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
         raise DivergenceError(
             f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer "
             f"{layer} grown {growth[layer - 1]:.3g} times. Lower {problem.training.largest_step}, or "
-            f"gamma0={problem.network.gamma0}."
+            f"gamma0={problem.network.gamma0}. {problem.task.unusual_size}".rstrip()
         )

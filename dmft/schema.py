@@ -200,7 +200,7 @@ def of_predictions(
 
 
 def kinds_of_predictions(problem: Problem, observables: Collection[str]) -> tuple[str, ...]:
-    """"loss" and "accuracy", those asked for; a loss for classes brings the accuracy."""
+    """ "loss" and "accuracy", those asked for; a loss for classes brings the accuracy."""
     kinds = [name for name in ("loss", "accuracy") if name in observables]
     if kinds == ["loss"] and problem.loss in loss.CLASSIFICATION:
         kinds.append("accuracy")

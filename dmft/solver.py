@@ -354,7 +354,8 @@ def _by_paths(
         if exploded(loss, loss[0]).any() or not all(np.isfinite(value).all() for value in values.values()):
             raise DivergenceError(
                 "the paths diverge, or a kernel is not positive. Lower "
-                f"{run.problem.training.largest_step}, or raise particles={run.particles}."
+                f"{run.problem.training.largest_step}, or raise particles={run.particles}. "
+                f"{run.problem.task.unusual_size}".rstrip()
             )
         saved.finished(values, 0, 0)
         bar.update(run.last + 1)

@@ -13,6 +13,7 @@ import xarray as xr
 
 from dmft import schema
 from dmft.errors import SchemaError
+from dmft.paths import local
 
 SEALED = "sealed"  # attribute of files that have a digest; no attribute of what is read from them
 MARK, DIGITS = b"\nsha256 of this file up to here: ", 64
@@ -46,12 +47,12 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     Results are checked as `load` checks them.  The file ends with its digest.
 
     Raises:
-        TypeError: not a Dataset.  SchemaError: a result that is not in the form of its kind.  OSError: it cannot be
-            written.
+        TypeError: not a Dataset.  SchemaError: a result that is not in the form of its kind.  ValueError: an address in
+            place of a path.  OSError: it cannot be written.
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"save expects an xarray Dataset, got {type(ds).__name__}; save each of several by itself.")
-    path = Path(path)
+    path = local(path)
     try:
         ds = schema.check(ds)
     except SchemaError as error:
@@ -75,9 +76,10 @@ def load(path: str | Path) -> xr.Dataset:
         FileNotFoundError, ValueError: no such file, not a NetCDF file, or one that this library did not write.
         SchemaError: a result of another schema, or damaged; the message names the file.
     """
-    if not Path(path).is_file():
+    path = local(path)
+    if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; expected a NetCDF file written by dmft.save.")
-    sealed = _require_seal(Path(path))
+    sealed = _require_seal(path)
     try:
         with xr.open_dataset(path, engine="h5netcdf") as stored:
             ds = stored.load()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmft.command import ending_with_its_reader
+from dmft.paths import local
 from figures import style
 
 NAMES = (
@@ -55,9 +56,14 @@ def _main(arguments: list[str] | None) -> None:
     )
     parser.add_argument("--out", type=Path, help="file (one figure) or folder (all); default results/NAME.png")
     given = parser.parse_args(arguments)
+    try:
+        for name in ("store", "out"):
+            setattr(given, name, getattr(given, name) and local(getattr(given, name), f"--{name}"))
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
     if given.list:
         for name in NAMES:
-            print(f"{name:<24} {_module(name).__doc__.splitlines()[0]}")
+            print(f"{name:<24} {style.docstring(_module(name)).splitlines()[0]}")
         return
     if given.name is None:
         parser.error("name a figure, or use --list")

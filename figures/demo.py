@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comparisons
 import dmft
+from dmft.paths import local
 from figures import example, style, width_convergence
 
 
@@ -20,6 +21,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/demo"), help="folder for the results (%(default)s)")
     parser.add_argument("--seeds", type=int, default=example.SEEDS, help="networks of each width (%(default)s)")
     given = parser.parse_args(arguments)
+    try:
+        given.out = local(given.out, "--out")  # before the work
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
 
     described = example.problem()
     print(f"{described.task}\n{described.network}, {described.training}", flush=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 import dmft
 from comparisons.estimators import upper_end
+from dmft.paths import local
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 WIDE = 7.1  # inches: two columns of a journal
@@ -201,6 +204,11 @@ def legend(ax: Axes, **look: Any) -> None:
     ax.legend([handles[i] for i in order], [labels[i] for i in order], **look)
 
 
+def docstring(module: Any) -> str:
+    """What a module says of itself, from its source: `python -OO` drops it from the module."""
+    return ast.get_docstring(ast.parse(inspect.getsource(module)), clean=False) or ""
+
+
 def provenance(ds: xr.Dataset) -> dict[str, Any]:
     """Attributes for numbers drawn from a result, which are no longer one in the sense of `dmft.schema`."""
     return {name: value for name, value in ds.attrs.items() if name not in ("schema", "kind", "analysis")}
@@ -208,7 +216,8 @@ def provenance(ds: xr.Dataset) -> dict[str, Any]:
 
 def save(figure: Figure, drawn: xr.Dataset, out: str | Path) -> list[Path]:
     """Write the figure as PNG and PDF and the numbers it shows as NetCDF, to `out` with these suffixes."""
-    stem = Path(out).with_suffix("") if Path(out).suffix in (".png", ".pdf", ".nc") else Path(out)
+    stem = local(out, "out")
+    stem = stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".nc") else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".nc")]
     figure.savefig(paths[0])

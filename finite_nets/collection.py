@@ -91,7 +91,7 @@ class Divergences:
             for width, (bad, of, first) in found.items()
         ]
         training, gamma0 = self._problem.training, self._problem.network.gamma0
-        way_out = f"Lower {training.largest_step}, or gamma0={gamma0}."
+        way_out = f"Lower {training.largest_step}, or gamma0={gamma0}. {self._problem.task.unusual_size}".rstrip()
         if any(bad == of for bad, of, _ in found.values()):
             raise DivergenceError(f"{'; '.join(rows)}. {way_out}")
         warnings.warn(

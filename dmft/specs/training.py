@@ -38,7 +38,7 @@ class GradientDescent:
 
     Args:
         learning_rate: eta, in units where one step changes f by about (eta/P) K Delta at any width and richness; one
-            number, or one for each step (a schedule).
+            number, or one for each step (a schedule, which may hold zeros: a warm-up from 0).
         steps: number T of updates; observables are recorded at steps 0..T, each before the update of that step.
         momentum: beta of the heavy ball, 0 <= beta < 1.
         weight_decay: lambda, a rate like the inverse of `learning_rate`: without data, theta shrinks by 1 - eta lambda
@@ -62,7 +62,7 @@ class GradientDescent:
     def __post_init__(self) -> None:
         steps = _check.integer("steps", self.steps, minimum=1)
         object.__setattr__(self, "steps", steps)
-        object.__setattr__(self, "learning_rate", _rates("learning_rate", self.learning_rate, steps))
+        object.__setattr__(self, "learning_rate", _rates("learning_rate", self.learning_rate, steps, zeros=True))
         for name, below in (("momentum", 1.0), ("weight_decay", np.inf)):
             object.__setattr__(self, name, _check.nonnegative(name, getattr(self, name), below=below))
         if self.batches is not None:
@@ -173,20 +173,26 @@ def _batch_size(size: int, n_train: int) -> int:
     return size
 
 
-def _rates(name: str, value: float | ArrayLike, steps: int) -> float | tuple[float, ...]:
+def _rates(name: str, value: float | ArrayLike, steps: int, *, zeros: bool = False) -> float | tuple[float, ...]:
+    """One rate, or one for each step, of which some may be zero if `zeros` says so, but not all."""
     if np.ndim(value) == 0:
         return _check.positive(name, value.item() if isinstance(value, np.ndarray) else value)
-    rates = tuple(_check.positive(f"{name}[{i}]", rate) for i, rate in enumerate(np.asarray(value).tolist()))
+    check = _check.nonnegative if zeros else _check.positive
+    rates = tuple(check(f"{name}[{i}]", rate) for i, rate in enumerate(_check.real_array(name, value).tolist()))
     if len(rates) != steps:
         raise ValueError(f"{name} has {len(rates)} entries for {steps} steps; give one number, or one for each step.")
+    if not any(rates):
+        raise ValueError(f"{name} is zero at every step: nothing would be learned; give at least one positive rate.")
     return rates
 
 
 def _batches(value: ArrayLike, steps: int) -> tuple[tuple[int, ...], ...]:
     try:
-        indices = np.asarray(value)
-    except ValueError as error:
-        raise ValueError("batches are of different sizes; give as many samples at every step.") from error
+        indices = _check.real_array("batches", value)
+    except TypeError as error:
+        if isinstance(error.__cause__, ValueError):  # NumPy's, of ragged lists
+            raise ValueError("batches are of different sizes; give as many samples at every step.") from error
+        raise
     if indices.ndim != 2 or not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(
             f"batches has shape {indices.shape} and dtype {indices.dtype}; expected integers (step, position)."

@@ -175,7 +175,7 @@ def test_trainings(tmp_path):
 def test_every_field_of_a_spec_has_its_option():
     groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions)
     options = {part.name for group in groups for part in dataclasses.fields(group)}
-    renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed"}
+    renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed", "balanced": "unbalanced"}
     specs = (dmft.MLP, dmft.ResidualMLP, dmft.GradientDescent, dmft.GradientFlow, dmft.Activation)
     names = {part.name for spec in specs for part in dataclasses.fields(spec)} - {"name"}  # of an activation
     names |= set(inspect.signature(dmft.load_task).parameters)

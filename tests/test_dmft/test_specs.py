@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import dmft
+from dmft.errors import DivergenceError
 from dmft.specs import parameterization
 
 X = np.random.default_rng(0).standard_normal((4, 6))
@@ -114,6 +115,7 @@ numbers = st.floats(-1e3, 1e3)
     test=st.booleans(),
 )
 @settings(deadline=None, max_examples=50)
+@pytest.mark.filterwarnings("ignore:The inputs are far", "ignore:All training inputs are zero")
 def test_json_round_trip_is_exact(x, y, activation, depth, gamma0, centered, test):
     data = dmft.Task(x, y, x if test else None, y if test else None, provenance={"name": "h", "seed": 3})
     described = dmft.Problem(dmft.MLP(depth, activation, gamma0, centered), data, dmft.GradientDescent(0.1, 3))
@@ -144,3 +146,106 @@ def test_powers_of_width_are_consistent():
     # g = gamma0 N df/dh, so that df/dW = g phi^T out hidden, df/dW0 = g x^T out input, df/dw = phi out
     for scale in (parameterization.hidden_scale(n), parameterization.input_scale(d), 1.0):
         assert rate * out * scale == pytest.approx(c * scale, rel=1e-14)
+
+
+# ---- what is taken as data -------------------------------------------------------------------------------------------
+
+
+MASKED = np.ma.masked_where(X[1, 2] == X, X)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"x_train": MASKED}, ValueError, "x_train holds 1 masked entries, which are no numbers. Fill or drop them"),
+        ({"x_train": X + 0j}, TypeError, "x_train cannot be read as an array of real numbers: it has dtype complex128. Take its .real"),
+        ({"y_train": np.array(Y) * (1 + 0j)}, TypeError, "y_train cannot be read as an array of real numbers: it has dtype complex128"),
+        ({"x_train": X.astype(object)}, TypeError, "it has dtype object. Convert it first"),
+        ({"x_train": X.astype(str)}, TypeError, "it has dtype <U"),
+        ({"x_train": np.full((4, 2), "2020-01-01", "M8[D]")}, TypeError, "it has dtype datetime64[D]. Say in which unit"),
+        ({"x_train": [[1.0, None]] * 4}, TypeError, "it has dtype object"),
+        ({"x_train": [[1.0], [1.0, 2.0]]}, TypeError, "x_train cannot be read as an array of real numbers: setting an array"),
+        ({"y_train": {1.0, -1.0}}, TypeError, "y_train is a set, whose entries have no fixed place"),
+        ({"y_train": dict.fromkeys(Y)}, TypeError, "y_train is a dict, whose entries have no fixed place"),
+        ({"y_train": iter(Y)}, TypeError, "y_train is a list_iterator"),
+        ({"x_train": np.full((4, 2), 2**53 + 1)}, ValueError, "beyond 2^53"),
+        ({"x_train": np.full((4, 2), -(2**53) - 1)}, ValueError, "beyond 2^53"),
+        ({"x_train": np.full((4, 2), 2**60)}, ValueError, "x_train holds integers of size 1.15e+18; beyond 2^53 they lose their last digits"),
+        ({"x_train": np.full((4, 2), 1e200)}, ValueError, "x_train has entries up to 1e+200, whose squares are no finite numbers"),
+        ({"y_train": [0, 1, 2, 1]}, ValueError, "y_train holds the integers 0, 1, 2, which may be labels of classes or numbers. For classes give their targets, np.eye(classes)[y]"),
+        ({"y_train": [3, 8, 3, 8]}, ValueError, "np.where(y == 8, 1.0, -1.0); for a regression give floats, y.astype(float)"),
+        ({"y_train": np.array([[1], [2], [3], [4]], np.uint8)}, ValueError, "y_train holds the integers 1, 2, 3, 4, which"),
+    ],
+)  # fmt: skip
+def test_what_would_lose_information_is_refused(changes, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        task(**changes)
+
+
+@pytest.mark.parametrize("y", [[1, -1, 1, 1], [0, 1, 1, 0], [True, False, True, True], [0.0, 1.0, 2.0, 3.0], np.eye(4, dtype=int), [[2, 0], [0, 3], [1, 1], [5, 5]]])  # fmt: skip
+def test_targets_that_are_no_labels_stay_legal(y):
+    np.testing.assert_array_equal(task(y_train=y).y_train, np.asarray(y, float))
+
+
+def test_arrays_of_other_libraries_are_taken_as_they_are():
+    torch, jnp = pytest.importorskip("torch"), pytest.importorskip("jax.numpy")
+    xr = pytest.importorskip("xarray")
+    single = X.astype(np.float32)
+    expected = task(x_train=single.astype(float))
+    for x in (
+        torch.tensor(single),
+        torch.tensor(single, requires_grad=True),
+        jnp.asarray(single),
+        xr.DataArray(single),
+    ):
+        assert task(x_train=x) == expected
+    assert task(x_train=np.ma.masked_array(single, mask=False)) == expected
+    half = torch.tensor(single).bfloat16()  # NumPy has no such type; float64 holds it
+    np.testing.assert_array_equal(task(x_train=half).x_train, half.double().numpy())
+    with pytest.raises(TypeError, match="x_train cannot be read as an array of real numbers"):
+        task(x_train=torch.tensor(single).to_sparse())
+    rates = torch.tensor([0.5, 0.25], requires_grad=True)
+    assert dmft.GradientDescent(rates, 2).learning_rate == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("factor", "named"), [(255.0, "6.5e+04"), (1e-2, "0.0001"), (1.0, None), (0.2, None), (4.0, None)]
+)
+def test_inputs_of_another_size_are_named(factor, named):
+    x = factor * X / np.sqrt(np.mean(X**2))
+    if named is None:
+        assert task(x_train=x).unusual_size == ""
+        return
+    with pytest.warns(UserWarning, match=re.escape(f"mean diagonal of K^x = x.x'/D is {named}")) as caught:
+        made = task(x_train=x)
+    assert caught[0].filename == __file__  # where the task is made
+    problem = dmft.Problem(dmft.MLP(1, dmft.linear()), made, dmft.GradientDescent(50.0, 60))
+    if factor > 1:
+        with pytest.raises(DivergenceError, match=r"Lower learning_rate=50. The inputs are far from size one"):
+            dmft.lazy_limit(problem)
+
+
+# ---- schedules that begin at zero ------------------------------------------------------------------------------------
+
+
+def test_a_step_of_rate_zero_changes_nothing():
+    warm = dmft.GradientDescent([0, 0.5, 1], 3)
+    np.testing.assert_array_equal(warm.times, [0, 0, 0.5, 1.5])
+    assert dmft.GradientDescent([0.0, 0.5, 1.0], 3) == warm
+    finite_nets = pytest.importorskip("finite_nets")
+    network = dmft.MLP(2, dmft.linear())  # exact
+    warm_up, late = (
+        dmft.Problem(network, task(), dmft.GradientDescent(rates, len(rates))) for rates in ([0, 0.5, 1], [0.5, 1])
+    )
+    for compute in (
+        dmft.solve,
+        dmft.lazy_limit,
+        lambda problem: finite_nets.train_ensemble(problem, widths=[8], seeds=2, dtype="float64"),
+    ):
+        with_zero, without = compute(warm_up), compute(late)
+        for name in ("prediction", "loss", "feature_kernel", "ntk"):
+            found = with_zero[name].transpose("step", ...).values
+            # rounding: the same numbers by the same formulas, in rooms of another size
+            np.testing.assert_allclose(found[1], found[0], atol=1e-12, err_msg=name)
+            np.testing.assert_allclose(found[1:], without[name].transpose("step", ...).values, atol=1e-12, err_msg=name)
+        np.testing.assert_array_equal(with_zero["time"], [0, 0, 0.5, 1.5])

@@ -94,7 +94,9 @@ def test_trained_networks_tend_to_the_limit(network):
     f, n = nets.prediction.astype(float), np.array([64, 128])
     mean, se = f.mean("seed"), f.std("seed", ddof=1) / np.sqrt(f.sizes["seed"])
     extrapolated = 2 * mean.sel(width=128) - mean.sel(width=64)
-    error = np.sqrt((2 * se.sel(width=128)) ** 2 + se.sel(width=64) ** 2 + theory.prediction_se**2).isel(step=slice(1, None))
+    error = np.sqrt((2 * se.sel(width=128)) ** 2 + se.sel(width=64) ** 2 + theory.prediction_se**2).isel(
+        step=slice(1, None)
+    )
     z = ((extrapolated - theory.prediction).isel(step=slice(1, None)) / error).values
     # correlated entries: a root mean square of 2 is far out; corrections of order 1/N^2 are below 1e-3 here
     assert np.sqrt((z**2).mean()) < 2, (z, n)
