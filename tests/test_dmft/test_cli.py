@@ -134,6 +134,7 @@ def test_networks(tmp_path):
     assert problem_of(tmp_path, f"{rest} --depth 1 --network residual").network == dmft.ResidualMLP(1)
 
 
+@pytest.mark.filterwarnings("ignore:The inputs are far from size one")  # raw pixels
 def test_tasks(tmp_path):
     rest = "--source digits --depth 1 --learning-rate 0.5 --steps 3"
     several = problem_of(tmp_path, f"{rest} --classes 1 2 3 --n-train 6 --data-seed 4 --normalize none")
