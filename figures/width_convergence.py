@@ -15,21 +15,31 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import dmft
+import comparisons
 from figures import example, style
+from figures.needs import Needs
 
 SIZE = (12.0, 3.6)
+NEEDS = Needs(
+    "width_convergence",
+    "comparison",
+    "comparisons.compare(theory, nets)",
+    ("prediction_distance", "prediction_raw_variance"),
+    make=comparisons.compare,
+    optional=("fluctuations",),
+)
 CURVES = ("loss", "test_loss")
 VARIANCES = {"prediction": "prediction $f$", "loss": "training loss", "feature_kernel": "feature kernels $\\Phi$"}
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/comparison.nc; without a store, the example is run."""
-    return example.run(example.problem())[-1] if store is None else dmft.load(store / "comparison.nc")
+    """`comparisons.compare`, of a folder of results (`figures.needs`); without one, the example is run."""
+    return example.run(example.problem())[-1] if store is None else NEEDS.stored(store)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The variables of a comparison that this figure shows."""
+    comparison = NEEDS.take(*results)
     names = [
         f"{name}_{suffix}" for name in CURVES for suffix in ("mean", "mean_se", "limit", "deviation", "deviation_se")
     ]
@@ -40,9 +50,9 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return comparison[[name for name in names if name in comparison]]
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison, or of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
