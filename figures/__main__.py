@@ -10,28 +10,7 @@ from typing import Any
 
 from dmft.command import ending_with_its_reader
 from dmft.paths import local
-from figures import style
-
-NAMES = (
-    "loss_and_predictions",
-    "ensembling_and_bias",
-    "width_laws",
-    "kernel_heatmaps",
-    "kernel_alignment",
-    "preactivation_densities",
-    "ntk_spectra",
-    "after_kernel",
-    "edge_of_stability",
-    "coordinate_check",
-    "width_convergence",
-    "solver_convergence",
-    "variance_dynamics",
-    "bias_dynamics",
-    "richness",
-    "depth",
-    "wide_networks",
-    "mnist_ten_classes",
-)
+from figures import names, needs, style
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,15 +23,17 @@ def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw a figure from stored results, or from results made for it at a size that fits two cores.",
-        epilog="Every figure is written as PNG and PDF, with the numbers it shows as NetCDF beside it.",
+        epilog="Every figure is written as PNG and PDF, with the numbers it shows as NetCDF beside it.\n\n"
+        f"A folder for --store holds any of these files of dmft.save:\n\n{needs.LAYOUT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", choices=(*NAMES, "all"), help="which figure")
+    parser.add_argument("name", nargs="?", choices=(*names(), "all"), help="which figure")
     parser.add_argument("--list", action="store_true", help="list the figures")
     parser.add_argument(
         "--store",
         type=Path,
-        help="folder with results, such as `make demo` writes (with all: figures whose results it lacks are left out); "
-        "without it, they are computed now",
+        help="folder with results, such as `make demo` writes (below; with all: figures whose results it lacks are "
+        "left out); without it, they are computed now",
     )
     parser.add_argument("--out", type=Path, help="file (one figure) or folder (all); default results/NAME.png")
     given = parser.parse_args(arguments)
@@ -62,24 +43,24 @@ def _main(arguments: list[str] | None) -> None:
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
     if given.list:
-        for name in NAMES:
+        for name in names():
             print(f"{name:<24} {style.docstring(_module(name)).splitlines()[0]}")
         return
     if given.name is None:
         parser.error("name a figure, or use --list")
     every = given.name == "all"
     drawn = 0
-    for name in NAMES if every else (given.name,):
+    for name in names() if every else (given.name,):
         try:
             ds = _module(name).data(given.store)
-            figure, numbers = _module(name).figure(ds), _module(name).drawn(ds)
+            figure, shown = _module(name).figure(ds), _module(name).drawn(ds)
         except (FileNotFoundError, ValueError) as error:
             if not (every and given.store):
                 parser.exit(2, f"{name}: {error}\n")
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
         out = given.out / name if every and given.out else given.out or Path("results") / name
-        for path in style.save(figure, numbers, out):
+        for path in style.save(figure, shown, out):
             print(path)
         drawn += 1
     if not drawn:

@@ -15,24 +15,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import comparisons
-import dmft
 from figures import runs, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 2.7)
-STORED = "after_kernel.nc"
+NEEDS = Needs(
+    "after_kernel",
+    "after_kernel",
+    "comparisons.after_kernel(nets, theory)",
+    ("test_loss", "test_loss_limit", "test_loss_of_mean", "distance", "distance_of_mean"),
+    make=lambda theory, nets: comparisons.after_kernel(nets, theory),
+)
 CURVES = {"": "kernel of one network", "_of_mean": "mean kernel"}
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """`comparisons.after_kernel`, from `store`/after_kernel.nc or theory.nc and networks.nc; or made."""
-    if store is not None and (store / STORED).is_file():
-        return dmft.load(store / STORED)
-    theory, nets = runs.wide(store)
-    return comparisons.after_kernel(nets, theory)
+    """`comparisons.after_kernel`, of a folder of results (`figures.needs`) or made."""
+    return NEEDS.take(*runs.wide()) if store is None else NEEDS.stored(store)
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it, and the excess over the limit."""
+    ds = NEEDS.take(*results)
     found = {}
     for name in CURVES:
         found[f"excess{name}"] = ds[f"test_loss{name}"] - ds["test_loss_limit"]
@@ -40,9 +44,9 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign(found).assign_attrs(style.provenance(ds))
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(ds), (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of `comparisons.after_kernel`, or of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -22,18 +22,20 @@ PANELS = {
     "feature_kernel_2": r"(c) feature kernel $\Phi^{(2)}$",
     "ntk": "(d) NTK",
 }
+NEEDS = fluctuations.needs("bias_dynamics", one_of=fluctuations.predicted(PANELS, "bias"))
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/fluctuations.nc; without a store, networks are trained."""
-    return fluctuations.dynamics(store)
+    """A comparison with fluctuations, of a folder of results (`figures.needs`); without one, networks are trained."""
+    return fluctuations.made() if store is None else NEEDS.stored(store)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """N bias of each panel, (width, step), its prediction `_limit` (step), and the errors of both."""
+    comparison = NEEDS.take(*results)
     found = {}
     for panel, (name, layer) in fluctuations.held(comparison, PANELS, "bias").items():
-        sign = np.sign(comparison["target"]) if name == "prediction" else 1.0
+        sign = _towards(comparison["target"]) if name == "prediction" else 1.0
         n = comparison["width"]
         values = {
             "": n * comparison[f"{name}_deviation"] * sign,
@@ -47,10 +49,16 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(found, attrs=style.provenance(comparison))
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    ds = drawn(comparison)
-    return fluctuations.figure(draw, ds, len(fluctuations.shown(ds, PANELS)))
+def _towards(target: xr.DataArray) -> xr.DataArray:
+    """The sign of the targets; of several outputs, seen from their mean: +1 for a sample's class, -1 for others."""
+    centered = target - target.mean("output") if "output" in target.dims else target
+    return centered.copy(data=np.sign(centered.values))
+
+
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison with fluctuations, or of theory, networks and fluctuations in any order."""
+    ds = drawn(*results)
+    return fluctuations.in_pairs(draw, ds, len(fluctuations.shown(ds, PANELS)))
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

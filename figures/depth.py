@@ -21,6 +21,7 @@ import comparisons
 import dmft
 import finite_nets
 from figures import fluctuations, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 3.0)
 LAYERS = 6
@@ -32,12 +33,18 @@ SEEDS = 4000
 KNOWN = {"linear": 2.0, "relu": 5.0}  # lim N Var Phi_aa of layer l is this times l K_aa^2 at initialisation
 TRAINED = {"prediction": "prediction $f$", "feature_kernel": r"feature kernel $\Phi^{(L)}$"}
 PARTS = ("", "_se", "_limit", "_limit_se")
+NEEDS = Needs(
+    "depth",
+    "depth",
+    "figures.depth.data(None)",
+    tuple(f"{name}{part}" for name in ("initial", *TRAINED) for part in PARTS),
+)
 
 
 def data(store: Path | None) -> xr.Dataset:
     """Variances (activation, layer) at initialisation and (depth,) after training; stored or made."""
     if store is not None:
-        return dmft.load(store / "depth.nc")
+        return NEEDS.stored(store)
     start: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for activation in ACTIVATIONS:
         row = _compared(fluctuations.problem(depth=LAYERS, activation=activation), 0, ["feature_kernel"])
@@ -55,7 +62,13 @@ def data(store: Path | None) -> xr.Dataset:
     each = [KNOWN.get(a.name, np.nan) * size * np.arange(1, LAYERS + 1) for a in ACTIVATIONS]
     found["initial_known"] = (("activation", "layer"), np.stack(each))
     coords = {"activation": [a.name for a in ACTIVATIONS], "layer": range(1, LAYERS + 1), "depth": list(DEPTHS)}
-    attrs = {"width": WIDTH, "seeds": SEEDS, "step": STEP, "problem": fluctuations.problem().to_json(arrays=False)}
+    attrs = {
+        "analysis": "depth",
+        "width": WIDTH,
+        "seeds": SEEDS,
+        "step": STEP,
+        "problem": fluctuations.problem().to_json(arrays=False),
+    }
     return xr.Dataset(found, coords=coords, attrs=attrs)
 
 
@@ -69,14 +82,14 @@ def _compared(described: dmft.Problem, step: int, observables: list[str]) -> xr.
     return comparisons.compare(theory, nets, predicted).isel(width=0, step=0)
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it."""
-    return ds
+    return NEEDS.take(*results)
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, ds, (1, 2), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of what `data` makes."""
+    return style.panels(draw, drawn(*results), (1, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from matplotlib.figure import Figure
 import comparisons
 import dmft
 import finite_nets
+from comparisons import inputs
 from comparisons.estimators import first_above
 from figures import style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 2.7)
-STORED = "edge_of_stability.nc"
 WIDTHS = (32, 64, 128, 256, 512)
 SEEDS = 48
 RATE = 5.5
@@ -44,8 +46,8 @@ def problem() -> dmft.Problem:
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """Losses, sharpness times the rate, and when it reaches the edge; from `store`/edge_of_stability.nc, or made."""
-    return make() if store is None else dmft.load(store / STORED)
+    """Losses, sharpness times the rate, and when it reaches the edge: of a folder of results, or made."""
+    return make() if store is None else NEEDS.stored(store)
 
 
 def make(*, widths: Sequence[int] = WIDTHS, seeds: int = SEEDS, scrambles: int = 4, **numerics: Any) -> xr.Dataset:
@@ -53,8 +55,23 @@ def make(*, widths: Sequence[int] = WIDTHS, seeds: int = SEEDS, scrambles: int =
     described = problem()
     theory = dmft.solve(described, observables=OBSERVABLES, scrambles=scrambles, **numerics)
     nets = finite_nets.train_ensemble(described, widths=widths, seeds=seeds, observables=OBSERVABLES)
+    return of(theory, nets)
+
+
+def of(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
+    """The data of theory and networks, which have recorded losses and sharpness.
+
+    Raises:
+        ValueError: not recorded, or a rate that changes while they train.
+    """
+    inputs.check_networks(nets, members="this figure")
+    inputs.check_quantities(nets, "the ensemble", OBSERVABLES)
+    inputs.check_theory(theory, nets, OBSERVABLES)
     comparison = comparisons.compare(theory, nets)
-    rate = float(described.training.rates[0])
+    rates = np.unique(json.loads(nets.attrs["problem"])["training"]["learning_rate"])
+    if len(rates) > 1:
+        raise ValueError(f"the learning rate goes from {rates[0]:g} to {rates[-1]:g}; the edge is that of one rate.")
+    rate = float(rates[0])
     found: dict[str, Any] = {
         name: comparison[name] for name in ("loss_mean", "loss_mean_se", "loss_limit", "loss_limit_se")
     }
@@ -71,7 +88,18 @@ def make(*, widths: Sequence[int] = WIDTHS, seeds: int = SEEDS, scrambles: int =
     # early and late: the curve up and down by its error
     ends = [first_above(step, limit + sign * se, level) for sign in (1, -1)]
     found["step_limit_se"] = ((), abs(ends[1] - ends[0]) / 2)
-    return xr.Dataset(found).assign_attrs(style.provenance(comparison) | {"learning_rate": rate})
+    return xr.Dataset(found).assign_attrs(
+        style.provenance(comparison) | {"analysis": "edge_of_stability", "learning_rate": rate}
+    )
+
+
+NEEDS = Needs(
+    "edge_of_stability",
+    "edge_of_stability",
+    "figures.edge_of_stability.of(theory, nets)",
+    ("edge_mean", "edge_limit", "edge_std", "loss_mean", "step_median", "step_limit"),
+    make=of,
+)
 
 
 def when(step: np.ndarray, sharpness: np.ndarray, level: float) -> tuple[float, ...]:
@@ -88,14 +116,14 @@ def when(step: np.ndarray, sharpness: np.ndarray, level: float) -> tuple[float, 
     return share, median, (above - below) / 2 if np.isfinite(above) else np.nan, low, high
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it."""
-    return ds
+    return NEEDS.take(*results)
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, ds, (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of theory and networks that recorded losses and sharpness, in any order."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

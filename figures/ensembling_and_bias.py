@@ -18,26 +18,42 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import comparisons
-import dmft
 from figures import fluctuations, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 2.9)
-STORED = "ensembling_and_bias.nc"
 SIZES = (1, 2, 4, 8, 16, 32)
+NEEDS = Needs(
+    "ensembling_and_bias",
+    "bias_variance",
+    "comparisons.bias_variance(nets, theory, fluctuations)",
+    ("loss_ensemble", "loss_infinite", "loss_worth", "loss_variance_part"),
+    make=lambda theory, nets, fluctuations: comparisons.bias_variance(
+        nets, theory, fluctuations, ensembles=_sizes(nets)
+    ),
+    optional=("fluctuations",),
+)
 PARTS = {"variance_part": "variance (averaging removes it)", "bias_part": "bias of width (it stays)"}
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """`comparisons.bias_variance` from `store`/ensembling_and_bias.nc, or made."""
-    if store is not None:
-        return dmft.load(store / STORED)
-    theory, predicted, nets = fluctuations.runs()
-    return comparisons.bias_variance(nets, theory, predicted, ensembles=SIZES)
+    """`comparisons.bias_variance`, of a folder of results (`figures.needs`) or made."""
+    return NEEDS.take(*fluctuations.runs()) if store is None else NEEDS.stored(store)
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def _sizes(nets: xr.Dataset) -> list[int]:
+    """`SIZES`, as far as there are two ensembles of them among the networks of every width."""
+    kept = "seed" in nets.dims
+    networks = nets.sizes["seed"] if kept else int(nets["count"].sum("block").min())
+    if kept and "diverged" in nets:
+        networks -= int(nets["diverged"].sum("seed").max())
+    return [k for k in SIZES if k <= max(networks // 2, 1)]
+
+
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The variables shown, at the step where the limit's loss has fallen to a quarter (without a limit: that of the
     infinite ensemble of the last width)."""
+    ds = NEEDS.take(*results)
     loss = (ds["loss_limit"] if "loss_limit" in ds else ds["loss_infinite"].isel(width=-1)).values
     step = int(np.argmin(abs(loss - loss[0] / 4)))
     parts = [f"{part}{end}" for part in PARTS for end in ("", "_predicted")]
@@ -47,9 +63,9 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
     return found.assign_attrs(style.provenance(ds))
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(ds), (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of `comparisons.bias_variance`, or of theory and networks in any order, with fluctuations."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

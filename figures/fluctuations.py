@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,12 @@ import comparisons
 import dmft
 import finite_nets
 from figures import style
+from figures.needs import Needs
 
 STEPS = 12
 RATE = 0.6
 WIDTHS = (32, 64, 128, 256)
 SEEDS = 16000
-STORED = "fluctuations.nc"
 
 
 def problem(gamma0: float = 1.0, depth: int = 2, activation: dmft.Activation | None = None) -> dmft.Problem:
@@ -60,14 +59,33 @@ def runs() -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
 
 
 @functools.cache
-def _made() -> xr.Dataset:
+def made() -> xr.Dataset:
+    """The comparison of these."""
     theory, predicted, nets = runs()
     return comparisons.compare(theory, nets, predicted)
 
 
-def dynamics(store: Path | None) -> xr.Dataset:
-    """The comparison that the figures through time share: from `store`/fluctuations.nc, or made."""
-    return _made() if store is None else dmft.load(store / STORED)
+def needs(figure: str, variables: Sequence[str] = (), one_of: Sequence[str] = ()) -> Needs:
+    """What a figure of a comparison with fluctuations needs."""
+    return Needs(
+        figure,
+        "comparison",
+        "comparisons.compare(theory, nets, fluctuations)",
+        tuple(variables),
+        tuple(one_of),
+        comparisons.compare,
+        ("theory", "networks", "fluctuations"),
+    )
+
+
+def predicted(panels: Iterable[str], kind: str) -> list[str]:
+    """The variables of a comparison that panels, called as in `held`, show as predicted."""
+    return [f"{name}_{kind}_limit" for name in dict.fromkeys(name for name, _ in _split(panels).values())]
+
+
+def _split(panels: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+    """Quantity and layer."""
+    return {panel: (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None) for panel in panels}
 
 
 def held(comparison: xr.Dataset, panels: Iterable[str], kind: str) -> dict[str, tuple[str, int | None]]:
@@ -77,7 +95,7 @@ def held(comparison: xr.Dataset, panels: Iterable[str], kind: str) -> dict[str, 
     Raises:
         ValueError: of none.
     """
-    split = {panel: (panel[:-2], int(panel[-1])) if panel[-1].isdigit() else (panel, None) for panel in panels}
+    split = _split(panels)
     found = {
         panel: (name, layer)
         for panel, (name, layer) in split.items()
@@ -94,20 +112,21 @@ def shown(ds: xr.Dataset, panels: Iterable[str]) -> list[str]:
 
 
 def diagonal(values: xr.DataArray) -> xr.DataArray:
-    """Entries between each sample and itself, of a kernel; anything else as it is."""
-    if "sample_2" not in values.dims:
-        return values
-    same = xr.DataArray(np.arange(values.sizes["sample"]), dims="sample")
-    return values.isel(sample=same, sample_2=same)
+    """Entries between each sample, and output, and itself, of a kernel; anything else as it is."""
+    for dim in ("sample", "output"):
+        if f"{dim}_2" in values.dims:
+            same = xr.DataArray(np.arange(values.sizes[dim]), dims=dim)
+            values = values.isel({dim: same, f"{dim}_2": same})
+    return values
 
 
 def per_sample(values: xr.DataArray) -> xr.DataArray:
-    """Mean over samples, of kernels over the diagonal; of standard errors: as if all samples erred together."""
+    """Mean over samples and outputs, of kernels over the diagonal; of standard errors: as if all erred together."""
     values = diagonal(values)
-    return values.mean("sample") if "sample" in values.dims else values
+    return values.mean([dim for dim in ("sample", "output") if dim in values.dims])
 
 
-def figure(draw: Callable[[xr.Dataset, Any], None], ds: xr.Dataset, panels: int) -> Figure:
+def in_pairs(draw: Callable[[xr.Dataset, Any], None], ds: xr.Dataset, panels: int) -> Figure:
     """A figure of so many panels through time, two in a row."""
     rows = -(-panels // 2)
     made = style.panels(

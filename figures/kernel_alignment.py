@@ -18,33 +18,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import comparisons
-import dmft
 from figures import runs, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 2.6)
-STORED = "kernel_alignment.nc"
+NEEDS = Needs(
+    "kernel_alignment",
+    "representations",
+    "comparisons.representations(nets, theory)",
+    one_of=("distance", "distance_of_mean"),
+    make=lambda theory, nets: comparisons.representations(nets, theory),
+)
 SYMBOLS = {"feature_kernel": r"\Phi", "gradient_kernel": "G", "ntk": "K"}
 DISTANCES = {"distance": "one network", "distance_of_mean": "mean over networks"}
 SHOWN = ("unbiased_cka", "distance", "distance_of_mean", "target_alignment", "target_alignment_limit")
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """`comparisons.representations`, from `store`/kernel_alignment.nc or theory.nc and networks.nc; or made."""
-    if store is not None and (store / STORED).is_file():
-        return dmft.load(store / STORED)
-    theory, nets = runs.wide(store)
-    return comparisons.representations(nets, theory)
+    """`comparisons.representations`, of a folder of results (`figures.needs`) or made."""
+    return NEEDS.take(*runs.wide()) if store is None else NEEDS.stored(store)
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The variables shown, those that are there."""
+    ds = NEEDS.take(*results)
     names = [f"{name}{end}" for name in SHOWN if name in ds for end in ("", "_se")]
     return ds[names].assign_attrs(style.provenance(ds))
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(ds), (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of `comparisons.representations`, or of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -16,24 +16,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-import dmft
 from comparisons import inputs
 from comparisons.samples import members
 from figures import runs, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 5.4)
-STORED = "kernel_heatmaps.nc"
 COLUMNS = ("limit", "one", "difference", "mean_difference")
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """Kernels (row, sample, sample_2), from `store`/kernel_heatmaps.nc or theory.nc and networks.nc; or made."""
-    if store is not None and (store / STORED).is_file():
-        return dmft.load(store / STORED)
-    theory, nets = runs.wide(store)
+    """The kernels, of a folder of results (`figures.needs`) or made."""
+    return NEEDS.take(*runs.wide()) if store is None else NEEDS.stored(store)
+
+
+def of(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
+    """Kernels (row, sample, sample_2): of the limit, of one network of the widest width, and their mean."""
     inputs.check_networks(nets, members="this figure")
-    for what, ds in (("the ensemble", nets), ("the theory", theory)):
-        inputs.check_quantities(ds, what, ["feature_kernel"])
+    inputs.check_quantities(nets, "the ensemble", ["feature_kernel"])
+    inputs.check_theory(theory, nets, ["feature_kernel"])
     widest = int(np.argmax(nets["width"].values))
     top = theory["layer"].values[-1]
     rows = {
@@ -53,18 +54,33 @@ def data(store: Path | None) -> xr.Dataset:
             found[key].append(kernel[order][:, order])
     ds = xr.Dataset({key: (("row", "sample", "sample_2"), np.stack(value)) for key, value in found.items()})
     labels = {"row": list(rows), "sample": theory["sample"].values[order], "sample_2": theory["sample"].values[order]}
-    attrs = style.provenance(nets) | {"width": int(nets["width"][widest]), "networks": len(networks)}
+    attrs = style.provenance(nets) | {
+        "analysis": "kernel_heatmaps",
+        "width": int(nets["width"][widest]),
+        "networks": len(networks),
+    }
     return ds.assign_coords(labels).assign_attrs(attrs)
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+NEEDS = Needs(
+    "kernel_heatmaps",
+    "kernel_heatmaps",
+    "figures.kernel_heatmaps.of(theory, nets)",
+    ("limit", "one", "mean"),
+    make=of,
+)
+
+
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The kernels and their differences from the limit."""
+    ds = NEEDS.take(*results)
     return ds.assign(difference=ds["one"] - ds["limit"], mean_difference=ds["mean"] - ds["limit"])
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(ds), (ds.sizes["row"], len(COLUMNS)), SIZE, squeeze=False)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of theory and networks in any order."""
+    ds = drawn(*results)
+    return style.panels(draw, ds, (ds.sizes["row"], len(COLUMNS)), SIZE, squeeze=False)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

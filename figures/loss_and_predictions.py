@@ -18,15 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import comparisons
-import dmft
 from comparisons import inputs
 from comparisons.samples import members
 from figures import runs, style
+from figures.needs import Needs
 from figures.width_convergence import draw_curves
 
 SIZE = (style.WIDE, 2.7)
 SHOWN = 4
-STORED = "loss_and_predictions.nc"
 DISTANCES = {
     "distance": ("network to limit", "width", -0.5),
     "successive": ("network to half its width", "wider", -0.5),
@@ -36,10 +35,13 @@ LAWS = {-0.5: "$N^{-1/2}$", -1.0: "$N^{-1}$"}
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """From `store`/loss_and_predictions.nc or, where there is none, theory.nc and networks.nc; or made."""
-    if store is not None and (store / STORED).is_file():
-        return dmft.load(store / STORED)
-    theory, nets = runs.wide(store)
+    """The curves, samples and distances, of a folder of results (`figures.needs`) or made."""
+    return NEEDS.take(*runs.wide()) if store is None else NEEDS.stored(store)
+
+
+def of(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
+    """Curves of losses, single predictions (one, one_limit) on `SHOWN` samples, and distances of `pointwise`."""
+    nets = nets.sortby("width")
     inputs.check_networks(nets, members="this figure")
     for what, each in (("the ensemble", nets), ("the theory", theory)):
         inputs.check_quantities(each, what, ["prediction"])
@@ -60,19 +62,28 @@ def data(store: Path | None) -> xr.Dataset:
     return runs.gathered((curves, names), (singles, ["one", "one_limit"]), (points, ends), attrs=attrs)
 
 
+NEEDS = Needs(
+    "loss_and_predictions",
+    "loss_and_predictions",
+    "figures.loss_and_predictions.of(theory, nets)",
+    ("loss_mean", "one", "one_limit", "distance", "error"),
+    make=of,
+)
+
+
 def _of_class(f: xr.DataArray) -> xr.DataArray:
     """Of several outputs, that with the largest target."""
     return f.isel(output=f["target"].argmax("output"), drop=True) if "output" in f.dims else f
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it."""
-    return ds
+    return NEEDS.take(*results)
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, ds, (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

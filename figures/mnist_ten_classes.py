@@ -38,9 +38,9 @@ import comparisons
 import dmft
 import finite_nets
 from figures import style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 4.8)
-STORED = "mnist_ten_classes.nc"
 RATE = 15.0
 STEPS = 50
 WIDTHS = (256, 1024)
@@ -50,6 +50,14 @@ SCRAMBLES = 4
 TOLERANCE = 3e-2  # losses as with 1e-2, well within their standard errors (measured to step 10), in half the time
 N_TEST = 100  # of what is made without a store
 CURVES = ("loss", "test_loss", "test_accuracy")
+NEEDS = Needs(
+    "mnist_ten_classes",
+    "comparison",
+    "comparisons.compare(theory, nets), for classes with test samples,",
+    tuple(f"{name}_mean" for name in CURVES),
+    make=comparisons.compare,
+    optional=("fluctuations",),
+)
 POINTS = 13  # of each width, at most
 TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -91,15 +99,16 @@ def compared(
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/mnist_ten_classes.nc; without a store, a smaller one is made."""
-    return compared(problem(n_test=N_TEST)) if store is None else dmft.load(store / STORED)
+    """A comparison, of a folder of results (`figures.needs`); without one, that of a smaller problem is made."""
+    return compared(problem(n_test=N_TEST)) if store is None else NEEDS.stored(store)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """Of each curve `_mean`, `_mean_se`, `_scatter` (width, step), `_limit`, `_limit_se` (step); test_loss_bias.
 
     `_scatter` is the standard deviation over networks, test_loss_bias = N (mean - limit), with its `_se`.
     """
+    comparison = NEEDS.take(*results)
     names = [f"{name}_{part}" for name in CURVES for part in ("mean", "mean_se", "limit", "limit_se")]
     ds = comparison[names].copy()
     ds.attrs = style.provenance(comparison)
@@ -111,9 +120,9 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(comparison), (2, 2), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison of losses and accuracies, or of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (2, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

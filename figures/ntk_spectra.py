@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import comparisons
-import dmft
 from figures import runs, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 5.0)
-STORED = "ntk_spectra.nc"
 MODES = 10
 SHOWN = ("eigenvalue", "eigenvalue_limit", "power", "power_limit", "deformation", "deformation_of_mean")
 DEFORMED = {
@@ -34,23 +33,28 @@ DEFORMED = {
 LOSSES = ("mode_loss", "mode_loss_infinite", "mode_loss_limit")
 
 
-def data(store: Path | None) -> xr.Dataset:
-    """`comparisons.spectra`, from `store`/ntk_spectra.nc or theory.nc and networks.nc; or made."""
-    if store is not None and (store / STORED).is_file():
-        return dmft.load(store / STORED)
-    theory, nets = runs.wide(store)
+def _spectra(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     return comparisons.spectra(nets, theory, modes=min(MODES, int((theory["split"] == "train").sum())))
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+NEEDS = Needs("ntk_spectra", "spectra", "comparisons.spectra(nets, theory)", SHOWN, make=_spectra)
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """`comparisons.spectra`, of a folder of results (`figures.needs`) or made."""
+    return NEEDS.take(*runs.wide()) if store is None else NEEDS.stored(store)
+
+
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The variables shown."""
+    ds = NEEDS.take(*results)
     names = [name for name in (*SHOWN, *LOSSES) if name in ds]
     return ds[[f"{name}{end}" for name in names for end in ("", "_se")]].assign_attrs(style.provenance(ds))
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(ds), (2, 2), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of `comparisons.spectra`, or of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (2, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

@@ -22,6 +22,7 @@ import dmft
 import finite_nets
 from comparisons.densities import densities, gaussian
 from figures import fluctuations, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 4.8)
 GAMMA0 = 2.0
@@ -31,23 +32,34 @@ NEURONS = 2**16
 PARTICLES, SCRAMBLES = 8192, 8
 BINS = 42
 SAMPLES = (0, 1)
-STORED = "preactivation_densities.nc"
+NEEDS = Needs(
+    "preactivation_densities",
+    "densities",
+    "comparisons.densities(theory, nets)",
+    (
+        *("density", "density_limit", "edges", "mean_limit", "standard_deviation_limit", "excess_kurtosis_limit"),
+        *("wasserstein", "wasserstein_floor"),
+    ),
+    make=densities,
+    sources=("particles", "neurons"),
+)
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The densities in `store`/preactivation_densities.nc; without a store, networks are trained: threes against
-    eights of MNIST, two hidden layers, richness 2, about forty seconds on two cores."""
+    """`comparisons.densities`, of a folder of results (`figures.needs`); without one, networks are trained: threes
+    against eights of MNIST, two hidden layers, richness 2, about forty seconds on two cores."""
     if store is not None:
-        return dmft.load(store / STORED)
+        return NEEDS.stored(store)
     problem = fluctuations.problem(GAMMA0)
     theory = dmft.neurons(problem, particles=PARTICLES, scrambles=SCRAMBLES, samples=SAMPLES)
     nets = finite_nets.neurons(problem, widths=WIDTHS, neurons=NEURONS, samples=SAMPLES)
     return densities(theory, nets, bins=BINS)
 
 
-def drawn(found: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """Densities of the first sample for a narrow, a middle and a wide width, the Gaussians beside them, and distances
     with the errors that samples have together."""
+    found = NEEDS.take(*results)
     one = found.isel(sample=0).drop_vars(["sample", "split", "target"])
     edges = one["edges"].values
     h = (edges[..., 1:] + edges[..., :-1]) / 2
@@ -71,9 +83,10 @@ def drawn(found: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def figure(found: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(found), (found.sizes["layer"], 3), SIZE, squeeze=False)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of `comparisons.densities`, or of neurons of theory and networks in any order."""
+    ds = drawn(*results)
+    return style.panels(draw, ds, (ds.sizes["layer"], 3), SIZE, squeeze=False)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

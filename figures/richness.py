@@ -7,6 +7,7 @@ Lines: theory, with its standard error.  Points: trained networks of one width, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,25 +16,48 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import dmft
 from figures import fluctuations, style
+from figures.needs import Needs, kind_of
 
 SIZE = (style.WIDE, 2.9)
 GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 WIDTH = 256
 SEEDS = 4000
 KERNELS = {"feature_kernel": r"features $\Phi^{(2)}$", "ntk": "NTK"}
+OBSERVABLES = ("prediction", *KERNELS)
+NEEDS = Needs(
+    "richness",
+    "richness",
+    "figures.richness.of(*comparisons), comparisons with fluctuations at several gamma0,",
+    ("variance", "variance_limit", *(f"{name}_signal{part}" for name in KERNELS for part in ("", "_limit"))),
+)
 
 
 def data(store: Path | None) -> xr.Dataset:
     """Curves (gamma0, step) and signal-to-noise (gamma0); from `store`/richness.nc, or made."""
     if store is not None:
-        return dmft.load(store / "richness.nc")
+        return NEEDS.stored(store)
+    problems = map(fluctuations.problem, GAMMAS)
+    return of(*(fluctuations.compared(p, widths=[WIDTH], seeds=SEEDS, observables=OBSERVABLES) for p in problems))
+
+
+def of(*comparisons: xr.Dataset) -> xr.Dataset:
+    """The data of comparisons with fluctuations, of problems that differ in gamma0, at the widest width of all.
+
+    Raises:
+        ValueError: not such comparisons, or of other steps.
+    """
+    shown = [f"{name}_variance_limit" for name in OBSERVABLES]
+    needed = fluctuations.needs("richness", shown)
+    held = {json.loads(c.attrs["problem"])["network"]["gamma0"]: c for c in map(needed.take, comparisons)}
+    if len(held) < len(comparisons) or not held:
+        raise ValueError(f"richness is of comparisons at several gamma0, each once; got gamma0 = {list(held)}.")
+    width = max(set.intersection(*(set(c["width"].values.tolist()) for c in held.values())), default=None)
+    if width is None:
+        raise ValueError("richness is of comparisons that have a width in common; these have none.")
     rows = []
-    for gamma0 in GAMMAS:
-        comparison = fluctuations.compared(
-            fluctuations.problem(gamma0), widths=[WIDTH], seeds=SEEDS, observables=["prediction", *KERNELS]
-        ).isel(width=0, drop=True)
+    gammas = sorted(held)
+    for comparison in (held[gamma0].sel(width=width, drop=True) for gamma0 in gammas):
         row = {
             f"variance{part}": fluctuations.per_sample(comparison[f"prediction_variance{part}"])
             for part in ("", "_se", "_limit", "_limit_se")
@@ -47,19 +71,22 @@ def data(store: Path | None) -> xr.Dataset:
                 row[f"{name}_signal{part}"] = signal / np.sqrt(noise)
                 row[f"{name}_signal{part}_se"] = signal / np.sqrt(noise) * error / (2 * noise)
         rows.append(xr.Dataset(row))
-    ds = xr.concat(rows, xr.DataArray(list(GAMMAS), dims="gamma0", name="gamma0"), coords="minimal", compat="override")
-    ds.attrs = {"width": WIDTH, "seeds": SEEDS, "problem_at_1": fluctuations.problem().to_json(arrays=False)}
+    along = xr.DataArray(gammas, dims="gamma0", name="gamma0")
+    ds = xr.concat(rows, along, coords="minimal", compat="override", join="exact")
+    first = held[gammas[0]].attrs
+    ds.attrs = {"analysis": "richness", "width": width, "seeds": first["seeds"], "problem": first["problem"]}
     return ds
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it."""
-    return ds
+    comparisons = [result for result in results if isinstance(result, xr.Dataset) and kind_of(result) == "comparison"]
+    return NEEDS.take(*(results if len(comparisons) < len(results) else [of(*comparisons)]))
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, ds, (1, 2), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of comparisons with fluctuations at several gamma0, or of what `of` returns."""
+    return style.panels(draw, drawn(*results), (1, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -29,14 +28,10 @@ def make(*, seeds: int = SEEDS, **numerics: Any) -> tuple[xr.Dataset, xr.Dataset
     return theory, finite_nets.train_ensemble(described, widths=WIDTHS, seeds=seeds, **recorded)
 
 
-_made = functools.cache(make)
-
-
-def wide(store: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
-    """Theory and networks: `store`/theory.nc and networks.nc, of any problem, or made."""
-    if store is None:
-        return _made()
-    return dmft.load(store / "theory.nc"), dmft.load(store / "networks.nc").sortby("width")
+@functools.cache
+def wide() -> tuple[xr.Dataset, xr.Dataset]:
+    """Theory and networks, made once for all figures."""
+    return make()
 
 
 def gathered(*parts: tuple[xr.Dataset, Sequence[str]], attrs: dict[str, Any]) -> xr.Dataset:

@@ -17,12 +17,16 @@ from matplotlib.figure import Figure
 
 import dmft
 from figures import style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 3.1)
 PARTICLES = (512, 1024, 2048, 4096, 8192)
 LARGE = 32768
 SEEDS = 3  # solver runs at each S, of 8 scrambles each
 QUANTITIES = {"prediction": "prediction $f$", "feature_kernel": r"feature kernels $\Phi$", "ntk": "NTK"}
+NEEDS = Needs(
+    "solver_convergence", "solver_convergence", "figures.solver_convergence.make(problems)", ("error", "claim", "slope")
+)
 
 
 def problems() -> dict[str, dmft.Problem]:
@@ -39,12 +43,15 @@ def problems() -> dict[str, dmft.Problem]:
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """Errors and claims (problem, quantity, particles), slopes of the claims; or what `store` holds."""
-    if store is not None:
-        return dmft.load(store / "solver_convergence.nc")
-    shape = (len(problems()), len(QUANTITIES), len(PARTICLES))
+    """Of the two problems made now, or of a folder of results (`figures.needs`)."""
+    return make(problems()) if store is None else NEEDS.stored(store)
+
+
+def make(studied: dict[str, dmft.Problem]) -> xr.Dataset:
+    """Errors and claims (problem, quantity, particles), slopes of the claims, of problems by their titles."""
+    shape = (len(studied), len(QUANTITIES), len(PARTICLES))
     errors, claims = np.zeros(shape), np.zeros(shape)
-    for i, problem in enumerate(problems().values()):
+    for i, problem in enumerate(studied.values()):
         large = dmft.solve(problem, particles=LARGE, seed=99)
         for k, size in enumerate(PARTICLES):
             runs = [dmft.solve(problem, particles=size, seed=seed) for seed in range(SEEDS)]
@@ -59,14 +66,15 @@ def data(store: Path | None) -> xr.Dataset:
     dims = ("problem", "quantity", "particles")
     return xr.Dataset(
         {"error": (dims, errors), "claim": (dims, claims), "slope": (dims[:2], slopes)},
-        coords={"problem": list(problems()), "quantity": list(QUANTITIES), "particles": list(PARTICLES)},
-        attrs={"large": LARGE, "seeds": SEEDS}
-        | {f"problem_{i}": problem.to_json(arrays=False) for i, problem in enumerate(problems().values())},
+        coords={"problem": list(studied), "quantity": list(QUANTITIES), "particles": list(PARTICLES)},
+        attrs={"analysis": "solver_convergence", "large": LARGE, "seeds": SEEDS}
+        | {f"problem_{i}": problem.to_json(arrays=False) for i, problem in enumerate(studied.values())},
     )
 
 
-def drawn(ds: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it, and the error of each exponent, from the scatter of its points about the power law."""
+    ds = NEEDS.take(*results)
     x = np.log(ds["particles"].values)
     x = x - x.mean()
     y = np.log(ds["claim"].transpose("problem", "quantity", "particles").values)
@@ -75,10 +83,11 @@ def drawn(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign(slope_se=(("problem", "quantity"), np.sqrt((left**2).sum(axis=-1) / freedom / (x**2).sum())))
 
 
-def figure(ds: xr.Dataset) -> Figure:
-    """The whole figure."""
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of what `make` returns."""
+    ds = drawn(*results)
     shape = (1, ds.sizes["problem"])
-    return style.panels(draw, drawn(ds), shape, SIZE, sharey=True)
+    return style.panels(draw, ds, shape, SIZE, sharey=True)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -21,15 +21,17 @@ PANELS = {
     "feature_kernel_2": r"(c) feature kernel $\Phi^{(2)}$",
     "ntk": "(d) NTK",
 }
+NEEDS = fluctuations.needs("variance_dynamics", one_of=fluctuations.predicted(PANELS, "variance"))
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/fluctuations.nc; without a store, networks are trained."""
-    return fluctuations.dynamics(store)
+    """A comparison with fluctuations, of a folder of results (`figures.needs`); without one, networks are trained."""
+    return fluctuations.made() if store is None else NEEDS.stored(store)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """N Var of each panel, (width, step), its prediction `_limit` (step), and the errors of both."""
+    comparison = NEEDS.take(*results)
     found = {}
     for panel, (name, layer) in fluctuations.held(comparison, PANELS, "variance").items():
         for ours, theirs in (("", ""), ("_se", "_se"), ("_limit", "_limit"), ("_limit_se", "_limit_se")):
@@ -38,10 +40,10 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(found, attrs=style.provenance(comparison))
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    ds = drawn(comparison)
-    return fluctuations.figure(draw, ds, len(fluctuations.shown(ds, PANELS)))
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison with fluctuations, or of theory, networks and fluctuations in any order."""
+    ds = drawn(*results)
+    return fluctuations.in_pairs(draw, ds, len(fluctuations.shown(ds, PANELS)))
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

@@ -24,20 +24,22 @@ SIZE = (style.WIDE, 2.9)
 WIDTHS = {"cpu": tuple(4**k for k in range(3, 8)), "gpu": tuple(4**k for k in range(3, 11))}
 SEEDS = {"cpu": 128, "gpu": 1024}
 QUANTITIES = {"prediction": "prediction $f$", "feature_kernel": r"feature kernels $\Phi$", "ntk": "NTK"}
+NEEDS = fluctuations.needs("wide_networks", [f"{name}_variance_overall_ratio" for name in QUANTITIES])
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/wide_networks.nc; without a store, networks are sampled."""
+    """A comparison with fluctuations, of a folder of results (`figures.needs`); without one, networks are sampled."""
     if store is not None:
-        return dmft.load(store / "wide_networks.nc")
+        return NEEDS.stored(store)
     problem, observables, kind = fluctuations.problem(), list(QUANTITIES), jax.default_backend()
     nets = finite_nets.sample_in_law(problem, widths=WIDTHS[kind], seeds=SEEDS[kind], observables=observables)
     predicted = dmft.fluctuations(problem, observables=observables)
     return comparisons.compare(dmft.solve(problem), nets, predicted)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The variables of a comparison that this figure shows, and the predicted variances."""
+    comparison = NEEDS.take(*results)
     names = [f"{name}_raw_variance{part}" for name in QUANTITIES for part in ("", "_se")]
     names += [f"{name}_variance_overall_ratio{part}" for name in QUANTITIES for part in ("", "_se")]
     ds = comparison[names].copy()
@@ -47,9 +49,9 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return ds.drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, 2), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison with fluctuations, or of theory, networks and fluctuations in any order."""
+    return style.panels(draw, drawn(*results), (1, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

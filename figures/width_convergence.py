@@ -17,22 +17,32 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import dmft
+import comparisons
 from figures import example, style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 2.6)
+NEEDS = Needs(
+    "width_convergence",
+    "comparison",
+    "comparisons.compare(theory, nets)",
+    ("prediction_distance", "prediction_raw_variance"),
+    make=comparisons.compare,
+    optional=("fluctuations",),
+)
 CURVES = ("loss", "test_loss")
 DISTANCES = {"distance": ("one network", -0.5, "$N^{-1/2}$"), "error": ("mean over networks", -1.0, "$N^{-1}$")}
 VARIANCES = {"prediction": "predictions $f$", "loss": "training loss", "feature_kernel": r"feature kernels $\Phi$"}
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/comparison.nc; without a store, the example is run."""
-    return example.run(example.problem())[-1] if store is None else dmft.load(store / "comparison.nc")
+    """`comparisons.compare`, of a folder of results (`figures.needs`); without one, the example is run."""
+    return example.run(example.problem())[-1] if store is None else NEEDS.stored(store)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """The variables of a comparison that this figure shows."""
+    comparison = NEEDS.take(*results)
     names = [f"{name}_{suffix}" for name in CURVES for suffix in ("mean", "mean_se", "limit")]
     names += [f"prediction_{kind}{end}" for kind in DISTANCES for end in ("", "_se")]
     names += [f"{name}_{suffix}" for name in VARIANCES for suffix in ("raw_variance", "raw_variance_se")]
@@ -40,9 +50,9 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return comparison[[name for name in names if name in comparison]]
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(comparison), (1, 3), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison, or of theory and networks in any order."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:

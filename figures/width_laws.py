@@ -22,6 +22,9 @@ from figures import fluctuations, style
 
 SIZE = (style.WIDE, 4.8)
 QUANTITIES = {"prediction": "$f$", "loss": "loss", "feature_kernel": r"$\Phi$", "gradient_kernel": "$G$", "ntk": "NTK"}
+NEEDS = fluctuations.needs(
+    "width_laws", [f"prediction_{name}" for name in ("mean", "variance", "bias_limit", "variance_limit")]
+)
 FITTED = {
     "mean": ("prediction_mean", "prediction_limit"),
     "variance": ("prediction_variance", "prediction_variance_limit"),
@@ -29,19 +32,20 @@ FITTED = {
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The comparison in `store`/fluctuations.nc; without a store, networks are trained."""
-    return fluctuations.dynamics(store)
+    """A comparison with fluctuations, of a folder of results (`figures.needs`); without one, networks are trained."""
+    return fluctuations.made() if store is None else NEEDS.stored(store)
 
 
-def drawn(comparison: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """Measured values, fits and predictions of one entry; slopes of all; exponents."""
+    comparison = NEEDS.take(*results)
     # where the predicted bias is largest: half way through training
     bias = abs(comparison["prediction_bias_limit"])
-    step, sample = np.unravel_index(int(np.argmax(bias.values)), bias.shape)
+    place = np.unravel_index(int(np.argmax(bias.values)), bias.shape)
+    one = {dim: int(i) for dim, i in zip(bias.dims, place, strict=True)}
     found: dict[str, Any] = {}
     for name, (variable, limit) in FITTED.items():
         fit = comparisons.width_law(comparison, variable)
-        one = {"step": int(step), "sample": int(sample)}
         for end in ("", "_se"):
             found[f"{name}{end}"] = comparison[f"{variable}{end}"].isel(one, drop=True)
             found[f"{name}_limit{end}"] = comparison[f"{limit}{end}"].isel(one, drop=True)
@@ -59,9 +63,9 @@ def drawn(comparison: xr.Dataset) -> xr.Dataset:
     return ds.drop_vars([c for c in ds.coords if str(c).endswith("_term")]).assign_attrs(style.provenance(comparison))
 
 
-def figure(comparison: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(comparison), (2, 2), SIZE)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of a comparison with fluctuations, or of theory, networks and fluctuations in any order."""
+    return style.panels(draw, drawn(*results), (2, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:

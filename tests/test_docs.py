@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 
 import comparisons
 import dmft
+import figures
 import finite_nets
 
 DOCSTRING = """One line with |bars| and *stars*.
@@ -68,10 +69,8 @@ def test_every_public_name_is_documented(package: object) -> None:
 
 
 def test_the_gallery_has_every_figure_and_takes_missing_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    from figures.__main__ import NAMES
-
     page = generated.gallery()
-    assert page.count("\n## ") == len(NAMES) - 1
-    assert all(f"python -m figures {name}\n" in page for name in NAMES)
+    assert page.count("\n## ") == len(figures.names()) - 1
+    assert all(f"python -m figures {name}\n" in page for name in figures.names())
     monkeypatch.setattr(generated, "ROOT", Path("/nowhere"))
     assert "{image}" not in generated.gallery()

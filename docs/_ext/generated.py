@@ -3,7 +3,7 @@
 A page says `%% gallery %%`, `%% api dmft %%`, `%% module dmft.schema %%` or `%% modules dmft %%` on a line of its own;
 what is put there, in the language of the page:
 
-    gallery          a section for each of `figures.__main__.NAMES`: title, picture, the docstring of its module
+    gallery          a section for each of `figures.names()`: title, picture, the docstring of its module
     api PACKAGE      a table of its public names, and the documentation of each
     module NAME      the docstring of a module, as it is
     modules PACKAGE  a section with the docstring of each module that says more than one line
@@ -68,8 +68,7 @@ def modules(package: str) -> str:
 
 def gallery(_: str | None = None) -> str:
     """MyST: a section a figure."""
-    names = importlib.import_module("figures.__main__").NAMES
-    return "\n\n".join(_figure(name) for name in names)
+    return "\n\n".join(map(_figure, importlib.import_module("figures").names()))
 
 
 def _figure(name: str) -> str:

@@ -18,7 +18,7 @@ import widths
 
 import comparisons
 import dmft
-from figures import edge_of_stability, ensembling_and_bias, fluctuations, runs
+from figures import edge_of_stability, ensembling_and_bias, runs
 
 NETWORKS = 1000  # a width
 NUMERICS = {"particles": 16_384, "scrambles": 8}
@@ -32,15 +32,15 @@ def wide(folder: Path) -> None:
 
 def edge(folder: Path) -> None:
     sizes = (*edge_of_stability.WIDTHS, 1024)
-    dmft.save(edge_of_stability.make(widths=sizes, seeds=NETWORKS, **NUMERICS), folder / edge_of_stability.STORED)
+    dmft.save(edge_of_stability.make(widths=sizes, seeds=NETWORKS, **NUMERICS), folder / "edge_of_stability.nc")
 
 
 def fifty(folder: Path, parts: Path) -> None:
     found = widths.PROBLEMS["mnist"].parts("mnist", parts)
     theory, networks, predicted = (found[part] for part in widths.PARTS)
     split = comparisons.bias_variance(networks, theory, predicted, ensembles=ensembling_and_bias.SIZES)
-    dmft.save(split, folder / ensembling_and_bias.STORED)
-    dmft.save(comparisons.compare(theory, networks, predicted), folder / fluctuations.STORED)
+    dmft.save(split, folder / "bias_variance.nc")
+    dmft.save(comparisons.compare(theory, networks, predicted), folder / "comparison.nc")
 
 
 def main() -> None:
@@ -50,8 +50,8 @@ def main() -> None:
     given = parser.parse_args()
     stores = {  # by their last file
         "wide/networks.nc": wide,
-        f"edge/{edge_of_stability.STORED}": edge,
-        f"fifty/{fluctuations.STORED}": partial(fifty, parts=given.parts),
+        "edge/edge_of_stability.nc": edge,
+        "fifty/comparison.nc": partial(fifty, parts=given.parts),
     }
     for name, make in stores.items():
         last, started = given.out / name, time.perf_counter()
