@@ -132,6 +132,7 @@ def fluctuations(
     draws = _check.integer("draws", draws, minimum=1)
     steps, where, centered = schema.saved_steps(problem, save_steps), find_devices(device), problem.network.centered
     exact = mode == "exact"
+    smoothed = mode in ("forward", "reverse") and not problem.network.activation.smooth
     scrambles = 1 if exact else scrambles
     run = Run(
         problem,
@@ -139,8 +140,9 @@ def fluctuations(
         None if exact else particles,
         TOLERANCES[0] if exact else tolerance,
         centered,
-        kernels=tuple(name for name in loop.KERNELS if name in observables),
+        kernels=_kernels(observables, smoothed),
         devices=where,
+        smoothed=smoothed,
     )
     influence = Influence(
         run=run,
@@ -169,6 +171,8 @@ def fluctuations(
         numerics |= {"draws": influence.draws * scrambles, "distribution": distribution}
     if mode == "forward":
         numerics["deflate"] = int(deflate)
+    if smoothed:
+        numerics["kink_width"] = float(run.rule.kink_width)
     return schema.build(
         "fluctuations",
         problem,
@@ -188,19 +192,21 @@ def fluctuations(
     )
 
 
+def _kernels(observables: Sequence[str], smoothed: bool) -> tuple[str, ...]:
+    """Those to record: what is asked for; where kinks are rounded, all that costs no further passes."""
+    wanted = {*observables}
+    if smoothed:
+        wanted |= {*loop.KERNELS} if {"gradient_kernel", "ntk"} & wanted else {"feature_kernel"}
+    return tuple(name for name in loop.KERNELS if name in wanted)
+
+
 def _mode(mode: str, problem: Problem) -> str:
     activation = problem.network.activation
     linear = activation.name == "linear"
     if mode == "auto":
-        return "exact" if linear else "forward" if activation.smooth else "finite"
+        return "exact" if linear else "forward"
     if mode not in METHODS:
         raise ValueError(f"mode={mode!r} is unknown; choose one of auto, {', '.join(METHODS)}.")
     if mode == "exact" and not linear:
         raise ValueError(f"mode='exact' is for linear networks, and {activation.name} is not linear; use mode='auto'.")
-    if mode in ("forward", "reverse") and not activation.smooth:
-        raise ValueError(
-            f"mode={mode!r} differentiates in the weights of particles, and {activation.name} has a kink: the "
-            "particles that cross it are missed, and variances come out wrong by up to a factor 2; use mode='finite', "
-            "which moves them."
-        )
     return mode

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -65,6 +65,7 @@ class Run:
     devices: over which the particles are spread.
     keep_normals: hold all raw normals, however many.
     sharpness: whether it is recorded.
+    smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     """
 
     problem: Problem
@@ -78,6 +79,7 @@ class Run:
     devices: tuple[jax.Device, ...] = ()
     keep_normals: bool = False
     sharpness: bool = False
+    smoothed: bool = False
 
     @property
     def last(self) -> int:
@@ -90,7 +92,7 @@ class Run:
 
     @cached_property
     def form(self) -> Form:
-        return loop.form_of(self.problem, self.kernels)
+        return replace(loop.form_of(self.problem, self.kernels), smoothed=self.smoothed)
 
     @cached_property
     def rule(self) -> Rule:

@@ -20,7 +20,7 @@ from jax import lax
 from numpy.typing import NDArray
 from scipy.linalg import qr
 
-from dmft.engine import flow
+from dmft.engine import flow, smoothing
 from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
 from dmft.engine.network import Form, Kernels, Network, Rule, Vitals, kernels, layers, vitals
@@ -65,8 +65,9 @@ def rule_of(problem: Problem) -> Rule:
         rows = np.broadcast_to(np.arange(task.n_samples), (training.steps, task.n_samples))
         share = np.zeros((training.steps, task.n_train))
         np.put_along_axis(share, batches, scale, axis=1)
+    inputs = jnp.asarray(input_coordinates(problem))
     return Rule(
-        inputs=jnp.asarray(input_coordinates(problem)),
+        inputs=inputs,
         targets=jnp.asarray(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
         rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
@@ -78,6 +79,7 @@ def rule_of(problem: Problem) -> Rule:
         weight_decay=jnp.asarray(training.weight_decay),
         branch=jnp.asarray(network.branch),
         bias=jnp.asarray(network.bias),
+        kink_width=smoothing.WIDTH * (jnp.sqrt(jnp.mean(jnp.sum(inputs**2, axis=1))) if inputs.size else 1.0),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dmft.specs import _check
 
 WITH_GAIN = ("tanh", "softplus")
-WITH_KINK = ("relu",)
+KINKS = {"relu": (0.0,)}  # where phi' jumps
 NAMES = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 
 
@@ -38,9 +38,14 @@ class Activation:
             )
 
     @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where phi' jumps."""
+        return KINKS.get(self.name, ())
+
+    @property
     def smooth(self) -> bool:
         """Whether phi' is continuous."""
-        return self.name not in WITH_KINK
+        return not self.kinks
 
 
 def tanh(gain: float = 1.0) -> Activation:
