@@ -162,7 +162,7 @@ class Influence:
         every = tuple(range(len(sizes)))
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
-        count, pilots = found, min(self._at_once(network, self.mode), self.draws - found)
+        pilots = min(self._at_once(network, self.mode), self.draws - found)
         pilot = _random_directions(
             0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
@@ -170,10 +170,9 @@ class Influence:
         weights = self._weights(jax.tree.map(lambda a: a[0], response))
         slopes: list[Measures] = []
         bends: list[Measures] = []
-        at_once = min(self._at_once(network, "reverse"), count)
-        if self.run.smoothed:  # the first half
-            count = -(-count // 2)
-            at_once = min(at_once, count, BEND_BATCH)
+        curved = self.run.smoothed
+        count = -(-found // 2) if curved else found
+        at_once = min(self._at_once(network, "reverse"), count, BEND_BATCH if curved else count)
         for start in range(0, count, at_once):
             leaves = jax.tree.leaves(weights)
             keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
@@ -181,14 +180,13 @@ class Influence:
             combinations = jax.tree.unflatten(jax.tree.structure(weights), list(random))
             _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
-            if self.run.smoothed:
+            if curved:
                 moved = _moved(network, [BEND * d[start // at_once % pilots] for d in pilot])
-                _, bent = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
-                bends.append(jax.tree.map(lambda a, b: (b - a) / BEND, slope, bent))
-        both = [
-            tuple(jnp.concatenate(layer)[:count] for layer in zip(*each, strict=True)) for each in (slopes, bends) if each
-        ]
-        return tuple(jnp.concatenate(layer)[:found] for layer in zip(*both, strict=True))
+                _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
+                bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
+        # all of the first half, then as many bends as are wanted
+        joined = [*_joined(slopes, count), *_joined(bends, found - count)]
+        return tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True))
 
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
@@ -298,6 +296,11 @@ class Influence:
 
 def _bytes(tree: Any) -> int:
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def _joined(batches: list[Measures], count: int) -> list[Measures]:
+    """The first `count` of all batches, as one; none if there are none."""
+    return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
 
 
 def _moved(network: Network, direction: list[jax.Array]) -> Network:

@@ -14,8 +14,8 @@ int y^2 s' dy.  Two of them vanish for
 and with the first that of s^3, so that phi'^4 is the lowest power to feel the width in order w: kernels and biases are
 off in order w^3, variances of gradient kernels in order w.  (Plain rounding, a = b = 0, is off by ten times as much.)
 
-Measured with w = 0.2 at preactivations of variance 1.3 and 5.1 (NTK of three ReLU layers): N Var off by .006 and .003 of
-it, N bias by .004, where its parts are of the size of N Var / NTK, 27 and 100.
+Measured with w = 0.2 at preactivations of variance 1.3 and 5.1 (NTK of three ReLU layers): N Var off by .006 and .003
+of it, N bias by .004, where its parts are of the size of N Var / NTK, 27 and 100.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ the fluctuations dq of size N^-1/2 and b = lim N (E q - q) this gives, entry by 
     Cov(epsilon, alpha)   of (phi phi, phi' phi') of one neuron
     Cov(eta, eta)         E phi'_a phi'_b phi'_c phi'_d (G_ac G_bd + G_ad G_bc)
     F                     E phi'_a phi'_b phi_c phi_d
-    V^l_acbd              N Cov(X_ac, X_bd) = G_ab E u_ac u_bd + k_ac,e k_bd,f V^{l+1}_aebf,  u_ac = phi'_a h_c - phi_e k_ac,e
-                          k_ac,e = Phi^-1_ef E phi'_a h_c phi_f                 (V^{L+1} = 0, and k = 0, F = 0 for l = L)
+    V^l_acbd              N Cov(X_ac, X_bd) = G_ab E u_ac u_bd + k_ac,e k_bd,f V^{l+1}_aebf
+    u, k                  u_ac = phi'_a h_c - phi_e k_ac,e      k_ac,e = Phi^-1_ef E phi'_a h_c phi_f
+
+where G is that of the layer above, and V^{L+1} = 0, F = 0, k = 0 for l = L: no matrix is above.
 
 Derivatives in a covariance are averages with Hermite polynomials of h, so that phi may have kinks:
 
@@ -91,9 +93,12 @@ def initial_fluctuations(network: MLP, input_kernel: ArrayLike, *, nodes: int = 
 
 
 def _of_pair(network: MLP, K: Array, nodes: int) -> tuple[Array, ...]:
-    """As `InitialFluctuations`, for all entries between one sample or two; V and V^{L+1}.. in the words above."""
-    if len(K) == 2 and np.linalg.det(K) <= PARALLEL**2 * K[0, 0] * K[1, 1] or K.diagonal().min() <= 0:
-        raise ValueError(f"the input kernel {K.tolist()} of two samples is singular: give samples that are not parallel.")
+    """As `InitialFluctuations`, for all entries between one sample or two.
+
+    A fluctuation is a matrix (entry, noise): it is linear in noise that all layers share, of covariance `noise`.
+    """
+    if np.linalg.det(K) <= PARALLEL**2 * K.diagonal().prod():
+        raise ValueError(f"input_kernel: the samples of {K.tolist()} are parallel, or zero; give others.")
     depth, n = network.depth, len(K)
     size = n * n
     noise = np.zeros((3 * depth * size,) * 2)  # of epsilon, alpha, eta of every layer
@@ -120,7 +125,7 @@ def _of_pair(network: MLP, K: Array, nodes: int) -> tuple[Array, ...]:
 
     ones = np.ones((n, n))
     G, dG, bG, V = ones, np.zeros_like(dPhi), np.zeros(size), np.zeros((n,) * 4)
-    ntk, d_ntk, b_ntk = (Phi.ravel(), dPhi, bPhi) if False else (np.zeros(size), np.zeros_like(dPhi), np.zeros(size))
+    d_ntk, b_ntk = np.zeros_like(dPhi), np.zeros(size)
     gradients = []
     free = trained_layers(network)
     for layer in reversed(range(depth)):
@@ -183,7 +188,8 @@ class _Averages:
         for order in ("ijkl", "ikjl", "iljk"):
             second += np.einsum(f"{order[:2]},{order[2:]}->ijkl", M, M)[..., None]
         first, second = (a.reshape(n * n, *[n * n] * (a.ndim // 4), -1) for a in (first / 2, second / 4))
-        return [((p * self._weights) @ first.T, np.einsum("px,ijx->pij", p * self._weights, second)) for p in self._pairs]
+        weighted = (pairs * self._weights for pairs in self._pairs)
+        return [(pairs @ first.T, np.einsum("px,ijx->pij", pairs, second)) for pairs in weighted]
 
     def scatter(self, G: Array) -> Array:
         """Cov(eta, eta), for G of the layer above."""
@@ -224,7 +230,8 @@ def _between(kinks: Array, nodes: int) -> tuple[Array, Array]:
     """Points and weights (..., point) of averages over N(0, 1), for functions smooth between `kinks` (..., kink)."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
     shape = (*kinks.shape[:-1], 1)
-    ends = np.concatenate([np.full(shape, -REACH), np.zeros(shape), np.clip(kinks, -REACH, REACH), np.full(shape, REACH)], -1)
+    inside = np.clip(kinks, -REACH, REACH)
+    ends = np.concatenate([np.full(shape, -REACH), np.zeros(shape), inside, np.full(shape, REACH)], axis=-1)
     ends = np.sort(ends, axis=-1)[..., None]
     middle, half = (ends[..., 1:, :] + ends[..., :-1, :]) / 2, np.diff(ends, axis=-2) / 2
     z = (middle + half * points).reshape(*shape[:-1], -1)
