@@ -29,7 +29,7 @@ from jax.scipy.special import erf
 from dmft.engine.activations import Function, functions
 from dmft.specs.activation import Activation
 
-WIDTH = 0.15  # w, relative to the preactivations of the first layer
+WIDTH = 0.2  # w, relative to the preactivations of the first layer
 LINEAR, CUBIC = math.sqrt(154) / 5 - 9 / 10, 7 / 15 - math.sqrt(154) / 15  # a, b
 SIDE = 1e-9  # how far from a kink its two slopes are taken
 
