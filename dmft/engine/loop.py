@@ -66,6 +66,7 @@ def rule_of(problem: Problem) -> Rule:
         share = np.zeros((training.steps, task.n_train))
         np.put_along_axis(share, batches, scale, axis=1)
     inputs = jnp.asarray(input_coordinates(problem))
+    size = jnp.sqrt(jnp.sum(inputs**2) / len(inputs))  # of preactivations of the first layer
     return Rule(
         inputs=inputs,
         targets=jnp.asarray(task.targets),
@@ -79,7 +80,7 @@ def rule_of(problem: Problem) -> Rule:
         weight_decay=jnp.asarray(training.weight_decay),
         branch=jnp.asarray(network.branch),
         bias=jnp.asarray(network.bias),
-        kink_width=smoothing.WIDTH * (jnp.sqrt(jnp.mean(jnp.sum(inputs**2, axis=1))) if inputs.size else 1.0),
+        kink_width=smoothing.WIDTH * size,
     )
 
 

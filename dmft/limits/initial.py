@@ -126,7 +126,7 @@ def _of_pair(network: MLP, K: Array, nodes: int) -> tuple[Array, ...]:
     ones = np.ones((n, n))
     G, dG, bG, V = ones, np.zeros_like(dPhi), np.zeros(size), np.zeros((n,) * 4)
     d_ntk, b_ntk = np.zeros_like(dPhi), np.zeros(size)
-    gradients = []
+    gradients: list[tuple[Array, Array]] = []
     free = trained_layers(network)
     for layer in reversed(range(depth)):
         average, dPhi, bPhi, dA, bA = forward[layer]
@@ -168,7 +168,8 @@ class _Averages:
         self.features, self.slopes = (self._mean(pairs).reshape(K.shape) for pairs in self._pairs)
 
     def _mean(self, values: Array) -> Array:
-        return values @ self._weights
+        averages: Array = values @ self._weights
+        return averages
 
     @property
     def covariance(self) -> Array:
@@ -195,7 +196,8 @@ class _Averages:
         """Cov(eta, eta), for G of the layer above."""
         four = ((self._pairs[1] * self._weights) @ self._pairs[1].T).reshape([self._n] * 4)
         both = np.einsum("ac,bd->abcd", G, G) + np.einsum("ad,bc->abcd", G, G)
-        return (four * both).reshape(self._n**2, -1)
+        found: Array = (four * both).reshape(self._n**2, -1)
+        return found
 
     def response(self, G: Array, V: Array, *, last: bool) -> tuple[Array, Array]:
         """The last term of bG, and V^l, for G and V of the layer above."""
