@@ -9,20 +9,26 @@ gives
 Modes
     forward     Taylor coefficients to second order along directions in the measures: all observables at once.  Half of
                 the directions are those that matter most, the others random; the relative error of a variance is
-                sqrt(2 / draws) for random ones alone, ten times less with both.  Smooth activations only.
+                sqrt(2 / draws) for random ones alone, ten times less with both.  Kinks of the activation are rounded
+                (`dmft.engine.smoothing`), and the directions that matter, three quarters, are those of first and of
+                second derivatives: errors of a bias are then those of scrambles, at initialisation a tenth of those
+                of finite mode at equal cost.
     reverse     one backward pass a scalar gives its influence function, the effect of every neuron; contracting two of
-                them gives the covariance, with no draws.  No bias.  Smooth activations only.
+                them gives the covariance, with no draws.  No bias.  Kinks are rounded.
     finite      differences between runs in which a random half of the particles has left and the other half counts
                 twice, or the reverse: neurons that cross a kink of the activation are counted, at the price of
                 corrections of relative order S^-1/2 (kinks) and S^-1.  Error sqrt(2 / draws), as for random
-                directions above.
+                directions above; that of a bias does not fall with draws alone: the scatter of particles near a kink
+                enters it like S^1/4.  An independent check of the others.
     exact       linear networks: all directions instead of random ones.
 
 Assumptions and approximations
     Leading order in 1/N, at fixed steps and samples: corrections are of relative order 1/N, with coefficients that grow
     with depth, richness and time.  Errors of the Monte Carlo are reported; a bias of order directions/S is not, and a
     warning says when particles are few.  Directions below `tolerance` are dropped (effect on a variance: below 1e-3 of
-    it at 3e-3 on the problem of the tests).
+    it at 3e-3 on the problem of the tests).  Rounded kinks shift variances by a per cent of them, biases by a per cent
+    of the terms they are made of; that is not in the standard errors.  Late in rich training of networks with kinks
+    second derivatives have heavy tails: one scramble can dominate a bias, and its standard error says so.
 
 Cost, in forward passes of one scramble (`dmft.solver`): about 4 for a direction to second order, 2 for a random half in
 finite mode, 2 for a scalar of reverse mode or a backward pass of deflation.
@@ -87,15 +93,16 @@ def fluctuations(
     Args:
         problem: network, task, training.
         mode: "forward", "reverse", "finite" or "exact" (see the top of this module); "auto" takes "exact" for
-            `dmft.linear()`, "finite" for `dmft.relu()` and "forward" for smooth activations.
+            `dmft.linear()`, "forward" for all others.
         observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk; the cost of
             reverse mode grows with their number; by default those of `dmft.solve`.
         covariance: add `prediction_covariance`, lim N Cov between all recorded steps and samples.
         by_layer: add `<name>_variance_by_layer`, the parts that come from the random draw of each layer's neurons
             (forward and finite mode then follow `draws` directions for each layer by itself).
         draws: directions, shared out over the scrambles (forward and finite mode).
-        deflate: choose half of the directions by as many backward passes, those that matter most, and leave the random
-            half with the rest (forward mode); False takes random ones alone.
+        deflate: choose half of the directions (three quarters for activations with kinks) by as many backward passes,
+            those that matter most, and leave the random ones with the rest (forward mode); False takes random ones
+            alone.
         distribution: of the directions, "rademacher" or "gaussian" (forward mode).
         particles: S, a power of two.
         scrambles: independent repetitions, at least 2; their scatter gives the standard errors.
@@ -113,8 +120,7 @@ def fluctuations(
         finite steps).  A warning says where one is large (`dmft.uncertainty`).
 
     Raises:
-        ValueError: forward or reverse mode for an activation with a kink; exact mode for a nonlinear one; arguments out
-            of range.
+        ValueError: exact mode for a nonlinear activation; arguments out of range.
         DivergenceError: training, or its response to the measures, leaves the finite numbers.
         MemoryEstimateError: when the estimate exceeds the limit, with both numbers.
     """
@@ -134,6 +140,7 @@ def fluctuations(
     draws = _check.integer("draws", draws, minimum=1)
     steps, where, centered = schema.saved_steps(problem, save_steps), find_devices(device), problem.network.centered
     exact = mode == "exact"
+    smoothed = mode in ("forward", "reverse") and not problem.network.activation.smooth
     scrambles = 1 if exact else scrambles
     run = Run(
         problem,
@@ -141,8 +148,9 @@ def fluctuations(
         None if exact else particles,
         TOLERANCES[0] if exact else tolerance,
         centered,
-        kernels=tuple(name for name in loop.KERNELS if name in observables),
+        kernels=_kernels(observables, smoothed),
         devices=where,
+        smoothed=smoothed,
     )
     influence = Influence(
         run=run,
@@ -171,6 +179,8 @@ def fluctuations(
         numerics |= {"draws": influence.draws * scrambles, "distribution": distribution}
     if mode == "forward":
         numerics["deflate"] = int(deflate)
+    if smoothed:
+        numerics["kink_width"] = float(run.rule.kink_width)
     found = schema.build(
         "fluctuations",
         problem,
@@ -193,19 +203,21 @@ def fluctuations(
     return found
 
 
+def _kernels(observables: Sequence[str], smoothed: bool) -> tuple[str, ...]:
+    """Those to record: what is asked for; where kinks are rounded, all that costs no further passes."""
+    wanted = {*observables}
+    if smoothed:
+        wanted |= {*loop.KERNELS} if {"gradient_kernel", "ntk"} & wanted else {"feature_kernel"}
+    return tuple(name for name in loop.KERNELS if name in wanted)
+
+
 def _mode(mode: str, problem: Problem) -> str:
     activation = problem.network.activation
     linear = activation.name == "linear"
     if mode == "auto":
-        return "exact" if linear else "forward" if activation.smooth else "finite"
+        return "exact" if linear else "forward"
     if mode not in METHODS:
         raise ValueError(f"mode={mode!r} is unknown; choose one of auto, {', '.join(METHODS)}.")
     if mode == "exact" and not linear:
         raise ValueError(f"mode='exact' is for linear networks, and {activation.name} is not linear; use mode='auto'.")
-    if mode in ("forward", "reverse") and not activation.smooth:
-        raise ValueError(
-            f"mode={mode!r} differentiates in the weights of particles, and {activation.name} has a kink: the "
-            "particles that cross it are missed, and variances come out wrong by up to a factor 2; use mode='finite', "
-            "which moves them."
-        )
     return mode

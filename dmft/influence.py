@@ -37,6 +37,9 @@ CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than it
 CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
 ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
 GPU_SHARE = 0.4  # of the free memory of a GPU
+LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
+BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
+BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
 NEGLIGIBLE = 1e-8  # relative size of what is rounding
 AT_ONCE = 512  # directions or scalars at most
 COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
@@ -136,7 +139,8 @@ class Influence:
                 for layer, ab in enumerate(pairs)
             ]
         sources = []
-        found = self.draws // 2 if self.mode == "forward" and self.deflate else 0
+        share = LEADING_SHARE[self.run.smoothed] if self.mode == "forward" and self.deflate else 0.0
+        found = int(share * self.draws)
         slopes = self._probe(network, found, key) if found else None
         for moved in [(layer,) for layer in layers] if self.by_layer else [layers]:
             leading = _orthonormal(slopes, moved) if slopes else None
@@ -149,21 +153,29 @@ class Influence:
                 sources.append(Source(moved[0], found, 1.0, partial(_leading_directions, leading=leading)))
         return sources
 
-    def _probe(self, network: Network, count: int, key: jax.Array) -> Measures:
-        """Derivatives, in all measures, of `count` random combinations of the observables: they span, nearly, the
-        directions on which any of them depends much."""
+    def _probe(self, network: Network, found: int, key: jax.Array) -> Measures:
+        """Derivatives, in all measures, of random combinations of the observables, `found` in all: they span, nearly,
+        the directions on which any of them depends much.
+
+        Averages whose mean vanishes (of g and h, say, between the two passes through a matrix) enter observables by
+        their squares: no first derivative knows them, and second derivatives, N bias, are made of them.  Where kinks
+        are rounded, half of the directions are changes of derivatives along random directions of the measures.
+        """
         sizes, form = [p.size for p in network.populations], self.run.form
         every = tuple(range(len(sizes)))
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
-        # one would do; as many at once as in `along`, so that the same compiled code serves
-        pilots = min(self._at_once(network, self.mode), self.draws - count)
+        # one would do for weights; as many at once as in `along`, so that the same compiled code serves
+        pilots = min(self._at_once(network, self.mode), self.draws - found)
         pilot = _random_directions(
             0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
         response = self._derivatives(network, pilot).first
         weights = self._weights(jax.tree.map(lambda a: a[0], response))
-        slopes = []
-        at_once = min(self._at_once(network, "reverse"), count)
+        slopes: list[Measures] = []
+        bends: list[Measures] = []
+        curved = self.run.smoothed
+        count = -(-found // 2) if curved else found
+        at_once = min(self._at_once(network, "reverse"), count, BEND_BATCH if curved else count)
         for start in range(0, count, at_once):
             leaves = jax.tree.leaves(weights)
             keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
@@ -171,12 +183,20 @@ class Influence:
             combinations = jax.tree.unflatten(jax.tree.structure(weights), list(random))
             _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
-        return tuple(jnp.concatenate(layer)[:count] for layer in zip(*slopes, strict=True))
+            if curved:
+                moved = _moved(network, [BEND * d[start // at_once % pilots] for d in pilot])
+                _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
+                bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
+        # all of the first half, then as many bends as are wanted
+        joined = [*_joined(slopes, count), *_joined(bends, found - count)]
+        return tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True))
 
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
         asked = {*self.observables} | ({"prediction"} if self.covariance or "loss" in self.observables else set())
         saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
+        if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
+            asked, saved = set(response._fields), np.ones_like(saved)
         weights: dict[str, Any] = {}
         for name, value in response._asdict().items():
             if value is None:
@@ -279,6 +299,17 @@ class Influence:
 
 def _bytes(tree: Any) -> int:
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def _joined(batches: list[Measures], count: int) -> list[Measures]:
+    """The first `count` of all batches, as one; none if there are none."""
+    return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
+
+
+def _moved(network: Network, direction: list[jax.Array]) -> Network:
+    """With measures M + dM."""
+    populations = zip(network.populations, direction, strict=True)
+    return replace(network, populations=tuple(replace(p, measure=p.measure + d) for p, d in populations))
 
 
 def _random_directions(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -67,6 +67,7 @@ class Run:
     sharpness: whether it is recorded.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.network.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
+    smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     """
 
     problem: Problem
@@ -82,6 +83,7 @@ class Run:
     sharpness: bool = False
     joint: bool = True
     doubled: bool = False
+    smoothed: bool = False
 
     @property
     def last(self) -> int:
@@ -94,7 +96,8 @@ class Run:
 
     @cached_property
     def form(self) -> Form:
-        return loop.form_of(self.problem, self.kernels, joint=self.joint)
+        form = loop.form_of(self.problem, self.kernels, joint=self.joint)
+        return replace(form, smoothed=self.smoothed)
 
     @cached_property
     def rule(self) -> Rule:

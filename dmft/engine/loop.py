@@ -20,7 +20,7 @@ from jax import lax
 from numpy.typing import NDArray
 from scipy.linalg import qr
 
-from dmft.engine import flow
+from dmft.engine import flow, smoothing
 from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
 from dmft.engine.network import Form, Kernels, Network, Pass, Rule, Start, Vitals, kernels, layers, predictions, vitals
@@ -67,6 +67,8 @@ def rule_of(problem: Problem) -> Rule:
         rows = np.broadcast_to(np.arange(task.n_samples), (training.steps, task.n_samples))
         share = np.zeros((training.steps, task.n_train))
         np.put_along_axis(share, batches, scale, axis=1)
+    # of preactivations of the first layer
+    size = start.weights[0] * np.sqrt(np.sum(inputs**2) / len(inputs))
     return Rule(
         inputs=jnp.asarray(inputs),
         targets=jnp.asarray(task.targets),
@@ -83,6 +85,7 @@ def rule_of(problem: Problem) -> Rule:
         branch=jnp.asarray(network.branch),
         bias=jnp.asarray(network.bias),
         start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
+        kink_width=jnp.asarray(smoothing.WIDTH * size),
     )
 
 

@@ -43,8 +43,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmft.engine.activations import functions
+from dmft.engine.activations import Function, functions
 from dmft.engine.population import Population
+from dmft.engine.smoothing import smoothed
 from dmft.specs import loss
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import output_scale
@@ -117,6 +118,7 @@ class Rule(NamedTuple):
     rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
     branch, bias: b and sigma.
     start: how initial parameters are made of normals.
+    kink_width: w, by which kinks are rounded where they are.
     """
 
     inputs: jax.Array
@@ -133,6 +135,7 @@ class Rule(NamedTuple):
     branch: jax.Array
     bias: jax.Array
     start: Start
+    kink_width: jax.Array
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Form:
     kernels: names of those that are recorded.
     bias: whether layers have biases; frozen: layers that are not trained, of 0..L.
     single: whether targets have no axis of outputs; nor have observables then.
+    smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     """
 
     activation: Activation
@@ -160,6 +164,7 @@ class Form:
     bias: bool
     frozen: tuple[int, ...]
     single: bool
+    smoothed: bool = False
 
     @property
     def per_output(self) -> bool:
@@ -256,11 +261,16 @@ def probe_block(rule: Rule, form: Form) -> int:
     return form.probes * (rule.targets.shape[1] if form.gradients else 1)
 
 
+def _activation(rule: Rule, form: Form) -> tuple[Function, Function]:
+    """(phi, phi')."""
+    return smoothed(form.activation, rule.kink_width) if form.smoothed else functions(form.activation)
+
+
 def _forward(
     network: Network, rule: Rule, x: jax.Array, form: Form
 ) -> tuple[Network, jax.Array, list[jax.Array], list[jax.Array], list[jax.Array]]:
     """The output (not centered), h and phi(h) of every layer, coordinates of phi(h) at every matrix."""
-    phi, _ = functions(form.activation)
+    phi, _ = _activation(rule, form)
     populations, matrices, inputs = list(network.populations), list(network.matrices), []
     h = [x @ network.first]
     features = [phi(h[0])]
@@ -282,7 +292,7 @@ def _backward(
     network: Network, rule: Rule, h: list[jax.Array], starts: jax.Array, form: Form
 ) -> tuple[Network, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     """g of every layer and coordinates at every matrix, from z^L (row, start, component)."""
-    _, dphi = functions(form.activation)
+    _, dphi = _activation(rule, form)
     populations, matrices = list(network.populations), list(network.matrices)
     outputs: list[Any] = [None] * len(matrices)
 

@@ -2,7 +2,16 @@
 
 from dmft.limits.distance import distance_from_lazy
 from dmft.limits.gaussian import gaussian_averages
+from dmft.limits.initial import InitialFluctuations, initial_fluctuations
 from dmft.limits.lazy import frozen_kernels, lazy_limit
 from dmft.limits.two_layer import two_layer_linear
 
-__all__ = ["distance_from_lazy", "frozen_kernels", "gaussian_averages", "lazy_limit", "two_layer_linear"]
+__all__ = [
+    "InitialFluctuations",
+    "distance_from_lazy",
+    "frozen_kernels",
+    "gaussian_averages",
+    "initial_fluctuations",
+    "lazy_limit",
+    "two_layer_linear",
+]

@@ -56,7 +56,7 @@ def gaussian_averages(activation: Activation, covariance: ArrayLike, *, nodes: i
     Raises:
         ValueError, TypeError: not the covariance of anything; nodes below 2.
     """
-    K, nodes = _covariance(covariance), _check.integer("nodes", nodes, minimum=2)
+    K, nodes = check_covariance(covariance), _check.integer("nodes", nodes, minimum=2)
     if activation.formula is not None or activation.name not in CLOSED_FORM:
         return quadrature(activation, K, nodes)
     a, b = activation.gain, activation.scale
@@ -145,7 +145,8 @@ def _arcsine(K: Array) -> tuple[Array, Array]:
     return 2 / np.pi * np.arcsin(2 * K / np.sqrt(outer)), 4 / np.pi / np.sqrt(outer - 4 * K**2)
 
 
-def _covariance(value: ArrayLike) -> Array:
+def check_covariance(value: ArrayLike) -> Array:
+    """The covariance (sample, sample_2), or the error that says why it is none."""
     K = _check.finite_array("covariance", value, ("sample", "sample_2"))
     if K.shape[0] != K.shape[1]:
         raise ValueError(f"covariance has shape {K.shape}; expected as many rows as columns, (sample, sample_2).")
