@@ -106,7 +106,7 @@ class Sobol:
         )
         return made
 
-    def _from_table(self, start: jax.Array, rows: jax.Array) -> jax.Array:
+    def _from_table(self, start: jax.Array | int, rows: jax.Array) -> jax.Array:
         count = len(rows)
         v = lax.dynamic_slice_in_dim(self.directions, start, min(count, len(self.shift)), axis=0)
         shift = lax.dynamic_slice_in_dim(self.shift, start, min(count, len(self.shift)))
@@ -133,7 +133,7 @@ def _quantile(points: jax.Array) -> jax.Array:
 @jax.jit
 def stored(source: Sobol) -> jax.Array:
     """All rows of the source."""
-    return source.rows(0, len(source.shift))
+    return source._from_table(0, jnp.arange(len(source.shift)))  # `rows`, without the code for rows beyond the last
 
 
 def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
