@@ -9,6 +9,7 @@ import xarray as xr
 
 from comparisons.estimators import root, upper_end
 from dmft import schema
+from dmft.host import usual_errors
 
 LABELS = {
     "prediction": "prediction f",
@@ -23,6 +24,7 @@ LABELS = {
 }
 
 
+@usual_errors
 def summary(comparison: xr.Dataset) -> str:
     """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns.
 

@@ -1,8 +1,8 @@
 """What the program around this library has set, and what a computation needs instead.
 
-A host program may have made NumPy, JAX or PyTorch strict, or changed what they do by default.  No number depends on that
-here, and nothing of it stops a computation: each of the three is set around every computation as they come, and is as
-the host had it afterwards.  (Warnings that are errors stay the host's decision.)
+A host program may have made NumPy, JAX or PyTorch strict, or changed what they do by default.  No number here depends
+on that, and nothing of it stops a computation: around every computation each of the three is set as it comes, and
+afterwards as the host had it.  (Warnings that are errors stay the host's decision.)
 
     usual_errors        NumPy: a decorator of every public function that computes
     usual_jax           JAX: around its computations, by `dmft.run.precision`
@@ -13,12 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import jax
 
 # as NumPy comes
 usual_errors = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")

@@ -135,6 +135,11 @@ class Run:
         spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
         return replace(begun, populations=tuple(spent))
 
+    def begun(self, capacity: int, stream: np.random.SeedSequence) -> tuple[Network, loop.History]:
+        """A network at initialisation, and room for what is seen of it."""
+        network = self.network(capacity, stream)
+        return network, self.spread(self._empty_history(network))
+
     def _empty_history(self, network: Network) -> loop.History:
         found: loop.History = _empty_history(
             network, self.rule, form=self.form, saved=tuple(self.steps.tolist()), two_time=self.two_time
@@ -215,10 +220,9 @@ class Run:
         look: Callable[[Network, int], None] | None,
     ) -> tuple[Network, loop.History, jax.Array | None] | None:
         """From initialisation to the last step; None if `capacity` directions do not suffice."""
-        network = self.network(capacity, stream)
-        history = self._empty_history(network)
+        network, history = self.begun(capacity, stream)
         sharpness = jnp.zeros(len(self.steps)) if self.sharpness else None
-        begin = network, self.spread(history), sharpness
+        begin = network, history, sharpness
         (network, history, sharpness), first = checkpoint.resumed(begin, capacity)
         stride, begun = -(-(self.last + 1) // CALLS), bar.n
         bar.update(first)
@@ -275,7 +279,7 @@ class Run:
             blocks += curvature.bytes_needed(self.rule, self.form, self.depth, capacity, max(sizes), itemsize)
         return (kept + blocks) // max(len(self.devices), 1) + results, 4 * results
 
-    def require_memory(self, capacity: int, limit: int | None, bar: Bar) -> None:
+    def require_memory(self, capacity: int, limit: int | None, bar: Bar | None = None) -> None:
         """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
         needed = self.bytes_needed(capacity)
         neurons = "exact linear forms" if self.particles is None else f"{self.particles} particles"
@@ -288,7 +292,8 @@ class Run:
             + "record fewer save_steps, or use fewer samples"
             + (", or two_time=False" if self.two_time else ""),
         )
-        bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
+        if bar is not None:
+            bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
 
     @property
     def device(self) -> jax.Device:
@@ -427,7 +432,7 @@ def warn_of_few_particles(run: Run, directions: int) -> None:
         warnings.warn(
             f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
             f"not hold the bias of so few. Use particles={1 << (4 * directions - 1).bit_length()} or more.",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from dmft import memory, schema
+from dmft.host import usual_errors
+from dmft.progress import readable_time
 from dmft.specs import Problem, _check
 from dmft.specs.problem import differences
 from finite_nets.collection import check_members
@@ -159,6 +161,7 @@ class SweepPlan:
         return (*known, str(count), needed, readable_time(seconds) if seconds else "")
 
 
+@usual_errors
 def plan_sweep(
     problems: Problem | Iterable[Problem],
     widths: Sequence[int],
@@ -241,7 +244,7 @@ def _work(store: Store, problem: Problem, settings: Settings, width: int, seeds:
         warnings.warn(
             f"width {width} is stored in blocks of {size} networks: {wanted} blocks, each with its own files, are slow "
             "to write and read. Begin a new store for so many networks, with larger blocks.",
-            stacklevel=4,
+            stacklevel=5,
         )
     finished = store.finished(problem_id, width)
     todo = tuple(index for index in range(wanted) if index not in finished)
@@ -295,11 +298,3 @@ def _devices(devices: str | Sequence[str], executor: Executor) -> tuple[str, ...
     for name in names:
         find_device(name)
     return tuple(names) if executor == "pool" else (names[0],)
-
-
-def readable_time(seconds: float) -> str:
-    """A time as text, with two digits."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -146,8 +146,14 @@ def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
     # the Gray code of 2^(b+1) - 1 has bit b alone
     directions = [_integers(sequence, 2 ** (b + 1) - 1) ^ shift for b in range(bits)]
     table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
-    key = jax.random.key(int(rng.integers(2**32)), impl="threefry2x32")
+    key = random_key(int(rng.integers(2**32)))
     return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
+
+
+def random_key(seed: int) -> jax.Array:
+    """That of `jax.random.key`, whatever generator and offset of seeds a host program has given JAX."""
+    words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def _integers(sequence: qmc.Sobol, n: int) -> NDArray[np.uint32]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.host import usual_errors
 from dmft.specs import _check
 from dmft.specs.task import Task
 
@@ -47,6 +48,7 @@ class Source:
     sha256: str
 
 
+@usual_errors
 def load_task(
     source: str | Path,
     *,
