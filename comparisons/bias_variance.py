@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from comparisons import inputs
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
+from dmft.host import usual_errors
 from dmft.specs import _check, loss
 
 Array = NDArray[np.float64]
@@ -47,6 +48,7 @@ SPLITS = {"loss": "train", "test_loss": "test"}
 EACH = ("width", "step")
 
 
+@usual_errors
 def bias_variance(
     nets: xr.Dataset,
     theory: xr.Dataset | None = None,

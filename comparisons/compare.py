@@ -43,9 +43,11 @@ from comparisons import estimators, inputs
 from comparisons.samples import held, require_enough, samples
 from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.labels import labelled
 
 
+@usual_errors
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
 

@@ -35,6 +35,7 @@ from scipy.special import ndtr
 from comparisons import results
 from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -44,6 +45,7 @@ DISTANCES = ("wasserstein", "kolmogorov_smirnov")
 SHAPES = ("mean", "standard_deviation", "excess_kurtosis", "gaussian_distance")
 
 
+@usual_errors
 def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dataset:
     """Compare the preactivations of single neurons of networks with those of the limit.
 

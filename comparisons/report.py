@@ -30,6 +30,7 @@ from comparisons.spectra import after_kernel, spectra
 from comparisons.summary import LABELS, summary
 from comparisons.widths import pointwise
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.paths import local
 from dmft.storage import replacing
 
@@ -60,6 +61,7 @@ Results = dict[str, xr.Dataset]
 Section = tuple[str, str, str]  # key, title, markup
 
 
+@usual_errors
 def report(
     tree: xr.DataTree | Mapping[str, xr.Dataset], path: str | Path, *, title: str = "Networks and their limit"
 ) -> Path:

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
+from dmft.host import usual_errors
 
 Array = NDArray[np.float64]
 QUANTITIES = ("feature_kernel", "gradient_kernel", "ntk")
 
 
+@usual_errors
 def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
     """Similarity of networks' kernels to the limit's, for every width, layer and step.
 

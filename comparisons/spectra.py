@@ -36,12 +36,14 @@ from numpy.typing import NDArray
 from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
+from dmft.host import usual_errors
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 
+@usual_errors
 def spectra(
     nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
 ) -> xr.Dataset:
@@ -148,6 +150,7 @@ def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], 
     )
 
 
+@usual_errors
 def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
     """Test loss of regression with the NTK of networks of every width, at every step, beside that of the limit.
 

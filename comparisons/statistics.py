@@ -10,11 +10,13 @@ import xarray as xr
 from comparisons import inputs
 from comparisons.samples import held, prediction_covariance, require_enough, samples
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.labels import labelled
 
 FEWEST = 4  # networks, or blocks, of a width
 
 
+@usual_errors
 def statistics(nets: xr.Dataset, *, covariance: bool = False) -> xr.Dataset:
     """Statistics of an ensemble, whose networks are at hand or known by moments of blocks.
 

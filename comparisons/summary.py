@@ -9,6 +9,7 @@ import xarray as xr
 
 from comparisons.estimators import root, upper_end
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.text import at_most, table, with_error
 
 LABELS = {
@@ -24,6 +25,7 @@ LABELS = {
 }
 
 
+@usual_errors
 def summary(comparison: xr.Dataset) -> str:
     """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns; every number has
     its standard error.

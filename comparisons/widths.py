@@ -28,11 +28,13 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import FEWEST, held, jackknife, require_enough, samples
 from comparisons.scaling import CLEAR, fit_series
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
 
 
+@usual_errors
 def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dataset:
     """Fit a_0 + a_1/N [+ a_2/N^2] to a variable at every entry, with known errors.
 
@@ -102,6 +104,7 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     return found
 
 
+@usual_errors
 def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 0.05, of: str = "error") -> xr.Dataset:
     """When each width leaves the limit: the first time at which its distance exceeds `tolerance`.
 
@@ -151,6 +154,7 @@ def _relative(quantity: str) -> bool:
     return "kernel" in quantity or quantity == "ntk"
 
 
+@usual_errors
 def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
     """Distances of predictions from the limit and between successive widths, relative, for training and test samples.
 

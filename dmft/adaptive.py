@@ -26,6 +26,7 @@ import numpy as np
 from dmft.engine import flow
 from dmft.engine.network import Form, Network, Rule
 from dmft.errors import DivergenceError
+from dmft.host import usual_errors
 from dmft.progress import Bar, progress_bar
 from dmft.run import Run, check_particles, check_tolerance, find_devices, precision
 from dmft.specs import GradientFlow, Problem, _check
@@ -35,6 +36,7 @@ SAFETY = 0.9
 FIRST = 0.05  # of the time in which the loss could fall, the first step that is tried
 
 
+@usual_errors
 def adaptive_flow(
     problem: Problem,
     until: float,
@@ -58,7 +60,7 @@ def adaptive_flow(
         max_steps: most steps that are accepted.
         particles, seed, basis_tolerance: of the scramble that chooses (of `dmft.solve`: particles, seed, tolerance).
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
-        progress: show a bar; by default on a terminal only.
+        progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
 
     Returns:
         The problem with the steps found; `.training.times` are eta t.
@@ -144,7 +146,7 @@ class _Search:
             warnings.warn(
                 f"max_steps={self.run.last} ended at time {time:.3g}, before until={self.until:g}; raise it, or the "
                 f"tolerance={self.tolerance:g}.",
-                stacklevel=4,
+                stacklevel=5,
             )
         return accepted
 

@@ -25,10 +25,12 @@ import numpy as np
 import xarray as xr
 
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.labels import labelled
 from dmft.specs import _check
 
 
+@usual_errors
 def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence[int]) -> xr.Dataset:
     """Mean, standard deviation and excess loss of networks of the given width, or widths.
 
@@ -79,7 +81,7 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
             warnings.warn(
                 f"at width {min(widths)} the bias of {name} exceeds its standard deviation: the leading order in 1/N "
                 f"needs widths well above {narrow:.0f}.",
-                stacklevel=2,
+                stacklevel=3,
             )
     outputs = "output" in theory.dims
     ds = xr.Dataset(
@@ -110,6 +112,7 @@ def _excess(name: str, v: xr.Dataset, n: xr.DataArray, *, split: bool) -> dict[s
     return found
 
 
+@usual_errors
 def required_width(
     fluctuations: xr.Dataset, tolerance: float | xr.DataArray, *, quantity: str = "prediction"
 ) -> xr.DataArray:

@@ -48,6 +48,8 @@ from dmft import schema
 from dmft.checkpoint import Checkpoint
 from dmft.engine import loop
 from dmft.engine.directions import DISTRIBUTIONS
+from dmft.engine.normals import random_key
+from dmft.host import usual_errors
 from dmft.influence import Influence
 from dmft.progress import progress_bar
 from dmft.run import (
@@ -69,6 +71,7 @@ METHODS = {
 }
 
 
+@usual_errors
 def fluctuations(
     problem: Problem,
     *,
@@ -111,7 +114,7 @@ def fluctuations(
         save_steps: the steps to record; all of 0..T by default.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         memory_limit: in bytes; by default what is available on the device.
-        progress: show a bar; by default on a terminal only.
+        progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
 
     Returns:
         Dataset of kind "fluctuations" (`dmft.schema`): for each observable `<name>_variance` and `<name>_bias` (not in
@@ -124,6 +127,29 @@ def fluctuations(
         DivergenceError: training, or its response to the measures, leaves the finite numbers.
         MemoryEstimateError: when the estimate exceeds the limit, with both numbers.
     """
+    return _computed(**prepared(**locals()))
+
+
+def prepared(
+    *,
+    problem: Problem,
+    mode: str,
+    observables: Sequence[str] | None,
+    covariance: bool,
+    by_layer: bool,
+    draws: int,
+    deflate: bool,
+    distribution: str,
+    particles: int,
+    scrambles: int,
+    seed: int,
+    tolerance: float,
+    save_steps: Iterable[int] | None,
+    device: str,
+    memory_limit: int | None,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """The arguments of `fluctuations`, checked: what is to be computed."""
     if not isinstance(problem, Problem):
         raise TypeError(f"fluctuations expects a dmft.Problem, got {type(problem).__name__}.")
     mode = _mode(mode, problem)
@@ -163,15 +189,22 @@ def fluctuations(
         distribution=distribution,
         memory_limit=memory_limit,
     )
+    return {"influence": influence, "scrambles": scrambles, "seed": seed, "progress": progress}
 
+
+def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool | None) -> xr.Dataset:
+    """What is prepared, done."""
+    run, mode, memory_limit = influence.run, influence.mode, influence.memory_limit
+    problem, exact, particles = run.problem, mode == "exact", run.particles
+    distribution, deflate = influence.distribution, influence.deflate
     done = Checkpoint(None, {})
     with (
         precision(run.dtype, run.device),
-        progress_bar(scrambles * (run.last + 1), "fluctuations", "step", progress) as bar,
+        progress_bar(influence.steps(scrambles), "fluctuations", "step", progress) as bar,
     ):
         runs = run.repetitions(seed, scrambles, bar, done, memory_limit=memory_limit)
         for index, trained in enumerate(runs):
-            key = jax.random.fold_in(jax.random.key(seed), index)
+            key = jax.random.fold_in(random_key(seed), index)
             done.finished(influence.estimate(trained, key, scrambles, bar), trained.capacity, trained.directions)
     warn_of_few_particles(run, done.directions)
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
@@ -179,7 +212,7 @@ def fluctuations(
         numerics |= {"draws": influence.draws * scrambles, "distribution": distribution}
     if mode == "forward":
         numerics["deflate"] = int(deflate)
-    if smoothed:
+    if run.smoothed:
         numerics["kink_width"] = float(run.rule.kink_width)
     found = schema.build(
         "fluctuations",
@@ -198,7 +231,7 @@ def fluctuations(
             "directions": done.directions,
         },
     )
-    at_random = f"draws={draws}, " if "draws" in numerics else ""
+    at_random = f"draws={influence.draws * scrambles}, " if "draws" in numerics else ""
     warn_of_large_errors(found, f"Raise {at_random}particles={particles}, or scrambles={scrambles}.")
     return found
 

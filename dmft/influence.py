@@ -75,15 +75,17 @@ class Influence:
     def estimate(self, trained: Trained, key: jax.Array, scrambles: int, bar: Bar) -> Arrays:
         """One estimate of all variables of the result."""
         network = self._network(trained)
+        bar.total = self.steps(scrambles, trained)
 
-        def advance(done: int, total: int) -> None:
-            bar.total = scrambles * (1 + total) * (self.run.last + 1)
+        def advance(done: int) -> None:
             bar.update(done * (self.run.last + 1))
 
         if self.mode == "reverse":
             parts = self.by_gradients(network, trained.history.vitals.prediction, advance)
         else:
-            parts = self.along(self._sources(network, trained, key), network, advance)
+            sources = self._sources(network, trained, key)
+            advance(self.deflated)
+            parts = self.along(sources, network, advance)
         found = {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]}
         if self.by_layer:
             variances = [name for name in found if name.endswith("_variance")]
@@ -97,12 +99,42 @@ class Influence:
                 )
         return found
 
+    @property
+    def deflated(self) -> int:
+        """Directions of a scramble that backward passes find, as many as there are of these."""
+        share = LEADING_SHARE[self.run.smoothed] if self.mode == "forward" and self.deflate else 0.0
+        return int(share * self.draws)
+
+    def followed(self, trained: Trained | None = None) -> int | None:
+        """Directions, or scalars, of a scramble; in exact mode those that `trained` has met, None without it."""
+        if self.mode == "reverse":
+            return Scalars(self.run, self._wanted, jnp.zeros(no_observables(self.run).prediction.shape)).count
+        if self.mode == "exact":
+            used = None if trained is None else [int(p.used) for p in trained.network.populations]
+            return None if used is None else sum(n * (n + 1) // 2 for n in used)
+        return self.draws * (self.run.depth if self.by_layer else 1)
+
+    def steps(self, scrambles: int, trained: Trained | None = None) -> int | None:
+        """Of training, of all runs together: one a scramble, and one a direction, scalar or backward pass."""
+        followed = self.followed(trained)
+        if followed is None:
+            return None
+        return scrambles * (1 + self.deflated + followed) * (self.run.last + 1)
+
+    @property
+    def _wanted(self) -> set[str]:
+        """Whose scalars reverse mode follows."""
+        return {*self.observables, "prediction"} if self.covariance else set(self.observables)
+
     def _network(self, trained: Trained) -> Network:
-        """At the start of the run, its measures written out, with no more room than the run has needed."""
+        return self.begun(trained.capacity, trained.stream, trained.directions)
+
+    def begun(self, capacity: int, stream: np.random.SeedSequence, directions: int) -> Network:
+        """At the start of a run, its measures written out, with no more room than the `directions` it meets need."""
         # every call of a matrix needs room for a whole block
-        most = trained.directions + self.run.step_room
+        most = directions + self.run.step_room
         needed = -(-most // ROOM_STEP) * ROOM_STEP
-        network = self.run.network(trained.capacity, trained.stream, min(trained.capacity, needed))
+        network = self.run.network(capacity, stream, min(capacity, needed))
         populations = (
             replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.size, p.measure))
             for p in network.populations
@@ -111,9 +143,8 @@ class Influence:
 
     # ---- averages over directions ------------------------------------------------------------------------------------
 
-    def along(self, sources: list[Source], network: Network, advance: Callable[[int, int], None]) -> list[Arrays]:
+    def along(self, sources: list[Source], network: Network, advance: Callable[[int], None]) -> list[Arrays]:
         """The contributions of each layer, or of all together."""
-        total = sum(source.number for source in sources)
         at_once = min(self._at_once(network, self.mode), max(source.number for source in sources))
         parts: dict[int, Arrays] = {source.layer: {} for source in sources}
         for source in sources:
@@ -126,7 +157,7 @@ class Influence:
                 first, second = self._named(self._derivatives(network, tuple(padded)))
                 for name, value in self._contracted(first, second).items():
                     part[name] = part.get(name, 0.0) + source.scale * np.asarray(value)
-                advance(stop - start, total)
+                advance(stop - start)
         return list(parts.values())
 
     def _sources(self, network: Network, trained: Trained, key: jax.Array) -> list[Source]:
@@ -139,8 +170,7 @@ class Influence:
                 for layer, ab in enumerate(pairs)
             ]
         sources = []
-        share = LEADING_SHARE[self.run.smoothed] if self.mode == "forward" and self.deflate else 0.0
-        found = int(share * self.draws)
+        found = self.deflated
         slopes = self._probe(network, found, key) if found else None
         for moved in [(layer,) for layer in layers] if self.by_layer else [layers]:
             leading = _orthonormal(slopes, moved) if slopes else None
@@ -247,12 +277,9 @@ class Influence:
 
     # ---- influence functions -----------------------------------------------------------------------------------------
 
-    def by_gradients(
-        self, network: Network, prediction: jax.Array, advance: Callable[[int, int], None]
-    ) -> list[Arrays]:
+    def by_gradients(self, network: Network, prediction: jax.Array, advance: Callable[[int], None]) -> list[Arrays]:
         """The contributions of each population's neurons; `prediction` (step, sample[, output]) is that of the run."""
-        wanted = {*self.observables, "prediction"} if self.covariance else set(self.observables)
-        scalars = Scalars(self.run, wanted, prediction)
+        scalars = Scalars(self.run, self._wanted, prediction)
         at_once = min(self._at_once(network, self.mode), scalars.count)
         size, depth = network.populations[0].size, len(network.populations)
         variances = np.zeros((depth, scalars.count))
@@ -265,7 +292,7 @@ class Influence:
             variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) / size for s in slopes]
             if self.covariance and start < scalars.predictions:
                 kept.append(tuple(s[: scalars.predictions - start] for s in slopes))
-            advance(stop - start, scalars.count)
+            advance(stop - start)
         parts = []
         for layer in range(depth):
             part = {f"{name}_variance": value for name, value in scalars.named(variances[layer]).items()}
@@ -276,11 +303,29 @@ class Influence:
             parts.append(part)
         return parts
 
-    def _at_once(self, network: Network, mode: str) -> int:
-        """How many directions, or scalars, to follow at the same time."""
+    def some(self, network: Network, count: int) -> Any:
+        """What is found along so many directions, or of so many scalars, all of them zero: to see what it takes."""
+        run = self.run
+        if self.mode == "reverse":
+            nothing = jax.tree.map(lambda a: jnp.zeros((count, *a.shape)), no_observables(run))
+            return gradients(network, run.rule, nothing, last=run.last, form=run.form)
+        return self._derivatives(network, tuple(jnp.zeros((count, *p.measure.shape)) for p in network.populations))
+
+    def at_once(self, network: Network, followed: int) -> int:
+        """How many of those that are `followed` are so at the same time."""
+        random = self.draws - self.deflated
+        most = followed if self.mode in ("exact", "reverse") else max(random, self.deflated)
+        return min(self._at_once(network, self.mode), most)
+
+    def bytes_of_one(self, network: Network, mode: str) -> int:
+        """That one direction, or scalar, takes."""
         state = (network.first, network.matrices, network.biases, network.readout)
         measures = [p.measure for p in network.populations]
-        needed = COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
+        return COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
+
+    def _at_once(self, network: Network, mode: str) -> int:
+        """How many directions, or scalars, to follow at the same time."""
+        needed = self.bytes_of_one(network, mode)
         if self.run.device.platform == "cpu":
             available, target = memory.available_on_host(), CPU_BATCH
         else:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from dmft import memory, schema
 from dmft.checkpoint import Checkpoint
 from dmft.engine.network import Form, Network, Rule, observe
+from dmft.host import usual_errors
 from dmft.progress import progress_bar
 from dmft.run import (
     DTYPES,
@@ -42,6 +43,7 @@ from dmft.specs.parameterization import require_limit
 DTYPE = "float64"
 
 
+@usual_errors
 def neurons(
     problem: Problem,
     *,
@@ -67,7 +69,7 @@ def neurons(
         samples: indices of the samples to record; by default all that are observed.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         memory_limit: in bytes; by default what is available on the device.
-        progress: show a bar; by default on a terminal only.
+        progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
 
     Returns:
         Dataset of kind "particles" (`dmft.schema`): preactivation(layer, step, sample, neuron), the particles of one
@@ -80,6 +82,23 @@ def neurons(
 
     Source: Bordelon & Pehlevan 2022 for the limit.
     """
+    return _computed(**prepared(**locals()))
+
+
+def prepared(
+    *,
+    problem: Problem,
+    particles: int,
+    scrambles: int,
+    seed: int,
+    tolerance: float,
+    save_steps: Iterable[int] | None,
+    samples: Iterable[int] | None,
+    device: str,
+    memory_limit: int | None,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """The arguments of `neurons`, checked: what is to be computed."""
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
@@ -92,7 +111,21 @@ def neurons(
     # as in `solve`: the output at initialisation vanishes in the limit
     centered = problem.training.observe == "all"
     run = Run(problem, steps, particles, tolerance, centered, kernels=(), dtype=DTYPE, devices=(where,))
-    shape = (run.depth, len(steps), len(chosen), scrambles, particles)
+    return {
+        "run": run,
+        "chosen": chosen,
+        "scrambles": scrambles,
+        "seed": seed,
+        "memory_limit": memory_limit,
+        "progress": progress,
+        "results": _require_room(run, len(chosen), scrambles, memory_limit),
+    }
+
+
+def _require_room(run: Run, samples: int, scrambles: int, memory_limit: int | None) -> tuple[int, ...]:
+    """The shape of the result, if it fits in memory."""
+    assert run.particles is not None
+    particles, shape = run.particles, (run.depth, len(run.steps), samples, scrambles, run.particles)
     memory.require(
         int(np.prod(shape)) * DTYPES[DTYPE],
         limit=memory_limit,
@@ -100,6 +133,22 @@ def neurons(
         what=f"the preactivations of {scrambles * particles} particles",
         ways_out="lower particles or scrambles, or record fewer save_steps or samples",
     )
+    return shape
+
+
+def _computed(
+    *,
+    run: Run,
+    chosen: NDArray[np.int64],
+    scrambles: int,
+    seed: int,
+    memory_limit: int | None,
+    progress: bool | None,
+    results: tuple[int, ...],
+) -> xr.Dataset:
+    """What is prepared, done."""
+    problem, steps, where, shape = run.problem, run.steps, run.device, results
+    particles, tolerance = shape[-1], run.tolerance
     found, rows = np.empty(shape), chosen - problem.observed.start
     directions = 0
     with (

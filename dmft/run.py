@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from dmft import memory, schema
+from dmft import compiling, host, memory, schema
 from dmft.checkpoint import Checkpoint
 from dmft.engine import curvature, loop
 from dmft.engine.network import Form, Network, Rule, Vitals, probe_block
@@ -154,7 +154,23 @@ class Run:
         return placed
 
     def _initial(self, populations: list[Population], capacity: int) -> Network:
-        return loop.limit_network(self.rule, self.form, self.depth, populations, self.tolerance, capacity=capacity)
+        begun, used = _begun(
+            self.rule, populations, form=self.form, depth=self.depth, tolerance=self.tolerance, capacity=capacity
+        )
+        spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
+        network: Network = replace(begun, populations=tuple(spent))
+        return network
+
+    def begun(self, capacity: int, stream: np.random.SeedSequence) -> tuple[Network, loop.History]:
+        """A network at initialisation, and room for what is seen of it."""
+        network = self.network(capacity, stream)
+        return network, self.spread(self._empty_history(network))
+
+    def _empty_history(self, network: Network) -> loop.History:
+        found: loop.History = _empty_history(
+            network, self.rule, form=self.form, saved=tuple(self.steps.tolist()), two_time=self.two_time
+        )
+        return found
 
     def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
         draws = self.draws(capacity)
@@ -241,10 +257,9 @@ class Run:
         look: Callable[[Network, int], None] | None,
     ) -> tuple[Network, loop.History, jax.Array | None] | None:
         """From initialisation to the last step; None if `capacity` directions do not suffice."""
-        network = self.network(capacity, stream)
-        history = loop.empty_history(network, self.rule, self.form, self.steps.tolist(), two_time=self.two_time)
+        network, history = self.begun(capacity, stream)
         sharpness = jnp.zeros(len(self.steps)) if self.sharpness else None
-        begin = network, self.spread(history), sharpness
+        begin = network, history, sharpness
         (network, history, sharpness), first = checkpoint.resumed(begin, capacity)
         stride, begun = -(-(self.last + 1) // CALLS), bar.n
         bar.update(first)
@@ -282,9 +297,8 @@ class Run:
 
         def state() -> Any:
             network = self._initial(self._blank_populations(capacity), capacity)
-            history = loop.empty_history(network, self.rule, self.form, self.steps.tolist(), two_time=self.two_time)
             copied = None if self.form.joint else network.with_room(self.probe_block).matrices
-            return network, history, copied
+            return network, self._empty_history(network), copied
 
         kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
         at_once = max(self.block, self.probe_block)
@@ -301,7 +315,7 @@ class Run:
             blocks += curvature.bytes_needed(self.rule, self.form, self.depth, capacity, max(sizes), itemsize)
         return (kept + blocks) // max(len(self.devices), 1) + results, 4 * results
 
-    def require_memory(self, capacity: int, limit: int | None, bar: Bar) -> None:
+    def require_memory(self, capacity: int, limit: int | None, bar: Bar | None = None) -> None:
         """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
         needed = self.bytes_needed(capacity)
         neurons = "exact linear forms" if self.particles is None else f"{self.particles} particles"
@@ -314,7 +328,8 @@ class Run:
             + "record fewer save_steps, or use fewer samples"
             + (", or two_time=False" if self.two_time else ""),
         )
-        bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
+        if bar is not None:
+            bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
 
     @property
     def device(self) -> jax.Device:
@@ -329,10 +344,27 @@ class Run:
         return on_device * max(len(self.devices), 1) + on_host
 
 
+@partial(jax.jit, static_argnames=("form", "depth", "tolerance", "capacity"))
+def _begun(
+    rule: Rule, populations: list[Population], *, form: Form, depth: int, tolerance: float, capacity: int
+) -> tuple[Network, list[jax.Array]]:
+    """A network at initialisation, without its populations, and the raw normals that each of them has spent: compiled
+    as a whole, since compiling some forty operations one by one takes seconds."""
+    network = loop.limit_network(rule, form, depth, populations, tolerance, capacity=capacity)
+    return replace(network, populations=()), [p.used for p in network.populations]
+
+
+# compiled as a whole, as above
+_empty_history = jax.jit(loop.empty_history, static_argnames=("form", "saved", "two_time"))
+
+
 @contextmanager
 def precision(dtype: str, device: jax.Device) -> Iterator[None]:
-    """JAX with numbers of `dtype`, their products in full precision, on a device."""
+    """JAX with numbers of `dtype`, their products in full precision, on a device, whatever the host program has set;
+    what is compiled is kept for the next process."""
     with (
+        compiling.cached(),
+        host.usual_jax(),
         jax.enable_x64(dtype == "float64"),
         jax.default_matmul_precision("highest"),
         jax.default_device(device),
@@ -355,15 +387,35 @@ def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:
     if name not in ("auto", "cpu", "gpu", "cuda"):
         raise ValueError(f'device={name!r} is unknown; use "auto", "cpu" or "gpu".')
     count = _check.integer("devices", count, minimum=1)
+    present = _default_devices()
     try:
-        found = jax.devices(None if name == "auto" else name)
+        found = present if name == "auto" else jax.devices(name)
     except RuntimeError as error:
-        raise ValueError(f'device={name!r}: JAX has only {jax.devices()[0].platform} devices; use "auto".') from error
+        raise ValueError(f'device={name!r}: JAX has only {present[0].platform} devices; use "auto".') from error
     if count > len(found):
         raise ValueError(
             f"devices={count}, but JAX has {len(found)} of kind {found[0].platform}; use devices={len(found)} or fewer."
         )
     return tuple(found[:count])
+
+
+def _default_devices() -> list[jax.Device]:
+    """Those that JAX takes by itself.
+
+    Raises:
+        ValueError: it finds none, as where JAX_PLATFORMS names what is not there.
+    """
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        platforms = getattr(jax.config, "jax_platforms", None)
+        reason = str(error).splitlines()[0].rstrip(".")
+        if platforms is None:
+            raise ValueError(f"JAX finds no device to compute on: {reason}.") from error
+        raise ValueError(
+            f"JAX_PLATFORMS={platforms} asks JAX for a device that it does not find ({reason}); unset it, or set "
+            "JAX_PLATFORMS=cpu."
+        ) from error
 
 
 def recorded_kernels(observables: Collection[str], two_time: bool) -> tuple[str, ...]:
@@ -422,7 +474,7 @@ def warn_of_few_particles(run: Run, directions: int, besides: str = "") -> None:
             f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
             f"not hold the bias of so few. {besides + ' ' if besides else ''}"
             f"Use particles={1 << (4 * directions - 1).bit_length()} or more.",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

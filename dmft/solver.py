@@ -34,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ from dmft.engine import loop, pathwise
 from dmft.engine.network import layers
 from dmft.engine.normals import sobol, stored
 from dmft.errors import DivergenceError, exploded
+from dmft.host import usual_errors
 from dmft.moments import Arrays
 from dmft.progress import Bar, progress_bar
 from dmft.run import (
@@ -73,6 +75,7 @@ METHODS = {
 }
 
 
+@usual_errors
 def solve(
     problem: Problem,
     *,
@@ -116,7 +119,7 @@ def solve(
         checkpoint: a file in which the state is kept, at most every minute, and from which the same call goes on after
             it was killed; removed at the end.
         memory_limit: in bytes; by default what is available on the device.
-        progress: show a bar; by default on a terminal only.
+        progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
 
     Returns:
         Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
@@ -132,6 +135,28 @@ def solve(
 
     Source: Bordelon & Pehlevan 2022 for the limit; solved forward in time by conditioning (`dmft.engine.matrix`).
     """
+    return _computed(**prepared(**locals()))
+
+
+def prepared(
+    *,
+    problem: Problem,
+    particles: int,
+    scrambles: int,
+    seed: int,
+    tolerance: float,
+    observables: Sequence[str] | None,
+    responses: str,
+    two_time: bool,
+    save_steps: Iterable[int] | None,
+    dtype: str,
+    device: str,
+    devices: int,
+    checkpoint: str | Path | None,
+    memory_limit: int | None,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """The arguments of `solve`, checked: what is to be computed."""
     if not isinstance(problem, Problem):
         raise TypeError(f"solve expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
@@ -170,8 +195,37 @@ def solve(
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
     )
+    return {
+        "run": run,
+        "where": where,
+        "scrambles": 1 if exact else scrambles,
+        "particles": particles,
+        "seed": seed,
+        "observables": observables,
+        "responses": responses,
+        "checkpoint": checkpoint,
+        "memory_limit": memory_limit,
+        "progress": progress,
+    }
+
+
+def _computed(
+    *,
+    run: Run,
+    where: tuple[jax.Device, ...],
+    scrambles: int,
+    particles: int,
+    seed: int,
+    observables: tuple[str, ...],
+    responses: str,
+    checkpoint: str | Path | None,
+    memory_limit: int | None,
+    progress: bool | None,
+) -> xr.Dataset:
+    """What is prepared, done."""
+    problem, steps, exact = run.problem, run.steps, run.particles is None
+    two_time, dtype = run.two_time, run.dtype
     flow = exact and isinstance(problem.training, GradientFlow) and run.last > 1 and "prediction" in observables
-    scrambles = 1 if exact else scrambles
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
     numerics |= {"tolerance": run.tolerance, "dtype": dtype, "seed": seed, "responses": responses}
     fingerprint = {

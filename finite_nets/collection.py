@@ -95,7 +95,7 @@ class Divergences:
         if any(bad == of for bad, of, _ in found.values()):
             raise DivergenceError(f"{'; '.join(rows)}. {way_out}")
         warnings.warn(
-            f"{'; '.join(rows)}: results are those of the others, and say nothing of these. {way_out}", stacklevel=3
+            f"{'; '.join(rows)}: results are those of the others, and say nothing of these. {way_out}", stacklevel=4
         )
         return sum(bad for bad, _, _ in found.values())
 

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
 from finite_nets.collection import Collection, MomentCollection, check_members
@@ -26,6 +27,7 @@ BLOCKS = (32, 64)  # how many blocks of moments a width has, if it is not said: 
 FEWEST_BLOCKS, SMALLEST_BLOCK = 8, 16  # of few seeds, which may become more: blocks not too small, if they are enough
 
 
+@usual_errors
 def train_ensemble(
     problem: Problem,
     *,

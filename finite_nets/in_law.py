@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from dmft import memory, schema
 from dmft.engine import loop
 from dmft.engine.network import Form, Rule, layers
+from dmft.engine.normals import random_key
 from dmft.engine.population import particles
 from dmft.errors import exploded
+from dmft.host import usual_errors
 from dmft.progress import progress_bar
 from dmft.run import (
     TOLERANCES,
@@ -42,6 +44,7 @@ from finite_nets.recording import Plan
 COPIES = 3  # of the state of a member, that the compiled loop takes
 
 
+@usual_errors
 def sample_in_law(
     problem: Problem,
     *,
@@ -110,7 +113,7 @@ def sample_in_law(
                 indices = members.seeds[start : start + size]
                 # always the same shape, compiled once; the copies at the end are dropped
                 padded = np.resize(indices, size) if len(indices) < size else np.array(indices)
-                keys = _keys(members.root, width, jnp.asarray(padded, jnp.uint32))
+                keys = _keys(random_key(members.root), width, jnp.asarray(padded, jnp.uint32))
                 seen = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys).items()}
                 # vectors are split into samples and outputs
                 batch = {name: seen[name].reshape(-1, *plan.shape(name)) for name in plan.recorded}
@@ -126,9 +129,9 @@ def sample_in_law(
 
 
 @jax.jit
-def _keys(root: int, width: int, indices: jax.Array) -> jax.Array:
+def _keys(root: jax.Array, width: int, indices: jax.Array) -> jax.Array:
     """One random key a member, whatever the batch."""
-    key = jax.random.fold_in(jax.random.key(root, impl="threefry2x32"), width)
+    key = jax.random.fold_in(root, width)
     return jax.vmap(partial(jax.random.fold_in, key))(indices)
 
 

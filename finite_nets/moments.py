@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.moments import Array, Arrays, pooled, pooled_products
+from finite_nets.host import usual_torch
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,11 @@ def joined(pieces: Sequence[BlockMoments]) -> BlockMoments:
 
 def of_members(results: Mapping[str, NDArray[Any]], diverged: NDArray[np.bool_], *, covariance: bool) -> BlockMoments:
     """The moments of one block, from results (member, ...) of its members on the host."""
-    blocks = Blocks(torch.from_numpy(~diverged), 1)
-    values = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in results.items()}
-    found = {name: blocks.moments(value) for name, value in values.items()}
-    return blocks.collected(found, blocks.products(values["prediction"]) if covariance else None)
+    with usual_torch(torch.device("cpu")):
+        blocks = Blocks(torch.from_numpy(~diverged), 1)
+        values = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in results.items()}
+        found = {name: blocks.moments(value) for name, value in values.items()}
+        return blocks.collected(found, blocks.products(values["prediction"]) if covariance else None)
 
 
 class Blocks:

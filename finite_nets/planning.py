@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from dmft import memory, schema
+from dmft.host import usual_errors
+from dmft.progress import readable_time
 from dmft.specs import Problem, _check
 from dmft.specs.problem import differences
 from finite_nets.collection import check_members
@@ -217,6 +219,7 @@ def _writing_seconds(work: Work) -> float:
     return 0.0  # no room for temporary files: the time is that of training
 
 
+@usual_errors
 def plan_sweep(
     problems: Problem | Iterable[Problem],
     widths: Sequence[int],
@@ -312,7 +315,7 @@ def _block_size(store: Store, problem: Problem, width: int, seeds: int, block: i
         warnings.warn(
             f"width {width} is stored in blocks of {size} networks: {wanted} blocks, each with its own files, are slow "
             "to write and read. Begin a new store for so many networks, with larger blocks.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return size
 
@@ -374,11 +377,3 @@ def _devices(devices: str | Sequence[str], executor: Executor) -> tuple[str, ...
     for name in names:
         find_device(name)
     return tuple(names) if executor == "pool" else (names[0],)
-
-
-def readable_time(seconds: float) -> str:
-    """A time as text, with two digits."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

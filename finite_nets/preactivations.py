@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dmft import memory, schema
 from dmft.errors import DivergenceError
+from dmft.host import usual_errors
 from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
 from dmft.specs.parameterization import hidden_scale
@@ -36,6 +37,7 @@ from finite_nets.runner import Batch, Runner, memory_given_back
 NAME = "preactivation"
 
 
+@usual_errors
 def neurons(
     problem: Problem,
     *,

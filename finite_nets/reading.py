@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dmft import memory, schema
 from dmft.errors import DamagedBlockError, StoreError
+from dmft.host import usual_errors
 from dmft.specs import Problem
 from dmft.specs.problem import differences
 from finite_nets.recording import Plan
@@ -22,6 +23,7 @@ from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store, remove
 
 
+@usual_errors
 def open_store(
     path: str | os.PathLike[str], *, problem: Problem | str | None = None, members: bool = False
 ) -> xr.Dataset:
@@ -138,7 +140,7 @@ def _warn_of_divergence(opened: xr.Dataset) -> None:
     rows = [f"{bad} of width {width}" for width, bad in zip(opened["width"].values, by_width, strict=True) if bad]
     warnings.warn(
         f"networks diverged and do not count: {', '.join(rows)}. Results say nothing of these.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

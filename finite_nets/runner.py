@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import MemoryEstimateError
 from finite_nets.budget import Budget
-from finite_nets.executors import forked
+from finite_nets.host import usual_torch
 from finite_nets.moments import BlockMoments, Blocks, joined
 from finite_nets.network import NEVER, State, Trainer
 from finite_nets.precision import Precision
@@ -109,7 +109,7 @@ class Runner:
             # compiles, and warms up
             probe._train_moments(width, members if self.device.type == "cuda" else members[:1], 1)
             started = self._time()
-            with _computing(self.precision, self.device):
+            with usual_torch(self.device, tf32=self.precision.name == "tf32"):
                 probe._begin(width, members)
             drawing = self._time() - started
             probe._train_moments(width, members, 1)
@@ -185,13 +185,13 @@ class Runner:
         return None
 
     def _train_members(self, width: int, seeds: Indices) -> tuple[Results, NDArray[np.float64]]:
-        with _computing(self.precision, self.device):
+        with usual_torch(self.device, tf32=self.precision.name == "tf32"):
             state = self._begin(width, seeds)
             results = self.plan.members(self.trainer, state)
             return results, state.exploded_at.double().cpu().numpy()
 
     def _train_moments(self, width: int, seeds: Indices, blocks: int) -> BlockMoments:
-        with _computing(self.precision, self.device):
+        with usual_torch(self.device, tf32=self.precision.name == "tf32"):
             healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
             state = self._begin(width, seeds)
             found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
@@ -229,19 +229,3 @@ def memory_given_back(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-@contextmanager
-def _computing(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Without gradients, on the device, where kernels are launched too; products of PyTorch in TF32 if that is asked
-    for, whatever the caller has set."""
-    if forked():  # the threads of PyTorch are not there, their locks are
-        torch.set_num_threads(1)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision.name == "tf32" else "highest")
-    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    try:
-        with torch.inference_mode(), on_device:
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -25,13 +25,14 @@ import torch
 from numpy.typing import NDArray
 
 from dmft import memory
-from dmft.progress import progress_bar
+from dmft.host import usual_errors
+from dmft.progress import progress_bar, readable_time
 from dmft.specs import Problem
 from finite_nets.ensemble import device_name, find_device
 from finite_nets.executors import Executor, Outcome, end_if_begun_anew, is_dask, portions, run_all, worker_device
 from finite_nets.moments import of_members
 from finite_nets.network import NEVER
-from finite_nets.planning import SweepPlan, plan_sweep, readable_time
+from finite_nets.planning import SweepPlan, plan_sweep
 from finite_nets.recording import Results
 from finite_nets.runner import Batch, Runner, indices, memory_given_back
 from finite_nets.settings import Settings
@@ -125,6 +126,7 @@ def sweep(
     return run(plan, threads=threads, progress=progress)
 
 
+@usual_errors
 def run(plan: SweepPlan, *, threads: int | None = None, progress: bool | None = None) -> Summary:
     """Do what is planned; arguments and errors as of `sweep`."""
     end_if_begun_anew(plan.executor)
@@ -173,6 +175,7 @@ def portions_of(plan: SweepPlan, threads: int | None) -> list[Portion]:
     return found
 
 
+@usual_errors
 def run_portion(portion: Portion, report: Callable[[Outcome], None] | None = None) -> Outcome:
     """Make the blocks that nobody has made meanwhile; `report` what is done as it is.
 

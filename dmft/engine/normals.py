@@ -110,7 +110,7 @@ class Sobol:
         )
         return made
 
-    def _from_table(self, start: jax.Array, rows: jax.Array) -> jax.Array:
+    def _from_table(self, start: jax.Array | int, rows: jax.Array) -> jax.Array:
         count = len(rows)
         v = lax.dynamic_slice_in_dim(self.directions, start, min(count, len(self.shift)), axis=0)
         shift = lax.dynamic_slice_in_dim(self.shift, start, min(count, len(self.shift)))
@@ -138,7 +138,7 @@ def _quantile(points: jax.Array) -> jax.Array:
 @jax.jit
 def stored(source: Sobol) -> jax.Array:
     """All rows of the source."""
-    return source.rows(0, len(source.shift))
+    return source._from_table(0, jnp.arange(len(source.shift)))  # `rows`, without the code for rows beyond the last
 
 
 def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
@@ -151,7 +151,7 @@ def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
     # the Gray code of 2^(b+1) - 1 has bit b alone
     directions = [_integers(sequence, 2 ** (b + 1) - 1) ^ shift for b in range(bits)]
     table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
-    key = jax.random.key(int(rng.integers(2**32)), impl="threefry2x32")
+    key = random_key(int(rng.integers(2**32)))
     return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
 
 
@@ -159,8 +159,15 @@ def blank(draws: int, size: int) -> Sobol:
     """Zeros in the shapes of `sobol`, at no cost where `jax.eval_shape` asks."""
     dimensions = min(draws, DIMENSIONS)
     table = jnp.zeros((dimensions, size.bit_length() - 1), jnp.uint32)
-    key = jax.random.key(0, impl="threefry2x32")
+    key = random_key(0)
     return Sobol(table, jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32), key)
+
+
+def random_key(seed: int) -> jax.Array:
+    """That of `jax.random.key`, whatever generator and offset of seeds a host program has given JAX."""
+    words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+    key: jax.Array = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    return key
 
 
 def _integers(sequence: qmc.Sobol, n: int) -> NDArray[np.uint32]:

@@ -22,6 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import schema
+from dmft.host import usual_errors
 from dmft.labels import labelled
 from dmft.limits.lazy import lazy_limit
 from dmft.specs import Problem
@@ -32,6 +33,7 @@ KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
 PAIRS = ("sample", "output", "sample_2", "output_2")
 
 
+@usual_errors
 def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
     """How far a solved limit is from its own beginning and from the lazy limit, at every saved step.
 

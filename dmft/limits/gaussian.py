@@ -117,7 +117,7 @@ def warn_of_few_nodes(error: float, nodes: int, *, threshold: float = 1e-4) -> N
         warnings.warn(
             f"{nodes} quadrature nodes give averages over Gaussian fields to {error:.1g} only: the activation is steep "
             f"on the scale of its fields. Give nodes={4 * nodes}.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -33,6 +33,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from dmft import memory, schema
+from dmft.host import usual_errors
 from dmft.limits.flow import integrated_descent
 from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_of_few_nodes
 from dmft.limits.result import DivergenceCheck, exact_result
@@ -57,6 +58,7 @@ class FrozenKernels:
     quadrature_error: float
 
 
+@usual_errors
 def frozen_kernels(network: Network, input_kernel: ArrayLike, *, nodes: int = NODES) -> FrozenKernels:
     """The recursions above.
 
@@ -89,6 +91,7 @@ def frozen_kernels(network: Network, input_kernel: ArrayLike, *, nodes: int = NO
     return FrozenKernels(np.array(features), np.array(gradients), ntk, error)
 
 
+@usual_errors
 def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nodes: int = NODES) -> xr.Dataset:
     """The limit of `problem` for gamma0 -> 0, in closed form; its gamma0 and `centered` do not matter.
 

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from scipy import integrate, linalg
 
 from dmft import memory, schema
+from dmft.host import usual_errors
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, linear, loss
 from dmft.specs.network import Network
@@ -60,6 +61,7 @@ class State(NamedTuple):
     output: Array
 
 
+@usual_errors
 def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = None) -> xr.Dataset:
     """The limit of a linear network with one hidden layer, from its Gram matrix alone.
 
