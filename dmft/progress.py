@@ -43,7 +43,7 @@ def in_notebook() -> bool:
 def _of_notebooks() -> type[Bar]:
     """The bar of widgets, or where they are not installed that of text."""
     try:
-        import ipywidgets  # noqa: F401
+        import ipywidgets  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError:
         return tqdm
     with warnings.catch_warnings():

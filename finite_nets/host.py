@@ -13,7 +13,8 @@ import torch
 from finite_nets.executors import forked
 
 # where PyTorch 2.9 and later keep how products of float32 are made, one place a backend
-PRODUCTS, NAME = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), "fp32_precision"
+PRODUCTS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+NAME = "fp32_precision"
 
 
 @contextmanager
