@@ -80,7 +80,7 @@ def rule_of(problem: Problem) -> Rule:
         weight_decay=jnp.asarray(training.weight_decay),
         branch=jnp.asarray(network.branch),
         bias=jnp.asarray(network.bias),
-        kink_width=smoothing.WIDTH * size,
+        kink_width=smoothing.WIDTH * jnp.where(size > 0, size, 1.0),
     )
 
 
