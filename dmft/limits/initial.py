@@ -176,7 +176,8 @@ class _Averages:
         """Of one neuron's (phi phi, phi' phi')."""
         both = np.concatenate(self._pairs)
         mean = self._mean(both)
-        return (both * self._weights) @ both.T - np.outer(mean, mean)
+        found: Array = (both * self._weights) @ both.T - np.outer(mean, mean)
+        return found
 
     @property
     def derivatives(self) -> list[tuple[Array, Array]]:
