@@ -26,7 +26,7 @@ Assumptions and approximations
     Leading order in 1/N, at fixed steps and samples: corrections are of relative order 1/N, with coefficients that grow
     with depth, richness and time.  Errors of the Monte Carlo are reported; a bias of order directions/S is not, and a
     warning says when particles are few.  Directions below `tolerance` are dropped (effect on a variance: below 1e-3 of
-    it at 3e-3 on the problem of the tests).  Rounded kinks shift variances by a per cent of them, biases by a per cent
+    it at 3e-3 on the problem of the tests).  Rounded kinks shift variances by 1 to 2 % of them, biases by a per cent
     of the terms they are made of; that is not in the standard errors.  Late in rich training of networks with kinks
     second derivatives have heavy tails: one scramble can dominate a bias, and its standard error says so.
 

@@ -85,7 +85,7 @@ def rule_of(problem: Problem) -> Rule:
         branch=jnp.asarray(network.branch),
         bias=jnp.asarray(network.bias),
         start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
-        kink_width=jnp.asarray(smoothing.WIDTH * size),
+        kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
     )
 
 

@@ -125,9 +125,9 @@ def test_kernel_variance_accumulates_through_layers_at_initialisation(activation
     layers = np.arange(1, 5)
     # N Var Phi^l = V l; of ReLU: rounded kinks and 1024 particles have errors of one to two per cent each
     assert (abs(variance - V * layers) <= tolerance * V * layers).all()
-    # no bias: errors of scrambles, of three degrees of freedom
+    # no bias: errors of scrambles, of three degrees of freedom; the shift by rounded kinks, .004 measured
     bias, se = (found[f"feature_kernel_bias{e}"][:, 0, 0, 0] for e in ("", "_se"))
-    assert (abs(bias) <= 8 * se + 1e-10).all()
+    assert (abs(bias) <= 8 * se + (0 if activation.smooth else 0.02) + 1e-10).all()
 
 
 @pytest.fixture(scope="module")
