@@ -119,6 +119,8 @@ def width_axis(ax: Axes, width: NDArray[Any]) -> None:
     ax.set_xscale("log", base=2)
     shown = width if len(width) <= MOST_TICKS else width[:: -(-len(width) // MOST_TICKS)]
     ax.set_xticks(shown, [str(w) for w in shown])
+    if len(shown) > 5:
+        ax.tick_params(axis="x", labelsize=6.5)
     ax.minorticks_off()
     ax.set_xlabel("width $N$")
     ax.set_xlim(width[0] / 1.3, width[-1] * 1.3)

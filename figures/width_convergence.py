@@ -32,7 +32,7 @@ NEEDS = Needs(
 )
 CURVES = ("loss", "test_loss")
 DISTANCES = {"distance": ("one network", -0.5, "$N^{-1/2}$"), "error": ("mean over networks", -1.0, "$N^{-1}$")}
-VARIANCES = {"prediction": "predictions $f$", "loss": "training loss", "feature_kernel": r"feature kernels $\Phi$"}
+VARIANCES = {"prediction": "$f$", "loss": "training loss", "feature_kernel": r"kernels $\Phi$"}
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -76,8 +76,8 @@ def draw_curves(ds: xr.Dataset, ax: Axes) -> None:
         label = {"-": style.INFINITE, "--": "dashed: test"}[line]
         ax.plot(time, ds[f"{name}_limit"].values, line, label=label, **style.LIMIT)
     ax.set(xlabel=r"time $\eta t$", ylabel="loss", title="(a) learning curves", ylim=(0, None))
-    style.room(ax, top=0.35)
-    ax.legend(ncols=2, loc="upper right")
+    style.room(ax, top=0.4)
+    ax.legend(ncols=2, loc="upper right", fontsize=6)
 
 
 def draw_deviation(ds: xr.Dataset, ax: Axes) -> None:
@@ -89,9 +89,9 @@ def draw_deviation(ds: xr.Dataset, ax: Axes) -> None:
         style.above(ax, width, y, se, slope, law)
     style.width_axis(ax, width)
     ax.set_yscale("log")
-    style.room(ax, bottom=0.35)
+    style.room(ax, bottom=0.6)
     ax.set(ylabel="distance of $f$ to the limit", title="(b) distance after training")
-    style.legend(ax, loc="lower left", ncols=2)
+    style.legend(ax, loc="lower left")
 
 
 def draw_variance(ds: xr.Dataset, ax: Axes) -> None:

@@ -234,7 +234,7 @@ def test_dask_workers_finish_though_one_is_killed(tmp_path):
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
 FORKING = """
-import os, random, signal, sys, time
+import glob, os, random, signal, sys, time
 import numpy, torch, zarr, xarray  # loaded before the forks, used after them
 sys.path.insert(0, {tests!r})
 import finite_nets.sweeping
@@ -247,10 +247,16 @@ def writer():
         os._exit(0)
     return pid
 
+def finished():
+    return len(glob.glob(sys.argv[1] + "/*/width_*/count/c/*"))
+
 for round in range({rounds}):
+    before = finished()
     pids = [writer() for _ in range({writers})]
     if {kill}:
         time.sleep(random.Random(round).uniform(0.1, 0.4))
+        while round % 2 and finished() == before:  # every other one among the blocks, however busy the machine
+            time.sleep(0.01)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
     for pid in pids:
