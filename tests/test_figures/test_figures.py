@@ -9,6 +9,7 @@ import xarray as xr
 
 import comparisons
 import dmft
+import figures
 import finite_nets
 from conftest import ROOT, reference_problem
 from figures import __main__ as cli
@@ -33,6 +34,10 @@ from figures import (
     width_convergence,
     width_laws,
 )
+
+
+def stored_name(module):
+    return f"{module.__name__.removeprefix('figures.')}.nc"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,7 @@ def test_a_comparison_without_kernels_or_test_samples_is_drawn(store):
 def test_list_and_wrong_arguments(capsys, tmp_path):
     cli.main(["--list"])
     listed = capsys.readouterr().out
-    assert all(name in listed for name in cli.NAMES)
+    assert all(name in listed for name in figures.names())
     for arguments, message in (
         (["loss"], "invalid choice: 'loss'"),
         ([], "name a figure, or use --list"),
@@ -154,7 +159,7 @@ def test_figures_of_any_stored_theory_and_networks(module, store, tmp_path):
     if module is not kernel_heatmaps:
         assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in panels)
     # analyses are stored and drawn again
-    dmft.save(made, tmp_path / module.STORED)
+    dmft.save(made, tmp_path / stored_name(module))
     xr.testing.assert_allclose(module.drawn(module.data(tmp_path)), ds)
 
 
@@ -337,12 +342,12 @@ def test_ten_classes_is_the_problem_that_is_described():
     assert problem.loss == "cross_entropy"
     assert problem.task.y_train.shape == (20, 10)
     assert (problem.task.y_train.sum(axis=0) == 2).all()
-    assert "mnist_ten_classes" in cli.NAMES
+    assert "mnist_ten_classes" in figures.names()
 
 
 def test_ten_classes_draws_the_stored_comparison(three_classes, tmp_path, monkeypatch, capsys):
     _, made = three_classes
-    dmft.save(made, tmp_path / mnist_ten_classes.STORED)
+    dmft.save(made, tmp_path / stored_name(mnist_ten_classes))
     monkeypatch.setattr(mnist_ten_classes, "compared", lambda *_, **__: pytest.fail("computed in spite of a store"))
     cli.main(["mnist_ten_classes", "--store", str(tmp_path), "--out", str(tmp_path / "ten.png")])
     written = [Path(line) for line in capsys.readouterr().out.split()]

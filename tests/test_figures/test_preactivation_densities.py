@@ -26,7 +26,7 @@ def small(monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_preactivation_densities(tmp_path):
     made = module.data(None)
-    dmft.save(made, tmp_path / module.STORED)
+    dmft.save(made, tmp_path / f"{module.__name__.removeprefix('figures.')}.nc")
     ds = module.drawn(module.data(tmp_path))
     xr.testing.assert_allclose(ds, module.drawn(made))
     assert ds.width_shown.values.tolist() == [4, 16]
