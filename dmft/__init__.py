@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dmft.limits.distance import distance_from_lazy
     from dmft.limits.lazy import lazy_limit
     from dmft.limits.two_layer import two_layer_linear
-    from dmft.plan import plan
+    from dmft.planning import plan
     from dmft.preactivations import neurons
     from dmft.solver import solve
     from dmft.stacking import stack
@@ -87,7 +87,7 @@ _LAZY = {
     "lazy_limit": "dmft.limits.lazy",
     "load": "dmft.storage",
     "neurons": "dmft.preactivations",
-    "plan": "dmft.plan",
+    "plan": "dmft.planning",
     "required_width": "dmft.expansion",
     "save": "dmft.storage",
     "solve": "dmft.solver",

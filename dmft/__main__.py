@@ -56,6 +56,8 @@ class Solve:
     """The result; read it with dmft.load or `python -m dmft describe`."""
     overwrite: bool = False
     """Replace this file if it exists."""
+    dry_run: bool = False
+    """Print what it would take, in memory and time, and write nothing."""
     problem: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
     """A problem written before (`python -m dmft problem`), in place of the network, task and training options."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
@@ -65,7 +67,7 @@ class Solve:
 
     def run(self) -> None:
         """Solve, save, print."""
-        out = _writable(self.out, self.overwrite)
+        out = None if self.dry_run else _writable(self.out, self.overwrite)
         described = (self.network, self.task, self.training)
         if self.problem is None:
             problem = build_problem(*described)
@@ -75,6 +77,9 @@ class Solve:
         arguments = self.numerics.arguments(problem.training.steps)
         # before the work: the log of a job that is killed says what it was
         print(problem_lines(json.loads(problem.to_json(arrays=False)), problem.problem_id), flush=True)
+        if out is None:
+            print(f"\n{dmft.plan(problem, **arguments)}")
+            return
         started = time.perf_counter()
         result = dmft.solve(problem, **arguments)
         taken = time.perf_counter() - started

@@ -53,4 +53,6 @@ def usual_jax() -> Iterator[None]:
         for name, value in JAX.items():
             if hasattr(jax, name):
                 settings.enter_context(getattr(jax, name)(value))
+        if not jax.sharding.get_abstract_mesh().empty:  # arrays without a place would be spread over its devices
+            settings.enter_context(jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ())))
         yield

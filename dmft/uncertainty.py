@@ -33,5 +33,5 @@ def warn_of_large_errors(result: xr.Dataset, ways_out: str) -> None:
         warnings.warn(
             f"standard errors of {worst} reach {largest[f'{worst}_se']:.2g}, {100 * parts[worst]:.2g} % of its scale "
             f"({worst} is at most {largest[worst]:.2g}): the result is uncertain. {ways_out}",
-            stacklevel=3,
+            stacklevel=5,
         )

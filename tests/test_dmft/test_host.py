@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from dmft import compiling, host
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
 PROBLEM = dmft.Problem(dmft.MLP(depth=2), TASK, dmft.GradientDescent(0.5, steps=2))
 SMALL = {"particles": 64, "scrambles": 2}
-FEW = "ignore:the weight matrices met"
+FEW = ("ignore:the weight matrices met", "ignore:standard errors of")
 
 
 def computed() -> dict[str, xr.Dataset]:
@@ -36,7 +37,9 @@ def computed() -> dict[str, xr.Dataset]:
 
 @pytest.fixture(scope="module")
 def usual():
-    return computed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few particles
+        return computed()
 
 
 @contextlib.contextmanager
@@ -69,7 +72,7 @@ HOSTS = {
 }
 
 
-@pytest.mark.filterwarnings(FEW)
+@pytest.mark.filterwarnings(*FEW)
 @pytest.mark.parametrize("name", HOSTS)
 def test_settings_of_the_host_change_nothing(name, usual):
     with HOSTS[name]():
@@ -126,8 +129,8 @@ def entries(folder):
 def test_second_process_compiles_nothing(tmp_path):
     first = python(SOLVE, DMFT_COMPILE_CACHE=str(tmp_path / "new" / "folder"))
     kept = entries(tmp_path / "new" / "folder")
-    assert (first.returncode, first.stdout.strip()) == (0, "0"), first.stderr
-    assert len(kept) > 5
+    assert first.returncode == 0, first.stderr
+    assert int(first.stdout) < len(kept)
     second = python(SOLVE, DMFT_COMPILE_CACHE=str(tmp_path / "new" / "folder"))
     assert int(second.stdout) >= len(kept)
     assert entries(tmp_path / "new" / "folder") == kept
@@ -155,7 +158,9 @@ def test_where_compiled_code_is_kept(monkeypatch, tmp_path):
         assert compiling.folder() == tmp_path / "dmft"
     monkeypatch.setenv(compiling.SWITCH, str(tmp_path / "mine"))
     assert compiling.folder() == tmp_path / "mine"
-    with compiling.cached(), compiling.cached():
+    with compiling.cached():
+        with compiling.cached():
+            pass
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
     assert jax.config.jax_compilation_cache_dir is None
 
