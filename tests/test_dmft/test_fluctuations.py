@@ -13,7 +13,7 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft import influence
+from dmft import influence, run
 from dmft.engine import loop, variation
 from dmft.errors import DivergenceError, MemoryEstimateError
 from dmft.limits import initial_fluctuations
@@ -61,6 +61,9 @@ def test_deep_linear_fluctuations_are_the_inverse_hessian_of_the_action(gamma0, 
 @pytest.fixture
 def without_projection(monkeypatch):
     monkeypatch.setattr(loop, "limit_network", partial(loop.limit_network, project=False))
+    run._begun.clear_cache()  # what was compiled with it
+    yield
+    run._begun.clear_cache()
 
 
 @pytest.mark.usefixtures("without_projection")
@@ -244,8 +247,8 @@ def test_biases_of_the_reference_networks(found, reference):
 
 
 @pytest.mark.slow
-def test_the_twin_without_projection_is_six_times_too_large(problem, found, monkeypatch):
-    monkeypatch.setattr(loop, "limit_network", partial(loop.limit_network, project=False))
+@pytest.mark.usefixtures("without_projection")
+def test_the_twin_without_projection_is_six_times_too_large(problem, found):
     twin = dmft.fluctuations(problem, particles=512, draws=64, observables=["prediction"])
     ratio = twin.prediction_variance.sel(step=1) / found.prediction_variance.sel(step=1)
     assert ((ratio > 4) & (ratio < 9)).all()
@@ -348,6 +351,7 @@ def relu_pair():
     return problem, initial_fluctuations(problem.network, x @ x.T / 2)
 
 
+@pytest.mark.slow  # compiles for a minute
 def test_relu_bias_at_initialisation(relu_pair):
     problem, exact = relu_pair
     found = dmft.fluctuations(problem, observables=["ntk"], save_steps=[0])
