@@ -71,6 +71,8 @@ nb_merge_streams = True
 
 # docstrings
 autodoc_member_order = "bysource"
+# what matplotlib writes into every class of a figure
+autodoc_default_options = {"exclude-members": "set"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

@@ -154,9 +154,9 @@ def test_other_observables_stay_what_they_are_bit_for_bit():
     arguments = {"particles": 256, "scrambles": 2}
     plain = dmft.solve(problem, **arguments)
     assert "sharpness" not in plain
-    both = dmft.solve(problem, observables=dmft.schema.PRODUCED, **arguments)
+    both = dmft.solve(problem, observables=(*dmft.schema.OBSERVABLES, "sharpness"), **arguments)
     assert both.drop_vars(["sharpness", "sharpness_se"]).equals(plain)
-    few = dmft.solve(problem, observables=dmft.schema.PRODUCED, save_steps=[1, 3], **arguments)
+    few = dmft.solve(problem, observables=(*dmft.schema.OBSERVABLES, "sharpness"), save_steps=[1, 3], **arguments)
     np.testing.assert_array_equal(few.sharpness, both.sharpness[[1, 3]])
     # more memory is asked for than without
     assert both.attrs["memory_estimate"] > plain.attrs["memory_estimate"]
@@ -164,7 +164,7 @@ def test_other_observables_stay_what_they_are_bit_for_bit():
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.5))
-    arguments = {"particles": 256, "scrambles": 2, "observables": dmft.schema.PRODUCED}
+    arguments = {"particles": 256, "scrambles": 2, "observables": (*dmft.schema.OBSERVABLES, "sharpness")}
     whole = dmft.solve(problem, **arguments)
     monkeypatch.setattr("dmft.checkpoint.EVERY", 0.0)
     monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))

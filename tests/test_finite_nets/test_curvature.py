@@ -168,7 +168,7 @@ def test_other_observables_stay_what_they_are_and_moments_have_it():
     arguments = {"widths": [8], "seeds": 8, "dtype": "float64"}
     plain = finite_nets.train_ensemble(problem, **arguments)
     assert "sharpness" not in plain
-    both = finite_nets.train_ensemble(problem, observables=schema.PRODUCED, **arguments)
+    both = finite_nets.train_ensemble(problem, observables=(*schema.OBSERVABLES, "sharpness"), **arguments)
     assert both.drop_vars("sharpness").equals(plain)
     moments = finite_nets.train_ensemble(
         problem, observables=["loss", "sharpness"], keep="moments", block=4, **arguments
