@@ -66,7 +66,7 @@ def deviation(nets, others):
     a, b = (comparisons.statistics(ds).isel(step=-1) for ds in (nets, others))
     return [
         float((abs(a[name] - b[name]) / np.hypot(a[f"{name}_se"], b[f"{name}_se"])).max())
-        for name in ("prediction_mean", "prediction_variance", "loss_mean")
+        for name in ("prediction_mean", "prediction_seed_variance", "loss_mean")
     ]
 
 
