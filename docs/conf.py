@@ -71,6 +71,8 @@ nb_merge_streams = True
 
 # docstrings
 autodoc_member_order = "bysource"
+# pages show what examples print, not their progress
+os.environ["TQDM_DISABLE"] = "1"
 # what matplotlib writes into every class of a figure
 autodoc_default_options = {"exclude-members": "set"}
 autodoc_typehints = "signature"
