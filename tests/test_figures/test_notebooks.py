@@ -47,7 +47,9 @@ def run(results, tmp_path, monkeypatch):
 
     def shown(*cells):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (first, *cells)])
-        nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={}).execute(cwd=str(tmp_path))
+        nbclient.NotebookClient(
+            notebook, timeout=120, startup_timeout=180, kernel_name="python3", resources={}
+        ).execute(cwd=str(tmp_path))
         pictures = [sum("image/png" in out.get("data", {}) for out in cell.outputs) for cell in notebook.cells]
         assert not [out.text for cell in notebook.cells for out in cell.outputs if out.output_type == "stream"]
         return pictures[1:]
