@@ -75,8 +75,7 @@ def test_a_kink_of_ones_own_in_the_limit_and_in_networks():
     assert np.sqrt((z**2).mean()) < 2
     wrong = dmft.solve(problem(dmft.linear()), observables=["prediction"])
     assert np.sqrt((((extrapolated - wrong.prediction) / error).isel(step=slice(1, None)) ** 2).mean()) > 5
-    with pytest.raises(ValueError, match="has a kink"):
-        dmft.fluctuations(described, mode="forward")
+    assert dmft.activation(leaky, leaky_slope, kinks=[0.0]) == LEAKY
 
 
 def test_it_is_part_of_a_problem_and_found_again_by_its_name():
