@@ -22,7 +22,8 @@ Assumptions and approximations
     Leading order in 1/N, at fixed steps and samples: corrections are of relative order 1/N, with coefficients that grow
     with depth, richness and time.  Errors of the Monte Carlo are reported; a bias of order directions/S is not, and a
     warning says when particles are few.  Directions below `tolerance` are dropped (effect on a variance: below 1e-3 of
-    it at 3e-3 on the problem of the tests).
+    it at 3e-3 on the problem of the tests).  Of a stream of data, matrices remember what probes have met at recorded
+    steps, which covariances of several steps need: directions count as many more.
 
 Cost, in forward passes of one scramble (`dmft.solver`): about 4 for a direction to second order, 2 for a random half in
 finite mode, 2 for a scalar of reverse mode or a backward pass of deflation.
