@@ -26,9 +26,14 @@ Assumptions and approximations
     Leading order in 1/N, at fixed steps and samples: corrections are of relative order 1/N, with coefficients that grow
     with depth, richness and time.  Errors of the Monte Carlo are reported; a bias of order directions/S is not, and a
     warning says when particles are few.  Directions below `tolerance` are dropped (effect on a variance: below 1e-3 of
+<<<<<<< HEAD
     it at 3e-3 on the problem of the tests).  Rounded kinks shift variances by 1 to 2 % of them, biases by a per cent
     of the terms they are made of; that is not in the standard errors.  Late in rich training of networks with kinks
     second derivatives have heavy tails: one scramble can dominate a bias, and its standard error says so.
+=======
+    it at 3e-3 on the problem of the tests).  Of a stream of data, matrices remember what probes have met at recorded
+    steps, which covariances of several steps need: directions count as many more.
+>>>>>>> wt-streams
 
 Cost, in forward passes of one scramble (`dmft.solver`): about 4 for a direction to second order, 2 for a random half in
 finite mode, 2 for a scalar of reverse mode or a backward pass of deflation.

@@ -7,6 +7,9 @@ Every particle is a draw of the limit's law of a neuron, h^l(t) jointly over sam
 (in a residual network h^{l+1} adds b^2 (Phi^l + sigma^2) to the covariance); training leaves the Gaussian law, where
 the richness gamma0 is not small, by the terms of past gradients g^l in h^l (theory of `dmft.engine`).
 
+Of a stream of data the steps are joint, too: what probes have met at one recorded step, the matrices remember at the
+others (in `dmft.solve` they forget it, so that its particles have the same law, and other numbers).
+
 Assumptions and approximations: those of `dmft.solve`.  Particles of one scramble are spread more evenly than
 independent ones, so that errors of averages follow from the scrambles, not from the number of particles.
 """
@@ -63,7 +66,7 @@ def neurons(
         problem: network, task, training, loss.
         particles: S, neurons of a scramble, a power of two.
         scrambles: independent repetitions, at least 2, for errors of averages.
-        seed: of the scrambles; those of `dmft.solve` with the same seed.
+        seed: of the scrambles; those of `dmft.solve` with the same seed (but for streams of data, see above).
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         save_steps: the steps to record; by default the first and the last.  Training ends with the last of them.
         samples: indices of the samples to record; by default all that are observed.

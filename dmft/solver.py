@@ -24,7 +24,9 @@ Assumptions and approximations
     difference over 2^p - 1, p the order of the scheme); others may be compared with a problem of finer steps.
 
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
-matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).
+matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).  Of a stream of data P
+counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
+dropped, unless two-time kernels are asked for (`dmft.engine.network`).
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def sample_in_law(
         problem: network, task, training.
         widths: N, different whole numbers; worth it where N is above P (T+1), samples times steps.
         seeds: how many members a width, or the seed indices themselves.
-        seed: the root seed; a member depends on it, its width and its seed index only.
+        seed: the root seed; a member depends on it, its width and its seed index only (of a stream of data on
+            `save_steps`, too: its matrices reveal themselves to the probes at recorded steps).
         device: "cpu" or "gpu"; "auto" takes a GPU if JAX has one.
         observables: what to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk.
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.

@@ -126,6 +126,14 @@ KINDS = {
         dmft.Problem(dmft.MLP(2, dmft.tanh(), 1.3), some_task(), dmft.GradientFlow(1.0, 0.5, 5, "euler")),
         {"observables": ["prediction"]},
     ),
+    "stream": (
+        dmft.Problem(
+            dmft.MLP(2, dmft.tanh(), 1.3, centered=False),
+            some_task(),
+            dmft.GradientDescent(0.5, 5, batches=((0,), (1,), (2,), (0,), (1,)), observe="test"),
+        ),
+        {"save_steps": [0, 3, 5]},
+    ),
 }
 
 
