@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from comparisons.estimators import root, upper_end
-from dmft import schema
+from dmft import faces, schema
 from dmft.host import usual_errors
 from dmft.text import at_most, table, with_error
 
@@ -23,10 +23,29 @@ LABELS = {
     "gradient_kernel": "gradient kernels",
     "ntk": "NTK",
 }
+EXPECTED = ("variance (-1 expected)", "bias (-1 expected)")
+Row = tuple[str, ...]
+
+
+class Summary(str):
+    """Text, which a notebook shows as tables."""
+
+    html: str
+
+    def __new__(cls, text: str, html: str) -> Summary:
+        found = super().__new__(cls, text)
+        found.html = html
+        return found
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.html
+
+    def _repr_html_(self) -> str:
+        return self.html
 
 
 @usual_errors
-def summary(comparison: xr.Dataset) -> str:
+def summary(comparison: xr.Dataset) -> Summary:
     """Distance to the limit at each width, and the exponents in width, as text of at most 100 columns; every number has
     its standard error.
 
@@ -55,7 +74,12 @@ def summary(comparison: xr.Dataset) -> str:
         f"Networks of {attrs['seeds']} seeds a width against the limit ({_of_theory(attrs)}); "
         f"problem {attrs['problem_id']}"
     )
-    return "\n".join([title, "", table(columns), "", *_exponents(comparison), *_ratios(comparison)])
+    head, *rows = zip(*([" ".join(column[:2]).strip(), *column[2:]] for column in columns), strict=True)
+    laws = [(("Falls with width N like N^s, s =", *EXPECTED), _exponents(comparison))]
+    laws += [(("Measured / predicted (width)", "N Var", "N bias"), _ratios(comparison))]
+    laws = [(head, rows) for head, rows in laws if rows]
+    html = faces.grid(head, rows, title) + "".join(faces.grid(*law) for law in laws)
+    return Summary("\n".join([title, "", table(columns), "", "\n\n".join(_lines(*law) for law in laws)]), html)
 
 
 def _of_theory(attrs: dict[str, Any]) -> str:
@@ -67,18 +91,23 @@ def _of_theory(attrs: dict[str, Any]) -> str:
     return f"{attrs['theory_scrambles']} x {attrs['theory_particles']} particles"
 
 
-def _exponents(comparison: xr.Dataset) -> list[str]:
-    lines = [f"{'Falls with width N like N^s, s =':<32}{'variance (-1 expected)':>26}{'bias (-1 expected)':>26}"]
-    for name, label in LABELS.items():
-        if f"{name}_variance_exponent" in comparison:
-            cells = (_exponent(comparison, f"{name}_{kind}_exponent") for kind in ("variance", "bias"))
-            lines.append(f"  {label:<30}" + "".join(f"{cell:>26}" for cell in cells))
-    return lines if len(lines) > 1 else []
+def _lines(head: Row, rows: list[Row]) -> str:
+    """A table of a label and two cells, as text."""
+    shown = [head, *((f"  {label}", *cells) for label, *cells in rows)]
+    return "\n".join(f"{label:<32}" + "".join(f"{cell:>26}" for cell in cells) for label, *cells in shown)
 
 
-def _ratios(comparison: xr.Dataset) -> list[str]:
+def _exponents(comparison: xr.Dataset) -> list[Row]:
+    held = {name: label for name, label in LABELS.items() if f"{name}_variance_exponent" in comparison}
+    kinds = ("variance", "bias")
+    return [
+        (label, *(_exponent(comparison, f"{name}_{kind}_exponent") for kind in kinds)) for name, label in held.items()
+    ]
+
+
+def _ratios(comparison: xr.Dataset) -> list[Row]:
     """Measured over predicted, each at the width where it is best resolved."""
-    lines = ["", f"{'Measured / predicted (width)':<32}{'N Var':>26}{'N bias':>26}"]
+    rows: list[Row] = []
     for name, label in LABELS.items():
         cells = []
         for kind in ("variance", "bias"):
@@ -90,8 +119,8 @@ def _ratios(comparison: xr.Dataset) -> list[str]:
             ratio, se = (comparison[f"{key}{part}"].isel(width=best).item() for part in ("", "_se"))
             cells.append(f"{with_error(ratio, se)} ({comparison['width'].values[best]})")
         if any(cells):
-            lines.append(f"  {label:<30}" + "".join(f"{cell:>26}" for cell in cells))
-    return lines if len(lines) > 2 else []
+            rows.append((label, *cells))
+    return rows
 
 
 def _not_negative(values: Any, errors: Any) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmft import finite_width, memory, preactivations, solver
+from dmft import faces, finite_width, memory, preactivations, solver
 from dmft.checkpoint import Checkpoint
 from dmft.engine import loop
 from dmft.host import usual_errors
@@ -75,10 +75,20 @@ class Plan:
     seconds: float
 
     def __str__(self) -> str:
+        rows = self._rows()
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return faces.table(self._rows(), "Plan")
+
+    def _rows(self) -> dict[str, str]:
+        """Labels and what they say."""
         crowd = "exact linear forms" if self.particles is None else f"{self.particles:,} particles"
         repeated = "" if self.particles is None else f", {self.scrambles} scrambles"
         followed = f", {self.followed:,} directions followed in each" if self.followed else ""
-        rows = {
+        return {
             f"{self.of} of": self.problem_id,
             "with": crowd + repeated + (followed if self.particles else followed.removesuffix(" in each")),
             "steps": f"{self.steps:,} in all, about {self.operations:.1e} floating-point operations",
@@ -87,8 +97,6 @@ class Plan:
             "time": f"about {readable_time(self.seconds)} on {self.device}, "
             f"after {readable_time(self.compile_seconds)} to compile",
         }
-        width = max(map(len, rows))
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
 
 
 @usual_errors

@@ -7,7 +7,8 @@ The first thing to look at in a code that is to be made wide.  Columns: one netw
 activations stop moving (N^-1/2); with one learning rate for weights of ordinary size ("standard") they move differently
 at every width, until training is unstable: crosses mark widths at which networks diverge, and how many of six; points
 are the others.
-Threes against eights of scikit-learn's digits, three hidden layers, ReLU.  About a minute on two cores.
+Threes against eights of scikit-learn's digits, three hidden layers, ReLU.  About a minute on two cores.  `make` does
+the same for any problem.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import dmft
 import finite_nets
 from dmft.errors import DivergenceError
 from figures import style
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 4.6)
 DEPTH = 3
@@ -36,7 +38,6 @@ RATE, STEPS = 0.5, 4
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 SEEDS = 6
 PARTICLES = 4096
-STORED = "coordinate_check.nc"
 TITLES = {"mean_field": "mean field", "ntk": "NTK", "standard": "standard"}
 QUANTITIES = {"size": "after {} steps", "change": "change in {} steps"}
 Array = NDArray[np.float64]
@@ -49,39 +50,86 @@ class Squares(NamedTuple):
     change: Array
 
 
-def problem(parameterization: str = "mean_field") -> dmft.Problem:
-    """The problem, with the scales that make all parameterizations one at the base width.
-
-    With the factors of `dmft.specs.parameterization`: gamma0 = sqrt(N) makes 1 / (gamma0 sqrt(N)) of 1 / N; the factors
-    m = D, N, N of "standard" are all equal where the width is that of the images.
-    """
+def problem() -> dmft.Problem:
+    """The problem of the gallery, whose images have as many pixels as networks have neurons at the base width."""
     task = dmft.load_task("digits", classes=(3, 8), n_train=8, n_test=0)
-    assert task.dimension == BASE
-    gamma0 = 1.0 if parameterization == "mean_field" else np.sqrt(BASE)
-    rate = RATE / BASE if parameterization == "standard" else RATE
-    network = dmft.MLP(DEPTH, dmft.relu(), float(gamma0), centered=False, parameterization=parameterization)
-    return dmft.Problem(network, task, dmft.GradientDescent(rate, STEPS))
+    return dmft.Problem(dmft.MLP(DEPTH, dmft.relu(), centered=False), task, dmft.GradientDescent(RATE, STEPS))
+
+
+def parameterized(described: dmft.Problem, parameterization: str, base: int) -> dmft.Problem:
+    """A mean-field problem in another parameterization, with scales that make both the same network at width `base`.
+
+    With the factors of `dmft.specs.parameterization`: the richness gamma0 sqrt(N) makes 1 / (gamma0 N) of
+    1 / (gamma0 sqrt(N)); the factors m = D, N, N of "standard" are those of a rate N times as large where D = N.  For
+    inputs of another dimension the first layer of "standard" learns D / N times as fast as the others at that width.
+    """
+    if parameterization == "mean_field":
+        return described
+    scale = 1 / base if parameterization == "standard" else 1.0
+    gamma0, rates = described.network.gamma0 * base**0.5, np.multiply(described.training.learning_rate, scale).tolist()
+    found = dmft.vary(described, parameterization=[parameterization], gamma0=[gamma0], learning_rate=[rates])
+    return found[0]
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """The sizes in `store`/coordinate_check.nc; without a store, networks are trained."""
+    """The sizes, of a folder of results (`figures.needs`); without one, networks are trained."""
     if store is not None:
-        return dmft.load(store / STORED)
-    observed: dict[str, Any] = {"observables": ["prediction", "feature_kernel"], "two_time": True}
-    theory = dmft.solve(problem(), particles=PARTICLES, save_steps=[0, STEPS], **observed)
-    shape = (len(TITLES), len(WIDTHS), DEPTH + 1)
+        return NEEDS.stored(store)
+    return make(problem(), widths=WIDTHS, seeds=SEEDS, steps=STEPS, base=BASE, particles=PARTICLES)
+
+
+def make(
+    described: dmft.Problem,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    seeds: int = SEEDS,
+    steps: int | None = None,
+    base: int | None = None,
+    **numerics: Any,
+) -> xr.Dataset:
+    """The sizes in any problem, to be drawn.
+
+    Args:
+        described: in mean-field parameterization, with as few samples as will do.
+        widths: of the networks.
+        seeds: networks of each width and parameterization.
+        steps: of training, after which sizes are taken; those of the problem, but four at most, by default.
+        base: the width at which all parameterizations are the same network, or as near to it as `parameterized` says;
+            the narrowest by default.
+        numerics: further arguments of `dmft.solve`.
+
+    Returns:
+        Dataset: root mean squares size and change (parameterization, width, field) over neurons, samples and networks,
+        with their `_se`, nan where all networks diverge; their limits size_limit and change_limit (field);
+        diverged(parameterization, width), how many of the networks do.  Fields are the layers and the output.
+
+    Raises:
+        ValueError: another parameterization, no widths, steps outside of training; as `dmft.solve`.
+    """
+    if not len(widths):
+        raise ValueError("widths is empty; give widths of networks, e.g. widths=[64, 256, 1024].")
+    last = min(described.training.steps, STEPS) if steps is None else steps
+    if not 1 <= last <= described.training.steps:
+        raise ValueError(f"steps={last} are not among the {described.training.steps} of training; give 1 at least.")
+    base, widths = min(widths) if base is None else base, sorted(map(int, widths))
+    recorded: dict[str, Any] = {
+        "observables": ["prediction", "feature_kernel"],
+        "two_time": True,
+        "save_steps": [0, last],
+    }
+    theory = dmft.solve(described, **recorded, **numerics)
+    fields = [*(f"layer {layer}" for layer in theory["layer"].values), "output"]
+    shape = (len(TITLES), len(widths), len(fields))
     found = {f"{name}{part}": np.full(shape, np.nan) for name in QUANTITIES for part in ("", "_se")}
     diverged = np.zeros(shape[:2], int)
-    for (i, parameterization), (j, width) in itertools.product(enumerate(TITLES), enumerate(WIDTHS)):
-        described = problem(parameterization)
+    for (i, parameterization), (j, width) in itertools.product(enumerate(TITLES), enumerate(widths)):
+        other = parameterized(described, parameterization, base)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "(?s).*diverge")  # that is what this figure shows
-                nets = finite_nets.train_ensemble(
-                    described, widths=[width], seeds=SEEDS, save_steps=[0, STEPS], dtype="float64", **observed
-                )
+                nets = finite_nets.train_ensemble(other, widths=[width], seeds=seeds, dtype="float64", **recorded)
         except DivergenceError:
-            diverged[i, j] = SEEDS
+            diverged[i, j] = seeds
             continue
         diverged[i, j] = nets.attrs["diverged"]
         healthy = nets.isel(width=0) if "diverged" not in nets else nets.isel(width=0, seed=~nets["diverged"].values[0])
@@ -90,21 +138,30 @@ def data(store: Path | None) -> xr.Dataset:
     dims = ("parameterization", "width", "field")
     limits = {f"{name}_limit": ("field", np.sqrt(each)) for name, each in squares(theory)._asdict().items()}
     variables = {name: (dims, value) for name, value in found.items()} | limits
-    labels = [*(f"layer {layer}" for layer in range(1, DEPTH + 1)), "output"]
     ds = xr.Dataset(
         variables | {"diverged": (dims[:2], diverged)},
-        coords={"parameterization": list(TITLES), "width": list(WIDTHS), "field": labels},
+        coords={"parameterization": list(TITLES), "width": widths, "field": fields},
     )
-    ds.attrs = style.provenance(theory) | {"seeds": SEEDS, "steps": STEPS}
+    ds.attrs = style.provenance(theory) | {"seeds": seeds, "steps": last}
     return ds
 
 
+NEEDS = Needs(
+    "coordinate_check",
+    "coordinate_check",
+    "figures.coordinate_check.make(problem)",
+    ("size", "change", "size_limit", "change_limit", "diverged"),
+)
+
+
 def squares(result: xr.Dataset) -> Squares:
-    """Of a result with the first and the last step: means over samples, from <(phi' - phi)^2> = Phi(t, t) - 2 Phi(t, 0)
+    """Of a result with the first and the last step: means over samples and outputs, from <(phi' - phi)^2> = Phi(t, t) - 2 Phi(t, 0)
     + Phi(0, 0)."""
     Phi = _two_time(result)
     start, end, between = Phi[..., 0, 0, :], Phi[..., -1, -1, :], Phi[..., -1, 0, :]
-    f = result["prediction"].transpose(..., "step", "sample").values
+    entry = [dim for dim in ("sample", "output") if dim in result["prediction"].dims]
+    f = result["prediction"].transpose(..., "step", *entry).values
+    f = f.reshape(*f.shape[: f.ndim - len(entry)], -1)
 
     def joined(activations: Array, output: Array) -> Array:
         return np.concatenate([activations, (output**2).mean(axis=-1)[..., None]], axis=-1)
@@ -129,14 +186,14 @@ def root_mean(each: Array) -> tuple[Array, Array]:
     return value, each.std(axis=0, ddof=1) / np.sqrt(len(each)) / (2 * value)
 
 
-def drawn(found: xr.Dataset) -> xr.Dataset:
+def drawn(*results: xr.Dataset) -> xr.Dataset:
     """All of it."""
-    return found
+    return NEEDS.take(*results)
 
 
-def figure(found: xr.Dataset) -> Figure:
-    """The whole figure."""
-    return style.panels(draw, drawn(found), (len(QUANTITIES), len(TITLES)), SIZE, sharey="row", sharex=True)
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of what `make` returns."""
+    return style.panels(draw, drawn(*results), (len(QUANTITIES), len(TITLES)), SIZE, sharey="row", sharex=True)
 
 
 def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
@@ -165,7 +222,7 @@ def draw_panel(ds: xr.Dataset, name: str, ax: Axes, *, limit: bool) -> None:
     """One quantity in one parameterization."""
     width = ds["width"].values
     ax.set_yscale("log")
-    for field, look in zip(ds["field"].values.tolist(), style.SERIES, strict=False):
+    for field, look in zip(ds["field"].values.tolist(), itertools.cycle(style.SERIES), strict=False):
         y, se = ds[name].sel(field=field).values, ds[f"{name}_se"].sel(field=field).values
         ax.errorbar(width, y, se, linestyle="-", linewidth=0.8, label=field, **look)
         if limit:

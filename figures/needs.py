@@ -97,10 +97,10 @@ class Needs:
                     return self.take(ds)
                 except ValueError as error:
                     reasons.append(f"{path.name}: {error}")
-        sources = (*self.sources, *self.optional) if self.make else ()
-        found = {source: store / f"{source}.nc" for source in sources if (store / f"{source}.nc").is_file()}
-        if self.make and set(self.sources) <= set(found):
-            return self.take(*map(dmft.load, found.values()))
+        paths = {source: store / f"{source}.nc" for source in (*self.sources, *self.optional)}
+        if self.make and all(paths[source].is_file() for source in self.sources):
+            loaded = {source: dmft.load(path) for source, path in paths.items() if path.is_file()}
+            return self.take(*(ds for source, ds in loaded.items() if kind_of(ds) in SOURCES[source][0]))
         if reasons:
             raise ValueError(" ".join(reasons))
         own = " or ".join(f"{name}.nc" for name in dict.fromkeys((self.figure, self.kind)))

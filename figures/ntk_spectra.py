@@ -34,7 +34,9 @@ LOSSES = ("mode_loss", "mode_loss_infinite", "mode_loss_limit")
 
 
 def _spectra(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
-    return comparisons.spectra(nets, theory, modes=min(MODES, int((theory["split"] == "train").sum())))
+    known = "split" in theory.coords  # where anything of samples is recorded
+    modes = min(MODES, int((theory["split"] == "train").sum())) if known else None
+    return comparisons.spectra(nets, theory, modes=modes)
 
 
 NEEDS = Needs("ntk_spectra", "spectra", "comparisons.spectra(nets, theory)", SHOWN, make=_spectra)

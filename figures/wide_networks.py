@@ -24,7 +24,7 @@ SIZE = (style.WIDE, 2.9)
 WIDTHS = {"cpu": tuple(4**k for k in range(3, 8)), "gpu": tuple(4**k for k in range(3, 11))}
 SEEDS = {"cpu": 128, "gpu": 1024}
 QUANTITIES = {"prediction": "prediction $f$", "feature_kernel": r"feature kernels $\Phi$", "ntk": "NTK"}
-NEEDS = fluctuations.needs("wide_networks", [f"{name}_variance_overall_ratio" for name in QUANTITIES])
+NEEDS = fluctuations.needs("wide_networks", one_of=[f"{name}_variance_overall_ratio" for name in QUANTITIES])
 
 
 def data(store: Path | None) -> xr.Dataset:
@@ -38,13 +38,14 @@ def data(store: Path | None) -> xr.Dataset:
 
 
 def drawn(*results: xr.Dataset) -> xr.Dataset:
-    """The variables of a comparison that this figure shows, and the predicted variances."""
+    """The variables of a comparison that this figure shows, of quantities that are predicted, and their variances."""
     comparison = NEEDS.take(*results)
-    names = [f"{name}_raw_variance{part}" for name in QUANTITIES for part in ("", "_se")]
-    names += [f"{name}_variance_overall_ratio{part}" for name in QUANTITIES for part in ("", "_se")]
+    held = [name for name in QUANTITIES if f"{name}_variance_overall_ratio" in comparison]
+    names = [f"{name}_raw_variance{part}" for name in held for part in ("", "_se")]
+    names += [f"{name}_variance_overall_ratio{part}" for name in held for part in ("", "_se")]
     ds = comparison[names].copy()
     ds.attrs = style.provenance(comparison)
-    for name in QUANTITIES:  # the line of the theory: what was measured over what it is of the prediction
+    for name in held:  # the line of the theory: what was measured over what it is of the prediction
         ds[f"{name}_line"] = ds[f"{name}_raw_variance"] / ds[f"{name}_variance_overall_ratio"]
     return ds.drop_vars(["step", "time", "sample", "split", "target"], errors="ignore")
 
@@ -58,6 +59,8 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """Both panels."""
     width = ds["width"].values
     for i, ((name, label), look) in enumerate(zip(QUANTITIES.items(), style.SERIES, strict=False)):
+        if f"{name}_line" not in ds:
+            continue
         y, se = ds[f"{name}_raw_variance"].values, ds[f"{name}_raw_variance_se"].values
         ratio, ratio_se = ds[f"{name}_variance_overall_ratio"].values, ds[f"{name}_variance_overall_ratio_se"].values
         line = ds[f"{name}_line"].values
@@ -69,7 +72,9 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     for ax in axes:
         ax.set_xscale("log", base=2)
         ax.set_xlabel("width $N$")
-        ax.set_xticks(width, [f"$2^{{{w.bit_length() - 1}}}$" for w in width.tolist()])
+        ax.set_xticks(
+            width, [f"$2^{{{w.bit_length() - 1}}}$" if w.bit_count() == 1 else str(w) for w in width.tolist()]
+        )
         ax.minorticks_off()
     axes[0].set_yscale("log")
     axes[0].set(ylabel="variance over networks", title="(a) variance falls like 1/N")

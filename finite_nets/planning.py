@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmft import memory, schema
+from dmft import faces, memory, schema
 from dmft.host import usual_errors
 from dmft.progress import readable_time
 from dmft.specs import Problem, _check
@@ -142,13 +142,22 @@ class SweepPlan:
         Raises:
             MemoryEstimateError: a single network does not fit.
         """
-        times = times and self.local
+        rows, notes = self._shown(times and self.local)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([*lines, "", *notes])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        (head, *rows), notes = self._shown(self.local)
+        return faces.grid(head, rows, "Sweep") + faces.text("\n".join(notes))
+
+    def _shown(self, times: bool) -> tuple[list[tuple[str, ...]], list[str]]:
+        """The table, its heading first, and the lines below it."""
         seconds = [self.seconds(work) if times else 0.0 for work in self.works]
         rows = [HEADER, *(self._row(work, time) for work, time in zip(self.works, seconds, strict=True))]
         shown = len(HEADER) if times else HEADER.index("time") if self.local else HEADER.index("at once")
         rows = [row[:shown] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
         kinds = ", ".join(f"{self.devices.count(d)} x {d}" for d in dict.fromkeys(self.devices))
         total = f"{self.networks:,} networks to train on {kinds if self.local else 'the workers of the executor'}"
         if there := sum(work.there * work.size for work in self.works):
@@ -158,7 +167,7 @@ class SweepPlan:
         stored = f"{memory.readable(self.bytes_to_store)} to store in {self.store.path}, before compression"
         named = differences([work.problem for work in self.works])
         notes = [f"{problem_id}  {text}" for problem_id, text in named.items() if text]
-        return "\n".join([*lines, "", *notes, *[""] * bool(notes), total, stored])
+        return rows, [*notes, *[""] * bool(notes), total, stored]
 
     def __str__(self) -> str:
         return self.text()

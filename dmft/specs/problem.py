@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft import faces
 from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
 from dmft.specs.network import MLP, Network, ResidualMLP
@@ -115,6 +116,14 @@ class Problem:
     def problem_id(self) -> str:
         """Sixteen hexadecimal digits of the sha256 over the description and the bytes of the data."""
         return _identity(self._physics(), self.task.sha256)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        described = self._physics()
+        rows = {
+            part: f"{described[part].pop('kind')}: {faces.shown(described[part])}" for part in ("network", "training")
+        }
+        return faces.table({**rows, "loss": self.loss, "data": self.task, "problem_id": self.problem_id}, "Problem")
 
     def to_json(self, *, arrays: bool = True) -> str:
         """The problem as JSON text.  Without `arrays` the data are only named by their shapes and digest."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmft import faces
 from dmft.specs import _check
 from dmft.specs.parameterization import input_kernel
 
@@ -171,6 +172,20 @@ class Task:
 
     def __hash__(self) -> int:
         return hash(self.sha256)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        values = np.unique(self.y)
+        rows = {
+            "training samples": self.n_train,
+            "test samples": self.n_test,
+            "features": self.dimension,
+            "outputs": self.outputs[0] if self.outputs else 1,
+            "targets": values.tolist() if len(values) <= faces.MOST else f"{values[0]:.4g} to {values[-1]:.4g}",
+            "from": {name: value for name, value in self.provenance.items() if name != "name"} or None,
+            "sha256": f"{self.sha256[:12]}...",
+        }
+        return faces.table(rows, f"Task {self.provenance.get('name', '')}".rstrip())
 
     def __repr__(self) -> str:
         name = self.provenance.get("name", "")
