@@ -37,7 +37,7 @@ class Summary(str):
         found.html = html
         return found
 
-    def __getnewargs__(self) -> tuple[str, str]:
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
         return str(self), self.html
 
     def _repr_html_(self) -> str:

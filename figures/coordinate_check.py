@@ -155,8 +155,8 @@ NEEDS = Needs(
 
 
 def squares(result: xr.Dataset) -> Squares:
-    """Of a result with the first and the last step: means over samples and outputs, from <(phi' - phi)^2> = Phi(t, t) - 2 Phi(t, 0)
-    + Phi(0, 0)."""
+    """Of a result with the first and the last step: means over samples and outputs, from <(phi' - phi)^2> = Phi(t, t) -
+    2 Phi(t, 0) + Phi(0, 0)."""
     Phi = _two_time(result)
     start, end, between = Phi[..., 0, 0, :], Phi[..., -1, -1, :], Phi[..., -1, 0, :]
     entry = [dim for dim in ("sample", "output") if dim in result["prediction"].dims]

@@ -69,7 +69,7 @@ def test_root_of_a_mean_has_the_error_of_its_scatter():
 
 
 def test_figure_shows_the_numbers(made, tmp_path):
-    dmft.save(made, tmp_path / module.STORED)
+    dmft.save(made, tmp_path / "coordinate_check.nc")
     xr.testing.assert_identical(module.data(tmp_path), made)
     figure = module.figure(made)
     axes = np.array(figure.axes).reshape(2, 3)
@@ -84,3 +84,20 @@ def test_figure_shows_the_numbers(made, tmp_path):
             line.get_ydata()[0] for line in row[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())
         ]
         np.testing.assert_array_equal(limits, made[f"{name}_limit"])
+
+
+def test_any_problem_several_outputs_among_them():
+    x, y = np.random.default_rng(0).standard_normal((4, 5)), np.eye(3)[[0, 1, 2, 0]]
+    problem = dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=0.5), dmft.Task(x, y), dmft.GradientDescent(0.2, 6))
+    made = module.make(problem, widths=[64, 16], seeds=8)
+    assert made.width.values.tolist() == [16, 64]
+    assert made.field.values.tolist() == ["layer 1", "layer 2", "output"]
+    # wide networks come to the limit of the problem; one of four times its richness is elsewhere
+    wide = made.change.sel(parameterization="mean_field", width=64)
+    np.testing.assert_allclose(wide, made.change_limit, rtol=0.25)
+    other = module.make(dmft.vary(problem, gamma0=[2.0])[0], widths=[16], seeds=2)
+    assert (abs(other.change_limit / made.change_limit - 1)[:2] > 0.5).all()
+    module.figure(made)
+    for arguments, message in (({"widths": []}, "widths is empty"), ({"steps": 7}, "not among the 6 of training")):
+        with pytest.raises(ValueError, match=message):
+            module.make(problem, **arguments)

@@ -14,8 +14,8 @@ import dmft
 import figures
 import finite_nets
 from dmft.errors import SchemaError
-from figures import needs, width_convergence
 from figures import __main__ as cli
+from figures import needs, width_convergence
 
 pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few particles
 
@@ -29,11 +29,11 @@ OF_OTHERS = {
 }
 NO_SHARPNESS = {"edge_of_stability": "has no sharpness"}
 NO_CLASSES = {"mnist_ten_classes": "shows test_accuracy_mean, which these results lack"}
+NO_NTK = {"after_kernel": "has no ntk", "ntk_spectra": "has no ntk"}  # kernels between outputs are on request
 FIT = {"width_laws": "take at least 3"}
-UNPREDICTED = {
-    name: "fluctuations (dmft.fluctuations(problem))"
-    for name in ("bias_dynamics", "variance_dynamics", "wide_networks", "width_laws")
-}
+UNPREDICTED = dict.fromkeys(
+    ("bias_dynamics", "variance_dynamics", "wide_networks", "width_laws"), "fluctuations (dmft.fluctuations(problem))"
+)
 CASES = {
     "all": ({"predicted": True}, NO_SHARPNESS | NO_CLASSES),
     "without fluctuations": ({}, NO_SHARPNESS | NO_CLASSES | UNPREDICTED),
@@ -43,20 +43,21 @@ CASES = {
         {"predicted": True, "observables": ("prediction", "loss")},
         NO_SHARPNESS
         | NO_CLASSES
-        | {"after_kernel": "has no ntk", "ntk_spectra": "has no ntk"}
+        | NO_NTK
         | {"kernel_alignment": "no feature_kernel", "kernel_heatmaps": "has no feature_kernel"},
     ),
-    "several outputs": ({"predicted": True, "outputs": True}, NO_SHARPNESS | NO_CLASSES),
+    "several outputs": ({"predicted": True, "outputs": True}, NO_SHARPNESS | NO_CLASSES | NO_NTK),
     "no test samples": (
         {"predicted": True, "tests": False},
         NO_SHARPNESS | {"mnist_ten_classes": "test_loss_mean", "after_kernel": "no test samples"},
     ),
-    "classes, one layer": ({"outputs": True, "loss": "cross_entropy", "depth": 1}, NO_SHARPNESS | UNPREDICTED),
+    "classes, one layer": ({"outputs": True, "loss": "cross_entropy", "depth": 1}, NO_SHARPNESS | UNPREDICTED | NO_NTK),
     "nothing of samples": (
         {"observables": ("loss", "sharpness")},
         NO_CLASSES
         | UNPREDICTED
-        | {"after_kernel": "has no ntk", "ntk_spectra": "has no ntk", "ensembling_and_bias": "no predictions"}
+        | NO_NTK
+        | {"ensembling_and_bias": "no predictions"}
         | {"kernel_alignment": "no feature_kernel", "kernel_heatmaps": "has no feature_kernel"}
         | {"loss_and_predictions": "has no prediction", "width_convergence": "shows prediction_distance"},
     ),
@@ -107,7 +108,11 @@ def test_results_in_any_order_or_what_follows_from_them():
 def test_what_is_no_result_is_named():
     nets, theory = results()
     for given, kind, message in (
-        ((theory,), ValueError, r"what it got \(limit\)\. Give what comparisons.compare\(theory, nets\) returns, or th"),
+        (
+            (theory,),
+            ValueError,
+            r"what it got \(limit\)\. Give what comparisons.compare\(theory, nets\) returns, or th",
+        ),
         ((), ValueError, r"what it got \(nothing\)"),
         ((theory, nets, theory), ValueError, "several theory"),
         ((comparisons.statistics(nets), theory), ValueError, "a result of kind 'statistics'"),
@@ -121,7 +126,7 @@ def test_what_is_no_result_is_named():
 
 
 def test_richness_of_comparisons():
-    (problem, *_), found = [], []
+    found = []
     x, y = np.random.default_rng(0).standard_normal((3, 4)), np.array([1.0, -1, 1])
     problem = dmft.Problem(dmft.MLP(2, dmft.linear()), dmft.Task(x, y), dmft.GradientDescent(0.2, 2))
     for one in dmft.vary(problem, gamma0=[2.0, 0.5]):
