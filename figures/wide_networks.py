@@ -68,7 +68,7 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
         axes[0].errorbar(width, y, se, linestyle="none", label=label, **look)
         # side by side, each third of a step from the width that is ticked
         axes[1].errorbar(width * 2 ** (0.4 * (i - 1)), ratio, ratio_se, linestyle="none", label=label, **look)
-    axes[1].axhline(1, color="black", linewidth=0.9, zorder=0, label="theory")
+    axes[1].axhline(1, color="black", linewidth=0.9, zorder=0, label="equal")
     for ax in axes:
         ax.set_xscale("log", base=2)
         ax.set_xlabel("width $N$")
