@@ -790,6 +790,7 @@ def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp
 # ---- processes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, which other tests may have loaded
 def test_an_executor_that_forks_is_refused_and_a_fork_computes(tmp_path):
     """Either would wait for ever."""
     fork = multiprocessing.get_context("fork")
