@@ -33,6 +33,7 @@ from dmft import schema
 from dmft.host import usual_errors
 from dmft.paths import local
 from dmft.storage import replacing
+from dmft.text import at_most, with_error
 
 # analysis: its figure, and its title
 FIGURES = {
@@ -97,8 +98,9 @@ def report(
             f"nothing to report in {', '.join(given) or 'an empty tree'}: give a limit and networks of the same "
             "problem, or a comparison."
         )
-    tables = [_problem_section(found), *_comparison_sections(found), *_loss_sections(found)]
-    others = [*_figures(shown, left_out), _provenance_section(given)]
+    pictures = _figures(shown, left_out)
+    tables = [*_answer(found), *pictures[:1], *_comparison_sections(found), *_loss_sections(found)]
+    others = [*pictures[1:], _problem_section(found), _provenance_section(given)]
     if left_out:
         rows = "".join(f"<li>{html.escape(reason)}</li>" for reason in left_out)
         others.append(("left-out", "Not shown", f"<ul>{rows}</ul>"))
@@ -202,6 +204,31 @@ def _ensembles(nets: xr.Dataset) -> list[int]:
 # ---- sections --------------------------------------------------------------------------------------------------------
 
 
+def _answer(found: Results) -> list[Section]:
+    """How far networks are from the limit, and how that falls with their width, in two sentences."""
+    comparison = _first(found, "comparison")
+    q = next((q for q in LABELS if comparison is not None and f"{q}_distance" in comparison), None)
+    if comparison is None or q is None:
+        return []
+    label, widths = LABELS[q].removesuffix(" f"), comparison["width"].values.tolist()
+    at = comparison.isel(step=-1, width=-1)
+    at = at.isel(layer=-1) if "layer" in at[f"{q}_distance"].dims else at
+    one, mean = (_size(at[f"{q}_{part}"].item(), at[f"{q}_{part}_se"].item()) for part in ("distance", "error"))
+    nets = _first(found, *SOURCES[1])
+    count = f"{min(require_enough(nets, fewest=0)):,} networks" if nets is not None else "networks"
+    sentences = [
+        f"After training, the {label} of one network of width {widths[-1]} is {one} off the limit, "
+        f"that of the mean over {count} {mean}."
+    ]
+    if f"{q}_variance_exponent" in comparison and len(widths) > 1:
+        laws = [_scalar(comparison, f"{q}_{kind}_exponent") for kind in ("variance", "bias")]
+        sentences.append(
+            f"From width {widths[0]} on, the variance over networks falls like N<sup>s</sup> with s = {laws[0]}, "
+            f"and the bias of the mean with s = {laws[1]}; -1 is expected of both."
+        )
+    return [("answer", "In short", "".join(f"<p><b>{sentence}</b></p>" for sentence in sentences))]
+
+
 def _problem_section(found: Results) -> Section:
     problem = json.loads(next(iter(found.values())).attrs["problem"])
     rows = [[part, _flat(problem[part])] for part in ("network", "task", "training", "loss") if part in problem]
@@ -290,7 +317,9 @@ def _loss_sections(found: Results) -> list[Section]:
     rows = []
     for q in ("loss", "test_loss"):
         for i, n in enumerate(losses["width"].values if f"{q}_infinite" in losses else []):
-            cells = [_estimate(ds.isel(width=i), f"{q}_{part}") for ds, part in columns.values()]
+            cells = [
+                _estimate(ds.isel(width=i), f"{q}_{part}", positive=part == "worth") for ds, part in columns.values()
+            ]
             rows.append([f"{LABELS[q]}, N = {n}", *cells])
         if f"{q}_limit" in losses:
             rows.append([f"{LABELS[q]}, limit", _estimate(last, f"{q}_limit"), *[""] * (len(columns) - 1)])
@@ -307,7 +336,8 @@ def _loss_sections(found: Results) -> list[Section]:
 def _figures(shown: Results, left_out: list[str]) -> list[Section]:
     """A section for each result that has a figure; why there is none goes to `left_out`."""
     sections: list[Section] = []
-    for name, ds in shown.items():
+    order = list(FIGURES)
+    for name, ds in sorted(shown.items(), key=lambda item: order.index(_kind(item[1]))):
         module_name, title = FIGURES[_kind(ds)]
         module = importlib.import_module(f"figures.{module_name}")
         try:
@@ -372,27 +402,25 @@ def _number(value: float, se: float) -> str:
     """With two digits of its error."""
     if not np.isfinite(value):
         return "-" if np.isnan(value) else "∞"
-    digits = _digits(se)
-    return f"{value:.{digits}f} ± {se:.{digits}f}" if se > 0 else f"{value:.4g}"
+    return with_error(value, se).replace("+-", "±") if se > 0 else f"{value:.4g}"
 
 
 def _size(value: float, se: float) -> str:
     """Of what may not be negative: an upper end where the error is larger."""
-    return f"< {upper_end(value, se):.{_digits(se)}f}" if 0 < se >= value else _number(value, se)
+    return at_most(upper_end(value, se)) if 0 < se >= value else _number(value, se)
 
 
-def _digits(se: float) -> int:
-    return max(0, 1 - int(np.floor(np.log10(se)))) if se > 0 else 0
-
-
-def _estimate(ds: xr.Dataset, name: str) -> str:
-    return _number(ds[name].item(), ds[f"{name}_se"].item()) if name in ds else ""
+def _estimate(ds: xr.Dataset, name: str, *, positive: bool = False) -> str:
+    if name not in ds:
+        return ""
+    shown = _size if positive else _number
+    return shown(ds[name].item(), ds[f"{name}_se"].item())
 
 
 def _scalar(ds: xr.Dataset, name: str) -> str:
     if name not in ds or not np.isfinite(ds[name].item()):
         return "not resolved"
-    return f"{ds[name].item():.2f} ± {ds[f'{name}_se'].item():.2f}"
+    return _number(ds[name].item(), ds[f"{name}_se"].item())
 
 
 def _best(ds: xr.Dataset, name: str) -> str:
@@ -403,7 +431,7 @@ def _best(ds: xr.Dataset, name: str) -> str:
     if not np.isfinite(se).any():
         return "not resolved"
     i = int(np.nanargmin(se))
-    return f"{ds[name].values[i]:.3f} ± {se[i]:.3f} (N = {ds['width'].values[i]})"
+    return f"{_number(ds[name].values[i], se[i])} (N = {ds['width'].values[i]})"
 
 
 def _flat(value: Any) -> str:

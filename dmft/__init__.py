@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dmft.expansion import at_width, required_width
     from dmft.finite_width import fluctuations
     from dmft.limits.distance import distance_from_lazy
+    from dmft.limits.initial import initial_fluctuations
     from dmft.limits.lazy import lazy_limit
     from dmft.limits.two_layer import two_layer_linear
     from dmft.planning import plan
@@ -60,6 +61,7 @@ __all__ = [
     "erf",
     "fluctuations",
     "gelu",
+    "initial_fluctuations",
     "lazy_limit",
     "linear",
     "load",
@@ -84,6 +86,7 @@ _LAZY = {
     "at_width": "dmft.expansion",
     "distance_from_lazy": "dmft.limits.distance",
     "fluctuations": "dmft.finite_width",
+    "initial_fluctuations": "dmft.limits.initial",
     "lazy_limit": "dmft.limits.lazy",
     "load": "dmft.storage",
     "neurons": "dmft.preactivations",

@@ -29,8 +29,11 @@ def with_error(value: float, error: float) -> str:
 
 
 def at_most(bound: float) -> str:
-    """An upper end: "< 0.0023"."""
-    return f"< {bound:.2g}"
+    """An upper end, with two digits: "< 0.0023", "< 0.040", "< 470", "< 2.3e-09"."""
+    last = _power(bound) - 1
+    if not math.isfinite(bound) or not -6 < last < LONGEST:
+        return f"< {bound:.2g}"
+    return f"< {round(bound, -last):.{max(-last, 0)}f}"
 
 
 def _power(x: float) -> int:

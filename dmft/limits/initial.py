@@ -74,8 +74,17 @@ def initial_fluctuations(network: MLP, input_kernel: ArrayLike, *, nodes: int = 
         input_kernel: K^x = x.x'/D, (sample, sample_2).
         nodes: of the quadrature between two kinks, in each of two dimensions.
 
+    Returns:
+        `InitialFluctuations`: N Var and N bias of the feature and gradient kernels, (layer, sample, sample_2), and of
+        the NTK, (sample, sample_2).
+
     Raises:
         ValueError, TypeError: another network; an input kernel that is not a covariance, or of parallel samples.
+
+    Example:
+        >>> network = dmft.MLP(depth=2, activation=dmft.relu())
+        >>> dmft.initial_fluctuations(network, [[1.0]]).feature_variance.ravel().round(6)
+        array([ 5., 10.])
     """
     if not isinstance(network, MLP) or network.bias or network.weight_variance != 1.0:
         raise ValueError(

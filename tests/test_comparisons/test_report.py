@@ -16,6 +16,7 @@ import comparisons
 import dmft
 import finite_nets
 from conftest import reference_problem
+from dmft.text import with_error
 
 report = importlib.import_module("comparisons.report")  # `comparisons.report` is the function
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,16 +50,21 @@ def embedded(text):
 
 def test_it_holds_tables_figures_provenance_and_the_problem(page, results):
     text = page.read_text()
-    for section in (
-        "problem",
-        "distances",
-        "laws",
-        "figure-comparison",
-        "figure-spectra",
-        "figure-after_kernel",
-        "provenance",
-    ):
-        assert f'<section id="{section}">' in text
+    # what a reader came for is first
+    places = [
+        text.index(f'<section id="{key}">')
+        for key in (
+            "answer",
+            "distances",
+            "laws",
+            "losses",
+            "figure-spectra",
+            "figure-after_kernel",
+            "problem",
+            "provenance",
+        )
+    ]
+    assert places == sorted(places)
     assert text.count("data:image/svg+xml;base64,") == 5
     assert results["theory"].attrs["problem_id"] in text
     assert "A &lt;b&gt; &amp; c" in text
@@ -120,8 +126,7 @@ def test_losses_after_training_are_those_of_bias_variance(page, results):
     last = losses.isel(step=-1).sel(width=32)
 
     def shown(value, se):
-        digits = max(0, 1 - int(np.floor(np.log10(se))))
-        return f"{value:.{digits}f} ± {se:.{digits}f}"
+        return with_error(value, se).replace("+-", "±")
 
     for q, label in (("loss", "training loss"), ("test_loss", "test loss")):
         at = cells.index(f"{label}, N = 32")
@@ -133,7 +138,9 @@ def test_losses_after_training_are_those_of_bias_variance(page, results):
             (last, "bias_part"),
         ]
         expected += [(last.sel(ensemble=2), part) for part in ("ensemble", "worth")]
-        assert row == [shown(ds[f"{q}_{part}"].item(), ds[f"{q}_{part}_se"].item()) for ds, part in expected]
+        *columns, worth = [shown(ds[f"{q}_{part}"].item(), ds[f"{q}_{part}_se"].item()) for ds, part in expected]
+        assert row[:-1] == columns
+        assert row[-1] == worth or row[-1].startswith("< ")  # of what may not be negative, below its error
         limit = shown(last[f"{q}_limit"].item(), last[f"{q}_limit_se"].item())
         assert limit in cells[cells.index(f"{label}, limit") :][:4]
     assert "ensemble of 2" in cells
@@ -167,6 +174,8 @@ def test_captions_and_columns_of_predictions_only_where_there_are_any(page, resu
 def test_what_is_below_its_error_is_an_upper_end():
     assert report._size(0.0, 0.02) == "< 0.040"
     assert report._size(0.123, 0.02) == "0.123 ± 0.020"
+    assert report._size(110.0, 180.0) == "< 470"
+    assert report._size(0.0, 1e-9) == "< 2e-09"
     assert report._number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
     assert [report._number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
 
@@ -227,7 +236,8 @@ def test_what_cannot_be_made_is_named(results, tmp_path):
     assert "spectra: the ensemble has no ntk" in html.unescape(text)
     assert embedded(text)["kernels"] == []
     comparison = comparisons.compare(results["theory"], results["networks"])
-    assert "figure-comparison" in comparisons.report({"comparison": comparison}, tmp_path / "one.html").read_text()
+    one = comparisons.report({"comparison": comparison}, tmp_path / "one.html").read_text()
+    assert "After training, the prediction of one network of width 64 is" in " ".join(section(one, "answer"))
 
 
 def test_what_is_no_result_is_refused(results, tmp_path):

@@ -16,7 +16,7 @@ from conftest import reference_problem
 from dmft import influence, run
 from dmft.engine import loop, variation
 from dmft.errors import DivergenceError, MemoryEstimateError
-from dmft.limits import initial_fluctuations
+from dmft import initial_fluctuations
 from oracles import action_covariance
 
 KERNELS = ("feature_kernel", "gradient_kernel")
