@@ -13,10 +13,9 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft import influence, run
+from dmft import influence, initial_fluctuations, run
 from dmft.engine import loop, variation
 from dmft.errors import DivergenceError, MemoryEstimateError
-from dmft import initial_fluctuations
 from oracles import action_covariance
 
 KERNELS = ("feature_kernel", "gradient_kernel")
