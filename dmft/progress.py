@@ -54,25 +54,28 @@ def _of_notebooks() -> type[Bar]:
 
 
 class Lines(Bar):
-    """A bar that is not drawn: it prints lines, few and only of long work."""
+    """A bar that is not drawn: it prints lines, few and only of long work.
+
+    The time that is left follows from what came after the first update, which may hold a compilation.
+    """
 
     def __init__(self, *, total: int | None, desc: str, unit: str) -> None:
         super().__init__(total=total, disable=True)
         self.name, self.what = desc, unit
         self.begun, self.next = time.monotonic(), FIRST
+        self.first: tuple[float, float] | None = None  # seconds and units of the first update
 
     def update(self, n: float | None = 1) -> bool | None:
         self.n += n or 0
         taken, total = time.monotonic() - self.begun, self.total or 0
+        self.first = start, done = self.first or (taken, self.n)
         if taken < self.next or not 0 < self.n < total:
             return False
         self.next = taken + min(taken, SELDOM)
-        left = readable_time(taken * (total - self.n) / self.n)
-        print(
-            f"{self.name}: {self.n:,} of {total:,} {self.what}s after {readable_time(taken)}, about {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"{self.name}: {self.n:,} of {total:,} {self.what}s after {readable_time(taken)}"
+        if self.n > done:
+            text += f", about {readable_time((taken - start) * (total - self.n) / (self.n - done))} left"
+        print(text, file=sys.stderr, flush=True)
         return True
 
 

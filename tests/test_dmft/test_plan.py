@@ -113,6 +113,18 @@ def test_lines_of_long_work_only(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_time_left_is_free_of_compilation(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    with progress.progress_bar(34, "theory", "step", None) as bar:
+        for seconds in (51.0, *[60.0] * 3):  # the first step after a compilation of unknown length
+            clock[0] += seconds
+            bar.update(1)
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first == "theory: 1 of 34 steps after 51 s"
+    assert second == "theory: 2 of 34 steps after 1.9 min, about 32 min left"
+
+
 def test_a_bar_in_notebooks_with_and_without_widgets(monkeypatch, capsys):
     class ZMQInteractiveShell:
         pass
