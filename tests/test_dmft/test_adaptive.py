@@ -108,6 +108,7 @@ def test_the_number_of_steps_grows_like_the_logarithm_of_time():
     assert few < three / 2
 
 
+@pytest.mark.slow
 def test_a_deep_network_reaches_long_times_in_few_growing_steps(monkeypatch):
     problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.3))
     chosen = dmft.adaptive_flow(problem, 1e6, **CHOOSING)

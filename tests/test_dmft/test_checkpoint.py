@@ -172,6 +172,7 @@ def test_normals_made_anew_are_restored_too(tmp_path, monkeypatch):
     assert same(resumed, dmft.solve(PROBLEM, **SIZES))
 
 
+@pytest.mark.slow
 def test_matrices_that_have_grown_are_restored_too(tmp_path, monkeypatch):
     """Room found too small in the first scramble: its attempt is thrown away, and what follows knows the larger one."""
     monkeypatch.setattr(run.Run, "first_capacity", 12)

@@ -104,6 +104,7 @@ def test_problem_file_gives_the_same_result(tmp_path, solved, expected):
     xr.testing.assert_equal(dmft.load(out), dmft.load(solved[0]))  # exactly: the same computation
 
 
+@pytest.mark.slow
 def test_steps_to_record(tmp_path):
     for options, steps in (("--every 2", [0, 2, 3]), ("--save-steps 3 1", [1, 3]), ("--every 9", [0, 3])):
         out = tmp_path / "limit.nc"

@@ -37,7 +37,7 @@ def linear_problem(gamma0, depth=2, learning_rate=0.08, steps=8, centered=True, 
     ("gamma0", "centered"),
     [
         (0.5, True),
-        (2.0, False),
+        pytest.param(2.0, False, marks=pytest.mark.slow),
         pytest.param(0.5, False, marks=pytest.mark.slow),
         pytest.param(2.0, True, marks=pytest.mark.slow),
     ],
@@ -117,7 +117,9 @@ def test_linear_limit_is_exact_and_symmetric():
 
 
 @pytest.mark.parametrize(
-    ("activation", "V", "tolerance"), [(dmft.linear(), 2.0, 1e-12), (dmft.relu(), 5.0, 0.05)], ids=str
+    ("activation", "V", "tolerance"),
+    [(dmft.linear(), 2.0, 1e-12), pytest.param(dmft.relu(), 5.0, 0.05, marks=pytest.mark.slow)],
+    ids=str,
 )
 def test_kernel_variance_accumulates_through_layers_at_initialisation(activation, V, tolerance):
     x = np.sqrt(10) * np.eye(10)[:1]
@@ -143,6 +145,7 @@ def linear_exact(linear_three):
 
 
 @few_draws
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["prediction"], ["loss"]])
 def test_backward_passes_serve_one_observable_alone(problem, names):
     both, alone = (
@@ -154,7 +157,9 @@ def test_backward_passes_serve_one_observable_alone(problem, names):
     np.testing.assert_allclose(alone[f"{names[0]}_variance"], both[f"{names[0]}_variance"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("mode", [pytest.param("forward", marks=pytest.mark.slow), "reverse", "finite"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("forward", marks=pytest.mark.slow), pytest.param("reverse", marks=pytest.mark.slow), "finite"]
+)
 def test_particles_agree_with_linear_forms(linear_three, linear_exact, mode):
     found = dmft.fluctuations(
         linear_three, mode=mode, particles=1024, scrambles=8, draws=128, observables=["prediction", "loss"]
@@ -300,6 +305,7 @@ def test_deflation_is_unbiased_and_pays(problem):
     assert (abs(plain.prediction_variance - deflated.prediction_variance) < 6 * se).all()
 
 
+@pytest.mark.slow
 def test_parts_and_identities(problem):
     before = variation.vary._cache_size()
     split = dmft.fluctuations(
@@ -497,6 +503,7 @@ def test_at_width_refuses_what_does_not_belong_together(linear_three, linear_exa
         dmft.at_width(mine, linear_exact, 1)
 
 
+@pytest.mark.slow
 def test_at_width_of_several_outputs_and_of_another_loss():
     x = np.sqrt(10) * np.eye(10)[:2]
     described = dmft.Problem(dmft.MLP(1, dmft.linear()), dmft.Task(x, np.eye(2)), dmft.GradientDescent(0.5, 2))

@@ -44,6 +44,7 @@ def problem(activation, depth=2):
     return replace(described, network=dmft.MLP(depth, activation), training=dmft.GradientDescent(0.5, 4))
 
 
+@pytest.mark.slow
 def test_a_formula_of_ones_own_is_as_good_as_the_built_in_one():
     mine, theirs = dmft.activation(own_tanh, own_tanh_slope, gain=0.8), dmft.tanh(0.8)
     names = ["prediction", "ntk", "sharpness"]

@@ -87,6 +87,7 @@ def test_default_steps_are_the_first_and_the_last_and_results_are_stored(problem
     xr.testing.assert_identical(dmft.load(tmp_path / "neurons.nc"), ds)
 
 
+@pytest.mark.slow
 def test_a_run_that_outgrows_its_room_is_looked_at_again():
     """More directions than the first guess of the capacity: the run is repeated, and its neurons with it."""
     x = np.random.default_rng(3).standard_normal((10, 40))

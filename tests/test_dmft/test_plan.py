@@ -40,10 +40,10 @@ def shown(monkeypatch, call):
     [
         ("solve", TANH, SMALL),
         ("neurons", TANH, SMALL),
-        ("fluctuations", TANH, SMALL | {"draws": 8, "observables": ["prediction"]}),
-        ("fluctuations", TANH, SMALL | {"draws": 8, "observables": ["prediction"], "by_layer": True}),
+        ("fluctuations", TANH, SMALL | {"draws": 8, "deflate": False, "observables": ["prediction"]}),
+        pytest.param("fluctuations", TANH, SMALL | {"draws": 8, "by_layer": True}, marks=pytest.mark.slow),
         ("fluctuations", TANH, SMALL | {"mode": "reverse", "observables": ["prediction"]}),
-        ("fluctuations", LINEAR, {"observables": ["prediction"]}),
+        pytest.param("fluctuations", LINEAR, {"observables": ["prediction"]}, marks=pytest.mark.slow),
     ],
 )
 def test_plan_and_bar_agree(monkeypatch, of, problem, arguments):

@@ -138,7 +138,7 @@ def test_one_linear_layer_in_closed_form():
     assert not found.sharpness_se.any()
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("residual", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_linear_forms_have_the_sharpness_of_wide_networks(residual):
     spec = dmft.ResidualMLP(2, dmft.linear(), 0.5) if residual else dmft.MLP(2, dmft.linear(), 0.5)
     problem = some_problem(spec)
@@ -149,6 +149,7 @@ def test_linear_forms_have_the_sharpness_of_wide_networks(residual):
     assert abs(extrapolated_z(nets, 1.15 * exact.sharpness.values, 0.0)).max() > 5
 
 
+@pytest.mark.slow
 def test_other_observables_stay_what_they_are_bit_for_bit():
     problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.5))
     arguments = {"particles": 256, "scrambles": 2}
@@ -162,6 +163,7 @@ def test_other_observables_stay_what_they_are_bit_for_bit():
     assert both.attrs["memory_estimate"] > plain.attrs["memory_estimate"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.5))
     arguments = {"particles": 256, "scrambles": 2, "observables": (*dmft.schema.OBSERVABLES, "sharpness")}
@@ -186,6 +188,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     np.testing.assert_array_equal(resumed.sharpness_se, whole.sharpness_se)
 
 
+@pytest.mark.slow
 def test_flows_and_batches_have_the_sharpness_of_all_training_samples():
     spec = dmft.MLP(2, dmft.tanh(0.8), 0.5)
     arguments = {"particles": 256, "scrambles": 4, "save_steps": [0, 2], "observables": ["sharpness"]}

@@ -80,6 +80,7 @@ def test_standard_errors_are_honest(problem):
     assert ratio.max() < 1.75
 
 
+@pytest.mark.slow
 def test_errors_fall_nearly_like_one_over_particles(problem):
     large = dmft.solve(problem, particles=16384, seed=99)
     sizes = [256, 512, 1024, 2048, 4096]
@@ -178,6 +179,7 @@ def test_lazy_limit_is_the_closed_form(activation):
     assert not np.all(abs(solved.prediction - shallow) < 7 * solved.prediction_se + 1e-5)
 
 
+@pytest.mark.slow
 def test_relu_at_richness_one_agrees_with_simulation_in_the_mean():
     x = np.random.default_rng(2).standard_normal((3, 20))
     task = dmft.Task(x[:2], [1, -1], x[2:], [1])

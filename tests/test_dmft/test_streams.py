@@ -48,6 +48,7 @@ EVERYTHING = {"observables": dmft.schema.OBSERVABLES}
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.slow
 def test_probes_that_are_forgotten_leave_the_same_limit(name, monkeypatch):
     """Two-time kernels need matrices that remember the probes: of linear networks the same numbers, exactly."""
     problem = LINEAR[name]
@@ -113,6 +114,7 @@ def test_training_meets_its_batches_alone():
 # ---- and what needs them together, remembers them --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_width_adds_is_the_same_whatever_is_recorded():
     """Of linear networks, exactly: covariances of two steps, whether the steps between have been looked at or not."""
     problem = stream(dmft.linear(), probes=2, features=3, rate=0.3)
@@ -173,6 +175,7 @@ def test_normals_of_a_stream_that_are_made_anew_are_those_that_are_kept(monkeypa
 # ---- few particles ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_few_particles_say_what_they_are_and_how_far_from_the_limit():
     problem = stream()
     with pytest.warns(

@@ -117,6 +117,7 @@ def test_two_layer_linear_networks_follow_the_closed_recursion(name):
     assert abs(solved.prediction - twin.prediction).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_kernels_between_outputs_do_not_change_what_is_learned():
     """Backward passes from the loss, and from every output; of deep linear networks, exactly."""
     for net in (dmft.MLP(2, dmft.linear(), 1.3), dmft.ResidualMLP(3, dmft.linear(), 1.3)):

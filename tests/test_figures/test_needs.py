@@ -69,17 +69,35 @@ def results(
     *, predicted=False, widths=(32, 64, 16), observables=None, outputs=False, tests=True, loss="squared", depth=2
 ):
     """Networks, theory and fluctuations of a small linear problem: its limit takes no time."""
-    x = np.random.default_rng(0).standard_normal((6, 5))
-    y = np.eye(3)[[0, 1, 2, 0, 1, 2]] if outputs else np.array([1.0, -1, 1, -1, 1, 1])
-    task = dmft.Task(x[:4], y[:4], x[4:], y[4:]) if tests else dmft.Task(x, y)
-    problem = dmft.Problem(dmft.MLP(depth, dmft.linear()), task, dmft.GradientDescent(0.2, 3), loss=loss)
+    problem = linear_problem(outputs, tests, loss, depth)
     recorded = {} if observables is None else {"observables": observables}
     theory = dmft.solve(problem, particles=256, scrambles=2, **recorded)
     nets = finite_nets.train_ensemble(problem, widths=widths, seeds=16, **recorded)
-    return (nets, theory, *([dmft.fluctuations(problem, **recorded)] if predicted else []))
+    if not predicted:
+        return nets, theory
+    found = fluctuations(problem)
+    if observables is not None:
+        found = found[[name for name in found if str(name).startswith((*observables, "test_loss"))]]
+    return nets, theory, found
 
 
-@pytest.mark.parametrize("case", CASES)
+@cache
+def fluctuations(problem):
+    return dmft.fluctuations(problem)
+
+
+@cache
+def linear_problem(outputs, tests, loss, depth):
+    x = np.random.default_rng(0).standard_normal((6, 5))
+    y = np.eye(3)[[0, 1, 2, 0, 1, 2]] if outputs else np.array([1.0, -1, 1, -1, 1, 1])
+    task = dmft.Task(x[:4], y[:4], x[4:], y[4:]) if tests else dmft.Task(x, y)
+    return dmft.Problem(dmft.MLP(depth, dmft.linear()), task, dmft.GradientDescent(0.2, 3), loss=loss)
+
+
+LONG = ("several outputs", "no test samples")  # whose fluctuations take long
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES])
 def test_every_figure_is_drawn_of_results_or_says_what_it_lacks(case):
     given, refused = CASES[case]
     refused = refused | OF_OTHERS
@@ -125,6 +143,7 @@ def test_what_is_no_result_is_named():
         width_convergence.figure(theory, results(depth=1, outputs=True, loss="cross_entropy")[0])
 
 
+@pytest.mark.slow
 def test_richness_of_comparisons():
     found = []
     x, y = np.random.default_rng(0).standard_normal((3, 4)), np.array([1.0, -1, 1])
@@ -142,6 +161,7 @@ def test_richness_of_comparisons():
         figures.richness.figure(found[0], found[0])
 
 
+@pytest.mark.slow
 def test_a_folder_of_results(tmp_path, capsys):
     nets, theory, predicted = results(predicted=True)
     for name, ds in (("theory", theory), ("networks", nets), ("fluctuations", predicted)):

@@ -183,6 +183,7 @@ def test_n_var_is_that_of_the_reference(reference, reference_nets, name):
             np.testing.assert_allclose(n_var[at], values, rtol=relative, atol=1.5e-3)
 
 
+@pytest.mark.slow
 def test_without_centering_the_variance_is_that_of_the_reference_and_a_factor_of_richness_is_seen(reference):
     table = expected(reference["variance_uncentered"], "prediction", "N_var_width256")
     uncentered = reference_problem()

@@ -107,6 +107,7 @@ def test_divergence_is_reported(problem):
         finite_nets.sample_in_law(wild, widths=[16], seeds=4)
 
 
+@pytest.mark.slow
 def test_two_time_kernels_of_several_outputs_have_the_form_of_trained_ones():
     x = np.random.default_rng(0).standard_normal((3, 5))
     problem = dmft.Problem(

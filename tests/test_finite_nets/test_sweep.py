@@ -186,6 +186,7 @@ def _dies(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_the_work_of_a_dead_process_is_done_by_another(tmp_path):
     outcomes = []
     run_all(_dies_once, [str(tmp_path)] * 3, "pool", ["cpu", "cpu"], outcomes.append)
@@ -195,6 +196,7 @@ def test_the_work_of_a_dead_process_is_done_by_another(tmp_path):
 
 
 @pytest.mark.filterwarnings("default")  # what Dask and its event loops leave behind is theirs
+@pytest.mark.slow
 def test_dask_workers_finish_though_one_is_killed(tmp_path):
     """A real cluster of four processes, of which one is killed midway."""
     distributed = pytest.importorskip("distributed")
