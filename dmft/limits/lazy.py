@@ -38,7 +38,7 @@ from dmft.limits.flow import integrated_descent
 from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_of_few_nodes
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, _check, loss
-from dmft.specs.network import Network
+from dmft.specs.networks import Network
 from dmft.specs.parameterization import layer_variances, require_limit, trained_layers
 
 Array = NDArray[np.float64]

@@ -38,7 +38,7 @@ from dmft import memory, schema
 from dmft.host import usual_errors
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, linear, loss
-from dmft.specs.network import Network
+from dmft.specs.networks import Network
 from dmft.specs.parameterization import (
     batch_scale,
     initial_deviations,

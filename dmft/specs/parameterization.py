@@ -55,7 +55,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from dmft.specs.network import Network
+    from dmft.specs.networks import Network
 
 MEAN_FIELD = "mean_field"
 STANDARD = "standard"

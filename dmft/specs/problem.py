@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dmft import faces
 from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
-from dmft.specs.network import MLP, Network, ResidualMLP
+from dmft.specs.networks import MLP, Network, ResidualMLP
 from dmft.specs.task import Task
 from dmft.specs.training import GradientDescent, GradientFlow, Training
 

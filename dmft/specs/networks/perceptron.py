@@ -1,18 +1,20 @@
-"""Architectures, without their width (width is a coordinate of results, not part of a problem)."""
+"""Perceptrons, with and without residual branches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from dmft.specs import _check
 from dmft.specs.activation import NAMES, Activation, tanh
+from dmft.specs.networks.program import Architecture, Field, traced
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD, layer_variances
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Architecture):
     """Multilayer perceptron (`dmft.specs.parameterization` has every scale).
 
         h^1 = W^0 x / sqrt(D) + bias b^0     h^{l+1} = W^l phi(h^l) / sqrt(N) + bias b^l
@@ -41,7 +43,7 @@ class MLP:
     activation: Activation = field(default_factory=tanh)
     gamma0: float = 1.0
     centered: bool = True
-    bias: float = 0.0
+    bias: float = traced(default=0.0)
     frozen: tuple[int, ...] = ()
     parameterization: str = MEAN_FIELD
     weight_variance: float | tuple[float, ...] = 1.0
@@ -49,6 +51,12 @@ class MLP:
 
     def __post_init__(self) -> None:
         _check_network(self)
+
+    def program(self, net: Any, x: Any) -> Field:
+        h = net.read("W0", x, to=0)
+        for l in range(1, self.depth):
+            h = _image(self, net, l, net.layer(h, net.activate(self.activation, h)), to=l)
+        return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
 
     @property
     def residual(self) -> bool:
@@ -62,7 +70,7 @@ class MLP:
 
 
 @dataclass(frozen=True)
-class ResidualMLP:
+class ResidualMLP(Architecture):
     """Residual perceptron: hidden layers share their neurons (`dmft.specs.parameterization` has every scale).
 
         h^1 = W^0 x / sqrt(D) + bias b^0     h^{l+1} = h^l + branch_scale (W^l phi(h^l) / sqrt(N) + bias b^l)
@@ -85,9 +93,9 @@ class ResidualMLP:
     depth: int
     activation: Activation = field(default_factory=tanh)
     gamma0: float = 1.0
-    branch_scale: float | None = None
+    branch_scale: float | None = traced(default=None)
     centered: bool = True
-    bias: float = 0.0
+    bias: float = traced(default=0.0)
     frozen: tuple[int, ...] = ()
     parameterization: str = MEAN_FIELD
     weight_variance: float | tuple[float, ...] = 1.0
@@ -97,6 +105,12 @@ class ResidualMLP:
         _check_network(self)
         scale = 1 / math.sqrt(self.depth) if self.branch_scale is None else self.branch_scale
         object.__setattr__(self, "branch_scale", _check.positive("branch_scale", scale))
+
+    def program(self, net: Any, x: Any) -> Field:
+        h = net.read("W0", x, to=0)
+        for l in range(1, self.depth):
+            h = h + self.branch * _image(self, net, l, net.layer(h, net.activate(self.activation, h)), to=0)
+        return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
 
     @property
     def residual(self) -> bool:
@@ -111,6 +125,14 @@ class ResidualMLP:
 
 
 Network = MLP | ResidualMLP
+
+
+def _image(network: Network, net: Any, l: int, features: Field, *, to: int) -> Field:
+    """W^l features / sqrt(N) + bias b^l."""
+    u: Field = net.apply(f"W{l}", features, to=to)
+    # a traced number is not asked whether it is zero
+    biased = not isinstance(network.bias, int | float) or network.bias != 0
+    return u + network.bias * net.vector(f"b{l}", of=to) if biased else u
 
 
 def _check_network(network: Network) -> None:

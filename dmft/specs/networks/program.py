@@ -1,0 +1,314 @@
+"""The language of architectures.
+
+An architecture is a frozen dataclass with one method, its forward pass, written over the operations of an interpreter
+`net`.  Everything else is read from it: the limit, what 1/N adds, networks of finite width, sizes.
+
+    read(name, x, to=p)             W x                 a thin matrix, from input directions to the neurons of p
+    apply(name, v, to=p)            W v / sqrt(N)       a square Gaussian matrix, the only place where one enters
+    apply(name, v, to=p, mix=m)     sum_k sum_x m[k, y, x] W^k v_x / sqrt(N)       a bank of them, over positions
+    vector(name, of=p)              b                   a number for each neuron of p: a bias, of weight N(0, 1)
+    activate(phi, h)                phi(h)              entry by entry
+    mix(h, A)                       sum_x A[y, x] h_x   maps of positions that nothing trains; A (x,) leaves no positions
+    local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
+    average(a, b)                   <a b>               over a population: a number, which `local` may use
+    layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
+    h + g,  c * h
+
+What `read`, `apply`, `vector` and these return are fields: (row, [position,] neuron) of one population, whose neurons
+come last; numbers have a last axis of length one.  Rows, and in networks members of an ensemble, are leading axes that
+belong to the interpreter: formulas count axes from the end.  Populations are named by the program with any hashable
+(`to`); layers of one population share their neurons, as those of a residual network do.  `program` returns the field
+that the readout averages, without positions:
+
+    f_c = <w_c features> / gamma0
+
+`net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order in which `read` and `apply` meet them; the readout is the
+last.  Vectors belong to the layer of the matrix before them.
+
+Fields of a dataclass marked `traced` enter compiled code as numbers, so that a sweep over them compiles once; a
+program must not decide by them.  Zero stays the number 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.specs.activation import Activation
+from dmft.specs.parameterization import MEAN_FIELD, input_scale
+
+TRACED = "traced"
+# what engines read from a network beside its program
+BESIDE = ("gamma0", "centered", "frozen", "parameterization", "weight_variance", "bias_variance")
+Formula = Callable[..., Any]
+
+
+def traced(**options: Any) -> Any:
+    """A dataclass field that is a number of compiled code."""
+    return field(metadata={TRACED: True}, **options)
+
+
+class Field:
+    """What a program computes with: the value belongs to the interpreter.
+
+    population: its name, or None for numbers.
+    """
+
+    __slots__ = ("net", "population", "value")
+
+    def __init__(self, net: Any, value: Any, population: Hashable | None) -> None:
+        self.net, self.value, self.population = net, value, population
+
+    def __add__(self, other: Field) -> Field:
+        if not isinstance(other, Field):
+            return NotImplemented
+        if other.population != self.population:
+            raise ValueError(f"fields of {self.population!r} and {other.population!r} cannot be added.")
+        return self.net.add(self, other)  # type: ignore[no-any-return]
+
+    def __mul__(self, factor: Any) -> Field:
+        return NotImplemented if isinstance(factor, Field) else self.net.scale(factor, self)
+
+    __rmul__ = __mul__
+
+
+class Architecture:
+    """What architectures derive from: frozen dataclasses with `program`.
+
+    Those of one's own need no more than
+
+        @dataclass(frozen=True)
+        class Perceptron(dmft.Architecture):
+            gamma0: float = 1.0
+
+            def program(self, net, x):
+                h = net.read("W0", x, to="neurons")
+                return net.layer(h, net.activate(dmft.tanh(), h))
+
+    and work wherever the built-in ones do.  They are described by their module and name, which has to be importable
+    where a description is read.
+    """
+
+    gamma0: float = 1.0
+    centered: bool = True
+    bias: float = 0.0  # of the first layer: one more input of this value
+    frozen: tuple[int, ...] = ()
+    parameterization: str = MEAN_FIELD
+    weight_variance: float | tuple[float, ...] = 1.0
+    bias_variance: float = 1.0
+
+    def program(self, net: Any, x: Any) -> Field:
+        """The field that the readout averages."""
+        raise NotImplementedError(f"{type(self).__name__} has no program; see dmft.specs.networks.program.")
+
+    def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What `program` reads: (sample, [position,] direction), scaled so that W x of weights N(0, 1) is h."""
+        flat = x.reshape(len(x), -1)
+        scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
+        return scaled
+
+    def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
+        """What the program is made of, for inputs of this shape."""
+        return _sketch(structure(self), shape)
+
+
+# ---- numbers and structure -------------------------------------------------------------------------------------------
+
+
+def structure(network: Any) -> Any:
+    """The network with all that does not shape its program at one value: equal for networks of one compiled code."""
+    cls = type(network)
+    found = object.__new__(cls)
+    for each in fields(network):
+        value = getattr(network, each.name)
+        if each.name in BESIDE:
+            value = () if each.name == "frozen" else getattr(Architecture, each.name)
+        elif each.metadata.get(TRACED) and value != 0:
+            value = 1.0
+        object.__setattr__(found, each.name, value)
+    return found
+
+
+def numbers(network: Any) -> dict[str, float]:
+    """The traced fields that are not zero."""
+    values = {each.name: getattr(network, each.name) for each in fields(network) if each.metadata.get(TRACED)}
+    return {name: value for name, value in values.items() if value != 0}
+
+
+def with_numbers(network: Any, values: dict[str, Any]) -> Any:
+    """A `structure` with numbers in it, of any array library."""
+    found = object.__new__(type(network))
+    for each in fields(network):
+        object.__setattr__(found, each.name, values.get(each.name, getattr(network, each.name)))
+    return found
+
+
+# ---- what a program is made of ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Weights of a program.
+
+    layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
+    result; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of what is multiplied),
+    0 for none.
+    """
+
+    name: str
+    layer: int
+    source: Hashable | None
+    target: Hashable
+    bank: int = 0
+    positions: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Parts in the order in which a program meets them.
+
+    layers: (population, positions) of every named layer; features: positions of their features.
+    readout: the population that is averaged; linear: whether the output is linear in every matrix.
+    """
+
+    populations: tuple[Hashable, ...]
+    reads: tuple[Part, ...]
+    matrices: tuple[Part, ...]
+    vectors: tuple[Part, ...]
+    layers: tuple[tuple[Hashable, int], ...]
+    activations: tuple[Activation, ...]
+    readout: Hashable
+    linear: bool
+
+    @property
+    def depth(self) -> int:
+        """Layers that results hold."""
+        return len(self.layers)
+
+    @property
+    def readout_layer(self) -> int:
+        """The number of the readout among weights."""
+        return len(self.reads) + len(self.matrices)
+
+    def place(self, population: Hashable) -> int:
+        return self.populations.index(population)
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """(source, target) of every matrix, as places of populations."""
+        return tuple((self.place(part.source), self.place(part.target)) for part in self.matrices)
+
+
+@lru_cache(maxsize=256)
+def _sketch(network: Any, shape: tuple[int, ...]) -> Sketch:
+    drawn = _Drawing(shape)
+    with np.errstate(all="ignore"):
+        end = network.program(drawn, network.inputs(np.ones((1, *shape))))
+    name = type(network).__name__
+    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2:
+        raise ValueError(
+            f"the program of {name} must return a field without positions, which the readout averages; average over "
+            "positions with net.mix(h, A)."
+        )
+    if not drawn.layers:
+        raise ValueError(f"the program of {name} names no layer; call net.layer(h, features) for each.")
+    if not drawn.reads:
+        raise ValueError(f"the program of {name} reads nothing; begin with net.read(name, x, to=...).")
+    return Sketch(
+        tuple(drawn.populations),
+        tuple(drawn.reads.values()),
+        tuple(drawn.matrices.values()),
+        tuple(drawn.vectors.values()),
+        tuple(drawn.layers),
+        tuple(drawn.activations),
+        end.population,
+        drawn.linear,
+    )
+
+
+class _Drawing:
+    """An interpreter of networks of two neurons, which notes what it is asked for."""
+
+    WIDTH = 2
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.populations: dict[Hashable, None] = {}
+        self.reads: dict[str, Part] = {}
+        self.matrices: dict[str, Part] = {}
+        self.vectors: dict[str, Part] = {}
+        self.layers: list[tuple[Hashable, int]] = []
+        self.activations: list[Activation] = []
+        self.linear = True
+
+    def _field(self, value: Any, population: Hashable) -> Field:
+        if population is not None:
+            self.populations[population] = None
+        return Field(self, value, population)
+
+    def _noted(self, kind: dict[str, Part], part: Part) -> Part:
+        known = [p for parts in (self.reads, self.matrices, self.vectors) for p in parts.values()]
+        before = next((p for p in known if p.name == part.name), None)
+        if before is None:
+            kind[part.name] = part
+            return part
+        if kind.get(part.name) is None or (before.source, before.target, before.bank) != (
+            part.source,
+            part.target,
+            part.bank,
+        ):
+            raise ValueError(f"{part.name!r} is used for two different weights; give each a name of its own.")
+        return before
+
+    def read(self, name: str, x: NDArray[np.float64], *, to: Hashable) -> Field:
+        positions = x.shape[1] if x.ndim == 3 else 0
+        self._noted(self.reads, Part(name, len(self.reads) + len(self.matrices), None, to, 0, (positions, positions)))
+        return self._field(np.ones((*x.shape[:-1], self.WIDTH)), to)
+
+    def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
+        shape = v.value.shape
+        positions = shape[-2] if len(shape) == 3 else 0
+        bank, after = 0, positions
+        if mix is not None:
+            bank, after, before = mix.shape
+            if before != positions:
+                raise ValueError(f"{name!r} mixes {before} positions, and its input has {positions}.")
+        layer = len(self.reads) + len(self.matrices)
+        self._noted(self.matrices, Part(name, layer, v.population, to, bank, (after, positions)))
+        return self._field(np.ones((shape[0], after, self.WIDTH) if after else (shape[0], self.WIDTH)), to)
+
+    def vector(self, name: str, *, of: Hashable) -> Field:
+        self._noted(self.vectors, Part(name, len(self.reads) + len(self.matrices) - 1, None, of))
+        return self._field(np.ones(self.WIDTH), of)
+
+    def activate(self, phi: Activation, h: Field) -> Field:
+        self.activations.append(phi)
+        self.linear &= phi.name == "linear"
+        return self._field(h.value, h.population)
+
+    def mix(self, h: Field, A: Any) -> Field:
+        return self._field(np.asarray(A) @ h.value, h.population)
+
+    def local(self, formula: Formula, *values: Field) -> Field:
+        self.linear = False
+        population = next((v.population for v in values if v.population is not None), None)
+        return self._field(formula(np, *(v.value for v in values)), population)
+
+    def average(self, a: Field, b: Field) -> Field:
+        self.linear = False
+        return self._field((a.value * b.value).mean(-1, keepdims=True), None)
+
+    def layer(self, h: Field, features: Field) -> Field:
+        self.layers.append((h.population, h.value.shape[-2] if h.value.ndim == 3 else 0))
+        return features
+
+    def add(self, a: Field, b: Field) -> Field:
+        return self._field(a.value + b.value, a.population)
+
+    def scale(self, factor: Any, h: Field) -> Field:
+        return self._field(h.value, h.population)
