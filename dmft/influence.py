@@ -319,7 +319,7 @@ class Influence:
 
     def bytes_of_one(self, network: Network, mode: str) -> int:
         """That one direction, or scalar, takes."""
-        state = (network.first, network.matrices, network.biases, network.readout)
+        state = (network.reads, network.matrices, network.vectors, network.readout)
         measures = [p.measure for p in network.populations]
         return COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dmft import compiling, host, memory, schema
 from dmft.checkpoint import Checkpoint
 from dmft.engine import curvature, loop
-from dmft.engine.network import Form, Network, Rule, Vitals, probe_block
+from dmft.engine.network import Form, Network, Rule, Vitals, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.errors import DivergenceError, exploded
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def depth(self) -> int:
-        return self.problem.network.depth
+        return self.form.sketch.depth
 
     @cached_property
     def form(self) -> Form:
@@ -110,7 +110,7 @@ class Run:
         """The most vectors that a matrix meets at once in training."""
         rows = self.rule.rows.shape[1]
         outputs = self.rule.targets.shape[1] if self.form.per_output else 1
-        return max(rows, (rows if self.form.every_row else self.form.trained) * outputs)
+        return most_vectors(self.form, rows, (rows if self.form.every_row else self.form.trained) * outputs)
 
     @property
     def probe_block(self) -> int:
@@ -135,12 +135,14 @@ class Run:
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
-        return min(self.full_capacity, max(128, 16 * max(self.block, self.look_room)))
+        # positions of an image are alike
+        times = 6 if any(part.bank for part in self.form.sketch.matrices) else 16
+        return min(self.full_capacity, max(128, times * max(self.block, self.look_room)))
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population; those that probes take from a copy are besides what training uses."""
         copied = self.probe_block - self.look_room
-        return loop.draws_needed(self.rule, self.form, self.depth, capacity + copied)
+        return loop.draws_needed(self.rule, self.form, capacity + copied)
 
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
@@ -155,7 +157,7 @@ class Run:
 
     def _initial(self, populations: list[Population], capacity: int) -> Network:
         begun, used = _begun(
-            self.rule, populations, form=self.form, depth=self.depth, tolerance=self.tolerance, capacity=capacity
+            self.rule, populations, form=self.form, tolerance=self.tolerance, capacity=capacity
         )
         spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
         network: Network = replace(begun, populations=tuple(spent))
@@ -344,13 +346,13 @@ class Run:
         return on_device * max(len(self.devices), 1) + on_host
 
 
-@partial(jax.jit, static_argnames=("form", "depth", "tolerance", "capacity"))
+@partial(jax.jit, static_argnames=("form", "tolerance", "capacity"))
 def _begun(
-    rule: Rule, populations: list[Population], *, form: Form, depth: int, tolerance: float, capacity: int
+    rule: Rule, populations: list[Population], *, form: Form, tolerance: float, capacity: int
 ) -> tuple[Network, list[jax.Array]]:
     """A network at initialisation, without its populations, and the raw normals that each of them has spent: compiled
     as a whole, since compiling some forty operations one by one takes seconds."""
-    network = loop.limit_network(rule, form, depth, populations, tolerance, capacity=capacity)
+    network = loop.limit_network(rule, form, populations, tolerance, capacity=capacity)
     return replace(network, populations=()), [p.used for p in network.populations]
 
 

@@ -333,7 +333,7 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
             values[name] = np.asarray(value) if name == "ntk" else np.moveaxis(np.asarray(value), 0, 1)
     for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
         if vectors is not None:
-            two_time = loop.two_time_kernels(vectors, layers(trained.network))
+            two_time = loop.two_time_kernels(vectors, layers(trained.network), mean=name == "feature")
             values[f"{name}_kernel_two_time"] = _by_sample(run, np.asarray(two_time), name == "gradient")
     values |= of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.sharpness is not None:

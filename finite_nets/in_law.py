@@ -142,7 +142,6 @@ def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
         keys,
         run.rule,
         width=run.particles,
-        depth=run.depth,
         capacity=run.full_capacity,
         steps=tuple(run.steps.tolist()),
         form=run.form,
@@ -151,23 +150,22 @@ def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
     return found
 
 
-@partial(jax.jit, static_argnames=("width", "depth", "capacity", "steps", "form", "two_time"))
+@partial(jax.jit, static_argnames=("width", "capacity", "steps", "form", "two_time"))
 def _sampled(
     keys: jax.Array,
     rule: Rule,
     *,
     width: int,
-    depth: int,
     capacity: int,
     steps: tuple[int, ...],
     form: Form,
     two_time: bool,
 ) -> dict[str, jax.Array]:
     def member(key: jax.Array) -> dict[str, jax.Array]:
-        draws = loop.draws_needed(rule, form, depth, capacity)
+        draws = loop.draws_needed(rule, form, capacity)
         normals = [jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws)]
         crowd = [particles(z) for z in normals]
-        start = loop.limit_network(rule, form, depth, crowd, TOLERANCES[0], capacity=capacity)
+        start = loop.limit_network(rule, form, crowd, TOLERANCES[0], capacity=capacity)
         room = loop.empty_history(start, rule, form, steps, two_time=two_time)
         end, history = loop.advance(start, room, rule, 0, max(steps) + 1, form=form)
         found = {
@@ -179,7 +177,7 @@ def _sampled(
         found["prediction"] = history.vitals.prediction[jnp.asarray(steps)]
         for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
             if vectors is not None:
-                found[f"{name}_kernel_two_time"] = loop.two_time_kernels(vectors, layers(end))
+                found[f"{name}_kernel_two_time"] = loop.two_time_kernels(vectors, layers(end), mean=name == "feature")
         return found
 
     return jax.vmap(member)(keys)

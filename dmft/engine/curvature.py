@@ -142,8 +142,8 @@ def bytes_needed(rule: Rule, form: Form, depth: int, capacity: int, size: int, i
     """Of the copy of the state, for vectors of `size` components, and of the directions of the iteration."""
     samples, outputs = form.trained, rule.targets.shape[1]
     room = room_needed(rule.rows.shape[1], outputs, samples)
-    if form.activation.name == "linear":
-        size += 2 * room * (depth - 1 if form.residual else 1)
+    if form.sketch.linear:
+        size += 2 * room * (depth - 1 if form.network.residual else 1)
     directions = capacity + room
     matrices = (depth - 1) * (4 * directions * size + directions**2)
     vectors = (ITERATIONS + 5) * (samples * (2 * depth - 1) + outputs) + 8 * depth * samples
@@ -154,13 +154,13 @@ def extended(network: Network, samples: int, form: Form) -> Network:
     """A copy whose matrices and populations have room for the vectors of the iteration."""
     rows, outputs = network.offset.shape
     room = room_needed(rows, outputs, samples)
-    draws = 2 * room * (len(network.matrices) if form.residual else 1)
+    draws = 2 * room * (len(network.matrices) if form.network.residual else 1)
     per_layer = layers(network)
     return replace(
         network.with_room(room, draws),
-        first=per_layer[0].widened(network.first, draws),
+        reads=tuple(per_layer[0].widened(w, draws) for w in network.reads),
         readout=per_layer[-1].widened(network.readout, draws),
-        biases=tuple(p.widened(b, draws) for p, b in zip(per_layer[1:], network.biases, strict=False)),
+        vectors=tuple(p.widened(b, draws) for p, b in zip(per_layer[1:], network.vectors, strict=False)),
         populations=tuple(p.with_more(draws) for p in network.populations),
         velocity=None,
     )
@@ -171,7 +171,7 @@ def _fields(
 ) -> tuple[Network, _Fields, Direction]:
     """The state with what its matrices have shown, the fields of the pass `seen`, and the start."""
     n = form.trained
-    _, dphi = functions(form.activation)
+    _, dphi = functions(form.network.activation)
     h, features = (tuple(v[:n] for v in each) for each in (seen.h, seen.features))
     slopes = tuple(dphi(each) for each in h)
     output, target = seen.output[:n], rule.targets[rule.rows[t][:n]]
@@ -181,18 +181,19 @@ def _fields(
     network, _, start_g = _backward(network, rule, slopes, a @ network.readout, form)
 
     branch, per_layer, depth = _branch(rule, form), layers(network), len(h)
+    x, sigma = seen.uses[0].met[:n], rule.numbers.get("bias", jnp.zeros(()))
     update = batch_scale(rule.gamma0, n)
     steps = tuple(jnp.sqrt(update) * (layer not in form.frozen) for layer in range(depth + 1))
     fields = _Fields(
         features=features,
         slopes=slopes,
-        bends=tuple(bend(form.activation, v) * each for v, each in zip(h, z, strict=True)),
+        bends=tuple(bend(form.network.activation, v) * each for v, each in zip(h, z, strict=True)),
         gradients=g,
         delta=delta,
         hessian=loss.curvature(jnp, form.loss, output, target),
-        inputs=seen.x[:n] @ seen.x[:n].T,
+        inputs=x @ x.T,
         feature_kernels=tuple(
-            branch**2 * (p.inner(phi, phi) + rule.bias**2) for p, phi in zip(per_layer[:-1], features[:-1], strict=True)
+            branch**2 * (p.inner(phi, phi) + sigma**2) for p, phi in zip(per_layer[:-1], features[:-1], strict=True)
         ),
         gradient_kernels=tuple(branch**2 * p.inner(v, v) for p, v in zip(per_layer[1:], g[1:], strict=True)),
         steps=steps,
@@ -208,7 +209,7 @@ def _fields(
 
 def _branch(rule: Rule, form: Form) -> jax.Array | float:
     """b."""
-    return rule.branch if form.residual else 1.0
+    return rule.numbers["branch_scale"] if form.network.residual else 1.0
 
 
 def _backward(
@@ -220,13 +221,13 @@ def _backward(
         network, image = _pulled(network, i, g[0], form)
         z.insert(0, _branch(rule, form) * image)
         below = slopes[i] * z[0]
-        g.insert(0, g[0] + below if form.residual else below)
+        g.insert(0, g[0] + below if form.network.residual else below)
     return network, tuple(z), tuple(g)
 
 
 def _pushed(network: Network, i: int, v: jax.Array, form: Form) -> tuple[Network, jax.Array]:
     """W^{i+1} v / sqrt(N)."""
-    below, above = (0, 0) if form.residual else (i, i + 1)
+    below, above = form.sketch.ends[i]
     populations, matrices = list(network.populations), list(network.matrices)
     matrices[i], populations[above], image, _ = matrices[i].apply(v, populations[below], populations[above])
     return replace(network, matrices=tuple(matrices), populations=tuple(populations)), image
@@ -234,7 +235,7 @@ def _pushed(network: Network, i: int, v: jax.Array, form: Form) -> tuple[Network
 
 def _pulled(network: Network, i: int, u: jax.Array, form: Form) -> tuple[Network, jax.Array]:
     """W^{i+1}^T u / sqrt(N)."""
-    below, above = (0, 0) if form.residual else (i, i + 1)
+    below, above = form.sketch.ends[i]
     populations, matrices = list(network.populations), list(network.matrices)
     matrices[i], populations[below], image, _ = matrices[i].apply_t(u, populations[above], populations[below])
     return replace(network, matrices=tuple(matrices), populations=tuple(populations)), image
@@ -259,7 +260,7 @@ def _product(network: Network, rule: Rule, fields: _Fields, image: Direction, fo
     for i in range(depth - 1):
         network, above = _pushed(network, i, dphi[i], form)
         above = s[i + 1] * image.outputs[i] + branch * above
-        dh.append(dh[i] + above if form.residual else above)
+        dh.append(dh[i] + above if form.network.residual else above)
         dphi.append(fields.slopes[i + 1] * dh[-1])
     top, readout = layers(network)[-1], s[-1] * image.readout
     df = top.inner(fields.features[-1], readout) + top.inner(dphi[-1], network.readout)
@@ -270,7 +271,7 @@ def _product(network: Network, rule: Rule, fields: _Fields, image: Direction, fo
         network, below = _pulled(network, i, dg[0], form)
         dz = s[i + 1] * image.inputs[i] + branch * below
         below = fields.bends[i] * dh[i] + fields.slopes[i] * dz
-        dg.insert(0, dg[0] + below if form.residual else below)
+        dg.insert(0, dg[0] + below if form.network.residual else below)
     product = Direction(
         first=-s[0] * dg[0],
         outputs=tuple(-c * v for c, v in zip(s[1:-1], dg[1:], strict=True)),

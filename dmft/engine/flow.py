@@ -38,8 +38,6 @@ from dmft.engine.network import (
     descend,
     direction,
     evaluate,
-    feature_kernels,
-    gradient_kernels,
     observe,
     tangent_kernel,
 )
@@ -82,7 +80,7 @@ def step(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[
 
 def _euler(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
     network, seen, change = evaluate(network, rule, t, form)
-    K = _ntk(network, rule, seen, seen, form, len(seen.x))[:, :, : form.trained]
+    K = tangent_kernel(network, seen, seen, form)[:, :, : form.trained]
     assert network.carried is not None
     # rows are all samples in their order: a flow takes the full batch
     carried = network.carried + rule.rates[t] / rule.gamma0 * jnp.tensordot(K, change, axes=2)
@@ -98,7 +96,7 @@ def rosenbrock(
     n, outputs = change.shape
     tau, share = rate / rule.gamma0 * rule.share[t][0], rule.share[t][0]
     delta = change.ravel() / share
-    K = _ntk(start, rule, seen, seen, form, n).reshape(n * outputs, -1)
+    K = tangent_kernel(start, seen, seen, form, n).reshape(n * outputs, -1)
     H = _block_diagonal(loss.curvature(jnp, form.loss, seen.output[:n], rule.targets[rule.rows[t][:n]]))
     system = jnp.eye(n * outputs) + GAMMA * tau * H @ K
     a = jnp.linalg.solve(system, delta)
@@ -109,18 +107,12 @@ def rosenbrock(
     trial, trial_seen, trial_change = evaluate(along(seen, a, start), rule, t + 1, form)
     trial_delta = trial_change.ravel() / share
     # the coordinates of the first pass are still those of its vectors: bases only grow
-    K_trial = _ntk(trial, rule, seen, trial_seen, form, n).reshape(n * outputs, -1)
+    K_trial = tangent_kernel(trial, seen, trial_seen, form, n).reshape(n * outputs, -1)
     response = K_trial @ trial_delta
     b = jnp.linalg.solve(system, GAMMA * tau * H @ response + 2 * a)
     end = along(trial_seen, trial_delta / 2, along(seen, (a - b) / 2, trial))
     error = tau / 2 * (K @ (a - b) + response)
     return end, seen, error.reshape(n, outputs)
-
-
-def _ntk(network: Network, rule: Rule, a: Pass, b: Pass, form: Form, stop: int) -> jax.Array:
-    """K (row, output, row_2, output_2) between the first `stop` rows of two passes."""
-    features, gradients = (kernel(network, a, b, stop) for kernel in (feature_kernels, gradient_kernels))
-    return tangent_kernel(a.x[:stop] @ b.x[:stop].T, features, gradients, rule, form)
 
 
 def _block_diagonal(blocks: jax.Array) -> jax.Array:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +20,26 @@ from numpy.typing import NDArray
 from scipy.linalg import qr
 
 from dmft.engine import flow, smoothing
+from dmft.engine.bank import revealed_bank
 from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
-from dmft.engine.network import Form, Kernels, Network, Pass, Rule, Start, Vitals, kernels, layers, predictions, vitals
+from dmft.engine.network import (
+    Form,
+    Kernels,
+    Network,
+    Pass,
+    Rule,
+    Start,
+    Vitals,
+    along,
+    kernels,
+    layers,
+    predictions,
+    vitals,
+)
 from dmft.engine.population import Population
-from dmft.specs.parameterization import batch_scale, initial_deviations, input_scale, require_limit, with_bias
+from dmft.specs.networks.program import Sketch, numbers, structure
+from dmft.specs.parameterization import batch_scale, initial_deviations, require_limit, with_bias
 from dmft.specs.problem import Problem
 
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
@@ -37,7 +51,7 @@ class History(NamedTuple):
     vitals: of every step, with a leading step axis.
     kernels: of the saved steps, with a leading axis over them.
     features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, vector,
-        component); or None.
+        [position,] component); or None.
     slots: (step,) where a step is saved on these axes; beyond their end if it is not.
     """
 
@@ -57,7 +71,10 @@ def rule_of(problem: Problem) -> Rule:
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
     batches, inputs = problem.batches, input_coordinates(problem)
-    start = initial_deviations(network, inputs, network.bias)
+    sketch = sketch_of(problem)
+    start = initial_deviations(
+        network, inputs.reshape(-1, inputs.shape[-1]), network.bias, layers=sketch.readout_layer + 1
+    )
     scale = batch_scale(network.gamma0, batches.shape[1])
     if training.observe == "test":
         rows, share = batches, np.full(batches.shape, scale)
@@ -68,7 +85,7 @@ def rule_of(problem: Problem) -> Rule:
         share = np.zeros((training.steps, task.n_train))
         np.put_along_axis(share, batches, scale, axis=1)
     # of preactivations of the first layer
-    size = start.weights[0] * np.sqrt(np.sum(inputs**2) / len(inputs))
+    size = start.weights[0] * np.sqrt(np.sum(inputs**2) / np.prod(inputs.shape[:-1]))
     return Rule(
         inputs=jnp.asarray(inputs),
         targets=jnp.asarray(task.targets),
@@ -82,8 +99,7 @@ def rule_of(problem: Problem) -> Rule:
         centered=jnp.asarray(float(network.centered)),
         momentum=jnp.asarray(training.momentum),
         weight_decay=jnp.asarray(training.weight_decay),
-        branch=jnp.asarray(network.branch),
-        bias=jnp.asarray(network.bias),
+        numbers={name: jnp.asarray(value) for name, value in numbers(network).items()},
         start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
         kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
     )
@@ -94,48 +110,57 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool
     task, training, network = problem.task, problem.training, problem.network
     stream = training.observe == "test"
     return Form(
-        activation=network.activation,
+        network=structure(network),
+        shape=problem.task.x_train.shape[1:],
         loss=problem.loss,
-        residual=network.residual,
         scheme=training.scheme,
         momentum=training.momentum > 0,
         trained=problem.batches.shape[1] if stream else task.n_train,
         probes=task.n_test if stream else 0,
         joint=joint or not stream,
         kernels=tuple(name for name in KERNELS if name in kernels),
-        bias=network.bias > 0,
         frozen=network.frozen,
         single=not task.outputs,
     )
 
 
+def sketch_of(problem: Problem) -> Sketch:
+    """The parts of its program."""
+    found: Sketch = problem.network.sketch(problem.task.x_train.shape[1:])
+    return found
+
+
 def input_coordinates(problem: Problem) -> NDArray[np.float64]:
-    """X (sample, input direction) with X X^T = K^x + bias^2; directions of rounding size are left out."""
-    x = with_bias(problem.task.x * input_scale(problem.task.dimension), problem.network.bias)
+    """X (sample, [position,] input direction) with X X^T = K^x + bias^2; directions of rounding size are left out."""
+    given = problem.network.inputs(problem.task.x)
+    x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
     R, order = qr(x.T, mode="r", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
     X = np.empty((len(x), int(live.sum())))
     X[order] = (R[: len(live)][live] * np.sign(np.diagonal(R)[live])[:, None]).T
-    return X
+    return X.reshape(*given.shape[:-1], -1)
 
 
-def draws_needed(rule: Rule, form: Form, depth: int, capacity: int) -> list[int]:
-    """Raw normals that each population may hand out, for matrices of the given capacity on either side.
-
-    The first layer has W^0 (inputs) in place of the images of a matrix below, the last the readout (outputs) in place
-    of one above; the layers of a residual network draw from one population.
-    """
-    inputs, outputs = rule.inputs.shape[1], rule.targets.shape[1]
-    below, above = capacity + int(form.bias), capacity
-    needed = np.add([inputs, *[below] * (depth - 1)], [*[above] * (depth - 1), outputs]).tolist()
-    return [sum(needed)] if form.residual else needed
+def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
+    """Raw normals that each population may hand out, for matrices of the given capacity on either side: for thin
+    matrices their inputs, for others the images of both sides, for vectors one, for the readout one an output."""
+    sketch = form.sketch
+    needed = [0] * len(sketch.populations)
+    for part in sketch.reads:
+        needed[sketch.place(part.target)] += rule.inputs.shape[-1]
+    for part in sketch.matrices:
+        needed[sketch.place(part.target)] += capacity * (part.bank or 1)
+        needed[sketch.place(part.source)] += capacity * (part.bank or 1)
+    for part in sketch.vectors:
+        needed[sketch.place(part.target)] += 1
+    needed[sketch.place(sketch.readout)] += rule.targets.shape[1]
+    return needed
 
 
 def limit_network(
     rule: Rule,
     form: Form,
-    depth: int,
     populations: Sequence[Population],
     tolerance: float,
     *,
@@ -145,42 +170,46 @@ def limit_network(
     """A network at initialisation whose matrices are revealed as they are used.
 
     Args:
-        depth: number of layers.
-        populations: one a layer, or one for all if residual, with at least `draws_needed` raw normals, none of them
-            used yet.
+        populations: of the program, with at least `draws_needed` raw normals, none of them used yet.
         capacity: most directions that either side of a matrix may meet.
     """
-    populations = list(populations)
-    (n_samples, inputs), outputs = rule.inputs.shape, rule.targets.shape[1]
+    sketch, populations = form.sketch, list(populations)
+    shape, start = (len(rule.inputs), rule.targets.shape[1]), rule.start
 
-    def draw(layer: int, count: int) -> jax.Array:
-        layer = 0 if form.residual else layer
-        drawn = populations[layer].next_normals(count)
-        populations[layer] = populations[layer].spend(count)
+    def draw(population: Any, count: int) -> jax.Array:
+        place = sketch.place(population)
+        drawn = populations[place].next_normals(count)
+        populations[place] = populations[place].spend(count)
         return drawn
 
-    start = rule.start
-    readout = start.weights[-1] * draw(depth - 1, outputs)
-    normals = draw(0, inputs)
-    first = start.weights[0] * normals
-    if form.bias:  # a direction of the inputs, with a variance of its own
-        first = first + start.extra * jnp.outer(start.along, start.along @ normals)
-    biases = tuple(start.biases * draw(layer, 1)[0] for layer in range(1, depth)) if form.bias else ()
-    per_layer = populations * depth if form.residual else populations
-    matrices = tuple(
-        revealed(source.size, target.size, (capacity, capacity), tolerance, project=project, initial=deviation)
-        for (source, target), deviation in zip(pairwise(per_layer), start.weights[1:-1], strict=True)
-    )
-    shape = (n_samples, outputs)
+    def thin(layer: int, normals: jax.Array) -> jax.Array:
+        scaled = start.weights[layer] * normals
+        if layer or "bias" not in rule.numbers:
+            return scaled
+        # a direction of the inputs, with a variance of its own
+        return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
+
+    readout = start.weights[-1] * draw(sketch.readout, shape[1])
+    reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
+    vectors = tuple(start.biases * draw(part.target, 1)[0] for part in sketch.vectors)
+    matrices = list[Any]()
+    for part, ends in zip(sketch.matrices, sketch.ends, strict=True):
+        sizes = tuple(populations[place].size for place in ends)
+        options: dict[str, Any] = {"project": project, "initial": start.weights[part.layer]}
+        room = (capacity, capacity)
+        made = revealed_bank(part.bank, *sizes, room, tolerance, **options) if part.bank else None
+        matrices.append(made or revealed(*sizes, room, tolerance, **options))
     carried = jnp.zeros(shape) if form.scheme == "euler" else None
-    network = Network(first, matrices, readout, tuple(populations), jnp.zeros(shape), biases, carried=carried)
+    network = Network(
+        reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch
+    )
     velocity = jax.tree.map(jnp.zeros_like, network.parameters) if form.momentum else None
     return replace(network, velocity=velocity)
 
 
-def observed_shapes(depth: int, rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
+def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
     """Of the prediction and of every kernel of a step, recorded or not."""
-    rows = form.probes or rule.rows.shape[1]
+    rows, depth = form.probes or rule.rows.shape[1], form.sketch.depth
     each = (rows,) if form.single else (rows, rule.targets.shape[1])
     kernels = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *each * 2), "ntk": each * 2}
     return {"prediction": each, **kernels}
@@ -188,20 +217,22 @@ def observed_shapes(depth: int, rule: Rule, form: Form) -> dict[str, tuple[int, 
 
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their kernels."""
-    depth, outputs = len(network.matrices) + 1, rule.targets.shape[1]
+    outputs, matrices, depth = rule.targets.shape[1], len(network.matrices), form.sketch.depth
     steps, kept, rows = max(saved) + 1, len(saved), form.probes or rule.rows.shape[1]
 
     def vectors(kernel: str, count: int) -> tuple[jax.Array, ...] | None:
-        wanted = two_time and kernel in form.kernels
-        return tuple(jnp.zeros((kept, count, p.size)) for p in layers(network)) if wanted else None
+        if not (two_time and kernel in form.kernels):
+            return None
+        positions = [(n,) if n else () for _, n in form.sketch.layers]
+        return tuple(jnp.zeros((kept, count, *x, p.size)) for x, p in zip(positions, layers(network), strict=True))
 
-    shapes = observed_shapes(depth, rule, form)
+    shapes = observed_shapes(rule, form)
     return History(
         Vitals(
             prediction=jnp.zeros((steps, *shapes["prediction"])),
             loss=jnp.zeros(steps),
             sizes=jnp.zeros((steps, 2, depth)),
-            ranks=jnp.zeros((steps, depth - 1, 2), jnp.int32),
+            ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
         ),
         Kernels(**{name: jnp.zeros((kept, *shapes[name])) if name in form.kernels else None for name in KERNELS}),
         vectors("feature_kernel", rows),
@@ -227,9 +258,9 @@ def advance(
 
         def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
             return predictions(seen, form), {
-                "kernels": kernels(network, rule, seen, form),
+                "kernels": kernels(network, seen, form),
                 "features": None if history.features is None else seen.features,
-                "gradients": None if history.gradients is None else seen.gradients,
+                "gradients": None if history.gradients is None else _events(seen.gradients),
             }
 
         network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
@@ -249,11 +280,18 @@ def _put(room: Any, slot: jax.Array, new: Any) -> Any:
     return jax.tree.map(lambda old, value: old.at[slot].set(value, mode="drop"), room, new)
 
 
-def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Population, ...]) -> jax.Array:
-    """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, component) a layer."""
+def _events(gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """(row event, [position,] component)."""
+    return tuple(g.reshape(-1, *g.shape[2:]) for g in gradients)
+
+
+def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Population, ...], *, mean: bool) -> jax.Array:
+    """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, [position,] component) a
+    layer; the mean over equal positions, or their sum."""
 
     def kernel(v: jax.Array, population: Population) -> jax.Array:
-        flat = v.reshape(-1, v.shape[-1])
-        return population.inner(flat, flat).reshape(v.shape[:2] * 2)
+        flat = v.reshape(-1, *v.shape[2:])
+        found = along(population, flat, flat).reshape(v.shape[:2] * 2)
+        return found / v.shape[2] if mean and v.ndim == 4 else found
 
     return jnp.stack([kernel(v, p) for v, p in zip(vectors, populations, strict=True)])

@@ -1,29 +1,30 @@
-"""Training of a network, written once over populations and matrices.
+"""Training of a network, written once over programs, populations and weight matrices.
 
-    forward    h^1 = W^0 x / sqrt(D);     h^{l+1} = [h^l +] b (W^l phi(h^l) / sqrt(N) + sigma b^l)
-               f_c = <w_c phi(h^L)> / gamma0
-    backward   z^L = w;  g^L = phi'(h^L) z^L;     g^l = [g^{l+1} +] b phi'(h^l) W^l^T g^{l+1} / sqrt(N)
-    direction  D W^0 = sum Delta_a g^1_a x_a^T / sqrt(D)       D w = sum Delta_a phi(h^L_a)
-               D W^l = b sum Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N)      D b^l = b sigma sum Delta_a g^{l+1}_a
+    forward    f_c = <w_c features> / gamma0        features: what the program of the architecture returns
+    backward   g = gamma0 N df/dh of every field, from w_c          (`dmft.engine.tape`)
+    direction  of W in h = W v / sqrt(N)      D W = sum_a Delta_a g_a v_a^T / sqrt(N)
+               of a thin matrix, h = W x      D W = sum_a Delta_a g_a x_a^T
+               of a vector b                  D b = sum_a Delta_a g_a          of w       D w = sum_a Delta_a features_a
 
-In brackets what a residual network adds, whose layers share one population; b is 1 without.  Sums run over the samples
-and outputs of a batch, with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are
-zero.  Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which W^0 is as Gaussian
-as in any other; the bias of the first layer is one more of them, with the value sigma for every sample.
+`dmft.specs.networks` has the programs.  Sums run over the samples and outputs of a batch, and over positions (mixed, for
+a bank of matrices), with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are zero.
+Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which a thin matrix is as
+Gaussian as in any other; the bias of the first layer is one more of them, with the value sigma for every sample.
 
-The direction is linear in g, and so is g in its start z^L: where no gradient kernels are asked for, one backward pass
-from sum_c Delta_c w_c replaces those from every w_c ("events" are samples then, else samples times outputs).
+The direction is linear in g, and so is g in its start w_c: where no gradient kernels are asked for, one backward pass
+from sum_c Delta_c w_c replaces those from every w_c ("events" are outputs, or one for the loss).
 
-Parameters move as one vector theta (W^0; d and C of every matrix, `dmft.engine.matrix`; w), in a linear space in which
-an optimiser is three lines:
+Parameters move as one vector theta (thin matrices; d and C of every other, `dmft.engine.matrix`; vectors; w), in a
+linear space in which an optimiser is three lines:
 
     v <- beta v + D - lambda theta;      theta <- theta + eta v            (`dmft.engine.flow` for gradient flow)
 
-Observables, from the fields before the update, with Phi^0 = K^x, G^{L+1} = 1 in outputs, b_0 = b_L = 1, else b_l = b:
+Observables, from the fields before the update:
 
-    Phi^l = <phi(h^l) phi(h^l)>    G^l = <g^l g^l>    K = sum_{l=0..L} b_l^2 G^{l+1} (Phi^l + sigma^2)
+    Phi^l = <features^l features^l>      G^l = <g^l g^l>      of every named layer; positions: a mean, and a sum
+    K     = sum over uses of weights: <g g> x.x'  |  <g g> <v v>, mixed alike  |  <g g> of vectors  |  Phi of the readout
 
-The sum runs over layers that are trained, and sigma^2 is absent from its last term: the readout has no bias.
+The sum runs over layers that are trained; a weight that is used twice has its cross terms.
 
 A stream of data is observed on probes, which are not trained on: a pass of their own, at the recorded steps only.  What
 a matrix shows to them is Gaussian given all that it has shown before, so that observables of any one step have the
@@ -35,29 +36,30 @@ batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dmft.engine.activations import Function, functions
 from dmft.engine.population import Population
 from dmft.engine.smoothing import smoothed
+from dmft.engine.tape import Tape, Use
 from dmft.specs import loss
 from dmft.specs.activation import Activation
+from dmft.specs.networks.program import Field, Sketch, with_numbers
 from dmft.specs.parameterization import output_scale
 
 
 class Parameters(NamedTuple):
-    """What training moves: first (input direction, component); what each matrix calls `trained`; biases, of
-    (component,) for each matrix, or none; readout (output, component)."""
+    """What training moves, each in the order in which the program meets it: thin matrices (input direction, component);
+    what each matrix calls `trained`; vectors (component,); readout (output, component)."""
 
-    first: jax.Array
+    reads: tuple[jax.Array, ...]
     matrices: tuple[Any, ...]
-    biases: tuple[jax.Array, ...]
+    vectors: tuple[jax.Array, ...]
     readout: jax.Array
 
 
@@ -66,36 +68,43 @@ class Parameters(NamedTuple):
 class Network:
     """The state of training.
 
-    first: W^0; matrices: W^1 .. W^{L-1}; readout: w; populations: of the layers, or one for all (residual).
+    reads, matrices, vectors, readout: as of `Parameters`.
+    populations: in the order in which the program meets them.
     offset: (sample, output), the output at initialisation, which a centered network subtracts.
-    biases: b^1 .. b^{L-1}, or none.
     velocity: v, or None without momentum.
     carried: (sample, output), the output where it follows the NTK (`dmft.engine.flow`), else None.
+    sketch: the parts of the program.
     """
 
-    first: jax.Array
+    reads: tuple[jax.Array, ...]
     matrices: tuple[Any, ...]
     readout: jax.Array
     populations: tuple[Population, ...]
     offset: jax.Array
-    biases: tuple[jax.Array, ...] = ()
+    vectors: tuple[jax.Array, ...] = ()
     velocity: Parameters | None = None
     carried: jax.Array | None = None
+    sketch: Sketch = field(kw_only=True, metadata={"static": True})
 
     @property
     def parameters(self) -> Parameters:
-        return Parameters(self.first, tuple(m.trained for m in self.matrices), self.biases, self.readout)
+        return Parameters(self.reads, tuple(m.trained for m in self.matrices), self.vectors, self.readout)
+
+    @property
+    def ends(self) -> list[tuple[Population, Population]]:
+        """The populations (of what is multiplied, of the image) of every matrix."""
+        return [(self.populations[source], self.populations[target]) for source, target in self.sketch.ends]
 
     def with_room(self, count: int, normals: int = 0) -> Network:
         """With matrices that have room for `count` more directions, over populations with so many more `normals`."""
-        pairs = zip(self.matrices, pairwise(layers(self)), strict=True)
+        pairs = zip(self.matrices, self.ends, strict=True)
         return replace(self, matrices=tuple(m.with_room(count, *pair, normals) for m, pair in pairs))
 
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
-        first, trained, biases, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
+        reads, trained, vectors, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
         matrices = tuple(replace(m, trained=t) for m, t in zip(self.matrices, trained, strict=True))
-        return replace(self, first=first, matrices=matrices, biases=biases, readout=readout)
+        return replace(self, reads=reads, matrices=matrices, vectors=vectors, readout=readout)
 
 
 class Start(NamedTuple):
@@ -111,12 +120,12 @@ class Start(NamedTuple):
 class Rule(NamedTuple):
     """The numbers of a problem that a step needs.
 
-    inputs: X (sample, input direction), the bias of the first layer among them; targets: (sample, output).
+    inputs: X (sample, [position,] input direction), the bias of the first layer among them; targets: (sample, output).
     rows: (step, row), the samples met at a step, those to train on first.
     probes: (probe,), the samples on which a stream is observed, or none; looked: (step,), whether it is.
     share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
     rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
-    branch, bias: b and sigma.
+    numbers: traced numbers of the architecture (`dmft.specs.networks.program`), by field.
     start: how initial parameters are made of normals.
     kink_width: w, by which kinks are rounded where they are.
     """
@@ -132,8 +141,7 @@ class Rule(NamedTuple):
     centered: jax.Array
     momentum: jax.Array
     weight_decay: jax.Array
-    branch: jax.Array
-    bias: jax.Array
+    numbers: dict[str, jax.Array]
     start: Start
     kink_width: jax.Array
 
@@ -142,29 +150,35 @@ class Rule(NamedTuple):
 class Form:
     """What of a problem shapes the compiled code.
 
+    network: the architecture without its numbers; shape: of one input.
     scheme: "descent", "euler" or "rosenbrock".
     trained: how many of a step's rows are trained on.
     probes: how many a stream has; 0 where the rows themselves are observed.
     joint: whether observables of several steps are wanted together: matrices then remember what probes have met.
     kernels: names of those that are recorded.
-    bias: whether layers have biases; frozen: layers that are not trained, of 0..L.
+    frozen: layers that are not trained.
     single: whether targets have no axis of outputs; nor have observables then.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     """
 
-    activation: Activation
+    network: Any
+    shape: tuple[int, ...]
     loss: str
-    residual: bool
     scheme: str
     momentum: bool
     trained: int
     probes: int
     joint: bool
     kernels: tuple[str, ...]
-    bias: bool
     frozen: tuple[int, ...]
     single: bool
     smoothed: bool = False
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """The parts of the program."""
+        found: Sketch = self.network.sketch(self.shape)
+        return found
 
     @property
     def per_output(self) -> bool:
@@ -187,38 +201,40 @@ class Form:
         return 2 if self.scheme == "rosenbrock" else 1
 
 
-class Pass(NamedTuple):
+@dataclass(frozen=True)
+class Pass:
     """One forward and backward pass.
 
-    x: (row, input direction); output: (row, output); h, features: tuples over layers of (row, component); gradients:
-    of (event, component); inputs, outputs: tuples over matrices, coordinates of features and gradients.
+    output: (row, output).
+    h, features: tuples over layers of (row, [position,] component); gradients: of (row, event, [position,] component).
+    top: (row, component), what the readout averages.
+    uses: of weights, in the order of the program.
     """
 
-    x: jax.Array
     output: jax.Array
     h: tuple[jax.Array, ...]
     features: tuple[jax.Array, ...]
     gradients: tuple[jax.Array, ...]
-    inputs: tuple[jax.Array, ...]
-    outputs: tuple[jax.Array, ...]
+    top: jax.Array
+    uses: tuple[Use, ...]
 
     def squares(self, fields: tuple[jax.Array, ...], network: Network) -> jax.Array:
         """(layer,): mean squares of fields."""
-        return jnp.stack([jnp.mean(p.squares(v)) for p, v in zip(layers(network), fields, strict=True)])
+        each = zip(layers(network), fields, strict=True)
+        return jnp.stack([jnp.mean(p.squares(v.reshape(-1, v.shape[-1]))) for p, v in each])
 
 
 def layers(network: Network) -> tuple[Population, ...]:
-    """The population of every layer."""
-    depth = len(network.matrices) + 1
-    return network.populations if len(network.populations) == depth else network.populations * depth
+    """The population of every named layer."""
+    sketch = network.sketch
+    return tuple(network.populations[sketch.place(population)] for population, _ in sketch.layers)
 
 
 def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass, jax.Array]:
     """Forward and backward through the rows of step `t`; the state with what its matrices have shown, the pass, and
     Delta (trained row, output) times share."""
     rows = rule.rows[t]
-    x = rule.inputs[rows]
-    network, output, h, features, inputs = _forward(network, rule, x, form)
+    tape, end, output = _forward(network, rule, rule.inputs[rows], form)
     offset = jnp.where(t == 0, rule.centered * output, network.offset[rows])
     network = replace(network, offset=network.offset.at[rows].set(offset))
     output = output - offset
@@ -234,8 +250,8 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
         starts = jnp.broadcast_to(network.readout, (count, *network.readout.shape))
     else:
         starts = (change @ network.readout)[:, None]
-    network, gradients, outputs = _backward(network, rule, [a[:count] for a in h], starts, form)
-    return network, Pass(x, output, tuple(h), tuple(features), gradients, tuple(inputs), outputs), change
+    gradients = tape.backward(end, starts)
+    return _shown(network, tape), _seen(tape, end, output, gradients), change
 
 
 def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
@@ -246,70 +262,45 @@ def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         return evaluate(network, rule, t, form)[:2]
     if not form.joint:
         network = network.with_room(probe_block(rule, form))
-    x = rule.inputs[rule.probes]
-    network, output, h, features, inputs = _forward(network, rule, x, form)
-    gradients: tuple[jax.Array, ...] = ()
-    outputs: tuple[jax.Array, ...] = ()
+    tape, end, output = _forward(network, rule, rule.inputs[rule.probes], form)
+    gradients: list[jax.Array] = []
     if form.gradients:
-        starts = jnp.broadcast_to(network.readout, (form.probes, *network.readout.shape))
-        network, gradients, outputs = _backward(network, rule, h, starts, form)
-    return network, Pass(x, output, tuple(h), tuple(features), gradients, tuple(inputs), outputs)
+        gradients = tape.backward(end, jnp.broadcast_to(network.readout, (form.probes, *network.readout.shape)))
+    return _shown(network, tape), _seen(tape, end, output, gradients)
+
+
+def most_vectors(form: Form, rows: int, events: int) -> int:
+    """That a matrix meets at once in a pass of so many rows forward, and of so many events (row, start) backward."""
+    positions = [part.positions for part in form.sketch.matrices]
+    forward, backward = (max((each[i] for each in positions), default=0) or 1 for i in (1, 0))
+    return max(rows * forward, events * backward)
 
 
 def probe_block(rule: Rule, form: Form) -> int:
     """The most vectors of probes that a matrix meets at once."""
-    return form.probes * (rule.targets.shape[1] if form.gradients else 1)
+    return most_vectors(form, form.probes, form.probes * (rule.targets.shape[1] if form.gradients else 0))
 
 
-def _activation(rule: Rule, form: Form) -> tuple[Function, Function]:
-    """(phi, phi')."""
-    return smoothed(form.activation, rule.kink_width) if form.smoothed else functions(form.activation)
+def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Tape, Field, jax.Array]:
+    """The record of the program on inputs `x`, what it returned, and the output (not centered)."""
+
+    def activation(phi: Activation) -> tuple[Function, Function]:
+        return smoothed(phi, rule.kink_width) if form.smoothed else functions(phi)
+
+    sketch = form.sketch
+    tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
+    end = with_numbers(form.network, rule.numbers).program(tape, x)
+    top = network.populations[sketch.place(sketch.readout)]
+    return tape, end, top.inner(end.value, network.readout) * output_scale(rule.gamma0)
 
 
-def _forward(
-    network: Network, rule: Rule, x: jax.Array, form: Form
-) -> tuple[Network, jax.Array, list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """The output (not centered), h and phi(h) of every layer, coordinates of phi(h) at every matrix."""
-    phi, _ = _activation(rule, form)
-    populations, matrices, inputs = list(network.populations), list(network.matrices), []
-    h = [x @ network.first]
-    features = [phi(h[0])]
-    for i in range(len(matrices)):
-        below, above = (0, 0) if form.residual else (i, i + 1)
-        matrices[i], populations[above], image, coordinates = matrices[i].apply(
-            features[i], populations[below], populations[above]
-        )
-        image = image + rule.bias * network.biases[i] if form.bias else image
-        h.append(h[i] + rule.branch * image if form.residual else image)
-        features.append(phi(h[-1]))
-        inputs.append(coordinates)
-    output = populations[-1].inner(features[-1], network.readout) * output_scale(rule.gamma0)
-    network = replace(network, matrices=tuple(matrices), populations=tuple(populations))
-    return network, output, h, features, inputs
+def _shown(network: Network, tape: Tape) -> Network:
+    return replace(network, matrices=tuple(tape.matrices), populations=tuple(tape.populations))
 
 
-def _backward(
-    network: Network, rule: Rule, h: list[jax.Array], starts: jax.Array, form: Form
-) -> tuple[Network, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """g of every layer and coordinates at every matrix, from z^L (row, start, component)."""
-    _, dphi = _activation(rule, form)
-    populations, matrices = list(network.populations), list(network.matrices)
-    outputs: list[Any] = [None] * len(matrices)
-
-    def through(slope: jax.Array, z: jax.Array) -> jax.Array:
-        each = z.reshape(len(slope), -1, z.shape[-1])
-        return (slope[:, None] * each).reshape(-1, z.shape[-1])
-
-    gradients = [through(dphi(h[-1]), starts)]
-    for i in reversed(range(len(matrices))):
-        below, above = (0, 0) if form.residual else (i, i + 1)
-        matrices[i], populations[below], z, outputs[i] = matrices[i].apply_t(
-            gradients[0], populations[above], populations[below]
-        )
-        g = through(dphi(h[i]), z)
-        gradients.insert(0, gradients[0] + rule.branch * g if form.residual else g)
-    network = replace(network, matrices=tuple(matrices), populations=tuple(populations))
-    return network, tuple(gradients), tuple(outputs)
+def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array]) -> Pass:
+    h, features = zip(*((h.value, phi.value) for h, phi in tape.layers), strict=True)
+    return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses))
 
 
 def direction(network: Network, rule: Rule, seen: Pass, change: jax.Array, form: Form) -> Parameters:
@@ -320,32 +311,59 @@ def direction(network: Network, rule: Rule, seen: Pass, change: jax.Array, form:
     def pushed(events: jax.Array) -> jax.Array:
         """(trained row, ...): sum over outputs, with the coefficients unless the pass has started from them."""
         if not form.per_output:
-            return events
-        each = events.reshape(-1, change.shape[1], events.shape[-1])[:n]
-        return jnp.einsum("ac,acn->an", change, each) if change.shape[1] > 1 else change * each[:, 0]
+            return events[:, 0]
+        if change.shape[1] > 1:
+            return jnp.einsum("ac,ac...->a...", change, events[:n])
+        return change.reshape(n, *[1] * (events.ndim - 2)) * events[:n, 0]
 
-    b = rule.branch if form.residual else 1.0
-    matrices = zip(network.matrices, seen.inputs, seen.outputs, strict=True)
-    moved = Parameters(
-        first=seen.x[:n].T @ pushed(seen.gradients[0]),
-        matrices=tuple(m.outer(x[:n], b * pushed(y)) for m, x, y in matrices),
-        biases=tuple(b * rule.bias * pushed(g).sum(axis=0) for g in seen.gradients[1:]) if form.bias else (),
-        readout=change.T @ seen.features[-1][:n],
+    parts: dict[tuple[str, int], Any] = {}
+    for use in seen.uses:
+        assert use.gradient is not None
+        if use.kind == "read":
+            x, g = use.met[:n], pushed(use.gradient)
+            moved = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+        elif use.kind == "vector":
+            g = pushed(use.gradient)
+            moved = g.reshape(-1, g.shape[-1]).sum(axis=0)
+        else:
+            assert use.inputs is not None
+            assert use.outputs is not None
+            x, y = use.inputs[:n], pushed(use.outputs)
+            if use.mix is None:
+                moved = network.matrices[use.index].outer(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+            else:
+                moved = network.matrices[use.index].outer(x, y, use.mix)
+        key = (use.kind, use.index)
+        parts[key] = jax.tree.map(jnp.add, parts[key], moved) if key in parts else moved
+
+    def all_of(kind: str, count: int) -> tuple[Any, ...]:
+        return tuple(parts[kind, i] for i in range(count))
+
+    sketch = form.sketch
+    whole = Parameters(
+        all_of("read", len(sketch.reads)),
+        all_of("matrix", len(sketch.matrices)),
+        all_of("vector", len(sketch.vectors)),
+        change.T @ seen.top[:n],
     )
-    return trained_part(moved, form)
+    return trained_part(whole, form)
 
 
 def trained_part(change: Parameters, form: Form) -> Parameters:
     """The change of parameters without that of frozen layers."""
+    sketch = form.sketch
 
-    def kept(layer: int, part: Any) -> Any:
-        return jax.tree.map(jnp.zeros_like, part) if layer in form.frozen else part
+    def kept(parts: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            jax.tree.map(jnp.zeros_like, each) if part.layer in form.frozen else each
+            for part, each in zip(parts, given, strict=True)
+        )
 
     return Parameters(
-        first=kept(0, change.first),
-        matrices=tuple(kept(i, part) for i, part in enumerate(change.matrices, start=1)),
-        biases=tuple(kept(i, part) for i, part in enumerate(change.biases, start=1)),
-        readout=kept(len(change.matrices) + 1, change.readout),
+        kept(sketch.reads, change.reads),
+        kept(sketch.matrices, change.matrices),
+        kept(sketch.vectors, change.vectors),
+        jnp.zeros_like(change.readout) if sketch.readout_layer in form.frozen else change.readout,
     )
 
 
@@ -401,51 +419,80 @@ def vitals(network: Network, rule: Rule, t: jax.Array | int, seen: Pass, predict
     )
 
 
-def kernels(network: Network, rule: Rule, seen: Pass, form: Form) -> Kernels:
+def kernels(network: Network, seen: Pass, form: Form) -> Kernels:
     """Of the pass over the observed rows; `network` is the state after it."""
-    features, gradients, ntk = None, None, None
-    if {"feature_kernel", "ntk"} & {*form.kernels}:
-        features = feature_kernels(network, seen, seen)
-    if form.gradients:
-        gradients = gradient_kernels(network, seen, seen)
-    if "ntk" in form.kernels:
-        ntk = tangent_kernel(seen.x @ seen.x.T, features, gradients, rule, form)
+    features = feature_kernels(network, seen, seen) if "feature_kernel" in form.kernels else None
+    gradients = gradient_kernels(network, seen, seen) if "gradient_kernel" in form.kernels else None
+    ntk = tangent_kernel(network, seen, seen, form) if "ntk" in form.kernels else None
 
     def without_outputs(kernel: jax.Array | None) -> jax.Array | None:
         return kernel[..., 0, :, 0] if form.single and kernel is not None else kernel
 
-    return Kernels(
-        features if "feature_kernel" in form.kernels else None,
-        without_outputs(gradients) if "gradient_kernel" in form.kernels else None,
-        without_outputs(ntk),
-    )
+    return Kernels(features, without_outputs(gradients), without_outputs(ntk))
 
 
-def feature_kernels(network: Network, a: Pass, b: Pass, stop: int | None = None) -> jax.Array:
-    """Phi (layer, row, row_2) between the rows of two passes, or those before `stop`."""
+def feature_kernels(network: Network, a: Pass, b: Pass) -> jax.Array:
+    """Phi (layer, row, row_2) between the rows of two passes; the mean over equal positions."""
     each = zip(layers(network), a.features, b.features, strict=True)
-    return jnp.stack([p.inner(v[:stop], w[:stop]) for p, v, w in each])
+    return jnp.stack([along(p, v, w) / (v.shape[1] if v.ndim == 3 else 1) for p, v, w in each])
 
 
-def gradient_kernels(network: Network, a: Pass, b: Pass, stop: int | None = None) -> jax.Array:
-    """G (layer, row, output, row_2, output_2) between the rows of two passes, or those before `stop`, per output."""
-    outputs = a.output.shape[1]
-    events = slice(None if stop is None else stop * outputs)
+def gradient_kernels(network: Network, a: Pass, b: Pass) -> jax.Array:
+    """G (layer, row, output, row_2, output_2) between the rows of two passes, per output; the sum over equal
+    positions."""
 
     def kernel(p: Population, v: jax.Array, w: jax.Array) -> jax.Array:
-        return p.inner(v[events], w[events]).reshape(-1, outputs, len(w[events]) // outputs, outputs)
+        return along(p, *(g.reshape(-1, *g.shape[2:]) for g in (v, w))).reshape(*v.shape[:2], *w.shape[:2])
 
     return jnp.stack([kernel(*each) for each in zip(layers(network), a.gradients, b.gradients, strict=True)])
 
 
-def tangent_kernel(inputs: jax.Array, features: Any, gradients: Any, rule: Rule, form: Form) -> jax.Array:
-    """K (row, output, row_2, output_2), from Phi^0 + sigma^2 (row, row_2), Phi and G of all layers."""
-    depth, _, outputs = gradients.shape[:3]
-    b = rule.branch**2 if form.residual else 1.0
-    free = np.array([layer not in form.frozen for layer in range(depth + 1)], float)
-    phi = features[:, :, None, :, None]
-    first = free[0] * gradients[0] * inputs[:, None, :, None]
-    inner = b * jnp.tensordot(free[1:-1], gradients[1:] * (phi[:-1] + rule.bias**2), axes=1)
-    last = free[-1] * phi[-1] * jnp.eye(outputs)[:, None, :]
-    total: jax.Array = first + inner + last
+def along(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
+    """(vector, vector_2): the sum over equal positions of averages of (vector, [position,] component)."""
+    if v.ndim == 2:
+        return population.inner(v, w)
+    return population.weighted(v).reshape(len(v), -1) @ w.reshape(len(w), -1).T
+
+
+def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | None = None) -> jax.Array:
+    """K (row, output, row_2, output_2) between the rows of two passes that started from every output, or those before
+    `stop`."""
+    sketch, total = form.sketch, jnp.zeros(())
+    kinds = {"read": sketch.reads, "matrix": sketch.matrices, "vector": sketch.vectors}
+    for use in a.uses:
+        if use.part.layer in form.frozen:
+            continue
+        target = network.populations[sketch.place(kinds[use.kind][use.index].target)]
+        for other in b.uses:
+            if (use.kind, use.index) == (other.kind, other.index):
+                total = total + _tangents(network, target, use, other, stop)
+    if sketch.readout_layer not in form.frozen:
+        top = network.populations[sketch.place(sketch.readout)]
+        phi = top.inner(a.top[:stop], b.top[:stop])
+        outputs = a.output.shape[1]
+        total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]
     return total
+
+
+def _tangents(network: Network, target: Population, a: Use, b: Use, stop: int | None) -> jax.Array:
+    """(row, output, row_2, output_2), of one weight in two uses."""
+    assert a.gradient is not None
+    assert b.gradient is not None
+    g, h = a.gradient[:stop], b.gradient[:stop]
+    if a.kind == "vector":
+        g, h = (v.sum(axis=2) if v.ndim == 4 else v for v in (g, h))
+    G = target.inner(*(v.reshape(-1, v.shape[-1]) for v in (g, h))).reshape(*g.shape[:-1], *h.shape[:-1])
+    if a.kind == "vector":
+        return G
+    v, w = a.met[:stop], b.met[:stop]
+    if a.kind == "read":
+        phi = jnp.tensordot(v, w, axes=(-1, -1))
+    else:
+        source = network.populations[network.sketch.ends[a.index][0]]
+        phi = source.inner(*(each.reshape(-1, each.shape[-1]) for each in (v, w)))
+        phi = phi.reshape(*v.shape[:-1], *w.shape[:-1])
+    if v.ndim == 2:
+        return G * phi[:, None, :, None]
+    if a.mix is None:
+        return jnp.einsum("acxbdy,axby->acbd", G, phi)
+    return jnp.einsum("acybdz,kyu,kzv,aubv->acbd", G, a.mix, b.mix, phi, optimize=True)

@@ -47,17 +47,17 @@ class Population:
 
     def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
-        return self._weighted(a) @ b.T
+        return self.weighted(a) @ b.T
 
     def squares(self, a: jax.Array) -> jax.Array:
         """<a a>, (vector,), for a (vector, component)."""
-        return jnp.sum(self._weighted(a) * a, axis=1)
+        return jnp.sum(self.weighted(a) * a, axis=1)
 
     def overlap(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """sum_a <a_a b_a>, (...,), for a (..., vector, component) and b (vector, component)."""
-        return jnp.sum(a * self._weighted(b), axis=(-2, -1))
+        return jnp.sum(a * self.weighted(b), axis=(-2, -1))
 
-    def _weighted(self, a: jax.Array) -> jax.Array:
+    def weighted(self, a: jax.Array) -> jax.Array:
         return a @ self.measure if self.measure.ndim == 2 else a * self.measure
 
     def next_normals(self, count: int) -> jax.Array:

@@ -114,10 +114,12 @@ class Deviations:
     extra: float
 
 
-def initial_deviations(network: Network, inputs: NDArray[np.float64], bias: float) -> Deviations:
+def initial_deviations(
+    network: Network, inputs: NDArray[np.float64], bias: float, *, layers: int | None = None
+) -> Deviations:
     """Of a network on `inputs` (sample, input direction) in any orthonormal basis of (x, bias), where every sample has
-    the value `bias`."""
-    variances = layer_variances(network)
+    the value `bias`, for so many layers of weights (by default those of a perceptron)."""
+    variances = layer_variances(network, layers)
     weight, extra = variances[0], 0.0
     along = np.zeros(inputs.shape[1])
     if bias:
@@ -130,10 +132,10 @@ def initial_deviations(network: Network, inputs: NDArray[np.float64], bias: floa
     return Deviations(deviations, math.sqrt(network.bias_variance), along, extra)
 
 
-def layer_variances(network: Network) -> tuple[float, ...]:
+def layer_variances(network: Network, layers: int | None = None) -> tuple[float, ...]:
     """v_0 .. v_L, of the weights of every layer at initialisation."""
     given = network.weight_variance
-    return given if isinstance(given, tuple) else (given,) * (network.depth + 1)
+    return given if isinstance(given, tuple) else (given,) * (network.depth + 1 if layers is None else layers)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,180 @@
+"""A bank of Gaussian matrices over positions: W^1 .. W^K between two populations, revealed as they are used, or explicit.
+
+    apply(v, mix)      u_y = sum_k sum_x mix[k, y, x] W^k v_x / sqrt(N)        v (row, position, component)
+    apply_t(u, mix)    v_x = sum_k sum_y mix[k, y, x] W^k^T u_y / sqrt(N)
+
+All matrices of a bank meet the same directions Q_F and Q_B, and each has images of its own:
+
+    W^k / sqrt(N)  =  d (Z_F^k Q_F^T  +  Q_B Z_B^k^T)  +  Q_B C^k Q_F^T
+
+as `dmft.engine.matrix` has it for one.  A new direction costs K normals.  The mix acts on coordinates, before they are
+multiplied with images: one product of (row y, K direction) and (K direction, component).
+
+Every matrix is asked for every position, those that padding or a stride leaves out among them: more of a Gaussian
+matrix is shown, nothing else changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmft.engine.basis import decompose
+from dmft.engine.matrix import Directions, Learned
+from dmft.engine.population import Population
+from dmft.specs.parameterization import hidden_scale
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RevealedBank:
+    """K matrices N x N of iid N(0,1) entries, sampled in the directions in which they are used.
+
+    forward, backward: what either side has met; images are (matrix, direction, component).
+    trained: C is (matrix, direction of `backward`, direction of `forward`).
+    tolerance, project, leader: as of `dmft.engine.matrix.RevealedGaussian`.
+    """
+
+    forward: Directions
+    backward: Directions
+    trained: Learned
+    tolerance: jax.Array
+    project: bool = field(default=True, metadata={"static": True})
+    leader: str | None = field(default=None, metadata={"static": True})
+
+    @property
+    def transposed(self) -> RevealedBank:
+        trained = self.trained._replace(change=self.trained.change.swapaxes(1, 2))
+        return replace(self, forward=self.backward, backward=self.forward, trained=trained)
+
+    @property
+    def ranks(self) -> jax.Array:
+        """Directions met by `apply` and by `apply_t`."""
+        return jnp.stack([self.forward.count, self.backward.count])
+
+    def apply(
+        self, v: jax.Array, source: Population, target: Population, mix: jax.Array
+    ) -> tuple[RevealedBank, Population, jax.Array, jax.Array]:
+        """As above; mix (matrix, position of the result, position of v).
+
+        Returns:
+            the bank, which now knows the images; the target population with its normals spent; the result (row,
+            position, component); the coordinates of v (row, position, direction), which `outer` takes.
+        """
+        known, seen, (initial, change) = self.forward, self.backward, self.trained
+        rows, _, size = v.shape
+        flat, K = v.reshape(-1, size), len(mix)
+        x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader)
+        z = target.next_normals(K * len(flat))
+        if self.project:
+            z = z - target.inner(z, seen.met) @ seen.met
+        z = jnp.where(jnp.arange(len(flat))[:, None, None] < rank, z.reshape(len(flat), K, -1), 0.0).swapaxes(0, 1)
+        coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
+        images = seen.image.reshape(-1, size)
+        response = initial * source.inner(flat, images).reshape(len(flat), K, -1)
+        response = response + jnp.einsum("cf,kbf->ckb", coordinates, change)
+        known = Directions(
+            met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
+            image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=1),
+            count=known.count + rank,
+        )
+        coordinates = coordinates.reshape(rows, -1, coordinates.shape[-1])
+        mixed = jnp.einsum("kyx,axf->aykf", mix, coordinates)
+        mixed_response = jnp.einsum("kyx,axkb->ayb", mix, response.reshape(rows, -1, *response.shape[1:]))
+        flat_images = known.image.reshape(-1, known.image.shape[-1])
+        image = initial * mixed.reshape(*mixed.shape[:2], -1) @ flat_images + mixed_response @ seen.met
+        return replace(self, forward=known), target.spend(K * rank), image, coordinates
+
+    def apply_t(
+        self, u: jax.Array, source: Population, target: Population, mix: jax.Array
+    ) -> tuple[RevealedBank, Population, jax.Array, jax.Array]:
+        """The transposes; `source` is the population of u, `mix` as in `apply`."""
+        bank, target, image, coordinates = self.transposed.apply(u, source, target, mix.swapaxes(1, 2))
+        return bank.transposed, target, image, coordinates
+
+    def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedBank:
+        """With room for `count` more directions on either side, over populations with so many more `normals`."""
+
+        def wider(side: Directions, met: Population, image: Population) -> Directions:
+            return replace(
+                side,
+                met=jnp.pad(met.widened(side.met, normals), [(0, count), (0, 0)]),
+                image=jnp.pad(image.widened(side.image, normals), [(0, 0), (0, count), (0, 0)]),
+            )
+
+        return replace(
+            self,
+            forward=wider(self.forward, source, target),
+            backward=wider(self.backward, target, source),
+            trained=self.trained._replace(change=jnp.pad(self.trained.change, [(0, 0), (0, count), (0, count)])),
+        )
+
+    def outer(self, inputs: jax.Array, outputs: jax.Array, mix: jax.Array) -> Learned:
+        """sum_a sum_xy mix[k, y, x] u_ay v_ax^T / sqrt(N), for coordinates `inputs` of v and `outputs` of u."""
+        mixed = jnp.einsum("kyx,axf->kayf", mix, inputs)
+        change = jnp.einsum("ayb,kayf->kbf", outputs, mixed)
+        return Learned(jnp.zeros(()), change)
+
+
+def revealed_bank(
+    count: int,
+    source: int,
+    target: int,
+    capacity: tuple[int, int],
+    tolerance: float,
+    *,
+    project: bool = True,
+    initial: jax.Array | float = 1.0,
+) -> RevealedBank:
+    """`count` matrices that have shown nothing yet; arguments as of `dmft.engine.matrix.revealed`."""
+
+    def nothing(capacity: int, met: int, image: int) -> Directions:
+        return Directions(jnp.zeros((capacity, met)), jnp.zeros((count, capacity, image)), jnp.zeros((), jnp.int32))
+
+    return RevealedBank(
+        forward=nothing(capacity[0], source, target),
+        backward=nothing(capacity[1], target, source),
+        trained=Learned(jnp.ones(()) * initial, jnp.zeros((count, capacity[1], capacity[0]))),
+        tolerance=jnp.asarray(tolerance, float),
+        project=project,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ExplicitBank:
+    """Ordinary weight matrices (matrix, output, input).  Coordinates of a vector are the vector itself."""
+
+    trained: jax.Array
+
+    @property
+    def ranks(self) -> jax.Array:
+        return jnp.array(self.trained.shape[:0:-1], jnp.int32)
+
+    def apply(
+        self, v: jax.Array, source: Population, target: Population, mix: jax.Array
+    ) -> tuple[ExplicitBank, Population, jax.Array, jax.Array]:
+        del source  # sums over its neurons are the matrix product
+        image = jnp.einsum("kayi,koi->ayo", jnp.einsum("kyx,axi->kayi", mix, v), self.trained)
+        return self, target, image * self._scale, v
+
+    def apply_t(
+        self, u: jax.Array, source: Population, target: Population, mix: jax.Array
+    ) -> tuple[ExplicitBank, Population, jax.Array, jax.Array]:
+        del source
+        image = jnp.einsum("kaxo,koi->axi", jnp.einsum("kyx,ayo->kaxo", mix, u), self.trained)
+        return self, target, image * self._scale, u
+
+    def with_room(self, count: int, source: Population, target: Population, normals: int) -> ExplicitBank:
+        del count, source, target, normals
+        return self
+
+    def outer(self, inputs: jax.Array, outputs: jax.Array, mix: jax.Array) -> jax.Array:
+        return jnp.einsum("ayo,kayi->koi", outputs, jnp.einsum("kyx,axi->kayi", mix, inputs)) * self._scale
+
+    @property
+    def _scale(self) -> float:
+        return hidden_scale(self.trained.shape[-1])

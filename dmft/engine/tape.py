@@ -1,0 +1,221 @@
+"""The interpreter of programs (`dmft.specs.networks.program`) over populations: forward on record, backward along it.
+
+A cotangent is a gradient per neuron, g_i = gamma0 N df / dh_i, which has a limit: what runs backward through `activate`,
+`mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the same matrix's transpose, which
+reveals itself further (`dmft.engine.matrix`).  A neuron's share in an average is its weight omega_i in the measure, so
+that `local` needs it only where numbers enter or come out:
+
+    average    n = <a b>              g_a = n' b,    n' the cotangent of the number
+    local      h = fn(a, n)           omega_i g_i through the derivative of fn, divided by omega_i for what is a field
+
+Cotangents have an axis of events after that of rows: outputs, where every one has its own pass, else one for the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dmft.engine.activations import Function
+from dmft.engine.population import Population
+from dmft.specs.activation import Activation
+from dmft.specs.networks.program import Field, Formula, Part, Sketch
+
+
+@dataclass
+class Use:
+    """One use of weights in a pass.
+
+    kind: "read", "matrix" or "vector"; index: among those.
+    met: what was multiplied, x (row, [position,] direction) or a field (row, [position,] component).
+    inputs: coordinates of `met` at a matrix; outputs: of the cotangent (row, event, [position,] direction).
+    gradient: the cotangent of the result (row, event, [position,] component).
+    """
+
+    kind: str
+    index: int
+    part: Part
+    met: Any = None
+    mix: jax.Array | None = None
+    inputs: jax.Array | None = None
+    outputs: jax.Array | None = None
+    gradient: jax.Array | None = None
+
+
+@dataclass
+class _Node:
+    """An operation: what came in and out, and how a cotangent (row, event, ...) of what came out goes back."""
+
+    given: tuple[Field, ...]
+    made: Field
+    back: Callable[[jax.Array], tuple[jax.Array, ...]] = field(repr=False)
+
+
+class Tape:
+    """One pass over the rows `x`; `matrices` and `populations` are what the pass has made of them."""
+
+    def __init__(
+        self,
+        sketch: Sketch,
+        shape: tuple[int, ...],
+        parameters: Any,
+        matrices: tuple[Any, ...],
+        populations: tuple[Population, ...],
+        activation: Callable[[Activation], tuple[Function, Function]],
+    ) -> None:
+        self.shape, self.sketch, self.parameters, self.activation = shape, sketch, parameters, activation
+        self.matrices, self.populations = list(matrices), list(populations)
+        self.layers: list[tuple[Field, Field]] = []
+        self.uses: list[Use] = []
+        self._nodes: list[_Node] = []
+
+    # ---- what a program asks for -------------------------------------------------------------------------------------
+
+    def read(self, name: str, x: jax.Array, *, to: Hashable) -> Field:
+        use = self._use("read", name, self.sketch.reads, met=x)
+
+        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+            use.gradient = g
+            return ()
+
+        return self._made((), x @ self.parameters.reads[use.index], to, back)
+
+    def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
+        use = self._use("matrix", name, self.sketch.matrices, met=v.value)
+        use.mix = None if mix is None else jnp.asarray(mix, v.value.dtype)
+        i, (source, target) = use.index, self.sketch.ends[use.index]
+        blocks = () if use.mix is None else (use.mix,)
+
+        def flat(a: jax.Array) -> jax.Array:
+            return a.reshape(-1, *a.shape[-2 if blocks else -1 :])
+
+        def like(a: jax.Array, lead: tuple[int, ...], given: jax.Array) -> jax.Array:
+            return a.reshape(*lead, *(a.shape[1:] if blocks else (*given.shape[len(lead) : -1], a.shape[-1])))
+
+        rows = v.value.shape[:1]
+        self.matrices[i], self.populations[target], image, coordinates = self.matrices[i].apply(
+            flat(v.value), self.populations[source], self.populations[target], *blocks
+        )
+        use.inputs = like(coordinates, rows, v.value)
+
+        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+            self.matrices[i], self.populations[source], z, coordinates = self.matrices[i].apply_t(
+                flat(g), self.populations[target], self.populations[source], *blocks
+            )
+            use.gradient, use.outputs = g, like(coordinates, g.shape[:2], g)
+            return (like(z, g.shape[:2], g),)
+
+        return self._made((v,), like(image, rows, v.value), to, back)
+
+    def vector(self, name: str, *, of: Hashable) -> Field:
+        use = self._use("vector", name, self.sketch.vectors)
+
+        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+            use.gradient = g
+            return ()
+
+        return self._made((), self.parameters.vectors[use.index], of, back)
+
+    def activate(self, phi: Activation, h: Field) -> Field:
+        value, slope = self.activation(phi)
+
+        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+            return (slope(h.value[: len(g)])[:, None] * g,)
+
+        return self._made((h,), value(h.value), h.population, back)
+
+    def mix(self, h: Field, A: Any) -> Field:
+        weights = jnp.asarray(A, h.value.dtype)
+
+        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+            if weights.ndim == 1:
+                return (weights[:, None] * g[..., None, :],)
+            return (weights.T @ g,)
+
+        return self._made((h,), weights @ h.value, h.population, back)
+
+    def local(self, formula: Formula, *values: Field) -> Field:
+        def of(*arrays: jax.Array) -> jax.Array:
+            return formula(jnp, *arrays)  # type: ignore[no-any-return]
+
+        population = next((v.population for v in values if v.population is not None), None)
+        weighted = population is not None and any(v.population is None for v in values)
+        omega = self._population(population).measure if weighted else 1.0
+        axes = max(v.value.ndim for v in values)
+
+        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+            given = [self._of_rows(v, len(g), axes) for v in values]
+            pulled = jax.vmap(jax.vjp(of, *given)[1], in_axes=1, out_axes=1)(omega * g)
+            return tuple(
+                d / omega if v.population is not None else d for v, d in zip(values, pulled, strict=True)
+            )
+
+        return self._made(values, of(*(v.value for v in values)), population, back)
+
+    def average(self, a: Field, b: Field) -> Field:
+        value = jnp.sum(self._population(a.population).weighted(a.value) * b.value, axis=-1, keepdims=True)
+
+        def back(n: jax.Array) -> tuple[jax.Array, ...]:
+            return tuple(n * self._of_rows(other, len(n), other.value.ndim)[:, None] for other in (b, a))
+
+        return self._made((a, b), value, None, back)
+
+    def layer(self, h: Field, features: Field) -> Field:
+        self.layers.append((h, features))
+        return features
+
+    def add(self, a: Field, b: Field) -> Field:
+        return self._made((a, b), a.value + b.value, a.population, lambda g: (g, g))
+
+    def scale(self, factor: Any, h: Field) -> Field:
+        return self._made((h,), factor * h.value, h.population, lambda g: (factor * g,))
+
+    # ---- the record --------------------------------------------------------------------------------------------------
+
+    def backward(self, end: Field, start: jax.Array) -> list[jax.Array]:
+        """g of every named layer, from the cotangent `start` (row, event, component) of `end`; of the first rows, as
+        many as `start` has.  Uses of weights get theirs."""
+        found = {id(end): start}
+        named = {id(h): i for i, (h, _) in enumerate(self.layers)}
+        layers: list[Any] = [None] * len(self.layers)
+        for node in reversed(self._nodes):
+            g = found.pop(id(node.made), None)
+            if g is None:
+                continue
+            if id(node.made) in named:
+                layers[named[id(node.made)]] = g
+            for given, pulled in zip(node.given, node.back(g), strict=True):
+                before = found.get(id(given))
+                found[id(given)] = pulled if before is None else before + pulled
+        return layers
+
+    def _made(
+        self,
+        given: tuple[Field, ...],
+        value: jax.Array,
+        population: Hashable,
+        back: Callable[[jax.Array], tuple[jax.Array, ...]],
+    ) -> Field:
+        made = Field(self, value, population)
+        self._nodes.append(_Node(given, made, back))
+        return made
+
+    def _use(self, kind: str, name: str, parts: tuple[Part, ...], met: Any = None) -> Use:
+        index = next(i for i, part in enumerate(parts) if part.name == name)
+        use = Use(kind, index, parts[index], met)
+        self.uses.append(use)
+        return use
+
+    def _population(self, name: Hashable) -> Population:
+        return self.populations[self.sketch.place(name)]
+
+    @staticmethod
+    def _of_rows(v: Field, rows: int, axes: int) -> jax.Array:
+        """Its value in the first rows; a vector's, which has none, for each of them, with so many axes in all."""
+        if v.value.ndim > 1:
+            return v.value[:rows]  # type: ignore[no-any-return]
+        return jnp.broadcast_to(v.value, (rows, *[1] * (axes - 2), len(v.value)))
