@@ -64,7 +64,7 @@ from dmft.run import (
     recorded_kernels,
     warn_of_few_particles,
 )
-from dmft.specs import GradientFlow, Problem
+from dmft.specs import MLP, GradientFlow, Problem, ResidualMLP
 from dmft.specs.parameterization import require_limit
 from dmft.uncertainty import warn_of_large_errors
 
@@ -171,12 +171,17 @@ def prepared(
         raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
     observables = schema.observables(observables, problem, offered=schema.PRODUCED)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
-    exact = problem.network.activation.name == "linear" and responses == "conditioning"
+    exact = loop.sketch_of(problem).linear and responses == "conditioning"
     if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):
         raise ValueError('responses="pathwise" is for tests: two_time=False, devices=1 and dtype="float64" only.')
     if responses == "pathwise" and "sharpness" in observables:
         raise ValueError(
             'sharpness needs the weight matrices of responses="conditioning"; responses="pathwise" has none.'
+        )
+    if "sharpness" in observables and not isinstance(problem.network, MLP | ResidualMLP):
+        raise ValueError(
+            f"sharpness is offered for MLP and ResidualMLP, not for {type(problem.network).__name__}; leave it out of "
+            "the observables."
         )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")

@@ -219,6 +219,8 @@ def _sketch(network: Any, shape: tuple[int, ...]) -> Sketch:
         raise ValueError(f"the program of {name} names no layer; call net.layer(h, features) for each.")
     if not drawn.reads:
         raise ValueError(f"the program of {name} reads nothing; begin with net.read(name, x, to=...).")
+    if lost := drawn.lost(end):
+        raise ValueError(f"{', '.join(lost)} of {name} does not reach what its program returns: nothing would train it.")
     return Sketch(
         tuple(drawn.populations),
         tuple(drawn.reads.values()),
@@ -245,11 +247,24 @@ class _Drawing:
         self.layers: list[tuple[Hashable, int]] = []
         self.activations: list[Activation] = []
         self.linear = True
+        self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
 
-    def _field(self, value: Any, population: Hashable) -> Field:
+    def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
         if population is not None:
             self.populations[population] = None
-        return Field(self, value, population)
+        made = Field(self, value, population)
+        self._origins.append((made, name, given))
+        return made
+
+    def lost(self, end: Field) -> list[str]:
+        """Weights that `end` does not depend on."""
+        needed, names = {id(end)}, dict[str, bool]()
+        for made, name, given in reversed(self._origins):
+            if id(made) in needed:
+                needed |= {id(each) for each in given}
+            if name:
+                names[name] = names.get(name, False) or id(made) in needed
+        return [name for name, reached in names.items() if not reached]
 
     def _noted(self, kind: dict[str, Part], part: Part) -> Part:
         known = [p for parts in (self.reads, self.matrices, self.vectors) for p in parts.values()]
@@ -268,7 +283,7 @@ class _Drawing:
     def read(self, name: str, x: NDArray[np.float64], *, to: Hashable) -> Field:
         positions = x.shape[1] if x.ndim == 3 else 0
         self._noted(self.reads, Part(name, len(self.reads) + len(self.matrices), None, to, 0, (positions, positions)))
-        return self._field(np.ones((*x.shape[:-1], self.WIDTH)), to)
+        return self._field(np.ones((*x.shape[:-1], self.WIDTH)), to, name=name)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         shape = v.value.shape
@@ -280,35 +295,35 @@ class _Drawing:
                 raise ValueError(f"{name!r} mixes {before} positions, and its input has {positions}.")
         layer = len(self.reads) + len(self.matrices)
         self._noted(self.matrices, Part(name, layer, v.population, to, bank, (after, positions)))
-        return self._field(np.ones((shape[0], after, self.WIDTH) if after else (shape[0], self.WIDTH)), to)
+        return self._field(np.ones((shape[0], *([after] if after else []), self.WIDTH)), to, v, name=name)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
         self._noted(self.vectors, Part(name, len(self.reads) + len(self.matrices) - 1, None, of))
-        return self._field(np.ones(self.WIDTH), of)
+        return self._field(np.ones(self.WIDTH), of, name=name)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         self.activations.append(phi)
         self.linear &= phi.name == "linear"
-        return self._field(h.value, h.population)
+        return self._field(h.value, h.population, h)
 
     def mix(self, h: Field, A: Any) -> Field:
-        return self._field(np.asarray(A) @ h.value, h.population)
+        return self._field(np.asarray(A) @ h.value, h.population, h)
 
     def local(self, formula: Formula, *values: Field) -> Field:
         self.linear = False
         population = next((v.population for v in values if v.population is not None), None)
-        return self._field(formula(np, *(v.value for v in values)), population)
+        return self._field(formula(np, *(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
         self.linear = False
-        return self._field((a.value * b.value).mean(-1, keepdims=True), None)
+        return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
 
     def layer(self, h: Field, features: Field) -> Field:
         self.layers.append((h.population, h.value.shape[-2] if h.value.ndim == 3 else 0))
         return features
 
     def add(self, a: Field, b: Field) -> Field:
-        return self._field(a.value + b.value, a.population)
+        return self._field(a.value + b.value, a.population, a, b)
 
     def scale(self, factor: Any, h: Field) -> Field:
-        return self._field(h.value, h.population)
+        return self._field(h.value, h.population, h)
