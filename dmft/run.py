@@ -156,9 +156,7 @@ class Run:
         return placed
 
     def _initial(self, populations: list[Population], capacity: int) -> Network:
-        begun, used = _begun(
-            self.rule, populations, form=self.form, tolerance=self.tolerance, capacity=capacity
-        )
+        begun, used = _begun(self.rule, populations, form=self.form, tolerance=self.tolerance, capacity=capacity)
         spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
         network: Network = replace(begun, populations=tuple(spent))
         return network

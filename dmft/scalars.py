@@ -20,7 +20,7 @@ from dmft.run import Run
 
 def no_observables(run: Run) -> Observables:
     """Zeros in the shape of the observables of a run."""
-    shapes = observed_shapes(run.depth, run.rule, run.form)
+    shapes = observed_shapes(run.rule, run.form)
     wanted = ("prediction", *run.form.kernels)
     zeros: dict[str, Any] = {
         name: jnp.zeros((run.last + 1, *shape)) if name in wanted else None for name, shape in shapes.items()

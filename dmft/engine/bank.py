@@ -1,4 +1,4 @@
-"""A bank of Gaussian matrices over positions: W^1 .. W^K between two populations, revealed as they are used, or explicit.
+"""A bank of Gaussian matrices W^1 .. W^K over positions, between two populations: revealed as it is used, or explicit.
 
     apply(v, mix)      u_y = sum_k sum_x mix[k, y, x] W^k v_x / sqrt(N)        v (row, position, component)
     apply_t(u, mix)    v_x = sum_k sum_y mix[k, y, x] W^k^T u_y / sqrt(N)

@@ -85,7 +85,7 @@ def _euler(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tupl
     # rows are all samples in their order: a flow takes the full batch
     carried = network.carried + rule.rates[t] / rule.gamma0 * jnp.tensordot(K, change, axes=2)
     network = replace(network, carried=carried)
-    return network.moved(direction(network, rule, seen, change, form), rule.rates[t]), seen
+    return network.moved(direction(network, seen, change, form), rule.rates[t]), seen
 
 
 def rosenbrock(
@@ -102,7 +102,7 @@ def rosenbrock(
     a = jnp.linalg.solve(system, delta)
 
     def along(seen: Pass, coefficients: jax.Array, network: Network) -> Network:
-        return network.moved(direction(network, rule, seen, share * coefficients.reshape(n, outputs), form), rate)
+        return network.moved(direction(network, seen, share * coefficients.reshape(n, outputs), form), rate)
 
     trial, trial_seen, trial_change = evaluate(along(seen, a, start), rule, t + 1, form)
     trial_delta = trial_change.ravel() / share

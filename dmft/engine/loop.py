@@ -193,12 +193,13 @@ def limit_network(
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
     vectors = tuple(start.biases * draw(part.target, 1)[0] for part in sketch.vectors)
     matrices = list[Any]()
-    for part, ends in zip(sketch.matrices, sketch.ends, strict=True):
-        sizes = tuple(populations[place].size for place in ends)
-        options: dict[str, Any] = {"project": project, "initial": start.weights[part.layer]}
-        room = (capacity, capacity)
-        made = revealed_bank(part.bank, *sizes, room, tolerance, **options) if part.bank else None
-        matrices.append(made or revealed(*sizes, room, tolerance, **options))
+    for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
+        ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
+        initial = start.weights[part.layer]
+        if part.bank:
+            matrices.append(revealed_bank(part.bank, *ends, project=project, initial=initial))
+        else:
+            matrices.append(revealed(*ends, project=project, initial=initial))
     carried = jnp.zeros(shape) if form.scheme == "euler" else None
     network = Network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch

@@ -6,9 +6,9 @@
                of a thin matrix, h = W x      D W = sum_a Delta_a g_a x_a^T
                of a vector b                  D b = sum_a Delta_a g_a          of w       D w = sum_a Delta_a features_a
 
-`dmft.specs.networks` has the programs.  Sums run over the samples and outputs of a batch, and over positions (mixed, for
-a bank of matrices), with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are zero.
-Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which a thin matrix is as
+`dmft.specs.networks` has the programs.  Sums run over the samples and outputs of a batch, and over positions (mixed,
+for a bank of matrices), with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are
+zero.  Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which a thin matrix is as
 Gaussian as in any other; the bias of the first layer is one more of them, with the value sigma for every sample.
 
 The direction is linear in g, and so is g in its start w_c: where no gradient kernels are asked for, one backward pass
@@ -22,7 +22,7 @@ linear space in which an optimiser is three lines:
 Observables, from the fields before the update:
 
     Phi^l = <features^l features^l>      G^l = <g^l g^l>      of every named layer; positions: a mean, and a sum
-    K     = sum over uses of weights: <g g> x.x'  |  <g g> <v v>, mixed alike  |  <g g> of vectors  |  Phi of the readout
+    K     = sum over uses of weights: <g g> x.x', <g g> <v v> (mixed alike), <g g> of vectors; Phi of the readout
 
 The sum runs over layers that are trained; a weight that is used twice has its cross terms.
 
@@ -303,7 +303,7 @@ def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array])
     return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses))
 
 
-def direction(network: Network, rule: Rule, seen: Pass, change: jax.Array, form: Form) -> Parameters:
+def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Parameters:
     """D for the pass `seen` and coefficients `change` (trained row, output): share times Delta, or another in its place
     where passes are per output."""
     n = form.trained
@@ -370,7 +370,7 @@ def trained_part(change: Parameters, form: Form) -> Parameters:
 def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
     """Step `t` of gradient descent with momentum and weight decay."""
     network, seen, change = evaluate(network, rule, t, form)
-    push = direction(network, rule, seen, change, form)
+    push = direction(network, seen, change, form)
     push = jax.tree.map(lambda d, theta: d - rule.weight_decay * theta, push, network.parameters)
     push = trained_part(push, form)
     if network.velocity is not None:

@@ -1,7 +1,7 @@
 """The interpreter of programs (`dmft.specs.networks.program`) over populations: forward on record, backward along it.
 
-A cotangent is a gradient per neuron, g_i = gamma0 N df / dh_i, which has a limit: what runs backward through `activate`,
-`mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the same matrix's transpose, which
+A cotangent is a gradient per neuron, g_i = gamma0 N df / dh_i, which has a limit: what runs backward through
+`activate`, `mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the same matrix's transpose, which
 reveals itself further (`dmft.engine.matrix`).  A neuron's share in an average is its weight omega_i in the measure, so
 that `local` needs it only where numbers enter or come out:
 
@@ -150,9 +150,7 @@ class Tape:
         def back(g: jax.Array) -> tuple[jax.Array, ...]:
             given = [self._of_rows(v, len(g), axes) for v in values]
             pulled = jax.vmap(jax.vjp(of, *given)[1], in_axes=1, out_axes=1)(omega * g)
-            return tuple(
-                d / omega if v.population is not None else d for v, d in zip(values, pulled, strict=True)
-            )
+            return tuple(d / omega if v.population is not None else d for v, d in zip(values, pulled, strict=True))
 
         return self._made(values, of(*(v.value for v in values)), population, back)
 

@@ -39,12 +39,12 @@ def solver_row(depth, samples, steps, size, copy, rate):
     capacity = min(samples * (steps + 1), directions + 2 * samples)
     rule, form = loop.rule_of(described), loop.form_of(described)
     seeds = np.random.SeedSequence(0).spawn(depth)
-    draws = loop.draws_needed(rule, form, depth, capacity)
+    draws = loop.draws_needed(rule, form, capacity)
     raw = [stored(sobol(n, size, s)) for n, s in zip(draws, seeds, strict=True)]
 
     def scramble():
         # the loop takes its arguments over: each call needs its own normals
-        network = loop.limit_network(rule, form, depth, [particles(z + 0) for z in raw], 3e-3, capacity=capacity)
+        network = loop.limit_network(rule, form, [particles(z + 0) for z in raw], 3e-3, capacity=capacity)
         history = loop.empty_history(network, rule, form, range(steps + 1))
         jax.block_until_ready(loop.advance(network, history, rule, 0, steps + 1, form=form))
 

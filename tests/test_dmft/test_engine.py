@@ -142,11 +142,12 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
     rule, form = loop.rule_of(problem), loop.form_of(problem)
     start = network.Network(
         # the input coordinates X span the inputs: W^0 x / sqrt(D) = X first
-        first=jnp.linalg.lstsq(rule.inputs, jnp.asarray(task.x @ weights.first[0].numpy().T * input_scale(5)))[0],
+        reads=(jnp.linalg.lstsq(rule.inputs, jnp.asarray(task.x @ weights.first[0].numpy().T * input_scale(5)))[0],),
         matrices=tuple(matrix.Explicit(jnp.asarray(w[0].numpy())) for w in weights.hidden),
         readout=jnp.asarray(weights.readout[0].numpy()).reshape(1, width),
         populations=tuple(population.particles(np.zeros((0, width))) for _ in range(depth)),
         offset=jnp.zeros((5, 1)),
+        sketch=form.sketch,
     )
     room = loop.empty_history(start, rule, form, range(7), two_time=True)
     end, history = loop.advance(start, room, rule, 0, 7, form=form)
@@ -157,27 +158,25 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
     same(np.moveaxis(seen.feature_kernel, 0, 1), nets.feature_kernel[0, 0])
     same(np.moveaxis(seen.gradient_kernel, 0, 1), nets.gradient_kernel[0, 0])
     same(seen.ntk, nets.ntk[0, 0])
-    same(loop.two_time_kernels(history.features, end.populations), nets.feature_kernel_two_time[0, 0])
-    same(loop.two_time_kernels(history.gradients, end.populations), nets.gradient_kernel_two_time[0, 0])
+    same(loop.two_time_kernels(history.features, end.populations, mean=True), nets.feature_kernel_two_time[0, 0])
+    same(loop.two_time_kernels(history.gradients, end.populations, mean=False), nets.gradient_kernel_two_time[0, 0])
 
 
 def in_law(problem, width, count, *, project, seed=0):
     """Predictions (member, step, sample) of networks of `width` neurons sampled by revealing, with no weight matrices."""
-    last, samples, depth = problem.training.steps, problem.task.n_samples, problem.network.depth
+    last, samples = problem.training.steps, problem.task.n_samples
     capacity = samples * (last + 1)
     rule, form = loop.rule_of(problem), loop.form_of(problem)
 
     def one(raw):
         crowd = [population.particles(z) for z in raw]
-        start = loop.limit_network(rule, form, depth, crowd, EXACT, capacity=capacity, project=project)
+        start = loop.limit_network(rule, form, crowd, EXACT, capacity=capacity, project=project)
         room = loop.empty_history(start, rule, form, [last])
         _, history = loop.advance(start, room, rule, 0, last + 1, form=form)
         return history.vitals.prediction
 
     rng = np.random.default_rng(seed)
-    raw = tuple(
-        jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(rule, form, depth, capacity)
-    )
+    raw = tuple(jnp.asarray(rng.standard_normal((count, n, width))) for n in loop.draws_needed(rule, form, capacity))
     return np.asarray(jax.jit(jax.vmap(one))(raw))
 
 
@@ -221,8 +220,8 @@ def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
     def size(last):
         problem = dataclasses.replace(small_problem, training=dmft.GradientDescent(0.6, 500))
         rule, form = loop.rule_of(problem), loop.form_of(problem)
-        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(rule, form, 2, 40)]
-        start = loop.limit_network(rule, form, 2, crowd, 1e-3, capacity=40)
+        crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(rule, form, 40)]
+        start = loop.limit_network(rule, form, crowd, 1e-3, capacity=40)
         room = loop.empty_history(start, rule, form, [last])
         text = loop.advance.lower(start, room, rule, 0, last + 1, form=form).as_text()
         return text.count("\n")

@@ -88,12 +88,13 @@ def explicit_sharpness(problem, width):
         for i in range(1 if spec.residual else depth)
     ]
     start = network.Network(
-        first=jnp.linalg.lstsq(rule.inputs, jnp.asarray(x @ first.T))[0],
+        reads=(jnp.linalg.lstsq(rule.inputs, jnp.asarray(x @ first.T))[0],),
         matrices=tuple(matrix.Explicit(jnp.asarray(w)) for w in hidden),
         readout=jnp.asarray(readout).reshape(outputs, width),
         populations=tuple(crowd),
         offset=jnp.zeros((5, outputs)),
-        biases=tuple(jnp.asarray(b[0].numpy()) for b in weights.biases),
+        vectors=tuple(jnp.asarray(b[0].numpy()) for b in weights.biases),
+        sketch=form.sketch,
     )
     found = []
     room = loop.empty_history(start, rule, form, [problem.training.steps])

@@ -275,8 +275,8 @@ def test_memory_estimate_is_near_the_compilers():
     problem, particles, capacity = reference_problem(), 4096, 33
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         rule, form = loop.rule_of(problem), loop.form_of(problem)
-        crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(rule, form, 2, capacity)]
-        start = loop.limit_network(rule, form, 2, crowd, 1e-3, capacity=capacity)
+        crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(rule, form, capacity)]
+        start = loop.limit_network(rule, form, crowd, 1e-3, capacity=capacity)
         room = loop.empty_history(start, rule, form, range(11))
         compiled = loop.advance.lower(start, room, rule, 0, 11, form=form).compile()
         used = compiled.memory_analysis()

@@ -8,7 +8,7 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     apply(name, v, to=p, mix=m)     sum_k sum_x m[k, y, x] W^k v_x / sqrt(N)       a bank of them, over positions
     vector(name, of=p)              b                   a number for each neuron of p: a bias, of weight N(0, 1)
     activate(phi, h)                phi(h)              entry by entry
-    mix(h, A)                       sum_x A[y, x] h_x   maps of positions that nothing trains; A (x,) leaves no positions
+    mix(h, A)                       sum_x A[y, x] h_x   a map of positions that nothing trains; A (x,) leaves none
     local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
     average(a, b)                   <a b>               over a population: a number, which `local` may use
     layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
@@ -22,8 +22,8 @@ that the readout averages, without positions:
 
     f_c = <w_c features> / gamma0
 
-`net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order in which `read` and `apply` meet them; the readout is the
-last.  Vectors belong to the layer of the matrix before them.
+`net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order
+in which `read` and `apply` meet them; the readout is the last.  Vectors belong to the layer of the matrix before them.
 
 Fields of a dataclass marked `traced` enter compiled code as numbers, so that a sweep over them compiles once; a
 program must not decide by them.  Zero stays the number 0.
@@ -220,7 +220,9 @@ def _sketch(network: Any, shape: tuple[int, ...]) -> Sketch:
     if not drawn.reads:
         raise ValueError(f"the program of {name} reads nothing; begin with net.read(name, x, to=...).")
     if lost := drawn.lost(end):
-        raise ValueError(f"{', '.join(lost)} of {name} does not reach what its program returns: nothing would train it.")
+        raise ValueError(
+            f"{', '.join(lost)} of {name} does not reach what its program returns; nothing would train it."
+        )
     return Sketch(
         tuple(drawn.populations),
         tuple(drawn.reads.values()),
@@ -326,4 +328,5 @@ class _Drawing:
         return self._field(a.value + b.value, a.population, a, b)
 
     def scale(self, factor: Any, h: Field) -> Field:
+        del factor
         return self._field(h.value, h.population, h)
