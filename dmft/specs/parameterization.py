@@ -90,13 +90,16 @@ def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
 
 
 def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """K^x = x x^T / D between all rows of `x` (sample, feature)."""
-    return (x @ x.T) * input_scale(x.shape[1]) ** 2
+    """K^x = x x^T / D between all samples of `x` (sample, feature) or (sample, [row,] position, channel)."""
+    flat = x.reshape(len(x), -1)
+    return (flat @ flat.T) * input_scale(flat.shape[1]) ** 2
 
 
 def with_bias(x: NDArray[np.float64], bias: float) -> NDArray[np.float64]:
-    """Inputs (sample, feature) that h takes with weights N(0, 1), and one more of value `bias` if that is not zero."""
-    return np.column_stack([x, np.full(len(x), bias)]) if bias else x
+    """Inputs, flattened to (sample, feature), that h takes with weights N(0, 1), and one more of value `bias` if that
+    is not zero."""
+    flat = x.reshape(len(x), -1)
+    return np.column_stack([flat, np.full(len(x), bias)]) if bias else flat
 
 
 @dataclass(frozen=True)
