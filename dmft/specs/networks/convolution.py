@@ -3,8 +3,8 @@
     h^1_y = sum_k W^{0k} x_{y+k} / sqrt(K C)     h^{l+1}_y = sum_k W^{lk} phi(h^l_{y+k}) / sqrt(K N)
     f = w . mean_y phi(h^L_y) / (gamma0 N)
 
-The k are the K places of a kernel, `kernel_size` along each axis of positions, -kernel_size // 2 .. kernel_size // 2, and
-C are the channels of the input.  With a stride s, y + k stands for s y + k.  What lies outside is zero, or, circular, the
+The k are the K places of a kernel, `kernel_size` of them along each axis of positions, with the middle at k = 0, and C
+are the channels of the input.  With a stride s, y + k stands for s y + k.  What lies outside is zero, or, circular, the
 other side.  Positions of images are numbered row by row, in one axis; so are the places of a kernel.
 """
 
@@ -43,11 +43,11 @@ class CNN(Architecture):
         stride: of every layer: of n positions along an axis ceil(n / stride) are left.
         padding: "zero", what lies outside is zero; "circular", it is the other side.
         pooling: "mean", the readout averages over positions.
-        centered, frozen, parameterization, weight_variance: as of `MLP`; the parameterization "standard" is not offered.
+        centered, frozen, parameterization, weight_variance: as of `MLP`; "standard" is not offered.
 
     Raises:
-        ValueError, TypeError: as for `MLP`; an even kernel; an unknown padding or pooling.  By a `Problem`: inputs without
-            positions, circular kernels that are larger than what they move over.
+        ValueError, TypeError: as for `MLP`; an even kernel; an unknown padding or pooling.  By a `Problem`: inputs
+            without positions, circular kernels that are larger than what they move over.
 
     Source: Novak et al. 2019, Garriga-Alonso et al. 2019 (infinitely many channels), Bordelon & Pehlevan 2022 (feature
     learning).
@@ -85,9 +85,9 @@ class CNN(Architecture):
     def program(self, net: Any, x: Any) -> Field:
         h = net.read("W0", x, to=0)
         *grids, last = self.grids(net.shape)
-        for l in range(1, self.depth):
+        for n in range(1, self.depth):
             features = net.layer(h, net.activate(self.activation, h))
-            h = net.apply(f"W{l}", features, to=l, mix=mixing(grids[l], self.kernel_size, self.stride, self.padding))
+            h = net.apply(f"W{n}", features, to=n, mix=mixing(grids[n], self.kernel_size, self.stride, self.padding))
         count = math.prod(last)
         return net.mix(net.layer(h, net.activate(self.activation, h)), np.full(count, 1 / count))  # type: ignore[no-any-return]
 
@@ -108,16 +108,17 @@ class CNN(Architecture):
         """
         if len(shape) not in (2, 3):
             raise ValueError(
-                f"a convolutional network needs positions, and an input of shape {shape} has none; give inputs (sample, "
-                "position, channel) or (sample, row, column, channel): x[:, :, None] for one channel, or "
+                f"a convolutional network needs positions, and an input of shape {shape} has none; give inputs "
+                "(sample, position, channel) or (sample, row, column, channel): x[:, :, None] for one channel, or "
                 "dmft.load_task(..., flatten=False)."
             )
         found = [shape[:-1]]
         for _ in range(self.depth):
             if self.padding == "circular" and self.kernel_size > min(found[-1]):
+                where = f"h^{len(found) - 1}" if len(found) > 1 else "the input"
                 raise ValueError(
                     f"kernel_size={self.kernel_size} is larger than the {' x '.join(map(str, found[-1]))} positions of "
-                    f'layer {len(found) - 1}, around which padding="circular" goes; take a smaller kernel or stride, or '
+                    f'{where}, around which padding="circular" goes; take a smaller kernel or stride, or '
                     'padding="zero".'
                 )
             found.append(tuple(-(-size // self.stride) for size in found[-1]))

@@ -51,7 +51,9 @@ def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
     for each in dataclasses.fields(network):
         _written(f"{name}.{each.name}", getattr(network, each.name))
     if type(network).program is Architecture.program:
-        raise ValueError(f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program).")
+        raise ValueError(
+            f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
+        )
     try:
         found = network.sketch(shape)
     except Exception as error:
@@ -101,8 +103,8 @@ def path(cls: type) -> str:
     """Where a class is found again, "module:Class"; TypeError if it is not."""
     if "<" in cls.__qualname__:
         raise TypeError(
-            f"{cls.__qualname__} cannot be found again by its name: define an architecture of one's own in a module (or "
-            "a notebook), not inside a function."
+            f"{cls.__qualname__} cannot be found again by its name: define an architecture of one's own in a module "
+            "(or a notebook), not inside a function."
         )
     return f"{cls.__module__}:{cls.__qualname__}"
 
@@ -134,8 +136,8 @@ def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
     sketched(network, shape)
     if digest(network, shape) != content.get(DIGEST):
         raise ValueError(
-            f"the program of {content[KIND]} has changed since this was written: it makes other numbers. Use the code of "
-            "then, or describe the problem anew."
+            f"the program of {content[KIND]} has changed since this was written: it makes other numbers. Use the code "
+            "of then, or describe the problem anew."
         )
     return network
 
@@ -144,7 +146,7 @@ def _found(where: str) -> type:
     module, _, name = where.partition(":")
     if module not in sys.modules:
         raise ValueError(
-            f"the network is a {where}, of a module that is not imported, and is never imported from a description; "
+            f"the network is {where}, of a module that is not imported, and is never imported from a description; "
             f"`import {module}` first."
         )
     found: Any = sys.modules[module]
@@ -170,8 +172,8 @@ def _written(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise TypeError(
-        f"{name}={value!r} cannot be part of a description; fields are finite numbers of Python, text, truth values, None, "
-        "activations, and tuples of them."
+        f"{name}={value!r} cannot be part of a description; fields are finite numbers of Python, text, truth values, "
+        "None, activations, and tuples of them."
     )
 
 
@@ -199,8 +201,9 @@ def digest(network: Any, shape: tuple[int, ...]) -> str:
         raise ValueError(f"{_failure(name, shape)}: it makes numbers that are not finite.")
     if any(abs(a[..., np.roll(order, 1)] - b).max() > ALIKE * size for a, b in zip(straight, turned, strict=True)):
         raise ValueError(
-            f"the program of {name} does not treat all neurons alike: in another order they hold other numbers. Formulas "
-            "of net.local act on the last axis, that of the neurons, entry by entry, or by means over it (net.average)."
+            f"the program of {name} does not treat all neurons alike: in another order they hold other numbers. "
+            "Formulas of net.local act on the last axis, that of the neurons, entry by entry, or by means over it "
+            "(net.average)."
         )
     beside = {each: repr(getattr(network, each)) for each in BESIDE}
     found = hashlib.sha256(repr(sorted(beside.items())).encode())
