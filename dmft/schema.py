@@ -326,9 +326,9 @@ def build(
         "step": steps,
         "sample": samples,
         "sample_2": samples,
-        "layer": np.arange(1, problem.network.depth + 1),
+        "layer": np.arange(1, problem.sketch.depth + 1),
         "step_2": steps,
-        "source_layer": np.arange(1, problem.network.depth + 1),
+        "source_layer": np.arange(1, problem.sketch.depth + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})

@@ -134,7 +134,7 @@ def test_json_without_data_or_with_other_data_is_refused():
     with pytest.raises(ValueError, match="format 99"):
         dmft.Problem.from_json(BASE.to_json().replace('"format": 1', '"format": 99'))
     with pytest.raises(ValueError, match="kind 'RNN' is unknown"):
-        dmft.Problem.from_json(BASE.to_json().replace('"MLP"', '"CNN"'))
+        dmft.Problem.from_json(BASE.to_json().replace('"MLP"', '"RNN"'))
 
 
 def test_powers_of_width_are_consistent():

@@ -125,6 +125,18 @@ class ResidualMLP(Architecture):
 
 
 Network = MLP | ResidualMLP
+PERCEPTRONS = (MLP, ResidualMLP)
+
+
+def perceptron(network: Architecture, what: str, otherwise: str) -> Network:
+    """The network, if it is one of these and not of a class that derives from them.
+
+    Raises:
+        ValueError: naming the class; `what`: is for perceptrons alone; `otherwise`: what to do.
+    """
+    if type(network) not in PERCEPTRONS:
+        raise ValueError(f"{what} is for dmft.MLP and dmft.ResidualMLP, got {type(network).__name__}; {otherwise}.")
+    return network  # type: ignore[return-value]
 
 
 def _image(network: Network, net: Any, l: int, features: Field, *, to: int) -> Field:
