@@ -163,8 +163,8 @@ def prepared(
     observables = schema.observables(observables, problem)
     if by_layer and [population for population, _ in problem.sketch.layers] != [*problem.sketch.populations]:
         raise ValueError(
-            "by_layer=True: layers of this network share their neurons, as those of a residual network do, and have one "
-            "part."
+            "by_layer=True: layers of this network share their neurons, as those of a residual network do, which have "
+            "one part."
         )
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}.")

@@ -297,6 +297,15 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
     raise SchemaError(f"{name!r} is not a variable of a result of kind {kind!r}; quantities are {list(VARIABLES)}.")
 
 
+def require_no_positions(problem: Problem, what: str) -> None:
+    """ValueError if layers have positions, which preactivations of single neurons have no dimension for."""
+    if any(positions for _, positions in problem.sketch.layers):
+        raise ValueError(
+            f"{what} is for layers without positions, and those of {type(problem.network).__name__} have them; kernels "
+            "average over positions."
+        )
+
+
 def build(
     kind: str,
     problem: Problem,

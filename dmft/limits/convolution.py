@@ -68,7 +68,7 @@ def frozen_convolution(network: CNN, x: Array, *, nodes: int = NODES) -> FrozenK
 
 
 def _mixed(mix: Array, kernel: Array) -> Array:
-    """sum_k m_k A m_k^T, (sample, position, sample_2, position_2), of A and m (place of the kernel, position, source)."""
+    """sum_k m_k A m_k^T of A (sample, position, sample_2, position_2) and m (place of the kernel, position, source)."""
     found = np.zeros((len(kernel), mix.shape[1]) * 2)
     for place in mix:
         found += np.einsum("yx,axbw,zw->aybz", place, kernel, place, optimize=True)

@@ -47,7 +47,8 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
         feature_kernel_change, gradient_kernel_change (layer, step), ntk_change (step)
         feature_kernel_alignment, gradient_kernel_alignment (layer, step), ntk_alignment (step)
         prediction_change, test_prediction_change (step), relative to `dmft.lazy_limit`; left out with weight decay,
-            which has none, and for architectures of one's own; 0 where both predictions vanish, infinite where only the lazy ones do
+            which has none, and for architectures of one's own; 0 where both predictions vanish, infinite where only the
+            lazy ones do
 
     Raises:
         SchemaError: not a result of kind "limit".

@@ -9,10 +9,11 @@ NNGP and NTK recursions, b = 1 and no identity branch for an MLP, b = branch_sca
     G^l       = G^{l+1} ([1] + b^2 v_l E phi' phi')          under K^{h,l}
     K         = G^1 (K^x + sigma^2) + b^2 sum_{l=1}^{L-1} G^{l+1} (Phi^l + sigma^2) + Phi^L    frozen layers left out
 
-with the variances v of initial weights and biases, 1 unless they are given (`dmft.specs.parameterization`).
-`dmft.limits.convolution` has them for convolutional networks.  (Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated:
-their response to each other is linear in the readout, whose mean vanishes.)  Predictions are linear in the
-parameters, so every optimiser acts on f as on theta, with f(0) = 0 and K the same for each output:
+with the variances v of initial weights and biases, 1 unless they are given (`dmft.specs.parameterization`);
+`dmft.limits.convolution` has them for convolutional networks.  (Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a
+residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated: their response to each other is linear in the readout,
+whose mean vanishes.)  Predictions are linear in the parameters, so every optimiser acts on f as on theta, with f(0) = 0
+and K the same for each output:
 
     GradientDescent   v(t+1) = beta v(t) + (1/B) sum_{a in batch} K_a Delta_a      f(t+1) = f(t) + eta_t v(t+1)
     GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are gradient descent

@@ -233,13 +233,13 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
 def _with(problem: Problem, values: dict[str, Any]) -> Problem:
     """The problem with other values of fields, its own or those of its network or training."""
     parts: dict[str, dict[str, Any]] = {"problem": {}, "network": {}, "training": {}}
-    specs = {"problem": problem, "network": problem.network, "training": problem.training}
+    specs: dict[str, Any] = {"problem": problem, "network": problem.network, "training": problem.training}
     known = {field.name: part for part, spec in reversed(specs.items()) for field in fields(spec)}
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{name!r} is no field of this problem; choose among {', '.join(sorted(known))}.")
         parts[known[name]][name] = value
-    network, training = replace(problem.network, **parts["network"]), replace(problem.training, **parts["training"])
+    network, training = (replace(specs[part], **parts[part]) for part in ("network", "training"))
     return replace(problem, **{"network": network, "training": training, **parts["problem"]})
 
 

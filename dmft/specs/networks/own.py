@@ -55,7 +55,7 @@ def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
             f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
         )
     try:
-        found = network.sketch(shape)
+        found: Sketch = network.sketch(shape)
     except Exception as error:
         raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
     _check_beside(network, found)
@@ -151,7 +151,7 @@ def _found(where: str) -> type:
         )
     found: Any = sys.modules[module]
     for part in name.split("."):
-        found = vars(found).get(part) if hasattr(found, "__dict__") else None  # attributes of modules may import others
+        found = getattr(found, "__dict__", {}).get(part)  # as it stands: to ask a module for a name may import others
     if not (isinstance(found, type) and issubclass(found, Architecture) and dataclasses.is_dataclass(found)):
         here = (
             " Classes of a notebook or a script are known in their own process alone: put them in a module, and import "
