@@ -245,7 +245,8 @@ def _in_words(problem: dict[str, Any]) -> str:
     step_size = f" of size {_range(training['step_size'])}" if "step_size" in training else ""
     return (
         f"Data: P = {count} training and {tests} test samples of dimension D = "
-        f"{' x '.join(map(str, shape))}, {outputs} output(s). Network: {_network_in_words(problem['network'])}. Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
+        f"{' x '.join(map(str, shape))}, {outputs} output(s). Network: {_network_in_words(problem['network'])}. "
+        f"Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
         f"{step_size}, learning rate eta = {_range(training['learning_rate'])}, loss {problem['loss']}."
     )
 

@@ -161,11 +161,8 @@ def prepared(
     if mode == "finite" and distribution != "rademacher":
         raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
     observables = schema.observables(observables, problem)
-    if by_layer and [population for population, _ in problem.sketch.layers] != [*problem.sketch.populations]:
-        raise ValueError(
-            "by_layer=True: layers of this network share their neurons, as those of a residual network do, which have "
-            "one part."
-        )
+    if by_layer and problem.network.residual:
+        raise ValueError("by_layer=True: the layers of a residual network share their neurons, which have one part.")
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}.")
     particles, scrambles, seed, tolerance, memory_limit = check_numerics(
@@ -174,7 +171,7 @@ def prepared(
     draws = _check.integer("draws", draws, minimum=1)
     steps, where, centered = schema.saved_steps(problem, save_steps), find_devices(device), problem.network.centered
     exact = mode == "exact"
-    smoothed = mode in ("forward", "reverse") and not all(phi.smooth for phi in problem.sketch.activations)
+    smoothed = mode in ("forward", "reverse") and not problem.network.activation.smooth
     scrambles = 1 if exact else scrambles
     run = Run(
         problem,
@@ -253,13 +250,12 @@ def _kernels(observables: Sequence[str], smoothed: bool) -> tuple[str, ...]:
 
 
 def _mode(mode: str, problem: Problem) -> str:
-    linear = problem.sketch.linear
+    activation = problem.network.activation
+    linear = activation.name == "linear"
     if mode == "auto":
         return "exact" if linear else "forward"
     if mode not in METHODS:
         raise ValueError(f"mode={mode!r} is unknown; choose one of auto, {', '.join(METHODS)}.")
     if mode == "exact" and not linear:
-        names = ", ".join(sorted({phi.name for phi in problem.sketch.activations if phi.name != "linear"}))
-        nonlinear = f"{names} is not linear" if names else f"{type(problem.network).__name__} is not linear"
-        raise ValueError(f"mode='exact' is for linear networks, and {nonlinear}; use mode='auto'.")
+        raise ValueError(f"mode='exact' is for linear networks, and {activation.name} is not linear; use mode='auto'.")
     return mode

@@ -78,7 +78,6 @@ def neurons(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
-    schema.require_no_positions(problem, "neurons")
     neurons = _check.integer("neurons", neurons, minimum=1)
     members = check_members(widths, 1, seed)
     if memory_limit is not None:
@@ -87,7 +86,7 @@ def neurons(
     steps = schema.saved_steps(problem, sorted({0, problem.training.steps}) if save_steps is None else save_steps)
     chosen = schema.observed_samples(problem, samples)
     rows = tuple((chosen - problem.observed.start).tolist())
-    shape = (len(members.widths), problem.sketch.depth, len(steps), len(rows), neurons)
+    shape = (len(members.widths), problem.network.depth, len(steps), len(rows), neurons)
     memory.require(
         math.prod(shape) * np.dtype(numbers.results).itemsize + 8 * shape[0] * neurons,
         limit=memory_limit,
@@ -150,7 +149,7 @@ class NeuronPlan(Plan):
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name == NAME:
-            return (self.problem.sketch.depth, len(self.steps), len(self.rows), self.width)
+            return (self.problem.network.depth, len(self.steps), len(self.rows), self.width)
         return super().shape(name)
 
     def members(self, trainer: Trainer, state: State) -> Results:

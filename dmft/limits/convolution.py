@@ -16,6 +16,7 @@ Assumptions and approximations: those of `dmft.limits.lazy`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ def frozen_convolution(network: CNN, x: Array, *, nodes: int = NODES) -> FrozenK
         nodes: of the quadrature in each of two dimensions, for activations without a closed form.
     """
     patches, phi, error = network.inputs(x), network.activation, 0.0
-    grids, (first, *variances, last) = network.grids(x.shape[1:])[1:], layer_variances(network)
+    stack: Any = network  # of as many layers of weights as a perceptron
+    grids, (first, *variances, last) = network.grids(x.shape[1:])[1:], layer_variances(stack)
     mixes = [mixing(grid, network.kernel_size, network.stride, network.padding) for grid in grids[:-1]]
     product = np.einsum("ayi,bzi->aybz", patches, patches)
     covariance, features, slopes, mixed = first * product, [], [], [product]
@@ -55,7 +57,7 @@ def frozen_convolution(network: CNN, x: Array, *, nodes: int = NODES) -> FrozenK
     gradients = [last * slopes[-1] / math.prod(grids[-1]) ** 2]
     for slope, mix, variance in zip(slopes[-2::-1], mixes[::-1], variances[::-1], strict=True):
         gradients.insert(0, variance * slope * _mixed(mix.transpose(0, 2, 1), gradients[0]))
-    *inner, readout = trained_layers(network)
+    *inner, readout = trained_layers(stack)
     ntk = readout * features[-1].mean((1, 3))
     for trained, gradient, below in zip(inner, gradients, mixed, strict=True):
         ntk = ntk + trained * (gradient * below).sum((1, 3))

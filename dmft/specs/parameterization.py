@@ -71,7 +71,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from dmft.specs.networks import CNN, Architecture, Network
+    from dmft.specs.networks import Architecture, Network
 
 MEAN_FIELD = "mean_field"
 STANDARD = "standard"
@@ -149,7 +149,7 @@ def initial_deviations(network: Network, inputs: NDArray[np.float64], bias: floa
     return Deviations(deviations, math.sqrt(network.bias_variance), along, extra)
 
 
-def layer_variances(network: Network | CNN) -> tuple[float, ...]:
+def layer_variances(network: Network) -> tuple[float, ...]:
     """v_0 .. v_L, of the weights of every layer at initialisation."""
     given = network.weight_variance
     return given if isinstance(given, tuple) else (given,) * (network.depth + 1)
@@ -186,7 +186,7 @@ def scales(network: Network, width: int, dimension: int, batch: int) -> Scales:
     )
 
 
-def trained_layers(network: Network | CNN) -> tuple[float, ...]:
+def trained_layers(network: Network) -> tuple[float, ...]:
     """(layer,), for 0..L: 1 where weights are trained, 0 where they are frozen."""
     return tuple(float(layer not in network.frozen) for layer in range(network.depth + 1))
 
