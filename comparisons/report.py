@@ -49,6 +49,7 @@ CLAUSES = {", lines predicted": "_predicted", "; one network in the limit (black
 WORDS = {
     "MLP": "multilayer perceptron",
     "ResidualMLP": "residual multilayer perceptron",
+    "CNN": "convolutional network",
     "GradientDescent": "gradient descent",
     "GradientFlow": "gradient flow",
 }
@@ -238,16 +239,26 @@ def _problem_section(found: Results) -> Section:
 
 def _in_words(problem: dict[str, Any]) -> str:
     """What a physicist asks first of a problem, described as by `Problem.to_json`."""
-    network, training, shapes = problem["network"], problem["training"], problem["task"]["shapes"]
-    (count, dimension), outputs = shapes["x_train"], [*shapes["y_train"], 1][1]
+    training, shapes = problem["training"], problem["task"]["shapes"]
+    (count, *shape), outputs = shapes["x_train"], [*shapes["y_train"], 1][1]
     tests = shapes["x_test"][0] if "x_test" in shapes else "no"
     step_size = f" of size {_range(training['step_size'])}" if "step_size" in training else ""
     return (
-        f"Data: P = {count} training and {tests} test samples of dimension D = {dimension}, {outputs} output(s). "
-        f"Network: {WORDS[network['kind']]} of depth L = {network['depth']}, activation "
-        f"{network['activation']['name']} (gain {network['activation']['gain']:g}), richness "
-        f"gamma0 = {network['gamma0']:g}. Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
+        f"Data: P = {count} training and {tests} test samples of dimension D = "
+        f"{' x '.join(map(str, shape))}, {outputs} output(s). Network: {_network_in_words(problem['network'])}. "
+        f"Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
         f"{step_size}, learning rate eta = {_range(training['learning_rate'])}, loss {problem['loss']}."
+    )
+
+
+def _network_in_words(network: dict[str, Any]) -> str:
+    """Kind and what of depth, kernel, activation and richness it has; of one of one's own its name and fields."""
+    if network["kind"] not in WORDS:
+        return ", ".join([network["kind"], *(f"{k} = {v}" for k, v in network.items() if k not in ("kind", "sha256"))])
+    kernel = f"kernels of size {network['kernel_size']}, " if "kernel_size" in network else ""
+    return (
+        f"{WORDS[network['kind']]} of depth L = {network['depth']}, {kernel}activation {network['activation']['name']} "
+        f"(gain {network['activation']['gain']:g}), richness gamma0 = {network['gamma0']:g}"
     )
 
 

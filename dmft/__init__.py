@@ -10,8 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dmft.specs import (
+    CNN,
     MLP,
     Activation,
+    Architecture,
     GradientDescent,
     GradientFlow,
     Problem,
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CNN",
     "MLP",
     "Activation",
+    "Architecture",
     "GradientDescent",
     "GradientFlow",
     "Problem",

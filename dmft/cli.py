@@ -1,12 +1,13 @@
 """Options of the command line (`python -m dmft`), and the specs they stand for.
 
-Every field of `dmft.MLP`, `dmft.ResidualMLP`, `dmft.GradientDescent`, `dmft.GradientFlow` and every argument of
-`dmft.load_task` has an option of its name, but for these:
+Every field of `dmft.MLP`, `dmft.ResidualMLP`, `dmft.CNN`, `dmft.GradientDescent`, `dmft.GradientFlow` and every
+argument of `dmft.load_task` has an option of its name, but for these:
 
-    --network, --training        which of the two networks, and of the two trainings
+    --network, --training        which of the networks, and of the two trainings
     --activation, --gain         the two fields of an activation
     --uncentered                 centered=False
     --unbalanced                 balanced=False
+    --images                     flatten=False
     --data-seed                  seed of `load_task` (--seed is that of `dmft.solve`)
     --batch-size, --batch-seed   batches, by `dmft.random_batches`
 
@@ -26,6 +27,7 @@ from tyro.conf import arg
 
 from dmft.paths import local
 from dmft.specs import (
+    CNN,
     MLP,
     Activation,
     GradientDescent,
@@ -39,10 +41,13 @@ from dmft.specs import (
 from dmft.specs.activation import NAMES
 from dmft.specs.data import NAMED
 from dmft.specs.loss import LOSSES
+from dmft.specs.networks.convolution import PADDINGS, POOLINGS
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS
 from dmft.specs.training import OBSERVE, SCHEMES
 
-NETWORKS: dict[str, type[MLP | ResidualMLP]] = {"mlp": MLP, "residual": ResidualMLP}
+NETWORKS: dict[str, type[MLP | ResidualMLP | CNN]] = {"mlp": MLP, "residual": ResidualMLP, "cnn": CNN}
+ONLY_BIASED = ("bias", "bias_variance")
+ONLY_CNN = ("kernel_size", "stride", "padding", "pooling")
 ONLY_DESCENT = ("momentum", "weight_decay", "batch_size", "batch_seed", "observe")
 ONLY_FLOW = ("step_size", "scheme")
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -57,9 +62,9 @@ class NetworkOptions:
     """The network; its width is infinite."""
 
     network: Annotated[
-        Literal["mlp", "residual"] | None, arg(metavar=_choice(NETWORKS), help_behavior_hint="(default: mlp)")
+        Literal["mlp", "residual", "cnn"] | None, arg(metavar=_choice(NETWORKS), help_behavior_hint="(default: mlp)")
     ] = None
-    """Perceptron, or residual perceptron."""
+    """Perceptron, residual perceptron, or convolutional network (of --images)."""
     depth: Annotated[int | None, arg(metavar="L", help_behavior_hint="(required)")] = None
     """Number of hidden layers."""
     activation: Annotated[str | None, arg(metavar=_choice(NAMES), help_behavior_hint="(default: tanh)")] = None
@@ -72,6 +77,18 @@ class NetworkOptions:
     """Richness; towards 0 the network becomes lazy (NTK)."""
     branch_scale: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 1/sqrt(L))")] = None
     """Of a residual network: factor of its branches."""
+    kernel_size: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(required for cnn)")] = None
+    """Of a convolutional network: places of a kernel along an axis, an odd number."""
+    stride: Annotated[int | None, arg(metavar="INT", help_behavior_hint=f"(default: {CNN.stride})")] = None
+    """Of a convolutional network: of every layer."""
+    padding: Annotated[str | None, arg(metavar=_choice(PADDINGS), help_behavior_hint=f"(default: {CNN.padding})")] = (
+        None
+    )
+    """Of a convolutional network: what lies outside."""
+    pooling: Annotated[str | None, arg(metavar=_choice(POOLINGS), help_behavior_hint=f"(default: {CNN.pooling})")] = (
+        None
+    )
+    """Of a convolutional network: what the readout takes of positions."""
     uncentered: bool = False
     """Do not subtract the output at initialisation."""
     bias: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: 0, none)")] = None
@@ -89,12 +106,16 @@ class NetworkOptions:
     ] = None
     """Powers of the width; the theory is for the default."""
 
-    def build(self) -> MLP | ResidualMLP:
+    def build(self) -> MLP | ResidualMLP | CNN:
         """The network; ValueError, TypeError as the specs raise them."""
         kind = self.network or "mlp"
         if kind != "residual":
             _refuse(self, ("branch_scale",), f"--network {kind}", "take --network residual")
-        given = _given(self, ("depth", "gamma0", "branch_scale", "bias", "frozen", "parameterization", "bias_variance"))
+        if kind != "cnn":
+            _refuse(self, ONLY_CNN, f"--network {kind}", "take --network cnn")
+        else:
+            _refuse(self, ONLY_BIASED, "--network cnn", "take --network mlp")
+        given = _given(self, ("depth", "gamma0", "branch_scale", "frozen", "parameterization", *ONLY_BIASED, *ONLY_CNN))
         if self.weight_variance is not None:
             given["weight_variance"] = _one_or_each(self.weight_variance)
         shape = _given(self, ("gain", "scale"))
@@ -129,6 +150,8 @@ class TaskOptions:
     """One-hot targets also for two classes."""
     unbalanced: bool = False
     """Draw classes as often as they occur, not evenly."""
+    images: bool = False
+    """Keep the positions of images, as convolutional networks need them."""
     regression: bool = False
     """Targets are numbers, whatever values they take."""
     names: Annotated[tuple[str, ...] | None, arg(metavar="PLACE=NAME ...", help_behavior_hint="")] = None
@@ -153,6 +176,7 @@ class TaskOptions:
             "balanced": not self.unbalanced,
             "regression": self.regression,
             "allow_pickle": self.allow_pickle,
+            "flatten": not self.images,
         }
         return load_task(given.pop("source"), **given, **flags)
 
@@ -223,6 +247,8 @@ def build_problem(network: NetworkOptions, task: TaskOptions, training: Training
             the specs and `load_task` raise them.
     """
     required = {"depth": network, "source": task, "n_train": task, "learning_rate": training}
+    if network.network == "cnn":
+        required["kernel_size"] = network
     if training.training == "flow":
         required["step_size"] = training
     # the steps of a flow are counted where each has its size

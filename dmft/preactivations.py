@@ -104,6 +104,7 @@ def prepared(
     """The arguments of `neurons`, checked: what is to be computed."""
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
+    schema.require_no_positions(problem, "neurons")
     require_limit(problem.network)
     particles, scrambles, seed, tolerance, memory_limit = check_numerics(
         particles, scrambles, seed, tolerance, memory_limit

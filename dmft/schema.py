@@ -297,6 +297,15 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
     raise SchemaError(f"{name!r} is not a variable of a result of kind {kind!r}; quantities are {list(VARIABLES)}.")
 
 
+def require_no_positions(problem: Problem, what: str) -> None:
+    """ValueError if layers have positions, which preactivations of single neurons have no dimension for."""
+    if any(positions for _, positions in problem.sketch.layers):
+        raise ValueError(
+            f"{what} is for layers without positions, and those of {type(problem.network).__name__} have them; kernels "
+            "average over positions."
+        )
+
+
 def build(
     kind: str,
     problem: Problem,
@@ -326,9 +335,9 @@ def build(
         "step": steps,
         "sample": samples,
         "sample_2": samples,
-        "layer": np.arange(1, problem.network.depth + 1),
+        "layer": np.arange(1, problem.sketch.depth + 1),
         "step_2": steps,
-        "source_layer": np.arange(1, problem.network.depth + 1),
+        "source_layer": np.arange(1, problem.sketch.depth + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})

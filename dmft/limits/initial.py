@@ -86,9 +86,10 @@ def initial_fluctuations(network: MLP, input_kernel: ArrayLike, *, nodes: int = 
         >>> dmft.initial_fluctuations(network, [[1.0]]).feature_variance.ravel().round(6)
         array([ 5., 10.])
     """
-    if not isinstance(network, MLP) or network.bias or network.weight_variance != 1.0:
+    if type(network) is not MLP or network.bias or network.weight_variance != 1.0:
         raise ValueError(
-            f"initial_fluctuations is for dmft.MLP without biases and with weights of variance one, got {network}."
+            f"initial_fluctuations is for dmft.MLP without biases and with weights of variance one, got {network}; "
+            "dmft.fluctuations is for any."
         )
     K = check_covariance(input_kernel)
     samples, depth = len(K), network.depth

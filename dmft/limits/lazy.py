@@ -9,10 +9,11 @@ NNGP and NTK recursions, b = 1 and no identity branch for an MLP, b = branch_sca
     G^l       = G^{l+1} ([1] + b^2 v_l E phi' phi')          under K^{h,l}
     K         = G^1 (K^x + sigma^2) + b^2 sum_{l=1}^{L-1} G^{l+1} (Phi^l + sigma^2) + Phi^L    frozen layers left out
 
-with the variances v of initial weights and biases, 1 unless they are given (`dmft.specs.parameterization`).
-(Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated:
-their response to each other is linear in the readout, whose mean vanishes.)  Predictions are linear in the
-parameters, so every optimiser acts on f as on theta, with f(0) = 0 and K the same for each output:
+with the variances v of initial weights and biases, 1 unless they are given (`dmft.specs.parameterization`);
+`dmft.limits.convolution` has them for convolutional networks.  (Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a
+residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated: their response to each other is linear in the readout,
+whose mean vanishes.)  Predictions are linear in the parameters, so every optimiser acts on f as on theta, with f(0) = 0
+and K the same for each output:
 
     GradientDescent   v(t+1) = beta v(t) + (1/B) sum_{a in batch} K_a Delta_a      f(t+1) = f(t) + eta_t v(t+1)
     GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are gradient descent
@@ -26,7 +27,6 @@ Assumptions and approximations
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -34,28 +34,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft import memory, schema
 from dmft.host import usual_errors
+from dmft.limits.convolution import frozen_convolution
 from dmft.limits.flow import integrated_descent
 from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_of_few_nodes
-from dmft.limits.result import DivergenceCheck, exact_result
-from dmft.specs import GradientFlow, Problem, _check, loss
-from dmft.specs.networks import Network
+from dmft.limits.result import DivergenceCheck, FrozenKernels, exact_result
+from dmft.specs import CNN, MLP, GradientFlow, Problem, ResidualMLP, _check, loss
+from dmft.specs.networks import Architecture, Network, perceptron
 from dmft.specs.parameterization import layer_variances, require_limit, trained_layers
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class FrozenKernels:
-    """Kernels at initialisation, at infinite width.
-
-    feature, gradient: (layer, sample, sample_2); ntk: (sample, sample_2); quadrature_error: estimated relative error
-    of the averages they are made of (0 where these are closed forms).
-    """
-
-    feature: Array
-    gradient: Array
-    ntk: Array
-    quadrature_error: float
 
 
 @usual_errors
@@ -96,7 +83,7 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
     """The limit of `problem` for gamma0 -> 0, in closed form; its gamma0 and `centered` do not matter.
 
     Args:
-        problem: network, task, training, loss; without weight decay.
+        problem: network, task, training, loss; without weight decay.  The network is an MLP, a ResidualMLP or a CNN.
         save_steps: the steps to record; all of 0..T by default.
         nodes: of the quadrature in each of two dimensions, for activations without a closed form.
 
@@ -109,13 +96,18 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         networks, whatever gamma0 the problem has, and what is made with it says so too.
 
     Raises:
-        ValueError, TypeError: weight decay; another parameterization; arguments out of range.
+        ValueError, TypeError: weight decay; another parameterization or architecture; arguments out of range.
         DivergenceError: learning rates too large for the NTK.
         MemoryEstimateError: kernels that do not fit in memory.
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
+    if not has_lazy_limit(problem.network):
+        raise ValueError(
+            f"lazy_limit is for dmft.MLP, dmft.ResidualMLP and dmft.CNN, got {type(problem.network).__name__}; use "
+            "dmft.solve with a small gamma0."
+        )
     if problem.training.weight_decay > 0:
         raise ValueError(
             f"weight_decay={problem.training.weight_decay} has no lazy limit with frozen kernels: the initial weights "
@@ -123,7 +115,7 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         )
     steps, nodes = schema.saved_steps(problem, save_steps), _check.integer("nodes", nodes, minimum=2)
     _require_memory(problem)
-    kernels = frozen_kernels(problem.network, problem.task.input_kernel, nodes=nodes)
+    kernels = _kernels(problem, nodes)
     warn_of_few_nodes(kernels.quadrature_error, nodes)
     if isinstance(problem.training, GradientFlow) and problem.training.scheme != "euler":
         prediction, method = _flow(problem, kernels.ntk, steps), "frozen kernels, exact gradient flow"
@@ -140,6 +132,18 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
     attrs = {"producer": "dmft.lazy_limit", "method": method, "quadrature_error": kernels.quadrature_error}
     attrs |= {"nodes": nodes, "regime": "LAZY (gamma0 -> 0)"}
     return exact_result(problem, prediction[:, seen], observables, steps=steps, attrs=attrs)
+
+
+def has_lazy_limit(network: Architecture) -> bool:
+    """Whether its frozen kernels are known."""
+    return type(network) in (MLP, ResidualMLP, CNN)
+
+
+def _kernels(problem: Problem, nodes: int) -> FrozenKernels:
+    network, task = problem.network, problem.task
+    if isinstance(network, CNN):
+        return frozen_convolution(network, task.x, nodes=nodes)
+    return frozen_kernels(perceptron(network, "lazy_limit", "use dmft.solve"), task.input_kernel, nodes=nodes)
 
 
 def _descent(problem: Problem, ntk: Array, steps: NDArray[np.int64]) -> Array:
@@ -167,8 +171,9 @@ def _flow(problem: Problem, ntk: Array, steps: NDArray[np.int64]) -> Array:
 
 
 def _require_memory(problem: Problem) -> None:
-    samples, depth = problem.task.n_samples, problem.network.depth
-    needed = 8 * samples**2 * (4 * depth + 4)
+    samples, depth = problem.task.n_samples, problem.sketch.depth
+    columns = samples * max(positions or 1 for _, positions in problem.sketch.layers)
+    needed = 8 * columns**2 * (4 * depth + 4)
     if isinstance(problem.training, GradientFlow) and problem.loss not in ("squared", "hinge"):
         needed += 24 * problem.task.y_train.size**2  # Jacobians
     memory.require(
@@ -176,5 +181,5 @@ def _require_memory(problem: Problem) -> None:
         limit=None,
         available=memory.available_on_host(),
         what=f"the lazy limit of {samples} samples and {depth} layers",
-        ways_out="take fewer samples",
+        ways_out="take fewer samples" if columns == samples else "take fewer samples, or fewer positions",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,20 @@ from dmft.errors import DivergenceError, exploded
 from dmft.specs import Problem, loss
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FrozenKernels:
+    """Kernels at initialisation, at infinite width.
+
+    feature, gradient: (layer, sample, sample_2); ntk: (sample, sample_2); quadrature_error: estimated relative error
+    of the averages they are made of (0 where these are closed forms).
+    """
+
+    feature: Array
+    gradient: Array
+    ntk: Array
+    quadrature_error: float
 
 
 def exact_result(

@@ -38,11 +38,10 @@ from dmft import memory, schema
 from dmft.host import usual_errors
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, linear, loss
-from dmft.specs.networks import Network
+from dmft.specs.networks import Network, perceptron
 from dmft.specs.parameterization import (
     batch_scale,
     initial_deviations,
-    input_scale,
     output_scale,
     require_limit,
     trained_layers,
@@ -93,7 +92,7 @@ def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = Non
         features.append(x @ state.gram[:dimension, :dimension] @ x.T)
         gradients.append(state.gram[dimension:, dimension:])
     feature, gradient = np.array(features), np.array(gradients)
-    first, readout = trained_layers(problem.network)
+    first, readout = trained_layers(_network(problem))
     ntk = np.einsum("tcd,ma->tmcad", first * gradient, x @ x.T)
     ntk += np.einsum("cd,tma->tmcad", readout * np.eye(outputs), feature)
     gradient = np.broadcast_to(gradient[:, None, :, None, :], ntk.shape)  # the same for all samples
@@ -109,7 +108,7 @@ def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = Non
 
 def _coordinates(problem: Problem) -> Array:
     """x (sample, coordinate), in at most as many coordinates as samples or features, with x.x' = K^x + bias^2."""
-    scaled = with_bias(problem.task.x * input_scale(problem.task.dimension), problem.network.bias)
+    scaled = with_bias(problem.network.inputs(problem.task.x), problem.network.bias)
     if len(scaled) >= scaled.shape[1]:
         return scaled
     triangular = linalg.qr(scaled.T, mode="r")[0]
@@ -138,14 +137,14 @@ def _output(gram: Array, x: Array, gamma0: float) -> Array:
 
 def _start(problem: Problem, x: Array) -> Array:
     """S_0 (D' + C, D' + C)."""
-    found = initial_deviations(problem.network, x, problem.network.bias)
+    found = initial_deviations(_network(problem), x, problem.network.bias)
     root = found.weights[0] * np.eye(x.shape[1]) + found.extra * np.outer(found.along, found.along)
     return linalg.block_diag(root @ root, found.weights[-1] ** 2 * np.eye(problem.task.targets.shape[1]))
 
 
 def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
     """States at the recorded steps, of gradient descent or Euler steps of the flow."""
-    training, network, y, batches = problem.training, problem.network, problem.task.targets, problem.batches
+    training, network, y, batches = problem.training, _network(problem), problem.task.targets, problem.batches
     by_ntk, last = isinstance(training, GradientFlow), int(steps[-1])
     identity, check = np.eye(x.shape[1] + y.shape[1]), DivergenceCheck(problem)
     M, V, f, start = identity, np.zeros_like(identity), np.zeros_like(y), _start(problem, x)
@@ -175,7 +174,7 @@ def _kernel_times(gram: Array, x: Array, trained: Array, delta: Array, network: 
 
 def _flow(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
     """States at the recorded steps, of the exact flow; explicit, for its fastest rates are those of its steps."""
-    n, network, times = problem.task.n_train, problem.network, problem.training.times[steps]
+    n, network, times = problem.task.n_train, _network(problem), problem.training.times[steps]
     y, size = problem.task.targets[:n], x.shape[1] + problem.task.targets.shape[1]
 
     def slope(_: float, flat: Array) -> Array:
@@ -204,10 +203,14 @@ def _flow(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[Stat
         yield State(gram, _output(gram, x, network.gamma0))
 
 
+def _network(problem: Problem) -> Network:
+    return perceptron(problem.network, "two_layer_linear", "use dmft.solve")
+
+
 def _check_problem(problem: Problem) -> None:
     if not isinstance(problem, Problem):
         raise TypeError(f"two_layer_linear expects a dmft.Problem, got {type(problem).__name__}.")
-    network, training = problem.network, problem.training
+    network, training = _network(problem), problem.training
     require_limit(network)
     if network.depth != 1 or network.activation != linear():
         raise ValueError(

@@ -2,14 +2,16 @@
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
 from dmft.specs.data import load_task
-from dmft.specs.networks import MLP, ResidualMLP
+from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP
 from dmft.specs.problem import Problem, vary
 from dmft.specs.task import Task
 from dmft.specs.training import GradientDescent, GradientFlow, one_pass, random_batches
 
 __all__ = [
+    "CNN",
     "MLP",
     "Activation",
+    "Architecture",
     "GradientDescent",
     "GradientFlow",
     "Problem",

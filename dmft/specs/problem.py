@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from dmft import faces
 from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
-from dmft.specs.networks import MLP, Network, ResidualMLP
+from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP, own
+from dmft.specs.networks.program import Sketch
 from dmft.specs.task import Task
 from dmft.specs.training import GradientDescent, GradientFlow, Training
 
 FORMAT = 1
-NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP)}
+NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP, CNN)}
 TRAININGS = {kind.__name__: kind for kind in (GradientDescent, GradientFlow)}
 LONGEST = 60  # characters of a value that is shown
 # fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
@@ -44,32 +45,36 @@ class Problem:
     """Network (without its width), data, training and loss: everything that defines the infinite-width limit.
 
     Args:
-        network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, or a `dmft.ResidualMLP`.
+        network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, a `dmft.ResidualMLP`, a `dmft.CNN`, or one of one's
+            own, a frozen dataclass that derives from `dmft.Architecture`.
         task: `dmft.Task(...)` or `dmft.load_task(...)`.
         training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, or a `dmft.GradientFlow`.
         loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for
             one-hot targets (`dmft.specs.loss`).
 
     Raises:
-        TypeError, ValueError: naming the argument that is of another kind, or that does not suit the others.
+        TypeError, ValueError: naming the argument that is of another kind, or that does not suit the others; a program
+            that fails for inputs of the shape that the task has.
     """
 
-    network: Network
+    network: Architecture
     task: Task
     training: Training
     loss: str = "squared"
 
     def __post_init__(self) -> None:
-        kinds = {"network": tuple(NETWORKS.values()), "task": (Task,), "training": tuple(TRAININGS.values())}
+        kinds = {"network": (Architecture,), "task": (Task,), "training": tuple(TRAININGS.values())}
         for name, expected in kinds.items():
             value = getattr(self, name)
             if not isinstance(value, expected):
                 names = " or ".join(f"dmft.{kind.__name__}" for kind in expected)
-                raise TypeError(f"{name}={value!r} is not a {names}; the order is network, task, training.")
+                such = ", such as dmft.MLP(depth=2)" if name == "network" else ""
+                raise TypeError(f"{name}={value!r} is not a {names}{such}; the order is network, task, training.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
         check_targets(self.loss, self.task.targets)
         self._check_batches()
+        _ = self.sketch  # so that a program that fails does so here
 
     def _check_batches(self) -> None:
         task, training = self.task, self.training
@@ -83,6 +88,13 @@ class Problem:
                     'observe="test" with centered=True needs the initial output on samples that are never met then; '
                     "use centered=False for the network."
                 )
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """What the program of the network is made of, for inputs of the shape that the task has."""
+        if type(self.network) in NETWORKS.values():
+            return self.network.sketch(self.task.shape)
+        return own.sketched(self.network, self.task.shape)
 
     @property
     def batches(self) -> NDArray[np.int64]:
@@ -98,7 +110,9 @@ class Problem:
         return slice(self.task.n_train if self.training.observe == "test" else 0, self.task.n_samples)
 
     def _physics(self) -> dict[str, Any]:
-        def described(spec: Network | Training) -> dict[str, Any]:
+        def described(spec: Any) -> dict[str, Any]:
+            if isinstance(spec, Architecture) and type(spec) not in NETWORKS.values():
+                return own.described(spec, self.task.shape)
             found = {field.name: getattr(spec, field.name) for field in fields(spec)}
             found = {k: v for k, v in found.items() if k not in SILENT or v != SILENT[k]}
             if "activation" in found:
@@ -165,10 +179,8 @@ class Problem:
                 f"the data have sha256 {task.sha256[:12]}..., the problem was written with "
                 f"{described['sha256'][:12]}...; load the same data with the same options."
             )
-        network = dict(content["network"])
-        network["activation"] = _activation(network.get("activation"))
         return cls(
-            network=_known_kind("network", network, NETWORKS),
+            network=_network(content["network"], task),
             task=task,
             training=_known_kind("training", content["training"], TRAININGS),
             loss=content["loss"],
@@ -210,7 +222,7 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
     for name, each in values.items():
         if isinstance(each, str) or not isinstance(each, Iterable):
             raise TypeError(f"{name}={each!r} is not a list of values; give e.g. {name}=[{each!r}].")
-    if "depth" in values and "frozen" not in values and problem.network.depth in problem.network.frozen:
+    if "depth" in values and "frozen" not in values and problem.sketch.readout_layer in problem.network.frozen:
         raise ValueError(
             f"depth varies and frozen={problem.network.frozen} holds the readout by its number; vary frozen, too."
         )
@@ -221,13 +233,13 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
 def _with(problem: Problem, values: dict[str, Any]) -> Problem:
     """The problem with other values of fields, its own or those of its network or training."""
     parts: dict[str, dict[str, Any]] = {"problem": {}, "network": {}, "training": {}}
-    specs = {"problem": problem, "network": problem.network, "training": problem.training}
+    specs: dict[str, Any] = {"problem": problem, "network": problem.network, "training": problem.training}
     known = {field.name: part for part, spec in reversed(specs.items()) for field in fields(spec)}
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{name!r} is no field of this problem; choose among {', '.join(sorted(known))}.")
         parts[known[name]][name] = value
-    network, training = replace(problem.network, **parts["network"]), replace(problem.training, **parts["training"])
+    network, training = (replace(specs[part], **parts[part]) for part in ("network", "training"))
     return replace(problem, **{"network": network, "training": training, **parts["problem"]})
 
 
@@ -292,6 +304,14 @@ def _known_kind(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -
     if given.get("kind") not in kinds:
         raise ValueError(f"kind {given.get('kind')!r} is unknown to this version; it reads {', '.join(kinds)}.")
     return _made(name, {key: value for key, value in given.items() if key != "kind"}, kinds[given["kind"]])
+
+
+def _network(given: Mapping[str, Any], task: Task) -> Any:
+    """The network that JSON describes, for inputs of the shape that the task has."""
+    kind = given.get("kind")
+    if kind not in NETWORKS and isinstance(kind, str) and ":" in kind:
+        return own.from_described(given, task.shape)
+    return _known_kind("network", {**given, "activation": _activation(given.get("activation"))}, NETWORKS)
 
 
 def _activation(given: Any) -> Activation:

@@ -19,6 +19,11 @@ from dmft.specs import _check
 from dmft.specs.parameterization import input_kernel
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+INPUTS = {  # axes of inputs, by their number
+    2: ("sample", "feature"),
+    3: ("sample", "position", "channel"),
+    4: ("sample", "row", "column", "channel"),
+}
 # of the mean diagonal of K^x, the variance of the first fields: below, any network is nearly linear; above, one that
 # can saturate does so nearly everywhere (fields of standard deviation .1, 5); standardised data have 1, bytes some 10^4
 SIZES = (1e-2, 25.0)
@@ -29,18 +34,19 @@ class Task:
     """Training and test samples; for two classes the targets are -1 and +1, for more they are one-hot.
 
     Args:
-        x_train: (sample, feature) training inputs; the parameterization divides x.x' by the number of features, so
-            entries of order one are natural.
+        x_train: training inputs, (sample, feature), or with positions, (sample, position, channel) or (sample, row,
+            column, channel); the parameterization divides x.x' by the number of input numbers, so entries of order one
+            are natural.  Images of one colour have one channel: x[..., None].
         y_train: targets, (sample,) for a single output, (sample, output) for several; whole numbers of an integer type
             only where they are -1, 0 and 1 (others may be labels of classes).
-        x_test, y_test: test inputs (sample, feature) and their targets, both or neither.
+        x_test, y_test: test inputs of the same shape and their targets, both or neither.
         provenance: where the data come from (JSON-like); not part of the identity of the task.
 
     Everything that lists samples lists the training samples first, then the test samples.
 
     Raises:
         ValueError: wrong shapes or lengths, non-finite numbers, masked entries, labels of classes in place of targets,
-            a test set of another dimension.
+            a test set of another shape.
         TypeError: what is no array of real numbers.
 
     Warns: where the inputs are far from size one (`SIZES`).
@@ -59,10 +65,11 @@ class Task:
         self._set_pair("train", self.x_train, self.y_train)
         if self.x_test is not None and self.y_test is not None:
             self._set_pair("test", self.x_test, self.y_test)
-            if self.x_test.shape[1] != self.dimension:
+            if self.x_test.shape[1:] != self.shape:
+                test, train = (sizes(x.shape[1:]) for x in (self.x_test, self.x_train))
                 raise ValueError(
-                    f"x_test has {self.x_test.shape[1]} features and x_train {self.dimension}; "
-                    "prepare both in the same way, (sample, feature)."
+                    f"x_test has {test} and x_train {train.removesuffix(' features')}; prepare both in the same way, "
+                    f"{expected_inputs(self.x_train.ndim)}."
                 )
             if self.y_test.shape[1:] != self.y_train.shape[1:]:
                 raise ValueError(
@@ -82,7 +89,10 @@ class Task:
             warnings.warn(self.unusual_size, stacklevel=3)
 
     def _set_pair(self, split: str, x: ArrayLike, y: ArrayLike) -> None:
-        x = _check.finite_array(f"x_{split}", x, ("sample", "feature"))
+        x = _check.real_array(f"x_{split}", x)
+        if x.ndim not in INPUTS:
+            raise ValueError(f"x_{split} has shape {x.shape}; expected {expected_inputs()}.")
+        x = _check.finite_array(f"x_{split}", x, INPUTS[x.ndim])
         y = _check.real_array(f"y_{split}", y)
         _refuse_labels(f"y_{split}", y)
         y = _check.finite_array(f"y_{split}", y, ("sample", "output") if y.ndim == 2 else ("sample",))
@@ -105,12 +115,17 @@ class Task:
 
     @property
     def dimension(self) -> int:
-        """Number D of input features."""
-        return int(self.x_train.shape[1])
+        """Number D of input numbers: features, or positions times channels."""
+        return math.prod(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input: (feature,), (position, channel) or (row, column, channel)."""
+        return self.x_train.shape[1:]
 
     @property
     def x(self) -> NDArray[np.float64]:
-        """(sample, feature): training inputs, then test inputs."""
+        """(sample, feature) or (sample, [row,] position, channel): training inputs, then test inputs."""
         return self.x_train if self.x_test is None else np.concatenate([self.x_train, self.x_test])
 
     @property
@@ -179,7 +194,7 @@ class Task:
         rows = {
             "training samples": self.n_train,
             "test samples": self.n_test,
-            "features": self.dimension,
+            **({"features": self.dimension} if len(self.shape) == 1 else {"inputs": sizes(self.shape)}),
             "outputs": self.outputs[0] if self.outputs else 1,
             "targets": values.tolist() if len(values) <= faces.MOST else f"{values[0]:.4g} to {values[-1]:.4g}",
             "from": {name: value for name, value in self.provenance.items() if name != "name"} or None,
@@ -191,9 +206,23 @@ class Task:
         name = self.provenance.get("name", "")
         return (
             f"Task({name + ': ' if name else ''}{self.n_train} training and {self.n_test} test samples, "
-            f"{self.dimension} features, "
+            f"{sizes(self.shape)}, "
             f"{f'{self.outputs[0]} outputs, ' if self.outputs else ''}sha256 {self.sha256[:12]})"
         )
+
+
+def sizes(shape: tuple[int, ...]) -> str:
+    """The shape of an input in words: "64 features", "8 x 8 positions of 1 channel"."""
+    *positions, last = shape
+    if not positions:
+        return f"{last} features"
+    return f"{' x '.join(map(str, positions))} positions of {last} channel{'s' * (last != 1)}"
+
+
+def expected_inputs(axes: int | None = None) -> str:
+    """The axes of inputs in words, all that there may be or those of this number."""
+    names = [f"({', '.join(dims)})" for n, dims in INPUTS.items() if axes in (None, n)]
+    return " or ".join(names)
 
 
 def _refuse_labels(name: str, y: NDArray[Any]) -> None:

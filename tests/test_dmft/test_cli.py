@@ -178,7 +178,8 @@ def test_every_field_of_a_spec_has_its_option():
     groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions)
     options = {part.name for group in groups for part in dataclasses.fields(group)}
     renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed", "balanced": "unbalanced"}
-    specs = (dmft.MLP, dmft.ResidualMLP, dmft.GradientDescent, dmft.GradientFlow, dmft.Activation)
+    renamed |= {"flatten": "images"}
+    specs = (dmft.MLP, dmft.ResidualMLP, dmft.CNN, dmft.GradientDescent, dmft.GradientFlow, dmft.Activation)
     names = {part.name for spec in specs for part in dataclasses.fields(spec)}
     names -= {"name", "formula", "derivative", "own_kinks"}  # of an activation: formulas of one's own need Python
     names |= set(inspect.signature(dmft.load_task).parameters)

@@ -47,7 +47,7 @@ def task(**changes):
         (lambda: task(provenance={"when": object()}), TypeError, "cannot be written as JSON"),
         (lambda: task(x_test=X), ValueError, "y_test is missing"),
         (lambda: task(x_test=X[:, :5], y_test=Y), ValueError, "x_test has 5 features and x_train 6"),
-        (lambda: dmft.Problem(task(), dmft.MLP(2), dmft.GradientDescent(1, 1)), TypeError, "is not a dmft.MLP or dmft.ResidualMLP; the order is network, task"),
+        (lambda: dmft.Problem(task(), dmft.MLP(2), dmft.GradientDescent(1, 1)), TypeError, "is not a dmft.Architecture, such as dmft.MLP(depth=2); the order is network, task"),
         (lambda: dmft.Problem(dmft.MLP(2), task(), dmft.GradientDescent(1, 1), loss="hinged"), ValueError, "loss='hinged' is unknown"),
     ],
 )  # fmt: skip
@@ -133,8 +133,8 @@ def test_json_without_data_or_with_other_data_is_refused():
         dmft.Problem.from_json(BASE.to_json(arrays=False), task=task())
     with pytest.raises(ValueError, match="format 99"):
         dmft.Problem.from_json(BASE.to_json().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ValueError, match="kind 'CNN' is unknown"):
-        dmft.Problem.from_json(BASE.to_json().replace('"MLP"', '"CNN"'))
+    with pytest.raises(ValueError, match="kind 'RNN' is unknown"):
+        dmft.Problem.from_json(BASE.to_json().replace('"MLP"', '"RNN"'))
 
 
 def test_powers_of_width_are_consistent():

@@ -1,6 +1,7 @@
 """Architectures, one a file, without their width: that is a coordinate of results, not part of a problem."""
 
-from dmft.specs.networks.perceptron import MLP, Network, ResidualMLP
+from dmft.specs.networks.convolution import CNN
+from dmft.specs.networks.perceptron import MLP, Network, ResidualMLP, perceptron
 from dmft.specs.networks.program import Architecture
 
-__all__ = ["MLP", "Architecture", "Network", "ResidualMLP"]
+__all__ = ["CNN", "MLP", "Architecture", "Network", "ResidualMLP", "perceptron"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from dmft.specs import _check
-from dmft.specs.activation import NAMES, Activation, tanh
+from dmft.specs.activation import Activation, tanh
+from dmft.specs.networks.fields import check_fields
 from dmft.specs.networks.program import Architecture, Field, traced
-from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD, layer_variances
+from dmft.specs.parameterization import MEAN_FIELD, STANDARD
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class MLP(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         h = net.read("W0", x, to=0)
-        for layer in range(1, self.depth):
-            h = _image(self, net, layer, net.layer(h, net.activate(self.activation, h)), to=layer)
+        for n in range(1, self.depth):
+            h = _image(self, net, n, net.layer(h, net.activate(self.activation, h)), to=n)
         return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
 
     @property
@@ -108,8 +108,8 @@ class ResidualMLP(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         h = net.read("W0", x, to=0)
-        for layer in range(1, self.depth):
-            h = h + self.branch * _image(self, net, layer, net.layer(h, net.activate(self.activation, h)), to=0)
+        for n in range(1, self.depth):
+            h = h + self.branch * _image(self, net, n, net.layer(h, net.activate(self.activation, h)), to=0)
         return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
 
     @property
@@ -125,72 +125,34 @@ class ResidualMLP(Architecture):
 
 
 Network = MLP | ResidualMLP
+PERCEPTRONS = (MLP, ResidualMLP)
 
 
-def _image(network: Network, net: Any, layer: int, features: Field, *, to: int) -> Field:
-    """W^l features / sqrt(N) + bias b^l."""
-    u: Field = net.apply(f"W{layer}", features, to=to)
+def perceptron(network: Architecture, what: str, otherwise: str) -> Network:
+    """The network, if it is one of these and not of a class that derives from them.
+
+    Raises:
+        ValueError: naming the class; `what`: is for perceptrons alone; `otherwise`: what to do.
+    """
+    if type(network) not in PERCEPTRONS:
+        raise ValueError(f"{what} is for dmft.MLP and dmft.ResidualMLP, got {type(network).__name__}; {otherwise}.")
+    return network  # type: ignore[return-value]
+
+
+def _image(network: Network, net: Any, n: int, features: Field, *, to: int) -> Field:
+    """W^n features / sqrt(N) + bias b^n."""
+    u: Field = net.apply(f"W{n}", features, to=to)
     # a traced number is not asked whether it is zero
     biased = not isinstance(network.bias, int | float) or network.bias != 0
-    return u + network.bias * net.vector(f"b{layer}", of=to) if biased else u
+    return u + network.bias * net.vector(f"b{n}", of=to) if biased else u
 
 
 def _check_network(network: Network) -> None:
-    object.__setattr__(network, "depth", _check.integer("depth", network.depth, minimum=1))
-    hint = "The lazy limit, gamma0 -> 0, is dmft.lazy_limit(problem)."
-    object.__setattr__(network, "gamma0", _check.positive("gamma0", network.gamma0, hint=hint))
-    activation: object = network.activation
-    if not isinstance(activation, Activation):
-        choices = ", ".join(f"dmft.{name}()" for name in NAMES)
-        name = getattr(activation, "__name__", None)
-        called = f"; call it: dmft.{name}()" if name in NAMES else ""
-        raise TypeError(f"activation={network.activation!r} is not an activation{called}; choose one of {choices}.")
-    centered: object = network.centered
-    if not isinstance(centered, bool):
-        raise TypeError(f"centered={network.centered!r} must be True or False.")
+    check_fields(network)
     object.__setattr__(network, "bias", _check.nonnegative("bias", network.bias))
-    object.__setattr__(network, "frozen", _frozen(network.frozen, network.depth))
-    object.__setattr__(network, "weight_variance", _variances(network.weight_variance, network.depth))
     object.__setattr__(network, "bias_variance", _check.nonnegative("bias_variance", network.bias_variance))
-    if layer_variances(network)[-1] == 0 and network.depth in network.frozen:
-        raise ValueError(
-            f"weight_variance={network.weight_variance} leaves the readout at zero and frozen={network.frozen} keeps "
-            "it there: nothing would ever move. Train the readout, or give it a variance."
-        )
-    if network.parameterization not in PARAMETERIZATIONS:
-        raise ValueError(
-            f"parameterization={network.parameterization!r} is unknown; choose one of {', '.join(PARAMETERIZATIONS)}."
-        )
     if network.parameterization == STANDARD and network.bias:
         raise ValueError(
             f'bias={network.bias} with parameterization="{STANDARD}": its one rate, for weights of variance 1/N, would '
             "move biases at another. Leave bias out, or take another parameterization."
         )
-
-
-def _variances(value: object, depth: int) -> float | tuple[float, ...]:
-    """One number where all layers have the same; zero for the readout alone."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return _check.positive("weight_variance", value, hint="Zero is for the readout: give one number a layer.")
-    given = list(value)
-    if len(given) != depth + 1:
-        raise ValueError(
-            f"weight_variance has {len(given)} entries for {depth + 1} layers; give one number, or one for each of "
-            f"W^0 .. W^{depth - 1} and the readout."
-        )
-    hint = "Only the readout, the last of them, may start at zero."
-    found = [_check.positive(f"weight_variance[{i}]", v, hint=hint) for i, v in enumerate(given[:-1])]
-    found.append(_check.nonnegative(f"weight_variance[{depth}]", given[-1]))
-    return found[0] if len(set(found)) == 1 else tuple(found)
-
-
-def _frozen(layers: object, depth: int) -> tuple[int, ...]:
-    """The frozen layers, sorted."""
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise TypeError(f"frozen={layers!r} is not a list of layers; give e.g. frozen=[0] or frozen=range({depth}).")
-    found = sorted({_check.integer("frozen", layer, minimum=0) for layer in layers})
-    if found and found[-1] > depth:
-        raise ValueError(f"frozen holds {found[-1]}; the layers are 0..{depth}, of which {depth} is the readout.")
-    if len(found) > depth:
-        raise ValueError(f"frozen={found} leaves nothing to train; leave out one of the layers 0..{depth}.")
-    return tuple(found)

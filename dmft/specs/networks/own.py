@@ -1,0 +1,277 @@
+"""Architectures of one's own: what they have to be, how they are described, and how they are found again.
+
+    {"kind": "module:Class", ...its fields, "sha256": of numbers that its program makes}
+
+A description is read only where the module is imported already.  The digest tells a program that was edited from the
+one that was described: it is taken of the features and layers of a network of a few neurons, whose weights are numbers
+in general position.  The same network with its neurons in another order shows whether all of them are treated alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.specs import _check
+from dmft.specs.activation import Activation
+from dmft.specs.networks.fields import frozen_layers, require_movement, variances
+from dmft.specs.networks.program import BESIDE, Architecture, Field, Formula, Sketch
+from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
+
+Array = NDArray[np.float64]
+
+KIND, DIGEST = "kind", "sha256"
+SAMPLES, WIDTH = 3, 4
+DIGITS = 8  # of the digest, relative to the largest number
+ALIKE = 1e-9  # relative difference between orders of the neurons
+
+
+# ---- what they have to be --------------------------------------------------------------------------------------------
+
+
+def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
+    """The sketch of an architecture of one's own for inputs of this shape, after all checks.
+
+    Raises:
+        TypeError: not a frozen dataclass, not found again by its name; fields that JSON does not hold.
+        ValueError: no program; one that fails, or returns something else; one that does not treat neurons alike; values
+            of what engines read beside the program.
+    """
+    name = type(network).__name__
+    _require_frozen_dataclass(network)
+    path(type(network))
+    for each in dataclasses.fields(network):
+        _written(f"{name}.{each.name}", getattr(network, each.name))
+    if type(network).program is Architecture.program:
+        raise ValueError(
+            f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
+        )
+    try:
+        found: Sketch = network.sketch(shape)
+    except Exception as error:
+        raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
+    _check_beside(network, found)
+    digest(network, shape)
+    return found
+
+
+def _failure(name: str, shape: tuple[int, ...]) -> str:
+    return f"the program of {name} fails for inputs of shape {shape}"
+
+
+def _require_frozen_dataclass(network: Any) -> None:
+    cls = type(network)
+    parameters = vars(cls).get("__dataclass_params__")
+    if parameters is None or not (parameters.frozen and parameters.eq):
+        raise TypeError(
+            f"{cls.__name__} is not a frozen dataclass, by whose fields a problem is known; write "
+            f"@dataclass(frozen=True) above class {cls.__name__}."
+        )
+    for each in dataclasses.fields(cls):
+        if each.name in (KIND, DIGEST):
+            raise TypeError(f"{cls.__name__} has a field {each.name!r}, a name that descriptions need; rename it.")
+
+
+def _check_beside(network: Any, found: Sketch) -> None:
+    """ValueError, TypeError for what engines read from a network beside its program."""
+    _check.positive("gamma0", network.gamma0, hint="The lazy limit is that of gamma0 -> 0.")
+    if not isinstance(network.centered, bool):
+        raise TypeError(f"centered={network.centered!r} must be True or False.")
+    frozen_layers(network.frozen, found.readout_layer)
+    variances(network.weight_variance, found.readout_layer)
+    require_movement(network, found.readout_layer)
+    _check.nonnegative("bias_variance", network.bias_variance)
+    if network.parameterization not in PARAMETERIZATIONS or network.parameterization == STANDARD:
+        raise ValueError(
+            f"parameterization={network.parameterization!r} is not for architectures of one's own; take "
+            f'"{MEAN_FIELD}", or "ntk".'
+        )
+
+
+# ---- how they are described, and found again -------------------------------------------------------------------------
+
+
+def path(cls: type) -> str:
+    """Where a class is found again, "module:Class"; TypeError if it is not."""
+    if "<" in cls.__qualname__:
+        raise TypeError(
+            f"{cls.__qualname__} cannot be found again by its name: define an architecture of one's own in a module "
+            "(or a notebook), not inside a function."
+        )
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def described(network: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """For JSON; on inputs of this shape."""
+    name = type(network).__name__
+    values = {each.name: getattr(network, each.name) for each in dataclasses.fields(network)}
+    written = {key: _written(f"{name}.{key}", value) for key, value in values.items()}
+    return {KIND: path(type(network)), **written, DIGEST: digest(network, shape)}
+
+
+def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+    """What `described` gave.  Classes are looked for in modules that are imported already.
+
+    Raises:
+        ValueError: a module that is not imported, or has no such architecture; fields that it does not have; a program
+            that makes other numbers.
+    """
+    cls = _found(content[KIND])
+    values = {name: value for name, value in content.items() if name not in (KIND, DIGEST)}
+    known = [each.name for each in dataclasses.fields(cls) if each.init]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{content[KIND]} has no {', '.join(unknown)}; its fields are {', '.join(known)}.")
+    try:
+        network = cls(**{name: _read(value) for name, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{content[KIND]} cannot be made of its description: {error}.") from error
+    sketched(network, shape)
+    if digest(network, shape) != content.get(DIGEST):
+        raise ValueError(
+            f"the program of {content[KIND]} has changed since this was written: it makes other numbers. Use the code "
+            "of then, or describe the problem anew."
+        )
+    return network
+
+
+def _found(where: str) -> type:
+    module, _, name = where.partition(":")
+    if module not in sys.modules:
+        raise ValueError(
+            f"the network is {where}, of a module that is not imported, and is never imported from a description; "
+            f"`import {module}` first."
+        )
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)  # as it stands: to ask a module for a name may import others
+    if not (isinstance(found, type) and issubclass(found, Architecture) and dataclasses.is_dataclass(found)):
+        here = (
+            " Classes of a notebook or a script are known in their own process alone: put them in a module, and import "
+            "that."
+            if module == "__main__"
+            else ""
+        )
+        raise ValueError(f"the module {module} has no architecture {name}; define it first.{here}")
+    return found
+
+
+def _written(name: str, value: Any) -> Any:
+    """A field for JSON; TypeError for what it does not hold."""
+    if isinstance(value, Activation):
+        return value.described()
+    if isinstance(value, tuple):
+        return [_written(name, each) for each in value]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(
+        f"{name}={value!r} cannot be part of a description; fields are finite numbers of Python, text, truth values, "
+        "None, activations, and tuples of them."
+    )
+
+
+def _read(value: Any) -> Any:
+    """What `_written` gave."""
+    if isinstance(value, Mapping):
+        return Activation.from_described(value)
+    return tuple(_read(each) for each in value) if isinstance(value, list) else value
+
+
+# ---- what their programs make ----------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def digest(network: Any, shape: tuple[int, ...]) -> str:
+    """Of what the program makes of inputs of this shape, and of what engines read beside it.
+
+    Raises:
+        ValueError: a program that fails, makes numbers that are not finite, or does not treat all neurons alike.
+    """
+    name, order = type(network).__name__, np.arange(WIDTH)
+    straight, turned = (_made(network, shape, each) for each in (order, np.roll(order, 1)))
+    size = max(float(abs(values).max()) for values in straight)
+    if not all(np.isfinite(values).all() for values in straight):
+        raise ValueError(f"{_failure(name, shape)}: it makes numbers that are not finite.")
+    if any(abs(a[..., np.roll(order, 1)] - b).max() > ALIKE * size for a, b in zip(straight, turned, strict=True)):
+        raise ValueError(
+            f"the program of {name} does not treat all neurons alike: in another order they hold other numbers. "
+            "Formulas of net.local act on the last axis, that of the neurons, entry by entry, or by means over it "
+            "(net.average)."
+        )
+    beside = {each: repr(getattr(network, each)) for each in BESIDE}
+    found = hashlib.sha256(repr(sorted(beside.items())).encode())
+    for values in straight:
+        found.update(f"{values.shape}".encode())
+        found.update(",".join(f"{v:.{DIGITS}f}" for v in (np.round(values / (size or 1), DIGITS) + 0.0).flat).encode())
+    return found.hexdigest()[:16]
+
+
+def _made(network: Any, shape: tuple[int, ...], order: NDArray[np.int64]) -> list[Array]:
+    """Every layer with its features, and what the readout averages."""
+    net = _Values(shape, order)
+    try:
+        with np.errstate(all="ignore"):
+            end = network.program(net, network.inputs(_numbers("inputs", (SAMPLES, *shape))))
+    except Exception as error:
+        name = type(network).__name__
+        raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
+    # what lacks an axis of neurons would be no field
+    return [np.broadcast_to(values, (*values.shape[:-1], WIDTH)) for values in (*net.seen, end.value)]
+
+
+def _numbers(name: str, shape: tuple[int, ...]) -> Array:
+    """In general position, the same everywhere, of variance 1."""
+    phase = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32 * 2 * math.pi
+    numbers: Array = math.sqrt(2) * np.cos(phase + np.arange(math.prod(shape), dtype=np.float64) ** 2)
+    return numbers.reshape(shape)
+
+
+class _Values:
+    """An interpreter of networks of `WIDTH` neurons, in this order."""
+
+    def __init__(self, shape: tuple[int, ...], order: NDArray[np.int64]) -> None:
+        self.shape, self.order = shape, order
+        self.seen: list[Array] = []
+
+    def read(self, name: str, x: Array, *, to: Hashable) -> Field:
+        return Field(self, x @ _numbers(name, (WIDTH, x.shape[-1]))[self.order].T, to)
+
+    def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
+        bank = (1 if mix is None else len(mix),)
+        W = _numbers(name, (*bank, WIDTH, WIDTH))[:, self.order][:, :, self.order] / math.sqrt(WIDTH)
+        if mix is None:
+            return Field(self, v.value @ W[0].T, to)
+        return Field(self, sum(np.asarray(m) @ v.value @ w.T for m, w in zip(mix, W, strict=True)), to)
+
+    def vector(self, name: str, *, of: Hashable) -> Field:
+        return Field(self, _numbers(name, (WIDTH,))[self.order], of)
+
+    def activate(self, phi: Activation, h: Field) -> Field:
+        return Field(self, phi.both(np, h.value)[0], h.population)
+
+    def mix(self, h: Field, A: Any) -> Field:
+        return Field(self, np.asarray(A) @ h.value, h.population)
+
+    def local(self, formula: Formula, *values: Field) -> Field:
+        population = next((v.population for v in values if v.population is not None), None)
+        return Field(self, formula(np, *(v.value for v in values)), population)
+
+    def average(self, a: Field, b: Field) -> Field:
+        return Field(self, (a.value * b.value).mean(-1, keepdims=True), None)
+
+    def layer(self, h: Field, features: Field) -> Field:
+        self.seen += [h.value, features.value]
+        return features
+
+    def add(self, a: Field, b: Field) -> Field:
+        return Field(self, a.value + b.value, a.population)
+
+    def scale(self, factor: Any, h: Field) -> Field:
+        return Field(self, factor * h.value, h.population)
