@@ -15,6 +15,7 @@ from test_own_activation import LEAKY
 from torch.nn import functional
 
 import dmft
+from comparisons.report import _in_words
 from dmft.limits.convolution import frozen_convolution
 from dmft.limits.lazy import frozen_kernels
 from dmft.specs.networks.convolution import mixing
@@ -453,3 +454,34 @@ def test_fields_of_convolutional_networks_are_part_of_the_problem():
         changed = problem(replace(network, **{name: value}))
         assert dmft.Problem.from_json(changed.to_json()) == changed
     assert {field.name for field in dataclasses.fields(network)} > set(others)
+
+
+def test_reports_name_every_architecture():
+    words = _in_words(json.loads(problem(dmft.CNN(3, 5)).to_json()))
+    assert "of dimension D = 5 x 4 x 2" in words
+    assert "convolutional network of depth L = 3, kernels of size 5, activation tanh (gain 1), richness" in words
+    assert f"Network: {__name__}:Own, bias = 0.0, branch = 0.5" in _in_words(json.loads(problem(Own()).to_json()))
+
+
+def test_a_class_of_a_script_is_found_in_its_own_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+from dataclasses import dataclass
+import numpy as np, dmft
+
+@dataclass(frozen=True)
+class Mine(dmft.Architecture):
+    def program(self, net, x):
+        h = net.read("W0", x, to="neurons")
+        return net.layer(h, net.activate(dmft.tanh(), h))
+
+task = dmft.Task(np.eye(3), [1.0, -1.0, 1.0])
+problem = dmft.Problem(Mine(), task, dmft.GradientDescent(0.3, 3))
+assert dmft.Problem.from_json(problem.to_json()) == problem
+print(problem.to_json())
+""")
+    text = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    with pytest.raises(
+        ValueError, match="has no architecture Mine; define it first. Classes of a notebook or a script"
+    ):
+        dmft.Problem.from_json(text)
