@@ -158,6 +158,46 @@ def test_cifar_folders(tmp_path):
     assert dmft.load_task(binary, n_train=20, n_test=20) == pickled
 
 
+@pytest.mark.parametrize(("name", "shape"), [("digits", (8, 8, 1)), ("mnist5k", (28, 28, 1))])
+def test_images_keep_their_positions(name, shape):
+    options = {"classes": (3, 8), "n_train": 10, "n_test": 4}
+    vectors, images = (dmft.load_task(name, **options, flatten=flatten) for flatten in (True, False))
+    assert images.shape == shape
+    np.testing.assert_array_equal(images.x.reshape(14, -1), vectors.x)
+    np.testing.assert_allclose(images.input_kernel, vectors.input_kernel, rtol=1e-12)
+    assert images.provenance == {**vectors.provenance, "flatten": False}
+
+
+@RAW
+def test_images_of_files(tmp_path):
+    pixels = np.random.default_rng(1).integers(1, 255, (20, 3, 32, 32), dtype=np.uint8)  # a colour after the other
+    labels = np.arange(20, dtype=np.uint8) % 2
+    raw = {"n_train": 20, "normalize": None, "flatten": False}
+    cifar, pickled, handwritten = (tmp_path / name for name in ("cifar", "pickled", "handwritten"))
+    for folder in (cifar, pickled, handwritten):
+        folder.mkdir()
+    flat = pixels.reshape(20, -1)
+    (cifar / "data_batch_1.bin").write_bytes(np.column_stack([labels, flat]).tobytes())
+    (pickled / "data_batch_1").write_bytes(pickle.dumps({b"data": flat, b"labels": labels.tolist()}))
+    task = dmft.load_task(cifar, **raw)
+    assert task.shape == (32, 32, 3)
+    assert {x.tobytes() for x in task.x_train} == {x.tobytes() for x in pixels.transpose(0, 2, 3, 1).astype(float)}
+    assert dmft.load_task(pickled, **raw, allow_pickle=True) == task
+    assert {x.tobytes() for x in task.x_train} != {x.tobytes() for x in pixels.reshape(20, 32, 32, 3).astype(float)}
+
+    write_idx(handwritten, "train", IMAGES[:30], LABELS[:30])
+    write_idx(handwritten, "t10k", IMAGES[30:], LABELS[30:])
+    task = dmft.load_task(handwritten, n_test=10, **raw)
+    assert task.x.shape == (30, *IMAGES.shape[1:], 1)
+    assert {x.tobytes() for x in task.x_test} == {x.tobytes() for x in IMAGES[30:, ..., None].astype(float)}
+
+    np.savez(tmp_path / "series.npz", x=IMAGES, y=LABELS)
+    assert dmft.load_task(tmp_path / "series.npz", **raw).shape == IMAGES.shape[1:]
+    np.savez(tmp_path / "flat.npz", x=IMAGES.reshape(40, -1), y=LABELS)
+    with pytest.raises(ValueError, match="holds vectors of 20 features without positions; leave flatten=False out"):
+        dmft.load_task(tmp_path / "flat.npz", **raw)
+
+
 def test_a_pickle_with_code_is_not_run(tmp_path):
     class Evil:
         def __reduce__(self):

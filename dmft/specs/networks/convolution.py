@@ -125,7 +125,7 @@ class CNN(Architecture):
         return found
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def mixing(grid: tuple[int, ...], kernel_size: int, stride: int, padding: str) -> NDArray[np.float64]:
     """m (place of the kernel, position, source) / sqrt(K): 1 where the position sees the source at this place."""
     seen = sources(grid, kernel_size, stride, padding)

@@ -152,15 +152,14 @@ def _found(where: str) -> type:
     found: Any = sys.modules[module]
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)  # as it stands: to ask a module for a name may import others
-    if not (isinstance(found, type) and issubclass(found, Architecture) and dataclasses.is_dataclass(found)):
-        here = (
-            " Classes of a notebook or a script are known in their own process alone: put them in a module, and import "
-            "that."
-            if module == "__main__"
-            else ""
-        )
-        raise ValueError(f"the module {module} has no architecture {name}; define it first.{here}")
-    return found
+    if isinstance(found, type) and issubclass(found, Architecture) and "__dataclass_params__" in vars(found):
+        return found
+    here = (
+        " Classes of a notebook or a script are known in their own process alone: put them in a module, and import it."
+        if module == "__main__"
+        else ""
+    )
+    raise ValueError(f"the module {module} has no architecture {name}; define it first.{here}")
 
 
 def _written(name: str, value: Any) -> Any:
