@@ -254,5 +254,8 @@ def _followed(
 
 def _operations(run: Run, capacity: int) -> int:
     """Of a step of training, about (`dmft.solver`)."""
-    size, inputs = max(run.sizes(capacity)), run.rule.inputs.shape[1]
-    return 36 * size * run.rule.rows.shape[1] * (capacity * (run.depth - 1) + inputs)
+    size, rows = max(run.sizes(capacity)), run.rule.rows.shape[1]
+    first = 36 * rows * run.rule.inputs[0].size * size
+    # both passes orthogonalise, project and mix: 8 K + 10 products with the directions of either side
+    each = (2 * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in run.form.sketch.matrices)
+    return first + size * rows * capacity * sum(each)

@@ -136,13 +136,20 @@ def _keys(root: jax.Array, width: int, indices: jax.Array) -> jax.Array:
     return jax.vmap(partial(jax.random.fold_in, key))(indices)
 
 
+def _capacity(run: Run) -> int:
+    """Directions that are all of a network, or all that it can meet; a bank's are shared by many positions."""
+    assert run.particles is not None
+    banked = any(part.bank for part in run.form.sketch.matrices)
+    return min(run.full_capacity, run.particles + run.block) if banked else run.full_capacity
+
+
 def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
     """Observables (member, ...) of the recorded steps, by name, and the losses of all steps."""
     found: dict[str, Any] = _sampled(
         keys,
         run.rule,
         width=run.particles,
-        capacity=run.full_capacity,
+        capacity=_capacity(run),
         steps=tuple(run.steps.tolist()),
         form=run.form,
         two_time=run.two_time,
@@ -189,7 +196,7 @@ def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
     Raises:
         MemoryEstimateError: if there is no room for one.
     """
-    needed = COPIES * run.memory_estimate(run.full_capacity)[0]
+    needed = COPIES * run.memory_estimate(_capacity(run))[0]
     available = available_bytes(device)
     memory.require(
         needed,
