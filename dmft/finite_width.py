@@ -161,7 +161,7 @@ def prepared(
     if mode == "finite" and distribution != "rademacher":
         raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
     observables = schema.observables(observables, problem)
-    sketch = loop.sketch_of(problem)
+    sketch = problem.sketch
     if by_layer and len(sketch.populations) < sketch.depth:
         raise ValueError("by_layer=True: the layers of this network share their neurons, which have one part.")
     if distribution not in DISTRIBUTIONS:
@@ -251,7 +251,7 @@ def _kernels(observables: Sequence[str], smoothed: bool) -> tuple[str, ...]:
 
 
 def _mode(mode: str, problem: Problem) -> str:
-    linear = loop.sketch_of(problem).linear
+    linear = problem.sketch.linear
     if mode == "auto":
         return "exact" if linear else "forward"
     if mode not in METHODS:

@@ -171,7 +171,7 @@ def prepared(
         raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
     observables = schema.observables(observables, problem, offered=schema.PRODUCED)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
-    exact = loop.sketch_of(problem).linear and responses == "conditioning"
+    exact = problem.sketch.linear and responses == "conditioning"
     if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):
         raise ValueError('responses="pathwise" is for tests: two_time=False, devices=1 and dtype="float64" only.')
     if responses == "pathwise" and "sharpness" in observables:

@@ -38,7 +38,7 @@ from dmft.engine.network import (
     vitals,
 )
 from dmft.engine.population import Population
-from dmft.specs.networks.program import Sketch, numbers, structure
+from dmft.specs.networks.program import numbers, structure
 from dmft.specs.parameterization import batch_scale, initial_deviations, require_limit, with_bias
 from dmft.specs.problem import Problem
 
@@ -71,9 +71,8 @@ def rule_of(problem: Problem) -> Rule:
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
     batches, inputs = problem.batches, input_coordinates(problem)
-    sketch = sketch_of(problem)
     start = initial_deviations(
-        network, inputs.reshape(-1, inputs.shape[-1]), network.bias, layers=sketch.readout_layer + 1
+        network, inputs.reshape(-1, inputs.shape[-1]), network.bias, layers=problem.sketch.readout_layer + 1
     )
     scale = batch_scale(network.gamma0, batches.shape[1])
     if training.observe == "test":
@@ -111,7 +110,7 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool
     stream = training.observe == "test"
     return Form(
         network=structure(network),
-        shape=problem.task.x_train.shape[1:],
+        shape=task.shape,
         loss=problem.loss,
         scheme=training.scheme,
         momentum=training.momentum > 0,
@@ -122,12 +121,6 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool
         frozen=network.frozen,
         single=not task.outputs,
     )
-
-
-def sketch_of(problem: Problem) -> Sketch:
-    """The parts of its program."""
-    found: Sketch = problem.network.sketch(problem.task.x_train.shape[1:])
-    return found
 
 
 def input_coordinates(problem: Problem) -> NDArray[np.float64]:

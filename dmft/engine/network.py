@@ -8,8 +8,8 @@
 
 `dmft.specs.networks` has the programs.  Sums run over the samples and outputs of a batch, and over positions (mixed,
 for a bank of matrices), with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are
-zero.  Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which a thin matrix is as
-Gaussian as in any other; the bias of the first layer is one more of them, with the value sigma for every sample.
+zero.  Inputs enter by their coordinates in an orthonormal basis of their span, K^x = X X^T, in which a thin matrix is
+as Gaussian as in any other; the bias of the first layer is one more of them, with the value sigma for every sample.
 
 The direction is linear in g, and so is g in its start w_c: where no gradient kernels are asked for, one backward pass
 from sum_c Delta_c w_c replaces those from every w_c ("events" are outputs, or one for the loss).
