@@ -125,18 +125,6 @@ class ResidualMLP(Architecture):
 
 
 Network = MLP | ResidualMLP
-PERCEPTRONS = (MLP, ResidualMLP)
-
-
-def perceptron(network: Architecture, what: str, otherwise: str) -> Network:
-    """The network, if it is one of these and not of a class that derives from them.
-
-    Raises:
-        ValueError: naming the class; `what`: is for perceptrons alone; `otherwise`: what to do.
-    """
-    if type(network) not in PERCEPTRONS:
-        raise ValueError(f"{what} is for dmft.MLP and dmft.ResidualMLP, got {type(network).__name__}; {otherwise}.")
-    return network  # type: ignore[return-value]
 
 
 def _image(network: Network, net: Any, layer: int, features: Field, *, to: int) -> Field:
@@ -156,3 +144,14 @@ def _check_network(network: Network) -> None:
             f'bias={network.bias} with parameterization="{STANDARD}": its one rate, for weights of variance 1/N, would '
             "move biases at another. Leave bias out, or take another parameterization."
         )
+
+
+def perceptron(network: Architecture, what: str, otherwise: str) -> Network:
+    """The network, if it is one of these and not of a class that derives from them.
+
+    Raises:
+        ValueError: naming the class; `what`: is for perceptrons alone; `otherwise`: what to do.
+    """
+    if type(network) not in (MLP, ResidualMLP):
+        raise ValueError(f"{what} is for dmft.MLP and dmft.ResidualMLP, got {type(network).__name__}; {otherwise}.")
+    return network  # type: ignore[return-value]
