@@ -55,10 +55,10 @@ class Budget:
 
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
-        task, network, sketch = self.plan.problem.task, self.plan.problem.network, self.plan.problem.sketch
+        task, network = self.plan.problem.task, self.plan.problem.network
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
-        hidden, pairs = sum(part.bank or 1 for part in sketch.matrices), self.pairs(width)
+        hidden, pairs = network.depth - 1, self.pairs(width)
         matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
         if not self.plan.problem.training.momentum:
             return ends + matrices
@@ -69,7 +69,7 @@ class Budget:
         """Of one network while it trains: weights; fields of each sample and event (for two-time kernels those of all
         saved steps, as a list, stacked and flattened); what a flow solves; what the curvature of the loss takes; what
         is recorded of a step, or all of it."""
-        problem, depth = self.plan.problem, self.plan.problem.sketch.depth
+        problem, network = self.plan.problem, self.plan.problem.network
         outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
         events = samples * outputs
@@ -77,11 +77,11 @@ class Budget:
             events = batch * (outputs if self._scheme == "rosenbrock" else 1)
         fields, kernels = samples + events, 0
         if self._scheme == "rosenbrock":  # a second pass, and the system with its factors
-            fields, kernels = fields + batch * (1 + outputs), (depth + 6) * (batch * outputs) ** 2
+            fields, kernels = fields + batch * (1 + outputs), (network.depth + 6) * (batch * outputs) ** 2
         elif self._scheme == "euler":
-            kernels = (depth + 3) * events * batch * outputs
+            kernels = (network.depth + 3) * events * batch * outputs
         history = len(self.plan.steps) * self.plan.observed * (1 + outputs) if self.plan.two_time else 0
-        field = sum(positions or 1 for _, positions in problem.sketch.layers) * width * self._itemsize
+        field = network.depth * width * self._itemsize
         recorded = self.plan.numbers(self.plan.recorded)
         if self.block is None:
             results = 2 * recorded * self._itemsize

@@ -54,8 +54,8 @@ class MLP(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         h = net.read("W0", x, to=0)
-        for n in range(1, self.depth):
-            h = _image(self, net, n, net.layer(h, net.activate(self.activation, h)), to=n)
+        for layer in range(1, self.depth):
+            h = _image(self, net, layer, net.layer(h, net.activate(self.activation, h)), to=layer)
         return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
 
     @property
@@ -108,8 +108,8 @@ class ResidualMLP(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         h = net.read("W0", x, to=0)
-        for n in range(1, self.depth):
-            h = h + self.branch * _image(self, net, n, net.layer(h, net.activate(self.activation, h)), to=0)
+        for layer in range(1, self.depth):
+            h = h + self.branch * _image(self, net, layer, net.layer(h, net.activate(self.activation, h)), to=0)
         return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
 
     @property
@@ -125,26 +125,14 @@ class ResidualMLP(Architecture):
 
 
 Network = MLP | ResidualMLP
-PERCEPTRONS = (MLP, ResidualMLP)
 
 
-def perceptron(network: Architecture, what: str, otherwise: str) -> Network:
-    """The network, if it is one of these and not of a class that derives from them.
-
-    Raises:
-        ValueError: naming the class; `what`: is for perceptrons alone; `otherwise`: what to do.
-    """
-    if type(network) not in PERCEPTRONS:
-        raise ValueError(f"{what} is for dmft.MLP and dmft.ResidualMLP, got {type(network).__name__}; {otherwise}.")
-    return network  # type: ignore[return-value]
-
-
-def _image(network: Network, net: Any, n: int, features: Field, *, to: int) -> Field:
-    """W^n features / sqrt(N) + bias b^n."""
-    u: Field = net.apply(f"W{n}", features, to=to)
+def _image(network: Network, net: Any, layer: int, features: Field, *, to: int) -> Field:
+    """W^l features / sqrt(N) + bias b^l."""
+    u: Field = net.apply(f"W{layer}", features, to=to)
     # a traced number is not asked whether it is zero
     biased = not isinstance(network.bias, int | float) or network.bias != 0
-    return u + network.bias * net.vector(f"b{n}", of=to) if biased else u
+    return u + network.bias * net.vector(f"b{layer}", of=to) if biased else u
 
 
 def _check_network(network: Network) -> None:
@@ -156,3 +144,14 @@ def _check_network(network: Network) -> None:
             f'bias={network.bias} with parameterization="{STANDARD}": its one rate, for weights of variance 1/N, would '
             "move biases at another. Leave bias out, or take another parameterization."
         )
+
+
+def perceptron(network: Architecture, what: str, otherwise: str) -> Network:
+    """The network, if it is one of these and not of a class that derives from them.
+
+    Raises:
+        ValueError: naming the class; `what`: is for perceptrons alone; `otherwise`: what to do.
+    """
+    if type(network) not in (MLP, ResidualMLP):
+        raise ValueError(f"{what} is for dmft.MLP and dmft.ResidualMLP, got {type(network).__name__}; {otherwise}.")
+    return network  # type: ignore[return-value]
