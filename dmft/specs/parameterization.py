@@ -114,10 +114,12 @@ class Deviations:
     extra: float
 
 
-def initial_deviations(network: Network, inputs: NDArray[np.float64], bias: float) -> Deviations:
+def initial_deviations(
+    network: Network, inputs: NDArray[np.float64], bias: float, variances: tuple[float, ...] | None = None
+) -> Deviations:
     """Of a network on `inputs` (sample, input direction) in any orthonormal basis of (x, bias), where every sample has
-    the value `bias`."""
-    variances = layer_variances(network)
+    the value `bias`; the variances are those of its layers, if no others are given."""
+    variances = layer_variances(network) if variances is None else variances
     weight, extra = variances[0], 0.0
     along = np.zeros(inputs.shape[1])
     if bias:
