@@ -45,16 +45,18 @@ from finite_nets.tape import Constants, Index, Numbers, Tape, Trace, tangent_ker
 from finite_nets.training import NEVER, Fields, Met, Moved, State, Training, sketch
 
 
-def trainer_of(
-    problem: Problem, device: torch.device, precision: Precision, *, program: bool | None = None
-) -> Training[Any]:
-    """The trainer of a problem's networks: of their program, or, of perceptrons, the one that is made for them.
+def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, program: bool = False) -> Training[Any]:
+    """The trainer of a problem's networks: by their program, or, of perceptrons, the one that is made for them.
 
-    program: whether to take the first; by default where there is no other.
+    program: whether to take the first for perceptrons, too.
     """
-    made_for = isinstance(problem.network, (MLP, ResidualMLP))
-    kind = Trainer if made_for and not program else ProgramTrainer
+    kind = ProgramTrainer if program or by_program(problem.network) else Trainer
     return kind(problem, device, precision)
+
+
+def by_program(network: Architecture) -> bool:
+    """Whether networks of this architecture are trained by their program."""
+    return not isinstance(network, (MLP, ResidualMLP))
 
 
 @dataclass
@@ -154,13 +156,13 @@ class ProgramTrainer(Training[Leaves]):
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
-    def tape(self, tensors: Sequence[Tensor], products: Products, constants: Constants, *, tracing: bool) -> Tape:
+    def tape(self, tensors: Sequence[Tensor], products: Products, constants: Constants, *, traced: bool) -> Tape:
         """For one pass of networks with these weights."""
-        return Tape(self.numbers, tensors, products, constants, self._shape, tracing=tracing)
+        return Tape(self.numbers, tensors, products, constants, self._shape, traced=traced)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         x, readout = self.x[met.rows], state.weights.readout
-        tape = self.tape(state.weights.tensors, self.products, self._constants, tracing=True)
+        tape = self.tape(state.weights.tensors, self.products, self._constants, traced=True)
         end = self.network.program(tape, x)
         output = self.products.image(end.value.value, readout, scale=state.scales.output)
         output = self.counted(state, output, met.rows)
@@ -250,16 +252,16 @@ class Hessian:
         roots = [math.sqrt(c * n / scales.output) for c in scales.update]
         self._roots = [roots[layer] for layer in layers]
         self._a = torch.tensor(start_coefficients(n, trainer.outputs))
-        assert state.offset is not None  # set by the first pass
         with torch.inference_mode(False), torch.enable_grad():
-            x, target, offset = trainer.x[:n].clone(), trainer.targets[:n].clone(), state.offset[:, :n].clone()
+            x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()
             self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
             products = Products(trainer.precision, x.device, kernels=False)
-            tape = trainer.tape(self._leaves, products, Constants(x), tracing=False)
+            tape = trainer.tape(self._leaves, products, Constants(x), traced=False)
             end = trainer.network.program(tape, x).value.value
-            readout = self._leaves[trainer.numbers.readout]
-            self._output = products.image(end, readout, scale=scales.output) - offset
-            losses = loss.values(torch, trainer.loss, self._output, target).mean(1).sum()
+            self._output = products.image(end, self._leaves[trainer.numbers.readout], scale=scales.output)
+            beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
+            counted = self._output + beyond.detach()
+            losses = loss.values(torch, trainer.loss, counted, target).mean(1).sum()
             self._slopes = torch.autograd.grad(losses, self._leaves, create_graph=True, materialize_grads=True)
 
     def start(self) -> Tensor:
@@ -274,12 +276,12 @@ class Hessian:
     def product(self, image: Tensor) -> Tensor:
         """A q."""
         parts = torch.split(image, [tensor[0].numel() for tensor in self._leaves], dim=1)
+        scaled = [root * part for root, part in zip(self._roots, parts, strict=True)]
         with torch.inference_mode(False):
-            moved = [
-                (root * part).reshape_as(tensor).clone()
-                for root, part, tensor in zip(self._roots, parts, self._leaves, strict=True)
-            ]
-        return self._flat(self._pulled(self._slopes, moved))
+            moved = [part.reshape_as(tensor).clone() for part, tensor in zip(scaled, self._leaves, strict=True)]
+        # what the loss does not depend on, or linearly alone, has no slope that changes
+        pairs = [(slope, part) for slope, part in zip(self._slopes, moved, strict=True) if slope.requires_grad]
+        return self._flat(self._pulled(*zip(*pairs, strict=True)))
 
     def _pulled(self, ends: Sequence[Tensor], seeds: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
@@ -331,20 +333,60 @@ def _check(network: Architecture, sketch: Sketch, precision: Precision) -> None:
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Numbers that one network of a program takes, times its width where nothing else is said.
+
+    inputs: directions of what is read, not times the width; points: positions of a sample there.
+    readers, matrices, vectors: how many of them there are, a bank of K counted as K; bank: of the largest bank.
+    forward: of a pass, by sample; backward: of its gradients, by sample and start; layers: of features, by sample.
+    positions: of all uses of a weight together, the most.
+    """
+
+    inputs: int
+    points: int
+    readers: int
+    matrices: int
+    vectors: int
+    bank: int
+    forward: float
+    backward: float
+    layers: int
+    positions: int
+
+    def weights(self, width: int, samples: int, outputs: int, copies: int) -> int:
+        """So many copies of all weights, and a bank that is drawn in another order."""
+        inputs = min(self.inputs, self.points * samples)
+        weights = self.readers * inputs + self.matrices * width + self.vectors + outputs
+        return width * (copies * weights + self.bank * width)
+
+
 @lru_cache(maxsize=64)
-def fields_needed(network: Architecture, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Numbers of a forward pass, and those of a start of a backward pass, by sample and neuron; found by a pass of
-    small networks."""
-    width, precision = 8, PRECISIONS["float64"]
-    numbers = Numbers.of(network.sketch(shape))
-    x = torch.tensor(np.asarray(network.inputs(np.ones((1, *shape)))))
-    products = Products(precision, torch.device("cpu"), kernels=False)
+def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
+    """Of the networks of a program, by a pass of a small one."""
+    width, sketch = 8, network.sketch(shape)
+    numbers = Numbers.of(sketch)
+    read = np.asarray(network.inputs(np.ones((1, *shape))), np.float64)
+    x = torch.tensor(with_bias(read.reshape(-1, read.shape[-1]), network.bias).reshape(*read.shape[:-1], -1))
     tensors = []
     for number, bank in enumerate(numbers.banks):
         inputs = x.shape[-1] if number in numbers.reads else max(bank, 1) * width
-        shapes = (1, width) if number > numbers.readout else (1, width, inputs)
-        tensors.append(torch.zeros(shapes, dtype=x.dtype))
-    tape = Tape(numbers, tensors, products, Constants(x), shape, tracing=True)
-    network.program(tape, x)
+        vector = number > numbers.readout
+        tensors.append(torch.zeros((1, width) if vector else (1, width, inputs), dtype=x.dtype))
+    products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
+    with torch.inference_mode():
+        tape = Tape(numbers, tensors, products, Constants(x), shape, traced=True)
+        network.program(tape, x)
     forward, backward = tape.kept
-    return forward / width, backward / width
+    return Needs(
+        inputs=x.shape[-1],
+        points=math.prod(x.shape[1:-1]),
+        readers=len(sketch.reads),
+        matrices=sum(max(part.bank, 1) for part in sketch.matrices),
+        vectors=len(sketch.vectors),
+        bank=max((part.bank for part in sketch.matrices), default=0),
+        forward=forward / width,
+        backward=backward / width,
+        layers=sum(max(positions, 1) for _, positions in sketch.layers),
+        positions=tape.positions,
+    )

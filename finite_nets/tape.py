@@ -21,6 +21,7 @@ are differentiated by PyTorch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from torch import Tensor
 from dmft.specs import Activation
 from dmft.specs.networks.program import Field, Formula, Sketch
 from dmft.specs.parameterization import hidden_scale
+from finite_nets.activations import differentiable
 from finite_nets.products import Products
 
 Index = slice | Tensor
@@ -134,7 +136,7 @@ class Tape:
         tensors: weights by number: (member, N, D) of reads, (member, N, K N) of matrices and banks, (member, output, N)
             of the readout, (member, N) of vectors.
         shape: of one input, as the task has it.
-        tracing: whether a backward pass follows.
+        traced: whether a backward pass follows; if not, PyTorch can differentiate all that is done.
     """
 
     def __init__(
@@ -145,13 +147,13 @@ class Tape:
         constants: Constants,
         shape: tuple[int, ...],
         *,
-        tracing: bool,
+        traced: bool,
     ) -> None:
         self.shape = shape
         self._numbers, self._tensors, self._products, self._constants = numbers, tensors, products, constants
         readout = tensors[numbers.readout]
         self.members, self.width = len(readout), readout.shape[-1]
-        self._tracing = tracing
+        self._traced = traced
         self._nodes: list[Node] = []
         self._layers: list[tuple[Node, Node]] = []
         self._uses: list[tuple[int, Tensor | None, Node]] = []
@@ -173,9 +175,20 @@ class Tape:
 
     @property
     def kept(self) -> tuple[int, int]:
-        """How many numbers a traced pass keeps, and those of them that have cotangents that are kept."""
-        fields = sum(node.value.numel() for node in self._nodes)
-        return fields + self._extra, sum(node.value.numel() for node in self._nodes if node.kept)
+        """How many numbers a traced pass keeps, and how many a start of a backward pass takes at most."""
+        sizes = [node.value.numel() for node in self._nodes]
+        given = [given.numel() for _, given, _ in self._uses if given is not None]
+        return sum(sizes) + self._extra, sum(node.value.numel() for node in self._nodes if node.kept) + 3 * max(
+            *sizes, *given
+        )
+
+    @property
+    def positions(self) -> int:
+        """Of all uses of a weight together, the most."""
+        counts: Counter[int] = Counter()
+        for number, given, _ in self._uses:
+            counts[number] += 1 if given is None else given.shape[2]
+        return max(counts.values())
 
     def backward(self, end: Field, seed: Tensor, rows: Index) -> tuple[list[Tensor], Trace]:
         """Gradients of the layers, (member, row, start, N) with all positions side by side, and the trace, of some rows
@@ -247,7 +260,7 @@ class Tape:
         return self._used(number, None, Node(value), of)
 
     def _used(self, number: int, given: Tensor | None, node: Node, population: Hashable) -> Field:
-        if self._tracing:
+        if self._traced:
             self._uses.append((number, given, node))
         node.kept = True
         return self._field(node, population)
@@ -263,6 +276,8 @@ class Tape:
     # ---- fields ------------------------------------------------------------------------------------------------------
 
     def activate(self, phi: Activation, h: Field) -> Field:
+        if not self._traced:
+            return self._field(Node(differentiable(phi, h.value.value)), h.population)
         value, slope = phi.both(torch, h.value.value)
         self._extra += slope.numel()
         return self._field(Node(value, [h.value], lambda g: [g * self._of_met(slope)]), h.population)
@@ -279,7 +294,7 @@ class Tape:
         nodes = [v.value for v in values]
         population = next((v.population for v in values if v.population is not None), None)
         given = _aligned([node.value for node in nodes])
-        if not self._tracing:
+        if not self._traced:
             return self._field(Node(formula(torch, *given)), population)
         with torch.inference_mode(False), torch.enable_grad():
             leaves = [value.clone().requires_grad_() for value in given]
@@ -322,7 +337,7 @@ class Tape:
         return self._field(Node(factor * h.value.value, [h.value], lambda g: [factor * g]), h.population)
 
     def _field(self, node: Node, population: Hashable) -> Field:
-        if self._tracing:
+        if self._traced:
             self._nodes.append(node)
         else:
             node.parents, node.pull = (), None

@@ -59,7 +59,7 @@ def largest_difference(a, b):
 # ---- perceptrons -----------------------------------------------------------------------------------------------------
 
 MLP3, RESIDUAL = dmft.MLP(3, TANH, 1.3), dmft.ResidualMLP(3, TANH, 1.3, bias=0.4)
-BATCHES = dmft.random_batches(4, 2, STEPS) if hasattr(dmft, "random_batches") else ((0, 1), (2, 3), (1, 2), (3, 0))
+BATCHES = ((0, 1), (2, 3), (1, 2), (3, 0))
 DECAYING = dmft.GradientDescent(0.3, STEPS, momentum=0.5, weight_decay=0.1)
 PERCEPTRONS = {
     "plain": {"network": MLP3},
@@ -84,9 +84,8 @@ PERCEPTRONS = {
         "network": dmft.MLP(2, TANH, 1.2, parameterization="standard"),
         "training": dmft.GradientDescent(0.02, STEPS),
     },
-    "euler": {"network": RESIDUAL, "outputs": 2, "training": dmft.GradientFlow(1.0, STEPS, scheme="euler")}
-    if "scheme" in {f.name for f in dataclasses.fields(dmft.GradientFlow)}
-    else {"network": MLP3},
+    "euler": {"network": RESIDUAL, "outputs": 2, "training": dmft.GradientFlow(0.4, 0.5, STEPS, scheme="euler")},
+    "rosenbrock": {"network": RESIDUAL, "outputs": 2, "training": dmft.GradientFlow(0.4, 0.5, STEPS)},
 }
 
 
