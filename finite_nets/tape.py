@@ -36,6 +36,7 @@ from dmft.specs.parameterization import hidden_scale
 from finite_nets.activations import differentiable
 from finite_nets.products import Products
 
+MANY_POSITIONS = 48  # from which on moving them takes less time than a product (measured on a CPU: equal from 16 to 64)
 Index = slice | Tensor
 Pull = Callable[[Tensor], Sequence[Tensor | None]]
 
@@ -115,17 +116,53 @@ class Node:
         self.kept = False
 
 
+class Mixing:
+    """A map of positions, (after, before): where each takes from one position at most, and there are many, by index."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+        self._index: Tensor | None = None
+        if matrix.shape[1] >= MANY_POSITIONS and bool((matrix != 0).sum(1).le(1).all()):
+            self._index = matrix.abs().argmax(1)
+            self._weight = matrix.gather(1, self._index[:, None])
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(..., after, N) from (..., before, N)."""
+        if self._index is None:
+            return self._matrix @ v
+        return v.index_select(-2, self._index).mul_(self._weight)
+
+    def backward(self, g: Tensor) -> Tensor:
+        """(..., before, N) from (..., after, N)."""
+        if self._index is None:
+            return self._matrix.mT @ g
+        found = g.new_zeros((*g.shape[:-2], self._matrix.shape[1], g.shape[-1]))
+        return found.index_add_(-2, self._index, g * self._weight)
+
+
 class Constants:
-    """Arrays of a program as tensors, in the order in which it gives them; the same in every pass."""
+    """What a program's arrays become, in the order in which it gives them; the same in every pass."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
-        self._met: list[Tensor] = []
+        self._met: list[Any] = []
 
-    def __call__(self, place: int, array: Any) -> Tensor:
+    def tensor(self, place: int, array: Any) -> Tensor:
         if place == len(self._met):
-            self._met.append(torch.as_tensor(np.array(array)).to(self._like))
-        return self._met[place]
+            self._met.append(self._made(array))
+        found: Tensor = self._met[place]
+        return found
+
+    def mixing(self, place: int, mix: Any) -> Mixing:
+        """Of (matrix, after, before), whose positions after are (after, matrix)."""
+        if place == len(self._met):
+            by_position = np.asarray(mix).transpose(1, 0, 2)
+            self._met.append(Mixing(self._made(by_position.reshape(-1, by_position.shape[-1]))))
+        found: Mixing = self._met[place]
+        return found
+
+    def _made(self, array: Any) -> Tensor:
+        return torch.as_tensor(np.array(array)).to(self._like)
 
 
 class Tape:
@@ -240,8 +277,8 @@ class Tape:
         given = source.value
         mixing = None
         if mix is not None:
-            mixing = self._mixing(mix)
-            given = (mixing @ given).reshape(*given.shape[:2], mix.shape[1], -1)
+            mixing = self._constants.mixing(self._next(), mix)
+            given = mixing.forward(given).reshape(*given.shape[:2], mix.shape[1], -1)
             self._extra += given.numel()
         shape = (*given.shape[:-1], self.width)
         h = products.image(given.flatten(1, -2), weights, scale=scale).reshape(shape)
@@ -249,7 +286,7 @@ class Tape:
         def pull(g: Tensor) -> list[Tensor]:
             back = products.pullback(g.flatten(1, -2).contiguous(), weights, scale=scale)
             back = back.reshape(*g.shape[:-1], -1)
-            return [back if mixing is None else mixing.mT @ back.reshape(*back.shape[:3], -1, self.width)]
+            return [back if mixing is None else mixing.backward(back.reshape(*back.shape[:3], -1, self.width))]
 
         inputs = given.reshape(*given.shape[:2], -1, given.shape[-1])
         return self._used(number, inputs, Node(h, [source], pull), to)
@@ -265,13 +302,10 @@ class Tape:
         node.kept = True
         return self._field(node, population)
 
-    def _mixing(self, mix: Any) -> Tensor:
-        """(position after and matrix, position before), from (matrix, after, before)."""
-        return self._constant(np.asarray(mix).transpose(1, 0, 2).reshape(-1, mix.shape[-1]))
-
-    def _constant(self, array: Any) -> Tensor:
+    def _next(self) -> int:
+        """The place of an array among those that the program gives."""
         self._given += 1
-        return self._constants(self._given - 1, array)
+        return self._given - 1
 
     # ---- fields ------------------------------------------------------------------------------------------------------
 
@@ -283,7 +317,7 @@ class Tape:
         return self._field(Node(value, [h.value], lambda g: [g * self._of_met(slope)]), h.population)
 
     def mix(self, h: Field, A: Any) -> Field:
-        matrix = self._constant(A)
+        matrix = self._constants.tensor(self._next(), A)
 
         def pull(g: Tensor) -> list[Tensor]:
             return [matrix[:, None] * g[..., None, :] if matrix.ndim == 1 else matrix.mT @ g]
