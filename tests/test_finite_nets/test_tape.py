@@ -10,12 +10,16 @@ import torch
 from torch.nn import functional
 
 import dmft
+import finite_nets
 from dmft.specs.networks import Architecture
 from dmft.specs.networks.program import Field
-from finite_nets import programs, tape
+from finite_nets import budget, curvature, programs, random, tape
+from finite_nets.budget import Budget
 from finite_nets.host import usual_torch
+from finite_nets.preactivations import NeuronPlan
 from finite_nets.precision import PRECISIONS
 from finite_nets.recording import Plan
+from finite_nets.runner import Runner
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 WIDTH, MEMBERS, STEPS = 6, (2, 5), 4
@@ -145,9 +149,9 @@ class Convolution(Architecture):
 
     def program(self, net, x):
         h = net.read("W0", x, to=0)
-        for l in range(1, self.depth):
+        for layer in range(1, self.depth):
             v = net.layer(h, net.activate(TANH, h))
-            h = net.apply(f"W{l}", v, to=l, mix=shifts(self.size, 3, self.dimension))
+            h = net.apply(f"W{layer}", v, to=layer, mix=shifts(self.size, 3, self.dimension))
         positions = self.size**self.dimension
         return net.mix(net.layer(h, net.activate(TANH, h)), np.full(positions, 1 / positions))
 
@@ -167,15 +171,15 @@ class Strided(Architecture):
         v = net.layer(h, net.activate(TANH, h))
         h = net.apply("bank", v, to="a", mix=shifts(4, 3, 1, stride=2)) + 0.3 * net.vector("b1", of="a")
         v = net.activate(TANH, h)
-        h = net.apply("bank", v, to="a", mix=shifts(4, 3, 1, stride=2).transpose(0, 2, 1)) + h_sum(net, h)
+        h = net.apply("bank", v, to="a", mix=shifts(4, 3, 1, stride=2).transpose(0, 2, 1)) + both(net, h)
         h = net.mix(net.layer(h, net.activate(TANH, h)), np.array([0.1, 0.2, 0.3, 0.4]))
         for _ in range(2):
             h = 0.5 * h + net.apply("again", net.activate(TANH, h), to="a")
         return net.layer(h, net.activate(TANH, h))
 
 
-def h_sum(net, h):
-    """One position more than there were, as a field without positions."""
+def both(net, h):
+    """What two positions hold together."""
     return net.mix(h, np.array([0.7, -0.4]))
 
 
@@ -187,7 +191,7 @@ def ones(xp, h):
     return xp.ones_like(h)
 
 
-def gated(xp, a, b):
+def gated(_, a, b):
     return a / (1 + b * b)
 
 
@@ -207,10 +211,10 @@ class Normalised(Architecture):
 
     def program(self, net, x):
         h = net.local(gated, net.read("W0", x, to="a"), net.read("V0", x, to="a"))
-        for l in (1, 2):
+        for layer in (1, 2):
             mean, square = net.average(h, net.local(ones, h)), net.average(h, h)
             v = net.layer(h, net.activate(TANH, net.local(normalised, h, mean, square)))
-            h = h + 0.7 * net.apply(f"W{l}", v, to="a")
+            h = h + 0.7 * net.apply(f"W{layer}", v, to="a")
         if self.positions:
             key = net.vector("key", of="a")
             h = net.local(pooled, h, net.average(h, key))
@@ -245,6 +249,7 @@ class Plain:
         return self._field(self._named(name), of)
 
     def activate(self, phi, h):
+        assert phi == TANH
         return self._field(torch.tanh(0.8 * h.value) / 0.8, h.population)
 
     def mix(self, h, A):
@@ -280,47 +285,54 @@ def passed(problem, numbers, weights, x):
     return end @ readout.T / (problem.network.gamma0 * readout.shape[1]), net
 
 
-def by_autograd(problem, trainer, member, momentum=0.0, decay=0.0):
+def by_autograd(problem, trainer, member):
     """What is recorded of one network, (step, ...)."""
-    with usual_torch(CPU):
-        drawn = trainer.draw(WIDTH, torch.tensor(MEMBERS), 0)
-    numbers, network, n = trainer.numbers, problem.network, problem.task.n_train
-    weights = [w[member].clone().requires_grad_() for w in drawn]
+    weights = weights_of(trainer, member)
+    numbers, network, training, n = trainer.numbers, problem.network, problem.training, problem.task.n_train
     x, y = trainer.x.clone(), torch.tensor(problem.task.targets)
     unit = network.gamma0**2 * WIDTH
     moved = [w for w, layer in zip(weights, numbers.layers, strict=True) if layer not in network.frozen]
-    optimiser = torch.optim.SGD(moved, lr=0.4 * unit, momentum=momentum, weight_decay=decay / unit)
-    rows, start, found = [], 0.0, []
+    options = {"momentum": training.momentum, "weight_decay": training.weight_decay / unit}
+    optimiser = torch.optim.SGD(moved, lr=1.0, **options)
+    start, found = 0.0, []
     for t in range(STEPS + 1):
         f, net = passed(problem, numbers, weights, x)
         start = f.detach() if t == 0 and network.centered else start
         rows = [torch.autograd.grad(each, moved, retain_graph=True) for each in f.flatten()]
         J = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-        by_layer = []
-        for h, _ in net.layers:
-            g = [torch.autograd.grad(each, h, retain_graph=True)[0].flatten() for each in f.flatten()]
-            by_layer.append(torch.stack(g) * network.gamma0 * WIDTH)
         phi = [features.flatten(1) for _, features in net.layers]
-        ntk = unit * J @ J.T
+        gradients = [
+            torch.stack([torch.autograd.grad(each, h, retain_graph=True)[0].flatten() for each in f.flatten()])
+            for h, _ in net.layers
+        ]
         found.append(
             {
                 "prediction": f - start,
                 "feature_kernel": torch.stack([v @ v.T / v.shape[1] for v in phi]),
-                # rows do not mix, and neither do the gradients of their outputs but in the sum over a sample's positions
-                "gradient_kernel": torch.stack([own_rows(g, len(x)) for g in by_layer]) / WIDTH,
-                "ntk": ntk,
+                "gradient_kernel": torch.stack([own_rows(g, len(x)) for g in gradients]) * network.gamma0**2 * WIDTH,
+                "ntk": unit * J @ J.T,
             }
         )
-        optimiser.zero_grad()
-        error = f[:n] - start[:n] if network.centered else f[:n]
-        loss = (
-            functional.cross_entropy(error, y[:n])
-            if problem.loss == "cross_entropy"
-            else ((error - y[:n]) ** 2).sum(1).mean() / 2
-        )
-        loss.backward()
-        optimiser.step()
+        if t < STEPS:
+            batch = list(range(n)) if training.batches is None else list(training.batches[t])
+            error = (f - start)[batch]
+            losses = (
+                functional.cross_entropy(error, y[batch])
+                if problem.loss == "cross_entropy"
+                else ((error - y[batch]) ** 2).sum(1).mean() / 2
+            )
+            optimiser.param_groups[0]["lr"] = training.rates[t] * unit
+            optimiser.zero_grad()
+            losses.backward()
+            optimiser.step()
     return {name: np.stack([step[name].detach().numpy() for step in found]) for name in found[0]}
+
+
+def weights_of(trainer, member, width=WIDTH):
+    """Leaf tensors of one network, by number."""
+    with usual_torch(CPU):
+        drawn = trainer.draw(width, torch.tensor(MEMBERS), 0)
+    return [w[member].clone().requires_grad_() for w in drawn]
 
 
 def own_rows(g, rows):
@@ -339,6 +351,10 @@ OTHERS = {
     "normalised": {"network": Normalised(), "outputs": 2},
     "positions": {"network": Normalised(positions=2), "outputs": 2},
     "frozen": {"network": Normalised(positions=2, frozen=(0, 3))},
+    "batches, momentum and decay": {
+        "network": Normalised(positions=2),
+        "training": dmft.GradientDescent(0.3, STEPS, momentum=0.5, weight_decay=0.1, batches=BATCHES),
+    },
 }
 
 
@@ -347,10 +363,191 @@ def test_programs_train_as_automatic_differentiation_does(name):
     problem = some_problem(**OTHERS[name])
     found, trainer = trained(problem)
     for i in range(len(MEMBERS)):
-        expected = by_autograd(problem, trainer, i)
-        for kind, values in expected.items():
-            one = found[kind][i].reshape(values.shape if kind != "feature_kernel" else found[kind][i].shape)
-            if kind in ("feature_kernel", "gradient_kernel"):
-                values = np.moveaxis(values, 0, 1)
-                one = found[kind][i].reshape(values.shape)
-            np.testing.assert_allclose(one, values, rtol=0, atol=1e-12 * max(1, abs(values).max()), err_msg=kind)
+        for kind, values in by_autograd(problem, trainer, i).items():
+            by_layer = np.moveaxis(values, 0, 1) if "kernel" in kind else values
+            size = max(1.0, abs(values).max())
+            one = found[kind][i].reshape(by_layer.shape)
+            np.testing.assert_allclose(one, by_layer, rtol=0, atol=1e-12 * size, err_msg=kind)
+
+
+def test_uses_of_one_matrix_meet_in_the_tangent_kernel(monkeypatch):
+    problem = some_problem(**OTHERS["strided"])
+    right, _ = trained(problem)
+    joined = tape._joined
+    monkeypatch.setattr(tape, "_joined", lambda uses: joined(uses[:1]))
+    wrong, _ = trained(problem)
+    assert abs(right["ntk"] - wrong["ntk"]).max() > 1e-2
+    np.testing.assert_array_equal(right["prediction"], wrong["prediction"])
+
+
+# ---- convolutions of PyTorch -----------------------------------------------------------------------------------------
+
+
+def outputs_by_convolution(problem, first, *hidden_and_readout):
+    """f (sample,), not centered, of weights (N, kernel and channel), (N, kernel, N), (1, N)."""
+    network, (*hidden, readout) = problem.network, hidden_and_readout
+    dimension, size, width = network.dimension, network.size, len(first)
+    convolution = functional.conv1d if dimension == 1 else functional.conv2d
+    kernel = [3] * dimension
+
+    def convolved(h, W):
+        W = W.reshape(width, 3**dimension, -1).transpose(1, 2)
+        return convolution(h, W.reshape(width, -1, *kernel), padding=1) / np.sqrt(W[0].numel())
+
+    x = torch.tensor(problem.task.x).reshape(-1, *[size] * dimension, network.channels).movedim(-1, 1)
+    h = convolved(x, first)
+    for W in hidden:
+        h = convolved(torch.tanh(0.8 * h) / 0.8, W)
+    pooled = torch.tanh(0.8 * h).flatten(2).mean(2) / 0.8
+    return (pooled @ readout.T)[:, 0] / (network.gamma0 * width)
+
+
+@pytest.mark.parametrize("many", [1, 1000])
+@pytest.mark.parametrize("network", [Convolution(), Convolution(3, 4, 1, 2)])
+def test_convolutions_are_those_of_pytorch(network, many, monkeypatch):
+    monkeypatch.setattr(tape, "MANY_POSITIONS", many)
+    training = dmft.GradientDescent((0.5, 0.2, 0.5, 0.3), STEPS, momentum=0.6)
+    problem = some_problem(network, training=training, features=network.channels * network.size**network.dimension)
+    found, trainer = trained(problem)
+    weights, y = weights_of(trainer, 1), torch.tensor(problem.task.y_train)
+    unit, start = network.gamma0**2 * WIDTH, None
+    optimiser = torch.optim.SGD(weights, lr=1.0, momentum=0.6)
+    for t in range(STEPS + 1):
+        f = outputs_by_convolution(problem, *weights)
+        start = f.detach() if start is None else start
+        np.testing.assert_allclose(found["prediction"][1, t], (f - start).detach(), rtol=0, atol=1e-12)
+        jacobians = torch.func.jacrev(lambda *w: outputs_by_convolution(problem, *w), tuple(range(len(weights))))
+        J = torch.cat([part.flatten(1) for part in jacobians(*(w.detach() for w in weights))], dim=1)
+        np.testing.assert_allclose(found["ntk"][1, t], unit * J @ J.T, rtol=1e-12, atol=1e-12)
+        optimiser.param_groups[0]["lr"] = training.rates[min(t, STEPS - 1)] * unit
+        optimiser.zero_grad()
+        (((f - start)[: len(y)] - y) ** 2).mean().div(2).backward()
+        optimiser.step()
+
+
+# ---- curvature, neurons, memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["convolution", "strided", "positions", "frozen"])
+def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(name, monkeypatch):
+    monkeypatch.setattr(curvature, "ITERATIONS", 60)
+    problem = some_problem(**OTHERS[name])
+    network, n, width = problem.network, problem.task.n_train, 3
+    found, trainer = trained(problem, observables=["prediction", "sharpness"], width=width)
+    weights = weights_of(trainer, 0, width)
+    layers, sizes = trainer.numbers.layers, [w.numel() for w in weights]
+    x, y = trainer.x.clone(), torch.tensor(problem.task.targets)
+    start = passed(problem, trainer.numbers, weights, x)[0].detach() if network.centered else 0.0
+
+    def loss_of(flat):
+        parts = [part.reshape(w.shape) for part, w in zip(flat.split(sizes), weights, strict=True)]
+        f = passed(problem, trainer.numbers, parts, x)[0] - start
+        return ((f[:n] - y[:n]) ** 2).sum(1).mean() / 2
+
+    moved = torch.cat([torch.full((s,), layer not in network.frozen) for s, layer in zip(sizes, layers, strict=True)])
+    H = torch.autograd.functional.hessian(loss_of, torch.cat([w.detach().flatten() for w in weights]))
+    dense = torch.linalg.eigvalsh(network.gamma0**2 * width * H[moved][:, moved])[-1]
+    np.testing.assert_allclose(found["sharpness"][0, 0], dense, rtol=1e-8)
+
+
+def test_neurons_of_programs_are_recorded_where_they_have_no_positions():
+    problem = some_problem(Normalised())
+    steps = np.arange(STEPS + 1)
+    plan = NeuronPlan(problem, steps, frozenset({"prediction"}), rows=(0, 3), width=WIDTH)
+    with usual_torch(CPU):
+        trainer = programs.trainer_of(problem, CPU, DOUBLE)
+        found = plan.members(trainer, trainer.start(WIDTH, torch.tensor(MEMBERS), 0))["preactivation"]
+    assert found.shape == (2, 3, STEPS + 1, 2, WIDTH)
+    last = np.tanh(0.8 * found[:, -1]) / 0.8
+    kernels = np.einsum("msan,msbn->msab", last, last) / WIDTH
+    expected = trained(problem)[0]["feature_kernel"][:, -1][:, :, [0, 3]][:, :, :, [0, 3]]
+    np.testing.assert_allclose(kernels, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"Normalised have \[2, 2, 0\] positions"):
+        finite_nets.neurons(some_problem(Normalised(positions=2)), widths=[WIDTH])
+
+
+def test_batches_of_programs_are_those_that_fit(monkeypatch):
+    problem = some_problem(Convolution(), features=10, training=dmft.GradientDescent(0.4, STEPS))
+    plan = Plan(problem, np.arange(STEPS + 1), frozenset(OBSERVABLES))
+    runner = Runner(plan, DOUBLE, CPU, 0, block=None)
+    monkeypatch.setattr(budget, "CPU_BATCH", 2 * runner.bytes_of(WIDTH, 1))
+    assert runner.at_once(WIDTH) == 2
+    batches = list(runner.members(WIDTH, range(6)))
+    assert [batch.first for batch in batches] == [0, 2, 4]
+    whole, _ = trained(problem)
+    np.testing.assert_allclose(batches[1].results["ntk"][0], whole["ntk"][0], rtol=1e-12)
+    np.testing.assert_allclose(batches[2].results["ntk"][1], whole["ntk"][1], rtol=1e-12)
+
+
+def test_weights_take_the_memory_that_is_said():
+    for name, case in OTHERS.items():
+        problem = some_problem(**case | {"training": dmft.GradientDescent(0.4, STEPS, momentum=0.5)})
+        plan = Plan(problem, np.arange(STEPS + 1), frozenset(OBSERVABLES))
+        trainer = programs.trainer_of(problem, CPU, DOUBLE)
+        state = trainer.start(WIDTH, torch.tensor(MEMBERS), 0)
+        held = sum(w[0].nbytes for w in (*state.weights.tensors, *state.velocity.tensors))
+        said = Budget(plan, DOUBLE, CPU, None).weight_bytes(WIDTH)
+        bank = max(trainer.numbers.banks) * WIDTH**2 * 8
+        assert said == held + bank, name
+
+
+def test_networks_that_diverge_are_marked():
+    problem = some_problem(Convolution(), features=10, training=dmft.GradientDescent(1e4, 6))
+    plan = Plan(problem, np.arange(7), frozenset({"prediction"}))
+    (batch,) = Runner(plan, DOUBLE, CPU, 0, block=None).members(WIDTH, range(3))
+    assert (batch.exploded_at <= 6).all()
+
+
+# ---- what is drawn, and refused --------------------------------------------------------------------------------------
+
+
+def test_weights_have_the_numbers_of_their_order():
+    """Matrices in the order of the program, the readout, vectors; a bank of K is drawn as (K N, N)."""
+    trainer = programs.trainer_of(some_problem(Strided(), features=8), CPU, DOUBLE)
+    members = torch.tensor(MEMBERS)
+    drawn = trainer.draw(WIDTH, members, 9)
+
+    def normal(parameter, *shape):
+        return random.normals(
+            shape, root_seed=9, width=WIDTH, parameter=parameter, members=members, dtype=torch.float64
+        )
+
+    assert trainer.numbers.names == {"W0": 0, "bank": 1, "again": 2, "b0": 4, "b1": 5}
+    assert trainer.numbers.layers == (0, 1, 2, 3, 0, 1)
+    bank = drawn[1].reshape(2, WIDTH, 3, WIDTH)
+    for k in range(3):
+        assert torch.equal(bank[:, :, k], normal(1, 3 * WIDTH, WIDTH)[:, k * WIDTH : (k + 1) * WIDTH])
+    for number, shape in ((0, (WIDTH, 2)), (2, (WIDTH, WIDTH)), (3, (1, WIDTH)), (4, (WIDTH,)), (5, (WIDTH,))):
+        assert torch.equal(drawn[number], normal(number, *shape))
+
+
+@dataclass(frozen=True)
+class Varied(Strided):
+    frozen: tuple[int, ...] = ()
+    parameterization: str = "mean_field"
+    weight_variance: float | tuple[float, ...] = 1.0
+    bias_variance: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen": (4,)}, r"frozen=\(4,\): Varied has the layers 0..3"),
+        ({"weight_variance": (1.0, 2.0)}, "2 entries for the 4 layers of Varied"),
+        ({"parameterization": "standard"}, "banks and vectors of Varied"),
+    ],
+)
+def test_what_programs_are_not_trained_with_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        programs.trainer_of(some_problem(Varied(**options), features=8), CPU, DOUBLE)
+    with pytest.raises(ValueError, match='dtype="bf16" is for perceptrons'):
+        programs.trainer_of(some_problem(Varied(), features=8), CPU, PRECISIONS["bf16"])
+
+
+def test_variances_scale_what_is_drawn():
+    plain, varied = (
+        programs.trainer_of(some_problem(network, features=8), CPU, DOUBLE).draw(WIDTH, torch.tensor(MEMBERS), 0)
+        for network in (Varied(), Varied(weight_variance=(4.0, 9.0, 1.0, 0.0), bias_variance=0.25))
+    )
+    for a, b, factor in zip(plain, varied, (2, 3, 1, 0, 0.5, 0.5), strict=True):
+        np.testing.assert_allclose(factor * a, b, rtol=1e-14)
