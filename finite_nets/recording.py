@@ -159,6 +159,7 @@ class Plan:
             if self.two_time:
                 features.append(fields.features)
                 gradients.append(fields.gradients)
+            del fields  # the next pass takes their memory
         if self.two_time:
             for name, history, width in (("feature", features, None), ("gradient", gradients, state.width)):
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]

@@ -37,6 +37,7 @@ from finite_nets.activations import differentiable
 from finite_nets.products import Products
 
 MANY_POSITIONS = 48  # from which on moving them takes less time than a product (measured on a CPU: equal from 16 to 64)
+IN_FORMULAS = 3  # numbers that a formula keeps for its derivatives, a number that it is given
 Index = slice | Tensor
 Pull = Callable[[Tensor], Sequence[Tensor | None]]
 
@@ -229,7 +230,7 @@ class Tape:
 
     def backward(self, end: Field, seed: Tensor, rows: Index) -> tuple[list[Tensor], Trace]:
         """Gradients of the layers, (member, row, start, N) with all positions side by side, and the trace, of some rows
-        of a traced pass from the cotangent (member, row or 1, start, N) of its end."""
+        of a traced pass from the cotangent (member, row or 1, start, N) of its end.  It forgets the pass."""
         self._met = rows
         gradients: dict[Node, Tensor] = {end.value: seed}
         kept: dict[Node, Tensor] = {}
@@ -258,7 +259,15 @@ class Tape:
         ]
         found = [gradient(h) for h, _ in self._layers]
         before = self.trace(end).at(rows)
+        self._forget()
         return [g.flatten(3) for g in found], before._replace(uses=uses)
+
+    def _forget(self) -> None:
+        """Nodes refer to the tape, and would keep each other in memory."""
+        for node in self._nodes:
+            node.parents, node.pull = (), None
+        for met in (self._nodes, self._layers, self._uses):
+            met.clear()
 
     # ---- weights -----------------------------------------------------------------------------------------------------
 
@@ -333,7 +342,7 @@ class Tape:
         with torch.inference_mode(False), torch.enable_grad():
             leaves = [value.clone().requires_grad_() for value in given]
             result = formula(torch, *leaves)
-        self._extra += 2 * sum(value.numel() for value in leaves)
+        self._extra += IN_FORMULAS * sum(value.numel() for value in leaves)
 
         def pull(g: Tensor) -> list[Tensor | None]:
             if not result.requires_grad:
@@ -428,10 +437,15 @@ def tangent_kernel(
 
 def _joined(uses: Sequence[Use]) -> Use:
     """All uses of a weight as one, at more positions; of a vector the sum over positions."""
-    gradients, given = torch.cat([use.gradient for use in uses], dim=3), [use.given for use in uses]
-    if given[0] is None:
+    gradients = _side_by_side([use.gradient for use in uses], dim=3)
+    given = [use.given for use in uses if use.given is not None]
+    if not given:
         return Use(uses[0].number, None, gradients.sum(3, keepdim=True))
-    return Use(uses[0].number, torch.cat([each for each in given if each is not None], dim=2), gradients)
+    return Use(uses[0].number, _side_by_side(given, dim=2), gradients)
+
+
+def _side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def _part(products: Products, a: Use, b: Use, *, inputs: bool) -> Tensor:

@@ -257,3 +257,4 @@ class Training(Generic[W]):
                 yield seen.at(met.observed)
             if t < last:
                 self.advance(state, t, seen, trained)
+            del seen, trained  # the next pass takes their memory
