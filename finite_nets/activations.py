@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +33,22 @@ def bend(activation: Activation) -> Callable[[Tensor], Tensor]:
             return torch.autograd.grad(slope.sum(), own)[0]
 
     return differentiated
+
+
+def differentiable(activation: Activation, h: Tensor) -> Tensor:
+    """phi(h), whose derivatives by PyTorch are phi'(h) and those of phi'."""
+    return _Differentiable.apply(h, activation)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, activation: Activation) -> Tensor:
+        ctx.save_for_backward(h)
+        ctx.activation = activation
+        phi: Tensor = activation.both(torch, h)[0]
+        return phi
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (h,) = ctx.saved_tensors
+        return g * ctx.activation.both(torch, h)[1], None

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from dmft import memory
+from dmft.specs.curvature import ITERATIONS
 from finite_nets import curvature
 from finite_nets.matrices import room
 from finite_nets.network import PUSHES
 from finite_nets.precision import Precision
+from finite_nets.programs import Needs, by_program, needs
 from finite_nets.random import GENERATOR_BYTES, have_kernels
 from finite_nets.recording import Plan
 
@@ -19,6 +21,7 @@ CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batc
 GPU_BATCH = 8 * 2**30  # fills the card many times over
 GPU_SHARE = 0.5  # of the free memory, the most for a batch
 DOUBLE = 8  # bytes
+PASSES = 6  # of fields and weights that differentiating twice keeps
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,18 @@ class Budget:
         scheme: str = self.plan.problem.training.scheme
         return scheme
 
+    @property
+    def _needs(self) -> Needs | None:
+        """Of networks that are trained by their program."""
+        network = self.plan.problem.network
+        return needs(network, self.plan.problem.task.x_train.shape[1:]) if by_program(network) else None
+
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
         task, network = self.plan.problem.task, self.plan.problem.network
+        if self._needs is not None:
+            copies = 2 if self.plan.problem.training.momentum else 1
+            return self._itemsize * self._needs.weights(width, task.n_samples, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = network.depth - 1, self.pairs(width)
@@ -69,19 +81,19 @@ class Budget:
         """Of one network while it trains: weights; fields of each sample and event (for two-time kernels those of all
         saved steps, as a list, stacked and flattened); what a flow solves; what the curvature of the loss takes; what
         is recorded of a step, or all of it."""
-        problem, network = self.plan.problem, self.plan.problem.network
+        problem = self.plan.problem
         outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
         events = samples * outputs
         if not self.plan.gradients and self._scheme != "euler":  # of the batch; from the loss, unless a flow's
             events = batch * (outputs if self._scheme == "rosenbrock" else 1)
-        fields, kernels = samples + events, 0
+        kernels, depth = 0, self.plan.size("layer")
         if self._scheme == "rosenbrock":  # a second pass, and the system with its factors
-            fields, kernels = fields + batch * (1 + outputs), (network.depth + 6) * (batch * outputs) ** 2
+            samples, events = samples + batch, events + batch * outputs
+            kernels = (depth + 6) * (batch * outputs) ** 2
         elif self._scheme == "euler":
-            kernels = (network.depth + 3) * events * batch * outputs
+            kernels = (depth + 3) * events * batch * outputs
         history = len(self.plan.steps) * self.plan.observed * (1 + outputs) if self.plan.two_time else 0
-        field = network.depth * width * self._itemsize
         recorded = self.plan.numbers(self.plan.recorded)
         if self.block is None:
             results = 2 * recorded * self._itemsize
@@ -90,9 +102,29 @@ class Budget:
             each = (recorded - two_time) // len(self.plan.steps) + two_time
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
         if "sharpness" in self.plan.observables:
-            results += curvature.numbers_needed(problem, width) * self._itemsize
-        total: int = self.weight_bytes(width) + 3 * field * (fields + history) + kernels * DOUBLE + results
+            results += self._sharpness_numbers(width) * self._itemsize
+        fields = self._field_numbers(width, samples, events, history) * self._itemsize
+        total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
         return total
+
+    def _field_numbers(self, width: int, samples: int, events: int, history: int) -> int:
+        """Of passes forward through samples and backward from events, and of the history that two-time kernels take."""
+        needed = self._needs
+        if needed is None:
+            return 3 * self.plan.size("layer") * width * (samples + events + history)
+        fields = width * (needed.forward * samples + needed.backward * events + 3 * needed.layers * history)
+        outputs = self.plan.size("output")
+        # of one sample with all: products of gradients, and of what was given, in two orders
+        tangent = "ntk" in self.plan.observables or self._scheme != "descent"
+        products = 3 * samples * (outputs * needed.positions) ** 2 if tangent else 0
+        return math.ceil(fields) + products
+
+    def _sharpness_numbers(self, width: int) -> int:
+        problem, needed = self.plan.problem, self._needs
+        if needed is None:
+            return curvature.numbers_needed(problem, width)
+        weights = needed.weights(width, problem.task.n_samples, self.plan.size("output"), 1)
+        return (ITERATIONS + PASSES) * weights + math.ceil(PASSES * width * needed.forward * problem.task.n_train)
 
     def block_bytes(self) -> int:
         """Of the moments of a block: means and squares of all steps, by steps and together, and products."""

@@ -17,10 +17,10 @@ from dmft import memory, schema
 from dmft.errors import DivergenceError
 from dmft.specs import Problem, _check
 from finite_nets.moments import BlockMoments
-from finite_nets.network import NEVER
 from finite_nets.random import MEMBER_BITS, SEED_BITS
 from finite_nets.recording import Plan, Results
 from finite_nets.runner import indices
+from finite_nets.training import NEVER
 
 
 @dataclass(frozen=True)

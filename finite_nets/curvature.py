@@ -30,7 +30,7 @@ Cost of a network and a step that records it: ITERATIONS + 2 forward and backwar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ from dmft.specs.parameterization import hidden_scale, scales
 from finite_nets.activations import bend, function
 
 if TYPE_CHECKING:
-    from finite_nets.network import State, Trainer
+    from finite_nets.network import Parameters, Trainer
+    from finite_nets.training import State
 
 
 class Krylov(NamedTuple):
@@ -61,11 +62,25 @@ class Direction(NamedTuple):
     readout: Tensor
 
 
-def sharpness(trainer: Trainer, state: State) -> Tensor:
+class Operator(Protocol):
+    """A of a batch of networks, on directions (member, number)."""
+
+    def start(self) -> Tensor:
+        """M^(1/2) J^T a."""
+
+    def image(self, q: Tensor) -> Tensor:
+        """What the inner product with q is a sum over."""
+
+    def product(self, image: Tensor) -> Tensor:
+        """A q, from the image of q."""
+
+
+def sharpness(curvature: Operator) -> Tensor:
     """(member,): largest eigenvalue of A; nan where the network is not finite."""
-    alpha, beta = (a.double().cpu() for a in lanczos(Curvature(trainer, state)))
+    found = lanczos(curvature)
+    alpha, beta = (a.double().cpu() for a in found)
     largest = largest_ritz(alpha, beta[:, :-1])[0]
-    return largest.to(state.weights.readout)
+    return largest.to(found.alpha)
 
 
 def largest_ritz(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +93,7 @@ def largest_ritz(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(healthy, values[:, -1], torch.nan), vectors[:, -1, -1].abs()
 
 
-def lanczos(curvature: Curvature, iterations: int | None = None) -> Krylov:
+def lanczos(curvature: Operator, iterations: int | None = None) -> Krylov:
     """The tridiagonal matrix of A in the directions that it makes of its start; ITERATIONS by default."""
     iterations = ITERATIONS if iterations is None else iterations
     q = curvature.start()
@@ -120,7 +135,7 @@ def _normalised(u: Tensor, image: Tensor, before: Tensor) -> tuple[Tensor, Tenso
 class Curvature:
     """A of a batch of networks: fields of one forward and backward pass over the training samples."""
 
-    def __init__(self, trainer: Trainer, state: State) -> None:
+    def __init__(self, trainer: Trainer, state: State[Parameters]) -> None:
         weights, activation, n = state.weights, trainer.network.activation, trainer.n_train
         products, members = trainer.products, len(state.weights.first)
         self._trainer, self._state, self._n = trainer, state, n

@@ -27,15 +27,14 @@ import torch
 from torch import Tensor
 
 from dmft.specs import loss
-from finite_nets.observables import kernels, ntk
 
 if TYPE_CHECKING:
-    from finite_nets.network import Fields, State, Trainer
+    from finite_nets.training import Fields, State, Training, W
 
 GAMMA = 1 - 1 / math.sqrt(2)
 
 
-def euler(trainer: Trainer, state: State, seen: Fields, trained: Fields, rate: float) -> None:
+def euler(trainer: Training[W], state: State[W], seen: Fields, trained: Fields, rate: float) -> None:
     """A step of first order, in place, from the fields of all samples and those of the training samples."""
     K = _ntk(trainer, state, seen, trained)
     assert state.carried is not None  # set by the first pass
@@ -44,7 +43,7 @@ def euler(trainer: Trainer, state: State, seen: Fields, trained: Fields, rate: f
     trainer.push(state, state.weights, trained, trained.delta, rate)
 
 
-def rosenbrock(trainer: Trainer, state: State, seen: Fields, rate: float) -> None:
+def rosenbrock(trainer: Training[W], state: State[W], seen: Fields, rate: float) -> None:
     """A step of second order, in place; `seen` are the fields of the training samples."""
     tau = rate / trainer.n_train
     curvature: Tensor = loss.curvature(torch, trainer.loss, seen.output, seen.target).double()
@@ -75,9 +74,6 @@ def rosenbrock(trainer: Trainer, state: State, seen: Fields, rate: float) -> Non
     along(trial, trial.delta / 2)
 
 
-def _ntk(trainer: Trainer, state: State, a: Fields, b: Fields) -> Tensor:
+def _ntk(trainer: Training[W], state: State[W], a: Fields, b: Fields) -> Tensor:
     """K (member, event, event_2) between two passes over the first samples of the task."""
-    features = kernels(trainer.products, a.features, b.features)
-    gradients = kernels(trainer.products, a.gradients, b.gradients)
-    inputs = trainer.input_kernel[: len(a.x), : len(b.x)]
-    return ntk(inputs, features, gradients, state.scales.tangent, trainer.bias)
+    return trainer.kernels(state, a, b, ["ntk"])["ntk"]

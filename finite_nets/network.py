@@ -1,4 +1,4 @@
-"""A batch of networks of one width: initialisation, forward, hand-written backward, training.
+"""A batch of perceptrons of one width: initialisation, forward, hand-written backward, updates.
 
     h^1 = W^0 x / sqrt(D)     h^{l+1} = [h^l +] b (W^l phi(h^l) / sqrt(N) + sigma b^l)
     f_c = w_c . phi(h^L) / (gamma0 N)
@@ -6,10 +6,8 @@
     W^l += c b sum_a Delta_a g^{l+1}_a phi(h^l_a)^T / sqrt(N), and alike for W^0 and w  (`dmft.specs.parameterization`)
 
 In brackets what a residual network adds; b is 1 without.  Sums run over the samples and outputs of a batch.  The bias
-sigma b^0 of the first layer is an input of value sigma sqrt(D).  With momentum beta and weight decay lambda
-(`dmft.specs.training`), D the sum with gamma0 / P in place of c:
-
-    v <- beta v + D - lambda theta;      theta <- theta + eta v                      (gradient flow: `finite_nets.flow`)
+sigma b^0 of the first layer is an input of value sigma sqrt(D).  What training makes of these sums:
+`finite_nets.training`.
 
 Every array has the member of the ensemble as its first axis; a layer's fields are (member, sample, neuron), so that all
 products are batched matrix products (`finite_nets.products`).  The backward pass starts from every output, as kernels
@@ -22,8 +20,7 @@ operations for each of the three products.  Fields of P samples, P N numbers eac
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,11 +29,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import (
     Deviations,
-    Scales,
     hidden_scale,
     initial_deviations,
     input_kernel,
@@ -45,15 +40,14 @@ from dmft.specs.parameterization import (
     trained_layers,
     with_bias,
 )
-from finite_nets import flow
+from finite_nets import curvature
 from finite_nets.matrices import Matrix, Store, room
+from finite_nets.observables import kernels, ntk
 from finite_nets.precision import Precision
-from finite_nets.products import Products
 from finite_nets.random import normals
+from finite_nets.training import NEVER, Fields, Met, Moved, State, Training
 
-NEVER = math.inf  # the step at which a healthy member explodes
 PUSHES = {"descent": 1, "euler": 1, "rosenbrock": 3}  # of a step
-Index = slice | Tensor
 
 
 class Weights(NamedTuple):
@@ -74,7 +68,7 @@ class Weights(NamedTuple):
 
 
 @dataclass
-class Parameters:
+class Parameters(Moved):
     """What training moves: by layer 0..L, its weights and, for hidden matrices of a network with biases, b^l."""
 
     first: Tensor
@@ -84,74 +78,13 @@ class Parameters:
     trained: tuple[float, ...]
 
     def parts(self) -> list[Tensor | Matrix]:
-        """Of trained layers."""
         weights: list[Tensor | Matrix] = [self.first, *self.hidden, self.readout]
         by_layer = [*zip(range(len(weights)), weights, strict=True), *enumerate(self.biases, start=1)]
         return [part for layer, part in by_layer if self.trained[layer]]
 
-    def scale(self, factor: float) -> None:
-        for part in self.parts():
-            part.mul_(factor)
-
-    def add(self, other: Parameters, factor: float) -> None:
-        for part, change in zip(self.parts(), other.parts(), strict=True):
-            part.add_(change, alpha=factor)  # type: ignore[arg-type]  # of the same kind
-
     def zeros(self) -> Parameters:
         first, readout, *biases = (torch.zeros_like(part) for part in (self.first, self.readout, *self.biases))
         return Parameters(first, [matrix.zeros() for matrix in self.hidden], readout, biases, self.trained)
-
-
-@dataclass
-class State:
-    """Networks in training.
-
-    velocity: v, or None without momentum.
-    offset: (member, sample, output), the output at initialisation, which a centered network subtracts; zero for others.
-    carried: (member, sample, output), the output where it follows the NTK (`finite_nets.flow`), else None.
-    exploded_at: (member,), the step at which the loss of its batch exploded (`dmft.errors`); infinite for the healthy.
-    """
-
-    weights: Parameters
-    scales: Scales
-    exploded_at: Tensor
-    velocity: Parameters | None = None
-    offset: Tensor | None = None
-    carried: Tensor | None = None
-
-    @property
-    def width(self) -> int:
-        return self.weights.readout.shape[-1]
-
-
-class Met(NamedTuple):
-    """The samples of a step: `rows` of the task, and which of these are trained on and which are observed."""
-
-    rows: Index
-    trained: Index
-    observed: slice
-
-
-class Fields(NamedTuple):
-    """A forward and backward pass before the update, over some samples.
-
-    target: (sample, output); output, delta: (member, sample, output), f as the network counts it and Delta.
-    features: a list over layers of (member, sample, N); gradients: of (member, sample, start, N), where starts are
-    the outputs or, alone, the loss; no layers where there was no backward pass.
-    """
-
-    x: Tensor
-    target: Tensor
-    output: Tensor
-    delta: Tensor
-    features: list[Tensor]
-    gradients: list[Tensor]
-
-    def at(self, index: Index) -> Fields:
-        """Of a part of the samples."""
-        by_member = (self.output[:, index], self.delta[:, index])
-        layers = ([field[:, index] for field in fields] for fields in (self.features, self.gradients))
-        return Fields(self.x[index], self.target[index], *by_member, *layers)
 
 
 def initialise(
@@ -184,12 +117,7 @@ def initialise(
 
 def _scale(drawn: Weights, start: Deviations) -> None:
     """Standard normals made what a network starts from, in place."""
-    if start.extra:
-        along = torch.as_tensor(start.along, dtype=drawn.first.dtype, device=drawn.first.device)
-        towards = (drawn.first * along).sum(-1, keepdim=True) * along
-        drawn.first.mul_(start.weights[0]).add_(towards, alpha=start.extra)
-    elif start.weights[0] != 1:
-        drawn.first.mul_(start.weights[0])
+    scale_first(drawn.first, start)
     for tensors, deviation in (
         *zip(([hidden] for hidden in drawn.hidden), start.weights[1:-1], strict=True),
         ([drawn.readout], start.weights[-1]),
@@ -198,6 +126,16 @@ def _scale(drawn: Weights, start: Deviations) -> None:
         for tensor in tensors:
             if deviation != 1:
                 tensor.mul_(deviation)
+
+
+def scale_first(weights: Tensor, start: Deviations) -> None:
+    """Standard normals made what the matrix that reads inputs starts from, in place."""
+    if start.extra:
+        along = torch.as_tensor(start.along, dtype=weights.dtype, device=weights.device)
+        towards = (weights * along).sum(-1, keepdim=True) * along
+        weights.mul_(start.weights[0]).add_(towards, alpha=start.extra)
+    elif start.weights[0] != 1:
+        weights.mul_(start.weights[0])
 
 
 def input_coordinates(problem: Problem) -> NDArray[np.float64]:
@@ -217,29 +155,22 @@ def input_coordinates(problem: Problem) -> NDArray[np.float64]:
     return np.asarray(r.T)
 
 
-class Trainer:
-    """Trains batches of networks on one problem.  `x` is in the coordinates of `input_coordinates`."""
+class Trainer(Training[Parameters]):
+    """Trains batches of perceptrons.  `x` is in the coordinates of `input_coordinates`."""
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
-        task, network, training = problem.task, problem.network, problem.training
-        dtype = precision.fields
-        self.network, self.depth, self.centered = network, network.depth, network.centered
-        self.residual, self.branch, self.bias = network.residual, network.branch, network.bias
-        self.loss, self.dimension, self.precision = problem.loss, task.dimension, precision
-        self.products = Products(precision, device)
         inputs = input_coordinates(problem)
-        self.start = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
-        self.x = torch.tensor(inputs, device=device, dtype=dtype).contiguous()
-        self.targets = torch.tensor(task.targets, device=device, dtype=dtype)
-        self.n_train, self.outputs = task.n_train, task.targets.shape[1]
-        self.observed = problem.observed
+        super().__init__(problem, device, precision, inputs)
+        task, network = problem.task, problem.network
+        self.depth, self.dimension = network.depth, task.dimension
+        self.residual, self.branch, self.bias = network.residual, network.branch, network.bias
+        self.deviations = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
         first_kernel = input_kernel(task.x[self.observed]) + network.bias**2
-        self.input_kernel = torch.tensor(first_kernel, device=device, dtype=dtype)
+        self.input_kernel = torch.tensor(first_kernel, device=device, dtype=precision.fields)
         self.input_scale = input_scale(task.dimension)
-        self.training, self.rates = training, training.rates.tolist()
-        self.scheme = training.scheme
-        self.batches = None if training.batches is None else torch.tensor(problem.batches, device=device)
-        self.batch = problem.batches.shape[1]
+
+    def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Parameters]:
+        return self.begin(self.draw(width, members, root_seed), steps)
 
     def draw(self, width: int, members: Tensor, root_seed: int) -> Weights:
         """The members' parameters at initialisation."""
@@ -252,17 +183,12 @@ class Trainer:
             precision=self.precision,
             outputs=self.outputs,
             biases=self.bias > 0,
-            start=self.start,
+            start=self.deviations,
         )
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
-    def evaluate(self, state: State, met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
-        """Forward through the samples met and backward: their fields, and the fields of those trained on.
-
-        With `gradients` the backward pass is that of all outputs of all samples met.  Else it is left out for the
-        samples met, and starts for those trained on from the loss, unless there is a single output or a flow.
-        """
+    def evaluate(self, state: State[Parameters], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         output, slopes, features = self._forward(state, self.x[met.rows])
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
@@ -278,7 +204,7 @@ class Trainer:
         gradient = self._backward(state, [slope[:, met.trained] for slope in slopes], starts)
         return met_fields, trained._replace(gradients=gradient)
 
-    def _forward(self, state: State, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def _forward(self, state: State[Parameters], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The output (member, sample, output), not centered; phi'(h) and phi(h) of every layer."""
         weights, phi = state.weights, self.network.activation
         scale = self.branch * hidden_scale(state.width)
@@ -301,7 +227,7 @@ class Trainer:
             return bias
         return below if bias is None else below + bias
 
-    def _backward(self, state: State, slopes: list[Tensor], starts: Tensor) -> list[Tensor]:
+    def _backward(self, state: State[Parameters], slopes: list[Tensor], starts: Tensor) -> list[Tensor]:
         """g of every layer, (member, sample, start, N), from z^L (member, sample or 1, start, N)."""
         scale = self.branch * hidden_scale(state.width)
         gradients = [slopes[-1][:, :, None] * starts]
@@ -311,23 +237,9 @@ class Trainer:
             gradients.insert(0, g.add_(above) if self.residual else g)
         return gradients
 
-    def counted(self, state: State, output: Tensor, rows: Index) -> Tensor:
-        """f as the network counts it: minus that at initialisation, or carried.  The first call sets both."""
-        if state.offset is None:
-            # a centered network meets all samples first
-            state.offset = output if self.centered else torch.zeros_like(output[:, :1]).expand(-1, len(self.x), -1)
-        output = output - state.offset[:, rows]
-        if self.scheme != "euler":
-            return output
-        if state.carried is None:
-            state.carried = output
-        return state.carried[:, rows]
-
-    def push(self, state: State, target: Parameters, seen: Fields, coefficients: Tensor, factor: float) -> None:
-        """Add to `target` the direction of the pass: `factor` times its sum over samples and outputs.
-
-        `coefficients` (member, sample, output) are Delta, or stand in its place where passes start from outputs.
-        """
+    def push(
+        self, state: State[Parameters], target: Parameters, seen: Fields, coefficients: Tensor, factor: float
+    ) -> None:
         update, forward = state.scales.update, self.branch * hidden_scale(state.width)
         from_outputs = seen.gradients[0].shape[2] == self.outputs
         each: Tensor | None = None  # (member, sample), of the pushed fields
@@ -353,23 +265,9 @@ class Trainer:
             scale = factor * update[-1]
             self.products.accumulate(target.readout, coefficients, seen.features[-1], None, scale=scale)
 
-    def descend(self, state: State, seen: Fields, rate: float) -> None:
-        """A step of gradient descent, in place, from the fields trained on."""
-        weights, velocity, decay = state.weights, state.velocity, self.training.weight_decay
-        if velocity is None:
-            if decay:
-                weights.scale(1 - rate * decay)
-            self.push(state, weights, seen, seen.delta, rate)
-            return
-        velocity.scale(self.training.momentum)
-        if decay:
-            velocity.add(weights, -decay)
-        self.push(state, velocity, seen, seen.delta, 1.0)
-        weights.add(velocity, rate)
-
     # ---- all steps ---------------------------------------------------------------------------------------------------
 
-    def begin(self, drawn: Weights, steps: int | None = None) -> State:
+    def begin(self, drawn: Weights, steps: int | None = None) -> State[Parameters]:
         """Training from these weights, which it moves, for so many steps; by default all of the problem."""
         width, members = drawn.readout.shape[-1], len(drawn.readout)
         pushes = PUSHES[self.scheme] * (self.training.steps if steps is None else steps)
@@ -386,47 +284,38 @@ class Trainer:
         state.velocity = weights.zeros() if self.training.momentum else None
         return state
 
-    def meet(self, t: int, *, everything: bool) -> Met:
-        """The samples of step t: its batch, and with `everything` those observed, too."""
-        samples, n = len(self.x), self.n_train
-        if self.batches is None:
-            return Met(slice(0, samples if everything else n), slice(0, n), self.observed)
-        batch = self.batches[min(t, len(self.batches) - 1)]  # nothing is learned at T: its loss is that of the last one
-        alone = slice(0, len(batch))
-        if not everything:
-            return Met(batch, alone, slice(0, 0))
-        if self.observed.start == 0:
-            return Met(self.observed, batch, self.observed)
-        rest = torch.arange(self.observed.start, samples, device=batch.device)
-        return Met(torch.cat([batch, rest]), alone, slice(len(batch), None))
+    # ---- what is recorded --------------------------------------------------------------------------------------------
 
-    def advance(self, state: State, t: int, seen: Fields, trained: Fields) -> None:
-        """Step t of training, in place, from the fields met and those trained on."""
-        rate = self.rates[t]
-        if self.scheme == "descent":
-            self.descend(state, trained, rate)
-        elif self.scheme == "euler":
-            flow.euler(self, state, seen, trained, rate)
-        else:
-            flow.rosenbrock(self, state, trained, rate)
+    def kernels(self, state: State[Parameters], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
+        found = {}
+        if {"feature_kernel", "ntk"} & set(wanted):
+            found["feature_kernel"] = kernels(self.products, a.features, b.features)
+        if {"gradient_kernel", "ntk"} & set(wanted):
+            found["gradient_kernel"] = kernels(self.products, a.gradients, b.gradients)
+        if "ntk" in wanted:
+            inputs = self.input_kernel[: len(a.x), : len(b.x)]
+            found["ntk"] = ntk(
+                inputs, found["feature_kernel"], found["gradient_kernel"], state.scales.tangent, self.bias
+            )
+        return found
 
-    def run(self, state: State, save_steps: frozenset[int], *, gradients: bool = True) -> Iterator[Fields]:
-        """Train to the last step of `save_steps`, yielding the fields of observed samples before the update of each.
+    def preactivations(self, state: State[Parameters], seen: Fields, rows: Sequence[int]) -> list[Tensor]:
+        """With one more product of each matrix: training keeps phi(h) and phi'(h) alone (`finite_nets.products`)."""
+        weights, phi, products = state.weights, self.network.activation, self.products
+        index = list(rows)
+        x = seen.x[index].expand(len(weights.first), -1, -1)
+        h = [_kept(products.activated(x, weights.first, phi, scale=self.input_scale, keep=True).y)]
+        scale = self.branch * hidden_scale(state.width)
+        for i, matrix in enumerate(weights.hidden):
+            add = self.added(weights, i, h[-1])
+            below = seen.features[i][:, index]
+            h.append(_kept(matrix.activated(products, below, phi, scale=scale, add=add, keep=True).y))
+        return h
 
-        Without `gradients` their backward fields are left out.  Members that explode go on; at the end,
-        `state.exploded_at` says which did at any step, saved or not, by the loss of its batch.
-        """
-        last = max(save_steps)
-        initial_loss = torch.zeros_like(state.exploded_at)
-        for t in range(last + 1):
-            saved, euler = t in save_steps, self.scheme == "euler"  # whose output changes everywhere
-            met = self.meet(t, everything=saved or euler or (t == 0 and self.centered))
-            seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or euler)
-            batch_loss = loss.values(torch, self.loss, trained.output, trained.target).mean(1)
-            initial_loss = batch_loss if t == 0 else initial_loss
-            now = exploded(batch_loss, initial_loss)
-            state.exploded_at = torch.where(now, state.exploded_at.clamp(max=t), state.exploded_at)
-            if saved:
-                yield seen.at(met.observed)
-            if t < last:
-                self.advance(state, t, seen, trained)
+    def sharpness(self, state: State[Parameters]) -> Tensor:
+        return curvature.sharpness(curvature.Curvature(self, state))
+
+
+def _kept(y: Tensor | None) -> Tensor:
+    assert y is not None  # keep=True
+    return y

@@ -1,9 +1,8 @@
 """`neurons`: preactivations of single neurons of networks of several widths, as many neurons of each.
 
-    h^1 = W^0 x / sqrt(D) + sigma b^0      h^{l+1} = [h^l +] b (W^l phi(h^l) / sqrt(N) + sigma b^l)
+They are h of every layer that the network names, before the update of a saved step; of perceptrons
 
-Training keeps phi(h) and phi'(h) alone (`finite_nets.products`): h of a saved step is one more product with the weights
-before its update, of the fields that the pass has left.
+    h^1 = W^0 x / sqrt(D) + sigma b^0      h^{l+1} = [h^l +] b (W^l phi(h^l) / sqrt(N) + sigma b^l)
 
 The neurons of one network depend on each other, to the order 1/N that sums over them resolve: their coordinate `member`
 says which network each belongs to, for errors by networks.
@@ -14,25 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dmft import memory, schema
 from dmft.errors import DivergenceError
 from dmft.host import usual_errors
 from dmft.progress import progress_bar
 from dmft.specs import Problem, _check
-from dmft.specs.parameterization import hidden_scale
 from finite_nets.collection import Divergences, check_members
 from finite_nets.ensemble import device_name, find_device
-from finite_nets.network import NEVER, Fields, State, Trainer
 from finite_nets.precision import precision
 from finite_nets.recording import Plan, Results
 from finite_nets.runner import Batch, Runner, memory_given_back
+from finite_nets.training import NEVER, State, Training
 
 NAME = "preactivation"
 
@@ -74,11 +72,12 @@ def neurons(
     Raises:
         DivergenceError: more networks of a width diverge than are asked for.
         MemoryEstimateError: when results or a single network do not fit, with the numbers.
-        ValueError, TypeError: arguments out of range.
+        ValueError, TypeError: arguments out of range; layers with positions.
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
     neurons = _check.integer("neurons", neurons, minimum=1)
+    _require_no_positions(problem)
     members = check_members(widths, 1, seed)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
@@ -86,7 +85,7 @@ def neurons(
     steps = schema.saved_steps(problem, sorted({0, problem.training.steps}) if save_steps is None else save_steps)
     chosen = schema.observed_samples(problem, samples)
     rows = tuple((chosen - problem.observed.start).tolist())
-    shape = (len(members.widths), problem.network.depth, len(steps), len(rows), neurons)
+    shape = (len(members.widths), problem.sketch.depth, len(steps), len(rows), neurons)
     memory.require(
         math.prod(shape) * np.dtype(numbers.results).itemsize + 8 * shape[0] * neurons,
         limit=memory_limit,
@@ -133,6 +132,16 @@ def neurons(
     )
 
 
+def _require_no_positions(problem: Problem) -> None:
+    """ValueError where a neuron of a layer has many preactivations of a sample."""
+    positions = [count for _, count in problem.sketch.layers]
+    if any(positions):
+        raise ValueError(
+            f"a neuron has one preactivation a sample in results, and the layers of {type(problem.network).__name__} "
+            f"have {positions} positions; record kernels with finite_nets.train_ensemble, which average over them."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class NeuronPlan(Plan):
     """Preactivations of networks of one width.
@@ -149,33 +158,14 @@ class NeuronPlan(Plan):
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name == NAME:
-            return (self.problem.network.depth, len(self.steps), len(self.rows), self.width)
+            return (self.problem.sketch.depth, len(self.steps), len(self.rows), self.width)
         return super().shape(name)
 
-    def members(self, trainer: Trainer, state: State) -> Results:
+    def members(self, trainer: Training[Any], state: State[Any]) -> Results:
         """Train a batch to its end; preactivation (member, layer, step, sample, neuron)."""
         seen = trainer.run(state, frozenset(self.steps.tolist()), gradients=False)
-        each = [torch.stack(preactivations(trainer, state, fields, self.rows), dim=1) for fields in seen]
+        each = [torch.stack(trainer.preactivations(state, fields, self.rows), dim=1) for fields in seen]
         return {NAME: torch.stack(each, dim=2).cpu().numpy()}
-
-
-def preactivations(trainer: Trainer, state: State, seen: Fields, rows: Sequence[int]) -> list[Tensor]:
-    """h of every layer, (member, sample, N), of these rows of a pass whose update has not been made yet."""
-    weights, phi, products = state.weights, trainer.network.activation, trainer.products
-    index = list(rows)
-    x = seen.x[index].expand(len(weights.first), -1, -1)
-    h = [_kept(products.activated(x, weights.first, phi, scale=trainer.input_scale, keep=True).y)]
-    scale = trainer.branch * hidden_scale(state.width)
-    for i, matrix in enumerate(weights.hidden):
-        add = trainer.added(weights, i, h[-1])
-        below = seen.features[i][:, index]
-        h.append(_kept(matrix.activated(products, below, phi, scale=scale, add=add, keep=True).y))
-    return h
-
-
-def _kept(y: Tensor | None) -> Tensor:
-    assert y is not None  # keep=True
-    return y
 
 
 @dataclass

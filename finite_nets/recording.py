@@ -14,10 +14,9 @@ from torch import Tensor
 
 from dmft import schema
 from dmft.specs import Problem, loss
-from finite_nets import curvature
 from finite_nets.moments import BlockMoments, Blocks
-from finite_nets.network import Fields, State, Trainer
-from finite_nets.observables import kernels, ntk, two_time_kernels
+from finite_nets.observables import two_time_kernels
+from finite_nets.training import Fields, State, Training
 
 Results = dict[str, NDArray[Any]]
 
@@ -66,7 +65,7 @@ class Plan:
         sizes: dict[str, int] = {
             "step": len(self.steps),
             "sample": self.observed,
-            "layer": self.problem.network.depth,
+            "layer": self.problem.sketch.depth,
             "output": self.problem.task.targets.shape[1],
         }
         return sizes[dim.removesuffix("_2")]
@@ -120,14 +119,14 @@ class Plan:
 
     # ---- a batch -----------------------------------------------------------------------------------------------------
 
-    def members(self, trainer: Trainer, state: State) -> Results:
+    def members(self, trainer: Training[Any], state: State[Any]) -> Results:
         """Train a batch to its end; the recorded variables (member, ...), whatever became of the members."""
         seen: dict[str, list[Tensor]] = {}
         for name, value in self._observed(trainer, state):
             seen.setdefault(name, []).append(value)
         return {name: self._over_steps(name, values).cpu().numpy() for name, values in seen.items()}
 
-    def moments(self, trainer: Trainer, state: State, blocks: Blocks) -> BlockMoments:
+    def moments(self, trainer: Training[Any], state: State[Any], blocks: Blocks) -> BlockMoments:
         """Train a batch to its end; the moments of its blocks."""
         predictions: list[Tensor] = []
         seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -146,7 +145,7 @@ class Plan:
         found = {name: found[name] for name in self.quantities}
         return blocks.collected(found, blocks.products(prediction) if self.covariance else None)
 
-    def _observed(self, trainer: Trainer, state: State) -> Iterator[tuple[str, Tensor]]:
+    def _observed(self, trainer: Training[Any], state: State[Any]) -> Iterator[tuple[str, Tensor]]:
         """Name and values (member, ...) of what is recorded: of one saved step after the other, and of all together
         for two-time kernels, at the end."""
         wanted, features, gradients = set(self.recorded), [], []
@@ -160,35 +159,24 @@ class Plan:
             if self.two_time:
                 features.append(fields.features)
                 gradients.append(fields.gradients)
+            del fields  # the next pass takes their memory
         if self.two_time:
-            for name, history in (("feature", features), ("gradient", gradients)):
+            for name, history, width in (("feature", features, None), ("gradient", gradients, state.width)):
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
                 variable = f"{name}_kernel_two_time"
-                yield variable, two_time_kernels(trainer.products, layers).reshape(-1, *self.shape(variable))
+                yield variable, two_time_kernels(trainer.products, layers, width).reshape(-1, *self.shape(variable))
 
-    def _of_step(self, trainer: Trainer, state: State, fields: Fields) -> dict[str, Tensor]:
-        values = {"prediction": fields.output}
-        if {"feature_kernel", "ntk"} & self.observables:
-            values["feature_kernel"] = kernels(trainer.products, fields.features, fields.features)
-        if {"gradient_kernel", "ntk"} & self.observables:
-            values["gradient_kernel"] = kernels(trainer.products, fields.gradients, fields.gradients)
-        if "ntk" in self.observables:
-            values["ntk"] = ntk(
-                trainer.input_kernel,
-                values["feature_kernel"],
-                values["gradient_kernel"],
-                state.scales.tangent,
-                trainer.bias,
-            )
+    def _of_step(self, trainer: Training[Any], state: State[Any], fields: Fields) -> dict[str, Tensor]:
+        values = {"prediction": fields.output, **trainer.kernels(state, fields, fields, self.observables)}
         if "sharpness" in self.observables:
-            values["sharpness"] = curvature.sharpness(trainer, state)
+            values["sharpness"] = trainer.sharpness(state)
         return values
 
     def _over_steps(self, name: str, values: list[Tensor]) -> Tensor:
         """The values of all steps as one array (member or block, ...)."""
         return values[0] if name.endswith("two_time") else torch.stack(values, dim=1 + self.step_axis(name))
 
-    def _of_predictions(self, trainer: Trainer, prediction: Tensor) -> dict[str, Tensor]:
+    def _of_predictions(self, trainer: Training[Any], prediction: Tensor) -> dict[str, Tensor]:
         """Losses and accuracies (member, step)."""
         kinds = schema.kinds_of_predictions(self.problem, self.observables)
         if not kinds:

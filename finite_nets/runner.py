@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from dmft.errors import MemoryEstimateError
 from finite_nets.budget import Budget
 from finite_nets.host import usual_torch
 from finite_nets.moments import BlockMoments, Blocks, joined
-from finite_nets.network import NEVER, State, Trainer
 from finite_nets.precision import Precision
+from finite_nets.programs import trainer_of
 from finite_nets.recording import Plan, Results
+from finite_nets.training import NEVER, State, Training
 
 Found = TypeVar("Found")
 CPU_PART = 4  # of a batch is timed there
@@ -64,13 +65,13 @@ class Runner:
     ) -> None:
         self.plan, self.precision, self.device, self.root_seed = plan, precision, device, root_seed
         self._budget = Budget(plan, precision, device, block, memory_limit)
-        self._trainer: Trainer | None = None
+        self._trainer: Training[Any] | None = None
         self._most: dict[int, int] = {}
 
     @property
-    def trainer(self) -> Trainer:
+    def trainer(self) -> Training[Any]:
         if self._trainer is None:
-            self._trainer = Trainer(self.plan.problem, self.device, self.precision)
+            self._trainer = trainer_of(self.plan.problem, self.device, self.precision)
         return self._trainer
 
     def at_once(self, width: int) -> int:
@@ -201,9 +202,9 @@ class Runner:
                 found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
             return found
 
-    def _begin(self, width: int, seeds: Indices) -> State:
+    def _begin(self, width: int, seeds: Indices) -> State[Any]:
         members = torch.from_numpy(seeds).to(self.device)
-        return self.trainer.begin(self.trainer.draw(width, members, self.root_seed), int(self.plan.steps[-1]))
+        return self.trainer.start(width, members, self.root_seed, int(self.plan.steps[-1]))
 
 
 def indices(seeds: Sequence[int] | Indices) -> Indices:

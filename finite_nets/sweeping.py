@@ -31,12 +31,12 @@ from dmft.specs import Problem
 from finite_nets.ensemble import device_name, find_device
 from finite_nets.executors import Executor, Outcome, end_if_begun_anew, is_dask, portions, run_all, worker_device
 from finite_nets.moments import of_members
-from finite_nets.network import NEVER
 from finite_nets.planning import SweepPlan, plan_sweep
 from finite_nets.recording import Results
 from finite_nets.runner import Batch, Runner, indices, memory_given_back
 from finite_nets.settings import Settings
 from finite_nets.store import COUNT, Store
+from finite_nets.training import NEVER
 
 MEMBER_COPIES = 4  # of the members of a block on the host, as numbers of 8 bytes
 

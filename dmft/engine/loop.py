@@ -39,7 +39,7 @@ from dmft.engine.network import (
 )
 from dmft.engine.population import Population
 from dmft.specs.networks.program import numbers, structure
-from dmft.specs.parameterization import batch_scale, initial_deviations, require_limit, with_bias
+from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
@@ -71,9 +71,8 @@ def rule_of(problem: Problem) -> Rule:
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
     batches, inputs = problem.batches, input_coordinates(problem)
-    start = initial_deviations(
-        network, inputs.reshape(-1, inputs.shape[-1]), network.bias, layers=problem.sketch.readout_layer + 1
-    )
+    variances = layer_variances(network, problem.sketch.readout_layer + 1)
+    start = initial_deviations(network, inputs.reshape(-1, inputs.shape[-1]), network.bias, variances)
     scale = batch_scale(network.gamma0, batches.shape[1])
     if training.observe == "test":
         rows, share = batches, np.full(batches.shape, scale)

@@ -134,11 +134,11 @@ class Deviations:
 
 
 def initial_deviations(
-    network: Network, inputs: NDArray[np.float64], bias: float, *, layers: int | None = None
+    network: Any, inputs: NDArray[np.float64], bias: float, variances: tuple[float, ...] | None = None
 ) -> Deviations:
     """Of a network on `inputs` (sample, input direction) in any orthonormal basis of (x, bias), where every sample has
-    the value `bias`, for so many layers of weights (by default those of a perceptron)."""
-    variances = layer_variances(network, layers)
+    the value `bias`; the variances are those of its layers, if no others are given."""
+    variances = layer_variances(network) if variances is None else variances
     weight, extra = variances[0], 0.0
     along = np.zeros(inputs.shape[1])
     if bias:
@@ -151,7 +151,7 @@ def initial_deviations(
     return Deviations(deviations, math.sqrt(network.bias_variance), along, extra)
 
 
-def layer_variances(network: Network, layers: int | None = None) -> tuple[float, ...]:
+def layer_variances(network: Any, layers: int | None = None) -> tuple[float, ...]:
     """v_0 .. v_L, of the weights of every layer at initialisation."""
     given = network.weight_variance
     return given if isinstance(given, tuple) else (given,) * (network.depth + 1 if layers is None else layers)
