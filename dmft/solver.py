@@ -178,7 +178,7 @@ def prepared(
         raise ValueError(
             'sharpness needs the weight matrices of responses="conditioning"; responses="pathwise" has none.'
         )
-    if "sharpness" in observables and not isinstance(problem.network, MLP | ResidualMLP):
+    if "sharpness" in observables and type(problem.network) not in (MLP, ResidualMLP):
         raise ValueError(
             f"sharpness is offered for MLP and ResidualMLP, not for {type(problem.network).__name__}; leave it out of "
             "the observables."

@@ -1,4 +1,4 @@
-"""A convolutional network and its limit: predictions through training, their bias of narrower width, and their variance.
+"""A convolutional network and its limit: predictions through training, their bias of narrower width, their variance.
 
 (a) predictions of the training samples; lines: the limit; points: means over networks of the narrowest and the widest
     width.

@@ -70,7 +70,7 @@ class Budget:
             return self._itemsize * self._needs.weights(width, task.n_samples, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
-        hidden, pairs = network.depth - 1, self.pairs(width)
+        hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)
         matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
         if not self.plan.problem.training.momentum:
             return ends + matrices

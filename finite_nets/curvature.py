@@ -136,10 +136,10 @@ class Curvature:
     """A of a batch of networks: fields of one forward and backward pass over the training samples."""
 
     def __init__(self, trainer: Trainer, state: State[Parameters]) -> None:
-        weights, activation, n = state.weights, trainer.network.activation, trainer.n_train
+        weights, activation, n = state.weights, trainer.perceptron.activation, trainer.n_train
         products, members = trainer.products, len(state.weights.first)
         self._trainer, self._state, self._n = trainer, state, n
-        update = scales(trainer.network, state.width, trainer.dimension, n).update
+        update = scales(trainer.perceptron, state.width, trainer.dimension, n).update
         self._steps = [c**0.5 for c in update]
         self._forward = trainer.branch * hidden_scale(state.width)
         x = trainer.x[:n].expand(members, -1, -1)
@@ -252,7 +252,7 @@ class Curvature:
 
 def vectors_needed(problem: Problem) -> int:
     """Vectors of N numbers that a network takes: directions, and the fields of one pass."""
-    samples, depth = problem.task.n_train, problem.network.depth
+    samples, depth = problem.task.n_train, problem.sketch.depth
     outputs: int = problem.task.targets.shape[1]
     direction: int = samples * (2 * depth - 1) + outputs
     return (ITERATIONS + 5) * direction + 8 * depth * samples
@@ -260,5 +260,5 @@ def vectors_needed(problem: Problem) -> int:
 
 def numbers_needed(problem: Problem, width: int) -> int:
     """Numbers that a network takes while its sharpness is computed."""
-    samples, depth = problem.task.n_train, problem.network.depth
+    samples, depth = problem.task.n_train, problem.sketch.depth
     return width * vectors_needed(problem) + 2 * depth * samples**2

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import Problem, loss
+from dmft.specs.networks.perceptron import perceptron
 from dmft.specs.parameterization import (
     Deviations,
     hidden_scale,
@@ -161,7 +162,8 @@ class Trainer(Training[Parameters]):
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         inputs = input_coordinates(problem)
         super().__init__(problem, device, precision, inputs)
-        task, network = problem.task, problem.network
+        task, network = problem.task, perceptron(problem.network, "this trainer", "take ProgramTrainer")
+        self.perceptron = network
         self.depth, self.dimension = network.depth, task.dimension
         self.residual, self.branch, self.bias = network.residual, network.branch, network.bias
         self.deviations = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
@@ -206,7 +208,7 @@ class Trainer(Training[Parameters]):
 
     def _forward(self, state: State[Parameters], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The output (member, sample, output), not centered; phi'(h) and phi(h) of every layer."""
-        weights, phi = state.weights, self.network.activation
+        weights, phi = state.weights, self.perceptron.activation
         scale = self.branch * hidden_scale(state.width)
         x = x.expand(len(weights.first), -1, -1)
         layer = self.products.activated(x, weights.first, phi, scale=self.input_scale, keep=self.residual)
@@ -277,10 +279,10 @@ class Trainer(Training[Parameters]):
             [Matrix(start, Store(start, pairs, self.precision.fields)) for start in drawn.hidden],
             drawn.readout,
             drawn.biases,
-            trained_layers(self.network),
+            trained_layers(self.perceptron),
         )
         exploded_at = drawn.readout.new_full((members,), NEVER)
-        state = State(weights, scales(self.network, width, self.dimension, self.batch), exploded_at)
+        state = State(weights, scales(self.perceptron, width, self.dimension, self.batch), exploded_at)
         state.velocity = weights.zeros() if self.training.momentum else None
         return state
 
@@ -301,7 +303,7 @@ class Trainer(Training[Parameters]):
 
     def preactivations(self, state: State[Parameters], seen: Fields, rows: Sequence[int]) -> list[Tensor]:
         """With one more product of each matrix: training keeps phi(h) and phi'(h) alone (`finite_nets.products`)."""
-        weights, phi, products = state.weights, self.network.activation, self.products
+        weights, phi, products = state.weights, self.perceptron.activation, self.products
         index = list(rows)
         x = seen.x[index].expand(len(weights.first), -1, -1)
         h = [_kept(products.activated(x, weights.first, phi, scale=self.input_scale, keep=True).y)]

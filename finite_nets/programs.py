@@ -57,7 +57,7 @@ def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, 
 
 def by_program(network: Architecture) -> bool:
     """Whether networks of this architecture are trained by their program."""
-    return not isinstance(network, (MLP, ResidualMLP))
+    return type(network) not in (MLP, ResidualMLP)
 
 
 @dataclass

@@ -128,7 +128,7 @@ def draws_needed(problem: Problem) -> list[int]:
         ValueError: a problem out of scope.
     """
     _check_scope(problem)
-    samples, depth = problem.task.n_samples, problem.network.depth
+    samples, depth = problem.task.n_samples, problem.sketch.depth
     rows = samples * (problem.training.steps + 1)
     return [(samples if first else rows) + (1 if last else rows) for first, last in _ends(depth)]
 
@@ -141,7 +141,7 @@ def bytes_needed(problem: Problem, particles: int) -> int:
     """
     draws, samples = draws_needed(problem), problem.task.n_samples
     rows = samples * (problem.training.steps + 1)
-    tangents = 2 * sum((not first) + (not last) for first, last in _ends(problem.network.depth))
+    tangents = 2 * sum((not first) + (not last) for first, last in _ends(problem.sketch.depth))
     return 8 * particles * (tangents * rows * (rows + 2 * samples) + 2 * sum(draws))
 
 
@@ -162,7 +162,7 @@ def _limit(problem: Problem, normals: Sequence[ArrayLike], jitter: float, terms:
         jnp.asarray(problem.network.gamma0),
     )
     seen: dict[str, jax.Array] = _train(
-        drawn, numbers, jitter, terms, activation=problem.network.activation, loss_name=problem.loss
+        drawn, numbers, jitter, terms, activation=problem.sketch.activations[0], loss_name=problem.loss
     )
     return seen
 
