@@ -377,7 +377,7 @@ class Tape:
         )
 
     def scale(self, factor: Any, h: Field) -> Field:
-        return self._field(Node(factor * h.value.value, [h.value], lambda g: [factor * g]), h.population)
+        return self._field(Node(h.value.value * factor, [h.value], lambda g: [g * factor]), h.population)
 
     def _field(self, node: Node, population: Hashable) -> Field:
         if self._traced:
