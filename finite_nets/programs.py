@@ -245,7 +245,11 @@ def _weighted(coefficients: Tensor, g: Tensor) -> Tensor:
 
 
 class Hessian:
-    """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number)."""
+    """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number).
+
+    Directions take as much memory as the weights, each: more than fields alone, which perceptrons get by with
+    (`finite_nets.curvature`).
+    """
 
     def __init__(self, trainer: ProgramTrainer, state: State[Leaves]) -> None:
         n, layers = trainer.n_train, state.weights.layers

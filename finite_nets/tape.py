@@ -134,11 +134,11 @@ class Mixing:
         return v.index_select(-2, self._index).mul_(self._weight)
 
     def backward(self, g: Tensor) -> Tensor:
-        """(..., before, N) from (..., after, N)."""
+        """(..., before, N) from (..., after, N), which may be overwritten."""
         if self._index is None:
             return self._matrix.mT @ g
         found = g.new_zeros((*g.shape[:-2], self._matrix.shape[1], g.shape[-1]))
-        return found.index_add_(-2, self._index, g * self._weight)
+        return found.index_add_(-2, self._index, g.mul_(self._weight))
 
 
 class Constants:
