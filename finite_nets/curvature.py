@@ -1,4 +1,5 @@
-"""Sharpness of a batch of networks (`dmft.specs.curvature` says what it is).
+"""Sharpness of a batch of networks (`dmft.specs.curvature` says what it is), and A of perceptrons; that of any other
+architecture, by differentiating its program twice, is `finite_nets.programs.Hessian`.
 
 A direction q in parameter space, in units of M^(1/2), is kept by fields.  All that the iteration meets has the form
 

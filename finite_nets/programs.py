@@ -157,13 +157,15 @@ class ProgramTrainer(Training[Leaves]):
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
-    def tape(self, tensors: Sequence[Tensor], products: Products, constants: Constants, *, traced: bool) -> Tape:
-        """For one pass of networks with these weights."""
-        return Tape(self.numbers, tensors, products, constants, self._shape, traced=traced)
+    def tape(
+        self, tensors: Sequence[Tensor], products: Products, constants: Constants, rows: int, *, traced: bool
+    ) -> Tape:
+        """For one pass of so many samples through networks with these weights."""
+        return Tape(self.numbers, tensors, products, constants, self._shape, rows, traced=traced)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         x, readout = self.x[met.rows], state.weights.readout
-        tape = self.tape(state.weights.tensors, self.products, self._constants, traced=True)
+        tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
         end = self.network.program(tape, x)
         output = self.products.image(end.value.value, readout, scale=state.scales.output)
         output = self.counted(state, output, met.rows)
@@ -244,7 +246,11 @@ def _weighted(coefficients: Tensor, g: Tensor) -> Tensor:
 
 
 class Hessian:
-    """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number)."""
+    """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number).
+
+    Directions take as much memory as the weights, each: more than fields alone, which perceptrons get by with
+    (`finite_nets.curvature`).
+    """
 
     def __init__(self, trainer: ProgramTrainer, state: State[Leaves]) -> None:
         n, layers = trainer.n_train, state.weights.layers
@@ -257,7 +263,7 @@ class Hessian:
             x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()
             self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
             products = Products(trainer.precision, x.device, kernels=False)
-            tape = trainer.tape(self._leaves, products, Constants(x), traced=False)
+            tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
             end = trainer.network.program(tape, x).value.value
             self._output = products.image(end, self._leaves[trainer.numbers.readout], scale=scales.output)
             beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
@@ -370,7 +376,7 @@ def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
         tensors.append(torch.zeros((1, width) if vector else (1, width, inputs), dtype=x.dtype))
     products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
     with torch.inference_mode():
-        tape = Tape(numbers, tensors, products, Constants(x), shape, traced=True)
+        tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True)
         network.program(tape, x)
     forward, backward = tape.kept
     return Needs(

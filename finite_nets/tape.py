@@ -134,11 +134,11 @@ class Mixing:
         return v.index_select(-2, self._index).mul_(self._weight)
 
     def backward(self, g: Tensor) -> Tensor:
-        """(..., before, N) from (..., after, N)."""
+        """(..., before, N) from (..., after, N), which may be overwritten."""
         if self._index is None:
             return self._matrix.mT @ g
         found = g.new_zeros((*g.shape[:-2], self._matrix.shape[1], g.shape[-1]))
-        return found.index_add_(-2, self._index, g * self._weight)
+        return found.index_add_(-2, self._index, g.mul_(self._weight))
 
 
 class Constants:
@@ -174,6 +174,7 @@ class Tape:
         tensors: weights by number: (member, N, D) of reads, (member, N, K N) of matrices and banks, (member, output, N)
             of the readout, (member, N) of vectors.
         shape: of one input, as the task has it.
+        rows: how many samples pass.
         traced: whether a backward pass follows; if not, PyTorch can differentiate all that is done.
     """
 
@@ -184,10 +185,11 @@ class Tape:
         products: Products,
         constants: Constants,
         shape: tuple[int, ...],
+        rows: int,
         *,
         traced: bool,
     ) -> None:
-        self.shape = shape
+        self.shape, self._rows = shape, rows
         self._numbers, self._tensors, self._products, self._constants = numbers, tensors, products, constants
         readout = tensors[numbers.readout]
         self.members, self.width = len(readout), readout.shape[-1]
@@ -195,7 +197,6 @@ class Tape:
         self._nodes: list[Node] = []
         self._layers: list[tuple[Node, Node]] = []
         self._uses: list[tuple[int, Tensor | None, Node]] = []
-        self._rows = 0
         self._given = 0  # arrays so far
         self._met: Index = slice(None)  # rows of the backward pass
         self._extra = 0  # numbers that a pass keeps besides fields
@@ -274,7 +275,6 @@ class Tape:
     def read(self, name: str, x: Any, *, to: Hashable) -> Field:
         number = self._numbers.names[name]
         weights, inputs = self._tensors[number], torch.as_tensor(x).to(self._tensors[number])
-        self._rows = len(inputs)
         flat = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.members, -1, -1)
         h = self._products.image(flat, weights).reshape(self.members, *inputs.shape[:-1], self.width)
         return self._used(number, inputs.reshape(1, self._rows, -1, inputs.shape[-1]), Node(h), to)
@@ -377,7 +377,7 @@ class Tape:
         )
 
     def scale(self, factor: Any, h: Field) -> Field:
-        return self._field(Node(factor * h.value.value, [h.value], lambda g: [factor * g]), h.population)
+        return self._field(Node(h.value.value * factor, [h.value], lambda g: [g * factor]), h.population)
 
     def _field(self, node: Node, population: Hashable) -> Field:
         if self._traced:
@@ -396,7 +396,7 @@ class Tape:
         """Cotangents of the leaves from that of the result, (member, row, ...) of the rows of the backward pass."""
         with torch.inference_mode(False), torch.enable_grad():
             seed = torch.zeros_like(result)
-            seed[:, self._met] = g.expand_as(seed[:, self._met])
+            seed[:, self._met] = g
             found = torch.autograd.grad(result, leaves, seed, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, found, strict=True)]
         return [part[:, self._met] for part in parts]

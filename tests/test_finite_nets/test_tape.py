@@ -210,13 +210,13 @@ class Normalised(Architecture):
         return x / 2 if not self.positions else x.reshape(len(x), self.positions, -1)
 
     def program(self, net, x):
+        key = net.vector("key", of="a") if self.positions else None
         h = net.local(gated, net.read("W0", x, to="a"), net.read("V0", x, to="a"))
         for layer in (1, 2):
             mean, square = net.average(h, net.local(ones, h)), net.average(h, h)
             v = net.layer(h, net.activate(TANH, net.local(normalised, h, mean, square)))
             h = h + 0.7 * net.apply(f"W{layer}", v, to="a")
         if self.positions:
-            key = net.vector("key", of="a")
             h = net.local(pooled, h, net.average(h, key))
         return net.layer(h, net.activate(TANH, h))
 
