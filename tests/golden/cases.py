@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import xarray as xr
 
@@ -137,6 +138,7 @@ def freeze() -> None:
     for name, reading in cases():
         print(name, reading, file=sys.stderr, flush=True)
         kept |= {f"{name}/{reading}/{key}": value for key, value in numbers(name, reading).items()}
+        jax.clear_caches()  # of compiled code a process may hold so much
     np.savez_compressed(NUMBERS, **kept)
 
 
