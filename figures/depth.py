@@ -3,7 +3,8 @@
 (a) N Var of feature kernels at initialisation against layer, mean of the diagonal, of linear, tanh and ReLU networks;
     on inputs with K^x_aa = 1 it is exactly 2 l for linear and 5 l for ReLU networks (dotted).
 (b) N Var after training of tanh networks against their number of hidden layers: predictions, top feature kernel.
-Lines: theory, with its standard error.  Points: networks of one width, with sampling errors.
+Lines: theory, in (a) exact (`dmft.initial_fluctuations`), in (b) with its standard error.  Points: networks of one
+width, with sampling errors.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def data(store: Path | None) -> xr.Dataset:
         return NEEDS.stored(store)
     start: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     for activation in ACTIVATIONS:
-        row = _compared(fluctuations.problem(depth=LAYERS, activation=activation), 0, ["feature_kernel"])
+        row = _at_initialisation(fluctuations.problem(depth=LAYERS, activation=activation))
         for part in PARTS:
             start[part].append(fluctuations.per_sample(row[f"feature_kernel_variance{part}"]).values)
     found: dict[str, Any] = {
@@ -72,14 +73,27 @@ def data(store: Path | None) -> xr.Dataset:
     return xr.Dataset(found, coords=coords, attrs=attrs)
 
 
+def _at_initialisation(described: dmft.Problem) -> xr.Dataset:
+    """N Var of feature kernels, of networks and exact."""
+    found = comparisons.statistics(_networks(described, 0, ["feature_kernel"])).isel(width=0, step=0)
+    assert isinstance(described.network, dmft.MLP)
+    exact = dmft.initial_fluctuations(described.network, described.task.input_kernel).feature_variance
+    parts = {"": WIDTH * found["feature_kernel_seed_variance"], "_se": WIDTH * found["feature_kernel_seed_variance_se"]}
+    parts["_limit"] = parts[""].copy(data=exact)
+    parts["_limit_se"] = 0.0 * parts["_limit"]
+    return xr.Dataset({f"feature_kernel_variance{part}": value for part, value in parts.items()})
+
+
 def _compared(described: dmft.Problem, step: int, observables: list[str]) -> xr.Dataset:
     """The comparison at one step and width."""
     theory = dmft.solve(described, save_steps=[step])
     predicted = dmft.fluctuations(described, observables=observables, save_steps=[step])
-    nets = finite_nets.train_ensemble(
-        described, widths=[WIDTH], seeds=SEEDS, observables=observables, save_steps=[step]
-    )
-    return comparisons.compare(theory, nets, predicted).isel(width=0, step=0)
+    return comparisons.compare(theory, _networks(described, step, observables), predicted).isel(width=0, step=0)
+
+
+def _networks(described: dmft.Problem, step: int, observables: list[str]) -> xr.Dataset:
+    options: dict[str, Any] = {"observables": observables, "save_steps": [step]}
+    return finite_nets.train_ensemble(described, widths=[WIDTH], seeds=SEEDS, **options)
 
 
 def drawn(*results: xr.Dataset) -> xr.Dataset:
