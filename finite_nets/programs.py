@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import start_coefficients
-from dmft.specs.networks.program import Architecture, Sketch
+from dmft.specs.networks.program import Architecture
 from dmft.specs.parameterization import (
     MEAN_FIELD,
     STANDARD,
@@ -83,7 +83,7 @@ class ProgramTrainer(Training[Leaves]):
     """Trains batches of networks by their program.  `x` is what it reads, in the coordinates of `coordinates`."""
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
-        _check(problem.network, problem.sketch, precision)
+        _check(problem.network, precision)
         inputs, directions = coordinates(problem)
         super().__init__(problem, device, precision, inputs)
         self.numbers = Numbers.of(problem.sketch)
@@ -91,7 +91,6 @@ class ProgramTrainer(Training[Leaves]):
         self._shape = problem.task.x_train.shape[1:]
         self._constants = Constants(self.x)
         self._points = inputs.reshape(-1, inputs.shape[-1])
-        self._positions = [positions for _, positions in problem.sketch.layers]
 
     # ---- at initialisation -------------------------------------------------------------------------------------------
 
@@ -312,22 +311,11 @@ def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
     return points.reshape(*read.shape[:-1], -1), directions
 
 
-def _check(network: Architecture, sketch: Sketch, precision: Precision) -> None:
+def _check(network: Architecture, precision: Precision) -> None:
     """ValueError for what programs are not trained with."""
-    name, last = type(network).__name__, sketch.readout_layer
     if precision.start != precision.fields:
-        raise ValueError(f'dtype="{precision.name}" is for perceptrons; train {name} with dtype="float32" or "tf32".')
-    if any(layer not in range(last + 1) for layer in network.frozen):
-        raise ValueError(f"frozen={network.frozen}: {name} has the layers 0..{last}, of which {last} is the readout.")
-    if isinstance(network.weight_variance, tuple) and len(network.weight_variance) != last + 1:
         raise ValueError(
-            f"weight_variance has {len(network.weight_variance)} entries for the {last + 1} layers of {name}; give one "
-            "number, or one for each of its matrices and the readout."
-        )
-    if network.parameterization == STANDARD and (sketch.vectors or any(part.bank for part in sketch.matrices)):
-        raise ValueError(
-            f'parameterization="{STANDARD}" has one rate for weights of variance one over their inputs, which banks '
-            f'and vectors of {name} do not have; take "{MEAN_FIELD}" or "ntk".'
+            f'dtype="{precision.name}" is for perceptrons; train {type(network).__name__} with dtype="float32" or "tf32".'
         )
 
 

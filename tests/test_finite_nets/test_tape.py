@@ -38,11 +38,7 @@ def some_problem(network, kind="squared", outputs=None, training=None, features=
         y = np.sign(y)
     y = y if outputs else y[:, 0]
     task = dmft.Task(x[:n_train], y[:n_train], x[n_train:], y[n_train:])
-    found = object.__new__(dmft.Problem)
-    values = {"network": network, "task": task, "training": training or dmft.GradientDescent(0.4, STEPS), "loss": kind}
-    for name, value in values.items():
-        object.__setattr__(found, name, value)
-    return found
+    return dmft.Problem(network, task, training or dmft.GradientDescent(0.4, STEPS), kind)
 
 
 def trained(problem, program=None, observables=OBSERVABLES, two_time=False, width=WIDTH, **options):
@@ -179,8 +175,8 @@ class Strided(Architecture):
 
 
 def both(net, h):
-    """What two positions hold together."""
-    return net.mix(h, np.array([0.7, -0.4]))
+    """What two positions hold together, at four."""
+    return net.mix(h, np.tile([0.7, -0.4], (4, 1)))
 
 
 def normalised(xp, h, mean, square):
@@ -576,17 +572,7 @@ class Varied(Strided):
     bias_variance: float = 1.0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"frozen": (4,)}, r"frozen=\(4,\): Varied has the layers 0..3"),
-        ({"weight_variance": (1.0, 2.0)}, "2 entries for the 4 layers of Varied"),
-        ({"parameterization": "standard"}, "banks and vectors of Varied"),
-    ],
-)
-def test_what_programs_are_not_trained_with_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        programs.trainer_of(some_problem(Varied(**options), features=8), CPU, DOUBLE)
+def test_half_precision_is_for_perceptrons():
     with pytest.raises(ValueError, match='dtype="bf16" is for perceptrons'):
         programs.trainer_of(some_problem(Varied(), features=8), CPU, PRECISIONS["bf16"])
 

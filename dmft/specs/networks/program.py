@@ -325,8 +325,18 @@ class _Drawing:
         return features
 
     def add(self, a: Field, b: Field) -> Field:
-        return self._field(a.value + b.value, a.population, a, b)
+        if min(a.value.ndim, b.value.ndim) > 1 and a.value.shape != b.value.shape:
+            raise ValueError(
+                f"fields of {_positions(a)} and {_positions(b)} positions cannot be added; net.mix(h, A) with A "
+                "(position, source) gives a field other positions."
+            )
+        value = a.value + b.value
+        return self._field(value, a.population, a, b)
 
     def scale(self, factor: Any, h: Field) -> Field:
         del factor
         return self._field(h.value, h.population, h)
+
+
+def _positions(h: Field) -> str:
+    return str(h.value.shape[-2]) if h.value.ndim == 3 else "no"
