@@ -61,8 +61,10 @@ def data(store: Path | None) -> xr.Dataset:
 
 
 def drawn(*results: xr.Dataset) -> xr.Dataset:
-    """Of predictions `_mean`, `_limit`, `_deviation`, and the mean of `_variance` over samples, with their `_se`."""
+    """Of predictions `_mean`, `_limit`, `_deviation`, and the mean of `_variance` over samples, with their `_se`; of
+    several outputs the first."""
     comparison = NEEDS.take(*results)
+    comparison = comparison.isel(output=0) if "output" in comparison.dims else comparison
     names = [f"prediction_{part}{end}" for part in ("mean", "limit", "deviation") for end in ("", "_se")]
     ds = comparison[names].copy()
     ds.attrs = style.provenance(comparison)
@@ -95,8 +97,10 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
         row = ds.sel(width=width)
         value, se = row["prediction_variance"].values, row["prediction_variance_se"].values
         ax.errorbar(step, value, se, marker="o", markersize=3, linestyle="none", color=color, label=f"$N={width}$")
-    ax.set(xlabel="step $t$", ylabel=r"$N\,\mathrm{Var}\,f$", title="(c) variance", ylim=(0, None))
-    style.legend(ax)
+    ax.set(ylabel=r"$N\,\mathrm{Var}\,f$", title="(c) variance", ylim=(0, None))
+    for each in (axes[0], ax):
+        each.set(xlabel="step $t$", xticks=step[:: max(1, len(step) // 4)])
+        style.legend(each)
 
 
 def _draw_predictions(ds: xr.Dataset, ax: Axes) -> None:
@@ -111,8 +115,7 @@ def _draw_predictions(ds: xr.Dataset, ax: Axes) -> None:
             value, error = (row[f"prediction_mean{end}"].sel(width=width).values for end in ("", "_se"))
             look = {"marker": marker, "markersize": 3, "linestyle": "none", "color": colors[width]}
             ax.errorbar(step, value, error, label=style.once(ax, f"$N={width}$"), **look)
-    ax.set(xlabel="step $t$", ylabel="prediction $f$", title="(a) predictions")
-    style.legend(ax)
+    ax.set(ylabel="prediction $f$", title="(a) predictions")
 
 
 def _draw_bias(ds: xr.Dataset, ax: Axes) -> None:
@@ -125,6 +128,7 @@ def _draw_bias(ds: xr.Dataset, ax: Axes) -> None:
         ax.errorbar(1 / widths, value, error, linestyle="none", label=f"sample {int(row['sample'])}", **look)
         slope = anchor * row["prediction_deviation"].sel(width=anchor).item()
         ends = np.array([0.0, 1 / widths.min()])
-        ax.plot(ends, slope * ends, ":", color=look["color"], linewidth=0.9)
+        label = style.once(ax, "dotted: $\\propto 1/N$")
+        ax.plot(ends, slope * ends, ":", color=look["color"], linewidth=0.9, label=label)
     ax.set(xlabel="$1/N$", ylabel=r"$\mathrm{E} f_N - f_\infty$", title="(b) bias after training", xlim=(0, None))
     style.legend(ax)

@@ -314,9 +314,8 @@ def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
 def _check(network: Architecture, precision: Precision) -> None:
     """ValueError for what programs are not trained with."""
     if precision.start != precision.fields:
-        raise ValueError(
-            f'dtype="{precision.name}" is for perceptrons; train {type(network).__name__} with dtype="float32" or "tf32".'
-        )
+        name = type(network).__name__
+        raise ValueError(f'dtype="{precision.name}" is for perceptrons; train {name} with dtype="float32" or "tf32".')
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

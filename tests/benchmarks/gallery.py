@@ -78,7 +78,15 @@ def losses(parts: Path) -> xr.Dataset:
 def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:
     """By the name of the file."""
     shared = ("after_kernel", "kernel_alignment", "kernel_heatmaps", "loss_and_predictions")
-    own = ("coordinate_check", "depth", "preactivation_densities", "richness", "solver_convergence", "wide_networks")
+    own = (
+        "convolution",
+        "coordinate_check",
+        "depth",
+        "preactivation_densities",
+        "richness",
+        "solver_convergence",
+        "wide_networks",
+    )
     return {
         **{name: functools.partial(of_wide, name) for name in shared},
         **{name: functools.partial(getattr(figures, name).data, None) for name in own},

@@ -59,7 +59,8 @@ CASES = {
         | NO_NTK
         | {"ensembling_and_bias": "no predictions"}
         | {"kernel_alignment": "no feature_kernel", "kernel_heatmaps": "has no feature_kernel"}
-        | {"loss_and_predictions": "has no prediction", "width_convergence": "shows prediction_distance"},
+        | {"loss_and_predictions": "has no prediction", "width_convergence": "shows prediction_distance"}
+        | {"convolution": "convolution shows prediction_mean"},
     ),
 }
 
