@@ -39,6 +39,7 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
 from dmft.host import usual_errors
 from dmft.specs import _check, loss
+from dmft.specs.loss import LOSSES
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
@@ -90,8 +91,9 @@ def bias_variance(
         raise ValueError("the networks have no predictions; record them, with observables=['prediction', 'loss'].")
     counts = require_enough(nets)
     problem = json.loads(nets.attrs["problem"])
+    quadratic = LOSSES[problem["loss"]].quadratic
     if ensembles is None:
-        most = max(ENSEMBLES) if problem["loss"] == "squared" else min(counts) // 2
+        most = max(ENSEMBLES) if quadratic else min(counts) // 2
         ensembles = [k for k in ENSEMBLES if k <= most]
     if not isinstance(ensembles, Iterable) or not list(ensembles):
         raise ValueError(f"ensembles={ensembles!r} is not a list of sizes; give e.g. ensembles=[1, 4, 16].")
@@ -108,7 +110,7 @@ def bias_variance(
     for q in quantities:
         part = np.flatnonzero(nets["split"].values == SPLITS[q])
         target = _targets(nets)[part]
-        if problem["loss"] == "squared":
+        if quadratic:
             found = [_squared(one, part, target, sizes) for one in predictions]
         else:
             inputs.check_networks(nets, members=f"the ensembles' loss {problem['loss']!r}")
@@ -126,7 +128,7 @@ def bias_variance(
         worth = _worth(nets["width"].values, single, ensemble, limit)
         variables |= pair(f"{q}_worth", ("width", "ensemble", "step"), worth)
         needed = ("prediction_variance", f"{q}_bias")
-        if fluctuations is not None and problem["loss"] == "squared" and all(name in fluctuations for name in needed):
+        if fluctuations is not None and quadratic and all(name in fluctuations for name in needed):
             variables |= _predicted(fluctuations, q, nets["width"].values, sizes)
     sources = [ds for ds in (nets, theory, fluctuations) if ds is not None]
     return dataset("bias_variance", variables, {"ensemble": sizes}, *sources, seeds=counts, loss=problem["loss"])

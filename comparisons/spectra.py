@@ -38,6 +38,7 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
 from dmft.host import usual_errors
 from dmft.specs import _check
+from dmft.specs.loss import LOSSES
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -121,7 +122,7 @@ def spectra(
         return np.asarray(P.reshape(*P.shape[:-2], -1))
 
     variables |= _off_the_limit("deformation", projector, ensembles, limit, limit_se)
-    if json.loads(nets.attrs["problem"])["loss"] == "squared" and "prediction" in nets and "prediction" in theory:
+    if LOSSES[json.loads(nets.attrs["problem"])["loss"]].quadratic and "prediction" in nets and "prediction" in theory:
         variables |= _mode_losses(nets, theory, train, y, basis)
     index = np.arange(1, modes + 1)
     coords = {"mode": index, "mode_2": index, "angle_index": np.arange(1, subspace + 1)}
@@ -195,7 +196,7 @@ def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -
         return np.asarray(predicted(K) / np.sqrt(samples_of_test))
 
     variables |= _off_the_limit("distance", scaled, x, limit, limit_se)
-    if json.loads(nets.attrs["problem"])["loss"] == "squared" and "test_loss" in nets and "test_loss" in theory:
+    if LOSSES[json.loads(nets.attrs["problem"])["loss"]].quadratic and "test_loss" in nets and "test_loss" in theory:
         own = [samples(nets, "test_loss", i).mean() for i in range(len(counts))]
         variables |= pair("network_test_loss", each, stacked(own))
         limits = tuple(theory[f"test_loss{end}"].values for end in ("", "_se"))

@@ -30,6 +30,7 @@ from dmft.host import usual_errors
 from dmft.progress import Bar, progress_bar
 from dmft.run import Run, check_particles, check_tolerance, find_devices, precision
 from dmft.specs import GradientFlow, Problem, _check
+from dmft.specs.loss import LOSSES
 
 GROWTH = 4.0
 SAFETY = 0.9
@@ -76,10 +77,10 @@ def adaptive_flow(
     training = problem.training
     if not isinstance(training, GradientFlow) or training.scheme != "rosenbrock":
         raise ValueError(f'training={training!r}: give a dmft.GradientFlow with the scheme "rosenbrock".')
-    if problem.loss == "hinge":
+    if LOSSES[problem.loss].jumps:
         raise ValueError(
-            'loss="hinge" jumps at the margin, where no error of a step is small; give a grid of your own, or take '
-            'loss="logistic".'
+            f'loss="{problem.loss}" jumps at the margin, where no error of a step is small; give a grid of your own, '
+            'or take loss="logistic".'
         )
     until = _check.positive("until", until)
     tolerance = _check.positive("tolerance", tolerance)

@@ -28,6 +28,7 @@ from dmft import schema
 from dmft.host import usual_errors
 from dmft.labels import labelled
 from dmft.specs import _check
+from dmft.specs.loss import LOSSES
 
 
 @usual_errors
@@ -75,7 +76,7 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
         found[f"{name}_std"] = std
         found[f"{name}_std_se"] = (variance_se / (2 * n * std.where(std > 0))).fillna(0.0)
         if name in ("loss", "test_loss"):
-            found |= _excess(name, v, n, split=json.loads(theory.attrs["problem"])["loss"] == "squared")
+            found |= _excess(name, v, n, split=LOSSES[json.loads(theory.attrs["problem"])["loss"]].quadratic)
         narrow = float((bias**2).sum() / max(float(variance.sum()), np.finfo(float).tiny))
         if min(widths) < narrow:
             warnings.warn(

@@ -202,7 +202,7 @@ def of_predictions(
 def kinds_of_predictions(problem: Problem, observables: Collection[str]) -> tuple[str, ...]:
     """ "loss" and "accuracy", those asked for; a loss for classes brings the accuracy."""
     kinds = [name for name in ("loss", "accuracy") if name in observables]
-    if kinds == ["loss"] and problem.loss in loss.CLASSIFICATION:
+    if kinds == ["loss"] and loss.LOSSES[problem.loss].for_classes:
         kinds.append("accuracy")
     return tuple(kinds)
 

@@ -38,9 +38,9 @@ def integrated_descent(loss: str, kernel: Array, y: Array, times: Array) -> Arra
     Returns:
         (step, sample, output).
     """
-    if loss == "squared":
+    if losses.LOSSES[loss].quadratic:
         return _squared(kernel, y, times)
-    if loss == "hinge":
+    if losses.LOSSES[loss].jumps:
         return np.stack([_hinge(kernel, column, times) for column in y.T], axis=-1)
     return _integrated(loss, kernel, y, times)
 

@@ -40,6 +40,7 @@ from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_
 from dmft.limits.result import DivergenceCheck, FrozenKernels, exact_result
 from dmft.specs import CNN, MLP, GradientFlow, Problem, ResidualMLP, _check, loss
 from dmft.specs.networks import Architecture, Network, perceptron
+from dmft.specs.loss import LOSSES
 from dmft.specs.parameterization import layer_variances, require_limit, trained_layers
 
 Array = NDArray[np.float64]
@@ -174,7 +175,9 @@ def _require_memory(problem: Problem) -> None:
     samples, depth = problem.task.n_samples, problem.sketch.depth
     columns = samples * max(positions or 1 for _, positions in problem.sketch.layers)
     needed = 8 * columns**2 * (4 * depth + 4)
-    if isinstance(problem.training, GradientFlow) and problem.loss not in ("squared", "hinge"):
+    if isinstance(problem.training, GradientFlow) and not (
+        LOSSES[problem.loss].quadratic or LOSSES[problem.loss].jumps
+    ):
         needed += 24 * problem.task.y_train.size**2  # Jacobians
     memory.require(
         needed,

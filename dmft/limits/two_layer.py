@@ -38,6 +38,7 @@ from dmft import memory, schema
 from dmft.host import usual_errors
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.specs import GradientFlow, Problem, linear, loss
+from dmft.specs.loss import LOSSES
 from dmft.specs.networks import Network, perceptron
 from dmft.specs.parameterization import (
     batch_scale,
@@ -217,9 +218,9 @@ def _check_problem(problem: Problem) -> None:
             f"two_layer_linear is for depth=1 and activation dmft.linear(); this network has depth={network.depth} and "
             f"{network.activation.name} of scale {network.activation.scale:g}. Use dmft.solve."
         )
-    if problem.loss == "hinge" and isinstance(training, GradientFlow) and training.scheme != "euler":
+    if LOSSES[problem.loss].jumps and isinstance(training, GradientFlow) and training.scheme != "euler":
         raise ValueError(
-            'loss="hinge" has a jump at the margin, over which the exact flow is not integrated; take '
+            f'loss="{problem.loss}" has a jump at the margin, over which the exact flow is not integrated; take '
             'GradientFlow(..., scheme="euler") or GradientDescent with a small learning rate.'
         )
 

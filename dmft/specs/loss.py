@@ -7,58 +7,58 @@
 
     descent     Delta_c = -d ell / d f_c                 curvature   H_cc' = d^2 ell / d f_c d f_c'
 
-The formulas serve NumPy, JAX and PyTorch: the first argument is the module (numpy, jax.numpy, torch).  Predictions and
-targets are (..., sample, output).
+A loss is an entry of `LOSSES`; nothing else asks for its name.  The formulas serve NumPy, JAX and PyTorch: the first
+argument is the module (numpy, jax.numpy, torch).  Predictions and targets are (..., sample, output).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LOSSES = ("squared", "logistic", "hinge", "cross_entropy")
-CLASSIFICATION = ("logistic", "hinge", "cross_entropy")
+Formula = Callable[[Any, Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """ell(f, y) of one sample.
+
+    Args:
+        values: (xp, f, y) -> ell, (..., sample).
+        descent: (xp, f, y) -> Delta, (..., sample, output).
+        curvature: (xp, f, y) -> H, (..., sample, output, output_2).
+        check: (targets) -> None, or the ValueError of targets (sample, output) that do not suit it.
+        for_classes: whether targets are classes: results have accuracies, too.
+        quadratic: whether its second derivative is a constant: expectations are those of mean and variance.
+        jumps: whether Delta jumps.
+    """
+
+    values: Formula
+    descent: Formula
+    curvature: Formula
+    check: Callable[[NDArray[np.float64]], None]
+    for_classes: bool = False
+    quadratic: bool = False
+    jumps: bool = False
 
 
 def values(xp: Any, loss: str, f: Any, y: Any) -> Any:
     """ell, (..., sample)."""
-    if loss == "squared":
-        each = (f - y) ** 2 / 2
-    elif loss == "logistic":
-        each = xp.logaddexp(0 * f, -y * f)
-    elif loss == "hinge":
-        each = _positive(xp, 1 - y * f)
-    else:
-        top = xp.amax(f, axis=-1, keepdims=True)
-        log_sum = xp.log(xp.exp(f - top).sum(axis=-1)) + top[..., 0]
-        return log_sum - (y * f).sum(axis=-1)
-    return each.sum(axis=-1)
+    return LOSSES[loss].values(xp, f, y)
 
 
 def descent(xp: Any, loss: str, f: Any, y: Any) -> Any:
     """Delta, (..., sample, output)."""
-    if loss == "squared":
-        return y - f
-    if loss == "logistic":
-        return y * _sigmoid(xp, -y * f)
-    if loss == "hinge":
-        return xp.where(y * f < 1, y + 0 * f, 0 * f)
-    return y - _softmax(xp, f)
+    return LOSSES[loss].descent(xp, f, y)
 
 
 def curvature(xp: Any, loss: str, f: Any, y: Any) -> Any:
     """H, (..., sample, output, output_2)."""
-    if loss == "squared":
-        return _diagonal(xp, 1 + 0 * f)
-    if loss == "logistic":
-        p = _sigmoid(xp, y * f)
-        return _diagonal(xp, p * (1 - p))
-    if loss == "hinge":
-        return _diagonal(xp, 0 * f)
-    p = _softmax(xp, f)
-    return _diagonal(xp, p) - p[..., :, None] * p[..., None, :]
+    return LOSSES[loss].curvature(xp, f, y)
 
 
 def correct(xp: Any, f: Any, y: Any) -> Any:
@@ -84,17 +84,42 @@ def of_classes(y: NDArray[np.float64]) -> bool:
     )
 
 
-def check_targets(loss: str, y: NDArray[np.float64]) -> None:
-    """ValueError if targets (sample, output) do not suit the loss."""
-    if loss in ("logistic", "hinge"):
-        if not np.isin(y, (-1.0, 1.0)).all():
-            bad = y[~np.isin(y, (-1.0, 1.0))][0]
-            raise ValueError(f"loss={loss!r} needs targets -1 or +1; found {bad}. For one-hot targets give 2 y - 1.")
-    elif loss == "cross_entropy" and (y.shape[1] < 2 or (y < 0).any() or not np.allclose(y.sum(axis=1), 1)):
+# ---- the losses ------------------------------------------------------------------------------------------------------
+
+
+def _logistic_curvature(xp: Any, f: Any, y: Any) -> Any:
+    p = _sigmoid(xp, y * f)
+    return _diagonal(xp, p * (1 - p))
+
+
+def _cross_entropy(xp: Any, f: Any, y: Any) -> Any:
+    top = xp.amax(f, axis=-1, keepdims=True)
+    log_sum = xp.log(xp.exp(f - top).sum(axis=-1)) + top[..., 0]
+    return log_sum - (y * f).sum(axis=-1)
+
+
+def _cross_entropy_curvature(xp: Any, f: Any, y: Any) -> Any:
+    del y
+    p = _softmax(xp, f)
+    return _diagonal(xp, p) - p[..., :, None] * p[..., None, :]
+
+
+def _any_numbers(y: NDArray[np.float64]) -> None:
+    del y
+
+
+def _signs(y: NDArray[np.float64]) -> None:
+    if not np.isin(y, (-1.0, 1.0)).all():
+        bad = y[~np.isin(y, (-1.0, 1.0))][0]
+        raise ValueError(f"needs targets -1 or +1; found {bad}. For one-hot targets give 2 y - 1.")
+
+
+def _probabilities(y: NDArray[np.float64]) -> None:
+    if y.shape[1] < 2 or (y < 0).any() or not np.allclose(y.sum(axis=1), 1):
         raise ValueError(
-            f'loss="cross_entropy" needs targets (sample, output) of at least two outputs, probabilities of the '
-            f"classes, e.g. one-hot; found shape {y.shape} with sums from {y.sum(axis=1).min():g} to "
-            f'{y.sum(axis=1).max():g}. For targets -1 and +1 take loss="logistic".'
+            "needs targets (sample, output) of at least two outputs, probabilities of the classes, e.g. one-hot; found "
+            f"shape {y.shape} with sums from {y.sum(axis=1).min():g} to {y.sum(axis=1).max():g}. For targets -1 and +1 "
+            'take loss="logistic".'
         )
 
 
@@ -116,3 +141,44 @@ def _diagonal(xp: Any, a: Any) -> Any:
     index = xp.cumsum(xp.ones_like(a), axis=-1)  # made from `a`: on its device
     same = index[..., :, None] == index[..., None, :]
     return xp.where(same, a[..., :, None] + 0 * a[..., None, :], 0 * a[..., :, None])
+
+
+LOSSES = {
+    "squared": Loss(
+        values=lambda xp, f, y: ((f - y) ** 2 / 2).sum(axis=-1),
+        descent=lambda xp, f, y: y - f,
+        curvature=lambda xp, f, y: _diagonal(xp, 1 + 0 * f),
+        check=_any_numbers,
+        quadratic=True,
+    ),
+    "logistic": Loss(
+        values=lambda xp, f, y: xp.logaddexp(0 * f, -y * f).sum(axis=-1),
+        descent=lambda xp, f, y: y * _sigmoid(xp, -y * f),
+        curvature=_logistic_curvature,
+        check=_signs,
+        for_classes=True,
+    ),
+    "hinge": Loss(
+        values=lambda xp, f, y: _positive(xp, 1 - y * f).sum(axis=-1),
+        descent=lambda xp, f, y: xp.where(y * f < 1, y + 0 * f, 0 * f),
+        curvature=lambda xp, f, y: _diagonal(xp, 0 * f),
+        check=_signs,
+        for_classes=True,
+        jumps=True,
+    ),
+    "cross_entropy": Loss(
+        values=_cross_entropy,
+        descent=lambda xp, f, y: y - _softmax(xp, f),
+        curvature=_cross_entropy_curvature,
+        check=_probabilities,
+        for_classes=True,
+    ),
+}
+
+
+def check_targets(loss: str, y: NDArray[np.float64]) -> None:
+    """ValueError if targets (sample, output) do not suit the loss."""
+    try:
+        LOSSES[loss].check(y)
+    except ValueError as error:
+        raise ValueError(f"loss={loss!r} {error}") from None
