@@ -39,8 +39,8 @@ from dmft.limits.flow import integrated_descent
 from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_of_few_nodes
 from dmft.limits.result import DivergenceCheck, FrozenKernels, exact_result
 from dmft.specs import CNN, MLP, GradientFlow, Problem, ResidualMLP, _check, loss
-from dmft.specs.networks import Architecture, Network, perceptron
 from dmft.specs.loss import LOSSES
+from dmft.specs.networks import Architecture, Network, perceptron
 from dmft.specs.parameterization import layer_variances, require_limit, trained_layers
 
 Array = NDArray[np.float64]
