@@ -257,5 +257,6 @@ def _mode(mode: str, problem: Problem) -> str:
     if mode not in METHODS:
         raise ValueError(f"mode={mode!r} is unknown; choose one of auto, {', '.join(METHODS)}.")
     if mode == "exact" and not linear:
-        raise ValueError("mode='exact' is for linear networks, which this one is not; use mode='auto'.")
+        what = next((phi.name for phi in problem.sketch.activations if phi.name != "linear"), "a formula of it")
+        raise ValueError(f"mode='exact' is for linear networks, and {what} is not linear; use mode='auto'.")
     return mode

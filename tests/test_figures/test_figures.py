@@ -224,7 +224,7 @@ def test_solver_convergence(monkeypatch):
 
 def readme_example():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     return "".join(block for block in blocks if "SLURM" not in block)  # there is no such cluster here
 
 
