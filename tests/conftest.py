@@ -27,6 +27,12 @@ def reference_problem(gamma0: float = 1.0, learning_rate: float = 0.6) -> dmft.P
     return dmft.Problem(network, dmft.Task(x, [-1, 1, 1]), dmft.GradientDescent(learning_rate, steps=10))
 
 
+def first_of(values):
+    """Parameters of a test of which only the first runs by default."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
+
+
 @pytest.fixture(scope="session")
 def reference():
     """Numbers of independent code: 750,000 trained networks, extrapolated to infinite width."""

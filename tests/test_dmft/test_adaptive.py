@@ -58,6 +58,7 @@ RICHER = {
         pytest.param("deep linear", (1e-3, 1e-4), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_errors_are_of_the_size_of_the_tolerance_and_fall_with_it(name, tolerances):
     problem, errors = PROBLEMS[name], []
     coarse, fine = (at_end(uniform(problem, UNTIL, steps)) for steps in (200, 400))

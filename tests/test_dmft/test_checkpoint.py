@@ -14,7 +14,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import dmft
-from conftest import ROOT
+from conftest import ROOT, first_of
 from dmft import run, solver
 from dmft.checkpoint import Checkpoint
 from dmft.engine import loop
@@ -138,7 +138,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("at", [2, 8])
+@pytest.mark.parametrize("at", first_of([2, 8]))
 def test_every_state_is_restored_bit_for_bit(name, at, tmp_path, monkeypatch):
     problem, arguments = KINDS[name]
     arguments, path = SIZES | arguments, tmp_path / "state.npz"
@@ -163,6 +163,7 @@ def test_a_state_with_one_bit_more_gives_other_numbers(tmp_path, monkeypatch):
     xr.testing.assert_allclose(changed, whole, rtol=1e-9, atol=1e-9)  # rounding
 
 
+@pytest.mark.slow
 def test_normals_made_anew_are_restored_too(tmp_path, monkeypatch):
     """Their state holds a random key."""
     monkeypatch.setattr(run, "STORED_NORMALS", 0)

@@ -141,6 +141,7 @@ class Unresponsive(bank.RevealedBank):
         return dataclasses.replace(shown, backward=kept), *rest
 
 
+@pytest.mark.slow
 def test_without_the_response_the_limit_is_another(monkeypatch):
     jax.tree_util.register_dataclass(Unresponsive)
 

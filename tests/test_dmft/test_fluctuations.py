@@ -36,7 +36,7 @@ def linear_problem(gamma0, depth=2, learning_rate=0.08, steps=8, centered=True, 
 @pytest.mark.parametrize(
     ("gamma0", "centered"),
     [
-        (0.5, True),
+        pytest.param(0.5, True, marks=pytest.mark.slow),
         pytest.param(2.0, False, marks=pytest.mark.slow),
         pytest.param(0.5, False, marks=pytest.mark.slow),
         pytest.param(2.0, True, marks=pytest.mark.slow),

@@ -74,6 +74,7 @@ HOSTS = {
 
 @pytest.mark.filterwarnings(*FEW)
 @pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.slow
 def test_settings_of_the_host_change_nothing(name, usual):
     with HOSTS[name]():
         settings = {key: getattr(jax.config, f"jax_{key}") for key in host.JAX}, np.geterr()

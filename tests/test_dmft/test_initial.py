@@ -68,6 +68,7 @@ def differences(found, engine):
     }
 
 
+@pytest.mark.slow
 def test_linear_networks_have_the_fluctuations_of_the_exact_engine(linear, monkeypatch):
     K, engine = linear
     found = differences(initial_fluctuations(dmft.MLP(3, dmft.linear()), K), engine)

@@ -133,6 +133,7 @@ def test_linear_networks_with_a_scale_are_exact():
     assert abs(exact.prediction - dmft.solve(plain).prediction).max() > 0.05
 
 
+@pytest.mark.slow
 def test_sweeps_in_other_processes_find_it(tmp_path):
     code = f"""
 import sys

@@ -140,6 +140,7 @@ def test_one_linear_layer_in_closed_form():
 
 
 @pytest.mark.parametrize("residual", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_linear_forms_have_the_sharpness_of_wide_networks(residual):
     spec = dmft.ResidualMLP(2, dmft.linear(), 0.5) if residual else dmft.MLP(2, dmft.linear(), 0.5)
     problem = some_problem(spec)

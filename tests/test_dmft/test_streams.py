@@ -95,6 +95,7 @@ def test_forgotten_or_kept_it_is_the_limit_of_trained_networks():
     assert z.max() < 5
 
 
+@pytest.mark.slow
 def test_training_meets_its_batches_alone():
     """Whatever is looked at, and when: the directions are those of the batches, and so are the numbers."""
     every = dmft.solve(stream(), **FEW)
@@ -163,6 +164,7 @@ def test_memory_is_foreseen_whether_normals_are_stored_or_not(name, monkeypatch)
         assert anew == stored if size is None else 0 < anew < stored
 
 
+@pytest.mark.slow
 def test_normals_of_a_stream_that_are_made_anew_are_those_that_are_kept(monkeypatch):
     kept = dmft.solve(stream(), **FEW)
     monkeypatch.setattr(run_module, "STORED_NORMALS", 0)

@@ -222,6 +222,7 @@ def test_finite_populations_are_in_law_trained_networks(name):
     assert largest_z(in_law, trained(changed(problem, **change))) > 2 * BOUND
 
 
+@pytest.mark.slow
 def test_initial_matrices_decay_too(monkeypatch):
     """d of `dmft.engine.matrix`: without it the law is another one."""
     expected = trained(DECAYING)
@@ -341,6 +342,7 @@ def stiff_problem(scheme="rosenbrock"):
     )
 
 
+@pytest.mark.slow
 def test_steps_far_above_the_stability_limit_reach_the_equilibrium(monkeypatch):
     problem, arguments = stiff_problem(), PREDICTION | FEW
     assert problem.training.step_size[-1] == pytest.approx(500 * problem.training.step_size[0])
@@ -409,6 +411,7 @@ print(json.dumps(found))
 SMALL = some_problem(training=GD(SCHEDULE, momentum=0.5, weight_decay=0.1, batches=BATCHES))
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_gives_the_same_numbers():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -446,6 +449,7 @@ def test_single_precision_is_double_precision_to_rounding():
     assert abs(dmft.solve(SMALL, **FEW, tolerance=3e-2).prediction - double.prediction).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_normals_made_anew_are_those_that_are_kept(monkeypatch):
     problem = some_problem(training=GD(SCHEDULE, momentum=0.5), net=dmft.ResidualMLP(3, dmft.tanh(), 1.3))
     kept = dmft.solve(problem, **FEW)
@@ -468,6 +472,7 @@ def directions(steps, tolerance):
     ).attrs["directions"]
 
 
+@pytest.mark.slow
 def test_directions_saturate_in_time():
     half, whole = directions(75, 3e-3), directions(150, 3e-3)
     # 5 samples x 151 steps are met

@@ -87,6 +87,7 @@ def test_kernels_at_initialisation_are_those_of_the_lazy_limit(kind):
     ],
     ids=["zero readout", "zero biases", "residual"],
 )
+@pytest.mark.slow
 def test_trained_networks_tend_to_the_limit(network):
     described = problem(network)
     theory = dmft.solve(described, particles=4096, scrambles=4, observables=["prediction"])

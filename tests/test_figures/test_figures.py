@@ -122,6 +122,7 @@ def test_when_networks_reach_the_edge():
     assert np.isnan(se)
 
 
+@pytest.mark.slow
 def test_all_figures_that_a_store_has_numbers_for(store, tmp_path, capsys):
     cli.main(["all", "--store", str(store), "--out", str(tmp_path)])
     written, left_out = capsys.readouterr()
@@ -310,6 +311,7 @@ def small_runs(monkeypatch):
     ],
     ids=lambda m: getattr(m, "__name__", ""),
 )
+@pytest.mark.slow
 def test_figures_of_fluctuations_draw_what_was_computed(module, stored, tmp_path):
     made = module.data(None)
     dmft.save(made, tmp_path / f"{stored}.nc")

@@ -188,6 +188,7 @@ def test_a_folder_of_results(tmp_path, capsys):
         width_convergence.data(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_comparison_in_fluctuations_nc_is_read(tmp_path):
     """Files of that name have held comparisons."""
     nets, theory, predicted = results(predicted=True)

@@ -57,6 +57,7 @@ def test_another_richness_is_told_apart(pair, problem):
     assert ks_2samp(twin.prediction.values[0, :, 3, 0], pair[1].prediction.values[0, :, 3, 0]).pvalue < 1e-6
 
 
+@pytest.mark.slow
 def test_a_member_depends_on_its_address_alone(problem, monkeypatch):
     all_of_them = finite_nets.sample_in_law(problem, widths=[16, 24], seeds=7, two_time=True)
     monkeypatch.setattr(in_law, "CPU_BATCH", 1)
@@ -69,6 +70,7 @@ def test_a_member_depends_on_its_address_alone(problem, monkeypatch):
     assert some.attrs["dtype"] == "float64"
 
 
+@pytest.mark.slow
 def test_wide_networks_are_near_the_limit_as_they_should(problem):
     width = 20_000
     wide = finite_nets.sample_in_law(
@@ -101,6 +103,7 @@ def test_refusals(problem, arguments, error, message):
         finite_nets.sample_in_law(problem.network, widths=[16], seeds=2)
 
 
+@pytest.mark.slow
 def test_divergence_is_reported(problem):
     wild = dmft.Problem(dmft.MLP(2, dmft.relu()), problem.task, dmft.GradientDescent(50.0, 10))
     with pytest.raises(DivergenceError, match=r"4 of 4 networks of width 16 diverge, the first at step 1\. Lower"):

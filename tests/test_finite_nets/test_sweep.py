@@ -321,6 +321,7 @@ def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path,
     same(opened(path), opened(large))
 
 
+@pytest.mark.slow
 def test_writers_may_work_side_by_side(tmp_path, large):
     path = tmp_path / "store"
     assert forked(tmp_path, path, rounds=1, writers=2, kill=False) == [False] * 2
