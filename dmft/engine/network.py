@@ -278,7 +278,8 @@ def most_vectors(form: Form, rows: int, events: int) -> int:
 
 def probe_block(rule: Rule, form: Form) -> int:
     """The most vectors of probes that a matrix meets at once."""
-    return most_vectors(form, form.probes, form.probes * (rule.targets.shape[1] if form.gradients else 0))
+    events = form.probes * (rule.targets.shape[1] if form.gradients else 0)
+    return form.sketch.uses * most_vectors(form, form.probes, events)
 
 
 def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Tape, Field, jax.Array]:

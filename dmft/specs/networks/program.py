@@ -174,6 +174,7 @@ class Sketch:
 
     layers: (population, positions) of every named layer; features: positions of their features.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
+    uses: of one matrix in a pass, the most.
     """
 
     populations: tuple[Hashable, ...]
@@ -184,6 +185,7 @@ class Sketch:
     activations: tuple[Activation, ...]
     readout: Hashable
     linear: bool
+    uses: int = 1
 
     @property
     def depth(self) -> int:
@@ -232,6 +234,7 @@ def _sketch(network: Any, shape: tuple[int, ...]) -> Sketch:
         tuple(drawn.activations),
         end.population,
         drawn.linear,
+        max(drawn.uses.values(), default=1),
     )
 
 
@@ -249,6 +252,7 @@ class _Drawing:
         self.layers: list[tuple[Hashable, int]] = []
         self.activations: list[Activation] = []
         self.linear = True
+        self.uses: dict[str, int] = {}
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
@@ -296,14 +300,17 @@ class _Drawing:
             if before != positions:
                 raise ValueError(f"{name!r} mixes {before} positions, and its input has {positions}.")
         layer = len(self.reads) + len(self.matrices)
+        self.uses[name] = self.uses.get(name, 0) + 1
         self._noted(self.matrices, Part(name, layer, v.population, to, bank, (after, positions)))
         return self._field(np.ones((shape[0], *([after] if after else []), self.WIDTH)), to, v, name=name)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
-        self._noted(self.vectors, Part(name, len(self.reads) + len(self.matrices) - 1, None, of))
+        self._noted(self.vectors, Part(name, max(len(self.reads) + len(self.matrices) - 1, 0), None, of))
         return self._field(np.ones(self.WIDTH), of, name=name)
 
     def activate(self, phi: Activation, h: Field) -> Field:
+        if h.value.ndim == 1:
+            raise ValueError("activate takes a field of rows, not a vector; add the vector to one first.")
         self.activations.append(phi)
         self.linear &= phi.name == "linear"
         return self._field(h.value, h.population, h)
@@ -314,10 +321,14 @@ class _Drawing:
     def local(self, formula: Formula, *values: Field) -> Field:
         self.linear = False
         population = next((v.population for v in values if v.population is not None), None)
+        if any(v.population not in (None, population) for v in values):
+            raise ValueError("local takes fields of one population: their neurons are the same ones.")
         return self._field(formula(np, *(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
         self.linear = False
+        if a.population != b.population:
+            raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
 
     def layer(self, h: Field, features: Field) -> Field:
