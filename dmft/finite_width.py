@@ -162,7 +162,7 @@ def prepared(
         raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
     observables = schema.observables(observables, problem)
     sketch = problem.sketch
-    if by_layer and len(sketch.populations) < sketch.depth:
+    if by_layer and tuple(population for population, _ in sketch.layers) != sketch.populations:
         raise ValueError("by_layer=True: the layers of this network share their neurons, which have one part.")
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution={distribution!r} is unknown; choose one of {', '.join(DISTRIBUTIONS)}.")

@@ -169,7 +169,7 @@ def _limit(problem: Problem, normals: Sequence[ArrayLike], jitter: float, terms:
 
 def _check_scope(problem: Problem) -> None:
     network, training = problem.network, problem.training
-    if not isinstance(network, MLP):
+    if type(network) is not MLP:
         raise ValueError(f"network={network!r}: responses along paths are for dmft.MLP; solve it by conditioning.")
     if network.bias or network.frozen:
         raise ValueError(

@@ -10,6 +10,7 @@ import pytest
 import dmft
 import finite_nets
 from dmft.engine import loop, matrix, network, population
+from dmft.run import Run
 
 WIDTH = 14
 
@@ -109,6 +110,103 @@ def test_the_limit_of_a_program_is_that_of_its_networks():
     lost = dmft.solve(problem(1, frozen=(1,)), particles=1024, scrambles=2, observables=["prediction"])
     wrong = ((limit - lost.prediction) / spread).isel(step=slice(1, None)).values
     assert np.abs(wrong).max() > 6
+
+
+@dataclass(frozen=True)
+class Tied(dmft.Architecture):
+    """One matrix, four times."""
+
+    centered: bool = False
+
+    def program(self, net, x):
+        u = net.read("W0", x, to=0)
+        h = u
+        for _ in range(4):
+            h = u + net.apply("W", net.activate(dmft.tanh(), h), to=0)
+        return net.layer(h, net.activate(dmft.tanh(), h))
+
+
+def test_a_matrix_that_is_used_several_times_has_room_for_all_that_it_meets():
+    x = np.random.default_rng(2).standard_normal((3, 5))
+    described = dmft.Problem(Tied(), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 3))
+    run = Run(described, np.arange(4), 512, 1e-4, centered=False)
+    assert described.sketch.uses == 4
+    assert run.full_capacity == 3 * 4 * 4
+    found = dmft.solve(described, particles=512, scrambles=2, tolerance=1e-4, observables=["prediction"])
+    assert 12 < found.attrs["directions"] <= 48
+    wide = dmft.solve(described, particles=512, scrambles=2, tolerance=1e-4, observables=["prediction"], save_steps=[3])
+    np.testing.assert_allclose(found.prediction[-1], wide.prediction[-1], rtol=1e-9)
+
+
+def summed(xp, h):
+    return h / xp.sqrt((h * h).sum(-1)[..., None])
+
+
+def centred(_, h):
+    return h - h.mean(-1)[..., None]
+
+
+def gated(_, h, g):
+    return h * g
+
+
+@dataclass(frozen=True)
+class Wrong(dmft.Architecture):
+    """What `how` says is wrong with it."""
+
+    how: str
+    gamma0: float = 2.0
+
+    def program(self, net, x):
+        h = net.read("W0", x, to="a")
+        if self.how in ("summed", "centred"):
+            h = net.local(globals()[self.how], h)
+        elif self.how == "richness":
+            h = self.gamma0 * h
+        elif self.how == "two populations":
+            h = net.local(gated, h, net.read("V0", x, to="b"))
+        elif self.how == "activated vector":
+            h = net.local(gated, h, net.activate(dmft.tanh(), net.vector("b", of="a")))
+        elif self.how == "average of two":
+            h = net.local(gated, h, net.average(h, net.read("V0", x, to="b")))
+        features = net.activate(dmft.tanh(), h)
+        if self.how == "layer of a number":
+            net.layer(net.average(h, h), features)
+        elif self.how == "layer aside":
+            net.layer(2 * h, features)
+        elif self.how == "layer twice":
+            net.layer(h, features)
+        return net.layer(h, features)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("summed", "another number beside others than alone"),
+        ("centred", "another number beside others than alone"),
+        ("richness", "reads one of gamma0"),
+        ("two populations", "fields of one population"),
+        ("activated vector", "not a vector"),
+        ("average of two", "no average of products"),
+        ("layer of a number", "layer takes a field of rows"),
+        ("layer aside", "layer 1 of Wrong does not reach"),
+        ("layer twice", "that no other layer has"),
+    ],
+)
+def test_programs_that_would_give_wrong_numbers_are_refused(how, message):
+    x = np.random.default_rng(2).standard_normal((3, 5))
+    with pytest.raises(ValueError, match=message):
+        dmft.Problem(Wrong(how), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 3))
+
+
+def test_a_vector_before_all_matrices_belongs_to_the_first_layer():
+    @dataclass(frozen=True)
+    class Early(dmft.Architecture):
+        def program(self, net, x):
+            h = net.vector("b", of=0) + net.read("W0", x, to=0)
+            return net.layer(h, net.activate(dmft.tanh(), h))
+
+    assert Early().sketch((3,)).vectors[0].layer == 0
 
 
 def test_a_weight_that_reaches_nothing_is_refused():

@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from dmft.specs import _check
 from dmft.specs.activation import Activation
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
-from dmft.specs.networks.program import BESIDE, Architecture, Field, Formula, Sketch
+from dmft.specs.networks.program import (
+    BESIDE,
+    Architecture,
+    Field,
+    Formula,
+    Sketch,
+    numbers,
+    structure,
+    with_numbers,
+)
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
 
 Array = NDArray[np.float64]
@@ -201,8 +210,14 @@ def digest(network: Any, shape: tuple[int, ...]) -> str:
     if any(abs(a[..., np.roll(order, 1)] - b).max() > ALIKE * size for a, b in zip(straight, turned, strict=True)):
         raise ValueError(
             f"the program of {name} does not treat all neurons alike: in another order they hold other numbers. "
-            "Formulas of net.local act on the last axis, that of the neurons, entry by entry, or by means over it "
-            "(net.average)."
+            "Formulas of net.local act on the last axis, that of the neurons, entry by entry; means over it are "
+            "net.average."
+        )
+    bare = _made(with_numbers(structure(network), numbers(network)), shape, order)
+    if any(a.shape != b.shape or abs(a - b).max() > ALIKE * size for a, b in zip(straight, bare, strict=True)):
+        raise ValueError(
+            f"the program of {name} reads one of {', '.join(BESIDE)}, which engines apply beside it; give it a field "
+            "of another name."
         )
     beside = {each: repr(getattr(network, each)) for each in BESIDE}
     found = hashlib.sha256(repr(sorted(beside.items())).encode())
@@ -260,7 +275,16 @@ class _Values:
 
     def local(self, formula: Formula, *values: Field) -> Field:
         population = next((v.population for v in values if v.population is not None), None)
-        return Field(self, formula(np, *(v.value for v in values)), population)
+        made = formula(np, *(v.value for v in values))
+        if population is not None:
+            alone = formula(np, *(v.value if v.population is None else v.value[..., :1] for v in values))
+            first = np.broadcast_to(made, (*made.shape[:-1], WIDTH))[..., :1]
+            if not np.allclose(first, alone, rtol=ALIKE, atol=ALIKE):
+                raise ValueError(
+                    "a formula of net.local gives a neuron another number beside others than alone; sums, means and "
+                    "orders over neurons are for net.average."
+                )
+        return Field(self, made, population)
 
     def average(self, a: Field, b: Field) -> Field:
         return Field(self, (a.value * b.value).mean(-1, keepdims=True), None)

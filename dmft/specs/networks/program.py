@@ -32,7 +32,7 @@ program must not decide by them.  Zero stays the number 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -157,7 +157,7 @@ class Part:
 
     layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
     result; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of what is multiplied),
-    0 for none.
+    0 for none, the most of all its uses.
     """
 
     name: str
@@ -172,7 +172,7 @@ class Part:
 class Sketch:
     """Parts in the order in which a program meets them.
 
-    layers: (population, positions) of every named layer; features: positions of their features.
+    layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
     """
@@ -250,6 +250,7 @@ class _Drawing:
         self.matrices: dict[str, Part] = {}
         self.vectors: dict[str, Part] = {}
         self.layers: list[tuple[Hashable, int]] = []
+        self._named: list[Field] = []
         self.activations: list[Activation] = []
         self.linear = True
         self.uses: dict[str, int] = {}
@@ -263,28 +264,30 @@ class _Drawing:
         return made
 
     def lost(self, end: Field) -> list[str]:
-        """Weights that `end` does not depend on."""
+        """Weights and layers that `end` does not depend on."""
         needed, names = {id(end)}, dict[str, bool]()
         for made, name, given in reversed(self._origins):
             if id(made) in needed:
                 needed |= {id(each) for each in given}
             if name:
                 names[name] = names.get(name, False) or id(made) in needed
-        return [name for name, reached in names.items() if not reached]
+        layers = [f"layer {i}" for i, h in enumerate(self._named, start=1) if id(h) not in needed]
+        return [name for name, reached in names.items() if not reached] + layers
 
-    def _noted(self, kind: dict[str, Part], part: Part) -> Part:
+    def _noted(self, kind: dict[str, Part], part: Part) -> None:
         known = [p for parts in (self.reads, self.matrices, self.vectors) for p in parts.values()]
         before = next((p for p in known if p.name == part.name), None)
         if before is None:
             kind[part.name] = part
-            return part
+            return
         if kind.get(part.name) is None or (before.source, before.target, before.bank) != (
             part.source,
             part.target,
             part.bank,
         ):
             raise ValueError(f"{part.name!r} is used for two different weights; give each a name of its own.")
-        return before
+        after, below = (max(pair) for pair in zip(before.positions, part.positions, strict=True))
+        kind[part.name] = replace(before, positions=(after, below))
 
     def read(self, name: str, x: NDArray[np.float64], *, to: Hashable) -> Field:
         positions = x.shape[1] if x.ndim == 3 else 0
@@ -332,6 +335,14 @@ class _Drawing:
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
 
     def layer(self, h: Field, features: Field) -> Field:
+        if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
+            raise ValueError("layer takes a field of rows that no other layer has; not a number or a vector.")
+        if (features.population, features.value.shape) != (h.population, h.value.shape):
+            raise ValueError(
+                f"the features of a layer are of its own population and positions: {h.population!r} with "
+                f"{_positions(h)}, not {features.population!r} with {_positions(features)}."
+            )
+        self._named.append(h)
         self.layers.append((h.population, h.value.shape[-2] if h.value.ndim == 3 else 0))
         return features
 
