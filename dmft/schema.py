@@ -299,10 +299,11 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
 
 def require_no_positions(problem: Problem, what: str) -> None:
     """ValueError if layers have positions, which preactivations of single neurons have no dimension for."""
-    if any(positions for _, positions in problem.sketch.layers):
+    positions, name = [count for _, count in problem.sketch.layers], type(problem.network).__name__
+    if any(positions):
         raise ValueError(
-            f"{what} is for layers without positions, and those of {type(problem.network).__name__} have them; kernels "
-            "average over positions."
+            f"{what} is for layers without positions, and those of {name} have them: the layers of {name} have "
+            f"{positions} positions; kernels average over them."
         )
 
 

@@ -77,7 +77,7 @@ def neurons(
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
     neurons = _check.integer("neurons", neurons, minimum=1)
-    _require_no_positions(problem)
+    schema.require_no_positions(problem, "neurons")
     members = check_members(widths, 1, seed)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
@@ -130,16 +130,6 @@ def neurons(
             "diverged": divergences.report(),
         },
     )
-
-
-def _require_no_positions(problem: Problem) -> None:
-    """ValueError where a neuron of a layer has many preactivations of a sample."""
-    positions = [count for _, count in problem.sketch.layers]
-    if any(positions):
-        raise ValueError(
-            f"a neuron has one preactivation a sample in results, and the layers of {type(problem.network).__name__} "
-            f"have {positions} positions; record kernels with finite_nets.train_ensemble, which average over them."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

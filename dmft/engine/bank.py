@@ -97,19 +97,11 @@ class RevealedBank:
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedBank:
         """With room for `count` more directions on either side, over populations with so many more `normals`."""
-
-        def wider(side: Directions, met: Population, image: Population) -> Directions:
-            return replace(
-                side,
-                met=jnp.pad(met.widened(side.met, normals), [(0, count), (0, 0)]),
-                image=jnp.pad(image.widened(side.image, normals), [(0, 0), (0, count), (0, 0)]),
-            )
-
         return replace(
             self,
-            forward=wider(self.forward, source, target),
-            backward=wider(self.backward, target, source),
-            trained=self.trained._replace(change=jnp.pad(self.trained.change, [(0, 0), (0, count), (0, count)])),
+            forward=self.forward.with_room(count, source, target, normals),
+            backward=self.backward.with_room(count, target, source, normals),
+            trained=self.trained.with_room(count),
         )
 
     def outer(self, inputs: jax.Array, outputs: jax.Array, mix: jax.Array) -> Learned:

@@ -45,13 +45,21 @@ from dmft.specs.parameterization import hidden_scale
 class Directions:
     """What one side of a matrix has met.
 
-    met: Q (direction, component of the population that is multiplied); image: Z (direction, component of the other
-    one); both zero beyond `count` directions.
+    met: Q (direction, component of the population that is multiplied); image: Z ([matrix,] direction, component of the
+    other one); both zero beyond `count` directions.
     """
 
     met: jax.Array
     image: jax.Array
     count: jax.Array
+
+    def with_room(self, count: int, met: Population, image: Population, normals: int) -> Directions:
+        """With room for `count` more, over populations (multiplied, of the image) with so many more `normals`."""
+        return replace(
+            self,
+            met=_padded(met.widened(self.met, normals), (count, 0)),
+            image=_padded(image.widened(self.image, normals), (count, 0)),
+        )
 
 
 class Learned(NamedTuple):
@@ -63,6 +71,15 @@ class Learned(NamedTuple):
 
     initial: jax.Array
     change: jax.Array
+
+    def with_room(self, count: int) -> Learned:
+        """With room for `count` more directions on either side."""
+        return self._replace(change=_padded(self.change, (count, count)))
+
+
+def _padded(a: jax.Array, counts: tuple[int, int]) -> jax.Array:
+    """With so many more zeros along each of the last two axes; a bank has an axis of matrices before them."""
+    return jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, count) for count in counts])
 
 
 @jax.tree_util.register_dataclass
@@ -128,20 +145,11 @@ class RevealedGaussian:
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedGaussian:
         """With room for `count` more directions on either side, over populations with so many more `normals`."""
-
-        def wider(side: Directions, met: Population, image: Population) -> Directions:
-            rows = [(0, count), (0, 0)]
-            return replace(
-                side,
-                met=jnp.pad(met.widened(side.met, normals), rows),
-                image=jnp.pad(image.widened(side.image, normals), rows),
-            )
-
         return replace(
             self,
-            forward=wider(self.forward, source, target),
-            backward=wider(self.backward, target, source),
-            trained=self.trained._replace(change=jnp.pad(self.trained.change, (0, count))),
+            forward=self.forward.with_room(count, source, target, normals),
+            backward=self.backward.with_room(count, target, source, normals),
+            trained=self.trained.with_room(count),
         )
 
     def outer(self, inputs: jax.Array, outputs: jax.Array) -> Learned:
