@@ -8,7 +8,7 @@ activations stop moving (N^-1/2); with one learning rate for weights of ordinary
 at every width, until training is unstable: crosses mark widths at which networks diverge, and how many of six; points
 are the others.
 Threes against eights of scikit-learn's digits, three hidden layers, ReLU.  About a minute on two cores.  `make` does
-the same for any problem.
+the same for any perceptron.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def make(
     """The sizes in any problem, to be drawn.
 
     Args:
-        described: in mean-field parameterization, with as few samples as will do.
+        described: of a perceptron in mean-field parameterization, with as few samples as will do.
         widths: of the networks.
         seeds: networks of each width and parameterization.
         steps: of training, after which sizes are taken; those of the problem, but four at most, by default.

@@ -97,6 +97,7 @@ def _check_beside(network: Any, found: Sketch) -> None:
     frozen_layers(network.frozen, found.readout_layer)
     variances(network.weight_variance, found.readout_layer)
     require_movement(network, found.readout_layer)
+    _check.nonnegative("bias", network.bias)
     _check.nonnegative("bias_variance", network.bias_variance)
     if network.parameterization not in PARAMETERIZATIONS or network.parameterization == STANDARD:
         raise ValueError(

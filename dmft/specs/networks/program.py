@@ -90,7 +90,7 @@ class Architecture:
                 h = net.read("W0", x, to="neurons")
                 return net.layer(h, net.activate(dmft.tanh(), h))
 
-    and work wherever the built-in ones do.  They are described by their module and name, which has to be importable
+    and have a limit, fluctuations and networks as the built-in ones do.  They are described by their module and name, which has to be importable
     where a description is read.
     """
 
