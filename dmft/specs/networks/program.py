@@ -90,8 +90,8 @@ class Architecture:
                 h = net.read("W0", x, to="neurons")
                 return net.layer(h, net.activate(dmft.tanh(), h))
 
-    and have a limit, fluctuations and networks as the built-in ones do.  They are described by their module and name, which has to be importable
-    where a description is read.
+    and have a limit, fluctuations and networks as the built-in ones do.  They are described by their module and name,
+    which has to be importable where a description is read.
     """
 
     gamma0: float = 1.0
