@@ -141,7 +141,6 @@ class Unresponsive(bank.RevealedBank):
         return dataclasses.replace(shown, backward=kept), *rest
 
 
-@pytest.mark.slow
 def test_without_the_response_the_limit_is_another(monkeypatch):
     jax.tree_util.register_dataclass(Unresponsive)
 
@@ -173,7 +172,7 @@ def sampled(problem, count, *, project):
             raw = [jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws)]
             crowd = [population.particles(z) for z in raw]
             start = loop.limit_network(rule, form, crowd, 1e-7, capacity=capacity, project=project)
-            _, seen = loop.advance(start, loop.empty_history(start, rule, form, [0]), rule, 0, steps, form=form)
+            _, seen = loop.advance(start, loop.empty_history(start, rule, form, [steps - 1]), rule, 0, steps, form=form)
             return seen.vitals.prediction, seen.vitals.ranks[-1]
 
         keys = jax.random.split(jax.random.key(3), count)
@@ -185,7 +184,7 @@ def test_narrow_networks_are_sampled_in_law(narrow):
     from scipy.stats import ks_2samp
 
     count = 3000
-    nets = finite_nets.train_ensemble(narrow, [24], count, observables=["prediction"], dtype="float64")
+    nets = finite_nets.train_ensemble(narrow, widths=[24], seeds=count, observables=["prediction"], dtype="float64")
     trained = nets.prediction.values[0]
     found, ranks = sampled(narrow, count, project=True)
     assert (ranks == 24).all()  # all 192 columns of either side lie in what a network of 24 neurons has
