@@ -34,6 +34,7 @@ from dmft.specs.parameterization import (
     initial_deviations,
     layer_variances,
     output_scale,
+    trained_layers,
     with_bias,
 )
 from finite_nets import curvature
@@ -95,7 +96,11 @@ class ProgramTrainer(Training[Leaves]):
     # ---- at initialisation -------------------------------------------------------------------------------------------
 
     def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Leaves]:  # noqa: ARG002
-        weights = Leaves(self.draw(width, members, root_seed), self.numbers.layers, self._trained)
+        weights = Leaves(
+            self.draw(width, members, root_seed),
+            self.numbers.layers,
+            trained_layers(self.network, self.numbers.readout + 1),
+        )
         exploded_at = weights.readout.new_full((len(members),), NEVER)
         state = State(weights, self.scales(width, self.batch), exploded_at)
         state.velocity = weights.zeros() if self.training.momentum else None
@@ -136,18 +141,13 @@ class ProgramTrainer(Training[Leaves]):
             return self.outputs, width
         return (width,) if number > self.numbers.readout else (max(bank, 1) * width, width)
 
-    @property
-    def _trained(self) -> tuple[float, ...]:
-        """(layer,)."""
-        return tuple(float(layer not in self.network.frozen) for layer in range(self.numbers.readout + 1))
-
     def scales(self, width: int, batch: int) -> Scales:
         """Of networks of this width, trained on batches of so many samples."""
-        network = self.network
+        network, free = self.network, trained_layers(self.network, self.numbers.readout + 1)
         root = 1.0 if network.parameterization == MEAN_FIELD else math.sqrt(width)
-        inputs = [self._directions if layer in self.numbers.reads else width for layer in range(len(self._trained))]
+        inputs = [self._directions if layer in self.numbers.reads else width for layer in range(len(free))]
         factors = [float(n) if network.parameterization == STANDARD else 1.0 for n in inputs]
-        trained = [t * m for t, m in zip(self._trained, factors, strict=True)]
+        trained = [t * m for t, m in zip(free, factors, strict=True)]
         return Scales(
             output=output_scale(network.gamma0, width) * root,
             update=tuple(m * batch_scale(network.gamma0, batch) / root for m in trained),

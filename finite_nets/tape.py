@@ -90,18 +90,13 @@ class Numbers:
         readout, vectors = len(matrices), sketch.vectors
         names = {part.name: i for i, part in enumerate(matrices)}
         names |= {part.name: readout + 1 + i for i, part in enumerate(vectors)}
-        layers = [*range(readout + 1), *(max(part.layer, 0) for part in vectors)]
+        layers = [*range(readout + 1), *(part.layer for part in vectors)]
         banks = [*(part.bank for part in matrices), *[0] * (1 + len(vectors))]
         return cls(names, tuple(layers), tuple(banks), tuple(part.layer for part in sketch.reads))
 
     @property
     def readout(self) -> int:
         return max(self.layers)
-
-    @property
-    def matrices(self) -> range:
-        """All but the readout and vectors."""
-        return range(self.readout)
 
 
 class Node:

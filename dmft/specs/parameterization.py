@@ -188,9 +188,10 @@ def scales(network: Network, width: int, dimension: int, batch: int) -> Scales:
     )
 
 
-def trained_layers(network: Network) -> tuple[float, ...]:
-    """(layer,), for 0..L: 1 where weights are trained, 0 where they are frozen."""
-    return tuple(float(layer not in network.frozen) for layer in range(network.depth + 1))
+def trained_layers(network: Any, layers: int | None = None) -> tuple[float, ...]:
+    """(layer,), for 0..L, or so many layers: 1 where weights are trained, 0 where they are frozen."""
+    count: int = network.depth + 1 if layers is None else layers
+    return tuple(float(layer not in network.frozen) for layer in range(count))
 
 
 def require_limit(network: Architecture) -> None:
