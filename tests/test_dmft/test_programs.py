@@ -199,6 +199,29 @@ def test_programs_that_would_give_wrong_numbers_are_refused(how, message):
         dmft.Problem(Wrong(how), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 3))
 
 
+@dataclass(frozen=True)
+class Beside(dmft.Architecture):
+    """A field with positions and its mean over them, in one formula or in one sum."""
+
+    summed: bool
+
+    def inputs(self, x):
+        return x
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=0)
+        mean = net.mix(h, np.full(3, 1 / 3))
+        together = h + mean if self.summed else net.local(gated, h, mean)
+        return net.mix(net.layer(together, net.activate(dmft.tanh(), together)), np.full(3, 1 / 3))
+
+
+@pytest.mark.parametrize(("summed", "what"), [(True, "added"), (False, "used together")])
+def test_fields_with_positions_are_not_combined_with_others(summed, what):
+    x = np.random.default_rng(2).standard_normal((3, 3, 5))  # as many samples as positions: shapes alone would fit
+    with pytest.raises(ValueError, match=f"fields of 3 and no positions cannot be {what}"):
+        dmft.Problem(Beside(summed), dmft.Task(x, x[:, 0, 0]), dmft.GradientDescent(0.5, 3))
+
+
 def test_a_vector_before_all_matrices_belongs_to_the_first_layer():
     @dataclass(frozen=True)
     class Early(dmft.Architecture):

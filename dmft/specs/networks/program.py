@@ -326,12 +326,14 @@ class _Drawing:
         population = next((v.population for v in values if v.population is not None), None)
         if any(v.population not in (None, population) for v in values):
             raise ValueError("local takes fields of one population: their neurons are the same ones.")
+        _require_same_positions("used together", *values)
         return self._field(formula(np, *(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
         self.linear = False
         if a.population != b.population:
             raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
+        _require_same_positions("averaged", a, b)
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
 
     def layer(self, h: Field, features: Field) -> Field:
@@ -347,17 +349,23 @@ class _Drawing:
         return features
 
     def add(self, a: Field, b: Field) -> Field:
-        if min(a.value.ndim, b.value.ndim) > 1 and a.value.shape != b.value.shape:
-            raise ValueError(
-                f"fields of {_positions(a)} and {_positions(b)} positions cannot be added; net.mix(h, A) with A "
-                "(position, source) gives a field other positions."
-            )
-        value = a.value + b.value
-        return self._field(value, a.population, a, b)
+        _require_same_positions("added", a, b)
+        return self._field(a.value + b.value, a.population, a, b)
 
     def scale(self, factor: Any, h: Field) -> Field:
         del factor
         return self._field(h.value, h.population, h)
+
+
+def _require_same_positions(what: str, *values: Field) -> None:
+    """ValueError if fields or numbers of rows have other positions than each other."""
+    first, *others = [h for h in values if h.value.ndim > 1] or values[:1]
+    for h in others:
+        if h.value.shape[:-1] != first.value.shape[:-1]:
+            raise ValueError(
+                f"fields of {_positions(first)} and {_positions(h)} positions cannot be {what}; net.mix(h, A) with A "
+                "(position, source) gives a field other positions."
+            )
 
 
 def _positions(h: Field) -> str:
