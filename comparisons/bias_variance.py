@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from comparisons import inputs
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
-from dmft.host import usual_errors
+from dmft.running.host import usual_errors
 from dmft.specs import _check, loss
 from dmft.specs.loss import LOSSES
 

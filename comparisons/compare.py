@@ -43,8 +43,8 @@ from comparisons import estimators, inputs
 from comparisons.samples import held, require_enough, samples
 from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
-from dmft.host import usual_errors
-from dmft.labels import labelled
+from dmft.running.host import usual_errors
+from dmft.schema.labels import labelled
 
 
 @usual_errors

@@ -35,7 +35,7 @@ from scipy.special import ndtr
 from comparisons import results
 from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
-from dmft.host import usual_errors
+from dmft.running.host import usual_errors
 from dmft.specs import _check
 
 Array = NDArray[np.float64]

@@ -30,9 +30,9 @@ from comparisons.spectra import after_kernel, spectra
 from comparisons.summary import LABELS, summary
 from comparisons.widths import pointwise
 from dmft import schema
-from dmft.host import usual_errors
-from dmft.paths import local
-from dmft.storage import replacing
+from dmft.running.host import usual_errors
+from dmft.running.paths import local
+from dmft.schema.storage import replacing
 from dmft.text import at_most, with_error
 
 # analysis: its figure, and its title

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
-from dmft.host import usual_errors
+from dmft.running.host import usual_errors
 
 Array = NDArray[np.float64]
 QUANTITIES = ("feature_kernel", "gradient_kernel", "ntk")

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from dmft import schema
-from dmft.labels import labelled
+from dmft.schema.labels import labelled
 
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 

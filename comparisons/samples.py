@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dmft.moments import pooled, pooled_products
+from dmft.running.moments import pooled, pooled_products
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]

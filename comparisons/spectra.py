@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
-from dmft.host import usual_errors
+from dmft.running.host import usual_errors
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 

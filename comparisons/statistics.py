@@ -10,8 +10,8 @@ import xarray as xr
 from comparisons import inputs
 from comparisons.samples import held, prediction_covariance, require_enough, samples
 from dmft import schema
-from dmft.host import usual_errors
-from dmft.labels import labelled
+from dmft.running.host import usual_errors
+from dmft.schema.labels import labelled
 
 FEWEST = 4  # networks, or blocks, of a width
 

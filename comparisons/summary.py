@@ -9,7 +9,7 @@ import xarray as xr
 
 from comparisons.estimators import root, upper_end
 from dmft import faces, schema
-from dmft.host import usual_errors
+from dmft.running.host import usual_errors
 from dmft.text import at_most, table, with_error
 
 LABELS = {

@@ -28,7 +28,7 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import FEWEST, held, jackknife, require_enough, samples
 from comparisons.scaling import CLEAR, fit_series
 from dmft import schema
-from dmft.host import usual_errors
+from dmft.running.host import usual_errors
 from dmft.specs import _check
 
 Array = NDArray[np.float64]

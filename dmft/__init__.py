@@ -33,18 +33,18 @@ from dmft.specs import (
 from dmft.specs.activation import activation
 
 if TYPE_CHECKING:
-    from dmft.adaptive import adaptive_flow
-    from dmft.expansion import at_width, required_width
-    from dmft.finite_width import fluctuations
+    from dmft.drivers.adaptive_flow import adaptive_flow
+    from dmft.drivers.neurons import neurons
+    from dmft.drivers.plan import plan
+    from dmft.drivers.solve import solve
+    from dmft.finite_width.expansion import at_width, required_width
+    from dmft.finite_width.fluctuations import fluctuations
     from dmft.limits.distance import distance_from_lazy
     from dmft.limits.initial import initial_fluctuations
     from dmft.limits.lazy import lazy_limit
     from dmft.limits.two_layer import two_layer_linear
-    from dmft.planning import plan
-    from dmft.preactivations import neurons
-    from dmft.solver import solve
-    from dmft.stacking import stack
-    from dmft.storage import load, save
+    from dmft.schema.stacking import stack
+    from dmft.schema.storage import load, save
 
 __version__ = "0.1.0"
 
@@ -86,19 +86,19 @@ __all__ = [
 ]
 
 _LAZY = {
-    "adaptive_flow": "dmft.adaptive",
-    "at_width": "dmft.expansion",
+    "adaptive_flow": "dmft.drivers.adaptive_flow",
+    "at_width": "dmft.finite_width.expansion",
     "distance_from_lazy": "dmft.limits.distance",
-    "fluctuations": "dmft.finite_width",
+    "fluctuations": "dmft.finite_width.fluctuations",
     "initial_fluctuations": "dmft.limits.initial",
     "lazy_limit": "dmft.limits.lazy",
-    "load": "dmft.storage",
-    "neurons": "dmft.preactivations",
-    "plan": "dmft.planning",
-    "required_width": "dmft.expansion",
-    "save": "dmft.storage",
-    "solve": "dmft.solver",
-    "stack": "dmft.stacking",
+    "load": "dmft.schema.storage",
+    "neurons": "dmft.drivers.neurons",
+    "plan": "dmft.drivers.plan",
+    "required_width": "dmft.finite_width.expansion",
+    "save": "dmft.schema.storage",
+    "solve": "dmft.drivers.solve",
+    "stack": "dmft.schema.stacking",
     "two_layer_linear": "dmft.limits.two_layer",
 }
 

@@ -22,7 +22,8 @@ import tyro
 
 import dmft
 from dmft import command
-from dmft.cli import (
+from dmft.command import aligned, problem_lines, short
+from dmft.command.options import (
     NetworkOptions,
     NumericsOptions,
     TaskOptions,
@@ -31,8 +32,7 @@ from dmft.cli import (
     read_problem,
     refuse_descriptions,
 )
-from dmft.command import aligned, problem_lines, short
-from dmft.paths import local
+from dmft.running.paths import local
 from dmft.text import table, with_error
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def result_lines(result: xr.Dataset) -> str:
     """A result's settings, variables, values at some steps and precision, as text."""
     lines = {name: short(value) for name, value in result.attrs.items() if name not in FORMATTED}
     if "memory_estimate" in result.attrs:
-        from dmft.memory import readable
+        from dmft.running.memory import readable
 
         lines["memory_estimate"] = readable(int(result.attrs["memory_estimate"]))
     lines["sizes"] = ", ".join(f"{name} {size}" for name, size in result.sizes.items())

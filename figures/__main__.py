@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmft.command import ending_with_its_reader
-from dmft.paths import local
+from dmft.running.paths import local
 from figures import names, needs, style
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import comparisons
 import dmft
-from dmft.paths import local
+from dmft.running.paths import local
 from figures import example, style, width_convergence
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import dmft
 from comparisons.estimators import upper_end
-from dmft.paths import local
+from dmft.running.paths import local
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 WIDE = 7.1  # inches: two columns of a journal

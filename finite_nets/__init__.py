@@ -14,13 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finite_nets.ensemble import train_ensemble
-    from finite_nets.in_law import sample_in_law
-    from finite_nets.planning import plan_sweep
-    from finite_nets.preactivations import neurons
-    from finite_nets.predictions import from_predictions
-    from finite_nets.reading import check_store, open_store, problems
-    from finite_nets.sweeping import sweep
+    from finite_nets.ensembles.ensemble import train_ensemble
+    from finite_nets.ensembles.in_law import sample_in_law
+    from finite_nets.ensembles.neurons import neurons
+    from finite_nets.ensembles.predictions import from_predictions
+    from finite_nets.sweeps.plan import plan_sweep
+    from finite_nets.sweeps.reading import check_store, open_store, problems
+    from finite_nets.sweeps.sweep import sweep
 
 __all__ = [
     "check_store",
@@ -35,15 +35,15 @@ __all__ = [
 ]
 
 _LAZY = {
-    "check_store": "finite_nets.reading",
-    "from_predictions": "finite_nets.predictions",
-    "neurons": "finite_nets.preactivations",
-    "open_store": "finite_nets.reading",
-    "plan_sweep": "finite_nets.planning",
-    "problems": "finite_nets.reading",
-    "sample_in_law": "finite_nets.in_law",
-    "sweep": "finite_nets.sweeping",
-    "train_ensemble": "finite_nets.ensemble",
+    "check_store": "finite_nets.sweeps.reading",
+    "from_predictions": "finite_nets.ensembles.predictions",
+    "neurons": "finite_nets.ensembles.neurons",
+    "open_store": "finite_nets.sweeps.reading",
+    "plan_sweep": "finite_nets.sweeps.plan",
+    "problems": "finite_nets.sweeps.reading",
+    "sample_in_law": "finite_nets.ensembles.in_law",
+    "sweep": "finite_nets.sweeps.sweep",
+    "train_ensemble": "finite_nets.ensembles.ensemble",
 }
 
 

@@ -20,7 +20,8 @@ import tyro
 import dmft
 import finite_nets
 from dmft import command
-from dmft.cli import (
+from dmft.command import problem_lines, short
+from dmft.command.options import (
     NetworkOptions,
     TaskOptions,
     TrainingOptions,
@@ -29,7 +30,6 @@ from dmft.cli import (
     read_problem,
     refuse_descriptions,
 )
-from dmft.command import problem_lines, short
 
 DESCRIPTION = "Ensembles of real networks of finite width."
 
@@ -164,7 +164,7 @@ class Describe:
 
     def run(self) -> None:
         """Read, print."""
-        from finite_nets.store import Store
+        from finite_nets.sweeps.store import Store
 
         store = Store(self.store)
         for problem_id, problem in finite_nets.problems(self.store).items():

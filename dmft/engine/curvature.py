@@ -22,7 +22,8 @@ of a pass, phi' and phi'' at h, H the curvature of the loss in outputs:
                dz^l = s_l (F^l)^ + b W^l^T dg^{l+1} / sqrt(N)       dg^l = [dg^{l+1} +] phi' dz^l + phi'' z^l dh^l
     A q        E^l = -s_l dg^{l+1}      F^l = -s_l phi' dh^l      q^w = -s_L (dDelta phi(h^L) + Delta phi' dh^L)
 
-(z^l with its factor b; in brackets what a residual network adds.)  These are the formulas of `finite_nets.curvature`.
+(z^l with its factor b; in brackets what a residual network adds.)  These are the formulas of
+`finite_nets.training.curvature`.
 
 The matrices meet new vectors here, phi' dh and dg, P in each product.  They reveal themselves further, in a copy that
 is thrown away: what a matrix shows is Gaussian given all that it has shown before, so that the copy has the right law,

@@ -22,9 +22,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import schema
-from dmft.host import usual_errors
-from dmft.labels import labelled
 from dmft.limits.lazy import has_lazy_limit, lazy_limit
+from dmft.running.host import usual_errors
+from dmft.schema.labels import labelled
 from dmft.specs import Problem
 
 Array = NDArray[np.float64]

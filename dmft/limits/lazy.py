@@ -32,12 +32,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from dmft import memory, schema
-from dmft.host import usual_errors
+from dmft import schema
 from dmft.limits.convolution import frozen_convolution
 from dmft.limits.flow import integrated_descent
 from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_of_few_nodes
 from dmft.limits.result import DivergenceCheck, FrozenKernels, exact_result
+from dmft.running import memory
+from dmft.running.host import usual_errors
 from dmft.specs import CNN, MLP, GradientFlow, Problem, ResidualMLP, _check, loss
 from dmft.specs.loss import LOSSES
 from dmft.specs.networks import Architecture, Network, perceptron

@@ -34,9 +34,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import integrate, linalg
 
-from dmft import memory, schema
-from dmft.host import usual_errors
+from dmft import schema
 from dmft.limits.result import DivergenceCheck, exact_result
+from dmft.running import memory
+from dmft.running.host import usual_errors
 from dmft.specs import GradientFlow, Problem, linear, loss
 from dmft.specs.loss import LOSSES
 from dmft.specs.networks import Network, perceptron

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.host import usual_errors
-from dmft.paths import local
+from dmft.running.host import usual_errors
+from dmft.running.paths import local
 from dmft.specs import _check, formats
 from dmft.specs.formats import Pool
 from dmft.specs.task import Task

@@ -3,8 +3,8 @@
 Prints Markdown: processor time of a step of training (forward, backward, update; 10 samples, float32, one thread, the
 least of several), in ms.
 
-    program     `finite_nets.programs`
-    made for    `finite_nets.network`, which is made for perceptrons
+    program     `finite_nets.training.programs`
+    made for    `finite_nets.training.perceptrons`, which is made for perceptrons
     vmap(grad)  a plain function of PyTorch, differentiated and mapped over members
 """
 
@@ -18,8 +18,8 @@ from torch.nn import functional
 
 import dmft
 from dmft.specs.networks import Architecture
-from finite_nets.precision import PRECISIONS
-from finite_nets.programs import trainer_of
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.training.programs import trainer_of
 
 SAMPLES, CHANNELS, REPEATS = 10, 3, 5
 CPU = torch.device("cpu")

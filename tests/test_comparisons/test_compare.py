@@ -10,7 +10,7 @@ import xarray as xr
 import comparisons
 import dmft
 import finite_nets
-import finite_nets.recording
+import finite_nets.ensembles.recording
 from comparisons.scaling import fit_power_law
 from conftest import reference_problem
 from dmft import schema

@@ -7,7 +7,7 @@ import torch
 from scipy.special import erf
 
 import dmft
-import finite_nets.activations
+import finite_nets.training.activations
 from dmft.engine import activations
 from dmft.limits import gaussian
 from dmft.specs.activation import NAMES
@@ -46,7 +46,7 @@ def test_every_activation_is_tested():
 
 @pytest.mark.parametrize("activation", ALL, ids=str)
 def test_jax_and_torch_agree_with_the_formula_and_its_derivative(activation):
-    function = finite_nets.activations.function(activation)
+    function = finite_nets.training.activations.function(activation)
     h = torch.tensor(H, requires_grad=True)
     (slope,) = torch.autograd.grad(function(h)[0].sum(), h)
     with jax.enable_x64(True):
@@ -63,11 +63,13 @@ def test_jax_and_torch_agree_with_the_formula_and_its_derivative(activation):
 @pytest.mark.parametrize("activation", ALL, ids=str)
 def test_both_second_derivatives_are_the_slope_of_the_first(activation):
     h = torch.tensor(H, requires_grad=True)
-    (bend,) = torch.autograd.grad((finite_nets.activations.function(activation)(h)[1] + 0 * h).sum(), h)
+    (bend,) = torch.autograd.grad((finite_nets.training.activations.function(activation)(h)[1] + 0 * h).sum(), h)
     with jax.enable_x64(True):
         ours = np.asarray(activations.bend(activation, jax.numpy.asarray(H)))
     # float64 rounding
-    np.testing.assert_allclose(finite_nets.activations.bend(activation)(h.detach()), bend, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(
+        finite_nets.training.activations.bend(activation)(h.detach()), bend, rtol=1e-11, atol=1e-12
+    )
     np.testing.assert_allclose(ours, bend, rtol=1e-11, atol=1e-12)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft import adaptive
+from dmft.drivers import adaptive_flow
+from dmft.drivers.run import Run
 from dmft.errors import DivergenceError
 from dmft.limits import two_layer_linear
 from dmft.limits.lazy import lazy_limit
-from dmft.run import Run
 
 FLOW = dmft.GradientFlow(1.0, 1.0, 1)
 CHOOSING = {"particles": 128}
@@ -117,7 +117,7 @@ def test_a_deep_network_reaches_long_times_in_few_growing_steps(monkeypatch):
     assert len(sizes) < 300
     assert sizes.sum() == pytest.approx(1e6, rel=1e-12)
     assert sizes.max() > 1e5 * sizes[0]
-    assert (sizes[1:] / sizes[:-1]).max() < adaptive.GROWTH * (1 + 1e-9)  # rounding
+    assert (sizes[1:] / sizes[:-1]).max() < adaptive_flow.GROWTH * (1 + 1e-9)  # rounding
     assert len(sizes) < 1.6 * dmft.adaptive_flow(problem, 1e3, **CHOOSING).training.steps
     assert chosen.network == problem.network
     assert chosen.task == problem.task
@@ -154,7 +154,7 @@ def test_ends_too_early_with_a_warning():
 
 
 def test_an_error_that_is_no_number_at_any_step_is_a_divergence(monkeypatch):
-    problem, trial = PROBLEMS["one hidden layer"], adaptive._trial
+    problem, trial = PROBLEMS["one hidden layer"], adaptive_flow._trial
 
     def leaves_the_numbers(network, rule, t, rate, *, form):
         network, error = trial(network, rule, t, rate, form=form)

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 import dmft
 from conftest import ROOT, first_of
-from dmft import run, solver
-from dmft.checkpoint import Checkpoint
+from dmft.drivers import run
+from dmft.drivers import solve
 from dmft.engine import loop
+from dmft.running.checkpoint import Checkpoint
 
 SIZES = {"particles": 128, "scrambles": 3}
 
@@ -65,8 +66,9 @@ import os, signal, sys
 from functools import partial
 sys.path[:0] = {paths!r}
 import conftest, dmft
-from dmft import checkpoint, solver
-solver.Checkpoint = partial(checkpoint.Checkpoint, every=0.0)
+from dmft.running import checkpoint
+from dmft.drivers import solve
+solve.Checkpoint = partial(checkpoint.Checkpoint, every=0.0)
 replace, calls = os.replace, []
 def kill(source, target):
     calls.append(source)

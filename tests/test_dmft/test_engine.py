@@ -16,8 +16,8 @@ import finite_nets
 from dmft.engine import basis, loop, matrix, network, population
 from dmft.engine import normals as raw_normals
 from dmft.specs.parameterization import input_scale
-from finite_nets.network import initialise
-from finite_nets.precision import PRECISIONS
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.training.perceptrons import initialise
 
 EXACT = 1e-7  # tolerance that drops nothing but rounding
 

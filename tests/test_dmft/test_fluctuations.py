@@ -13,9 +13,11 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft import influence, initial_fluctuations, run
+from dmft import initial_fluctuations
+from dmft.drivers import run
 from dmft.engine import loop, variation
 from dmft.errors import DivergenceError, MemoryEstimateError
+from dmft.finite_width import influence
 from oracles import action_covariance
 
 KERNELS = ("feature_kernel", "gradient_kernel")

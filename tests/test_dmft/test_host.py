@@ -14,7 +14,7 @@ import xarray as xr
 import comparisons
 import dmft
 import finite_nets
-from dmft import compiling, host
+from dmft.running import compiling, host
 
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
 PROBLEM = dmft.Problem(dmft.MLP(depth=2), TASK, dmft.GradientDescent(0.5, steps=2))

@@ -5,8 +5,8 @@ import re
 import psutil
 import pytest
 
-from dmft import memory
 from dmft.errors import MemoryEstimateError
+from dmft.running import memory
 
 
 @pytest.mark.parametrize(

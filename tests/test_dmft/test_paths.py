@@ -14,7 +14,7 @@ import dmft
 import finite_nets
 from conftest import ROOT
 from dmft.__main__ import main
-from dmft.paths import local
+from dmft.running.paths import local
 from figures import style
 from figures.__main__ import main as figures_main
 from finite_nets.__main__ import main as nets_main

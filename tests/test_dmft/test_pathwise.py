@@ -11,9 +11,9 @@ from scipy.stats import qmc
 
 import dmft
 from conftest import reference_problem
-from dmft.engine import pathwise
-from dmft.engine.pathwise import Terms, bytes_needed, draws_needed, pathwise_limit
 from dmft.errors import DivergenceError
+from dmft.limits import pathwise
+from dmft.limits.pathwise import Terms, bytes_needed, draws_needed, pathwise_limit
 from dmft.specs.parameterization import input_scale, output_scale, parameter_rate
 
 QUANTITIES = ("prediction", "feature_kernel", "gradient_kernel", "ntk")

@@ -8,8 +8,8 @@ import types
 import pytest
 
 import dmft
-from dmft import progress
 from dmft.__main__ import main
+from dmft.running import progress
 
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
 TRAINING = dmft.GradientDescent(0.5, steps=3)

@@ -9,8 +9,8 @@ import pytest
 
 import dmft
 import finite_nets
+from dmft.drivers.run import Run
 from dmft.engine import loop, matrix, network, population
-from dmft.run import Run
 
 WIDTH = 14
 

@@ -9,9 +9,10 @@ import xarray as xr
 
 import comparisons
 import dmft
-from dmft import identity, labels, schema
+from dmft import schema
 from dmft.errors import SchemaError
-from dmft.storage import DIGITS, MARK, SEALED
+from dmft.schema import identity, labels
+from dmft.schema.storage import DIGITS, MARK, SEALED
 
 END = len(MARK) + DIGITS  # of a file, its digest
 STEPS = 5

@@ -10,11 +10,11 @@ import comparisons
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft.checkpoint import Checkpoint
 from dmft.engine import curvature, loop, matrix, network, normals, population
+from dmft.running.checkpoint import Checkpoint
 from dmft.specs.parameterization import input_scale
-from finite_nets.network import initialise
-from finite_nets.precision import PRECISIONS
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.training.perceptrons import initialise
 
 STEPS = [4, 6, 8, 10]  # before them single neurons have the largest curvature (`dmft.specs.curvature`)
 
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     problem = some_problem(dmft.MLP(2, dmft.tanh(0.8), 1.5))
     arguments = {"particles": 256, "scrambles": 2, "observables": (*dmft.schema.OBSERVABLES, "sharpness")}
     whole = dmft.solve(problem, **arguments)
-    monkeypatch.setattr("dmft.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("dmft.running.checkpoint.EVERY", 0.0)
     monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))
     advance, calls = loop.advance, []
 

@@ -11,8 +11,8 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import first_of, reference_problem
+from dmft.drivers.run import Run
 from dmft.errors import DivergenceError, MemoryEstimateError
-from dmft.run import Run
 from oracles import lazy_limit
 
 

@@ -17,12 +17,12 @@ from scipy.integrate import quad
 import dmft
 import finite_nets
 from conftest import ROOT
-from dmft import run
+from dmft.drivers import run
 from dmft.engine import basis, flow, loop, network, population
 from dmft.errors import DivergenceError
 from dmft.limits import two_layer_linear
 from dmft.limits.lazy import lazy_limit
-from finite_nets import in_law
+from finite_nets.ensembles import in_law
 
 STEPS, FEATURES = 5, 6
 PREDICTION = {"observables": ["prediction"]}

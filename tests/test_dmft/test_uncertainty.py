@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import dmft
+from dmft.drivers.uncertainty import warn_of_large_errors
 from dmft.text import WIDEST, table
-from dmft.uncertainty import warn_of_large_errors
 
 
 def problem(training, activation=None):

@@ -8,11 +8,12 @@ import dmft
 import finite_nets
 from dmft import schema
 from dmft.errors import DivergenceError
-from finite_nets import curvature, matrices
-from finite_nets.budget import Budget
-from finite_nets.network import Trainer
-from finite_nets.precision import PRECISIONS
-from finite_nets.recording import Plan
+from finite_nets.device import matrices
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.ensembles.budget import Budget
+from finite_nets.ensembles.recording import Plan
+from finite_nets.training import curvature
+from finite_nets.training.perceptrons import Trainer
 from test_finite_nets.test_trainer import FEATURES, SEED, WIDTH, outputs_of, parameters_of, some_problem, true_loss
 
 STEPS = 3
@@ -140,7 +141,7 @@ def test_minibatches_and_flows_have_the_sharpness_of_all_training_samples():
 def test_a_member_does_not_depend_on_its_batch(monkeypatch):
     problem = some_problem(training=TRAINING)
     whole = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=12, **SHARPNESS)
-    monkeypatch.setattr(finite_nets.budget, "CPU_BATCH", 300_000)
+    monkeypatch.setattr(finite_nets.ensembles.budget, "CPU_BATCH", 300_000)
     budget = Budget(whole_plan(problem), PRECISIONS["float64"], torch.device("cpu"), None)
     assert 1 <= budget.batch(16) < 12
     part = finite_nets.train_ensemble(problem, widths=[16], seeds=[11, 3], **SHARPNESS)
@@ -158,7 +159,7 @@ def test_delayed_updates_momentum_and_single_precision(monkeypatch):
     problem = some_problem(training=dmft.GradientDescent(0.1, STEPS, momentum=0.5, weight_decay=0.1))
     expected = recorded(problem)
     np.testing.assert_allclose(recorded(problem, dtype="float32"), expected, rtol=1e-5)  # rounding of 6e-8, times ten
-    monkeypatch.setattr(finite_nets.network, "room", lambda width, rows, steps, *rest: rows * steps)
+    monkeypatch.setattr(finite_nets.training.perceptrons, "room", lambda width, rows, steps, *rest: rows * steps)
     assert matrices.room(WIDTH, 5, STEPS, torch.float64, torch.device("cpu")) == 0  # that of a CPU
     np.testing.assert_allclose(recorded(problem), expected, rtol=1e-9)
 

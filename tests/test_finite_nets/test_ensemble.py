@@ -10,11 +10,11 @@ import xarray as xr
 
 import dmft
 import finite_nets
-import finite_nets.budget
+import finite_nets.ensembles.budget
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, exploded
-from finite_nets.network import initialise, input_coordinates
-from finite_nets.precision import PRECISIONS
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.training.perceptrons import initialise, input_coordinates
 from oracles import autograd_network
 
 ACTIVATIONS = [dmft.tanh(0.8), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(2.0), dmft.linear()]
@@ -57,7 +57,7 @@ def test_a_member_is_a_function_of_root_seed_width_and_index(monkeypatch):
     problem = some_problem()
     whole = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=20, dtype="float64")
     # other batches, other order, other company
-    monkeypatch.setattr(finite_nets.budget, "CPU_BATCH", 100_000)
+    monkeypatch.setattr(finite_nets.ensembles.budget, "CPU_BATCH", 100_000)
     part = finite_nets.train_ensemble(problem, widths=[16], seeds=[19, 7], dtype="float64")
     xr.testing.assert_allclose(part, whole.sel(width=[16], seed=[19, 7]), rtol=1e-9)
     split = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=20, dtype="float64")

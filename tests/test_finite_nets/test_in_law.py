@@ -11,7 +11,7 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError
-from finite_nets import in_law
+from finite_nets.ensembles import in_law
 
 SEEDS = 3000
 

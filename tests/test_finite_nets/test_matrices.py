@@ -14,9 +14,10 @@ if not torch.cuda.is_available():
 
 import dmft
 import finite_nets
-from finite_nets import matrices, network, random
-from finite_nets.precision import PRECISIONS
-from finite_nets.products import Products
+from finite_nets.device import matrices, random
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.device.products import Products
+from finite_nets.training import perceptrons
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SINGLE, DOUBLE = PRECISIONS["float32"], PRECISIONS["float64"]
@@ -84,7 +85,7 @@ def test_delayed_updates_change_nothing(monkeypatch, name, room):
 
 def test_velocities_take_no_memory_before_they_are_folded(monkeypatch):
     monkeypatch.setattr(network, "room", lambda *_: 1000)
-    trainer = network.Trainer(DELAYED["momentum and decay"], torch.device("cpu"), DOUBLE)
+    trainer = perceptrons.Trainer(DELAYED["momentum and decay"], torch.device("cpu"), DOUBLE)
     state = trainer.begin(trainer.draw(11, torch.arange(3), 0))
     with torch.inference_mode():
         list(trainer.run(state, frozenset({6})))
@@ -269,7 +270,7 @@ def test_rows_need_not_lie_one_after_the_other(both):
 @pytest.mark.parametrize("root_seed", [3, 3 + 2**40, 2**64 - 5])
 def test_normals_are_those_of_pytorch(root_seed):
     pytest.importorskip("triton")
-    kernels = importlib.import_module("finite_nets.kernels")
+    kernels = importlib.import_module("finite_nets.device.triton")
     members = torch.tensor([0, 5, 2**31 + 7], device=DEVICE)
     out = torch.full((3, 63), torch.nan, device=DEVICE)
     kernels.normals(out, members, root_seed=root_seed, width=9, parameter=1)
@@ -287,7 +288,7 @@ def test_normals_are_those_of_pytorch(root_seed):
 def test_networks_train_by_kernels_as_without(monkeypatch, name):
     pytest.importorskip("triton")
     expected = trained(DELAYED[name])
-    for module in (random, finite_nets.products, finite_nets.budget):
+    for module in (random, finite_nets.device.products, finite_nets.ensembles.budget):
         monkeypatch.setattr(module, "have_kernels", lambda _: True)
     for room in (0, 12):
         monkeypatch.setattr(network, "room", lambda *_, room=room: room)

@@ -11,7 +11,7 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError
-from finite_nets import runner
+from finite_nets.ensembles import runner
 
 PHI = {"tanh": lambda h: np.tanh(0.8 * h) / 0.8, "relu": lambda h: np.sqrt(2) * np.maximum(h, 0), "linear": lambda h: h}
 

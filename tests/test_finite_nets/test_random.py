@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from finite_nets import random
-from finite_nets.random import normals, philox
+from finite_nets.device import random
+from finite_nets.device.random import normals, philox
 
 
 @pytest.mark.parametrize(

@@ -24,18 +24,18 @@ import xarray as xr
 import comparisons
 import dmft
 import finite_nets
-import finite_nets.runner
-import finite_nets.store
+import finite_nets.ensembles.runner
+import finite_nets.sweeps.store
 from comparisons.samples import prediction_covariance
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, StoreError
 from dmft.specs.problem import differences
 from finite_nets.__main__ import SweepOptions, main
-from finite_nets.budget import Budget
-from finite_nets.ensemble import default_block
-from finite_nets.executors import Outcome, run_all
-from finite_nets.precision import PRECISIONS
-from finite_nets.recording import Plan
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.ensembles.budget import Budget
+from finite_nets.ensembles.ensemble import default_block
+from finite_nets.ensembles.recording import Plan
+from finite_nets.sweeps.executors import Outcome, run_all
 
 PROBLEM = reference_problem()
 RICHER = reference_problem(gamma0=2.0)
@@ -97,7 +97,7 @@ def test_members_are_kept_on_request(tmp_path):
     np.testing.assert_allclose(_covariance(moments), _covariance_of_members(direct), atol=1e-12)
     # batches that cut through blocks
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finite_nets.runner.Runner, "at_once", lambda *_: 4)
+        patch.setattr(finite_nets.ensembles.runner.Runner, "at_once", lambda *_: 4)
         swept(tmp_path / "cut", 12, members=True, covariance=True, observables=None)
     xr.testing.assert_allclose(opened(tmp_path / "cut", members=True), opened(tmp_path / "kept", members=True))
     xr.testing.assert_allclose(opened(tmp_path / "cut"), opened(tmp_path / "kept"))
@@ -115,7 +115,7 @@ def _covariance_of_members(nets):
 
 @pytest.mark.parametrize("at_once", [3, 7, 1000])
 def test_numbers_do_not_depend_on_batches(tmp_path, monkeypatch, whole, at_once):
-    monkeypatch.setattr(finite_nets.runner.Runner, "at_once", lambda *_: at_once)
+    monkeypatch.setattr(finite_nets.ensembles.runner.Runner, "at_once", lambda *_: at_once)
     swept(tmp_path / "store")
     found, expected = opened(tmp_path / "store"), opened(whole)
     for name in expected.data_vars:
@@ -239,7 +239,7 @@ FORKING = """
 import glob, os, random, signal, sys, time
 import numpy, torch, zarr, xarray  # loaded before the forks, used after them
 sys.path.insert(0, {tests!r})
-import finite_nets.sweeping
+import finite_nets.sweeps.sweep
 import test_sweep_problem as t
 
 def writer():
@@ -375,7 +375,7 @@ def test_a_store_that_cannot_be_written_to_is_named_before_any_work(small_disk, 
     path = small_disk / "store"
     swept(path, 10, [8])
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    monkeypatch.setattr(finite_nets.runner.Runner, "moments", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(finite_nets.ensembles.runner.Runner, "moments", lambda *_: pytest.fail("trained"))
     with pytest.raises(OSError, match=r"the store cannot be written to .* \(Read-only file system\)"):
         swept(path)
     assert finite_nets.open_store(path).sizes["block"] == 2
@@ -439,7 +439,7 @@ def test_what_killed_writers_leave_is_no_part_of_the_store(tmp_path, whole):
 
 
 def test_out_of_memory_leads_to_smaller_batches(tmp_path, monkeypatch, whole):
-    train, sizes = finite_nets.runner.Runner._train_moments, []
+    train, sizes = finite_nets.ensembles.runner.Runner._train_moments, []
 
     def limited(self, width, seeds, blocks):
         sizes.append(len(seeds))
@@ -447,7 +447,7 @@ def test_out_of_memory_leads_to_smaller_batches(tmp_path, monkeypatch, whole):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
         return train(self, width, seeds, blocks)
 
-    monkeypatch.setattr(finite_nets.runner.Runner, "_train_moments", limited)
+    monkeypatch.setattr(finite_nets.ensembles.runner.Runner, "_train_moments", limited)
     swept(tmp_path / "store")
     assert sizes[:5] == [40, 20, 10, 5, 5]
     for name, values in opened(whole).data_vars.items():
@@ -456,7 +456,7 @@ def test_out_of_memory_leads_to_smaller_batches(tmp_path, monkeypatch, whole):
     def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(finite_nets.runner.Runner, "_train_moments", never)
+    monkeypatch.setattr(finite_nets.ensembles.runner.Runner, "_train_moments", never)
     with pytest.raises(
         MemoryEstimateError, match=r"one network of width \d+ does not fit in memory: CUDA out of memory"
     ):
@@ -467,7 +467,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError("shapes do not agree")
 
-    monkeypatch.setattr(finite_nets.runner.Runner, "_train_moments", fails)
+    monkeypatch.setattr(finite_nets.ensembles.runner.Runner, "_train_moments", fails)
     with pytest.raises(RuntimeError, match="shapes do not agree"):
         swept(tmp_path / "store")
 
@@ -768,7 +768,7 @@ def test_stores_of_former_versions_open_and_are_cut_to_what_they_hold(tmp_path, 
 def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp_path, whole, monkeypatch):
     """The other writes its length between our look and our write: a longer one, and a chunk."""
     path = shutil.copytree(whole, tmp_path / "store")
-    write, done = finite_nets.store._write_whole, []
+    write, done = finite_nets.sweeps.store._write_whole, []
 
     def late(file, text):
         if not done and file.parent.name == "count":
@@ -779,12 +779,12 @@ def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp
             file.write_text(json.dumps(metadata))
         write(file, text)
 
-    monkeypatch.setattr(finite_nets.store, "_write_whole", late)
-    finite_nets.store.Store._declare(path / PROBLEM.problem_id / "width_8" / "count", 12)
+    monkeypatch.setattr(finite_nets.sweeps.store, "_write_whole", late)
+    finite_nets.sweeps.store.Store._declare(path / PROBLEM.problem_id / "width_8" / "count", 12)
     assert done
     assert declared(path) == 31
     # and a store whose length was lost altogether is long enough again when the next block is written
-    store = finite_nets.store.Store(path)
+    store = finite_nets.sweeps.store.Store(path)
     block = {name: store.read(PROBLEM.problem_id, 8, name, [0])[0] for name in ("count", "diverged", "loss_mean")}
     store.write(PROBLEM.problem_id, 8, 40, 5, block)
     assert (declared(path), declared(path, "loss_mean")) == (41, 41)
@@ -910,7 +910,7 @@ def test_problems_of_equal_cost_are_timed_once(tmp_path, monkeypatch, whole):
         timed.append(width)
         return 1e-3 * width * networks
 
-    monkeypatch.setattr(finite_nets.runner.Runner, "seconds", seconds)
+    monkeypatch.setattr(finite_nets.ensembles.runner.Runner, "seconds", seconds)
     problems = dmft.vary(PROBLEM, gamma0=[0.5, 1.0, 2.0], learning_rate=[0.1, 0.2])
     plan = finite_nets.plan_sweep([*problems, *dmft.vary(PROBLEM, depth=[3])], WIDTHS, 40, store=tmp_path / "s", **FEW)
     assert "560 networks to train" in plan.text()

@@ -13,13 +13,15 @@ import dmft
 import finite_nets
 from dmft.specs.networks import Architecture
 from dmft.specs.networks.program import Field
-from finite_nets import budget, curvature, programs, random, tape
-from finite_nets.budget import Budget
-from finite_nets.host import usual_torch
-from finite_nets.preactivations import NeuronPlan
-from finite_nets.precision import PRECISIONS
-from finite_nets.recording import Plan
-from finite_nets.runner import Runner
+from finite_nets.device import random
+from finite_nets.device.host import usual_torch
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.ensembles import budget
+from finite_nets.ensembles.budget import Budget
+from finite_nets.ensembles.neurons import NeuronPlan
+from finite_nets.ensembles.recording import Plan
+from finite_nets.ensembles.runner import Runner
+from finite_nets.training import curvature, programs, tape
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 WIDTH, MEMBERS, STEPS = 6, (2, 5), 4

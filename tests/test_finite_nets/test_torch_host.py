@@ -10,7 +10,7 @@ import xarray as xr
 
 import dmft
 import finite_nets
-from finite_nets.host import PRODUCTS
+from finite_nets.device.host import PRODUCTS
 
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
 PROBLEM = dmft.Problem(dmft.MLP(depth=2), TASK, dmft.GradientDescent(0.5, steps=2))

@@ -1,0 +1,405 @@
+"""The influence of single neurons on a run, contracted to variances and biases of wide networks.
+
+With the derivatives F' and F'' of an observable in the measure of each layer (`dmft.engine.variation`) and the
+fluctuation dM of one neuron (`dmft.engine.directions`):
+
+    N Cov(q, q')    = sum_l E[F_q'[dM^l] F_q''[dM^l]]         N bias = (1/2) sum_l E[F''[dM^l, dM^l]]
+
+`along` averages over directions, all layers moved at once or one after the other.  Observables depend on few of the
+directions much: backward passes of random combinations find an orthonormal set of these, which are followed exactly,
+and the random directions are left with the rest (Meyer et al. 2021, "Hutch++"); both estimates stay unbiased.
+`by_gradients` has F' for every neuron, (1/S) sum_i (F_i' - mean)^2 for particles, and needs no average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft import schema
+from dmft.drivers.run import Run, Trained, available_bytes
+from dmft.engine.directions import random_directions, symmetric_directions, symmetric_pairs
+from dmft.engine.network import Network
+from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, taylor, vary
+from dmft.errors import DivergenceError
+from dmft.finite_width.scalars import Scalars, no_observables, recorded
+from dmft.running import memory
+from dmft.running.moments import Arrays
+from dmft.running.progress import Bar
+
+CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
+CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
+ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
+GPU_SHARE = 0.4  # of the free memory of a GPU
+LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
+BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
+BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
+NEGLIGIBLE = 1e-8  # relative size of what is rounding
+AT_ONCE = 512  # directions or scalars at most
+COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
+
+
+class Source(NamedTuple):
+    """Directions whose contributions are added with a common factor.
+
+    layer: the first that they move, by which contributions are told apart; `directions(start, stop)` makes some of
+    `number`.
+    """
+
+    layer: int
+    number: int
+    scale: float
+    directions: Callable[[int, int], Measures]
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What is asked of every scramble: arguments of `dmft.fluctuations`, `draws` those of one scramble."""
+
+    run: Run
+    mode: str
+    observables: tuple[str, ...]
+    covariance: bool
+    by_layer: bool
+    draws: int
+    deflate: bool
+    distribution: str
+    memory_limit: int | None
+
+    def estimate(self, trained: Trained, key: jax.Array, scrambles: int, bar: Bar) -> Arrays:
+        """One estimate of all variables of the result."""
+        network = self._network(trained)
+        bar.total = self.steps(scrambles, trained)
+
+        def advance(done: int) -> None:
+            bar.update(done * (self.run.last + 1))
+
+        if self.mode == "reverse":
+            parts = self.by_gradients(network, trained.history.vitals.prediction, advance)
+        else:
+            sources = self._sources(network, trained, key)
+            advance(self.deflated)
+            parts = self.along(sources, network, advance)
+        found = {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]}
+        if self.by_layer:
+            variances = [name for name in found if name.endswith("_variance")]
+            found |= {f"{name}_by_layer": np.stack([part[name] for part in parts]) for name in variances}
+        for name, value in found.items():
+            if not np.isfinite(value).all():
+                raise DivergenceError(
+                    f"{name} is not finite: the response of training to its initial weights leaves the finite numbers. "
+                    f"Lower {self.run.problem.training.largest_step}, or record fewer steps. "
+                    f"{self.run.problem.task.unusual_size}".rstrip()
+                )
+        return found
+
+    @property
+    def deflated(self) -> int:
+        """Directions of a scramble that backward passes find, as many as there are of these."""
+        share = LEADING_SHARE[self.run.smoothed] if self.mode == "forward" and self.deflate else 0.0
+        return int(share * self.draws)
+
+    def followed(self, trained: Trained | None = None) -> int | None:
+        """Directions, or scalars, of a scramble; in exact mode those that `trained` has met, None without it."""
+        if self.mode == "reverse":
+            return Scalars(self.run, self._wanted, jnp.zeros(no_observables(self.run).prediction.shape)).count
+        if self.mode == "exact":
+            used = None if trained is None else [int(p.used) for p in trained.network.populations]
+            return None if used is None else sum(n * (n + 1) // 2 for n in used)
+        return self.draws * (self.run.depth if self.by_layer else 1)
+
+    def steps(self, scrambles: int, trained: Trained | None = None) -> int | None:
+        """Of training, of all runs together: one a scramble, and one a direction, scalar or backward pass."""
+        followed = self.followed(trained)
+        if followed is None:
+            return None
+        return scrambles * (1 + self.deflated + followed) * (self.run.last + 1)
+
+    @property
+    def _wanted(self) -> set[str]:
+        """Whose scalars reverse mode follows."""
+        return {*self.observables, "prediction"} if self.covariance else set(self.observables)
+
+    def _network(self, trained: Trained) -> Network:
+        return self.begun(trained.capacity, trained.stream, trained.directions)
+
+    def begun(self, capacity: int, stream: np.random.SeedSequence, directions: int) -> Network:
+        """At the start of a run, its measures written out, with no more room than the `directions` it meets need."""
+        # every call of a matrix needs room for a whole block
+        most = directions + self.run.step_room
+        needed = -(-most // ROOM_STEP) * ROOM_STEP
+        network = self.run.network(capacity, stream, min(capacity, needed))
+        populations = (
+            replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.size, p.measure))
+            for p in network.populations
+        )
+        return replace(network, populations=tuple(populations))
+
+    # ---- averages over directions ------------------------------------------------------------------------------------
+
+    def along(self, sources: list[Source], network: Network, advance: Callable[[int], None]) -> list[Arrays]:
+        """The contributions of each layer, or of all together."""
+        at_once = min(self._at_once(network, self.mode), max(source.number for source in sources))
+        parts: dict[int, Arrays] = {source.layer: {} for source in sources}
+        for source in sources:
+            part = parts[source.layer]
+            for start in range(0, source.number, at_once):
+                stop = min(start + at_once, source.number)
+                # always the same shape, compiled once: directions of zero contribute nothing
+                missing = at_once - (stop - start)
+                padded = (jnp.pad(d, [(0, missing), *[(0, 0)] * (d.ndim - 1)]) for d in source.directions(start, stop))
+                first, second = self._named(self._derivatives(network, tuple(padded)))
+                for name, value in self._contracted(first, second).items():
+                    part[name] = part.get(name, 0.0) + source.scale * np.asarray(value)
+                advance(stop - start)
+        return list(parts.values())
+
+    def _sources(self, network: Network, trained: Trained, key: jax.Array) -> list[Source]:
+        sizes = [p.size for p in network.populations]
+        layers = tuple(range(len(sizes)))
+        if self.mode == "exact":
+            pairs = [symmetric_pairs(int(p.used)) for p in trained.network.populations]
+            return [
+                Source(layer, len(ab), 1.0, partial(_all_directions, pairs=ab, layer=layer, sizes=sizes))
+                for layer, ab in enumerate(pairs)
+            ]
+        sources = []
+        found = self.deflated
+        slopes = self._probe(network, found, key) if found else None
+        for moved in [(layer,) for layer in layers] if self.by_layer else [layers]:
+            leading = _orthonormal(slopes, moved) if slopes else None
+            make = partial(
+                _random_directions, key=key, moved=moved, sizes=sizes, distribution=self.distribution, leading=leading
+            )
+            left = self.draws - found
+            sources.append(Source(moved[0], left, sizes[0] / left, make))
+            if leading:
+                sources.append(Source(moved[0], found, 1.0, partial(_leading_directions, leading=leading)))
+        return sources
+
+    def _probe(self, network: Network, found: int, key: jax.Array) -> Measures:
+        """Derivatives, in all measures, of random combinations of the observables, `found` in all: they span, nearly,
+        the directions on which any of them depends much.
+
+        Averages whose mean vanishes (of g and h, say, between the two passes through a matrix) enter observables by
+        their squares: no first derivative knows them, and second derivatives, N bias, are made of them.  Where kinks
+        are rounded, half of the directions are changes of derivatives along random directions of the measures.
+        """
+        sizes, form = [p.size for p in network.populations], self.run.form
+        every = tuple(range(len(sizes)))
+        pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
+        # one would do for weights; as many at once as in `along`, so that the same compiled code serves
+        pilots = min(self._at_once(network, self.mode), self.draws - found)
+        pilot = _random_directions(
+            0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
+        )
+        response = self._derivatives(network, pilot).first
+        weights = self._weights(jax.tree.map(lambda a: a[0], response))
+        slopes: list[Measures] = []
+        bends: list[Measures] = []
+        curved = self.run.smoothed
+        count = -(-found // 2) if curved else found
+        at_once = min(self._at_once(network, "reverse"), count, BEND_BATCH if curved else count)
+        for start in range(0, count, at_once):
+            leaves = jax.tree.leaves(weights)
+            keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
+            random = (jax.random.normal(k, (at_once, *w.shape)) * w for k, w in zip(keys, leaves, strict=True))
+            combinations = jax.tree.unflatten(jax.tree.structure(weights), list(random))
+            _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
+            slopes.append(slope)
+            if curved:
+                moved = _moved(network, [BEND * d[start // at_once % pilots] for d in pilot])
+                _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
+                bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
+        # all of the first half, then as many bends as are wanted
+        joined = [*_joined(slopes, count), *_joined(bends, found - count)]
+        return tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True))
+
+    def _weights(self, response: Observables) -> Observables:
+        """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
+        asked = {*self.observables} | ({"prediction"} if self.covariance or "loss" in self.observables else set())
+        saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
+        if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
+            asked, saved = set(response._fields), np.ones_like(saved)
+        weights: dict[str, Any] = {}
+        for name, value in response._asdict().items():
+            if value is None:
+                weights[name] = None
+                continue
+            samples = tuple(range(2 if name.endswith("_kernel") else 1, value.ndim))
+            size = jnp.sqrt(jnp.mean(value**2, axis=samples, keepdims=True))
+            wanted = saved.reshape(-1, *[1] * (value.ndim - 1)) & (name in asked) & (size > NEGLIGIBLE * size.max())
+            weights[name] = jnp.broadcast_to(jnp.where(wanted, 1 / jnp.where(wanted, size, 1.0), 0.0), value.shape)
+        return Observables(**weights)
+
+    def _derivatives(self, network: Network, directions: Measures) -> Taylor:
+        run, form = self.run, self.run.form
+        directions = run.spread(directions)  # wherever they come from: compiled once
+        if self.mode == "finite":
+            found: Taylor = perturb(network, run.rule, directions, 1.0, last=run.last, form=form)
+        else:
+            found = vary(network, run.rule, directions, last=run.last, form=form)
+        return found
+
+    def _named(self, found: Taylor) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """First and second derivatives by name, of the recorded steps, dimensions in the order of the schema."""
+        first: dict[str, jax.Array] = {}
+        second: dict[str, jax.Array] = {}
+        value, *derivatives = (recorded(part, self.run) for part in found)
+        for name in {*self.observables, "prediction"} - {"loss"}:
+            first[name], second[name] = (part[name] for part in derivatives)
+        if "loss" in self.observables:
+            df = first["prediction"]
+            f = jnp.broadcast_to(value["prediction"], df.shape)
+            losses = taylor(partial(schema.losses, self.run.problem), Taylor(f, df, second["prediction"]))
+            first |= losses.first
+            second |= losses.second
+        return first, second
+
+    def _contracted(self, first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Sums over directions, before the factor of their source."""
+        found = {}
+        for name in first:
+            if name != "prediction" or "prediction" in self.observables:
+                found[f"{name}_variance"] = jnp.sum(first[name] ** 2, axis=0)
+                found[f"{name}_bias"] = jnp.sum(second[name], axis=0) / 2
+        if self.covariance:
+            f = first["prediction"]
+            flat = f.reshape(len(f), -1)
+            found["prediction_covariance"] = (flat.T @ flat).reshape(f.shape[1:] * 2)
+        return found
+
+    # ---- influence functions -----------------------------------------------------------------------------------------
+
+    def by_gradients(self, network: Network, prediction: jax.Array, advance: Callable[[int], None]) -> list[Arrays]:
+        """The contributions of each population's neurons; `prediction` (step, sample[, output]) is that of the run."""
+        scalars = Scalars(self.run, self._wanted, prediction)
+        at_once = min(self._at_once(network, self.mode), scalars.count)
+        size, depth = network.populations[0].size, len(network.populations)
+        variances = np.zeros((depth, scalars.count))
+        kept: list[Measures] = []
+        for start in range(0, scalars.count, at_once):
+            stop = min(start + at_once, scalars.count)
+            combinations = scalars.combinations(start, start + at_once)
+            _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
+            slopes = tuple(s[: stop - start] - s[: stop - start].mean(axis=1, keepdims=True) for s in slopes)
+            variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) / size for s in slopes]
+            if self.covariance and start < scalars.predictions:
+                kept.append(tuple(s[: scalars.predictions - start] for s in slopes))
+            advance(stop - start)
+        parts = []
+        for layer in range(depth):
+            part = {f"{name}_variance": value for name, value in scalars.named(variances[layer]).items()}
+            if self.covariance:
+                slopes = jnp.concatenate([batch[layer] for batch in kept])
+                shape = (len(self.run.steps), *prediction.shape[1:]) * 2
+                part["prediction_covariance"] = np.asarray(slopes @ slopes.T / size).reshape(shape)
+            parts.append(part)
+        return parts
+
+    def some(self, network: Network, count: int) -> Any:
+        """What is found along so many directions, or of so many scalars, all of them zero: to see what it takes."""
+        run = self.run
+        if self.mode == "reverse":
+            nothing = jax.tree.map(lambda a: jnp.zeros((count, *a.shape)), no_observables(run))
+            return gradients(network, run.rule, nothing, last=run.last, form=run.form)
+        return self._derivatives(network, tuple(jnp.zeros((count, *p.measure.shape)) for p in network.populations))
+
+    def at_once(self, network: Network, followed: int) -> int:
+        """How many of those that are `followed` are so at the same time."""
+        random = self.draws - self.deflated
+        most = followed if self.mode in ("exact", "reverse") else max(random, self.deflated)
+        return min(self._at_once(network, self.mode), most)
+
+    def bytes_of_one(self, network: Network, mode: str) -> int:
+        """That one direction, or scalar, takes."""
+        state = (network.reads, network.matrices, network.vectors, network.readout)
+        measures = [p.measure for p in network.populations]
+        return COPIES[mode] * _bytes(state) + 3 * _bytes(measures) + 6 * _bytes(no_observables(self.run))
+
+    def _at_once(self, network: Network, mode: str) -> int:
+        """How many directions, or scalars, to follow at the same time."""
+        needed = self.bytes_of_one(network, mode)
+        if self.run.device.platform == "cpu":
+            available, target = memory.available_on_host(), CPU_BATCH
+        else:
+            available = available_bytes(self.run.device)
+            target = int(GPU_SHARE * available)
+        memory.require(
+            needed,
+            limit=self.memory_limit,
+            available=available,
+            what="one direction of the fluctuations",
+            ways_out="lower particles, raise tolerance, record fewer save_steps, or use fewer samples",
+        )
+        most = int(np.clip(min(target, self.memory_limit or target) // needed, 1, AT_ONCE))
+        return CPU_BACKWARD if mode == "reverse" and self.run.device.platform == "cpu" else most
+
+
+def _bytes(tree: Any) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def _joined(batches: list[Measures], count: int) -> list[Measures]:
+    """The first `count` of all batches, as one; none if there are none."""
+    return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
+
+
+def _moved(network: Network, direction: list[jax.Array]) -> Network:
+    """With measures M + dM."""
+    populations = zip(network.populations, direction, strict=True)
+    return replace(network, populations=tuple(replace(p, measure=p.measure + d) for p, d in populations))
+
+
+def _random_directions(
+    start: int,
+    stop: int,
+    *,
+    key: jax.Array,
+    moved: tuple[int, ...],
+    sizes: list[int],
+    distribution: str,
+    leading: Measures | None,
+) -> Measures:
+    """Those that move the layers `moved`, orthogonal to `leading`; number i depends on the key, its layer and i."""
+
+    def of_layer(layer: int) -> jax.Array:
+        if layer not in moved:
+            return jnp.zeros((stop - start, sizes[layer]))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(jnp.arange(start, stop))
+        found: jax.Array = random_directions(keys, size=sizes[layer], distribution=distribution)
+        return found
+
+    directions = tuple(of_layer(layer) for layer in range(len(sizes)))
+    if leading is None:
+        return directions
+    known = sum(d @ q.T for d, q in zip(directions, leading, strict=True))
+    return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
+
+
+def _orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
+    """An orthonormal basis of the slopes (slope, particle), each without its mean, in the layers `moved` together."""
+    centred = [s - s.mean(axis=1, keepdims=True) if i in moved else jnp.zeros_like(s) for i, s in enumerate(slopes)]
+    Q, R = jnp.linalg.qr(jnp.concatenate(centred, axis=1).T)
+    size = abs(R.diagonal())
+    Q = jnp.where(size > NEGLIGIBLE * size.max(), Q, 0.0)  # what rounding alone would point to
+    return tuple(jnp.split(Q.T, len(slopes), axis=1))
+
+
+def _leading_directions(start: int, stop: int, *, leading: Measures) -> Measures:
+    """Unit vectors, in the units of one neuron's fluctuation: dM = q / sqrt(S) has scale 1."""
+    return tuple(q[start:stop] / np.sqrt(q.shape[1]) for q in leading)
+
+
+def _all_directions(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: list[int]) -> Measures:
+    """Those of the index pairs, which move one layer of linear forms."""
+    moved = symmetric_directions(jnp.asarray(pairs[start:stop]), size=sizes[layer])
+    still = (jnp.zeros((stop - start, size, size)) for size in sizes)
+    return tuple(moved if i == layer else zero for i, zero in enumerate(still))

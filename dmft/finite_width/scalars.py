@@ -1,0 +1,89 @@
+"""The scalars of reverse mode: linear combinations of the observables of a run, one backward pass each."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpy.typing import NDArray
+
+from dmft import schema
+from dmft.drivers.run import Run
+from dmft.engine.loop import observed_shapes
+from dmft.engine.variation import Observables
+from dmft.running.moments import Array, Arrays
+
+
+def no_observables(run: Run) -> Observables:
+    """Zeros in the shape of the observables of a run."""
+    shapes = observed_shapes(run.rule, run.form)
+    wanted = ("prediction", *run.form.kernels)
+    zeros: dict[str, Any] = {
+        name: jnp.zeros((run.last + 1, *shape)) if name in wanted else None for name, shape in shapes.items()
+    }
+    return Observables(**zeros)
+
+
+def recorded(seen: Observables, run: Run) -> dict[str, jax.Array]:
+    """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead."""
+    per_row = 1 if run.form.single else 2
+    found = {"prediction": _at(seen.prediction, run.steps, per_row)}
+    for name, after in (("feature_kernel", 3), ("gradient_kernel", 1 + 2 * per_row), ("ntk", 2 * per_row)):
+        value = getattr(seen, name)
+        if value is not None:
+            value = _at(value, run.steps, after)
+            found[name] = value if name == "ntk" else jnp.moveaxis(value, -after - 1, -after)
+    return found
+
+
+def _at(value: jax.Array, steps: NDArray[np.int64], after: int) -> jax.Array:
+    """Of these steps, whose axis has `after` others behind it."""
+    return value[(..., steps, *[slice(None)] * after)]
+
+
+class Scalars:
+    """Single entries (of symmetric kernels the upper ones), predictions first, then losses, linearised."""
+
+    def __init__(self, run: Run, wanted: set[str], prediction: jax.Array) -> None:
+        """Of the observables `wanted`, in a run with the given prediction (step, sample[, output])."""
+        empty, self._unravel = ravel_pytree(no_observables(run))
+        self._length = empty.size
+        places = recorded(self._unravel(jnp.arange(empty.size, dtype=float)), run)
+        self._places = {name: np.asarray(place).astype(int) for name, place in places.items() if name in wanted}
+        for name in self._places.keys() - {"prediction"}:
+            pair = 1 if run.form.single or name == "feature_kernel" else 2
+            first, second = tuple(range(-2 * pair, -pair)), tuple(range(-pair, 0))
+            transposed = np.moveaxis(self._places[name], first, second)
+            self._places[name] = np.minimum(self._places[name], transposed)
+        self._entries = np.unique(np.concatenate([p.ravel() for p in self._places.values()] or [np.zeros(0, int)]))
+        self.predictions = self._places["prediction"].size if "prediction" in self._places else 0
+
+        self._losses: dict[str, jax.Array] = {}
+        if "loss" in wanted:
+            slopes = jax.jacobian(partial(schema.losses, run.problem))(prediction)
+            self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
+        self.count = len(self._entries) + len(run.steps) * len(self._losses)
+
+    def combinations(self, start: int, stop: int) -> Observables:
+        """Coefficients of the scalars `start`..`stop` - 1, zero beyond the last."""
+        entries = self._entries[start:stop]
+        rows = jnp.zeros((stop - start, self._length)).at[jnp.arange(len(entries)), entries].set(1.0)
+        if self._losses and stop > len(self._entries):
+            slopes = jnp.concatenate(list(self._losses.values()))
+            first = max(start, len(self._entries))
+            slopes = slopes[first - len(self._entries) : stop - len(self._entries)]
+            at = jnp.arange(len(slopes)) + first - start
+            # predictions lead the observables
+            rows = rows.at[at, : slopes.shape[1]].set(slopes)
+        combinations: Observables = jax.vmap(self._unravel)(rows)
+        return combinations
+
+    def named(self, values: Array) -> Arrays:
+        """Values of all scalars (scalar,), by name of observable, with its dimensions."""
+        named = {name: values[np.searchsorted(self._entries, place)] for name, place in self._places.items()}
+        losses = np.split(values[len(self._entries) :], max(len(self._losses), 1))
+        return named | dict(zip(self._losses, losses, strict=False))  # an empty part where there are none

@@ -1,0 +1,1 @@
+"""What runs on the device: products and their precision, matrices, random numbers, Triton code."""

@@ -1,0 +1,55 @@
+"""How the numbers of networks are kept and multiplied.
+
+    name       kept as            products with weights
+    float64    float64            float64
+    float32    float32            float32 (on a GPU three TF32 products each, as accurate: `finite_nets.device.triton`)
+    tf32       float32            TF32, 10 bits of mantissa, on a GPU; float32 elsewhere
+    bf16       float32, hidden    bfloat16, 7 bits of mantissa, sums in float32; what training adds to the hidden
+               matrices at their  matrices is kept beside them in float32 (`device.matrices`), for weights in
+               start bfloat16     bfloat16 would swallow steps below 1/256 of their size
+
+Measured effects on means and variances: tests/benchmarks/RESULTS.md.  The error of float32 is far below what a million
+networks resolve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dmft.schema import ROUNDING
+
+
+@dataclass(frozen=True)
+class Precision:
+    """fields: of fields, results, and all weights but hidden matrices at their start; start: of those."""
+
+    name: str
+    fields: torch.dtype
+    start: torch.dtype
+
+    @property
+    def results(self) -> str:
+        """The dtype of what is recorded, in words."""
+        return "float64" if self.fields == torch.float64 else "float32"
+
+
+PRECISIONS = {
+    "float64": Precision("float64", torch.float64, torch.float64),
+    "float32": Precision("float32", torch.float32, torch.float32),
+    "tf32": Precision("tf32", torch.float32, torch.float32),
+    "bf16": Precision("bf16", torch.float32, torch.bfloat16),
+}
+assert set(PRECISIONS) == set(ROUNDING)
+
+
+def precision(name: str) -> Precision:
+    """The precision of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"dtype={name!r} is not offered; choose one of {', '.join(PRECISIONS)}.")
+    return PRECISIONS[name]

@@ -1,0 +1,140 @@
+"""Products of fields with the weights of every member of a batch, and what is done with them at once.
+
+    image       y = scale x W^T + c R + add          forward; phi(y) and phi'(y) with it, where an activation is given
+    pullback    y = slope (scale g W + c R + add)    backward
+    accumulate  W = keep W + scale sum_a c_a g_a x_a^T
+
+Fields are (member, row, N), weights (member, N_out, N_in).  c (member, row, pair) and R (member, pair, N) are what low
+rank adds (`finite_nets.device.matrices`).
+
+On a GPU these are the kernels of `finite_nets.device.triton` (Triton, which comes with PyTorch's builds for CUDA), for
+fields in float32; elsewhere, and in float64, PyTorch's batched products.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmft.specs import Activation
+from finite_nets.device.precision import Precision
+from finite_nets.device.random import have_kernels
+from finite_nets.training.activations import function
+
+MODES = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}  # of the matrix units, in the kernels
+Pairs = tuple[Tensor, Tensor]
+
+
+class Activated(NamedTuple):
+    """y, phi(y) and phi'(y); y is None where it was not asked for."""
+
+    y: Tensor | None
+    phi: Tensor
+    slope: Tensor
+
+
+class Products:
+    """The three products, at one precision on one device.
+
+    Args:
+        kernels: whether to take the kernels; by default where they are made for.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device, kernels: bool | None = None) -> None:
+        self.precision = precision
+        if kernels is None:
+            kernels = precision.name in MODES and have_kernels(device)
+        self.kernels: Any = importlib.import_module("finite_nets.device.triton") if kernels else None
+        self._mode = MODES.get(precision.name, "")
+
+    def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:
+        """scale x W^T + c R."""
+        if self._by_kernels(w):
+            mode = self._mode_of(w)
+            y: Tensor = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs)[0]
+            return y
+        return self._linear(x, w.mT, scale, pairs, None)
+
+    def activated(
+        self,
+        x: Tensor,
+        w: Tensor,
+        activation: Activation,
+        *,
+        scale: float,
+        pairs: Pairs | None = None,
+        add: Tensor | None = None,
+        keep: bool = False,
+    ) -> Activated:
+        """phi and phi' of y = scale x W^T + c R + add, and y if it is to be kept.  `add` is (member, row or 1, N)."""
+        if self._by_kernels(w):
+            mode = self._mode_of(w)
+            if add is not None:
+                add = add.expand(-1, x.shape[1], -1)
+            if not activation.plain:  # kernels have the built-in formulas
+                y = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs, add=add)[0]
+                return Activated(y if keep else None, *function(activation)(y))
+            found = self.kernels.product(
+                x,
+                w,
+                pullback=False,
+                precision=mode,
+                scale=scale,
+                pairs=pairs,
+                add=add,
+                activation=activation,
+                keep=keep,
+            )
+            return Activated(*found)
+        y = self._linear(x, w.mT, scale, pairs, add)
+        return Activated(y if keep else None, *function(activation)(y))
+
+    def pullback(
+        self, g: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None, slope: Tensor | None = None
+    ) -> Tensor:
+        """scale g W + c R, times the slopes (member, sample, N) where several rows of g belong to a sample."""
+        if self._by_kernels(w):
+            y: Tensor = self.kernels.product(
+                g, w, pullback=True, precision=self._mode_of(w), scale=scale, pairs=pairs, slope=slope
+            )[0]
+            return y
+        y = self._linear(g, w, scale, pairs, None)
+        if slope is not None:
+            y.view(len(y), slope.shape[1], -1, y.shape[2]).mul_(slope[:, :, None])
+        return y
+
+    def accumulate(
+        self, w: Tensor, g: Tensor, x: Tensor, coefficients: Tensor | None, *, keep: float = 1.0, scale: float = 1.0
+    ) -> None:
+        """W = keep W + scale sum_a c_a g_a x_a^T, in place; coefficients c (member, row), or ones."""
+        if self._by_kernels(w):
+            if coefficients is not None:
+                coefficients = coefficients.expand(len(g), -1).contiguous()
+            self.kernels.accumulate(w, g, x, coefficients, precision=self._mode_of(w), keep=keep, scale=scale)
+            return
+        if coefficients is not None:
+            g = g * coefficients[..., None]
+        w.baddbmm_(g.mT, x, beta=keep, alpha=scale)
+
+    def _by_kernels(self, w: Tensor) -> bool:
+        """Kernels count the entries of a matrix in 32 bits."""
+        return self.kernels is not None and w.shape[1] * w.shape[2] < 2**31
+
+    def _mode_of(self, w: Tensor) -> str:
+        """bfloat16 is for the matrices that are kept so."""
+        return "tf32x3" if self._mode == "bf16" and w.dtype != torch.bfloat16 else self._mode
+
+    @staticmethod
+    def _linear(x: Tensor, w: Tensor, scale: float, pairs: Pairs | None, add: Tensor | None) -> Tensor:
+        """scale x w + c R + add, of w (member, N_in, N_out)."""
+        if w.dtype == torch.bfloat16:
+            x, w = x.bfloat16().to(x.dtype), w.to(x.dtype)
+        if pairs is not None:
+            c, r = pairs
+            add = torch.bmm(c, r) if add is None else torch.baddbmm(add.expand(-1, c.shape[1], -1), c, r)
+        if add is None:
+            return torch.bmm(x, w).mul_(scale)
+        return torch.baddbmm(add, x, w, alpha=scale)

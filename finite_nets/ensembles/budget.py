@@ -1,0 +1,169 @@
+"""Memory of a batch of networks, and how many to train at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from dmft.running import memory
+from dmft.specs.curvature import ITERATIONS
+from finite_nets.device.matrices import room
+from finite_nets.device.precision import Precision
+from finite_nets.device.random import GENERATOR_BYTES, have_kernels
+from finite_nets.ensembles.recording import Plan
+from finite_nets.training import curvature
+from finite_nets.training.perceptrons import PUSHES
+from finite_nets.training.programs import Needs, by_program, needs
+
+CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
+GPU_BATCH = 8 * 2**30  # fills the card many times over
+GPU_SHARE = 0.5  # of the free memory, the most for a batch
+DOUBLE = 8  # bytes
+PASSES = 6  # of fields and weights that differentiating twice keeps
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one plan at one precision on one device.
+
+    block: how many members a block of moments has; None where the recorded variables of every member are kept.
+    memory_limit: bytes for a batch, or None for what is available.
+    """
+
+    plan: Plan
+    precision: Precision
+    device: torch.device
+    block: int | None
+    memory_limit: int | None = None
+
+    @property
+    def _itemsize(self) -> int:
+        size: int = self.precision.fields.itemsize
+        return size
+
+    def _steps(self) -> int:
+        return int(self.plan.steps[-1])
+
+    def pairs(self, width: int) -> int:
+        """How many pairs of fields a hidden matrix keeps."""
+        batch = self.plan.problem.batches.shape[1]
+        return room(width, batch, PUSHES[self._scheme] * self._steps(), self.precision.start, self.device)
+
+    @property
+    def _scheme(self) -> str:
+        scheme: str = self.plan.problem.training.scheme
+        return scheme
+
+    @property
+    def _needs(self) -> Needs | None:
+        """Of networks that are trained by their program."""
+        network = self.plan.problem.network
+        return needs(network, self.plan.problem.task.x_train.shape[1:]) if by_program(network) else None
+
+    def weight_bytes(self, width: int) -> int:
+        """Weights, with what training adds, of one network."""
+        task, network = self.plan.problem.task, self.plan.problem.network
+        if self._needs is not None:
+            copies = 2 if self.plan.problem.training.momentum else 1
+            return self._itemsize * self._needs.weights(width, task.n_samples, task.targets.shape[1], copies)
+        inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
+        ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
+        hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)
+        matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
+        if not self.plan.problem.training.momentum:
+            return ends + matrices
+        folds = pairs < self.plan.problem.batches.shape[1] * self._steps()
+        return 2 * ends + matrices + int(folds) * hidden * width**2 * self._itemsize
+
+    def working_bytes(self, width: int) -> int:
+        """Of one network while it trains: weights; fields of each sample and event (for two-time kernels those of all
+        saved steps, as a list, stacked and flattened); what a flow solves; what the curvature of the loss takes; what
+        is recorded of a step, or all of it."""
+        problem = self.plan.problem
+        outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
+        samples = self.plan.observed + (batch if problem.observed.start else 0)
+        events = samples * outputs
+        if not self.plan.gradients and self._scheme != "euler":  # of the batch; from the loss, unless a flow's
+            events = batch * (outputs if self._scheme == "rosenbrock" else 1)
+        kernels, depth = 0, self.plan.size("layer")
+        if self._scheme == "rosenbrock":  # a second pass, and the system with its factors
+            samples, events = samples + batch, events + batch * outputs
+            kernels = (depth + 6) * (batch * outputs) ** 2
+        elif self._scheme == "euler":
+            kernels = (depth + 3) * events * batch * outputs
+        history = len(self.plan.steps) * self.plan.observed * (1 + outputs) if self.plan.two_time else 0
+        recorded = self.plan.numbers(self.plan.recorded)
+        if self.block is None:
+            results = 2 * recorded * self._itemsize
+        else:  # of one step, with float64 copies; predictions of all
+            two_time = self.plan.numbers([name for name in self.plan.recorded if name.endswith("two_time")])
+            each = (recorded - two_time) // len(self.plan.steps) + two_time
+            results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
+        if "sharpness" in self.plan.observables:
+            results += self._sharpness_numbers(width) * self._itemsize
+        fields = self._field_numbers(width, samples, events, history) * self._itemsize
+        total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
+        return total
+
+    def _field_numbers(self, width: int, samples: int, events: int, history: int) -> int:
+        """Of passes forward through samples and backward from events, and of the history that two-time kernels take."""
+        needed = self._needs
+        if needed is None:
+            return 3 * self.plan.size("layer") * width * (samples + events + history)
+        fields = width * (needed.forward * samples + needed.backward * events + 3 * needed.layers * history)
+        outputs = self.plan.size("output")
+        # of one sample with all: products of gradients, and of what was given, in two orders
+        tangent = "ntk" in self.plan.observables or self._scheme != "descent"
+        products = 3 * samples * (outputs * needed.positions) ** 2 if tangent else 0
+        return math.ceil(fields) + products
+
+    def _sharpness_numbers(self, width: int) -> int:
+        problem, needed = self.plan.problem, self._needs
+        if needed is None:
+            return curvature.numbers_needed(problem, width)
+        weights = needed.weights(width, problem.task.n_samples, self.plan.size("output"), 1)
+        return (ITERATIONS + PASSES) * weights + math.ceil(PASSES * width * needed.forward * problem.task.n_train)
+
+    def block_bytes(self) -> int:
+        """Of the moments of a block: means and squares of all steps, by steps and together, and products."""
+        if self.block is None:
+            return 0
+        moments = 4 * self.plan.numbers(self.plan.quantities)
+        return DOUBLE * (moments + 2 * self.plan.pair_numbers())
+
+    def batch_bytes(self, width: int, count: int) -> int:
+        """Of so many networks that train together."""
+        blocks = 0 if self.block is None else math.ceil(count / self.block)
+        return count * self.working_bytes(width) + blocks * self.block_bytes()
+
+    def batch(self, width: int) -> int:
+        """How many networks of this width to train at once.
+
+        Raises:
+            MemoryEstimateError: if there is no room for one.
+        """
+        needed = self.working_bytes(width)
+        generator = 0 if have_kernels(self.device) else GENERATOR_BYTES[self.device.type]
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            # what PyTorch holds from batches before is free, too
+            available = free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            target = min(int(GPU_SHARE * available), GPU_BATCH)
+        else:
+            available, target = memory.available_on_host(), CPU_BATCH
+        memory.require(
+            self.batch_bytes(width, 1) + (generator if self.memory_limit is None else 0),
+            limit=self.memory_limit,
+            available=available,
+            what=f"one network of width {width}",
+            ways_out="lower the width, record fewer steps, use dtype='float32', or fewer samples",
+        )
+        if self.memory_limit is not None:
+            target = min(target, self.memory_limit)
+        fits = max(1, target // needed)
+        if self.block is None:
+            return fits
+        whole = target // self.batch_bytes(width, self.block)
+        return whole * self.block if whole else min(fits, self.block)

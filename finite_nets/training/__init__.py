@@ -1,0 +1,1 @@
+"""Training of a batch of networks: forward, backward and steps of any program, and the fused path of perceptrons."""

@@ -1,0 +1,55 @@
+"""What is recorded of a batch of networks at a step, with a leading axis `member`.
+
+    Phi^l = phi(h^l) . phi(h^l)' / N      G^l = g^l . g^l' / N
+    K = sum_{l=0..L} m_l G^{l+1} (Phi^l + sigma^2)      Phi^0 = K^x,  G^{L+1} = 1 in outputs
+
+sigma is the scale of biases, which the last term, that of the readout, lacks; m_l is 1 where weights are trained, b^2
+in the blocks of a residual network (`dmft.specs.parameterization`, tangent scales).  Fields are (member, sample, N),
+backward fields (member, sample, output, N); an event is a sample, or a sample and an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from finite_nets.device.products import Products
+
+
+def kernels(products: Products, a: list[Tensor], b: list[Tensor], width: int | None = None) -> Tensor:
+    """(member, layer, event, event_2): averages over neurons of products of the fields of two passes, by layer.
+
+    width: what sums are divided by; as many as they have terms by default.
+    """
+    pairs = ((_by_event(v), _by_event(w)) for v, w in zip(a, b, strict=True))
+    return torch.stack([products.image(v, w, scale=1 / (width or v.shape[-1])) for v, w in pairs], dim=1)
+
+
+def two_time_kernels(products: Products, fields: list[Tensor], width: int | None = None) -> Tensor:
+    """(member, layer, step and event, step_2 and event_2) from fields (step, member, ..., N) a layer."""
+    by_event = [_by_event(field.movedim(0, 1)) for field in fields]
+    return kernels(products, by_event, by_event, width)
+
+
+def ntk(
+    input_kernel: Tensor, feature_kernel: Tensor, gradient_kernel: Tensor, tangent: Sequence[float], bias: float
+) -> Tensor:
+    """(member, event, event_2), from Phi^0 + sigma^2 (sample, sample_2), Phi (member, layer, sample, sample_2) and G
+    (member, layer, event, event_2)."""
+    rows, columns = input_kernel.shape
+    members, layers, events, events_2 = gradient_kernel.shape
+    outputs = events // rows
+    G = gradient_kernel.reshape(members, layers, rows, outputs, columns, outputs)
+    phi = feature_kernel[:, :, :, None, :, None]
+    same = torch.eye(outputs, dtype=phi.dtype, device=phi.device)[:, None, :]
+    K = tangent[0] * G[:, 0] * input_kernel[:, None, :, None] + tangent[-1] * phi[:, -1] * same
+    for layer in range(1, layers):
+        K = K + tangent[layer] * G[:, layer] * (phi[:, layer - 1] + bias**2)
+    return K.reshape(members, events, events_2)
+
+
+def _by_event(field: Tensor) -> Tensor:
+    """(member, event, N)."""
+    return field.flatten(1, -2)

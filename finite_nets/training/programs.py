@@ -1,0 +1,380 @@
+"""A batch of networks of any architecture: its program (`finite_nets.training.tape`) drawn, passed through and moved.
+
+    f_c = w_c . features / (gamma0 N)          W += c sum_use sum_a Delta_a sum_y g_ay v_ay^T [/ sqrt(N) of a matrix]
+    feature kernel (1/X) sum_x <phi_ax phi_bx>      gradient kernel sum_x <g_ax g_bx>      of layers with X positions
+
+with the cotangents, scales and rates of `dmft.specs.parameterization`.  What is normal at initialisation has the
+number of its weight as parameter of `finite_nets.device.random`: matrices in the order in which the program meets
+them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered so, a perceptron has here the weights that
+`finite_nets.training.perceptrons` gives it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmft.specs import MLP, Problem, ResidualMLP, loss
+from dmft.specs.curvature import start_coefficients
+from dmft.specs.networks.program import Architecture
+from dmft.specs.parameterization import (
+    MEAN_FIELD,
+    STANDARD,
+    Scales,
+    batch_scale,
+    hidden_scale,
+    initial_deviations,
+    layer_variances,
+    output_scale,
+    trained_layers,
+    with_bias,
+)
+from finite_nets.device.precision import PRECISIONS, Precision
+from finite_nets.device.products import Products
+from finite_nets.device.random import normals
+from finite_nets.training import curvature
+from finite_nets.training.observables import kernels
+from finite_nets.training.perceptrons import Trainer, scale_first
+from finite_nets.training.tape import Constants, Index, Numbers, Tape, Trace, tangent_kernel
+from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
+
+
+def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, program: bool = False) -> Training[Any]:
+    """The trainer of a problem's networks: by their program, or, of perceptrons, the one that is made for them.
+
+    program: whether to take the first for perceptrons, too.
+    """
+    kind = ProgramTrainer if program or by_program(problem.network) else Trainer
+    return kind(problem, device, precision)
+
+
+def by_program(network: Architecture) -> bool:
+    """Whether networks of this architecture are trained by their program."""
+    return type(network) not in (MLP, ResidualMLP)
+
+
+@dataclass
+class Leaves(Moved):
+    """What training moves: tensors by number, and the layer of each."""
+
+    tensors: list[Tensor]
+    layers: tuple[int, ...]
+    trained: tuple[float, ...]
+
+    @property
+    def readout(self) -> Tensor:  # type: ignore[override]
+        return self.tensors[max(self.layers)]
+
+    def parts(self) -> list[Tensor]:
+        return [tensor for tensor, layer in zip(self.tensors, self.layers, strict=True) if self.trained[layer]]
+
+    def zeros(self) -> Leaves:
+        return Leaves([torch.zeros_like(tensor) for tensor in self.tensors], self.layers, self.trained)
+
+
+class ProgramTrainer(Training[Leaves]):
+    """Trains batches of networks by their program.  `x` is what it reads, in the coordinates of `coordinates`."""
+
+    def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
+        _check(problem.network, precision)
+        inputs, directions = coordinates(problem)
+        super().__init__(problem, device, precision, inputs)
+        self.numbers = Numbers.of(problem.sketch)
+        self._directions = directions
+        self._shape = problem.task.x_train.shape[1:]
+        self._constants = Constants(self.x)
+        self._points = inputs.reshape(-1, inputs.shape[-1])
+
+    # ---- at initialisation -------------------------------------------------------------------------------------------
+
+    def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Leaves]:  # noqa: ARG002
+        weights = Leaves(
+            self.draw(width, members, root_seed),
+            self.numbers.layers,
+            trained_layers(self.network, self.numbers.readout + 1),
+        )
+        exploded_at = weights.readout.new_full((len(members),), NEVER)
+        state = State(weights, self.scales(width, self.batch), exploded_at)
+        state.velocity = weights.zeros() if self.training.momentum else None
+        return state
+
+    def draw(self, width: int, members: Tensor, root_seed: int) -> list[Tensor]:
+        """The members' weights at initialisation, by number."""
+        network, numbers = self.network, self.numbers
+        variances = layer_variances(network, numbers.readout + 1)
+        found = []
+        for number, bank in enumerate(numbers.banks):
+            shape = self._drawn_shape(number, bank, width)
+            drawn = normals(
+                shape,
+                root_seed=root_seed,
+                width=width,
+                parameter=number,
+                members=members,
+                dtype=self.precision.fields,
+            )
+            if number in numbers.reads:
+                one = (variances[number],)
+                scale_first(drawn, initial_deviations(network, self._points, network.bias, one))
+            else:
+                variance = variances[number] if number <= numbers.readout else network.bias_variance
+                if variance != 1:
+                    drawn.mul_(math.sqrt(variance))
+            if bank:
+                by_target = drawn.reshape(-1, bank, width, width).transpose(1, 2)
+                drawn = by_target.reshape(-1, width, bank * width)
+            found.append(drawn)
+        return found
+
+    def _drawn_shape(self, number: int, bank: int, width: int) -> tuple[int, ...]:
+        if number in self.numbers.reads:
+            return width, self.x.shape[-1]
+        if number == self.numbers.readout:
+            return self.outputs, width
+        return (width,) if number > self.numbers.readout else (max(bank, 1) * width, width)
+
+    def scales(self, width: int, batch: int) -> Scales:
+        """Of networks of this width, trained on batches of so many samples."""
+        network, free = self.network, trained_layers(self.network, self.numbers.readout + 1)
+        root = 1.0 if network.parameterization == MEAN_FIELD else math.sqrt(width)
+        inputs = [self._directions if layer in self.numbers.reads else width for layer in range(len(free))]
+        factors = [float(n) if network.parameterization == STANDARD else 1.0 for n in inputs]
+        trained = [t * m for t, m in zip(free, factors, strict=True)]
+        return Scales(
+            output=output_scale(network.gamma0, width) * root,
+            update=tuple(m * batch_scale(network.gamma0, batch) / root for m in trained),
+            tangent=tuple(trained),
+        )
+
+    # ---- one pass, one update ----------------------------------------------------------------------------------------
+
+    def tape(
+        self, tensors: Sequence[Tensor], products: Products, constants: Constants, rows: int, *, traced: bool
+    ) -> Tape:
+        """For one pass of so many samples through networks with these weights."""
+        return Tape(self.numbers, tensors, products, constants, self._shape, rows, traced=traced)
+
+    def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
+        x, readout = self.x[met.rows], state.weights.readout
+        tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
+        end = self.network.program(tape, x)
+        output = self.products.image(end.value.value, readout, scale=state.scales.output)
+        output = self.counted(state, output, met.rows)
+        target = self.targets[met.rows]
+        delta = loss.descent(torch, self.loss, output, target)
+        seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
+        every_output = readout[:, None]
+        rows: Index = slice(None)
+        if gradients:
+            found, trace = tape.backward(end, every_output, rows)
+            seen = seen._replace(gradients=found, trace=trace)
+            return seen, seen.at(met.trained)
+        trained = seen.at(met.trained)
+        each = self.outputs == 1 or self.scheme != "descent"
+        starts = every_output if each else self.products.pullback(trained.delta, readout)[:, :, None]
+        found, trace = tape.backward(end, starts, met.trained)
+        return seen, trained._replace(gradients=found, trace=trace)
+
+    def push(self, state: State[Leaves], target: Leaves, seen: Fields, coefficients: Tensor, factor: float) -> None:
+        update, numbers, trace = state.scales.update, self.numbers, _trace(seen)
+        from_loss = self.outputs > 1 and trace.uses[0].gradient.shape[2] == 1
+        for use in trace.uses:
+            number, given, g = use
+            layer = numbers.layers[number]
+            if not target.trained[layer]:
+                continue
+            pushed = g[:, :, 0] if from_loss else _weighted(coefficients, g)
+            scale = factor * update[layer]
+            if given is None:
+                target.tensors[number].add_(pushed.sum((1, 2)), alpha=scale)
+                continue
+            if number not in numbers.reads:
+                scale *= hidden_scale(state.width)
+            inputs = given.flatten(1, 2).expand(len(g), -1, -1)
+            self.products.accumulate(target.tensors[number], pushed.flatten(1, 2), inputs, None, scale=scale)
+        if target.trained[-1]:
+            scale = factor * update[-1]
+            self.products.accumulate(target.readout, coefficients, trace.end, None, scale=scale)
+
+    # ---- what is recorded --------------------------------------------------------------------------------------------
+
+    def kernels(self, state: State[Leaves], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
+        found = {}
+        if "feature_kernel" in wanted:
+            found["feature_kernel"] = kernels(self.products, a.features, b.features)
+        if "gradient_kernel" in wanted:
+            found["gradient_kernel"] = kernels(self.products, a.gradients, b.gradients, state.width)
+        if "ntk" in wanted:
+            found["ntk"] = self._tangent_kernel(state, a, b)
+        return found
+
+    def _tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields) -> Tensor:
+        first, second = _trace(a), _trace(b)
+        factors = [state.scales.tangent[layer] for layer in self.numbers.layers]
+        phi = kernels(self.products, [first.end], [second.end])[:, 0]
+        same = torch.eye(self.outputs, dtype=phi.dtype, device=phi.device)[:, None]
+        K = state.scales.tangent[-1] * phi[:, :, None, :, None] * same
+        K = K + tangent_kernel(self.products, first, second, factors, self.numbers.reads)
+        return K.flatten(3).flatten(1, 2)
+
+    def preactivations(self, state: State[Leaves], seen: Fields, rows: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
+        return [h[:, list(rows)] for h in _trace(seen).h]
+
+    def sharpness(self, state: State[Leaves]) -> Tensor:
+        return curvature.sharpness(Hessian(self, state))
+
+
+def _trace(fields: Fields) -> Trace:
+    assert fields.trace is not None  # of a pass of a program
+    return fields.trace
+
+
+def _weighted(coefficients: Tensor, g: Tensor) -> Tensor:
+    """(member, row, position, N): sum over outputs of coefficients (member, row, output) and g (..., start, ...)."""
+    if g.shape[2] == 1:
+        return coefficients[..., None] * g[:, :, 0]
+    return torch.einsum("mrc,mrcyn->mryn", coefficients, g)
+
+
+class Hessian:
+    """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number).
+
+    Directions take as much memory as the weights, each: more than fields alone, which perceptrons get by with
+    (`finite_nets.training.curvature`).
+    """
+
+    def __init__(self, trainer: ProgramTrainer, state: State[Leaves]) -> None:
+        n, layers = trainer.n_train, state.weights.layers
+        scales = trainer.scales(state.width, n)
+        # M^(1/2) of every layer: c over eta is M times the scale of outputs over the samples
+        roots = [math.sqrt(c * n / scales.output) for c in scales.update]
+        self._roots = [roots[layer] for layer in layers]
+        self._a = torch.tensor(start_coefficients(n, trainer.outputs))
+        with torch.inference_mode(False), torch.enable_grad():
+            x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()
+            self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
+            products = Products(trainer.precision, x.device, kernels=False)
+            tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
+            end = trainer.network.program(tape, x).value.value
+            self._output = products.image(end, self._leaves[trainer.numbers.readout], scale=scales.output)
+            beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
+            counted = self._output + beyond.detach()
+            losses = loss.values(torch, trainer.loss, counted, target).mean(1).sum()
+            self._slopes = torch.autograd.grad(losses, self._leaves, create_graph=True, materialize_grads=True)
+
+    def start(self) -> Tensor:
+        """M^(1/2) J^T a."""
+        a = self._a.to(self._output).expand_as(self._output)
+        return self._flat(self._pulled([self._output], [a]))
+
+    def image(self, q: Tensor) -> Tensor:
+        """q: directions are the weights themselves."""
+        return q
+
+    def product(self, image: Tensor) -> Tensor:
+        """A q."""
+        parts = torch.split(image, [tensor[0].numel() for tensor in self._leaves], dim=1)
+        scaled = [root * part for root, part in zip(self._roots, parts, strict=True)]
+        with torch.inference_mode(False):
+            moved = [part.reshape_as(tensor).clone() for part, tensor in zip(scaled, self._leaves, strict=True)]
+        # what the loss does not depend on, or linearly alone, has no slope that changes
+        pairs = [(slope, part) for slope, part in zip(self._slopes, moved, strict=True) if slope.requires_grad]
+        return self._flat(self._pulled(*zip(*pairs, strict=True)))
+
+    def _pulled(self, ends: Sequence[Tensor], seeds: Sequence[Tensor]) -> Sequence[Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.autograd.grad(ends, self._leaves, seeds, retain_graph=True, materialize_grads=True)
+
+    def _flat(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([root * part.flatten(1) for root, part in zip(self._roots, parts, strict=True)], dim=1)
+
+
+# ---- of a problem ----------------------------------------------------------------------------------------------------
+
+
+def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
+    """What the program reads, (sample, [position,] direction), with the input that is the bias of the first layer, and
+    how many directions there are: in an orthonormal basis of their span when that has fewer."""
+    read = np.asarray(problem.network.inputs(problem.task.x), np.float64)
+    directions = read.shape[-1]
+    points = with_bias(read.reshape(-1, directions), problem.network.bias)
+    if len(points) < points.shape[1]:
+        points = np.asarray(np.linalg.qr(points.T)[1].T)
+    return points.reshape(*read.shape[:-1], -1), directions
+
+
+def _check(network: Architecture, precision: Precision) -> None:
+    """ValueError for what programs are not trained with."""
+    if precision.start != precision.fields:
+        name = type(network).__name__
+        raise ValueError(f'dtype="{precision.name}" is for perceptrons; train {name} with dtype="float32" or "tf32".')
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Numbers that one network of a program takes, times its width where nothing else is said.
+
+    inputs: directions of what is read, not times the width; points: positions of a sample there.
+    readers, matrices, vectors: how many of them there are, a bank of K counted as K; bank: of the largest bank.
+    forward: of a pass, by sample; backward: of its gradients, by sample and start; layers: of features, by sample.
+    positions: of all uses of a weight together, the most.
+    """
+
+    inputs: int
+    points: int
+    readers: int
+    matrices: int
+    vectors: int
+    bank: int
+    forward: float
+    backward: float
+    layers: int
+    positions: int
+
+    def weights(self, width: int, samples: int, outputs: int, copies: int) -> int:
+        """So many copies of all weights, and a bank that is drawn in another order."""
+        inputs = min(self.inputs, self.points * samples)
+        weights = self.readers * inputs + self.matrices * width + self.vectors + outputs
+        return width * (copies * weights + self.bank * width)
+
+
+@lru_cache(maxsize=64)
+def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
+    """Of the networks of a program, by a pass of a small one."""
+    width, sketch = 8, network.sketch(shape)
+    numbers = Numbers.of(sketch)
+    read = np.asarray(network.inputs(np.ones((1, *shape))), np.float64)
+    x = torch.tensor(with_bias(read.reshape(-1, read.shape[-1]), network.bias).reshape(*read.shape[:-1], -1))
+    tensors = []
+    for number, bank in enumerate(numbers.banks):
+        inputs = x.shape[-1] if number in numbers.reads else max(bank, 1) * width
+        vector = number > numbers.readout
+        tensors.append(torch.zeros((1, width) if vector else (1, width, inputs), dtype=x.dtype))
+    products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
+    with torch.inference_mode():
+        tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True)
+        network.program(tape, x)
+    forward, backward = tape.kept
+    return Needs(
+        inputs=x.shape[-1],
+        points=math.prod(x.shape[1:-1]),
+        readers=len(sketch.reads),
+        matrices=sum(max(part.bank, 1) for part in sketch.matrices),
+        vectors=len(sketch.vectors),
+        bank=max((part.bank for part in sketch.matrices), default=0),
+        forward=forward / width,
+        backward=backward / width,
+        layers=sum(max(positions, 1) for _, positions in sketch.layers),
+        positions=tape.positions,
+    )

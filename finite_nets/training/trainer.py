@@ -1,0 +1,253 @@
+"""Training of a batch of networks, whatever they are made of: `finite_nets.training.perceptrons` has perceptrons,
+`finite_nets.training.programs` any other architecture.
+
+What is trained moves along D, the direction of a pass (`push`), with momentum beta and weight decay lambda
+(`dmft.specs.training`):
+
+    v <- beta v + D - lambda theta;      theta <- theta + eta v           (gradient flow: `finite_nets.training.flow`)
+
+Every array has the member of the ensemble as its first axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmft.errors import exploded
+from dmft.specs import Problem, loss
+from dmft.specs.parameterization import Scales
+from finite_nets.device.precision import Precision
+from finite_nets.device.products import Products
+from finite_nets.training import flow
+from finite_nets.training.tape import Trace
+
+NEVER = math.inf  # the step at which a healthy member explodes
+Index = slice | Tensor
+
+
+class Moved:
+    """What training moves; a linear space.  readout: (member, output, N)."""
+
+    readout: Tensor
+
+    def parts(self) -> list[Any]:
+        """What is trained: tensors, or what has their `mul_` and `add_`."""
+        raise NotImplementedError
+
+    def zeros(self) -> Self:
+        raise NotImplementedError
+
+    def scale(self, factor: float) -> None:
+        for part in self.parts():
+            part.mul_(factor)
+
+    def add(self, other: Self, factor: float) -> None:
+        for part, change in zip(self.parts(), other.parts(), strict=True):
+            part.add_(change, alpha=factor)
+
+
+W = TypeVar("W", bound=Moved)
+
+
+@dataclass
+class State(Generic[W]):
+    """Networks in training.
+
+    velocity: v, or None without momentum.
+    offset: (member, sample, output), the output at initialisation, which a centered network subtracts; zero for others.
+    carried: (member, sample, output), the output where it follows the NTK (`finite_nets.training.flow`), else None.
+    exploded_at: (member,), the step at which the loss of its batch exploded (`dmft.errors`); infinite for the healthy.
+    """
+
+    weights: W
+    scales: Scales
+    exploded_at: Tensor
+    velocity: W | None = None
+    offset: Tensor | None = None
+    carried: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        return self.weights.readout.shape[-1]
+
+
+class Met(NamedTuple):
+    """The samples of a step: `rows` of the task, and which of these are trained on and which are observed."""
+
+    rows: Index
+    trained: Index
+    observed: slice
+
+
+class Fields(NamedTuple):
+    """A forward and backward pass before the update, over some samples.
+
+    target: (sample, output); output, delta: (member, sample, output), f as the network counts it and Delta.
+    features: a list over layers of (member, sample, N), or N at every position; gradients: of (member, sample, start,
+    N), where starts are the outputs or, alone, the loss; no layers where there was no backward pass.
+    trace: of a program, what else its pass has left.
+    """
+
+    x: Tensor
+    target: Tensor
+    output: Tensor
+    delta: Tensor
+    features: list[Tensor]
+    gradients: list[Tensor]
+    trace: Trace | None = None
+
+    def at(self, index: Index) -> Fields:
+        """Of a part of the samples."""
+        features, gradients = ([field[:, index] for field in fields] for fields in (self.features, self.gradients))
+        return Fields(
+            self.x[index],
+            self.target[index],
+            self.output[:, index],
+            self.delta[:, index],
+            features,
+            gradients,
+            None if self.trace is None else self.trace.at(index),
+        )
+
+
+class Training(Generic[W]):
+    """Trains batches of networks on one problem; its kinds say how networks are drawn, passed through and moved.
+
+    x: inputs of all samples, in coordinates of its kind.
+    """
+
+    def __init__(
+        self, problem: Problem, device: torch.device, precision: Precision, inputs: NDArray[np.float64]
+    ) -> None:
+        task, network, training = problem.task, problem.network, problem.training
+        dtype = precision.fields
+        self.network, self.centered = network, network.centered
+        self.loss, self.precision = problem.loss, precision
+        self.products = Products(precision, device)
+        self.x = torch.tensor(inputs, device=device, dtype=dtype).contiguous()
+        self.targets = torch.tensor(task.targets, device=device, dtype=dtype)
+        self.n_train, self.outputs = task.n_train, task.targets.shape[1]
+        self.observed = problem.observed
+        self.training, self.rates = training, training.rates.tolist()
+        self.scheme = training.scheme
+        self.batches = None if training.batches is None else torch.tensor(problem.batches, device=device)
+        self.batch = problem.batches.shape[1]
+
+    # ---- what kinds say ----------------------------------------------------------------------------------------------
+
+    def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[W]:
+        """Training of the members with the given seed indices (int64), for so many steps; by default all of the
+        problem."""
+        raise NotImplementedError
+
+    def evaluate(self, state: State[W], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
+        """Forward through the samples met and backward: their fields, and the fields of those trained on.
+
+        With `gradients` the backward pass is that of all outputs of all samples met.  Else it is left out for the
+        samples met, and starts for those trained on from the loss, unless there is a single output or a flow.
+        """
+        raise NotImplementedError
+
+    def push(self, state: State[W], target: W, seen: Fields, coefficients: Tensor, factor: float) -> None:
+        """Add to `target` the direction of the pass: `factor` times its sum over samples and outputs.
+
+        `coefficients` (member, sample, output) are Delta, or stand in its place where passes start from outputs.
+        """
+        raise NotImplementedError
+
+    def kernels(self, state: State[W], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Those of feature_kernel, gradient_kernel (member, layer, event, event_2) and ntk (member, event, event_2)
+        that are wanted, between two passes over the first samples that are observed."""
+        raise NotImplementedError
+
+    def preactivations(self, state: State[W], seen: Fields, rows: Sequence[int]) -> list[Tensor]:
+        """h of every layer, (member, sample, N), of these rows of a pass whose update has not been made yet."""
+        raise NotImplementedError
+
+    def sharpness(self, state: State[W]) -> Tensor:
+        """(member,): `dmft.specs.curvature`."""
+        raise NotImplementedError
+
+    # ---- one update --------------------------------------------------------------------------------------------------
+
+    def counted(self, state: State[W], output: Tensor, rows: Index) -> Tensor:
+        """f as the network counts it: minus that at initialisation, or carried.  The first call sets both."""
+        if state.offset is None:
+            # a centered network meets all samples first
+            state.offset = output if self.centered else torch.zeros_like(output[:, :1]).expand(-1, len(self.x), -1)
+        output = output - state.offset[:, rows]
+        if self.scheme != "euler":
+            return output
+        if state.carried is None:
+            state.carried = output
+        return state.carried[:, rows]
+
+    def descend(self, state: State[W], seen: Fields, rate: float) -> None:
+        """A step of gradient descent, in place, from the fields trained on."""
+        weights, velocity, decay = state.weights, state.velocity, self.training.weight_decay
+        if velocity is None:
+            if decay:
+                weights.scale(1 - rate * decay)
+            self.push(state, weights, seen, seen.delta, rate)
+            return
+        velocity.scale(self.training.momentum)
+        if decay:
+            velocity.add(weights, -decay)
+        self.push(state, velocity, seen, seen.delta, 1.0)
+        weights.add(velocity, rate)
+
+    # ---- all steps ---------------------------------------------------------------------------------------------------
+
+    def meet(self, t: int, *, everything: bool) -> Met:
+        """The samples of step t: its batch, and with `everything` those observed, too."""
+        samples, n = len(self.x), self.n_train
+        if self.batches is None:
+            return Met(slice(0, samples if everything else n), slice(0, n), self.observed)
+        batch = self.batches[min(t, len(self.batches) - 1)]  # nothing is learned at T: its loss is that of the last one
+        alone = slice(0, len(batch))
+        if not everything:
+            return Met(batch, alone, slice(0, 0))
+        if self.observed.start == 0:
+            return Met(self.observed, batch, self.observed)
+        rest = torch.arange(self.observed.start, samples, device=batch.device)
+        return Met(torch.cat([batch, rest]), alone, slice(len(batch), None))
+
+    def advance(self, state: State[W], t: int, seen: Fields, trained: Fields) -> None:
+        """Step t of training, in place, from the fields met and those trained on."""
+        rate = self.rates[t]
+        if self.scheme == "descent":
+            self.descend(state, trained, rate)
+        elif self.scheme == "euler":
+            flow.euler(self, state, seen, trained, rate)
+        else:
+            flow.rosenbrock(self, state, trained, rate)
+
+    def run(self, state: State[W], save_steps: frozenset[int], *, gradients: bool = True) -> Iterator[Fields]:
+        """Train to the last step of `save_steps`, yielding the fields of observed samples before the update of each.
+
+        Without `gradients` their backward fields are left out.  Members that explode go on; at the end,
+        `state.exploded_at` says which did at any step, saved or not, by the loss of its batch.
+        """
+        last = max(save_steps)
+        initial_loss = torch.zeros_like(state.exploded_at)
+        for t in range(last + 1):
+            saved, euler = t in save_steps, self.scheme == "euler"  # whose output changes everywhere
+            met = self.meet(t, everything=saved or euler or (t == 0 and self.centered))
+            seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or euler)
+            batch_loss = loss.values(torch, self.loss, trained.output, trained.target).mean(1)
+            initial_loss = batch_loss if t == 0 else initial_loss
+            now = exploded(batch_loss, initial_loss)
+            state.exploded_at = torch.where(now, state.exploded_at.clamp(max=t), state.exploded_at)
+            if saved:
+                yield seen.at(met.observed)
+            if t < last:
+                self.advance(state, t, seen, trained)
+            del seen, trained  # the next pass takes their memory
