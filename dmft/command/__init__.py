@@ -28,7 +28,7 @@ EXIT_CODES = (
 )
 PIPE_CLOSED = 141  # 128 and the number of SIGPIPE
 PACKAGES = ("dmft", "finite_nets", "comparisons", "figures")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LONGEST = 6  # entries of a list that are printed
 
 

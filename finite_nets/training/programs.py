@@ -5,8 +5,8 @@
 
 with the cotangents, scales and rates of `dmft.specs.parameterization`.  What is normal at initialisation has the
 number of its weight as parameter of `finite_nets.device.random`: matrices in the order in which the program meets
-them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered so, a perceptron has here the weights that
-`finite_nets.training.perceptrons` gives it.
+them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered so, a perceptron has here the weights
+that `finite_nets.training.perceptrons` gives it.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def test_an_error_that_is_no_number_at_any_step_is_a_divergence(monkeypatch):
         network, error = trial(network, rule, t, rate, form=form)
         return network, error * np.nan if t >= 3 else error
 
-    monkeypatch.setattr(adaptive, "_trial", leaves_the_numbers)
+    monkeypatch.setattr(adaptive_flow, "_trial", leaves_the_numbers)
     with pytest.raises(DivergenceError, match=r"at time 0\.\d+ no step is small enough for a local error of 0.001"):
         dmft.adaptive_flow(problem, 10.0, **CHOOSING)
 

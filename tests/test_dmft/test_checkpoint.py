@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 import dmft
 from conftest import ROOT, first_of
-from dmft.drivers import run
-from dmft.drivers import solve
+from dmft.drivers import run, solve
 from dmft.engine import loop
 from dmft.running.checkpoint import Checkpoint
 
@@ -33,7 +32,7 @@ PROBLEM = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8), 1.3), some_task(), dmft.Gradi
 
 def at_every_step(monkeypatch):
     """Checkpoints without a wait between them."""
-    monkeypatch.setattr(solver, "Checkpoint", partial(Checkpoint, every=0.0))
+    monkeypatch.setattr(solve, "Checkpoint", partial(Checkpoint, every=0.0))
 
 
 def interrupted(monkeypatch, problem, path, at, **arguments):
@@ -222,7 +221,7 @@ def test_finished_scrambles_are_not_repeated(responses, tmp_path, monkeypatch):
 def test_the_bar_begins_where_the_file_ends(tmp_path, monkeypatch, capsys):
     path = tmp_path / "state.npz"
     assert interrupted(monkeypatch, PROBLEM, path, 9, **SIZES) == 4
-    monkeypatch.setattr(solver, "progress_bar", lambda total, *rest: tqdm(total=total, mininterval=0, miniters=1))
+    monkeypatch.setattr(solve, "progress_bar", lambda total, *rest: tqdm(total=total, mininterval=0, miniters=1))
     dmft.solve(PROBLEM, checkpoint=path, **SIZES)
     shown = {int(n) for n in re.findall(r"(\d+)/18", capsys.readouterr().err)}
     assert shown == {0, 6, *range(10, 19)}  # one scramble of six steps, then four steps of the second

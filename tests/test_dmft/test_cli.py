@@ -17,7 +17,7 @@ import xarray as xr
 
 import dmft
 from dmft.__main__ import main
-from dmft.command import options
+from dmft.command import options as cli
 from dmft.text import with_error
 
 TASK = "--source digits --classes 3 8 --n-train 4 --n-test 2"
@@ -175,7 +175,7 @@ def test_trainings(tmp_path):
 
 
 def test_every_field_of_a_spec_has_its_option():
-    groups = (options.NetworkOptions, options.TaskOptions, options.TrainingOptions)
+    groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions)
     options = {part.name for group in groups for part in dataclasses.fields(group)}
     renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed", "balanced": "unbalanced"}
     renamed |= {"flatten": "images"}
@@ -188,15 +188,15 @@ def test_every_field_of_a_spec_has_its_option():
 
 def test_numerics_are_those_of_solve():
     parameters = inspect.signature(dmft.solve).parameters
-    options = {part.name: part.default for part in dataclasses.fields(options.NumericsOptions)}
+    options = {part.name: part.default for part in dataclasses.fields(cli.NumericsOptions)}
     assert set(parameters) - {"problem"} <= set(options)
     for name in set(options) & set(parameters) - {"progress"}:
         assert options[name] == parameters[name].default, name
-    assert options.NumericsOptions().arguments(last=3) == {}
+    assert cli.NumericsOptions().arguments(last=3) == {}
 
 
 def test_only_numerics_that_differ_are_passed_on():
-    chosen = options.NumericsOptions(
+    chosen = cli.NumericsOptions(
         seed=0, tolerance=1e-3, every=2, memory_limit="1.5 GiB", progress="never", observables=("loss",)
     )
     assert chosen.arguments(last=5) == {
@@ -210,7 +210,7 @@ def test_only_numerics_that_differ_are_passed_on():
 
 @pytest.mark.parametrize(("text", "size"), [("4000", 4000), ("2KiB", 2048), ("500 MiB", 500 * 2**20), ("1TiB", 2**40)])
 def test_sizes(text, size):
-    assert options.parse_size(text) == size
+    assert cli.parse_size(text) == size
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -423,7 +423,7 @@ def test_help(capsys):
     overview = help_of(capsys)
     assert all(word in overview for word in ("solve", "describe", "problem", "Exit codes"))
     solve = help_of(capsys, "solve")
-    groups = (options.NetworkOptions, options.TaskOptions, options.TrainingOptions, options.NumericsOptions)
+    groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions, cli.NumericsOptions)
     for option in (part for group in groups for part in dataclasses.fields(group)):
         assert f"--{option.name.replace('_', '-')}" in solve
     assert "--out FILE.nc" in solve

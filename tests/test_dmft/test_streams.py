@@ -10,7 +10,7 @@ from test_training import FAMILIES, changed, some_problem  # the problems of eve
 
 import dmft
 import finite_nets
-from dmft.drivers import run
+from dmft.drivers import run as run_module
 from dmft.drivers.run import Run
 from dmft.engine import loop, network
 from dmft.engine import normals as raw_normals
@@ -202,7 +202,7 @@ def test_doubled_particles_are_half_as_many():
     doubled, half = (run.network(64, np.random.SeedSequence(2)).populations for run in runs)
     for a, b in zip(doubled, half, strict=True):
         np.testing.assert_array_equal(a.normals.values, np.tile(b.normals.values, 2))
-    source = run.sobol(30, 8, np.random.SeedSequence(0)).doubled()
+    source = run_module.sobol(30, 8, np.random.SeedSequence(0)).doubled()
     rows = source.rows(25, 10)  # five of them beyond the last
     np.testing.assert_array_equal(rows[:, :4], rows[:, 4:])
     assert len(np.unique(rows)) == 40

@@ -72,7 +72,7 @@ def test_a_batch_leaves_memory_when_it_is_done(keep):
 @pytest.mark.parametrize("name", DELAYED)
 def test_delayed_updates_change_nothing(monkeypatch, name, room):
     expected = trained(DELAYED[name])
-    monkeypatch.setattr(network, "room", lambda *_: room)
+    monkeypatch.setattr(perceptrons, "room", lambda *_: room)
     found = trained(DELAYED[name])
     for variable in ("prediction", "ntk"):
         # float64: the same sums in another order
@@ -84,7 +84,7 @@ def test_delayed_updates_change_nothing(monkeypatch, name, room):
 
 
 def test_velocities_take_no_memory_before_they_are_folded(monkeypatch):
-    monkeypatch.setattr(network, "room", lambda *_: 1000)
+    monkeypatch.setattr(perceptrons, "room", lambda *_: 1000)
     trainer = perceptrons.Trainer(DELAYED["momentum and decay"], torch.device("cpu"), DOUBLE)
     state = trainer.begin(trainer.draw(11, torch.arange(3), 0))
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_bfloat16_weights_do_not_swallow_what_is_learned():
     assert 1e-5 < off["bf16"] < 1e-2
     # updates of a bfloat16 matrix in place would lose most of what 60 small steps add
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "room", lambda *_: 0)
+        patch.setattr(perceptrons, "room", lambda *_: 0)
         patch.setattr(Products, "accumulate", _rounded_accumulate)
         swallowed = trained(problem, "bf16", widths=[200], seeds=8)
     lost = np.sqrt(((swallowed.prediction - exact.prediction).isel(step=-1) ** 2).mean()).item() / learned
@@ -291,7 +291,7 @@ def test_networks_train_by_kernels_as_without(monkeypatch, name):
     for module in (random, finite_nets.device.products, finite_nets.ensembles.budget):
         monkeypatch.setattr(module, "have_kernels", lambda _: True)
     for room in (0, 12):
-        monkeypatch.setattr(network, "room", lambda *_, room=room: room)
+        monkeypatch.setattr(perceptrons, "room", lambda *_, room=room: room)
         found = trained(DELAYED[name], "float32")
         for variable in ("prediction", "ntk"):
             # float32 through six steps
