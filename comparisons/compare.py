@@ -68,7 +68,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
         ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
     """
     theory, nets = schema.validate(theory, "limit"), inputs.check_networks(nets)
-    quantities = [name for name in schema.VARIABLES if name in theory and held(nets, name)]
+    quantities = [name for name in schema.quantities() if name in theory and held(nets, name)]
     theory = inputs.check_theory(theory, nets, quantities)
     seeds = require_enough(nets)
     if fluctuations is not None:

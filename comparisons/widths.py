@@ -129,7 +129,7 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
     tolerance = _check.positive("tolerance", tolerance)
     name = f"{quantity}_{of}"
     if name not in comparison:
-        there = [q for q in schema.VARIABLES if f"{q}_{of}" in comparison]
+        there = [q for q in schema.quantities() if f"{q}_{of}" in comparison]
         raise ValueError(f"quantity={quantity!r} is not in this comparison, which holds {', '.join(there)}.")
     distance, se = (comparison[v].transpose(..., "step") for v in (name, f"{name}_se"))
     if not _relative(quantity):

@@ -171,7 +171,7 @@ def prepared(
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
     if responses not in METHODS:
         raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
-    observables = schema.observables(observables, problem, offered=schema.PRODUCED)
+    observables = schema.observables(observables, problem, everything=True)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear and responses == "conditioning"
     if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):
@@ -345,7 +345,7 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     values |= of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.sharpness is not None:
         values["sharpness"] = trained.sharpness
-    return {name: np.asarray(values[name], np.float64) for name in schema.VARIABLES if name in values}
+    return {name: np.asarray(values[name], np.float64) for name in schema.quantities() if name in values}
 
 
 def of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:

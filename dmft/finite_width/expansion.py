@@ -59,7 +59,7 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
     schema.require_same_problem(theory=theory, fluctuations=fluctuations)
     given = [width] if isinstance(width, (int, np.integer)) else list(width)
     widths = [_check.integer(f"width[{i}]", n, minimum=1) for i, n in enumerate(given)]
-    names = [n for n in schema.VARIABLES if n in theory and f"{n}_bias" in fluctuations]
+    names = [n for n in schema.quantities() if n in theory and f"{n}_bias" in fluctuations]
     if not names:
         raise ValueError("the fluctuations hold no bias of any quantity of the theory; make them in another mode.")
     q, v = theory[names + [f"{name}_se" for name in names]], fluctuations
@@ -137,7 +137,7 @@ def required_width(
     elif not (tolerance > 0).all():
         raise ValueError(f"tolerance must be positive for every entry; the least is {tolerance.min().item():g}.")
     if f"{quantity}_variance" not in fluctuations:
-        held = [name for name in schema.VARIABLES if f"{name}_variance" in fluctuations]
+        held = [name for name in schema.quantities() if f"{name}_variance" in fluctuations]
         raise ValueError(f"quantity={quantity!r} is not in these fluctuations, which hold {', '.join(held)}.")
     variance = fluctuations[f"{quantity}_variance"]
     bias = fluctuations.get(f"{quantity}_bias", 0 * variance)

@@ -87,7 +87,7 @@ def train_ensemble(
     plan = Plan(
         problem,
         schema.saved_steps(problem, save_steps),
-        frozenset(schema.observables(observables, problem, offered=schema.PRODUCED)),
+        frozenset(schema.observables(observables, problem, everything=True)),
         two_time,
         covariance,
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft import schema
-from dmft.specs import Problem, loss
+from dmft.specs import Problem
 from finite_nets.ensembles.moments import BlockMoments, Blocks
 from finite_nets.training.observables import two_time_kernels
 from finite_nets.training.trainer import Fields, State, Training
@@ -46,10 +46,10 @@ class Plan:
     def quantities(self) -> tuple[str, ...]:
         """Variables that results hold."""
         names = {name for name in self.recorded if name != "prediction" or name in self.observables}
-        names |= set(schema.losses_held(self.problem, self.observables))
+        names |= set(schema.held(self.problem, self.observables))
         if self.covariance:
             names.add("prediction")
-        return tuple(name for name in schema.VARIABLES if name in names)
+        return tuple(name for name in schema.quantities() if name in names)
 
     @property
     def gradients(self) -> bool:
@@ -178,18 +178,5 @@ class Plan:
 
     def _of_predictions(self, trainer: Training[Any], prediction: Tensor) -> dict[str, Tensor]:
         """Losses and accuracies (member, step)."""
-        kinds = schema.kinds_of_predictions(self.problem, self.observables)
-        if not kinds:
-            return {}
-        task = self.problem.task
-        f = (prediction if task.outputs else prediction[..., None]).double()
-        y = trainer.targets[trainer.observed].double()
-        each = {"loss": loss.values(torch, self.problem.loss, f, y)} if "loss" in kinds else {}
-        if "accuracy" in kinds:
-            each["accuracy"] = loss.correct(torch, f, y)
-        splits = schema.splits(self.problem)
-        return {
-            f"{prefix}{name}": value[..., part].double().mean(-1)
-            for name, value in each.items()
-            for prefix, part in splits.items()
-        }
+        targets = trainer.targets[trainer.observed].double()
+        return schema.of_predictions(self.problem, prediction.double(), self.observables, xp=torch, targets=targets)

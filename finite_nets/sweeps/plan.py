@@ -289,7 +289,7 @@ def plan_sweep(
         settings = Settings(
             seed=root,
             dtype=dtype,
-            observables=schema.observables(observables, problem, offered=schema.PRODUCED),
+            observables=schema.observables(observables, problem, everything=True),
             save_steps=_steps(problem, save_steps, every),
             two_time=two_time,
             covariance=covariance,

@@ -1,0 +1,23 @@
+"""gradient_kernel(layer, step, sample, sample_2): G^l = <g^l g^l>, g^l = gamma0 N df/dh^l, the sum over equal
+positions; with several outputs (..., sample, output, sample_2, output_2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dmft.schema.observable import BACKWARD, Seen
+from dmft.schema.registry import observable
+
+
+@observable(
+    dims=("layer", "step", "sample", "sample_2"),
+    long_name="gradient kernel G",
+    label="gradient kernels",
+    needs=BACKWARD,
+    per_output=True,
+    on_request=False,
+    fields=lambda seen: seen.gradients,
+    mean=False,
+)
+def gradient_kernel(seen: Seen) -> Any:
+    return seen.inner(seen.gradients, seen.gradients, mean=False)
