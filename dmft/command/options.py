@@ -300,8 +300,6 @@ class NumericsOptions:
     """Relative size below which directions met by a weight matrix are dropped."""
     observables: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
     """What to record, of prediction, loss, feature_kernel, gradient_kernel, ntk, sharpness; else as dmft.solve does."""
-    responses: Annotated[str, arg(metavar="{conditioning,pathwise}")] = "conditioning"
-    """Estimator of the response functions."""
     two_time: bool = False
     """Record kernels between all pairs of recorded steps too."""
     save_steps: Annotated[tuple[int, ...] | None, arg(metavar="STEP ...", help_behavior_hint="(default: all)")] = None
