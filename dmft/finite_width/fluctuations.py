@@ -50,7 +50,7 @@ from dmft import schema
 from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.numerics import TOLERANCES, check_numerics
 from dmft.drivers.repetitions import repetitions
-from dmft.drivers.run import Run
+from dmft.drivers.run import Run, of_passes
 from dmft.drivers.uncertainty import warn_of_few_particles, warn_of_large_errors
 from dmft.engine import loop
 from dmft.engine.directions import DISTRIBUTIONS
@@ -173,7 +173,7 @@ def prepared(
         None if exact else particles,
         TOLERANCES[0] if exact else tolerance,
         centered,
-        kernels=_kernels(observables, smoothed),
+        observables=_recorded(observables, smoothed),
         devices=where,
         smoothed=smoothed,
     )
@@ -235,12 +235,15 @@ def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool
     return found
 
 
-def _kernels(observables: Sequence[str], smoothed: bool) -> tuple[str, ...]:
-    """Those to record: what is asked for; where kinks are rounded, all that costs no further passes."""
-    wanted = {*observables}
-    if smoothed:
-        wanted |= {*loop.KERNELS} if {"gradient_kernel", "ntk"} & wanted else {"feature_kernel"}
-    return tuple(name for name in loop.KERNELS if name in wanted)
+def _recorded(observables: Sequence[str], smoothed: bool) -> tuple[schema.Observable, ...]:
+    """Those of passes to record: what is asked for; where kinks are rounded, all usual ones that cost no further
+    passes."""
+    asked = of_passes(observables, two_time=False)
+    if not smoothed:
+        return asked
+    backward = schema.need(observables, schema.BACKWARD)
+    free = [one.name for one in loop.USUAL if backward or one.needs != schema.BACKWARD]
+    return of_passes((*observables, *free), two_time=False)
 
 
 def _mode(mode: str, problem: Problem) -> str:

@@ -108,10 +108,9 @@ def _values(problem: Problem, found: dict[str, Any], steps: list[int], names: Co
     Raises:
         DivergenceError.
     """
+    held = schema.quantities()
     # axes before that of steps: layers, of kernels of a layer
-    at_steps = {
-        name: np.take(np.asarray(v), steps, axis=schema.VARIABLES[name].index("step")) for name, v in found.items()
-    }
+    at_steps = {name: np.take(np.asarray(v), steps, axis=held[name].dims.index("step")) for name, v in found.items()}
     values: Arrays = {name: value for name, value in at_steps.items() if name in names}
     values |= schema.of_predictions(problem, at_steps["prediction"], names)
     with np.errstate(over="ignore", invalid="ignore"):  # what is looked for

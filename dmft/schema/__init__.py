@@ -39,7 +39,15 @@ attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments
 """
 
 from dmft.errors import SchemaError
-from dmft.schema.arguments import OBSERVABLES, observables, observed_samples, require_no_positions, saved_steps
+from dmft.schema.arguments import (
+    OBSERVABLES,
+    between_steps,
+    need,
+    observables,
+    observed_samples,
+    require_no_positions,
+    saved_steps,
+)
 from dmft.schema.build import build
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable, Seen
@@ -76,12 +84,14 @@ __all__ = [
     "SchemaError",
     "Seen",
     "averages",
+    "between_steps",
     "build",
     "check",
     "dims",
     "following",
     "held",
     "losses",
+    "need",
     "observable",
     "observables",
     "observed_samples",

@@ -88,6 +88,16 @@ def _between_outputs(one: Observable, problem: Problem) -> bool:
     return bool(problem.task.outputs) and one.per_output and one.kernel
 
 
+def between_steps(names: Collection[str]) -> tuple[Observable, ...]:
+    """The observables that two-time results hold between all steps, where these are asked for."""
+    return tuple(one for one in registered() if one.fields and (not one.on_request or one.name in names))
+
+
+def need(names: Collection[str], what: str) -> bool:
+    """Whether any of these observables needs that of a pass."""
+    return any(one.needs == what for one in registered() if one.name in names)
+
+
 def require_no_positions(problem: Problem, what: str) -> None:
     """ValueError if layers have positions, which preactivations of single neurons have no dimension for."""
     positions, name = [count for _, count in problem.sketch.layers], type(problem.network).__name__

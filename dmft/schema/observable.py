@@ -52,6 +52,7 @@ class Seen(ABC):
     def value(self, observable: Observable) -> Any:
         """Of another observable, found once a pass: (..., [layer,] [event, event_2])."""
         if observable.name not in self._found:
+            assert observable.formula is not None
             self._found[observable.name] = observable.formula(self)
         return self._found[observable.name]
 
@@ -165,6 +166,28 @@ class Observable:
         """At one step, or with those of all, from the sizes of layer, sample, output (and step)."""
         dims = self.dims_with(outputs)
         return tuple(sizes[dim.removesuffix("_2")] for dim in dims if step or dim != "step")
+
+    def arranged(self, value: Any, sizes: dict[str, int], *, outputs: bool, leading: int = 0) -> Any:
+        """What the formula has returned of a step, with the dimensions of results behind so many leading axes.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        shape = self.shape(sizes, outputs=outputs)
+        events = sizes["sample"] * (sizes["output"] if outputs and self.per_output else 1)
+        by_event = self.shape(sizes | {"sample": events}, outputs=False)
+        found = tuple(value.shape)
+        if found[leading:] not in (shape, by_event):
+            dims = ", ".join(dim for dim in self.dims_with(outputs) if dim != "step")
+            raise ValueError(
+                f"the formula of {self.name} returns the shape {found}, not ({dims})={shape} behind {leading} axes."
+            )
+        return value.reshape(*found[:leading], *shape)
+
+    def over_steps(self, values: Any) -> Any:
+        """Values (step, dimensions of one step) of NumPy or JAX with the dimensions in the order of results."""
+        at, axes = self.dims.index("step"), list(range(1, values.ndim))
+        return values.transpose(*axes[:at], 0, *axes[at:])
 
     def of(self, split: str) -> Observable:
         """What follows from predictions, of training ("") or test ("test_") samples."""

@@ -11,9 +11,10 @@ from dmft.schema.registry import registered
 from dmft.specs import Problem
 
 
-def following(problem: Problem, names: Collection[str]) -> tuple[Observable, ...]:
-    """The observables that follow from predictions: those asked for, and those that come with them."""
-    of_predictions = (one for one in registered() if one.needs == PREDICTIONS)
+def following(problem: Problem, names: Collection[str], *, smooth: bool = False) -> tuple[Observable, ...]:
+    """The observables that follow from predictions: those asked for, and those that come with them; of these the
+    `smooth` ones, or all."""
+    of_predictions = (one for one in registered() if one.needs == PREDICTIONS and (one.smooth or not smooth))
     return tuple(one for one in of_predictions if one.name in names or one.brought(problem, names))
 
 
@@ -39,7 +40,7 @@ def averages(
     xp = prediction.__array_namespace__() if xp is None else xp
     f = prediction if problem.task.outputs else prediction[..., None]
     y = problem.task.targets[problem.observed] if targets is None else targets
-    found = {}
+    found: dict[str, Any] = {}
     for one in wanted:
         assert one.formula is not None
         each = one.formula(xp, problem.loss, f, y)

@@ -29,7 +29,8 @@ def observable(**described: Any) -> Callable[[Callable[..., Any]], Observable]:
 
     def made(formula: Callable[..., Any]) -> Observable:
         words = (formula.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-        return register(Observable(**{"name": formula.__name__, "long_name": words, "formula": formula} | described))
+        given: dict[str, Any] = {"name": formula.__name__, "long_name": words, "formula": formula} | described
+        return register(Observable(**given))
 
     return made
 

@@ -88,8 +88,7 @@ def sample_in_law(
                 memory_limit=memory_limit,
             )
             for start, seen in batches:
-                # vectors are split into samples and outputs
-                batch = {name: seen[name].reshape(-1, *plan.shape(name)) for name in plan.recorded}
+                batch = {name: seen[name] for name in plan.recorded}
                 collection.put(width, start, batch, _exploded_at(seen["every_loss"]))
                 bar.update(len(seen["every_loss"]))
     diverged = collection.divergences.report()

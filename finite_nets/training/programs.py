@@ -12,7 +12,7 @@ that `finite_nets.training.perceptrons` gives it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,7 +41,7 @@ from finite_nets.device.precision import PRECISIONS, Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
-from finite_nets.training.observables import kernels
+from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
 from finite_nets.training.tape import Constants, Index, Numbers, Tape, Trace, tangent_kernel
 from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
@@ -206,17 +206,7 @@ class ProgramTrainer(Training[Leaves]):
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
-    def kernels(self, state: State[Leaves], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
-        found = {}
-        if "feature_kernel" in wanted:
-            found["feature_kernel"] = kernels(self.products, a.features, b.features)
-        if "gradient_kernel" in wanted:
-            found["gradient_kernel"] = kernels(self.products, a.gradients, b.gradients, state.width)
-        if "ntk" in wanted:
-            found["ntk"] = self._tangent_kernel(state, a, b)
-        return found
-
-    def _tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields) -> Tensor:
+    def tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:  # noqa: ARG002
         first, second = _trace(a), _trace(b)
         factors = [state.scales.tangent[layer] for layer in self.numbers.layers]
         phi = kernels(self.products, [first.end], [second.end])[:, 0]
