@@ -38,6 +38,7 @@ from comparisons import inputs
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
+from dmft.schema.observed.loss import loss as observed_loss
 from dmft.specs import _check, loss
 from dmft.specs.loss import LOSSES
 
@@ -45,7 +46,7 @@ Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 PARTITIONS = 8  # of networks into groups
 ENSEMBLES = (1, 2, 4, 8, 16)
-SPLITS = {"loss": "train", "test_loss": "test"}
+SPLITS = {one.name: one.split for one in map(observed_loss.of, ("", "test_"))}
 EACH = ("width", "step")
 
 

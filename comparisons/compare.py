@@ -111,7 +111,7 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     dims = theory[name].dims
     inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
     everything = tuple(range(len(dims)))
-    unit = limit if "kernel" in name or name == "ntk" else np.ones_like(limit)
+    unit = limit if schema.quantities()[name].kernel else np.ones_like(limit)
     scale = np.sqrt((unit**2).sum(axis=inner))
     precision = schema.ROUNDING[nets.attrs["dtype"]]
 

@@ -27,7 +27,7 @@ from comparisons.estimators import upper_end
 from comparisons.representations import representations
 from comparisons.samples import held, require_enough, samples
 from comparisons.spectra import after_kernel, spectra
-from comparisons.summary import LABELS, summary
+from comparisons.summary import summary
 from comparisons.widths import pointwise
 from dmft import schema
 from dmft.running.host import usual_errors
@@ -57,8 +57,6 @@ KEPT = {"ensemble": "every network", "moments": "moments over blocks of networks
 FEW = 4  # networks in an ensemble whose loss is given, or as near to it as there is
 SOURCES = (("limit",), ("ensemble", "moments"), ("fluctuations",))  # kinds of which a report has one result
 MOST_NUMBERS = 400_000  # of kernels in the file
-CURVES = ("loss", "test_loss", "accuracy", "test_accuracy", "sharpness")
-KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
 Results = dict[str, xr.Dataset]
 Section = tuple[str, str, str]  # key, title, markup
 
@@ -208,10 +206,10 @@ def _ensembles(nets: xr.Dataset) -> list[int]:
 def _answer(found: Results) -> list[Section]:
     """How far networks are from the limit, and how that falls with their width, in two sentences."""
     comparison = _first(found, "comparison")
-    q = next((q for q in LABELS if comparison is not None and f"{q}_distance" in comparison), None)
+    q = next((q for q in schema.in_tables() if comparison is not None and f"{q}_distance" in comparison), None)
     if comparison is None or q is None:
         return []
-    label, widths = LABELS[q].removesuffix(" f"), comparison["width"].values.tolist()
+    label, widths = schema.in_tables()[q].removesuffix(" f"), comparison["width"].values.tolist()
     at = comparison.isel(step=-1, width=-1)
     at = at.isel(layer=-1) if "layer" in at[f"{q}_distance"].dims else at
     one, mean = (_size(at[f"{q}_{part}"].item(), at[f"{q}_{part}_se"].item()) for part in ("distance", "error"))
@@ -273,7 +271,7 @@ def _comparison_sections(found: Results) -> list[Section]:
         return []
     head = ["", *(f"N = {n}" for n in comparison["width"].values)]
     last, rows = comparison.isel(step=-1), []
-    for q, label in LABELS.items():
+    for q, label in schema.in_tables().items():
         for part, what in (("distance", "one network off the limit"), ("error", "mean over networks off the limit")):
             if f"{q}_{part}" in comparison:
                 at = last[[f"{q}_{part}", f"{q}_{part}_se"]].isel(
@@ -287,7 +285,7 @@ def _comparison_sections(found: Results) -> list[Section]:
         + _table(head, rows)
     )
     laws = []
-    for q, label in LABELS.items():
+    for q, label in schema.in_tables().items():
         if f"{q}_variance_exponent" not in comparison and f"{q}_z" not in comparison:
             continue
         z = comparison[f"{q}_z"].isel(width=-1).values
@@ -331,9 +329,9 @@ def _loss_sections(found: Results) -> list[Section]:
             cells = [
                 _estimate(ds.isel(width=i), f"{q}_{part}", positive=part == "worth") for ds, part in columns.values()
             ]
-            rows.append([f"{LABELS[q]}, N = {n}", *cells])
+            rows.append([f"{schema.in_tables()[q]}, N = {n}", *cells])
         if f"{q}_limit" in losses:
-            rows.append([f"{LABELS[q]}, limit", _estimate(last, f"{q}_limit"), *[""] * (len(columns) - 1)])
+            rows.append([f"{schema.in_tables()[q]}, limit", _estimate(last, f"{q}_limit"), *[""] * (len(columns) - 1)])
     text = (
         f"<p>At step {last['step'].item()}, the last recorded, each with its standard error. The expected loss of one "
         "network is the loss of the infinite ensemble of its width plus the variance part, which averaging removes; "
@@ -477,15 +475,15 @@ def _curves(found: Results) -> list[dict[str, Any]]:
     curves = []
     widths = comparison["width"].values.tolist()
     colors = {n: _css(color) for n, color in style.width_colors(widths).items()}
-    for q in CURVES:
-        if f"{q}_mean" not in comparison:
+    for q, quantity in schema.quantities().items():
+        if quantity.dims != ("step",) or f"{q}_mean" not in comparison:
             continue
         lines = [
             {"name": f"N = {n}", "color": colors[n], "limit": False, **_pair(comparison.sel(width=n), f"{q}_mean")}
             for n in widths
         ]
         lines.append({"name": "limit", "color": "#000", "limit": True, **_pair(comparison, f"{q}_limit")})
-        curves.append({"name": LABELS.get(q, q), "time": _list(comparison["time"].values), "lines": lines})
+        curves.append({"name": schema.in_tables()[q], "time": _list(comparison["time"].values), "lines": lines})
     return curves
 
 
@@ -499,7 +497,7 @@ def _kernels(found: Results) -> dict[str, Any]:
     nothing: dict[str, Any] = {"kernels": [], "widths": [], "times": []}
     if theory is None or nets is None or "output" in theory.dims:
         return nothing
-    names = [name for name in KERNELS if name in theory and held(nets, name)]
+    names = [name for name in schema.kernels() if name in theory and held(nets, name)]
     if not names or "sample_2" not in theory.dims:
         return nothing
     layers = sum(theory[name].sizes.get("layer", 1) for name in names)
@@ -514,12 +512,12 @@ def _kernels(found: Results) -> dict[str, Any]:
     for name in names:
         means = np.stack([samples(nets, name, i).mean()[0] for i in range(nets.sizes["width"])])
         means, limit = (values[..., order[:, None], order] for values in (means, theory[name].values))
-        symbol = {"feature_kernel": "Phi", "gradient_kernel": "G", "ntk": "NTK"}[name]
+        label = schema.in_tables()[name]
         for layer in range(len(limit)) if "layer" in theory[name].dims else [None]:
             at = () if layer is None else (layer,)
             kernels.append(
                 {
-                    "name": symbol if layer is None else f"{symbol}, layer {theory['layer'].values[layer]}",
+                    "name": label if layer is None else f"{label}, layer {theory['layer'].values[layer]}",
                     "limit": [_list(limit[(*at, s)].ravel()) for s in steps],
                     "mean": [[_list(mean[(*at, s)].ravel()) for s in steps] for mean in means],
                 }

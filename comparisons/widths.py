@@ -132,7 +132,7 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
         there = [q for q in schema.quantities() if f"{q}_{of}" in comparison]
         raise ValueError(f"quantity={quantity!r} is not in this comparison, which holds {', '.join(there)}.")
     distance, se = (comparison[v].transpose(..., "step") for v in (name, f"{name}_se"))
-    if not _relative(quantity):
+    if not schema.quantities()[quantity].kernel:
         limit = comparison[f"{quantity}_limit"]
         inner = [dim for dim in limit.dims if dim != "step"]
         scale = float(((limit**2).mean(inner) ** 0.5).max())
@@ -147,11 +147,6 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
                 found[key][index] = estimators.first_above(time, curve, tolerance)
     variables: Variables = {key: (tuple(map(str, dims)), value) for key, value in found.items()}
     return dataset("onset", variables, {}, comparison, quantity=quantity, tolerance=tolerance, of=of)
-
-
-def _relative(quantity: str) -> bool:
-    """Whether distances of a comparison are relative to the limit."""
-    return "kernel" in quantity or quantity == "ntk"
 
 
 @usual_errors

@@ -27,6 +27,7 @@ import xarray as xr
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
+from dmft.schema.observed.loss import loss
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
@@ -75,8 +76,11 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
         std: xr.DataArray = (variance / n) ** 0.5
         found[f"{name}_std"] = std
         found[f"{name}_std_se"] = (variance_se / (2 * n * std.where(std > 0))).fillna(0.0)
-        if name in ("loss", "test_loss"):
-            found |= _excess(name, v, n, split=LOSSES[json.loads(theory.attrs["problem"])["loss"]].quadratic)
+        quantity = schema.quantities()[name]
+        if quantity.needs == schema.PREDICTIONS:
+            # of the squared loss
+            split = quantity.formula is loss.formula and LOSSES[json.loads(theory.attrs["problem"])["loss"]].quadratic
+            found |= _excess(name, v, n, quantity.split if split else None)
         narrow = float((bias**2).sum() / max(float(variance.sum()), np.finfo(float).tiny))
         if min(widths) < narrow:
             warnings.warn(
@@ -100,11 +104,12 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
     return schema.validate(labelled(ds), "expansion")
 
 
-def _excess(name: str, v: xr.Dataset, n: xr.DataArray, *, split: bool) -> dict[str, xr.DataArray]:
+def _excess(name: str, v: xr.Dataset, n: xr.DataArray, split: str | None) -> dict[str, xr.DataArray]:
+    """In parts, where a split of the samples is given."""
     bias, bias_se = v[f"{name}_bias"], v[f"{name}_bias_se"]
     found = {f"{name}_excess": bias / n, f"{name}_excess_se": bias_se / n}
     if split and "prediction_variance" in v:
-        part = v.sel(sample=v["split"] == {"loss": "train", "test_loss": "test"}[name])
+        part = v.sel(sample=v["split"] == split)
         outputs = [dim for dim in ("output",) if dim in part.dims]
         spread, spread_se = (part[f"prediction_variance{end}"].mean("sample").sum(outputs) / 2 for end in ("", "_se"))
         found[f"{name}_excess_variance"], found[f"{name}_excess_variance_se"] = spread / n, spread_se / n

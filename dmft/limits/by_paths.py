@@ -68,6 +68,8 @@ def limit_by_paths(
         particles, scrambles, seed, TOLERANCES[0], memory_limit
     )
     names, steps = schema.observables(observables, problem), schema.saved_steps(problem, save_steps)
+    if beyond := [name for name in names if name not in schema.OBSERVABLES]:
+        raise ValueError(f"observables={observables!r}: limit_by_paths has no {', '.join(beyond)}; leave it out.")
     draws, needed = pathwise.draws_needed(problem), pathwise.bytes_needed(problem, particles)
     (where,) = find_devices("auto")
     memory.require(

@@ -45,6 +45,7 @@ from dmft.schema.arguments import (
     need,
     observables,
     observed_samples,
+    require_known,
     require_no_positions,
     saved_steps,
 )
@@ -52,7 +53,7 @@ from dmft.schema.build import build
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable, Seen
 from dmft.schema.predictions import averages, following, held, losses, of_predictions, splits
-from dmft.schema.registry import observable, quantities, register, registered
+from dmft.schema.registry import in_tables, kernels, observable, quantities, register, registered
 from dmft.schema.validate import (
     ATTRIBUTES,
     SCHEMA,
@@ -90,6 +91,8 @@ __all__ = [
     "dims",
     "following",
     "held",
+    "in_tables",
+    "kernels",
     "losses",
     "need",
     "observable",
@@ -99,6 +102,7 @@ __all__ = [
     "quantities",
     "register",
     "registered",
+    "require_known",
     "require_no_positions",
     "require_same_labels",
     "require_same_problem",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.errors import SchemaError
 from dmft.schema.observable import Observable
 from dmft.schema.registry import register, registered
 from dmft.specs import Problem
@@ -96,6 +97,15 @@ def between_steps(names: Collection[str]) -> tuple[Observable, ...]:
 def need(names: Collection[str], what: str) -> bool:
     """Whether any of these observables needs that of a pass."""
     return any(one.needs == what for one in registered() if one.name in names)
+
+
+def require_known(names: Collection[str]) -> None:
+    """SchemaError for observables that are not registered in this process, as those of a user's own may be."""
+    if unknown := sorted({*names} - {one.name for one in registered()}):
+        raise SchemaError(
+            f"the observables {unknown} are not known in this process; import the module that makes them first (a "
+            "process that is started finds them in a module, not in a notebook)."
+        )
 
 
 def require_no_positions(problem: Problem, what: str) -> None:

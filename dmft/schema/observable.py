@@ -98,7 +98,7 @@ class Observable:
         name: in results, a word of Python.
         formula: see the top of this module; None for prediction, and for what needs the Hessian.
         dims: of its variable for a single output, some of layer, step, sample, sample_2 in this order, step among them.
-        long_name: in words; label: as shorter texts have it.
+        long_name: in words; label: as tables have it; symbol: in TeX.
         units: of UDUNITS.
         needs: of a pass: "forward", "backward", "hessian", or "predictions".
         per_output: whether samples stand with their outputs, where there are several.
@@ -115,6 +115,7 @@ class Observable:
     dims: tuple[str, ...]
     long_name: str = ""
     label: str = ""
+    symbol: str = ""
     units: str = "1"
     needs: str = FORWARD
     per_output: bool = False
@@ -124,6 +125,7 @@ class Observable:
     mean: bool = True
     refusal: Callable[[Problem], str] = _none
     brought: Callable[[Problem, Collection[str]], bool] = _never
+    split: str = ""  # of its variables of training or of test samples, which `of` makes
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dims", tuple(self.dims))
@@ -142,6 +144,7 @@ class Observable:
             raise ValueError(f"dims={self.dims} of {self.name}: what follows from predictions is ('step',), a mean.")
         object.__setattr__(self, "long_name", self.long_name or self.name.replace("_", " "))
         object.__setattr__(self, "label", self.label or self.long_name)
+        object.__setattr__(self, "symbol", self.symbol or rf"\mathrm{{{self.label}}}".replace(" ", r"\ "))
 
     @property
     def of_pass(self) -> bool:
@@ -191,9 +194,9 @@ class Observable:
 
     def of(self, split: str) -> Observable:
         """What follows from predictions, of training ("") or test ("test_") samples."""
-        part = {"": "training", "test_": "test"}[split]
+        part, samples = {"": ("training", "train"), "test_": ("test", "test")}[split]
         long_name, label = (f"{part} {text}" for text in (self.long_name, self.label))
-        return replace(self, name=f"{split}{self.name}", long_name=long_name, label=label)
+        return replace(self, name=f"{split}{self.name}", long_name=long_name, label=label, split=samples)
 
     def between_steps(self) -> Observable:
         """The average product of fields of two steps."""

@@ -68,6 +68,16 @@ def quantities() -> dict[str, Observable]:
     return dict(_quantities())
 
 
+def in_tables() -> dict[str, str]:
+    """Labels of the quantities of single steps, by name."""
+    return {name: one.label for name, one in quantities().items() if "step_2" not in one.dims}
+
+
+def kernels() -> tuple[str, ...]:
+    """Names of those that compare pairs of samples."""
+    return tuple(name for name in in_tables() if quantities()[name].kernel)
+
+
 @functools.cache
 def _quantities() -> dict[str, Observable]:
     found: dict[str, Observable] = {}

@@ -35,6 +35,9 @@ class Plan:
     two_time: bool = False
     covariance: bool = False
 
+    def __post_init__(self) -> None:
+        schema.require_known(self.observables)
+
     @cached_property
     def of_passes(self) -> tuple[schema.Observable, ...]:
         """Observables asked for that have a formula of what a pass has shown."""

@@ -89,7 +89,7 @@ def test_its_numbers_are_those_of_the_results(page, results):
     np.testing.assert_allclose(loss["lines"][1]["y"], comparison.loss_mean.sel(width=32), rtol=1e-3)
     np.testing.assert_allclose(loss["lines"][-1]["se"], comparison.loss_limit_se, rtol=1e-3, atol=1e-12)
     order = np.argsort(results["theory"].target.values, kind="stable")
-    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "Phi, layer 2")
+    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "feature kernels, layer 2")
     expected = results["networks"].feature_kernel.mean("seed").sel(width=64, layer=2, step=4).values[order][:, order]
     np.testing.assert_allclose(np.reshape(top["mean"][2][-1], (6, 6)), expected, rtol=1e-3, atol=1e-6)
     with pytest.raises(AssertionError):  # the broken twin: another step
@@ -213,7 +213,7 @@ def test_a_browser_without_a_network_runs_it(page, tmp_path):
     assert {"curves", "kernels"} < set(visible)
     assert re.search(r'id="scale">colours from -[\d.]+ to [\d.]+<', shown)  # a range, not an error
     options = re.findall(r"<option value=\"\d+\">(.*?)</option>", shown)
-    assert {"training loss", "test loss", "N = 64", "Phi, layer 1", "NTK"} <= set(options)
+    assert {"training loss", "test loss", "N = 64", "feature kernels, layer 1", "NTK"} <= set(options)
     assert "t = 2.4" in html.unescape(shown)  # the last step
 
 

@@ -12,6 +12,7 @@ from dmft.schema.registry import observable
     dims=("layer", "step", "sample", "sample_2"),
     long_name="feature kernel Phi",
     label="feature kernels",
+    symbol=r"\Phi",
     needs=FORWARD,
     on_request=False,
     fields=lambda seen: seen.features,

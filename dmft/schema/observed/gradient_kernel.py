@@ -13,6 +13,7 @@ from dmft.schema.registry import observable
     dims=("layer", "step", "sample", "sample_2"),
     long_name="gradient kernel G",
     label="gradient kernels",
+    symbol="G",
     needs=BACKWARD,
     per_output=True,
     on_request=False,

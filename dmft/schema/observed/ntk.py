@@ -13,6 +13,7 @@ from dmft.schema.registry import observable
     dims=("step", "sample", "sample_2"),
     long_name="neural tangent kernel K",
     label="NTK",
+    symbol="K",
     needs=BACKWARD,
     per_output=True,
     on_request=False,

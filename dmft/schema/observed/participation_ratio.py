@@ -13,7 +13,12 @@ from dmft.schema.observed.feature_kernel import feature_kernel
 from dmft.schema.registry import observable
 
 
-@observable(dims=("layer", "step"), long_name="participation ratio of the feature kernel", needs=FORWARD)
+@observable(
+    dims=("layer", "step"),
+    long_name="participation ratio of the feature kernel",
+    label="participation ratio",
+    needs=FORWARD,
+)
 def participation_ratio(seen: Seen) -> Any:
     phi = seen.value(feature_kernel)
     return seen.xp.einsum("...aa->...", phi) ** 2 / (phi * phi).sum((-2, -1))

@@ -16,7 +16,9 @@ from dmft.schema.registry import observable
     dims=("layer", "step", "sample", "sample_2"),
     long_name="preactivation kernel <h h>",
     label="preactivation kernels",
+    symbol=r"\langle hh\rangle",
     needs=FORWARD,
+    fields=lambda seen: seen.preactivations,
 )
 def preactivation_kernel(seen: Seen) -> Any:
     return seen.inner(seen.preactivations, seen.preactivations)
