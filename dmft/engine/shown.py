@@ -1,4 +1,4 @@
-"""What observables see of a pass over populations (`dmft.schema.observable.Seen`), and their values at a step.
+"""What observables see of a pass over populations (`dmft.schema.seen`), and their values at a step.
 
 Averages over a population are exact inner products of its vectors (`dmft.engine.population`), of particles and linear
 forms alike.  With positions a field is (row, position, component).

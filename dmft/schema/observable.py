@@ -2,9 +2,10 @@
 
     formula(seen) -> (..., [layer,] [sample, sample_2])        of the state before the update of a step
 
-`Seen` is what a pass over the observed samples shows, to JAX and to PyTorch alike; `seen.xp` is the module (jax.numpy
-or torch) whose functions the formula may use.  "..." are axes that a producer leads with: networks side by side, or
-none.  With several outputs an observable that is `per_output` has events, samples with outputs, in place of samples.
+`seen` is what a pass over the observed samples shows, to JAX and to PyTorch alike (`dmft.schema.seen`); `seen.xp` is
+the module (jax.numpy or torch) whose functions the formula may use.  "..." are axes that a producer leads with:
+networks side by side, or none.  With several outputs an observable that is `per_output` has events, samples with
+outputs, in place of samples.
 
 An observable that follows from predictions is an average over samples, and has a formula of a sample:
 
@@ -16,12 +17,14 @@ A file of `dmft.schema.observed` holds each of this library; those of a user's o
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmft.specs import Problem
+
+if TYPE_CHECKING:
+    from dmft.schema.seen import Fields, Seen
 
 OUTPUT = "output"  # the prediction itself
 PREDICTIONS = "predictions"
@@ -30,54 +33,6 @@ FORWARD = "forward"
 BACKWARD = "backward"  # from every output of every observed sample
 NEEDS = (OUTPUT, PREDICTIONS, HESSIAN, FORWARD, BACKWARD)  # in the order in which results hold what needs them
 DIMS = ("layer", "step", "sample", "sample_2")
-Fields = Sequence[Any]
-
-
-class Seen(ABC):
-    """What a pass has shown of the observed samples, before the update of its step.
-
-    xp: jax.numpy or torch.
-    targets: (sample, output); train: which of the samples are trained on.
-    preactivations, features, gradients: of every layer, for `inner`; events of gradients are samples, with their
-        outputs.  Of linear networks in the limit these are linear forms: nothing but sums and `inner` is known of them.
-    """
-
-    xp: Any
-    targets: Any
-    train: slice
-
-    def __init__(self) -> None:
-        self._found: dict[str, Any] = {}
-
-    def value(self, observable: Observable) -> Any:
-        """Of another observable, found once a pass: (..., [layer,] [event, event_2])."""
-        if observable.name not in self._found:
-            assert observable.formula is not None
-            self._found[observable.name] = observable.formula(self)
-        return self._found[observable.name]
-
-    @property
-    @abstractmethod
-    def preactivations(self) -> Fields:
-        """h."""
-
-    @property
-    @abstractmethod
-    def features(self) -> Fields:
-        """phi(h)."""
-
-    @property
-    @abstractmethod
-    def gradients(self) -> Fields:
-        """g = gamma0 N df/dh."""
-
-    @abstractmethod
-    def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> Any:
-        """(..., layer, event, event_2): averages <a b> over neurons; over positions the mean, or their sum."""
-
-    @abstractmethod
-    def tangent_kernel(self) -> Any:
-        """K (..., event, event_2): of all trained weights, sums of <g g> x . x', <g g> <v v>."""
 
 
 def _none(problem: Problem) -> str:

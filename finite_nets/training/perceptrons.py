@@ -29,8 +29,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmft.schema.observed.feature_kernel import feature_kernel
-from dmft.schema.observed.gradient_kernel import gradient_kernel
 from dmft.specs import Problem, loss
 from dmft.specs.networks.perceptron import perceptron
 from dmft.specs.parameterization import (
@@ -294,7 +292,7 @@ class Trainer(Training[Parameters]):
         if shown is None:
             phi, g = kernels(self.products, a.features, b.features), kernels(self.products, a.gradients, b.gradients)
         else:
-            phi, g = shown.value(feature_kernel), shown.value(gradient_kernel)
+            phi, g = shown["feature_kernel"], shown["gradient_kernel"]
         return ntk(self.input_kernel[: len(a.x), : len(b.x)], phi, g, state.scales.tangent, self.bias)
 
     def preactivations(self, state: State[Parameters], seen: Fields, rows: Sequence[int]) -> list[Tensor]:

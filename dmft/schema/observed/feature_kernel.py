@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmft.schema.observable import FORWARD, Seen
+from dmft.schema.observable import FORWARD
 from dmft.schema.registry import observable
+from dmft.schema.seen import Seen
 
 
 @observable(

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmft.schema.observable import BACKWARD, Seen
+from dmft.schema.observable import BACKWARD
 from dmft.schema.registry import observable
+from dmft.schema.seen import Seen
 
 
 @observable(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmft.schema.observable import FORWARD, Seen
-from dmft.schema.observed.feature_kernel import feature_kernel
+from dmft.schema.observable import FORWARD
 from dmft.schema.registry import observable
+from dmft.schema.seen import Seen
 
 
 @observable(
@@ -20,5 +20,5 @@ from dmft.schema.registry import observable
     needs=FORWARD,
 )
 def participation_ratio(seen: Seen) -> Any:
-    phi = seen.value(feature_kernel)
+    phi = seen["feature_kernel"]
     return seen.xp.einsum("...aa->...", phi) ** 2 / (phi * phi).sum((-2, -1))
