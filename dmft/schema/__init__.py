@@ -17,6 +17,7 @@ vars    prediction(step, sample)                               f, centered if th
         ntk(step, sample, sample_2)                            K = sum_l G^{l+1} Phi^l
             with several outputs: prediction(step, sample, output), gradient_kernel(..., sample, output, sample_2,
             output_2), and ntk alike
+        preactivation_kernel(layer, step, sample, sample_2), participation_ratio(layer, step), on request
         feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
         <name>_se                                              standard error of the limit's Monte-Carlo average
         ensembles: diverged(width, seed), where networks diverged: they are nan and count nowhere
@@ -32,6 +33,7 @@ vars    prediction(step, sample)                               f, centered if th
         single neurons: preactivation(layer, step, sample, neuron), h^l; of the limit those of its particles, with the
             coordinate scramble(neuron); of networks (width, ...), as many neurons of every width, with the coordinate
             member(width, neuron), the seed index of the network
+        Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
 attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics", "comparison",
         "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed,
         result, created, and the numerical settings of the producer; of every variable and coordinate long_name and

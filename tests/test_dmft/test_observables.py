@@ -251,7 +251,8 @@ def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(o
         seen_there.append(seen.train)
         return 0 * _norm(seen)[..., 0] + (seen.targets**2).sum()
 
-    problem = some_problem(dmft.linear(), batches=[[0, 1], [1, 2], [0, 2]], observe="test")
+    network = dmft.MLP(2, activation=dmft.linear(), centered=False)
+    problem = some_problem(network=network, batches=[[0, 1], [1, 2], [0, 2]], observe="test")
     theory = dmft.solve(problem, observables=["target_size"])
     nets = finite_nets.train_ensemble(problem, widths=[4], seeds=2, observables=["target_size"], dtype="float64")
     for ds in (theory, nets):

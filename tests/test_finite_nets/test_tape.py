@@ -94,7 +94,7 @@ PERCEPTRONS = {
 @pytest.mark.parametrize("name", PERCEPTRONS)
 def test_the_program_of_a_perceptron_trains_the_same_networks(name):
     problem = some_problem(**PERCEPTRONS[name])
-    observables = (*OBSERVABLES, "sharpness")
+    observables = (*OBSERVABLES, "sharpness", "preactivation_kernel", "participation_ratio")
     (found, kind), (expected, made_for) = (trained(problem, p, observables, two_time=True) for p in (True, False))
     assert type(kind) is not type(made_for)
     assert largest_difference(found, expected) < 1e-10
