@@ -72,7 +72,7 @@ def solve(
     scrambles: int = 8,
     seed: int = 0,
     tolerance: float = 3e-3,
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     dtype: str = "float64",
@@ -93,7 +93,8 @@ def solve(
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
-            gradient_kernel, ntk, sharpness, accuracy (where targets are classes; the losses for classes bring it); by
+            gradient_kernel, ntk, preactivation_kernel, participation_ratio, sharpness, those of a user's own
+            (`dmft.observable`), accuracy (where targets are classes; the losses for classes bring it); by
             default the first five for a single output, the first three for several, whose gradient kernels and NTK cost
             a backward pass an output.  sharpness costs some 19 passes a recorded step, and room for as many more
             directions (`dmft.engine.curvature`).
@@ -131,7 +132,7 @@ def prepared(
     scrambles: int,
     seed: int,
     tolerance: float,
-    observables: Sequence[str] | None,
+    observables: Sequence[str | schema.Observable] | None,
     two_time: bool,
     save_steps: Iterable[int] | None,
     dtype: str,

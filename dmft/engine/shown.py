@@ -40,6 +40,7 @@ class Shown(Seen):
 
     @property
     def gradients(self) -> Fields:
+        self.require_gradients(self._form.gradients)
         return [g.reshape(-1, *g.shape[2:]) for g in self._pass.gradients]
 
     def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> jax.Array:
@@ -47,6 +48,7 @@ class Shown(Seen):
         return jnp.stack([_over_positions(along(p, v, w), v, mean=mean) for p, v, w in each])
 
     def tangent_kernel(self) -> jax.Array:
+        self.require_gradients(self._form.gradients)
         found = tangent_kernel(self._network, self._pass, self._pass, self._form)
         events = len(found) * found.shape[1]
         return found.reshape(events, events)

@@ -74,7 +74,7 @@ def fluctuations(
     problem: Problem,
     *,
     mode: str = "auto",
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     covariance: bool = False,
     by_layer: bool = False,
     draws: int = 256,
@@ -95,7 +95,8 @@ def fluctuations(
         problem: network, task, training.
         mode: "forward", "reverse", "finite" or "exact" (see the top of this module); "auto" takes "exact" for
             `dmft.linear()`, "forward" for all others.
-        observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk; the cost of
+        observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk,
+            preactivation_kernel, participation_ratio, and smooth ones of a user's own (`dmft.observable`); the cost of
             reverse mode grows with their number; by default those of `dmft.solve`.
         covariance: add `prediction_covariance`, lim N Cov between all recorded steps and samples.
         by_layer: add `<name>_variance_by_layer`, the parts that come from the random draw of each layer's neurons
@@ -132,7 +133,7 @@ def prepared(
     *,
     problem: Problem,
     mode: str,
-    observables: Sequence[str] | None,
+    observables: Sequence[str | schema.Observable] | None,
     covariance: bool,
     by_layer: bool,
     draws: int,

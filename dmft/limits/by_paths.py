@@ -116,8 +116,7 @@ def _values(problem: Problem, found: dict[str, Any], steps: list[int], names: Co
     values: Arrays = {name: value for name, value in at_steps.items() if name in names}
     values |= schema.of_predictions(problem, at_steps["prediction"], names)
     with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
-        losses = schema.losses(problem, np.asarray(found["prediction"]))
-    loss = losses["loss" if "loss" in losses else "test_loss"]
+        loss = schema.observed_loss(problem, np.asarray(found["prediction"]))
     if exploded(loss, loss[0]).any() or not all(np.isfinite(value).all() for value in values.values()):
         raise DivergenceError(
             f"the paths diverge, or a kernel is not positive. Lower {problem.training.largest_step}, or raise the "

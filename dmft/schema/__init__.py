@@ -54,7 +54,7 @@ from dmft.schema.arguments import (
 from dmft.schema.build import build
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
-from dmft.schema.predictions import averages, following, held, losses, of_predictions, splits
+from dmft.schema.predictions import averages, following, held, losses, observed_loss, of_predictions, splits
 from dmft.schema.registry import in_tables, kernels, observable, quantities, register, registered
 from dmft.schema.seen import Seen
 from dmft.schema.validate import (
@@ -100,6 +100,7 @@ __all__ = [
     "need",
     "observable",
     "observables",
+    "observed_loss",
     "observed_samples",
     "of_predictions",
     "quantities",

@@ -73,7 +73,7 @@ def observables(asked: Any, problem: Problem, *, everything: bool = False) -> tu
     names = [register(one).name if isinstance(one, Observable) else one for one in asked] if listed else []
     known = sorted(registered(), key=lambda one: one.on_request)
     offered = [one for one in known if everything or one.everywhere]
-    if not names or not {*names} <= {one.name for one in offered}:
+    if not names or not all(name in [one.name for one in offered] for name in names):
         elsewhere = [one.name for one in known if one not in offered and one.name in names]
         only = "".join(f" ({name} is recorded by dmft.solve and finite_nets.train_ensemble only)" for name in elsewhere)
         raise ValueError(f"observables={asked!r}: give a list with any of {', '.join(o.name for o in offered)}{only}.")

@@ -95,6 +95,8 @@ class Observable:
             )
         if self.needs not in NEEDS:
             raise ValueError(f"needs={self.needs!r} of {self.name} is unknown; choose one of {', '.join(NEEDS)}.")
+        if not callable(self.formula) and self.needs not in (OUTPUT, HESSIAN):
+            raise TypeError(f"formula={self.formula!r} of {self.name} must be a function.")
         if self.needs == PREDICTIONS and self.dims != ("step",):
             raise ValueError(f"dims={self.dims} of {self.name}: what follows from predictions is ('step',), a mean.")
         object.__setattr__(self, "long_name", self.long_name or self.name.replace("_", " "))

@@ -33,6 +33,11 @@ def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
     return averages(problem, prediction, (loss,))
 
 
+def observed_loss(problem: Problem, prediction: Any) -> Any:
+    """(..., step): the training loss, or the test loss where training samples are not observed."""
+    return next(iter(losses(problem, prediction).values()))
+
+
 def averages(
     problem: Problem, prediction: Any, wanted: Collection[Observable], *, xp: Any = None, targets: Any = None
 ) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def register(new: Observable) -> Observable:
         return new
     others = {name: one for name, one in quantities().items() if one.name != new.name}
     known = QUANTITIES | {name: one.long_name for name, one in others.items()}
-    if (new.name in _built_in) or new.name.removeprefix("test_") in others or in_words(new.name, known) is not None:
+    of_test = f"test_{new.name}" in others or new.name.removeprefix("test_") in others
+    if new.name in _built_in or of_test or in_words(new.name, known) is not None:
         raise ValueError(f"name={new.name!r} of an observable is taken in results; choose another one.")
     if clash := next((name for name in known if name in {f"{new.name}_{suffix}" for suffix in FOUND}), None):
         raise ValueError(f"name={new.name!r} of an observable would be read into {clash!r}; choose another one.")

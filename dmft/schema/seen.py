@@ -46,6 +46,11 @@ class Seen(ABC):
             self._found[one.name] = one.formula(self)
         return self._found[one.name]
 
+    def require_gradients(self, there: bool) -> None:
+        """ValueError unless the pass has gone back from every output."""
+        if not there:
+            raise ValueError('gradients and the NTK are there for observables that say needs="backward"; add that.')
+
     @property
     @abstractmethod
     def preactivations(self) -> Fields:

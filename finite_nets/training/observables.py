@@ -45,12 +45,14 @@ class Shown(Seen):
 
     @property
     def gradients(self) -> list[Tensor]:
+        self.require_gradients(bool(self._fields.gradients))
         return self._fields.gradients
 
     def inner(self, a: Sequence[Tensor], b: Sequence[Tensor], *, mean: bool = True) -> Tensor:
         return kernels(self._trainer.products, a, b, None if mean else self._state.width)
 
     def tangent_kernel(self) -> Tensor:
+        self.require_gradients(bool(self._fields.gradients))
         return self._trainer.tangent_kernel(self._state, self._fields, self._fields, self)
 
 

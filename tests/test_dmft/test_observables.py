@@ -220,6 +220,25 @@ def test_a_formula_of_another_shape_says_so(own, maker):
         finite_nets.train_ensemble(some_problem(), widths=[4], seeds=2, observables=[mine])
 
 
+def test_gradients_are_there_for_what_asks_for_a_backward_pass(own):
+    def size(seen):
+        return (seen.inner(seen.gradients, seen.gradients, mean=False) ** 2).sum((-2, -1))
+
+    problem = some_problem(dmft.linear(), outputs=2)
+    careless = own(name="careless", dims=("layer", "step"))(size)
+    careful = own(name="careful", dims=("layer", "step"), needs="backward")(size)
+    for maker in (dmft.solve, lambda *a, **k: finite_nets.train_ensemble(*a, **k, widths=[4], seeds=2)):
+        with pytest.raises(ValueError, match='observables that say needs="backward"'):
+            maker(problem, observables=[careless])
+        found = maker(problem, observables=[careful, "gradient_kernel"])
+        expected = (found.gradient_kernel**2).sum(("sample", "output", "sample_2", "output_2"))
+        np.testing.assert_allclose(found.careful, expected, rtol=1e-5)  # rounding of float32
+    with pytest.raises(TypeError, match="must be a function"):
+        dmft.Observable("mine", None, ("step",))
+    with pytest.raises(ValueError, match="give a list with any of prediction"):
+        dmft.solve(problem, observables=[["ntk"]])
+
+
 def test_what_follows_from_predictions_may_be_ones_own(own):
     """The mean absolute error: of predictions, training and test samples apart; it has a kink, and no expansion."""
 
