@@ -64,9 +64,9 @@ def completed(given: Results) -> tuple[Results, list[str]]:
         "comparison": lambda: compare(theory, nets, fluctuations),
         "bias_variance": lambda: bias_variance(nets, theory, fluctuations, ensembles=_ensembles(nets)),
         "pointwise": lambda: pointwise(nets, theory),
-        "representations": lambda: representations(nets, theory),
-        "spectra": lambda: spectra(nets, theory),
-        "after_kernel": lambda: after_kernel(nets, theory),
+        "representations": lambda: representations(theory, nets),
+        "spectra": lambda: spectra(theory, nets),
+        "after_kernel": lambda: after_kernel(theory, nets),
     }
     for kind, making in make.items():
         if first(given, kind) is not None:
