@@ -39,7 +39,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     if run.two_time:
         results += 2 * run.depth * (rows * samples * outputs) ** 2 * 8
     if run.sharpness:
-        blocks += curvature.bytes_needed(run.rule, run.form, run.depth, capacity, max(sizes), itemsize)
+        blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
     return (kept + blocks) // max(len(run.devices), 1) + results, 4 * results
 
 
