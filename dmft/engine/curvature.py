@@ -66,21 +66,23 @@ class Direction(NamedTuple):
 
 def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
     """Of the state before step `t`, all of whose training samples come first in the rows; nan if that is not finite."""
-    square, alpha, beta = (np.asarray(a, np.float64) for a in _iterations(network, rule, t, form=form))
+    square, alpha, beta = (
+        np.asarray(a, np.float64) for a in _iterations(network, rule, t, form=form, iterations=curvature.ITERATIONS)
+    )
     if not 0 < float(square) < np.inf:
         return float("nan")
     return float(curvature.largest(alpha, beta)[0])
 
 
-@partial(jax.jit, static_argnames=("form",))
+@partial(jax.jit, static_argnames=("form", "iterations"))
 def _iterations(
-    network: Network, rule: Rule, t: jax.Array | int, *, form: Form
+    network: Network, rule: Rule, t: jax.Array | int, *, form: Form, iterations: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The square of the start; alpha and beta (iteration,)."""
     network, seen, _ = evaluate(extended(network, form), rule, t, form)
     A = _Curvature(network, rule, seen, t, form)
     q, image, square = curvature.begun(jnp, A)
-    met = jax.tree.map(lambda a: jnp.zeros((curvature.ITERATIONS, *a.shape)), q)
+    met = jax.tree.map(lambda a: jnp.zeros((iterations, *a.shape)), q)
 
     def iterated(carried: tuple[Any, ...], j: jax.Array) -> tuple[tuple[Any, ...], tuple[jax.Array, jax.Array]]:
         A.tape.matrices, A.tape.populations, A.met, q, image = carried
@@ -88,7 +90,7 @@ def _iterations(
         return (A.tape.matrices, A.tape.populations, A.met, q, image), (alpha, beta)
 
     begin = (A.tape.matrices, A.tape.populations, met, q, image)
-    _, (alpha, beta) = lax.scan(iterated, begin, jnp.arange(curvature.ITERATIONS))
+    _, (alpha, beta) = lax.scan(iterated, begin, jnp.arange(iterations))
     return square, alpha, beta
 
 

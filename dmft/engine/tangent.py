@@ -13,7 +13,7 @@ reveals itself further (`dmft.engine.matrix`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 
@@ -23,8 +23,7 @@ from dmft.specs.networks.program import Field
 Linear = Callable[..., jax.Array]
 
 
-@dataclass(frozen=True)
-class Linearised:
+class Linearised(NamedTuple):
     """A node, and its derivatives where it has no weights."""
 
     node: Node
