@@ -10,6 +10,7 @@ import comparisons
 import dmft
 import finite_nets
 from conftest import reference_problem
+from dmft.drivers.run import Run
 from dmft.engine import bank, curvature, loop, matrix, network, normals, population, tangent
 from dmft.running.checkpoint import Checkpoint
 from dmft.specs.networks import convolution
@@ -346,3 +347,17 @@ def test_what_is_not_offered_is_refused():
     )
     with pytest.raises(ValueError, match='observe="test"'):
         dmft.solve(stream, observables=["sharpness"])
+
+
+def test_memory_is_that_of_the_state_with_room_for_banks():
+    problem = line(2)
+    run = Run(problem, np.arange(2), 64, 0.03, centered=True, sharpness=True)
+    capacity = run.block
+
+    def extended():
+        return curvature.extended(run.initial(run.blank_populations(capacity), capacity), run.form).matrices
+
+    with jax.enable_x64(True):
+        held = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(extended)))
+        needed = curvature.bytes_needed(run.rule, run.form, capacity, 64, 8)
+    assert held < needed < 3 * held  # with directions and fields
