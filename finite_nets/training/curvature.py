@@ -25,8 +25,8 @@ the tangents of a pass, phi' and phi'' at h, H the curvature of the loss in outp
 
 (z^l with its factor b; in brackets what a residual network adds.)  Every vector is orthogonalised twice to all before.
 
-`Hessian` has the same A.  This one is kept for its speed: it takes a seventh to a half of the time at widths 256 and
-512 (tests/benchmarks/RESULTS.md), and directions of fields take less memory than those of weights.
+`Hessian` has the same A.  This one is kept for its speed: it takes a seventh to two thirds of the time at widths 256
+and 512 (tests/benchmarks/RESULTS.md), and directions of fields take less memory than those of weights.
 
 Cost of a network and a step that records it: ITERATIONS + 2 forward and backward passes of the training samples, and
 2 L + ITERATIONS (2 L - 1) more fields in memory.
