@@ -148,8 +148,12 @@ class Run:
 
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
-        draws = self.draws(capacity)
-        return draws if self.particles is None else [self.particles] * len(draws)
+        return self.draws(capacity) if self.particles is None else [self.particles * group for group in self._groups]
+
+    @property
+    def _groups(self) -> list[int]:
+        """Components of a particle of each population."""
+        return [each.group for each in self.form.sketch.described]
 
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
@@ -180,32 +184,34 @@ class Run:
             return [linear_forms(n) for n in draws]
         # children are named, not spawned: a second attempt must find the same seeds
         seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
-        sources = [sobol(n, self.particles, s) for n, s in zip(draws, seeds, strict=True)]
-        return [self._population(source, n) for source, n in zip(sources, draws, strict=True)]
+        rows = [n * group for n, group in zip(draws, self._groups, strict=True)]
+        sources = [sobol(n, self.particles, s) for n, s in zip(rows, seeds, strict=True)]
+        return [self._population(*each) for each in zip(sources, rows, self._groups, strict=True)]
 
     def _blank_populations(self, capacity: int) -> list[Population]:
         """In the shapes of `_populations`; for `jax.eval_shape`, which needs no more."""
         draws, size = self.draws(capacity), self.particles
         if size is None:
             return [linear_forms(n) for n in draws]
+        each = [(n * group, group) for n, group in zip(draws, self._groups, strict=True)]
         if self.keep_normals:  # however many, which no Sobol sequence has
-            return [particles(jnp.zeros((n, size))) for n in draws]
-        return [self._population(blank(n, size), n) for n in draws]
+            return [particles(jnp.zeros((rows, size)), group) for rows, group in each]
+        return [self._population(blank(rows, size), rows, group) for rows, group in each]
 
-    def _population(self, source: Sobol, draws: int) -> Population:
+    def _population(self, source: Sobol, rows: int, group: int) -> Population:
         if self.doubled:
             source = source.doubled()
-        return particles(self._kept(source) if self._stored(draws) else source)
+        return particles(self._kept(source) if self._stored(rows) else source, group)
 
     def _kept(self, source: Sobol) -> Stored:
         """All its rows; where the curvature of the loss asks for more, with those of its tail."""
         return Stored(stored(source), source.key if self.sharpness else None)
 
-    def _stored(self, draws: int) -> bool:
-        """Whether the raw normals of a population are kept."""
+    def _stored(self, rows: int) -> bool:
+        """Whether so many rows of raw normals of a population are kept."""
         if self.particles is None or self.keep_normals:
             return True
-        return draws <= DIMENSIONS and draws * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
+        return rows <= DIMENSIONS and rows * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
 
     def spread(self, state: Any) -> Any:
         """The arrays over particles spread over the devices, all others on each of them."""
@@ -213,8 +219,10 @@ class Run:
             return state
         mesh = Mesh(np.array(self.devices), ("particles",))
 
+        along = {self.particles * group for group in (1, *self._groups)} if self.particles else {}
+
         def place(a: Any) -> Any:
-            over_particles = a.ndim > 0 and a.shape[-1] == self.particles
+            over_particles = a.ndim > 0 and a.shape[-1] in along
             axes = (*[None] * (a.ndim - 1), "particles") if over_particles else ()
             sharding = NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
             return jax.device_put(a, sharding)
@@ -306,7 +314,8 @@ class Run:
         at_once = max(self.block, self.probe_block)
         blocks = (8 * self.depth + 16) * at_once * max(sizes) * itemsize
         # raw normals that are not kept are made when they are asked for
-        blocks += sum(not self._stored(n) for n in self.draws(capacity)) * at_once * max(sizes) * itemsize
+        rows_of = zip(self.draws(capacity), self._groups, strict=True)
+        blocks += sum(not self._stored(n * group) for n, group in rows_of) * at_once * max(sizes) * itemsize
         samples = self.form.probes or self.rule.rows.shape[1]
         outputs = self.rule.targets.shape[1]
         per_step = {"feature_kernel": self.depth, "gradient_kernel": self.depth * outputs**2, "ntk": outputs**2}

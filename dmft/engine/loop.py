@@ -187,11 +187,12 @@ def limit_network(
     matrices = list[Any]()
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
-        initial = start.weights[part.layer]
-        if part.bank:
-            matrices.append(revealed_bank(part.bank, *ends, project=project, initial=initial))
-        else:
-            matrices.append(revealed(*ends, project=project, initial=initial))
+        options = {
+            "project": project,
+            "initial": start.weights[part.layer],
+            "ratio": sketch.share(part.source) / sketch.share(part.target),
+        }
+        matrices.append(revealed_bank(part.bank, *ends, **options) if part.bank else revealed(*ends, **options))
     carried = jnp.zeros(shape) if form.scheme == "euler" else None
     network = Network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch

@@ -2,7 +2,7 @@
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
 from dmft.specs.data import load_task
-from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP
+from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP
 from dmft.specs.problem import Problem, vary
 from dmft.specs.task import Task
 from dmft.specs.training import GradientDescent, GradientFlow, one_pass, random_batches
@@ -14,6 +14,7 @@ __all__ = [
     "Architecture",
     "GradientDescent",
     "GradientFlow",
+    "Population",
     "Problem",
     "ResidualMLP",
     "Task",

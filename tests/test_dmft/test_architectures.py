@@ -101,7 +101,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize(("network", "x"), NETWORKS)
 def test_the_program_is_that_of_pytorch(network, x):
-    net = _Values(x.shape[1:], np.arange(WIDTH))
+    net = _Values(x.shape[1:])
     features = network.program(net, network.inputs(x)).value
     K = network.kernel_size ** (x.ndim - 2)
     first = torch.as_tensor(_numbers("W0", (WIDTH, K * x.shape[-1])))
