@@ -64,7 +64,8 @@ class Run:
     centered: whether the output at initialisation is subtracted.
     kernels: which are recorded.
     devices: over which the particles are spread.
-    keep_normals: hold all raw normals, however many.
+    in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
+        are held, however many.
     sharpness: whether it is recorded.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.network.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
@@ -80,7 +81,7 @@ class Run:
     kernels: tuple[str, ...] = loop.KERNELS
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
-    keep_normals: bool = False
+    in_law: bool = False
     sharpness: bool = False
     joint: bool = True
     doubled: bool = False
@@ -148,7 +149,11 @@ class Run:
 
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
-        return self.draws(capacity) if self.particles is None else [self.particles * group for group in self._groups]
+        if self.particles is None:
+            return self.draws(capacity)
+        if self.in_law:
+            return list(self.form.sketch.sizes(self.particles))
+        return [self.particles * group for group in self._groups]
 
     @property
     def _groups(self) -> list[int]:
@@ -194,8 +199,9 @@ class Run:
         if size is None:
             return [linear_forms(n) for n in draws]
         each = [(n * group, group) for n, group in zip(draws, self._groups, strict=True)]
-        if self.keep_normals:  # however many, which no Sobol sequence has
-            return [particles(jnp.zeros((rows, size)), group) for rows, group in each]
+        if self.in_law:  # however many, which no Sobol sequence has
+            crowds = zip(each, self.sizes(capacity), strict=True)
+            return [particles(jnp.zeros((rows, neurons // group)), group) for (rows, group), neurons in crowds]
         return [self._population(blank(rows, size), rows, group) for rows, group in each]
 
     def _population(self, source: Sobol, rows: int, group: int) -> Population:
@@ -209,7 +215,7 @@ class Run:
 
     def _stored(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""
-        if self.particles is None or self.keep_normals:
+        if self.particles is None or self.in_law:
             return True
         return rows <= DIMENSIONS and rows * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
 

@@ -161,10 +161,11 @@ class Plan:
                 gradients.append(fields.gradients)
             del fields  # the next pass takes their memory
         if self.two_time:
-            for name, history, width in (("feature", features, None), ("gradient", gradients, state.width)):
+            counts = trainer.gradient_counts(state)
+            for name, history, each in (("feature", features, None), ("gradient", gradients, counts)):
                 layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
                 variable = f"{name}_kernel_two_time"
-                yield variable, two_time_kernels(trainer.products, layers, width).reshape(-1, *self.shape(variable))
+                yield variable, two_time_kernels(trainer.products, layers, each).reshape(-1, *self.shape(variable))
 
     def _of_step(self, trainer: Training[Any], state: State[Any], fields: Fields) -> dict[str, Tensor]:
         values = {"prediction": fields.output, **trainer.kernels(state, fields, fields, self.observables)}

@@ -288,6 +288,9 @@ class Trainer(Training[Parameters]):
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
+    def gradient_counts(self, state: State[Parameters]) -> None:  # noqa: ARG002
+        return None
+
     def kernels(self, state: State[Parameters], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
         found = {}
         if {"feature_kernel", "ntk"} & set(wanted):

@@ -34,9 +34,10 @@ Index = slice | Tensor
 
 
 class Moved:
-    """What training moves; a linear space.  readout: (member, output, N)."""
+    """What training moves; a linear space.  readout: (member, output, N); share: of that N in the width of networks."""
 
     readout: Tensor
+    share: float = 1.0
 
     def parts(self) -> list[Any]:
         """What is trained: tensors, or what has their `mul_` and `add_`."""
@@ -76,7 +77,7 @@ class State(Generic[W]):
 
     @property
     def width(self) -> int:
-        return self.weights.readout.shape[-1]
+        return round(self.weights.readout.shape[-1] / self.weights.share)
 
 
 class Met(NamedTuple):
@@ -166,6 +167,11 @@ class Training(Generic[W]):
     def kernels(self, state: State[W], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
         """Those of feature_kernel, gradient_kernel (member, layer, event, event_2) and ntk (member, event, event_2)
         that are wanted, between two passes over the first samples that are observed."""
+        raise NotImplementedError
+
+    def gradient_counts(self, state: State[W]) -> Sequence[float] | None:
+        """What sums over neurons of products of gradients are divided by, of every layer; as many as they have terms
+        by default."""
         raise NotImplementedError
 
     def preactivations(self, state: State[W], seen: Fields, rows: Sequence[int]) -> list[Tensor]:
