@@ -158,7 +158,7 @@ class Run:
     @property
     def _groups(self) -> list[int]:
         """Components of a particle of each population."""
-        return [each.group for each in self.form.sketch.described]
+        return [each.components for each in self.form.sketch.described]
 
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""

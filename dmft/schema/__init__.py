@@ -53,7 +53,7 @@ from numpy.typing import NDArray
 from dmft.errors import SchemaError
 from dmft.schema import identity
 from dmft.schema.labels import labelled
-from dmft.specs import Problem, loss
+from dmft.specs import Population, Problem, loss
 from dmft.specs.problem import identity_of
 
 SCHEMA = 1
@@ -298,12 +298,19 @@ def _dims(kind: str, name: str) -> tuple[str, ...]:
 
 
 def require_no_positions(problem: Problem, what: str) -> None:
-    """ValueError if layers have positions, which preactivations of single neurons have no dimension for."""
+    """ValueError if layers have positions, or other numbers of neurons or units than the network has, for which
+    preactivations of single neurons have no dimension."""
     positions, name = [count for _, count in problem.sketch.layers], type(problem.network).__name__
     if any(positions):
         raise ValueError(
             f"{what} is for layers without positions, and those of {name} have them: the layers of {name} have "
             f"{positions} positions; kernels average over them."
+        )
+    other = [of for of, _ in problem.sketch.layers if isinstance(of, Population)]
+    if other:
+        raise ValueError(
+            f"{what} is for layers of the width of the network whose neurons are units of their own; {name} has layers "
+            f"of the population {other[0].name!r}, of width {other[0].width:g} and units of {other[0].components}."
         )
 
 

@@ -171,7 +171,7 @@ def _sampled(
     def member(key: jax.Array) -> dict[str, jax.Array]:
         crowd = []
         for i, (draws, size) in enumerate(zip(loop.draws_needed(rule, form, capacity), sizes, strict=True)):
-            group = form.sketch.described[i].group
+            group = form.sketch.described[i].components
             shape = draws * group, size // group
             crowd.append(particles(jax.random.normal(jax.random.fold_in(key, i), shape), group))
         start = loop.limit_network(rule, form, crowd, TOLERANCES[0], capacity=capacity)

@@ -215,7 +215,7 @@ def digest(network: Any, shape: tuple[int, ...]) -> str:
     if not all(np.isfinite(values).all() for values, _ in straight):
         raise ValueError(f"{_failure(name, shape)}: it makes numbers that are not finite.")
     for (a, of), (b, _) in zip(straight, turned, strict=True):
-        if abs(np.roll(a, population(of).group, axis=-1) - b).max() > ALIKE * size:
+        if abs(np.roll(a, population(of).components, axis=-1) - b).max() > ALIKE * size:
             raise ValueError(
                 f"the program of {name} does not treat all neurons alike: in another order those of the population "
                 f"{of!r} hold other numbers. Formulas of net.local act on the last axis, that of the neurons, entry by "
@@ -266,7 +266,7 @@ class _Values:
     def _order(self, of: Hashable) -> NDArray[np.int64]:
         """The neurons of a population, in theirs."""
         said = population(of)
-        return np.roll(np.arange(said.size(self._width)), self._turn * said.group)
+        return np.roll(np.arange(said.size(self._width)), self._turn * said.components)
 
     def whole(self, h: Field) -> Array:
         """With an axis of neurons: what lacks one would be no field."""
@@ -297,7 +297,7 @@ class _Values:
         of, call = population_of(values), on_neurons(formula, np, values)
         made = Field(self, call(*(v.value for v in values)), of)
         if of is not None:
-            group = population(of).group
+            group = population(of).components
             alone = call(*(v.value if v.population is None else self.whole(v)[..., :group] for v in values))
             if not np.allclose(self.whole(made)[..., :group], alone, rtol=ALIKE, atol=ALIKE):
                 what = "a neuron" if group == 1 else f"a unit of {group} neurons"

@@ -73,7 +73,8 @@ class Population:
         name: any hashable; a name alone is a population of width 1 whose neurons are units of their own.
         width: N_p / N, its neurons beside the width N of a network, a ratio of whole numbers; N_p has to be whole.
         group: N_k, how many neurons make one unit, such as an attention head: units are independent of each other and
-            alike, components of one need not be.  N_p has to be a multiple of it.
+            alike, components of one need not be.  N_p has to be a multiple of it.  Without it formulas of `local` see
+            neurons, with it units and their components, be it one.
 
     Raises:
         ValueError, TypeError: a width that is not positive, or no ratio; a group below 1.
@@ -81,11 +82,12 @@ class Population:
 
     name: Hashable
     width: float = 1.0
-    group: int = 1
+    group: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", _check.positive("width", self.width))
-        object.__setattr__(self, "group", _check.integer("group", self.group, minimum=1))
+        if self.group is not None:
+            object.__setattr__(self, "group", _check.integer("group", self.group, minimum=1))
         if abs(float(self.ratio) - self.width) > RATIO_ERROR * self.width:
             raise ValueError(
                 f"width={self.width} of the population {self.name!r} is no ratio of whole numbers up to "
@@ -98,19 +100,28 @@ class Population:
         return Fraction(self.width).limit_denominator(LARGEST_RATIO)
 
     @property
+    def components(self) -> int:
+        """Neurons of a unit."""
+        return self.group or 1
+
+    @property
     def members(self) -> float:
         """Units per neuron of the width N."""
-        return self.width / self.group
+        return self.width / self.components
+
+    @property
+    def step(self) -> int:
+        """What widths have to be multiples of."""
+        return (self.ratio / self.components).denominator
 
     def size(self, width: int) -> int:
         """Neurons in a network of this width; ValueError if they are not whole units."""
-        units = width * self.ratio / self.group
-        if units.denominator != 1:
+        if width % self.step:
             raise ValueError(
                 f"width={width} gives the population {self.name!r} {float(width * self.ratio):g} neurons, which are not "
-                f"whole units of {self.group}; take a multiple of {(self.ratio / self.group).denominator}."
+                f"whole units of {self.components}; take a multiple of {self.step}."
             )
-        return int(units) * self.group
+        return int(width * self.ratio)
 
 
 def population(name: Hashable) -> Population:
@@ -157,7 +168,8 @@ def on_neurons(formula: Formula, xp: Any, values: Sequence[Field]) -> Callable[.
     """What `local` makes of arrays in the place of `values`, with the neurons of a population on one axis; those of a
     grouped one are the formula's (unit, component)."""
     of = population_of(values)
-    if of is None or (group := population(of).group) == 1:
+    group = None if of is None else population(of).group
+    if group is None:
         return partial(formula, xp)
 
     def made(*arrays: Any) -> Any:
@@ -165,9 +177,9 @@ def on_neurons(formula: Formula, xp: Any, values: Sequence[Field]) -> Callable[.
             a[..., None] if v.population is None else a.reshape(*a.shape[:-1], -1, group)
             for v, a in zip(values, arrays, strict=True)
         ]
-        units = max(a.shape[-2] for a in split)
+        units, axes = max(a.shape[-2] for a in split), max(len(a.shape) for a in split)
         found = formula(xp, *split)
-        if len(found.shape) < 2 or found.shape[-1] not in (1, group) or found.shape[-2] not in (1, units):
+        if len(found.shape) < min(axes, 3) or found.shape[-1] not in (1, group) or found.shape[-2] not in (1, units):
             raise ValueError(
                 f"a formula of net.local over the population {of.name!r} gives {tuple(found.shape)}, whose last axes "  # type: ignore[attr-defined]
                 f"are not those of its {units} units and their {group} components."
@@ -316,8 +328,8 @@ class Sketch:
 
     def whole_width(self, least: int) -> int:
         """The smallest width from `least` on in which every population has two whole units, or more."""
-        step = math.lcm(*((each.ratio / each.group).denominator for each in self.described))
-        needed = max(least, *(math.ceil(2 * each.group / each.ratio) for each in self.described))
+        step = math.lcm(*(each.step for each in self.described))
+        needed = max(least, *(math.ceil(2 * each.components / each.ratio) for each in self.described))
         return -(-needed // step) * step
 
     def share(self, population: Hashable) -> float:
@@ -393,13 +405,13 @@ class _Drawing:
         other = next((p for p in map(population, self.populations) if p.name == said.name and p != said), None)
         if other is not None:
             raise ValueError(
-                f"the population {said.name!r} has width {other.width:g} and units of {other.group} in one place, width "
-                f"{said.width:g} and units of {said.group} in another; give all places the same dmft.Population."
+                f"the population {said.name!r} has width {other.width:g} and group {other.group} in one place, width "
+                f"{said.width:g} and group {said.group} in another; give all places the same dmft.Population."
             )
         self.populations[given] = None
 
     def _neurons(self, given: Hashable) -> int:
-        return self.UNITS * population(given).group
+        return self.UNITS * population(given).components
 
     def lost(self, end: Field) -> list[str]:
         """Weights and layers that `end` does not depend on."""
