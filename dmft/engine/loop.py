@@ -187,12 +187,9 @@ def limit_network(
     matrices = list[Any]()
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
-        options = {
-            "project": project,
-            "initial": start.weights[part.layer],
-            "ratio": sketch.share(part.source) / sketch.share(part.target),
-        }
-        matrices.append(revealed_bank(part.bank, *ends, **options) if part.bank else revealed(*ends, **options))
+        make = partial(revealed_bank, part.bank) if part.bank else revealed
+        ratio = sketch.share(part.source) / sketch.share(part.target)
+        matrices.append(make(*ends, project=project, initial=start.weights[part.layer], ratio=ratio))
     carried = jnp.zeros(shape) if form.scheme == "euler" else None
     network = Network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch

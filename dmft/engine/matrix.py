@@ -22,9 +22,9 @@ an image that is Gaussian given all that W has shown (Bolthausen 2014):
     image = d (x Z_F + R z)  +  (d <v Z_B> + x C^T) Q_B        z fresh normals, made orthogonal to Q_B
 
 The middle term is the response (A g, or B phi, of the mean-field equations; Gaussian integration by parts, no
-phi'').  The projection of z makes finite populations exact in law: S particles are then a network of width S.  Images of
-`apply_t` have r times the size of their vectors, which is all that r changes: Z_B is r times normals.
-`apply_t` is `apply` of the transpose, in which the two sides exchange their roles.
+phi'').  The projection of z makes finite populations exact in law: S particles are then a network of width S.
+`apply_t` is `apply` of the transpose, in which the two sides exchange their roles, with r z in the place of z: images
+have r times the size of their vectors, which is all that r changes.
 
 Assumptions and approximations: exact in law at any S for tolerance -> 0; a tolerance drops directions of that
 relative size.

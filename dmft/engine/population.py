@@ -3,14 +3,15 @@
     <a b> = sum_ij a_i M_ij b_j
 
 with the population's measure M: 1/S for S particles, each standing for a neuron (weights omega_i on the diagonal where
-they differ), or for a unit of several neurons, its components, which share its weight; the identity for linear forms, where a vector is its coefficients on the raw normals, <xi_i xi_j> =
-delta_ij (exact, for networks without nonlinearity).  Derivatives in M give the fluctuations of finite networks.
+they differ), or for a unit of several neurons, its components, which share its weight; the identity for linear forms,
+where a vector is its coefficients on the raw normals, <xi_i xi_j> = delta_ij (exact, for networks without
+nonlinearity).  Derivatives in M give the fluctuations of finite networks.
 
 Two things are asked of a population: averages of products, and raw iid N(0,1) variables that nobody has used before.
 The variables of particles are the dimensions of one scrambled Sobol sequence of S points, handed out in the order in
-which they are asked for, so that the early steps of training get the best dimensions; a unit of N_k components is one
-point, with N_k dimensions a draw.  One sequence, not one for each
-use: separately scrambled copies of a sequence are not independent, and they would meet in this population's averages.
+which they are asked for, so that the early steps of training get the best dimensions; a unit of N_k components takes
+N_k dimensions a draw.  One sequence, not one for each use: separately scrambled copies of a sequence are not
+independent, and they would meet in this population's averages.
 The raw normals of linear forms are the unit vectors.
 """
 

@@ -1,9 +1,9 @@
 """The interpreter of programs (`dmft.specs.networks.program`) over populations: forward on record, backward along it.
 
-A cotangent is a gradient per neuron, g_i = gamma0 N_p df / dh_i of a population of N_p, which has a limit: what runs backward through
-`activate`, `mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the same matrix's
-transpose, which reveals itself further (`dmft.engine.matrix`).  A neuron's share in an average is its weight omega_i in
-the measure, so that `local` needs it only where numbers enter or come out:
+A cotangent is a gradient per neuron, g_i = gamma0 N_p df / dh_i for a population of N_p, which has a limit: what runs
+backward through `activate`, `mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the
+same matrix's transpose, which reveals itself further (`dmft.engine.matrix`).  A neuron's share in an average is its
+weight omega_i in the measure, so that `local` needs it only where numbers enter or come out:
 
     average    n = <a b>              g_a = n' b,    n' the cotangent of the number
     local      h = fn(a, n)           omega_i g_i through the derivative of fn, divided by omega_i for what is a field

@@ -18,9 +18,7 @@ from torch import Tensor
 from finite_nets.device.products import Products
 
 
-def kernels(
-    products: Products, a: list[Tensor], b: list[Tensor], counts: Sequence[float] | None = None
-) -> Tensor:
+def kernels(products: Products, a: list[Tensor], b: list[Tensor], counts: Sequence[float] | None = None) -> Tensor:
     """(member, layer, event, event_2): averages over neurons of products of the fields of two passes, by layer.
 
     counts: what the sums of every layer are divided by; as many as they have terms by default.

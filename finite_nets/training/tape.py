@@ -5,7 +5,8 @@
     vector   h = b                                       local    h = formula(torch, a, b, ...)
 
 Fields are (member, row, [position,] neuron), a bank is one matrix (member, N, K N) that sees K N inputs, numbers have a
-last axis of length one.  N is that of the population, of what is multiplied under the root.  A pass notes every field and how cotangents go back through it.  Those,
+last axis of length one.  N is that of the population, of what is multiplied under the root.  A pass notes every field
+and how cotangents go back through it.  Those,
 
     g = (1 / output scale) df/dh,      per neuron of the population of the readout, whatever that of h,
 
@@ -435,7 +436,7 @@ def tangent_kernel(
     for number in dict.fromkeys(use.number for use in a.uses):
         if factors[number]:
             pair = [_joined([use for use in trace.uses if use.number == number]) for trace in (a, b)]
-            total = total + factors[number] * _part(products, *pair, inputs[number])
+            total = total + factors[number] * _part(products, pair[0], pair[1], inputs[number])
     return total
 
 

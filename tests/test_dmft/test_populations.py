@@ -283,9 +283,7 @@ def extrapolated(problem, widths, seeds, **options):
 
 
 def solved(problem, particles, scrambles=4):
-    theory = dmft.solve(
-        problem, particles=particles, scrambles=scrambles, tolerance=1e-3, observables=["prediction"]
-    )
+    theory = dmft.solve(problem, particles=particles, scrambles=scrambles, tolerance=1e-3, observables=["prediction"])
     return theory.prediction.values[1:], theory.prediction_se.values[1:]
 
 
@@ -374,7 +372,7 @@ def test_what_width_adds_with_wide_branches():
     np.testing.assert_allclose(forward.prediction_variance, found.prediction_variance, rtol=0.2)
 
 
-def sized(xp, h):
+def sized(_, h):
     """h times the mean square of its unit."""
     return h * (h * h).mean(-1)[..., None]
 
@@ -414,12 +412,16 @@ def test_a_unit_has_one_weight(monkeypatch):
     np.testing.assert_allclose(variances(grouped(), 256, 20_000, "feature_kernel")[0, 0], expected, rtol=0.1)
 
     # the twin: a weight for every component
-    P = population.Population
+    P, begun = population.Population, influence.Influence.begun
+
+    def by_component(*given):
+        made = begun(*given)
+        return replace(made, populations=tuple(replace(p, measure=p.measure / p.group) for p in made.populations))
+
     monkeypatch.setattr(P, "units", property(lambda p: p.size))
     monkeypatch.setattr(P, "weights", property(lambda p: p.measure if p.measure.ndim else p.measure / p.group))
     monkeypatch.setattr(program.Population, "members", property(lambda p: p.width))
-    monkeypatch.setattr(jnp, "full", lambda shape, value, full=jnp.full: full(shape, value / 4))
-    monkeypatch.setattr(influence, "CPU_BACKWARD", 3)  # another shape: compiled anew
+    monkeypatch.setattr(influence.Influence, "begun", by_component)
     jax.clear_caches()
     assert (feature_variance(mode="reverse") / expected).max() < 0.75
     jax.clear_caches()
@@ -430,7 +432,9 @@ def test_a_unit_has_one_weight(monkeypatch):
 
 def test_widths_that_give_no_whole_units_are_refused():
     heads = attention(keys=4)
-    with pytest.raises(ValueError, match="width=10 gives the population 'heads' 10 neurons, .* units of 4; .* multiple of 4"):
+    with pytest.raises(
+        ValueError, match="width=10 gives the population 'heads' 10 neurons, .* units of 4; .* multiple of 4"
+    ):
         finite_nets.train_ensemble(heads, widths=[8, 10], seeds=2)
     with pytest.raises(ValueError, match=r"width=5 gives the population 'narrow' 2.5 neurons.*multiple of 2"):
         finite_nets.sample_in_law(funnel(), widths=[5], seeds=2)
@@ -453,7 +457,7 @@ def across(xp, h):
     return h / xp.sqrt((h * h).mean((-1, -2)))[..., None, None]
 
 
-def summed(xp, h):
+def summed(_, h):
     return (h * h).sum(-2)
 
 
@@ -478,7 +482,10 @@ class Wrong(dmft.Architecture):
     ("how", "message"),
     [
         ("two widths", "population 'heads' has width 1 and group 4 in one place, width 1 and group None in another"),
-        ("across", r"over the population Population\(name='heads', .*\) gives a unit of 4 neurons another number beside"),
+        (
+            "across",
+            r"over the population Population\(name='heads', .*\) gives a unit of 4 neurons another number beside",
+        ),
         ("summed", "over the population 'heads' gives .* whose last axes are not those of its 2 units"),
         ("an array", r"multiplied by a number, not by an array of shape \(2,\)"),
     ],

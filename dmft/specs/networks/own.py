@@ -222,7 +222,9 @@ def digest(network: Any, shape: tuple[int, ...]) -> str:
                 "entry; means over it are net.average."
             )
     bare = _made(with_numbers(structure(network), numbers(network)), shape)
-    if any(a.shape != b.shape or abs(a - b).max() > ALIKE * size for (a, _), (b, _) in zip(straight, bare, strict=True)):
+    if any(
+        a.shape != b.shape or abs(a - b).max() > ALIKE * size for (a, _), (b, _) in zip(straight, bare, strict=True)
+    ):
         raise ValueError(
             f"the program of {name} reads one of {', '.join(BESIDE)}, which engines apply beside it; give it a field "
             "of another name."

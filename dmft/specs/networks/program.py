@@ -118,8 +118,8 @@ class Population:
         """Neurons in a network of this width; ValueError if they are not whole units."""
         if width % self.step:
             raise ValueError(
-                f"width={width} gives the population {self.name!r} {float(width * self.ratio):g} neurons, which are not "
-                f"whole units of {self.components}; take a multiple of {self.step}."
+                f"width={width} gives the population {self.name!r} {float(width * self.ratio):g} neurons, which are "
+                f"not whole units of {self.components}; take a multiple of {self.step}."
             )
         return int(width * self.ratio)
 
@@ -441,7 +441,9 @@ class _Drawing:
 
     def read(self, name: str, x: NDArray[np.float64], *, to: Hashable) -> Field:
         positions = x.shape[1] if x.ndim == 3 else 0
-        self._noted(self.reads, Part(name, len(self.reads) + len(self.matrices), None, _named(to), 0, (positions, positions)))
+        self._noted(
+            self.reads, Part(name, len(self.reads) + len(self.matrices), None, _named(to), 0, (positions, positions))
+        )
         return self._field(np.ones((*x.shape[:-1], self._neurons(to))), to, name=name)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
