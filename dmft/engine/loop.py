@@ -119,6 +119,7 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool
         kernels=tuple(name for name in KERNELS if name in kernels),
         frozen=network.frozen,
         single=not task.outputs,
+        program=problem.program_digest,
     )
 
 

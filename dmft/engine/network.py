@@ -161,6 +161,7 @@ class Form:
     frozen: layers that are not trained.
     single: whether targets have no axis of outputs; nor have observables then.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
+    program: what the code of an architecture of one's own is known by, whose functions may be edited.
     """
 
     network: Any
@@ -175,6 +176,7 @@ class Form:
     frozen: tuple[int, ...]
     single: bool
     smoothed: bool = False
+    program: str = ""
 
     @cached_property
     def sketch(self) -> Sketch:

@@ -92,7 +92,7 @@ class ProgramTrainer(Training[Leaves]):
     """Trains batches of networks by their program.  `x` is what it reads, in the coordinates of `coordinates`."""
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
-        _check(problem.network, precision)
+        _check(problem, precision)
         inputs, directions = coordinates(problem)
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
@@ -345,8 +345,9 @@ def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
     return points.reshape(*read.shape[:-1], -1), directions
 
 
-def _check(network: Architecture, precision: Precision) -> None:
-    """ValueError for what programs are not trained with."""
+def _check(problem: Problem, precision: Precision) -> None:
+    """ValueError for what programs are not trained with, and for one that is not that of the problem any more."""
+    network, _ = problem.network, problem.program_digest
     if precision.start != precision.fields:
         name = type(network).__name__
         raise ValueError(f'dtype="{precision.name}" is for perceptrons; train {name} with dtype="float32" or "tf32".')

@@ -539,3 +539,52 @@ def test_estimates_count_the_neurons_that_there_are():
     more, less = (programs.needs(Branched(ratio=r), (5,)) for r in (2.0, 1.0))
     assert (more.matrices, more.vectors, more.readers) == (8, 4, 1)
     assert (less.matrices, less.vectors, less.readers) == (4, 2, 1)
+
+
+# ---- functions that are edited ---------------------------------------------------------------------------------------
+
+
+def bent(xp, h):
+    return xp.tanh(h)
+
+
+@dataclass(frozen=True)
+class Edited(dmft.Architecture):
+    """What its formula says."""
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=0)
+        return net.layer(h, net.local(bent, h))
+
+
+def test_a_formula_that_was_edited_is_compiled_anew(monkeypatch):
+    def problem():
+        x = np.random.default_rng(2).standard_normal((3, 5))
+        return dmft.Problem(Edited(), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 2))
+
+    def limit(described):
+        return dmft.solve(described, particles=64, scrambles=2, observables=["prediction"]).prediction.values[-1]
+
+    before, first = problem(), limit(problem())
+    monkeypatch.setitem(globals(), "bent", lambda xp, h: xp.tanh(2 * h))
+    after = problem()
+    assert after.problem_id != before.problem_id
+    assert abs(limit(after) - first).max() > 0.01
+    for produce in (limit, lambda p: finite_nets.train_ensemble(p, widths=[4], seeds=1)):
+        with pytest.raises(
+            ValueError, match="Edited makes other numbers than when this problem was made; make the pro"
+        ):
+            produce(before)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(limit(before), first)
+
+
+@pytest.mark.parametrize("given", [{"frozen": [0]}, {"weight_variance": [1.0, 2.0]}])
+def test_lists_in_the_place_of_tuples_are_refused(given):
+    ((name, value),) = given.items()
+    network = type("Listed", (Edited,), {name: value})
+    listed = dataclass(frozen=True)(network)
+    listed.__qualname__, listed.__module__ = "Listed", __name__
+    x = np.random.default_rng(2).standard_normal((3, 5))
+    with pytest.raises(TypeError, match=rf"{name}=.* is not a tuple; write {name} = \({value[0]}"):
+        dmft.Problem(listed(), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 2))

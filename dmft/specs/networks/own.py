@@ -14,7 +14,6 @@ import hashlib
 import math
 import sys
 from collections.abc import Hashable, Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from dmft.specs.networks.program import (
     Field,
     Formula,
     Sketch,
+    forget_other_sketches,
     numbers,
     on_neurons,
     population,
@@ -49,8 +49,8 @@ ALIKE = 1e-9  # relative difference between orders of the neurons
 # ---- what they have to be --------------------------------------------------------------------------------------------
 
 
-def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
-    """The sketch of an architecture of one's own for inputs of this shape, after all checks.
+def sketched(network: Any, shape: tuple[int, ...]) -> tuple[Sketch, str]:
+    """The sketch of an architecture of one's own for inputs of this shape, and the digest, after all checks.
 
     Raises:
         TypeError: not a frozen dataclass, not found again by its name; fields that JSON does not hold.
@@ -67,12 +67,12 @@ def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
             f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
         )
     try:
+        forget_other_sketches(network, shape)
         found: Sketch = network.sketch(shape)
     except Exception as error:
         raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
     _check_beside(network, found)
-    digest(network, shape)
-    return found
+    return found, digest(network, shape)
 
 
 def _failure(name: str, shape: tuple[int, ...]) -> str:
@@ -125,12 +125,12 @@ def path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def described(network: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    """For JSON; on inputs of this shape."""
+def described(network: Any, digest: str) -> dict[str, Any]:
+    """For JSON; with the digest of `sketched`."""
     name = type(network).__name__
     values = {each.name: getattr(network, each.name) for each in dataclasses.fields(network)}
     written = {key: _written(f"{name}.{key}", value) for key, value in values.items()}
-    return {KIND: path(type(network)), **written, DIGEST: digest(network, shape)}
+    return {KIND: path(type(network)), **written, DIGEST: digest}
 
 
 def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
@@ -149,8 +149,7 @@ def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
         network = cls(**{name: _read(value) for name, value in values.items()})
     except TypeError as error:
         raise ValueError(f"{content[KIND]} cannot be made of its description: {error}.") from error
-    sketched(network, shape)
-    if digest(network, shape) != content.get(DIGEST):
+    if sketched(network, shape)[1] != content.get(DIGEST):
         raise ValueError(
             f"the program of {content[KIND]} has changed since this was written: it makes other numbers. Use the code "
             "of then, or describe the problem anew."
@@ -202,7 +201,6 @@ def _read(value: Any) -> Any:
 # ---- what their programs make ----------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
 def digest(network: Any, shape: tuple[int, ...]) -> str:
     """Of what the program makes of inputs of this shape, and of what engines read beside it.
 

@@ -342,6 +342,12 @@ class Sketch:
         return tuple((self.place(part.source), self.place(part.target)) for part in self.matrices)
 
 
+def forget_other_sketches(network: Any, shape: tuple[int, ...]) -> None:
+    """Where functions that the program calls have been edited, which no cache knows of."""
+    if _sketch.__wrapped__(structure(network), shape) != network.sketch(shape):
+        _sketch.cache_clear()
+
+
 @lru_cache(maxsize=256)
 def _sketch(network: Any, shape: tuple[int, ...]) -> Sketch:
     drawn = _Drawing(shape)
