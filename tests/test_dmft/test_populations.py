@@ -358,18 +358,48 @@ def variances(problem, width, seeds, name="prediction"):
     return width * nets[name].values[0].astype(float).var(0, ddof=1)
 
 
-def test_what_width_adds_with_wide_branches():
-    problem = branched()
-    found = dmft.fluctuations(
+def influence_functions(problem):
+    return dmft.fluctuations(
         problem, mode="reverse", observables=["prediction"], particles=1024, scrambles=2, save_steps=[2, 5]
+    ).prediction_variance.values
+
+
+def test_what_width_adds_with_wide_branches():
+    problem = branched(blocks=1)
+    ratio = influence_functions(problem) / variances(problem, 64, 6000)[[2, 5]]
+    np.testing.assert_allclose(ratio, 1, atol=0.13)  # sqrt(2 / 6000), .04 of particles, and 1 / N
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["forward", "finite"])
+def test_all_ways_to_what_width_adds_agree(mode):
+    problem = branched(blocks=1)
+    found = dmft.fluctuations(
+        problem, mode=mode, observables=["prediction"], particles=1024, scrambles=4, draws=512, save_steps=[2, 5]
     )
-    nets = variances(problem, 128, 3000)[[2, 5]]
-    ratio = found.prediction_variance.values / nets
-    np.testing.assert_allclose(ratio, 1, atol=0.15)  # four errors of the networks, and 1 / N
-    forward = dmft.fluctuations(
-        problem, observables=["prediction"], particles=512, scrambles=2, draws=64, save_steps=[2, 5]
-    )
-    np.testing.assert_allclose(forward.prediction_variance, found.prediction_variance, rtol=0.2)
+    np.testing.assert_allclose(found.prediction_variance, influence_functions(problem), rtol=0.25)
+
+
+@dataclass(frozen=True)
+class Linear(dmft.Architecture):
+    """Two wide layers, without nonlinearity."""
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=dmft.Population("wide", width=4))
+        h = net.apply("W1", net.layer(h, h), to=dmft.Population("less", width=2))
+        return net.layer(h, h)
+
+
+def test_linear_networks_are_exact_whatever_their_widths(monkeypatch):
+    x = np.random.default_rng(1).standard_normal((2, 4))
+    problem = dmft.Problem(Linear(), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.3, 1))
+    found = dmft.fluctuations(problem, observables=["prediction"])
+    assert found.attrs["mode"] == "exact"
+    nets = variances(problem, 32, 4000)[1:]
+    np.testing.assert_allclose(found.prediction_variance[1:] / nets, 1, atol=0.15)  # as above
+    monkeypatch.setattr(influence.Influence, "_spreads", property(lambda self: [1.0, 1.0]))  # the twin: all of width N
+    twin = dmft.fluctuations(problem, observables=["prediction"])
+    assert abs(twin.prediction_variance[1:] / nets - 1).max() > 0.5
 
 
 def sized(_, h):
