@@ -39,10 +39,10 @@ from dmft.specs import (
     random_batches,
 )
 from dmft.specs.activation import NAMES
-from dmft.specs.data import NAMED
 from dmft.specs.loss import LOSSES
 from dmft.specs.networks.convolution import PADDINGS, POOLINGS
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS
+from dmft.specs.tasks.sources import NAMED
 from dmft.specs.training import OBSERVE, SCHEMES
 
 NETWORKS: dict[str, type[MLP | ResidualMLP | CNN]] = {"mlp": MLP, "residual": ResidualMLP, "cnn": CNN}
@@ -300,8 +300,6 @@ class NumericsOptions:
     """Relative size below which directions met by a weight matrix are dropped."""
     observables: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
     """What to record, of prediction, loss, feature_kernel, gradient_kernel, ntk, sharpness; else as dmft.solve does."""
-    responses: Annotated[str, arg(metavar="{conditioning,pathwise}")] = "conditioning"
-    """Estimator of the response functions."""
     two_time: bool = False
     """Record kernels between all pairs of recorded steps too."""
     save_steps: Annotated[tuple[int, ...] | None, arg(metavar="STEP ...", help_behavior_hint="(default: all)")] = None

@@ -23,7 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmft.drivers.run import Run, check_particles, check_tolerance, find_devices, precision
+from dmft.drivers.machine import find_devices, precision
+from dmft.drivers.numerics import check_particles, check_tolerance
+from dmft.drivers.room import require_memory
+from dmft.drivers.run import Run
 from dmft.engine import flow
 from dmft.engine.network import Form, Network, Rule
 from dmft.errors import DivergenceError
@@ -120,7 +123,7 @@ class _Search:
             capacity *= 2
 
     def _accepted(self, capacity: int) -> list[float] | None:
-        self.run.require_memory(capacity, None, self.bar)
+        require_memory(self.run, capacity, None, self.bar)
         network, rule, form = self.run.network(capacity, self.stream), self.run.rule, self.run.form
         largest = float(np.trace(self.run.problem.task.input_kernel)) / self.run.problem.task.n_train
         dt, time = min(FIRST / ((largest or 1.0) * self.rate), self.until), 0.0

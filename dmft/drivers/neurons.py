@@ -27,18 +27,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import schema
-from dmft.drivers.run import (
-    DTYPES,
-    Run,
-    check_numerics,
-    few_particles,
-    find_devices,
-    precision,
-    warn_of_few_particles,
-)
+from dmft.drivers.machine import find_devices, precision
+from dmft.drivers.numerics import DTYPES, check_numerics
+from dmft.drivers.repetitions import repetitions
+from dmft.drivers.run import Run
+from dmft.drivers.uncertainty import few_particles, warn_of_few_particles
 from dmft.engine.network import Form, Network, Rule, observe
 from dmft.running import memory
-from dmft.running.checkpoint import Checkpoint
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem
@@ -166,9 +161,7 @@ def _computed(
             at = int(np.searchsorted(steps, t))
             found[:, at, :, scramble] = np.asarray(_preactivations(network, run.rule, t, form=run.form))[:, rows]
 
-        for trained in run.repetitions(
-            seed, scrambles, bar, Checkpoint(None, {}), memory_limit=memory_limit, look=look
-        ):
+        for trained in repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, look=look):
             directions = max(directions, trained.directions)
             scramble += 1
     crowded = {"in_law": f"networks of width {particles}"} if few_particles(run, directions) else {}

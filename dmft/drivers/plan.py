@@ -24,12 +24,14 @@ import numpy as np
 
 from dmft import faces
 from dmft.drivers import neurons, solve
-from dmft.drivers.run import Run, Trained, precision
+from dmft.drivers.machine import precision
+from dmft.drivers.repetitions import Trained, repetitions
+from dmft.drivers.room import memory_estimate, require_memory
+from dmft.drivers.run import Run
 from dmft.engine import loop
 from dmft.finite_width import fluctuations
 from dmft.finite_width.influence import Influence
 from dmft.running import memory
-from dmft.running.checkpoint import Checkpoint
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar, readable_time
 from dmft.specs import Problem
@@ -117,7 +119,7 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
 
     Raises:
         What that function would raise before its first step, in the same words: MemoryEstimateError, ValueError,
-        TypeError.  ValueError: another name, or `responses="pathwise"`, which has no plan.
+        TypeError.  ValueError: another name.
     """
     if of not in DRIVERS:
         raise ValueError(f"of={of!r} is unknown; choose one of {', '.join(DRIVERS)}.")
@@ -128,8 +130,6 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
         raise TypeError(f"dmft.{of} does not take these arguments: {error}.") from error
     given.apply_defaults()
     work = prepared(**given.arguments)
-    if work.get("responses") == "pathwise":
-        raise ValueError('responses="pathwise" is for tests, and has no plan; leave it out.')
     influence: Influence | None = work.get("influence")
     run: Run = work["run"] if influence is None else influence.run
     limit = work["memory_limit"] if influence is None else influence.memory_limit
@@ -150,7 +150,7 @@ def _planned(
         trained, found = None, _probed(run, stream, limit)
     length = run.last + 1
     seconds, compiled = scrambles * found.step * length, found.compiled
-    on_device, on_host = run.memory_estimate(found.capacity)
+    on_device, on_host = memory_estimate(run, found.capacity)
     passes, followed = 1, 0
     if influence is not None:
         chosen = influence.followed(trained)
@@ -194,7 +194,7 @@ def _probed(run: Run, stream: np.random.SeedSequence, limit: int | None) -> Prob
         MemoryEstimateError: a run does not fit, as far as is known.
     """
     capacity = run.first_capacity
-    run.require_memory(capacity, limit)
+    require_memory(run, capacity, limit)
     begun = time.perf_counter()
     state = run.begun(capacity, stream)
     done, ranks, taken = 0, [(0, 0)], []
@@ -216,7 +216,7 @@ def _probed(run: Run, stream: np.random.SeedSequence, limit: int | None) -> Prob
     room = capacity
     while room < run.full_capacity and directions + run.block > room:
         room = min(2 * room, run.full_capacity)
-        run.require_memory(room, limit)
+        require_memory(run, room, limit)
     step = min(taken[1:] or taken)
     return Probed(room, directions, max(begun - step, 0.0), step * room / capacity)
 
@@ -233,7 +233,7 @@ def _extrapolated(before: tuple[int, int], last: tuple[int, int], end: int, most
 def _whole(run: Run, seed: int, limit: int | None) -> Trained:
     """One training, to its end."""
     with progress_bar(None, "plan", "step", False) as bar:
-        return next(run.repetitions(seed, 1, bar, Checkpoint(None, {}), memory_limit=limit))
+        return next(repetitions(run, seed, 1, bar, memory_limit=limit))
 
 
 def _followed(

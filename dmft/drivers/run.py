@@ -1,19 +1,16 @@
-"""Runs of the causal engine (`dmft.engine`) for a Problem: what `solve` and `fluctuations` share.
+"""One run of the causal engine (`dmft.engine`) for a Problem: its settings, sizes, and network at initialisation.
 
-A run is one training of the populations from initialisation to the last step that is asked for.  Populations are S
-particles, whose raw normals are one scramble of the Sobol points, or, for networks without nonlinearity, linear forms,
-which are exact.
+A run is one training of the populations from initialisation to the last step that is asked for
+(`dmft.drivers.repetitions`).  Populations are S particles, whose raw normals are one scramble of the Sobol points, or,
+for networks without nonlinearity, linear forms, which are exact.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,38 +18,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from dmft import schema
-from dmft.engine import curvature, loop
-from dmft.engine.network import Form, Network, Rule, Vitals, most_vectors, probe_block
+from dmft.drivers.numerics import DTYPES
+from dmft.engine import loop
+from dmft.engine.network import Form, Network, Rule, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
-from dmft.errors import DivergenceError, exploded
-from dmft.running import compiling, host, memory
-from dmft.running.checkpoint import Checkpoint
-from dmft.running.progress import Bar
-from dmft.specs import Problem, _check
+from dmft.specs import Problem
 
-CALLS = 20  # of the compiled loop a run: progress and checks in between
-GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
-TOLERANCES = (1e-7, 3e-2)  # below, rounding decides; above, kernels are off by more than particles make up for
-DTYPES = {"float64": 8, "float32": 4}
-
-
-class Trained(NamedTuple):
-    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; sharpness (saved step,), where
-    it is recorded."""
-
-    capacity: int
-    stream: np.random.SeedSequence
-    network: Network
-    history: loop.History
-    sharpness: jax.Array | None
-
-    @property
-    def directions(self) -> int:
-        """The most that a side of a weight matrix has met."""
-        return max((int(matrix.ranks.max()) for matrix in self.network.matrices), default=0)
 
 
 @dataclass(frozen=True)
@@ -91,6 +64,11 @@ class Run:
     def last(self) -> int:
         """The last step that is computed."""
         return int(self.steps[-1])
+
+    @property
+    def device(self) -> jax.Device:
+        """The first of the devices."""
+        return self.devices[0] if self.devices else jax.devices()[0]
 
     @property
     def depth(self) -> int:
@@ -147,26 +125,30 @@ class Run:
         copied = self.probe_block - self.look_room
         return loop.draws_needed(self.rule, self.form, capacity + copied)
 
+    def rows(self, capacity: int) -> list[int]:
+        """Rows of raw normals of each population, one a draw and component of a particle."""
+        return [n * group for n, group in zip(self.draws(capacity), self.groups, strict=True)]
+
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
         if self.particles is None:
             return self.draws(capacity)
         if self.in_law:
             return list(self.form.sketch.sizes(self.particles))
-        return [self.particles * group for group in self._groups]
+        return [self.particles * group for group in self.groups]
 
     @property
-    def _groups(self) -> list[int]:
-        """Components of a particle of each population."""
-        return [each.components for each in self.form.sketch.described]
+    def groups(self) -> list[int]:
+        """Components of a particle of each population; a linear form has one."""
+        return [1 if self.particles is None else each.components for each in self.form.sketch.described]
 
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
         populations = self._populations(capacity, stream)
-        placed: Network = self.spread(self._initial(populations, room or capacity))
+        placed: Network = self.spread(self.initial(populations, room or capacity))
         return placed
 
-    def _initial(self, populations: list[Population], capacity: int) -> Network:
+    def initial(self, populations: list[Population], capacity: int) -> Network:
         begun, used = _begun(self.rule, populations, form=self.form, tolerance=self.tolerance, capacity=capacity)
         spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
         network: Network = replace(begun, populations=tuple(spent))
@@ -175,45 +157,43 @@ class Run:
     def begun(self, capacity: int, stream: np.random.SeedSequence) -> tuple[Network, loop.History]:
         """A network at initialisation, and room for what is seen of it."""
         network = self.network(capacity, stream)
-        return network, self.spread(self._empty_history(network))
+        return network, self.spread(self.empty_history(network))
 
-    def _empty_history(self, network: Network) -> loop.History:
+    def empty_history(self, network: Network) -> loop.History:
         found: loop.History = _empty_history(
             network, self.rule, form=self.form, saved=tuple(self.steps.tolist()), two_time=self.two_time
         )
         return found
 
     def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
-        draws = self.draws(capacity)
+        rows = self.rows(capacity)
         if self.particles is None:
-            return [linear_forms(n) for n in draws]
+            return [linear_forms(n) for n in rows]
         # children are named, not spawned: a second attempt must find the same seeds
-        seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
-        rows = [n * group for n, group in zip(draws, self._groups, strict=True)]
+        seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(rows))]
         sources = [sobol(n, self.particles, s) for n, s in zip(rows, seeds, strict=True)]
-        return [self._population(*each) for each in zip(sources, rows, self._groups, strict=True)]
+        return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
 
-    def _blank_populations(self, capacity: int) -> list[Population]:
+    def blank_populations(self, capacity: int) -> list[Population]:
         """In the shapes of `_populations`; for `jax.eval_shape`, which needs no more."""
-        draws, size = self.draws(capacity), self.particles
+        rows, size = self.rows(capacity), self.particles
         if size is None:
-            return [linear_forms(n) for n in draws]
-        each = [(n * group, group) for n, group in zip(draws, self._groups, strict=True)]
+            return [linear_forms(n) for n in rows]
         if self.in_law:  # however many, which no Sobol sequence has
-            crowds = zip(each, self.sizes(capacity), strict=True)
-            return [particles(jnp.zeros((rows, neurons // group)), group) for (rows, group), neurons in crowds]
-        return [self._population(blank(rows, size), rows, group) for rows, group in each]
+            crowds = zip(rows, self.sizes(capacity), self.groups, strict=True)
+            return [particles(jnp.zeros((n, neurons // group)), group) for n, neurons, group in crowds]
+        return [self._population(blank(n, size), n, group) for n, group in zip(rows, self.groups, strict=True)]
 
     def _population(self, source: Sobol, rows: int, group: int) -> Population:
         if self.doubled:
             source = source.doubled()
-        return particles(self._kept(source) if self._stored(rows) else source, group)
+        return particles(self._kept(source) if self.keeps(rows) else source, group)
 
     def _kept(self, source: Sobol) -> Stored:
         """All its rows; where the curvature of the loss asks for more, with those of its tail."""
         return Stored(stored(source), source.key if self.sharpness else None)
 
-    def _stored(self, rows: int) -> bool:
+    def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""
         if self.particles is None or self.in_law:
             return True
@@ -225,7 +205,7 @@ class Run:
             return state
         mesh = Mesh(np.array(self.devices), ("particles",))
 
-        along = {self.particles * group for group in (1, *self._groups)} if self.particles else {}
+        along = {self.particles * group for group in (1, *self.groups)} if self.particles else {}
 
         def place(a: Any) -> Any:
             over_particles = a.ndim > 0 and a.shape[-1] in along
@@ -234,131 +214,6 @@ class Run:
             return jax.device_put(a, sharding)
 
         return jax.tree.map(place, state)
-
-    def repetitions(
-        self,
-        seed: int,
-        count: int,
-        bar: Bar,
-        checkpoint: Checkpoint,
-        *,
-        memory_limit: int | None,
-        look: Callable[[Network, int], None] | None = None,
-    ) -> Iterator[Trained]:
-        """Independent runs, one for each scramble; those that `checkpoint` has are left out.  A run whose capacity
-        turns out too small is repeated with twice as much, with which the others begin.
-
-        `look` is shown the network before each recorded step, which is its to read, not to keep; once more in a run
-        that is repeated.
-
-        Raises:
-            DivergenceError, MemoryEstimateError.
-        """
-        capacity = checkpoint.capacity or self.first_capacity
-        self.require_memory(capacity, memory_limit, bar)
-        done = checkpoint.moments.count
-        bar.update(done * (self.last + 1))
-        for stream in np.random.SeedSequence(seed).spawn(count)[done:]:
-            while (trained := self._train(capacity, stream, bar, checkpoint, look)) is None:
-                capacity = min(2 * capacity, self.full_capacity)
-                self.require_memory(capacity, memory_limit, bar)
-            yield Trained(capacity, stream, *trained)
-
-    def _train(
-        self,
-        capacity: int,
-        stream: np.random.SeedSequence,
-        bar: Bar,
-        checkpoint: Checkpoint,
-        look: Callable[[Network, int], None] | None,
-    ) -> tuple[Network, loop.History, jax.Array | None] | None:
-        """From initialisation to the last step; None if `capacity` directions do not suffice."""
-        network, history = self.begun(capacity, stream)
-        sharpness = jnp.zeros(len(self.steps)) if self.sharpness else None
-        begin = network, history, sharpness
-        (network, history, sharpness), first = checkpoint.resumed(begin, capacity)
-        stride, begun = -(-(self.last + 1) // CALLS), bar.n
-        bar.update(first)
-        pauses = {*range(first, self.last + 1, stride), self.last + 1}
-        looked_at = look is not None or sharpness is not None
-        looks = {t for t in self.steps.tolist() if t >= first} if looked_at else set()
-        for start, stop in pairwise(sorted(pauses | looks)):
-            if look is not None and start in looks:
-                look(network, start)
-            if sharpness is not None and start in looks:
-                found = curvature.sharpness(network, self.rule, start, form=self.form)
-                if not np.isfinite(found):
-                    raise DivergenceError(
-                        f"the sharpness at step {start} is not finite; raise particles={self.particles}, or leave it "
-                        "out of the observables."
-                    )
-                sharpness = sharpness.at[self.steps.tolist().index(start)].set(found)
-            network, history = loop.advance(network, history, self.rule, start, stop, form=self.form)
-            ranks = np.asarray(history.vitals.ranks)
-            # with room for all that the last step may add to what the one before it left, every call had its room
-            if capacity < self.full_capacity and ranks[max(stop - 2, 0)].max(initial=0) + self.step_room > capacity:
-                bar.update(begun - bar.n)
-                return None
-            _raise_if_diverged(self.problem, history.vitals, stop)
-            bar.update(stop - start)
-            if stop <= self.last:
-                checkpoint.reached((network, history, sharpness), capacity, stop)
-        return network, history, sharpness
-
-    def memory_estimate(self, capacity: int) -> tuple[int, int]:
-        """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
-        (results of one run and their moments)."""
-        rows, itemsize = len(self.steps), DTYPES[self.dtype]
-        sizes = self.sizes(capacity)
-
-        def state() -> Any:
-            network = self._initial(self._blank_populations(capacity), capacity)
-            copied = None if self.form.joint else network.with_room(self.probe_block).matrices
-            return network, self._empty_history(network), copied
-
-        kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
-        at_once = max(self.block, self.probe_block)
-        blocks = (8 * self.depth + 16) * at_once * max(sizes) * itemsize
-        # raw normals that are not kept are made when they are asked for
-        rows_of = zip(self.draws(capacity), self._groups, strict=True)
-        blocks += sum(not self._stored(n * group) for n, group in rows_of) * at_once * max(sizes) * itemsize
-        samples = self.form.probes or self.rule.rows.shape[1]
-        outputs = self.rule.targets.shape[1]
-        per_step = {"feature_kernel": self.depth, "gradient_kernel": self.depth * outputs**2, "ntk": outputs**2}
-        results = sum(per_step[name] for name in self.kernels) * rows * samples**2 * 8
-        if self.two_time:
-            results += 2 * self.depth * (rows * samples * outputs) ** 2 * 8
-        if self.sharpness:
-            blocks += curvature.bytes_needed(self.rule, self.form, self.depth, capacity, max(sizes), itemsize)
-        return (kept + blocks) // max(len(self.devices), 1) + results, 4 * results
-
-    def require_memory(self, capacity: int, limit: int | None, bar: Bar | None = None) -> None:
-        """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
-        needed = self.bytes_needed(capacity)
-        neurons = "exact linear forms" if self.particles is None else f"{self.particles} particles"
-        memory.require(
-            needed,
-            limit=limit,
-            available=available_bytes(self.device),
-            what=f"the limit with {neurons} and {capacity} directions",
-            ways_out=("" if self.particles is None else "lower particles, raise tolerance, ")
-            + "record fewer save_steps, or use fewer samples"
-            + (", or two_time=False" if self.two_time else ""),
-        )
-        if bar is not None:
-            bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
-
-    @property
-    def device(self) -> jax.Device:
-        """The first of the devices."""
-        return self.devices[0] if self.devices else jax.devices()[0]
-
-    def bytes_needed(self, capacity: int) -> int:
-        """By a run, of the memory that `available_bytes` counts: of one GPU, or of the host."""
-        on_device, on_host = self.memory_estimate(capacity)
-        if self.device.memory_stats():
-            return on_device + GPU_WORKSPACE
-        return on_device * max(len(self.devices), 1) + on_host
 
 
 @partial(jax.jit, static_argnames=("form", "tolerance", "capacity"))
@@ -375,145 +230,7 @@ def _begun(
 _empty_history = jax.jit(loop.empty_history, static_argnames=("form", "saved", "two_time"))
 
 
-@contextmanager
-def precision(dtype: str, device: jax.Device) -> Iterator[None]:
-    """JAX with numbers of `dtype`, their products in full precision, on a device, whatever the host program has set;
-    what is compiled is kept for the next process."""
-    with (
-        compiling.cached(),
-        host.usual_jax(),
-        jax.enable_x64(dtype == "float64"),
-        jax.default_matmul_precision("highest"),
-        jax.default_device(device),
-    ):
-        yield
-
-
-def available_bytes(device: jax.Device) -> int:
-    """Free memory of a GPU, or of the machine."""
-    stats = device.memory_stats()
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory.available_on_host()
-
-
-def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:
-    """`count` JAX devices of the kind called "auto", "cpu", "gpu" or, as PyTorch has it, "cuda".
-
-    Raises:
-        ValueError, TypeError: another name, no such device, or fewer.
-    """
-    if name not in ("auto", "cpu", "gpu", "cuda"):
-        raise ValueError(f'device={name!r} is unknown; use "auto", "cpu" or "gpu".')
-    count = _check.integer("devices", count, minimum=1)
-    present = _default_devices()
-    try:
-        found = present if name == "auto" else jax.devices(name)
-    except RuntimeError as error:
-        raise ValueError(f'device={name!r}: JAX has only {present[0].platform} devices; use "auto".') from error
-    if count > len(found):
-        raise ValueError(
-            f"devices={count}, but JAX has {len(found)} of kind {found[0].platform}; use devices={len(found)} or fewer."
-        )
-    return tuple(found[:count])
-
-
-def _default_devices() -> list[jax.Device]:
-    """Those that JAX takes by itself.
-
-    Raises:
-        ValueError: it finds none, as where JAX_PLATFORMS names what is not there.
-    """
-    try:
-        return jax.devices()
-    except RuntimeError as error:
-        platforms = getattr(jax.config, "jax_platforms", None)
-        reason = str(error).splitlines()[0].rstrip(".")
-        if platforms is None:
-            raise ValueError(f"JAX finds no device to compute on: {reason}.") from error
-        raise ValueError(
-            f"JAX_PLATFORMS={platforms} asks JAX for a device that it does not find ({reason}); unset it, or set "
-            "JAX_PLATFORMS=cpu."
-        ) from error
-
-
 def recorded_kernels(observables: Collection[str], two_time: bool) -> tuple[str, ...]:
     """The kernels that the engine records: those that are asked for, and the two of two-time results."""
     wanted = {*observables} | ({"feature_kernel", "gradient_kernel"} if two_time else set())
     return tuple(name for name in loop.KERNELS if name in wanted)
-
-
-class Numerics(NamedTuple):
-    """What every driver is asked for its particles, checked."""
-
-    particles: int
-    scrambles: int
-    seed: int
-    tolerance: float
-    memory_limit: int | None
-
-
-def check_numerics(particles: Any, scrambles: Any, seed: Any, tolerance: Any, memory_limit: Any) -> Numerics:
-    """The arguments of a driver, or the error that says what is wrong with the first that is."""
-    return Numerics(
-        check_particles(particles),
-        _check.integer("scrambles", scrambles, minimum=2),
-        _check.integer("seed", seed, minimum=0),
-        check_tolerance(tolerance),
-        None if memory_limit is None else _check.integer("memory_limit", memory_limit, minimum=1),
-    )
-
-
-def check_particles(value: Any) -> int:
-    """A number of particles, or the error that says why it is none."""
-    count = _check.integer("particles", value, minimum=2)
-    if count & (count - 1):
-        lower = 1 << (count.bit_length() - 1)
-        raise ValueError(f"particles={count} is not a power of two, as Sobol points need; use {lower} or {2 * lower}.")
-    return count
-
-
-def check_tolerance(value: Any, name: str = "tolerance") -> float:
-    """A tolerance in its range, or the error that says why it is none."""
-    tolerance = _check.positive(name, value)
-    if not TOLERANCES[0] <= tolerance <= TOLERANCES[1]:
-        raise ValueError(f"{name}={tolerance} must lie between {TOLERANCES[0]} and {TOLERANCES[1]}.")
-    return tolerance
-
-
-def few_particles(run: Run, directions: int) -> bool:
-    """Whether the particles of a run are too few for the directions that its matrices have met."""
-    return run.particles is not None and 2 * directions > run.particles
-
-
-def warn_of_few_particles(run: Run, directions: int, besides: str = "") -> None:
-    """Where they are; `besides` is a sentence on what follows."""
-    if few_particles(run, directions):
-        warnings.warn(
-            f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
-            f"not hold the bias of so few. {besides + ' ' if besides else ''}"
-            f"Use particles={1 << (4 * directions - 1).bit_length()} or more.",
-            stacklevel=5,
-        )
-
-
-def observed_loss(problem: Problem, prediction: Any) -> NDArray[np.float64]:
-    """(..., step): the training loss, or the test loss where training samples are not observed."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
-        losses = schema.losses(problem, np.asarray(prediction, np.float64))
-    found: NDArray[np.float64] = losses["loss" if "loss" in losses else "test_loss"]
-    return found
-
-
-def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
-    """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
-    loss = np.asarray(seen.loss, np.float64)[:stop]
-    sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
-    bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
-    if bad.any():
-        step = int(np.argmax(bad))
-        growth = np.where(np.isfinite(sizes[step]), sizes[step] / np.maximum(sizes[0], 1e-300), np.inf)
-        layer = int(np.argmax(growth)) + 1
-        raise DivergenceError(
-            f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer "
-            f"{layer} grown {growth[layer - 1]:.3g} times. Lower {problem.training.largest_step}, or "
-            f"gamma0={problem.network.gamma0}. {problem.task.unusual_size}".rstrip()
-        )

@@ -42,28 +42,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import __version__, schema
-from dmft.drivers.run import (
-    DTYPES,
-    TOLERANCES,
-    Run,
-    Trained,
-    available_bytes,
-    check_numerics,
-    few_particles,
-    find_devices,
-    observed_loss,
-    precision,
-    recorded_kernels,
-    warn_of_few_particles,
-)
-from dmft.drivers.uncertainty import warn_of_large_errors
+from dmft.drivers.machine import find_devices, precision
+from dmft.drivers.numerics import DTYPES, TOLERANCES, check_numerics
+from dmft.drivers.repetitions import Trained, repetitions
+from dmft.drivers.room import bytes_needed
+from dmft.drivers.run import Run, recorded_kernels
+from dmft.drivers.uncertainty import few_particles, warn_of_few_particles, warn_of_large_errors
 from dmft.engine import loop
 from dmft.engine.network import layers
-from dmft.engine.normals import sobol, stored
-from dmft.errors import DivergenceError, exploded
-from dmft.limits import pathwise
-from dmft.running import memory
+from dmft.errors import DivergenceError
 from dmft.running.checkpoint import Checkpoint
+from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar, progress_bar
@@ -73,10 +62,7 @@ from dmft.specs.parameterization import require_limit
 HALVED = 2  # scrambles with half of the particles, where these are few
 STILL = 1e-12  # of the smallest step, a step that changes nothing
 ORDERS = {"rosenbrock": 2, "euler": 1}  # of the schemes of gradient flows
-METHODS = {
-    "conditioning": "causal particles, revealed Gaussian matrices",
-    "pathwise": "causal particles, tangents of their paths",
-}
+METHODS = {True: "causal linear forms, exact", False: "causal particles, revealed Gaussian matrices"}  # by exactness
 
 
 @usual_errors
@@ -88,7 +74,6 @@ def solve(
     seed: int = 0,
     tolerance: float = 3e-3,
     observables: Sequence[str] | None = None,
-    responses: str = "conditioning",
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     dtype: str = "float64",
@@ -113,8 +98,6 @@ def solve(
             default the first five for a single output, the first three for several, whose gradient kernels and NTK cost
             a backward pass an output.  sharpness costs some 19 passes a recorded step, and room for as many more
             directions (`dmft.engine.curvature`).
-        responses: "conditioning" (`dmft.engine.matrix`), or "pathwise": the independent estimator by tangents along
-            the path of every particle (`dmft.limits.pathwise`), for tests: cost S (T P)^3.
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
@@ -150,7 +133,6 @@ def prepared(
     seed: int,
     tolerance: float,
     observables: Sequence[str] | None,
-    responses: str,
     two_time: bool,
     save_steps: Iterable[int] | None,
     dtype: str,
@@ -169,17 +151,9 @@ def prepared(
     )
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    if responses not in METHODS:
-        raise ValueError(f"responses={responses!r} is unknown; choose one of {', '.join(METHODS)}.")
     observables = schema.observables(observables, problem, offered=schema.PRODUCED)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
-    exact = problem.sketch.linear and responses == "conditioning"
-    if responses == "pathwise" and (two_time or len(where) > 1 or dtype != "float64"):
-        raise ValueError('responses="pathwise" is for tests: two_time=False, devices=1 and dtype="float64" only.')
-    if responses == "pathwise" and "sharpness" in observables:
-        raise ValueError(
-            'sharpness needs the weight matrices of responses="conditioning"; responses="pathwise" has none.'
-        )
+    exact = problem.sketch.linear
     if "sharpness" in observables and type(problem.network) not in (MLP, ResidualMLP):
         raise ValueError(
             f"sharpness is offered for MLP and ResidualMLP, not for {type(problem.network).__name__}; leave it out of "
@@ -211,7 +185,6 @@ def prepared(
         "particles": particles,
         "seed": seed,
         "observables": observables,
-        "responses": responses,
         "checkpoint": checkpoint,
         "memory_limit": memory_limit,
         "progress": progress,
@@ -226,7 +199,6 @@ def _computed(
     particles: int,
     seed: int,
     observables: tuple[str, ...],
-    responses: str,
     checkpoint: str | Path | None,
     memory_limit: int | None,
     progress: bool | None,
@@ -236,7 +208,7 @@ def _computed(
     two_time, dtype = run.two_time, run.dtype
     flow = exact and isinstance(problem.training, GradientFlow) and run.last > 1 and "prediction" in observables
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
-    numerics |= {"tolerance": run.tolerance, "dtype": dtype, "seed": seed, "responses": responses}
+    numerics |= {"tolerance": run.tolerance, "dtype": dtype, "seed": seed}
     fingerprint = {
         "problem_id": problem.problem_id,
         "version": __version__,
@@ -245,18 +217,23 @@ def _computed(
         "two_time": two_time,
         **numerics,
     }
-    saved = Checkpoint(checkpoint, fingerprint)
+    saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint)
+    done = Estimates() if saved is None else saved.estimates
     with (
         precision(dtype, where[0]),
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
-        produce = _by_conditioning if responses == "conditioning" else _by_paths
-        memory_needed = produce(run, seed, scrambles, observables, bar, saved, memory_limit)
-        found = saved.moments.mean_and_error(exact=exact)
+        runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved)
+        for trained in runs:
+            done.add(_values(run, trained, observables), trained.capacity, trained.directions)
+            if saved is not None:
+                saved.finished()
+        memory_needed = bytes_needed(run, done.capacity or run.first_capacity)
+        found = done.moments.mean_and_error(exact=exact)
         if flow:
             numerics["step_error"] = _step_error(run, found["prediction"], bar, memory_limit)
-        in_law = _in_law(run, seed, observables, bar, saved) if few_particles(run, saved.directions) else {}
-    warn_of_few_particles(run, saved.directions, _said(in_law) if in_law else "")
+        in_law = _in_law(run, seed, observables, bar, done) if few_particles(run, done.directions) else {}
+    warn_of_few_particles(run, done.directions, _said(in_law) if in_law else "")
     result = schema.build(
         "limit",
         problem,
@@ -264,50 +241,35 @@ def _computed(
         steps=run.steps,
         attrs={
             "producer": "dmft.solve",
-            "method": "causal linear forms, exact" if exact else METHODS[responses],
+            "method": METHODS[exact],
             "device": f"{where[0].platform}: {where[0].device_kind}" + (f" x {len(where)}" if len(where) > 1 else ""),
             **numerics,
-            "directions": saved.directions,
+            "directions": done.directions,
             **in_law,
             "memory_estimate": memory_needed,
         },
     )
-    saved.remove()
+    if saved is not None:
+        saved.remove()
     warn_of_large_errors(result, f"Raise particles={particles}, or scrambles={scrambles}.")
     return result
 
 
-def _by_conditioning(
-    run: Run,
-    seed: int,
-    scrambles: int,
-    observables: tuple[str, ...],
-    bar: Bar,
-    saved: Checkpoint,
-    memory_limit: int | None,
-) -> int:
-    """All scrambles, into `saved`; the memory that was needed."""
-    for trained in run.repetitions(seed, scrambles, bar, saved, memory_limit=memory_limit):
-        saved.finished(_values(run, trained, observables), trained.capacity, trained.directions)
-    return run.bytes_needed(saved.capacity or run.first_capacity)
-
-
-def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, saved: Checkpoint) -> dict[str, Any]:
+def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates) -> dict[str, Any]:
     """Attributes of a result with few particles: what it is in law, and how far its first variable is from the limit
     (see above): the root mean square over its entries, without the share of the noise, whose size comes with it;
     infinite where half as many particles diverge."""
     attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
     # sharpness draws on pseudo-random normals, which are not doubled
-    name = next((name for name in saved.moments.mean if name != "sharpness"), None)
+    name = next((name for name in done.moments.mean if name != "sharpness"), None)
     if name is None:
         return attrs
-    half, halves = replace(run, doubled=True, sharpness=False), Checkpoint(None, {})
-    halves.capacity = saved.capacity
-    bar.total = (saved.moments.count + HALVED) * (run.last + 1)
+    half, halves = replace(run, doubled=True, sharpness=False), Estimates(capacity=done.capacity)
+    bar.total = (done.moments.count + HALVED) * (run.last + 1)
     try:
-        for trained in half.repetitions(seed, HALVED, bar, halves, memory_limit=None):
-            halves.finished(_values(half, trained, observables), trained.capacity, trained.directions)
-        found, others = saved.moments.mean_and_error(), halves.moments.mean_and_error()
+        for trained in repetitions(half, seed, HALVED, bar, memory_limit=None, done=halves):
+            halves.add(_values(half, trained, observables), trained.capacity, trained.directions)
+        found, others = done.moments.mean_and_error(), halves.moments.mean_and_error()
         noise = float(np.mean(found[f"{name}_se"] ** 2 + others[f"{name}_se"] ** 2))
         distance = np.sqrt(max(float(np.mean((others[name] - found[name]) ** 2)) - noise, 0.0))
     except DivergenceError:
@@ -342,13 +304,13 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
         if vectors is not None:
             two_time = loop.two_time_kernels(vectors, layers(trained.network), mean=name == "feature")
             values[f"{name}_kernel_two_time"] = _by_sample(run, np.asarray(two_time), name == "gradient")
-    values |= of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
+    values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.sharpness is not None:
         values["sharpness"] = trained.sharpness
     return {name: np.asarray(values[name], np.float64) for name in schema.VARIABLES if name in values}
 
 
-def of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:
+def _of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:
     """Prediction, losses and accuracies of the recorded steps, as far as they are asked for."""
     prediction = np.asarray(prediction, np.float64)
     values = {"prediction": prediction} if "prediction" in observables else {}
@@ -369,7 +331,7 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
     other = replace(run, problem=replace(run.problem, training=coarse), sharpness=False)
     try:
-        (trained,) = other.repetitions(0, 1, bar, Checkpoint(None, {}), memory_limit=memory_limit)
+        (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
     except DivergenceError:
         return float("inf")
     common = np.flatnonzero((run.steps % 2 == 0) | (run.steps == run.last))
@@ -384,42 +346,3 @@ def _by_sample(run: Run, kernel: Any, gradients: bool) -> Any:
     layer, step, events = kernel.shape[:3]
     outputs = run.problem.task.outputs[0]
     return kernel.reshape(layer, *(step, events // outputs, outputs) * 2)
-
-
-def _by_paths(
-    run: Run,
-    seed: int,
-    scrambles: int,
-    observables: tuple[str, ...],
-    bar: Bar,
-    saved: Checkpoint,
-    memory_limit: int | None,
-) -> int:
-    """As `_by_conditioning`, with the responses of `dmft.limits.pathwise`."""
-    assert run.particles is not None  # tangents are those of particles
-    draws, needed = pathwise.draws_needed(run.problem), pathwise.bytes_needed(run.problem, run.particles)
-    memory.require(
-        needed,
-        limit=memory_limit,
-        available=available_bytes(run.device),
-        what=f"the tangents of {run.particles} particles",
-        ways_out='lower particles, take fewer steps or samples, or responses="conditioning"',
-    )
-    for stream in np.random.SeedSequence(seed).spawn(scrambles)[saved.moments.count :]:
-        sources = [sobol(n, run.particles, s) for n, s in zip(draws, stream.spawn(len(draws)), strict=True)]
-        found = pathwise.pathwise_limit(run.problem, [stored(source) for source in sources])
-        values: dict[str, Any] = {}
-        for name in run.kernels:
-            step_axis = 0 if name == "ntk" else 1
-            values[name] = np.take(np.asarray(found[name]), run.steps, axis=step_axis)
-        values |= of_predictions(run, np.asarray(found["prediction"])[run.steps], observables)
-        loss = observed_loss(run.problem, found["prediction"])
-        if exploded(loss, loss[0]).any() or not all(np.isfinite(value).all() for value in values.values()):
-            raise DivergenceError(
-                "the paths diverge, or a kernel is not positive. Lower "
-                f"{run.problem.training.largest_step}, or raise particles={run.particles}. "
-                f"{run.problem.task.unusual_size}".rstrip()
-            )
-        saved.finished(values, 0, 0)
-        bar.update(run.last + 1)
-    return needed

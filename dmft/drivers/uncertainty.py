@@ -14,6 +14,8 @@ import warnings
 import numpy as np
 import xarray as xr
 
+from dmft.drivers.run import Run
+
 LARGE = {"limit": 0.2, "fluctuations": 0.5}  # by kind of result
 ROUNDING = 1e-10  # of the largest number in a result: below, an error is that of arithmetic
 
@@ -33,5 +35,21 @@ def warn_of_large_errors(result: xr.Dataset, ways_out: str) -> None:
         warnings.warn(
             f"standard errors of {worst} reach {largest[f'{worst}_se']:.2g}, {100 * parts[worst]:.2g} % of its scale "
             f"({worst} is at most {largest[worst]:.2g}): the result is uncertain. {ways_out}",
+            stacklevel=5,
+        )
+
+
+def few_particles(run: Run, directions: int) -> bool:
+    """Whether the particles of a run are too few for the directions that its matrices have met."""
+    return run.particles is not None and 2 * directions > run.particles
+
+
+def warn_of_few_particles(run: Run, directions: int, besides: str = "") -> None:
+    """Where they are; `besides` is a sentence on what follows."""
+    if few_particles(run, directions):
+        warnings.warn(
+            f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
+            f"not hold the bias of so few. {besides + ' ' if besides else ''}"
+            f"Use particles={1 << (4 * directions - 1).bit_length()} or more.",
             stacklevel=5,
         )

@@ -47,20 +47,16 @@ import jax
 import xarray as xr
 
 from dmft import schema
-from dmft.drivers.run import (
-    TOLERANCES,
-    Run,
-    check_numerics,
-    find_devices,
-    precision,
-    warn_of_few_particles,
-)
-from dmft.drivers.uncertainty import warn_of_large_errors
+from dmft.drivers.machine import find_devices, precision
+from dmft.drivers.numerics import TOLERANCES, check_numerics
+from dmft.drivers.repetitions import repetitions
+from dmft.drivers.run import Run
+from dmft.drivers.uncertainty import warn_of_few_particles, warn_of_large_errors
 from dmft.engine import loop
 from dmft.engine.directions import DISTRIBUTIONS
 from dmft.engine.normals import random_key
 from dmft.finite_width.influence import Influence
-from dmft.running.checkpoint import Checkpoint
+from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
@@ -200,15 +196,15 @@ def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool
     run, mode, memory_limit = influence.run, influence.mode, influence.memory_limit
     problem, exact, particles = run.problem, mode == "exact", run.particles
     distribution, deflate = influence.distribution, influence.deflate
-    done = Checkpoint(None, {})
+    done = Estimates()
     with (
         precision(run.dtype, run.device),
         progress_bar(influence.steps(scrambles), "fluctuations", "step", progress) as bar,
     ):
-        runs = run.repetitions(seed, scrambles, bar, done, memory_limit=memory_limit)
+        runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit)
         for index, trained in enumerate(runs):
             key = jax.random.fold_in(random_key(seed), index)
-            done.finished(influence.estimate(trained, key, scrambles, bar), trained.capacity, trained.directions)
+            done.add(influence.estimate(trained, key, scrambles, bar), trained.capacity, trained.directions)
     warn_of_few_particles(run, done.directions)
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
     if mode in ("forward", "finite"):

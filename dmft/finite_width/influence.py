@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import schema
-from dmft.drivers.run import Run, Trained, available_bytes
+from dmft.drivers.machine import available_bytes
+from dmft.drivers.repetitions import Trained
+from dmft.drivers.run import Run
 from dmft.engine.directions import random_directions, symmetric_directions, symmetric_pairs
 from dmft.engine.network import Network
 from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, taylor, vary

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmft.running.estimates import Estimates
 from dmft.running.moments import Moments
 from dmft.running.paths import local
 from dmft.schema.storage import replacing
@@ -27,10 +28,12 @@ EVERY = 60.0  # seconds between writings
 
 
 class Checkpoint:
-    """Finished repetitions (their moments) and the state of the one under way.
+    """The file of a computation: what its finished repetitions have found, and the state of the one under way.
+
+    estimates: of the finished repetitions, as the file has them; what is added to them is written.
 
     Args:
-        path: of the file; None for none, and nothing is written.
+        path: of the file.
         fingerprint: what the computation is, as JSON-like values.
         every: least number of seconds between writings.
 
@@ -39,21 +42,21 @@ class Checkpoint:
             cannot be written.
     """
 
-    def __init__(self, path: str | Path | None, fingerprint: Mapping[str, Any], every: float = EVERY) -> None:
-        self.path = None if path is None else local(path, "checkpoint")
+    def __init__(self, path: str | Path, fingerprint: Mapping[str, Any], every: float = EVERY) -> None:
+        self.path = local(path, "checkpoint")
         self.fingerprint = json.loads(json.dumps(dict(fingerprint)))
         self.every, self._written = every, time.monotonic()
-        self.moments, self.directions = Moments(), 0
-        self.capacity: int | None = None
+        self.estimates = Estimates()
+        self._capacity: int | None = None  # of the repetition under way
         self._step, self._leaves = 0, list[Any]()
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path.parent, os.W_OK):
-                raise ValueError(f"checkpoint={str(path)!r}: its folder cannot be written; give another path.")
-            if self.path.exists():
-                self._read(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path.parent, os.W_OK):
+            raise ValueError(f"checkpoint={str(path)!r}: its folder cannot be written; give another path.")
+        if self.path.exists():
+            self._read()
 
-    def _read(self, path: Path) -> None:
+    def _read(self) -> None:
+        path = self.path
         try:
             with zipfile.ZipFile(path):  # an archive: np.load would also take other files
                 pass
@@ -74,15 +77,16 @@ class Checkpoint:
                 f"the checkpoint {path} is of another computation ({'; '.join(differences)}); give another path, or "
                 "remove it."
             )
-        self.moments.count, self.directions = state["finished"], state["directions"]
+        moments = Moments(state["finished"])
         for name in state["moments"]:
-            self.moments.mean[name], self.moments.squares[name] = arrays[f"mean/{name}"], arrays[f"squares/{name}"]
-        self.capacity, self._step = state["capacity"], state["step"]
+            moments.mean[name], moments.squares[name] = arrays[f"mean/{name}"], arrays[f"squares/{name}"]
+        self.estimates = Estimates(moments, state["capacity"], state["directions"])
+        self._capacity, self._step = state["capacity"], state["step"]
         self._leaves = [arrays[f"leaf/{i}"] for i in range(state["leaves"])]
 
     def resumed(self, state: Any, capacity: int) -> tuple[Any, int]:
         """The state of the repetition under way and its step; `state` itself and 0 if none is stored for `capacity`."""
-        if not self._leaves or capacity != self.capacity:
+        if not self._leaves or capacity != self._capacity:
             return state, 0
         leaves, tree = jax.tree.flatten(state)
         restored = [
@@ -93,37 +97,34 @@ class Checkpoint:
 
     def reached(self, state: Any, capacity: int, step: int) -> None:
         """The repetition under way has come to `step`; written if the last time is long ago."""
-        if self.path is not None and time.monotonic() - self._written >= self.every:
-            self.capacity, self._step = capacity, step
-            self._write(self.path, [_plain(leaf) for leaf in jax.tree.leaves(state)])
+        if time.monotonic() - self._written >= self.every:
+            self._capacity, self._step = capacity, step
+            self._write([_plain(leaf) for leaf in jax.tree.leaves(state)])
 
-    def finished(self, values: dict[str, Any], capacity: int, directions: int) -> None:
-        """A repetition has ended with these values."""
-        self.moments.add(values)
-        self.capacity, self.directions = capacity, max(self.directions, directions)
-        if self.path is not None:
-            self._step = 0
-            self._write(self.path, [])
+    def finished(self) -> None:
+        """A repetition has ended, and is among the estimates."""
+        self._capacity, self._step = self.estimates.capacity, 0
+        self._write([])
 
     def remove(self) -> None:
         """The computation is complete."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, leaves: list[Any]) -> None:
+    def _write(self, leaves: list[Any]) -> None:
+        moments = self.estimates.moments
         state = {
             "fingerprint": self.fingerprint,
-            "finished": self.moments.count,
-            "directions": self.directions,
-            "moments": sorted(self.moments.mean),
-            "capacity": self.capacity,
+            "finished": moments.count,
+            "directions": self.estimates.directions,
+            "moments": sorted(moments.mean),
+            "capacity": self._capacity,
             "step": self._step,
             "leaves": len(leaves),
         }
         arrays = {f"leaf/{i}": leaf for i, leaf in enumerate(leaves)}
-        for name in self.moments.mean:
-            arrays |= {f"mean/{name}": self.moments.mean[name], f"squares/{name}": self.moments.squares[name]}
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        for name in moments.mean:
+            arrays |= {f"mean/{name}": moments.mean[name], f"squares/{name}": moments.squares[name]}
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, state=np.array(json.dumps(state)), **arrays)
         self._written = time.monotonic()
 

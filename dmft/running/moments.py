@@ -20,8 +20,8 @@ Arrays = dict[str, Array]
 class Moments:
     """Mean and sum of squared deviations of named arrays, updated one set at a time (Welford 1962)."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
         self.mean: Arrays = {}
         self.squares: Arrays = {}
 

@@ -185,10 +185,9 @@ def test_matrices_that_have_grown_are_restored_too(tmp_path, monkeypatch):
         assert same(dmft.solve(PROBLEM, checkpoint=path, **SIZES), whole)
 
 
-@pytest.mark.parametrize("responses", ["pathwise", "conditioning"])
-def test_finished_scrambles_are_not_repeated(responses, tmp_path, monkeypatch):
-    """Between scrambles only moments are kept, and with pathwise responses never anything else."""
-    path, arguments = tmp_path / "state.npz", SIZES | {"responses": responses, "observables": ["prediction"]}
+def test_finished_scrambles_are_not_repeated(tmp_path, monkeypatch):
+    """Between scrambles only moments are kept."""
+    path, arguments = tmp_path / "state.npz", SIZES | {"observables": ["prediction"]}
     problem = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), some_task(), dmft.GradientDescent(0.8, 3))
     finished, add = [], Checkpoint.finished
 
@@ -233,9 +232,9 @@ def test_the_bar_begins_where_the_file_ends(tmp_path, monkeypatch, capsys):
 def test_states_are_written_no_more_often_than_asked(tmp_path, monkeypatch):
     written, write = [], Checkpoint._write
 
-    def counted(self, path, leaves):
+    def counted(self, leaves):
         written.append(len(leaves))
-        write(self, path, leaves)
+        write(self, leaves)
 
     monkeypatch.setattr(Checkpoint, "_write", counted)
     dmft.solve(PROBLEM, checkpoint=tmp_path / "state.npz", **SIZES)
@@ -293,7 +292,6 @@ OTHER = dmft.Problem(PROBLEM.network, PROBLEM.task, dmft.GradientDescent(0.8, 5,
         ({"observables": ["loss"]}, "there, ['loss'] here)"),
         ({"two_time": True}, "(two_time: False there, True here)"),
         ({"dtype": "float32"}, "(dtype: float64 there, float32 here)"),
-        ({"responses": "pathwise"}, "(responses: conditioning there, pathwise here)"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_computation_is_refused(changes, message, of_problem):

@@ -13,6 +13,7 @@ import dmft
 from conftest import reference_problem
 from dmft.errors import DivergenceError
 from dmft.limits import pathwise
+from dmft.limits.by_paths import limit_by_paths
 from dmft.limits.pathwise import Terms, bytes_needed, draws_needed, pathwise_limit
 from dmft.specs.parameterization import input_scale, output_scale, parameter_rate
 
@@ -196,4 +197,4 @@ def test_exploding_paths_are_reported_by_the_solver():
     x = np.random.default_rng(0).standard_normal((2, 5))
     problem = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), dmft.Task(x, [-1.0, 1.0]), dmft.GradientDescent(50.0, 4))
     with pytest.raises(DivergenceError, match="paths diverge.*Lower learning_rate=50"):
-        dmft.solve(problem, particles=64, scrambles=2, responses="pathwise")
+        limit_by_paths(problem, particles=64, scrambles=2)

@@ -12,6 +12,7 @@ import torch
 
 import dmft
 import finite_nets
+from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
 from dmft.engine import bank, loop, matrix, network, population
 from dmft.finite_width import influence
@@ -563,7 +564,7 @@ def test_estimates_count_the_neurons_that_there_are():
     assert wide.sizes(64) == usual.sizes(64) == [256] * 3  # particles have nothing to do with widths
     heads = Run(attention(keys=4), np.arange(6), 256, 1e-3, False)
     assert heads.sizes(64) == [256, 1024]
-    assert heads.memory_estimate(64)[0] > 1.5 * replace(heads, problem=attention(keys=1)).memory_estimate(64)[0]
+    assert memory_estimate(heads, 64)[0] > 1.5 * memory_estimate(replace(heads, problem=attention(keys=1)), 64)[0]
     law = replace(wide, in_law=True)
     assert law.sizes(64) == [256, 512, 512]
     more, less = (programs.needs(Branched(ratio=r), (5,)) for r in (2.0, 1.0))

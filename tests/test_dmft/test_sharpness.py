@@ -207,8 +207,6 @@ def test_what_is_not_offered_is_refused():
     problem = some_problem(dmft.MLP(2))
     with pytest.raises(ValueError, match="recorded by dmft.solve and finite_nets.train_ensemble only"):
         dmft.fluctuations(problem, observables=["prediction", "sharpness"])
-    with pytest.raises(ValueError, match='responses="pathwise" has none'):
-        dmft.solve(problem, responses="pathwise", observables=["sharpness"])
     stream = some_problem(
         dmft.MLP(2, centered=False), dmft.GradientDescent(0.4, 2, batches=((0, 1), (2, 0)), observe="test")
     )

@@ -11,6 +11,7 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import first_of, reference_problem
+from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
 from dmft.errors import DivergenceError, MemoryEstimateError
 from oracles import lazy_limit
@@ -282,7 +283,7 @@ def test_memory_estimate_is_near_the_compilers():
         compiled = loop.advance.lower(start, room, rule, 0, 11, form=form).compile()
         used = compiled.memory_analysis()
         run = Run(problem, np.arange(11), particles, 1e-3, centered=True)
-        estimate, _ = run.memory_estimate(capacity)
+        estimate, _ = memory_estimate(run, capacity)
     total = used.argument_size_in_bytes + used.temp_size_in_bytes
     # the state is counted exactly, temporaries by a rule: the estimate may be generous, not short
     assert 0.95 * total < estimate < 2 * total

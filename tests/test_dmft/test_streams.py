@@ -11,6 +11,7 @@ from test_training import FAMILIES, changed, some_problem  # the problems of eve
 import dmft
 import finite_nets
 from dmft.drivers import run as run_module
+from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
 from dmft.engine import loop, network
 from dmft.engine import normals as raw_normals
@@ -157,10 +158,10 @@ def test_memory_is_foreseen_whether_normals_are_stored_or_not(name, monkeypatch)
     for joint, sharpness in ((True, False), (False, False), (True, True)):
         steps = np.arange(problem.training.steps + 1)
         run = Run(problem, steps, size, 1e-3, False, joint=joint, sharpness=sharpness)
-        stored, _ = run.memory_estimate(run.first_capacity)
+        stored, _ = memory_estimate(run, run.first_capacity)
         with monkeypatch.context() as patch:
             patch.setattr(run_module, "STORED_NORMALS", 0)
-            anew, _ = run.memory_estimate(run.first_capacity)
+            anew, _ = memory_estimate(run, run.first_capacity)
         assert anew == stored if size is None else 0 < anew < stored
 
 

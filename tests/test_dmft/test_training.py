@@ -17,12 +17,11 @@ from scipy.integrate import quad
 import dmft
 import finite_nets
 from conftest import ROOT
-from dmft.drivers import run
+from dmft.drivers import in_law, repetitions, run
 from dmft.engine import basis, flow, loop, network, population
 from dmft.errors import DivergenceError
 from dmft.limits import two_layer_linear
 from dmft.limits.lazy import lazy_limit
-from finite_nets.ensembles import in_law
 
 STEPS, FEATURES = 5, 6
 PREDICTION = {"observables": ["prediction"]}
@@ -356,7 +355,7 @@ def test_steps_far_above_the_stability_limit_reach_the_equilibrium(monkeypatch):
     curvature = flow.loss.curvature
     monkeypatch.setattr(flow.loss, "curvature", lambda *given: 0 * curvature(*given))
     monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
-    monkeypatch.setattr(run, "CALLS", 1)
+    monkeypatch.setattr(repetitions, "CALLS", 1)
     with pytest.raises(DivergenceError, match=r"diverges at step \d+"):
         dmft.solve(problem, **arguments)
 
@@ -399,7 +398,6 @@ for devices in (1, 2, 4):
 for name, given, arguments in (
     ("too many", problem, {{"devices": 8}}),
     ("uneven", problem, {{"devices": 3}}),
-    ("pathwise", problem, {{"devices": 2, "responses": "pathwise"}}),
     ("linear", linear, {{"devices": 2}}),
 ):
     try:
@@ -434,7 +432,6 @@ def test_any_number_of_devices_gives_the_same_numbers():
     assert abs(dmft.solve(SMALL, seed=1, **FEW).prediction.values - found["1"][1]).max() > 1e-5
     assert found["too many"] == "devices=8, but JAX has 4 of kind cpu; use devices=4 or fewer."
     assert found["uneven"] == "particles=128 cannot be spread evenly over devices=3."
-    assert 'responses="pathwise" is for tests' in found["pathwise"]
     assert found["linear"] == "devices=2: linear networks are solved without particles; use devices=1."
 
 
@@ -529,9 +526,6 @@ def test_hundreds_of_directions_stay_orthonormal():
         ({"observables": []}, ValueError, "observables=[]: give a list"),
         ({"observables": ["spectrum"]}, ValueError, "observables=['spectrum']: give a list"),
         ({"dtype": "float16"}, ValueError, "dtype='float16' is not offered; choose one of float64, float32"),
-        ({"responses": "none"}, ValueError, "responses='none' is unknown; choose one of conditioning, pathwise"),
-        ({"responses": "pathwise", "two_time": True}, ValueError, 'responses="pathwise" is for tests: two_time=False, devices=1'),
-        ({"responses": "pathwise", "dtype": "float32"}, ValueError, 'responses="pathwise" is for tests'),
         ({"devices": 0}, ValueError, "devices=0 is too small; it must be at least 1"),
         ({"devices": 1.5}, TypeError, "devices=1.5 is not an integer"),
         ({"devices": 999}, ValueError, "devices=999, but JAX has "),

@@ -8,6 +8,7 @@ import pytest
 
 import dmft
 import finite_nets
+from dmft.limits.by_paths import limit_by_paths
 from dmft.specs import parameterization
 
 RNG = np.random.default_rng(0)
@@ -112,7 +113,7 @@ def test_scales_of_the_parameterizations():
     "producer",
     [
         dmft.solve,
-        lambda problem: dmft.solve(problem, responses="pathwise"),
+        limit_by_paths,
         dmft.fluctuations,
         dmft.lazy_limit,
         dmft.two_layer_linear,
@@ -156,4 +157,4 @@ def test_responses_along_paths_are_for_plain_networks():
     for change in ({"bias": 0.1}, {"frozen": [0]}):
         problem = dmft.Problem(dmft.MLP(2, **change), SINGLE, dmft.GradientDescent(0.3, 2))
         with pytest.raises(ValueError, match="for networks without biases, all of whose layers are trained"):
-            dmft.solve(problem, responses="pathwise")
+            limit_by_paths(problem)

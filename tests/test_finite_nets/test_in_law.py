@@ -10,8 +10,8 @@ from scipy.stats import ks_2samp
 import dmft
 import finite_nets
 from conftest import reference_problem
+from dmft.drivers import in_law
 from dmft.errors import DivergenceError, MemoryEstimateError
-from finite_nets.ensembles import in_law
 
 SEEDS = 3000
 

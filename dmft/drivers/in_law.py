@@ -1,0 +1,155 @@
+"""Networks of finite width without weight matrices: samples of their law.
+
+A Gaussian matrix that is sampled only where training looks at it (`dmft.engine.matrix`) makes, with N neurons and
+pseudo-random normals, a network that has exactly the law of a trained network of width N: conditioning the weights on
+their past images is no approximation.  Cost of a member: O(N (P T)^2) operations and O(N P T) memory a layer, P samples
+and T steps, where training takes O(N^2 P T) and O(N^2): the way to widths of 10^4 to 10^6.
+
+Source: Bolthausen 2014 for the conditioning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.drivers.machine import available_bytes
+from dmft.drivers.numerics import TOLERANCES
+from dmft.drivers.room import memory_estimate
+from dmft.drivers.run import Run, recorded_kernels
+from dmft.engine import loop
+from dmft.engine.network import Form, Rule, layers
+from dmft.engine.normals import random_key
+from dmft.engine.population import particles
+from dmft.running import memory
+from dmft.specs import Problem
+
+COPIES = 3  # of the state of a member, that the compiled loop takes
+CPU_BATCH = 64 * 2**20  # bytes sampled at once: beyond the caches a larger batch gains nothing
+GPU_SHARE = 0.5  # of the free memory, the most for a batch
+
+
+def sampled(
+    problem: Problem,
+    width: int,
+    seeds: Sequence[int],
+    root: int,
+    *,
+    steps: NDArray[np.int64],
+    observables: Sequence[str],
+    two_time: bool,
+    device: jax.Device,
+    memory_limit: int | None,
+) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """Batches of networks, each with the position of its first member among `seeds`.
+
+    A batch holds the observables (member, ...) of the recorded steps by name, vectors of two-time kernels not yet split
+    into samples and outputs, and `every_loss` (member, step).  Wants `dmft.drivers.machine.precision`.
+
+    Raises:
+        MemoryEstimateError: if there is no room for one network.
+    """
+    run = Run(
+        problem,
+        steps,
+        width,
+        TOLERANCES[0],
+        problem.network.centered,
+        two_time=two_time,
+        kernels=recorded_kernels(observables, two_time),
+        in_law=True,
+    )
+    size = min(_batch_size(run, device, memory_limit), len(seeds))
+    for start in range(0, len(seeds), size):
+        indices = seeds[start : start + size]
+        # always the same shape, compiled once; the copies at the end are dropped
+        padded = np.resize(indices, size) if len(indices) < size else np.array(indices)
+        keys = _keys(random_key(root), width, jnp.asarray(padded, jnp.uint32))
+        yield start, {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys).items()}
+
+
+@jax.jit
+def _keys(root: jax.Array, width: int, indices: jax.Array) -> jax.Array:
+    """One random key a member, whatever the batch."""
+    key = jax.random.fold_in(root, width)
+    return jax.vmap(partial(jax.random.fold_in, key))(indices)
+
+
+def _capacity(run: Run) -> int:
+    """Directions that are all of a network, or all that it can meet; a bank's are shared by many positions."""
+    banked = any(part.bank for part in run.form.sketch.matrices)
+    return min(run.full_capacity, max(run.sizes(0)) + run.block) if banked else run.full_capacity
+
+
+def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
+    """Observables (member, ...) of the recorded steps, by name, and the losses of all steps."""
+    found: dict[str, Any] = _sampled(
+        keys,
+        run.rule,
+        sizes=tuple(run.sizes(0)),
+        capacity=_capacity(run),
+        steps=tuple(run.steps.tolist()),
+        form=run.form,
+        two_time=run.two_time,
+    )
+    return found
+
+
+@partial(jax.jit, static_argnames=("sizes", "capacity", "steps", "form", "two_time"))
+def _sampled(
+    keys: jax.Array,
+    rule: Rule,
+    *,
+    sizes: tuple[int, ...],
+    capacity: int,
+    steps: tuple[int, ...],
+    form: Form,
+    two_time: bool,
+) -> dict[str, jax.Array]:
+    def member(key: jax.Array) -> dict[str, jax.Array]:
+        crowd = []
+        for i, (draws, size) in enumerate(zip(loop.draws_needed(rule, form, capacity), sizes, strict=True)):
+            group = form.sketch.described[i].components
+            shape = draws * group, size // group
+            crowd.append(particles(jax.random.normal(jax.random.fold_in(key, i), shape), group))
+        start = loop.limit_network(rule, form, crowd, TOLERANCES[0], capacity=capacity)
+        room = loop.empty_history(start, rule, form, steps, two_time=two_time)
+        end, history = loop.advance(start, room, rule, 0, max(steps) + 1, form=form)
+        found = {
+            name: kernel if name == "ntk" else jnp.moveaxis(kernel, 0, 1)
+            for name, kernel in history.kernels._asdict().items()
+            if kernel is not None
+        }
+        found["every_loss"] = history.vitals.loss
+        found["prediction"] = history.vitals.prediction[jnp.asarray(steps)]
+        for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
+            if vectors is not None:
+                found[f"{name}_kernel_two_time"] = loop.two_time_kernels(vectors, layers(end), mean=name == "feature")
+        return found
+
+    return jax.vmap(member)(keys)
+
+
+def _batch_size(run: Run, device: jax.Device, memory_limit: int | None) -> int:
+    """How many members to sample at once.
+
+    Raises:
+        MemoryEstimateError: if there is no room for one.
+    """
+    needed = COPIES * memory_estimate(run, _capacity(run))[0]
+    available = available_bytes(device)
+    memory.require(
+        needed,
+        limit=memory_limit,
+        available=available,
+        what=f"one network of width {run.particles}",
+        ways_out="lower the width, record fewer save_steps, or use fewer samples",
+    )
+    target = CPU_BATCH if device.platform == "cpu" else int(GPU_SHARE * available)
+    return max(1, min(target, memory_limit or target) // needed)

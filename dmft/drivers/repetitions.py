@@ -1,0 +1,136 @@
+"""Repetitions of a run: independent trainings from initialisation to the last step, one for each scramble.
+
+Room for directions is guessed.  A training for which it turns out too small is repeated with twice as much, with which
+the others begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmft.drivers.room import require_memory
+from dmft.drivers.run import Run
+from dmft.engine import curvature, loop
+from dmft.engine.network import Network, Vitals
+from dmft.errors import DivergenceError, exploded
+from dmft.running.checkpoint import Checkpoint
+from dmft.running.estimates import Estimates
+from dmft.running.progress import Bar
+from dmft.specs import Problem
+
+CALLS = 20  # of the compiled loop a run: progress and checks in between
+Look = Callable[[Network, int], None]
+
+
+class Trained(NamedTuple):
+    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; sharpness (saved step,), where
+    it is recorded."""
+
+    capacity: int
+    stream: np.random.SeedSequence
+    network: Network
+    history: loop.History
+    sharpness: jax.Array | None
+
+    @property
+    def directions(self) -> int:
+        """The most that a side of a weight matrix has met."""
+        return max((int(matrix.ranks.max()) for matrix in self.network.matrices), default=0)
+
+
+def repetitions(
+    run: Run,
+    seed: int,
+    count: int,
+    bar: Bar,
+    *,
+    memory_limit: int | None,
+    done: Estimates | None = None,
+    checkpoint: Checkpoint | None = None,
+    look: Look | None = None,
+) -> Iterator[Trained]:
+    """Independent runs, one for each scramble.
+
+    Args:
+        done: what is known of repetitions that have ended, which are left out.
+        checkpoint: where the state is kept and found.
+        look: is shown the network before each recorded step, which is its to read, not to keep; once more in a run
+            that is repeated.
+
+    Raises:
+        DivergenceError, MemoryEstimateError.
+    """
+    finished = 0 if done is None else done.moments.count
+    capacity = (done.capacity if done else None) or run.first_capacity
+    require_memory(run, capacity, memory_limit, bar)
+    bar.update(finished * (run.last + 1))
+    for stream in np.random.SeedSequence(seed).spawn(count)[finished:]:
+        while (trained := _train(run, capacity, stream, bar, checkpoint, look)) is None:
+            capacity = min(2 * capacity, run.full_capacity)
+            require_memory(run, capacity, memory_limit, bar)
+        yield Trained(capacity, stream, *trained)
+
+
+def _train(
+    run: Run, capacity: int, stream: np.random.SeedSequence, bar: Bar, checkpoint: Checkpoint | None, look: Look | None
+) -> tuple[Network, loop.History, jax.Array | None] | None:
+    """From initialisation to the last step; None if `capacity` directions do not suffice."""
+    network, history = run.begun(capacity, stream)
+    sharpness = jnp.zeros(len(run.steps)) if run.sharpness else None
+    first = 0
+    if checkpoint is not None:
+        begin = network, history, sharpness
+        (network, history, sharpness), first = checkpoint.resumed(begin, capacity)
+    stride, begun = -(-(run.last + 1) // CALLS), bar.n
+    bar.update(first)
+    pauses = {*range(first, run.last + 1, stride), run.last + 1}
+    looked_at = look is not None or sharpness is not None
+    looks = {t for t in run.steps.tolist() if t >= first} if looked_at else set()
+    for start, stop in pairwise(sorted(pauses | looks)):
+        if look is not None and start in looks:
+            look(network, start)
+        if sharpness is not None and start in looks:
+            sharpness = sharpness.at[run.steps.tolist().index(start)].set(_sharpness(run, network, start))
+        network, history = loop.advance(network, history, run.rule, start, stop, form=run.form)
+        ranks = np.asarray(history.vitals.ranks)
+        # with room for all that the last step may add to what the one before it left, every call had its room
+        if capacity < run.full_capacity and ranks[max(stop - 2, 0)].max(initial=0) + run.step_room > capacity:
+            bar.update(begun - bar.n)
+            return None
+        _raise_if_diverged(run.problem, history.vitals, stop)
+        bar.update(stop - start)
+        if checkpoint is not None and stop <= run.last:
+            checkpoint.reached((network, history, sharpness), capacity, stop)
+    return network, history, sharpness
+
+
+def _sharpness(run: Run, network: Network, t: int) -> float:
+    found = curvature.sharpness(network, run.rule, t, form=run.form)
+    if not np.isfinite(found):
+        raise DivergenceError(
+            f"the sharpness at step {t} is not finite; raise particles={run.particles}, or leave it out of the "
+            "observables."
+        )
+    return found
+
+
+def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
+    """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
+    loss = np.asarray(seen.loss, np.float64)[:stop]
+    sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
+    bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
+    if bad.any():
+        step = int(np.argmax(bad))
+        growth = np.where(np.isfinite(sizes[step]), sizes[step] / np.maximum(sizes[0], 1e-300), np.inf)
+        layer = int(np.argmax(growth)) + 1
+        raise DivergenceError(
+            f"the limit diverges at step {step}: loss {loss[step]:.3g} (initially {loss[0]:.3g}), fields of layer "
+            f"{layer} grown {growth[layer - 1]:.3g} times. Lower {problem.training.largest_step}, or "
+            f"gamma0={problem.network.gamma0}. {problem.task.unusual_size}".rstrip()
+        )

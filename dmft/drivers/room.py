@@ -1,0 +1,68 @@
+"""The memory that a run takes, known before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from dmft.drivers.machine import available_bytes
+from dmft.drivers.numerics import DTYPES
+from dmft.drivers.run import Run
+from dmft.engine import curvature
+from dmft.running import memory
+from dmft.running.progress import Bar
+
+GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
+
+
+def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
+    """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
+    (results of one run and their moments)."""
+    rows, itemsize = len(run.steps), DTYPES[run.dtype]
+    sizes, normals = run.sizes(capacity), run.rows(capacity)
+
+    def state() -> Any:
+        network = run.initial(run.blank_populations(capacity), capacity)
+        copied = None if run.form.joint else network.with_room(run.probe_block).matrices
+        return network, run.empty_history(network), copied
+
+    kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
+    at_once = max(run.block, run.probe_block)
+    blocks = (8 * run.depth + 16) * at_once * max(sizes) * itemsize
+    # raw normals that are not kept are made when they are asked for
+    blocks += sum(not run.keeps(n) for n in normals) * at_once * max(sizes) * itemsize
+    samples = run.form.probes or run.rule.rows.shape[1]
+    outputs = run.rule.targets.shape[1]
+    per_step = {"feature_kernel": run.depth, "gradient_kernel": run.depth * outputs**2, "ntk": outputs**2}
+    results = sum(per_step[name] for name in run.kernels) * rows * samples**2 * 8
+    if run.two_time:
+        results += 2 * run.depth * (rows * samples * outputs) ** 2 * 8
+    if run.sharpness:
+        blocks += curvature.bytes_needed(run.rule, run.form, run.depth, capacity, max(sizes), itemsize)
+    return (kept + blocks) // max(len(run.devices), 1) + results, 4 * results
+
+
+def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None = None) -> None:
+    """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
+    needed = bytes_needed(run, capacity)
+    neurons = "exact linear forms" if run.particles is None else f"{run.particles} particles"
+    memory.require(
+        needed,
+        limit=limit,
+        available=available_bytes(run.device),
+        what=f"the limit with {neurons} and {capacity} directions",
+        ways_out=("" if run.particles is None else "lower particles, raise tolerance, ")
+        + "record fewer save_steps, or use fewer samples"
+        + (", or two_time=False" if run.two_time else ""),
+    )
+    if bar is not None:
+        bar.set_postfix_str(f"about {memory.readable(needed)} of memory")
+
+
+def bytes_needed(run: Run, capacity: int) -> int:
+    """By a run, of the memory that `available_bytes` counts: of one GPU, or of the host."""
+    on_device, on_host = memory_estimate(run, capacity)
+    if run.device.memory_stats():
+        return on_device + GPU_WORKSPACE
+    return on_device * max(len(run.devices), 1) + on_host
