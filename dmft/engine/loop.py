@@ -177,7 +177,7 @@ def limit_network(
 
     def thin(layer: int, normals: jax.Array) -> jax.Array:
         scaled = start.weights[layer] * normals
-        if layer or "bias" not in rule.numbers:
+        if layer or not form.network.bias:
             return scaled
         # a direction of the inputs, with a variance of its own
         return scaled + start.extra * jnp.outer(start.along, start.along @ normals)

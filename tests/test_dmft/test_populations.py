@@ -156,6 +156,7 @@ CASES = {
     "branches": (branched, branched_by_torch, 6),
     "branches of thirds": (lambda: branched(ratio=1 / 3), branched_by_torch, 6),
     "funnel": (funnel, funnel_by_torch, 6),
+    "funnel, ntk": (lambda: funnel(parameterization="ntk"), funnel_by_torch, 6),
     "attention": (attention, attention_by_torch, 6),
 }
 
@@ -173,24 +174,28 @@ def by_autograd(problem, forward, width):
     x, theta = drawn(problem, width)
     gamma0, y = problem.network.gamma0, torch.tensor(problem.task.y_train)
     top = theta[problem.sketch.readout_layer].shape[-1]
+    mean_field = problem.network.parameterization == "mean_field"
+    scale, rate = (gamma0 * top, gamma0**2 * width) if mean_field else (gamma0 * top**0.5, gamma0**2)
     theta = [a.clone().requires_grad_() for a in theta]
     seen, output = forward(x, *theta)
-    f = output[:, 0] / (gamma0 * top)
+    f = output[:, 0] / scale
     slopes = torch.autograd.grad(f.sum(), [h for h, _ in seen], retain_graph=True)  # rows do not mix
     jacobian = [torch.autograd.grad(each, theta, retain_graph=True) for each in f]
     flat = torch.stack([torch.cat([a.flatten() for a in row]) for row in jacobian])
-    kernels = {"ntk": gamma0**2 * width * flat @ flat.T, "feature_kernel": [], "gradient_kernel": []}
+    kernels = {"ntk": rate * flat @ flat.T, "feature_kernel": [], "gradient_kernel": []}
     for (h, phi), slope in zip(seen, slopes, strict=True):
-        N, flat_phi, g = h.shape[-1], phi.flatten(1), gamma0 * h.shape[-1] * slope.flatten(1)
+        N, flat_phi, g = h.shape[-1], phi.flatten(1), h.shape[-1] * scale / top * slope.flatten(1)
         kernels["feature_kernel"].append(flat_phi @ flat_phi.T / flat_phi.shape[1])
         kernels["gradient_kernel"].append(g @ g.T / N)
     offset, found = f.detach() * problem.network.centered, []
     for _ in range(problem.training.steps + 1):
-        f = forward(x, *theta)[1][:, 0] / (gamma0 * top) - offset
+        f = forward(x, *theta)[1][:, 0] / scale - offset
         found.append(f.detach().numpy())
-        rate = problem.training.learning_rate * gamma0**2 * width
         pushes = torch.autograd.grad(((f - y) ** 2).mean() / 2, theta)
-        theta = [(a - rate * g).detach().requires_grad_() for a, g in zip(theta, pushes, strict=True)]
+        theta = [
+            (a - problem.training.learning_rate * rate * g).detach().requires_grad_()
+            for a, g in zip(theta, pushes, strict=True)
+        ]
     stacked = {name: torch.stack(v) if isinstance(v, list) else v for name, v in kernels.items()}
     return np.array(found), {name: v.detach().numpy() for name, v in stacked.items()}
 
@@ -204,7 +209,7 @@ def test_networks_are_those_of_automatic_differentiation(name):
     )
     expected, kernels = by_autograd(problem, forward, width)
     np.testing.assert_allclose(nets.prediction[0, 0], expected, atol=1e-13)
-    assert abs(expected[-1] - expected[0]).max() > 0.05
+    assert abs(expected[-1] - expected[0]).max() > 0.02
     for kernel, value in kernels.items():
         found = nets[kernel][0, 0].isel(step=0)
         np.testing.assert_allclose(found, value, rtol=1e-10, atol=1e-12, err_msg=kernel)
@@ -253,7 +258,7 @@ def double():
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("ntk")])
 def test_the_engine_on_the_weights_of_a_network_is_that_network(name):
     make, _, width = CASES[name]
     nets = finite_nets.train_ensemble(make(), widths=[width], seeds=[4], dtype="float64", two_time=True)
