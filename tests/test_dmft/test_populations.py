@@ -366,7 +366,7 @@ def variances(problem, width, seeds, name="prediction"):
 
 def influence_functions(problem):
     return dmft.fluctuations(
-        problem, mode="reverse", observables=["prediction"], particles=1024, scrambles=2, save_steps=[2, 5]
+        problem, mode="reverse", observables=["prediction"], particles=512, scrambles=2, save_steps=[2, 5]
     ).prediction_variance.values
 
 
@@ -396,6 +396,7 @@ class Linear(dmft.Architecture):
         return net.layer(h, h)
 
 
+@pytest.mark.slow
 def test_linear_networks_are_exact_whatever_their_widths(monkeypatch):
     x = np.random.default_rng(1).standard_normal((2, 4))
     problem = dmft.Problem(Linear(), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.3, 1))
@@ -431,7 +432,7 @@ def grouped():
 
 def feature_variance(**options):
     found = dmft.fluctuations(
-        grouped(), observables=["feature_kernel"], particles=8192, scrambles=4, save_steps=[0], **options
+        grouped(), observables=["feature_kernel"], particles=4096, scrambles=4, save_steps=[0], **options
     )
     return found.feature_kernel_variance.values[0, 0]
 
