@@ -63,7 +63,7 @@ def sampled(
         problem.network.centered,
         two_time=two_time,
         observables=of_passes(observables, two_time),
-        keep_normals=True,
+        in_law=True,
     )
     size = min(_batch_size(run, device, memory_limit), len(seeds))
     for start in range(0, len(seeds), size):
@@ -83,9 +83,8 @@ def _keys(root: jax.Array, width: int, indices: jax.Array) -> jax.Array:
 
 def _capacity(run: Run) -> int:
     """Directions that are all of a network, or all that it can meet; a bank's are shared by many positions."""
-    assert run.particles is not None
     banked = any(part.bank for part in run.form.sketch.matrices)
-    return min(run.full_capacity, run.particles + run.block) if banked else run.full_capacity
+    return min(run.full_capacity, max(run.sizes(0)) + run.block) if banked else run.full_capacity
 
 
 def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
     found: dict[str, Any] = _sampled(
         keys,
         run.rule,
-        width=run.particles,
+        sizes=tuple(run.sizes(0)),
         capacity=_capacity(run),
         steps=tuple(run.steps.tolist()),
         form=run.form,
@@ -102,21 +101,23 @@ def _sample(run: Run, keys: jax.Array) -> dict[str, Any]:
     return found
 
 
-@partial(jax.jit, static_argnames=("width", "capacity", "steps", "form", "two_time"))
+@partial(jax.jit, static_argnames=("sizes", "capacity", "steps", "form", "two_time"))
 def _sampled(
     keys: jax.Array,
     rule: Rule,
     *,
-    width: int,
+    sizes: tuple[int, ...],
     capacity: int,
     steps: tuple[int, ...],
     form: Form,
     two_time: bool,
 ) -> dict[str, jax.Array]:
     def member(key: jax.Array) -> dict[str, jax.Array]:
-        draws = loop.draws_needed(rule, form, capacity)
-        normals = [jax.random.normal(jax.random.fold_in(key, i), (n, width)) for i, n in enumerate(draws)]
-        crowd = [particles(z) for z in normals]
+        crowd = []
+        for i, (draws, size) in enumerate(zip(loop.draws_needed(rule, form, capacity), sizes, strict=True)):
+            group = form.sketch.described[i].components
+            shape = draws * group, size // group
+            crowd.append(particles(jax.random.normal(jax.random.fold_in(key, i), shape), group))
         start = loop.limit_network(rule, form, crowd, TOLERANCES[0], capacity=capacity)
         room = loop.empty_history(start, rule, form, steps, two_time=two_time)
         end, history = loop.advance(start, room, rule, 0, max(steps) + 1, form=form)

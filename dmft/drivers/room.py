@@ -21,7 +21,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
     (results of one run and their moments)."""
     rows, itemsize = len(run.steps), DTYPES[run.dtype]
-    sizes = run.sizes(capacity)
+    sizes, normals = run.sizes(capacity), run.rows(capacity)
 
     def state() -> Any:
         network = run.initial(run.blank_populations(capacity), capacity)
@@ -32,7 +32,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     at_once = max(run.block, run.probe_block)
     blocks = (8 * run.depth + 16) * at_once * max(sizes) * itemsize
     # raw normals that are not kept are made when they are asked for
-    blocks += sum(not run.keeps(n) for n in run.draws(capacity)) * at_once * max(sizes) * itemsize
+    blocks += sum(not run.keeps(n) for n in normals) * at_once * max(sizes) * itemsize
     known = shown.sizes(run.rule, run.form) | {"step": rows}
     held = [*run.observables, *(one.between_steps() for one in run.observables if run.two_time and one.fields)]
     results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)

@@ -39,7 +39,8 @@ class Run:
     centered: whether the output at initialisation is subtracted.
     observables: of passes, that are recorded.
     devices: over which the particles are spread.
-    keep_normals: hold all raw normals, however many.
+    in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
+        are held, however many.
     sharpness: whether it is recorded.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.network.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
@@ -55,7 +56,7 @@ class Run:
     observables: tuple[Observable, ...] = loop.USUAL
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
-    keep_normals: bool = False
+    in_law: bool = False
     sharpness: bool = False
     joint: bool = True
     doubled: bool = False
@@ -126,10 +127,22 @@ class Run:
         copied = self.probe_block - self.look_room
         return loop.draws_needed(self.rule, self.form, capacity + copied)
 
+    def rows(self, capacity: int) -> list[int]:
+        """Rows of raw normals of each population, one a draw and component of a particle."""
+        return [n * group for n, group in zip(self.draws(capacity), self.groups, strict=True)]
+
     def sizes(self, capacity: int) -> list[int]:
         """Components of the vectors of each population."""
-        draws = self.draws(capacity)
-        return draws if self.particles is None else [self.particles] * len(draws)
+        if self.particles is None:
+            return self.draws(capacity)
+        if self.in_law:
+            return list(self.form.sketch.sizes(self.particles))
+        return [self.particles * group for group in self.groups]
+
+    @property
+    def groups(self) -> list[int]:
+        """Components of a particle of each population; a linear form has one."""
+        return [1 if self.particles is None else each.components for each in self.form.sketch.described]
 
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
@@ -155,37 +168,38 @@ class Run:
         return found
 
     def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
-        draws = self.draws(capacity)
+        rows = self.rows(capacity)
         if self.particles is None:
-            return [linear_forms(n) for n in draws]
+            return [linear_forms(n) for n in rows]
         # children are named, not spawned: a second attempt must find the same seeds
-        seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(draws))]
-        sources = [sobol(n, self.particles, s) for n, s in zip(draws, seeds, strict=True)]
-        return [self._population(source, n) for source, n in zip(sources, draws, strict=True)]
+        seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(rows))]
+        sources = [sobol(n, self.particles, s) for n, s in zip(rows, seeds, strict=True)]
+        return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
 
     def blank_populations(self, capacity: int) -> list[Population]:
         """In the shapes of `_populations`; for `jax.eval_shape`, which needs no more."""
-        draws, size = self.draws(capacity), self.particles
+        rows, size = self.rows(capacity), self.particles
         if size is None:
-            return [linear_forms(n) for n in draws]
-        if self.keep_normals:  # however many, which no Sobol sequence has
-            return [particles(jnp.zeros((n, size))) for n in draws]
-        return [self._population(blank(n, size), n) for n in draws]
+            return [linear_forms(n) for n in rows]
+        if self.in_law:  # however many, which no Sobol sequence has
+            crowds = zip(rows, self.sizes(capacity), self.groups, strict=True)
+            return [particles(jnp.zeros((n, neurons // group)), group) for n, neurons, group in crowds]
+        return [self._population(blank(n, size), n, group) for n, group in zip(rows, self.groups, strict=True)]
 
-    def _population(self, source: Sobol, draws: int) -> Population:
+    def _population(self, source: Sobol, rows: int, group: int) -> Population:
         if self.doubled:
             source = source.doubled()
-        return particles(self._kept(source) if self.keeps(draws) else source)
+        return particles(self._kept(source) if self.keeps(rows) else source, group)
 
     def _kept(self, source: Sobol) -> Stored:
         """All its rows; where the curvature of the loss asks for more, with those of its tail."""
         return Stored(stored(source), source.key if self.sharpness else None)
 
-    def keeps(self, draws: int) -> bool:
-        """Whether the raw normals of a population are kept."""
-        if self.particles is None or self.keep_normals:
+    def keeps(self, rows: int) -> bool:
+        """Whether so many rows of raw normals of a population are kept."""
+        if self.particles is None or self.in_law:
             return True
-        return draws <= DIMENSIONS and draws * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
+        return rows <= DIMENSIONS and rows * self.particles * DTYPES[self.dtype] <= STORED_NORMALS
 
     def spread(self, state: Any) -> Any:
         """The arrays over particles spread over the devices, all others on each of them."""
@@ -193,8 +207,10 @@ class Run:
             return state
         mesh = Mesh(np.array(self.devices), ("particles",))
 
+        along = {self.particles * group for group in (1, *self.groups)} if self.particles else {}
+
         def place(a: Any) -> Any:
-            over_particles = a.ndim > 0 and a.shape[-1] == self.particles
+            over_particles = a.ndim > 0 and a.shape[-1] in along
             axes = (*[None] * (a.ndim - 1), "particles") if over_particles else ()
             sharding = NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
             return jax.device_put(a, sharding)

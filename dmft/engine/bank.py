@@ -1,7 +1,7 @@
 """A bank of Gaussian matrices W^1 .. W^K over positions, between two populations: revealed as it is used, or explicit.
 
     apply(v, mix)      u_y = sum_k sum_x mix[k, y, x] W^k v_x / sqrt(N)        v (row, position, component)
-    apply_t(u, mix)    v_x = sum_k sum_y mix[k, y, x] W^k^T u_y / sqrt(N)
+    apply_t(u, mix)    v_x = sum_k sum_y mix[k, y, x] r^2 W^k^T u_y / sqrt(N)
 
 All matrices of a bank meet the same directions Q_F and Q_B, and each has images of its own:
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmft.engine.basis import decompose
-from dmft.engine.matrix import Directions, Learned
+from dmft.engine.matrix import Directions, Learned, spread
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
@@ -35,7 +35,7 @@ class RevealedBank:
 
     forward, backward: what either side has met; images are (matrix, direction, component).
     trained: C is (matrix, direction of `backward`, direction of `forward`).
-    tolerance, project, leader: as of `dmft.engine.matrix.RevealedGaussian`.
+    tolerance, project, leader, spreads: as of `dmft.engine.matrix.RevealedGaussian`.
     """
 
     forward: Directions
@@ -44,11 +44,13 @@ class RevealedBank:
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
+    spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedBank:
         trained = self.trained._replace(change=self.trained.change.swapaxes(1, 2))
-        return replace(self, forward=self.backward, backward=self.forward, trained=trained)
+        there, back = self.spreads
+        return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
 
     @property
     def ranks(self) -> jax.Array:
@@ -68,7 +70,7 @@ class RevealedBank:
         rows, _, size = v.shape
         flat, K = v.reshape(-1, size), len(mix)
         x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader)
-        z = target.next_normals(K * len(flat))
+        z = spread(target.next_normals(K * len(flat)), self.spreads[0])
         if self.project:
             z = z - target.inner(z, seen.met) @ seen.met
         z = jnp.where(jnp.arange(len(flat))[:, None, None] < rank, z.reshape(len(flat), K, -1), 0.0).swapaxes(0, 1)
@@ -120,6 +122,7 @@ def revealed_bank(
     *,
     project: bool = True,
     initial: jax.Array | float = 1.0,
+    ratio: float = 1.0,
 ) -> RevealedBank:
     """`count` matrices that have shown nothing yet; arguments as of `dmft.engine.matrix.revealed`."""
 
@@ -132,6 +135,7 @@ def revealed_bank(
         trained=Learned(jnp.ones(()) * initial, jnp.zeros((count, capacity[1], capacity[0]))),
         tolerance=jnp.asarray(tolerance, float),
         project=project,
+        spreads=(1.0, ratio**0.5),
     )
 
 
@@ -158,7 +162,8 @@ class ExplicitBank:
     ) -> tuple[ExplicitBank, Population, jax.Array, jax.Array]:
         del source
         image = jnp.einsum("kaxo,koi->axi", jnp.einsum("kyx,ayo->kaxo", mix, u), self.trained)
-        return self, target, image * self._scale, u
+        outputs, inputs = self.trained.shape[1:]
+        return self, target, image * (self._scale * (inputs / outputs)), u
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> ExplicitBank:
         del count, source, target, normals

@@ -118,6 +118,7 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
         observables=tuple(observables),
         frozen=network.frozen,
         single=not task.outputs,
+        program=problem.program_digest,
     )
 
 
@@ -175,7 +176,7 @@ def limit_network(
 
     def thin(layer: int, normals: jax.Array) -> jax.Array:
         scaled = start.weights[layer] * normals
-        if layer or "bias" not in rule.numbers:
+        if layer or not form.network.bias:
             return scaled
         # a direction of the inputs, with a variance of its own
         return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
@@ -186,11 +187,9 @@ def limit_network(
     matrices = list[Any]()
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
-        initial = start.weights[part.layer]
-        if part.bank:
-            matrices.append(revealed_bank(part.bank, *ends, project=project, initial=initial))
-        else:
-            matrices.append(revealed(*ends, project=project, initial=initial))
+        make = partial(revealed_bank, part.bank) if part.bank else revealed
+        ratio = sketch.share(part.source) / sketch.share(part.target)
+        matrices.append(make(*ends, project=project, initial=start.weights[part.layer], ratio=ratio))
     carried = jnp.zeros(shape) if form.scheme == "euler" else None
     network = Network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch

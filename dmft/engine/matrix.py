@@ -2,9 +2,12 @@
 
 Both kinds answer the same three calls, and training is written over them (`dmft.engine.network`):
 
-    apply(v)     W v / sqrt(N)           v a block of vectors of the input population
-    apply_t(u)   W^T u / sqrt(N)         u a block of vectors of the output population
+    apply(v)     W v / sqrt(N)           v a block of vectors of the input population, of N neurons
+    apply_t(u)   r^2 W^T u / sqrt(N)     u a block of vectors of the output population, of N / r^2 neurons
     outer(...)   sum_a u_a v_a^T / sqrt(N) for blocks that were applied: a direction in which `trained` can move
+
+Vectors u are cotangents per neuron of their own population (`dmft.engine.tape`), and so are their images: hence r^2,
+which is 1 between populations of one width.
 
 **RevealedGaussian** never stores W.  It keeps the orthonormal directions Q_F met by `apply` and Q_B met by
 `apply_t`, and the Gaussian images Z_F (in the output population) and Z_B (in the input population) that were
@@ -20,7 +23,8 @@ an image that is Gaussian given all that W has shown (Bolthausen 2014):
 
 The middle term is the response (A g, or B phi, of the mean-field equations; Gaussian integration by parts, no
 phi'').  The projection of z makes finite populations exact in law: S particles are then a network of width S.
-`apply_t` is `apply` of the transpose, in which the two sides exchange their roles.
+`apply_t` is `apply` of the transpose, in which the two sides exchange their roles, with r z in the place of z: images
+have r times the size of their vectors, which is all that r changes.
 
 Assumptions and approximations: exact in law at any S for tolerance -> 0; a tolerance drops directions of that
 relative size.
@@ -77,6 +81,11 @@ class Learned(NamedTuple):
         return self._replace(change=_padded(self.change, (count, count)))
 
 
+def spread(normals: jax.Array, deviation: float) -> jax.Array:
+    """Normals of this standard deviation."""
+    return normals if deviation == 1 else deviation * normals
+
+
 def _padded(a: jax.Array, counts: tuple[int, int]) -> jax.Array:
     """With so many more zeros along each of the last two axes; a bank has an axis of matrices before them."""
     return jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, count) for count in counts])
@@ -90,6 +99,7 @@ class RevealedGaussian:
     tolerance: relative size below which a new direction is dropped.
     project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
     leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
+    spreads: standard deviations of images of unit vectors, of `apply` and of `apply_t`: 1 and r.
     """
 
     forward: Directions
@@ -98,11 +108,13 @@ class RevealedGaussian:
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
+    spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedGaussian:
         trained = self.trained._replace(change=self.trained.change.T)
-        return replace(self, forward=self.backward, backward=self.forward, trained=trained)
+        there, back = self.spreads
+        return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
 
     @property
     def ranks(self) -> jax.Array:
@@ -120,7 +132,7 @@ class RevealedGaussian:
         """
         known, seen, (initial, change) = self.forward, self.backward, self.trained
         x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader)
-        z = target.next_normals(len(v))
+        z = spread(target.next_normals(len(v)), self.spreads[0])
         if self.project:
             z = z - target.inner(z, seen.met) @ seen.met
         z = jnp.where(jnp.arange(len(v))[:, None] < rank, z, 0.0)
@@ -165,6 +177,7 @@ def revealed(
     *,
     project: bool = True,
     initial: jax.Array | float = 1.0,
+    ratio: float = 1.0,
 ) -> RevealedGaussian:
     """A matrix that has shown nothing yet.
 
@@ -173,6 +186,7 @@ def revealed(
         capacity: most directions that `apply` and `apply_t` may meet.  A call needs room for its whole block: `ranks`
             must not exceed capacity minus block size before it (the caller checks).
         initial: d, the standard deviation of its entries.
+        ratio: r^2, the width of the input population over that of the output.
     """
 
     def nothing(capacity: int, met: int, image: int) -> Directions:
@@ -184,6 +198,7 @@ def revealed(
         trained=Learned(jnp.ones(()) * initial, jnp.zeros((capacity[1], capacity[0]))),
         tolerance=jnp.asarray(tolerance, float),
         project=project,
+        spreads=(1.0, ratio**0.5),
     )
 
 
@@ -208,7 +223,8 @@ class Explicit:
         self, u: jax.Array, source: Population, target: Population
     ) -> tuple[Explicit, Population, jax.Array, jax.Array]:
         del source
-        return self, target, u @ self.trained * self._scale, u
+        outputs, inputs = self.trained.shape
+        return self, target, u @ self.trained * (self._scale * (inputs / outputs)), u
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> Explicit:
         del count, source, target, normals

@@ -15,14 +15,16 @@ The direction is linear in g, and so is g in its start w_c: where no gradient ke
 from sum_c Delta_c w_c replaces those from every w_c ("events" are outputs, or one for the loss).
 
 Parameters move as one vector theta (thin matrices; d and C of every other, `dmft.engine.matrix`; vectors; w), in a
-linear space in which an optimiser is three lines:
+linear space in which an optimiser is three lines (the rate of all of them is eta gamma0^2 N: what ends in a population
+of N_p neurons moves N / N_p times its direction, whose g are per neuron):
 
     v <- beta v + D - lambda theta;      theta <- theta + eta v            (`dmft.engine.flow` for gradient flow)
 
 Observables, from the fields before the update:
 
     Phi^l = <features^l features^l>      G^l = <g^l g^l>      of every named layer; positions: a mean, and a sum
-    K     = sum over uses of weights: <g g> x.x', <g g> <v v> (mixed alike), <g g> of vectors; Phi of the readout
+    K     = sum over uses of weights: <g g> x.x', <g g> <v v> (mixed alike), <g g> of vectors; Phi of the readout; each
+            times N / N_p of the population in which it ends
 
 The sum runs over layers that are trained; a weight that is used twice has its cross terms.
 
@@ -160,6 +162,7 @@ class Form:
     frozen: layers that are not trained.
     single: whether targets have no axis of outputs; nor have observables then.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
+    program: what the code of an architecture of one's own is known by, whose functions may be edited.
     """
 
     network: Any
@@ -174,6 +177,7 @@ class Form:
     frozen: tuple[int, ...]
     single: bool
     smoothed: bool = False
+    program: str = ""
 
     @cached_property
     def sketch(self) -> Sketch:
@@ -321,6 +325,7 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
             return jnp.einsum("ac,ac...->a...", change, events[:n])
         return change.reshape(n, *[1] * (events.ndim - 2)) * events[:n, 0]
 
+    sketch = form.sketch
     parts: dict[tuple[str, int], Any] = {}
     for use in seen.uses:
         assert use.gradient is not None
@@ -338,20 +343,25 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
                 moved = network.matrices[use.index].outer(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
             else:
                 moved = network.matrices[use.index].outer(x, y, use.mix)
+        moved = _beside(moved, sketch.share(use.part.target))
         key = (use.kind, use.index)
         parts[key] = jax.tree.map(jnp.add, parts[key], moved) if key in parts else moved
 
     def all_of(kind: str, count: int) -> tuple[Any, ...]:
         return tuple(parts[kind, i] for i in range(count))
 
-    sketch = form.sketch
     whole = Parameters(
         all_of("read", len(sketch.reads)),
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
-        change.T @ seen.top[:n],
+        _beside(change.T @ seen.top[:n], sketch.share(sketch.readout)),
     )
     return trained_part(whole, form)
+
+
+def _beside(change: Any, share: float) -> Any:
+    """A direction, or a part of the NTK, of what ends in a population of `share` times N neurons."""
+    return change if share == 1 else jax.tree.map(lambda a: a / share, change)
 
 
 def trained_part(change: Parameters, form: Form) -> Parameters:
@@ -426,10 +436,10 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
         target = network.populations[sketch.place(kinds[use.kind][use.index].target)]
         for other in b.uses:
             if (use.kind, use.index) == (other.kind, other.index):
-                total = total + _tangents(network, target, use, other, stop)
+                total = total + _beside(_tangents(network, target, use, other, stop), sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
         top = network.populations[sketch.place(sketch.readout)]
-        phi = top.inner(a.top[:stop], b.top[:stop])
+        phi = _beside(top.inner(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
         outputs = a.output.shape[1]
         total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]
     return total

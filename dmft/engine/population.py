@@ -3,13 +3,15 @@
     <a b> = sum_ij a_i M_ij b_j
 
 with the population's measure M: 1/S for S particles, each standing for a neuron (weights omega_i on the diagonal where
-they differ); the identity for linear forms, where a vector is its coefficients on the raw normals, <xi_i xi_j> =
-delta_ij (exact, for networks without nonlinearity).  Derivatives in M give the fluctuations of finite networks.
+they differ), or for a unit of several neurons, its components, which share its weight; the identity for linear forms,
+where a vector is its coefficients on the raw normals, <xi_i xi_j> = delta_ij (exact, for networks without
+nonlinearity).  Derivatives in M give the fluctuations of finite networks.
 
 Two things are asked of a population: averages of products, and raw iid N(0,1) variables that nobody has used before.
 The variables of particles are the dimensions of one scrambled Sobol sequence of S points, handed out in the order in
-which they are asked for, so that the early steps of training get the best dimensions.  One sequence, not one for each
-use: separately scrambled copies of a sequence are not independent, and they would meet in this population's averages.
+which they are asked for, so that the early steps of training get the best dimensions; a unit of N_k components takes
+N_k dimensions a draw.  One sequence, not one for each use: separately scrambled copies of a sequence are not
+independent, and they would meet in this population's averages.
 The raw normals of linear forms are the unit vectors.
 """
 
@@ -29,21 +31,36 @@ from dmft.engine.normals import Sobol, Stored, Tailed
 class Population:
     """The neurons of a layer, as particles or as linear forms.
 
-    normals: the source of raw normals (draw, component), in the order of use.
-    used: how many rows have been used up.
-    measure: M; one number or (component,) where it is diagonal, else (component, component_2).
+    normals: the source of raw normals (draw, unit), in the order of use, with as many rows a draw as a unit has
+        components.
+    used: how many draws have been used up.
+    measure: M of units; one number or (unit,) where it is diagonal, else (component, component_2) of linear forms.
     forms: whether components are raw normals, which more normals make more of.
+    group: components of a unit; they stand side by side.
     """
 
     normals: Stored | Sobol | Tailed
     used: jax.Array
     measure: jax.Array
     forms: bool = field(default=False, metadata={"static": True})
+    group: int = field(default=1, metadata={"static": True})
 
     @property
     def size(self) -> int:
-        """Components of a vector: particles S, or forms."""
+        """Components of a vector: those of S particles, or forms."""
+        return self.normals.size * self.group
+
+    @property
+    def units(self) -> int:
+        """Particles S, or forms."""
         return self.normals.size
+
+    @property
+    def weights(self) -> jax.Array:
+        """Of components in averages, one number or (component,), where M is diagonal."""
+        if self.group == 1:
+            return self.measure
+        return jnp.repeat(self.measure / self.group, self.group) if self.measure.ndim else self.measure / self.group
 
     def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
@@ -58,11 +75,14 @@ class Population:
         return jnp.sum(a * self.weighted(b), axis=(-2, -1))
 
     def weighted(self, a: jax.Array) -> jax.Array:
-        return a @ self.measure if self.measure.ndim == 2 else a * self.measure
+        return a @ self.measure if self.measure.ndim == 2 else a * self.weights
 
     def next_normals(self, count: int) -> jax.Array:
         """(count, component): the next unused normals; `spend` marks those that were taken."""
-        return self.normals.rows(self.used, count)
+        if self.group == 1:
+            return self.normals.rows(self.used, count)
+        rows = self.normals.rows(self.used * self.group, count * self.group)
+        return rows.reshape(count, self.group, -1).swapaxes(1, 2).reshape(count, -1)
 
     def spend(self, count: jax.Array | int) -> Population:
         return replace(self, used=self.used + count)
@@ -80,10 +100,11 @@ class Population:
         return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, count)]) if self.forms else a
 
 
-def particles(normals: ArrayLike | Stored | Sobol) -> Population:
-    """Equally weighted particles with the given raw normals (draw, particle), none of them used yet."""
+def particles(normals: ArrayLike | Stored | Sobol, group: int = 1) -> Population:
+    """Equally weighted particles with the given raw normals (draw, particle), none of them used yet; with so many of
+    them a draw as each particle has components, `group`."""
     source = normals if isinstance(normals, Stored | Sobol) else Stored(jnp.asarray(normals))
-    return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size))
+    return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size), group=group)
 
 
 def linear_forms(count: int) -> Population:

@@ -1,12 +1,14 @@
 """The interpreter of programs (`dmft.specs.networks.program`) over populations: forward on record, backward along it.
 
-A cotangent is a gradient per neuron, g_i = gamma0 N df / dh_i, which has a limit: what runs backward through
-`activate`, `mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the same matrix's
-transpose, which reveals itself further (`dmft.engine.matrix`).  A neuron's share in an average is its weight omega_i in
-the measure, so that `local` needs it only where numbers enter or come out:
+A cotangent is a gradient per neuron, g_i = gamma0 N_p df / dh_i for a population of N_p, which has a limit: what runs
+backward through `activate`, `mix`, `+` and `*` is multiplied by their derivatives, and `apply` sends it through the
+same matrix's transpose, which reveals itself further (`dmft.engine.matrix`).  A neuron's share in an average is its
+weight omega_i in the measure, so that `local` needs it only where numbers enter or come out:
 
     average    n = <a b>              g_a = n' b,    n' the cotangent of the number
     local      h = fn(a, n)           omega_i g_i through the derivative of fn, divided by omega_i for what is a field
+
+Components of one unit share its weight, so that a formula may use all of them together.
 
 Cotangents have an axis of events after that of rows: outputs, where every one has its own pass, else one for the loss.
 """
@@ -23,7 +25,7 @@ import jax.numpy as jnp
 from dmft.engine.activations import Function, differentiable
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
-from dmft.specs.networks.program import Field, Formula, Part, Sketch
+from dmft.specs.networks.program import Field, Formula, Part, Sketch, on_neurons, population_of
 
 
 @dataclass
@@ -148,12 +150,9 @@ class Tape:
         return self._made((h,), of(h.value), h.population, back, of=of)
 
     def local(self, formula: Formula, *values: Field) -> Field:
-        def of(*arrays: jax.Array) -> jax.Array:
-            return formula(jnp, *arrays)  # type: ignore[no-any-return]
-
-        population = next((v.population for v in values if v.population is not None), None)
+        of, population = on_neurons(formula, jnp, values), population_of(values)
         weighted = population is not None and any(v.population is None for v in values)
-        omega = self._population(population).measure if weighted else 1.0
+        omega = self._population(population).weights if weighted else 1.0
         axes = max(v.value.ndim for v in values)
 
         def back(g: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -5,6 +5,9 @@ fluctuation dM of one neuron (`dmft.engine.directions`):
 
     N Cov(q, q')    = sum_l E[F_q'[dM^l] F_q''[dM^l]]         N bias = (1/2) sum_l E[F''[dM^l, dM^l]]
 
+A population of n N units that are independent of each other (n = 1 but for populations of other widths, or of units of
+several neurons: `dmft.specs.networks.program.Population`) has dM^l / sqrt(n) in the place of dM^l.
+
 `along` averages over directions, all layers moved at once or one after the other.  Observables depend on few of the
 directions much: backward passes of random combinations find an orthonormal set of these, which are followed exactly,
 and the random directions are left with the rest (Meyer et al. 2021, "Hutch++"); both estimates stay unbiased.
@@ -144,10 +147,16 @@ class Influence:
         needed = -(-most // ROOM_STEP) * ROOM_STEP
         network = self.run.network(capacity, stream, min(capacity, needed))
         populations = (
-            replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.size, p.measure))
+            replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.units, p.measure))
             for p in network.populations
         )
         return replace(network, populations=tuple(populations))
+
+    @property
+    def _spreads(self) -> list[float]:
+        """1 / sqrt(n) of every population; the components of linear forms are independent."""
+        described = self.run.form.sketch.described
+        return [(each.width if self.mode == "exact" else each.members) ** -0.5 for each in described]
 
     # ---- averages over directions ------------------------------------------------------------------------------------
 
@@ -169,7 +178,7 @@ class Influence:
         return list(parts.values())
 
     def _sources(self, network: Network, trained: Trained, key: jax.Array) -> list[Source]:
-        sizes = [p.size for p in network.populations]
+        sizes = [p.units for p in network.populations]
         layers = tuple(range(len(sizes)))
         if self.mode == "exact":
             pairs = [symmetric_pairs(int(p.used)) for p in trained.network.populations]
@@ -199,7 +208,7 @@ class Influence:
         their squares: no first derivative knows them, and second derivatives, N bias, are made of them.  Where kinks
         are rounded, half of the directions are changes of derivatives along random directions of the measures.
         """
-        sizes, form = [p.size for p in network.populations], self.run.form
+        sizes, form = [p.units for p in network.populations], self.run.form
         every = tuple(range(len(sizes)))
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
@@ -222,12 +231,13 @@ class Influence:
             _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
             if curved:
-                moved = _moved(network, [BEND * d[start // at_once % pilots] for d in pilot])
+                along = _scaled(pilot, self._spreads)
+                moved = _moved(network, [BEND * d[start // at_once % pilots] for d in along])
                 _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
                 bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
         # all of the first half, then as many bends as are wanted
         joined = [*_joined(slopes, count), *_joined(bends, found - count)]
-        return tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True))
+        return _scaled(tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True)), self._spreads)
 
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
@@ -246,10 +256,11 @@ class Influence:
         return Observables(weighted("prediction", response.prediction), others)
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
-        run, form = self.run, self.run.form
-        directions = run.spread(directions)  # wherever they come from: compiled once
+        run, form, spreads = self.run, self.run.form, self._spreads
+        directions = run.spread(_scaled(directions, spreads))  # wherever they come from: compiled once
         if self.mode == "finite":
-            found: Taylor = perturb(network, run.rule, directions, 1.0, last=run.last, form=form)
+            size = 1 / max(1.0, *spreads)  # with which all weights stay positive
+            found: Taylor = perturb(network, run.rule, directions, size, last=run.last, form=form)
         else:
             found = vary(network, run.rule, directions, last=run.last, form=form)
         return found
@@ -290,7 +301,7 @@ class Influence:
         """The contributions of each population's neurons; `prediction` (step, sample[, output]) is that of the run."""
         scalars = Scalars(self.run, self._wanted, prediction)
         at_once = min(self._at_once(network, self.mode), scalars.count)
-        size, depth = network.populations[0].size, len(network.populations)
+        size, depth = network.populations[0].units, len(network.populations)
         variances = np.zeros((depth, scalars.count))
         kept: list[Measures] = []
         for start in range(0, scalars.count, at_once):
@@ -298,6 +309,7 @@ class Influence:
             combinations = scalars.combinations(start, start + at_once)
             _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
             slopes = tuple(s[: stop - start] - s[: stop - start].mean(axis=1, keepdims=True) for s in slopes)
+            slopes = _scaled(slopes, self._spreads)
             variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) / size for s in slopes]
             if self.covariance and start < scalars.predictions:
                 kept.append(tuple(s[: scalars.predictions - start] for s in slopes))
@@ -358,6 +370,11 @@ def _bytes(tree: Any) -> int:
 def _joined(batches: list[Measures], count: int) -> list[Measures]:
     """The first `count` of all batches, as one; none if there are none."""
     return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
+
+
+def _scaled(measures: Measures, factors: list[float]) -> Measures:
+    """Every population's by its factor."""
+    return tuple(m if f == 1 else f * m for m, f in zip(measures, factors, strict=True))
 
 
 def _moved(network: Network, direction: list[jax.Array]) -> Network:

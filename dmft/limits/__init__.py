@@ -1,9 +1,10 @@
 """Limits that are known in closed form; also independent checks of the solver.  NumPy and SciPy, no JAX."""
 
 from dmft.limits.distance import distance_from_lazy
+from dmft.limits.frozen import frozen_kernels
 from dmft.limits.gaussian import gaussian_averages
 from dmft.limits.initial import InitialFluctuations, initial_fluctuations
-from dmft.limits.lazy import frozen_kernels, lazy_limit
+from dmft.limits.lazy import lazy_limit
 from dmft.limits.two_layer import two_layer_linear
 
 __all__ = [

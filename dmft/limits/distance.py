@@ -46,8 +46,8 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
         feature_kernel_change, gradient_kernel_change (layer, step), ntk_change (step), and of other kernels
         feature_kernel_alignment, gradient_kernel_alignment (layer, step), ntk_alignment (step), and of other kernels
         prediction_change, test_prediction_change (step), relative to `dmft.lazy_limit`; left out with weight decay,
-            which has none, and for architectures of one's own; 0 where both predictions vanish, infinite where only the
-            lazy ones do
+            which has none, and for architectures whose kernels do not follow from each other; 0 where both predictions
+            vanish, infinite where only the lazy ones do
 
     Raises:
         SchemaError: not a result of kind "limit".
@@ -132,7 +132,7 @@ def _of_kernel(name: str, theory: xr.Dataset) -> dict[str, Any]:
 
 
 def _of_predictions(theory: xr.Dataset, problem: Problem) -> dict[str, Any]:
-    if problem.training.weight_decay > 0 or not has_lazy_limit(problem.network):
+    if problem.training.weight_decay > 0 or not has_lazy_limit(problem):
         return {}
     lazy = lazy_limit(problem, save_steps=theory["step"].values.tolist())
     found = {}

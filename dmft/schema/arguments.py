@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmft.errors import SchemaError
 from dmft.schema.observable import Observable
 from dmft.schema.registry import register, registered
-from dmft.specs import Problem
+from dmft.specs import Population, Problem
 
 # recorded if nothing is asked for, of a single output
 OBSERVABLES = tuple(one.name for one in registered() if not one.on_request)
@@ -109,10 +109,17 @@ def require_known(names: Collection[str]) -> None:
 
 
 def require_no_positions(problem: Problem, what: str) -> None:
-    """ValueError if layers have positions, which preactivations of single neurons have no dimension for."""
+    """ValueError if layers have positions, or other numbers of neurons or units than the network has, for which
+    preactivations of single neurons have no dimension."""
     positions, name = [count for _, count in problem.sketch.layers], type(problem.network).__name__
     if any(positions):
         raise ValueError(
             f"{what} is for layers without positions, and those of {name} have them: the layers of {name} have "
             f"{positions} positions; kernels average over them."
+        )
+    other = [of for of, _ in problem.sketch.layers if isinstance(of, Population)]
+    if other:
+        raise ValueError(
+            f"{what} is for layers of the width of the network whose neurons are units of their own; {name} has layers "
+            f"of the population {other[0].name!r}, of width {other[0].width:g} and units of {other[0].components}."
         )

@@ -42,6 +42,13 @@ with g^l_y = gamma0 N df/dh^l_y, of which g^L_y = w phi'(h^L_y) / Y for Y positi
 
 where Phi^0 is the product of inputs over C.
 
+A program may have populations of N_p neurons, other numbers than N (`dmft.specs.networks.program.Population`).  Sums
+over a population are those over its neurons, W v / sqrt(N_in) and f = w . features / (gamma0 N_w), and the rate remains
+eta gamma0^2 N for all parameters: with g = gamma0 N_p df/dh per neuron of p, a step adds
+
+    W (N_out, N_in)   c (N / N_out) sum_a Delta_a g_a v_a^T / sqrt(N_in)      and N / N_out times its part of the NTK
+    what ends in p    c (N / N_p) ...                                         likewise; of the readout N / N_w
+
 Other parameterizations, which have no limit with feature learning, in the same form: Gaussian parameters of unit
 variance, forward factors as above, g = (1 / output scale) df/dh.
 

@@ -94,7 +94,29 @@ class Problem:
         """What the program of the network is made of, for inputs of the shape that the task has."""
         if type(self.network) in NETWORKS.values():
             return self.network.sketch(self.task.shape)
+        return self._own[0]
+
+    @cached_property
+    def _own(self) -> tuple[Sketch, str]:
+        """Sketch and digest of an architecture of one's own, as they are when the problem is made."""
         return own.sketched(self.network, self.task.shape)
+
+    @property
+    def program_digest(self) -> str:
+        """By which the code of an architecture of one's own is known, nothing for built-in ones.
+
+        Raises:
+            ValueError: functions that its program calls have been edited since the problem was made.
+        """
+        if type(self.network) in NETWORKS.values():
+            return ""
+        if own.digest(self.network, self.task.shape) != self._own[1]:
+            name = type(self.network).__name__
+            raise ValueError(
+                f"the program of {name} makes other numbers than when this problem was made; make the problem anew, "
+                f"with {name} as it is now."
+            )
+        return self._own[1]
 
     @property
     def batches(self) -> NDArray[np.int64]:
@@ -112,7 +134,7 @@ class Problem:
     def _physics(self) -> dict[str, Any]:
         def described(spec: Any) -> dict[str, Any]:
             if isinstance(spec, Architecture) and type(spec) not in NETWORKS.values():
-                return own.described(spec, self.task.shape)
+                return own.described(spec, self._own[1])
             found = {field.name: getattr(spec, field.name) for field in fields(spec)}
             found = {k: v for k, v in found.items() if k not in SILENT or v != SILENT[k]}
             if "activation" in found:

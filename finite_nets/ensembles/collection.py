@@ -36,9 +36,14 @@ class Members:
     root: int
 
 
-def check_members(widths: Sequence[int], seeds: int | Sequence[int], seed: int) -> Members:
-    """The arguments `widths`, `seeds` and `seed` of a producer, or the error that says what is wrong with them."""
+def check_members(widths: Sequence[int], seeds: int | Sequence[int], seed: int, *problems: Problem) -> Members:
+    """The arguments `widths`, `seeds` and `seed` of a producer, or the error that says what is wrong with them, or with
+    the populations that networks of the problems would have."""
     different_widths = _distinct("widths", widths, minimum=1)
+    for problem in problems:
+        if not problem.sketch.plain:
+            for width in different_widths:
+                problem.sketch.sizes(width)
     if isinstance(seeds, Mapping):
         raise TypeError(f"seeds={reprlib.repr(seeds)} is a number for each width, as sweeps take; give one for all.")
     if not isinstance(seeds, Iterable):

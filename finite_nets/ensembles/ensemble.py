@@ -81,7 +81,7 @@ def train_ensemble(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"train_ensemble expects a dmft.Problem, got {type(problem).__name__}.")
-    members = check_members(widths, seeds, seed)
+    members = check_members(widths, seeds, seed, problem)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     numbers = precision(dtype)

@@ -65,7 +65,7 @@ def sample_in_law(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"sample_in_law expects a dmft.Problem, got {type(problem).__name__}.")
-    members = check_members(widths, seeds, seed)
+    members = check_members(widths, seeds, seed, problem)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     names = schema.observables(observables, problem)

@@ -79,7 +79,7 @@ def neurons(
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")
     neurons = _check.integer("neurons", neurons, minimum=1)
     schema.require_no_positions(problem, "neurons")
-    members = check_members(widths, 1, seed)
+    members = check_members(widths, 1, seed, problem)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     numbers, where = precision(dtype), find_device(device)

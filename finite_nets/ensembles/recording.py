@@ -175,8 +175,8 @@ class Plan:
             del fields, shown  # the next pass takes their memory
         for one, history in zip(self.between_steps, histories, strict=True):
             layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
-            name, width = one.between_steps().name, None if one.mean else state.width
-            yield name, two_time_kernels(trainer.products, layers, width).reshape(-1, *self.shape(name))
+            name, counts = one.between_steps().name, None if one.mean else trainer.neurons(state)
+            yield name, two_time_kernels(trainer.products, layers, counts).reshape(-1, *self.shape(name))
 
     def _of_step(
         self, trainer: Training[Any], state: State[Any], fields: Fields, shown: Shown

@@ -272,7 +272,7 @@ def plan_sweep(
         raise TypeError(f"problems={problems!r} must be a dmft.Problem, or a list of them.")
     if len({problem.problem_id for problem in described}) < len(described):
         raise ValueError("problems holds a problem twice; give each once.")
-    members_of = check_members(widths, 1, seed)
+    members_of = check_members(widths, 1, seed, *described)
     _require_few_blocks(len(described) * len(members_of.widths))
     root, counts = members_of.root, _seeds_by_width(members_of.widths, seeds)
     block = None if block is None else _check.integer("block", block, minimum=1)

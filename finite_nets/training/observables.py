@@ -46,29 +46,34 @@ class Shown(Seen):
     @property
     def gradients(self) -> list[Tensor]:
         self.require_gradients(bool(self._fields.gradients))
-        return self._fields.gradients
+        each = zip(self._fields.gradients, self._trainer.gradient_scales(self._state), strict=True)
+        return [g if scale == 1 else scale * g for g, scale in each]
 
     def inner(self, a: Sequence[Tensor], b: Sequence[Tensor], *, mean: bool = True) -> Tensor:
-        return kernels(self._trainer.products, a, b, None if mean else self._state.width)
+        return kernels(self._trainer.products, a, b, None if mean else self._trainer.neurons(self._state))
 
     def tangent_kernel(self) -> Tensor:
         self.require_gradients(bool(self._fields.gradients))
         return self._trainer.tangent_kernel(self._state, self._fields, self._fields, self)
 
 
-def kernels(products: Products, a: Sequence[Tensor], b: Sequence[Tensor], width: int | None = None) -> Tensor:
+def kernels(
+    products: Products, a: Sequence[Tensor], b: Sequence[Tensor], counts: Sequence[float] | None = None
+) -> Tensor:
     """(member, layer, event, event_2): averages over neurons of products of the fields of two passes, by layer.
 
-    width: what sums are divided by; as many as they have terms by default.
+    counts: what the sums of every layer are divided by; as many as they have terms by default.
     """
-    pairs = ((_by_event(v), _by_event(w)) for v, w in zip(a, b, strict=True))
-    return torch.stack([products.image(v, w, scale=1 / (width or v.shape[-1])) for v, w in pairs], dim=1)
+    pairs = [(_by_event(v), _by_event(w)) for v, w in zip(a, b, strict=True)]
+    counts = [v.shape[-1] for v, _ in pairs] if counts is None else counts
+    each = zip(pairs, counts, strict=True)
+    return torch.stack([products.image(v, w, scale=1 / count) for (v, w), count in each], dim=1)
 
 
-def two_time_kernels(products: Products, fields: list[Tensor], width: int | None = None) -> Tensor:
+def two_time_kernels(products: Products, fields: list[Tensor], counts: Sequence[float] | None = None) -> Tensor:
     """(member, layer, step and event, step_2 and event_2) from fields (step, member, ..., N) a layer."""
     by_event = [_by_event(field.movedim(0, 1)) for field in fields]
-    return kernels(products, by_event, by_event, width)
+    return kernels(products, by_event, by_event, counts)
 
 
 def ntk(

@@ -288,6 +288,9 @@ class Trainer(Training[Parameters]):
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
+    def neurons(self, state: State[Parameters]) -> list[int]:
+        return [state.width] * self.depth
+
     def tangent_kernel(self, state: State[Parameters], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:
         if shown is None:
             phi, g = kernels(self.products, a.features, b.features), kernels(self.products, a.gradients, b.gradients)

@@ -3,7 +3,14 @@
     f_c = w_c . features / (gamma0 N)          W += c sum_use sum_a Delta_a sum_y g_ay v_ay^T [/ sqrt(N) of a matrix]
     feature kernel (1/X) sum_x <phi_ax phi_bx>      gradient kernel sum_x <g_ax g_bx>      of layers with X positions
 
-with the cotangents, scales and rates of `dmft.specs.parameterization`.  What is normal at initialisation has the
+with the cotangents, scales and rates of `dmft.specs.parameterization`.  Where populations have N_p neurons, other
+numbers than the width N of the network, those of the readout N_w, g is per neuron of the readout:
+
+    f_c = w_c . features / (gamma0 N_w)        c N / N_w of all weights (their rate is eta gamma0^2 N)
+    matrices (N_out, N_in), v / sqrt(N_in)     gradient kernel (N_p / N_w)^2 sum_x <g g>, per neuron of p
+    NTK: <g g> <v v> N_out N / N_w^2 of every weight, of the readout <phi phi> N / N_w
+
+What is normal at initialisation has the
 number of its weight as parameter of `finite_nets.device.random`: matrices in the order in which the program meets
 them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered so, a perceptron has here the weights
 that `finite_nets.training.perceptrons` gives it.
@@ -13,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -68,6 +75,7 @@ class Leaves(Moved):
     tensors: list[Tensor]
     layers: tuple[int, ...]
     trained: tuple[float, ...]
+    share: float = 1.0
 
     @property
     def readout(self) -> Tensor:  # type: ignore[override]
@@ -77,17 +85,19 @@ class Leaves(Moved):
         return [tensor for tensor, layer in zip(self.tensors, self.layers, strict=True) if self.trained[layer]]
 
     def zeros(self) -> Leaves:
-        return Leaves([torch.zeros_like(tensor) for tensor in self.tensors], self.layers, self.trained)
+        return replace(self, tensors=[torch.zeros_like(tensor) for tensor in self.tensors])
 
 
 class ProgramTrainer(Training[Leaves]):
     """Trains batches of networks by their program.  `x` is what it reads, in the coordinates of `coordinates`."""
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
-        _check(problem.network, precision)
+        _check(problem, precision)
         inputs, directions = coordinates(problem)
         super().__init__(problem, device, precision, inputs)
-        self.numbers = Numbers.of(problem.sketch)
+        self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
+        self.sizes = lru_cache(maxsize=8)(sketch.sizes)
+        self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
         self._directions = directions
         self._shape = problem.task.x_train.shape[1:]
         self._constants = Constants(self.x)
@@ -100,6 +110,7 @@ class ProgramTrainer(Training[Leaves]):
             self.draw(width, members, root_seed),
             self.numbers.layers,
             trained_layers(self.network, self.numbers.readout + 1),
+            self.sizes(width)[self._top] / width,
         )
         exploded_at = weights.readout.new_full((len(members),), NEVER)
         state = State(weights, self.scales(width, self.batch), exploded_at)
@@ -129,30 +140,37 @@ class ProgramTrainer(Training[Leaves]):
                 if variance != 1:
                     drawn.mul_(math.sqrt(variance))
             if bank:
-                by_target = drawn.reshape(-1, bank, width, width).transpose(1, 2)
-                drawn = by_target.reshape(-1, width, bank * width)
+                rows, columns = shape
+                by_target = drawn.reshape(-1, bank, rows // bank, columns).transpose(1, 2)
+                drawn = by_target.reshape(-1, rows // bank, bank * columns)
             found.append(drawn)
         return found
 
     def _drawn_shape(self, number: int, bank: int, width: int) -> tuple[int, ...]:
+        sizes, (source, target) = self.sizes(width), self.numbers.ends[number]
         if number in self.numbers.reads:
-            return width, self.x.shape[-1]
+            return sizes[target], self.x.shape[-1]
         if number == self.numbers.readout:
-            return self.outputs, width
-        return (width,) if number > self.numbers.readout else (max(bank, 1) * width, width)
+            return self.outputs, sizes[target]
+        return (sizes[target],) if source is None else (max(bank, 1) * sizes[target], sizes[source])
 
     def scales(self, width: int, batch: int) -> Scales:
         """Of networks of this width, trained on batches of so many samples."""
         network, free = self.network, trained_layers(self.network, self.numbers.readout + 1)
-        root = 1.0 if network.parameterization == MEAN_FIELD else math.sqrt(width)
+        top = self.sizes(width)[self._top]
+        root = 1.0 if network.parameterization == MEAN_FIELD else math.sqrt(top)
         inputs = [self._directions if layer in self.numbers.reads else width for layer in range(len(free))]
         factors = [float(n) if network.parameterization == STANDARD else 1.0 for n in inputs]
         trained = [t * m for t, m in zip(free, factors, strict=True)]
         return Scales(
-            output=output_scale(network.gamma0, width) * root,
-            update=tuple(m * batch_scale(network.gamma0, batch) / root for m in trained),
+            output=output_scale(network.gamma0, top) * root,
+            update=tuple(m * batch_scale(network.gamma0, batch) / (root * self._share(width)) for m in trained),
             tangent=tuple(trained),
         )
+
+    def _share(self, width: int) -> float:
+        """N_w / N, where rates have the factor N."""
+        return self.sizes(width)[self._top] / width if self.network.parameterization == MEAN_FIELD else 1.0
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
@@ -197,22 +215,41 @@ class ProgramTrainer(Training[Leaves]):
                 target.tensors[number].add_(pushed.sum((1, 2)), alpha=scale)
                 continue
             if number not in numbers.reads:
-                scale *= hidden_scale(state.width)
+                scale *= hidden_scale(self._fan_in(number, state))
             inputs = given.flatten(1, 2).expand(len(g), -1, -1)
             self.products.accumulate(target.tensors[number], pushed.flatten(1, 2), inputs, None, scale=scale)
         if target.trained[-1]:
             scale = factor * update[-1]
             self.products.accumulate(target.readout, coefficients, trace.end, None, scale=scale)
 
+    def _fan_in(self, number: int, state: State[Leaves]) -> int:
+        """Neurons of what a matrix multiplies."""
+        source, _ = self.numbers.ends[number]
+        assert source is not None  # of vectors and reads alone
+        return self.sizes(state.width)[source]
+
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
+    def neurons(self, state: State[Leaves]) -> list[int]:
+        sizes = self.sizes(state.width)
+        return [sizes[place] for place in self._places]
+
+    def gradient_scales(self, state: State[Leaves]) -> list[float]:
+        top = self.sizes(state.width)[self._top]
+        return [count / top for count in self.neurons(state)]
+
     def tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:  # noqa: ARG002
-        first, second = _trace(a), _trace(b)
-        factors = [state.scales.tangent[layer] for layer in self.numbers.layers]
+        first, second, numbers = _trace(a), _trace(b), self.numbers
+        sizes, tangent = self.sizes(state.width), state.scales.tangent
+        one = sizes[self._top] * self._share(state.width)
+        factors = [
+            tangent[layer] * sizes[end] / one for layer, (_, end) in zip(numbers.layers, numbers.ends, strict=True)
+        ]
+        inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
         phi = kernels(self.products, [first.end], [second.end])[:, 0]
         same = torch.eye(self.outputs, dtype=phi.dtype, device=phi.device)[:, None]
-        K = state.scales.tangent[-1] * phi[:, :, None, :, None] * same
-        K = K + tangent_kernel(self.products, first, second, factors, self.numbers.reads)
+        K = factors[numbers.readout] * phi[:, :, None, :, None] * same
+        K = K + tangent_kernel(self.products, first, second, factors, inputs)
         return K.flatten(3).flatten(1, 2)
 
     def preactivations(self, state: State[Leaves], seen: Fields, rows: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
@@ -300,8 +337,9 @@ def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
     return points.reshape(*read.shape[:-1], -1), directions
 
 
-def _check(network: Architecture, precision: Precision) -> None:
-    """ValueError for what programs are not trained with."""
+def _check(problem: Problem, precision: Precision) -> None:
+    """ValueError for what programs are not trained with, and for one that is not that of the problem any more."""
+    network, _ = problem.network, problem.program_digest
     if precision.start != precision.fields:
         name = type(network).__name__
         raise ValueError(f'dtype="{precision.name}" is for perceptrons; train {name} with dtype="float32" or "tf32".')
@@ -315,55 +353,63 @@ class Needs:
     """Numbers that one network of a program takes, times its width where nothing else is said.
 
     inputs: directions of what is read, not times the width; points: positions of a sample there.
-    readers, matrices, vectors: how many of them there are, a bank of K counted as K; bank: of the largest bank.
+    readers, matrices, vectors: how many of them there are, a bank of K counted as K, those of populations of other
+        widths by the numbers that they have; bank: of the largest bank; readout: of one output.
     forward: of a pass, by sample; backward: of its gradients, by sample and start; layers: of features, by sample.
     positions: of all uses of a weight together, the most.
     """
 
     inputs: int
     points: int
-    readers: int
-    matrices: int
-    vectors: int
-    bank: int
+    readers: float
+    matrices: float
+    vectors: float
+    bank: float
+    readout: float
     forward: float
     backward: float
-    layers: int
+    layers: float
     positions: int
 
     def weights(self, width: int, samples: int, outputs: int, copies: int) -> int:
         """So many copies of all weights, and a bank that is drawn in another order."""
         inputs = min(self.inputs, self.points * samples)
-        weights = self.readers * inputs + self.matrices * width + self.vectors + outputs
-        return width * (copies * weights + self.bank * width)
+        weights = self.readers * inputs + self.matrices * width + self.vectors + self.readout * outputs
+        return math.ceil(width * (copies * weights + self.bank * width))
 
 
 @lru_cache(maxsize=64)
 def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
     """Of the networks of a program, by a pass of a small one."""
-    width, sketch = 8, network.sketch(shape)
-    numbers = Numbers.of(sketch)
+    sketch = network.sketch(shape)
+    width, numbers = sketch.whole_width(8), Numbers.of(sketch)
+    sizes, shares = sketch.sizes(width), [each.width for each in sketch.described]
     read = np.asarray(network.inputs(np.ones((1, *shape))), np.float64)
     x = torch.tensor(with_bias(read.reshape(-1, read.shape[-1]), network.bias).reshape(*read.shape[:-1], -1))
     tensors = []
-    for number, bank in enumerate(numbers.banks):
-        inputs = x.shape[-1] if number in numbers.reads else max(bank, 1) * width
+    for number, (bank, (source, target)) in enumerate(zip(numbers.banks, numbers.ends, strict=True)):
+        inputs = x.shape[-1] if source is None else max(bank, 1) * sizes[source]
         vector = number > numbers.readout
-        tensors.append(torch.zeros((1, width) if vector else (1, width, inputs), dtype=x.dtype))
+        tensors.append(torch.zeros((1, sizes[target]) if vector else (1, sizes[target], inputs), dtype=x.dtype))
     products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
     with torch.inference_mode():
         tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True)
         network.program(tape, x)
     forward, backward = tape.kept
+    matrices = [
+        (part.bank, shares[source] * shares[target])
+        for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True)
+    ]
     return Needs(
         inputs=x.shape[-1],
         points=math.prod(x.shape[1:-1]),
-        readers=len(sketch.reads),
-        matrices=sum(max(part.bank, 1) for part in sketch.matrices),
-        vectors=len(sketch.vectors),
-        bank=max((part.bank for part in sketch.matrices), default=0),
+        readers=sum(sketch.share(part.target) for part in sketch.reads),
+        matrices=sum(max(bank, 1) * share for bank, share in matrices),
+        vectors=sum(sketch.share(part.target) for part in sketch.vectors),
+        bank=max((bank * share for bank, share in matrices), default=0.0),
+        readout=sketch.share(sketch.readout),
         forward=forward / width,
         backward=backward / width,
-        layers=sum(max(positions, 1) for _, positions in sketch.layers),
+        layers=sum(sketch.share(population) * max(positions, 1) for population, positions in sketch.layers),
         positions=tape.positions,
     )

@@ -5,9 +5,10 @@
     vector   h = b                                       local    h = formula(torch, a, b, ...)
 
 Fields are (member, row, [position,] neuron), a bank is one matrix (member, N, K N) that sees K N inputs, numbers have a
-last axis of length one.  A pass notes every field and how cotangents go back through it.  Those,
+last axis of length one.  N is that of the population, of what is multiplied under the root.  A pass notes every field
+and how cotangents go back through it.  Those,
 
-    g = (1 / output scale) df/dh,
+    g = (1 / output scale) df/dh,      per neuron of the population of the readout, whatever that of h,
 
 are (member, row, start, [position,] neuron): a backward pass starts from every output or from the loss, and rows do not
 mix, so one pass serves all of them.  Weights have no gradients of their own: a use of one leaves what it was given and
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
-from dmft.specs.networks.program import Field, Formula, Sketch
+from dmft.specs.networks.program import Field, Formula, Part, Sketch, on_neurons, population_of
 from dmft.specs.parameterization import hidden_scale
 from finite_nets.device.products import Products
 from finite_nets.training.activations import differentiable
@@ -76,13 +77,14 @@ class Numbers:
     """Weights of a program by number: matrices in the order in which it meets them, the readout, vectors.
 
     names: of all but the readout; layers: of all; banks: how many matrices each is, 0 where it is no bank; reads:
-    numbers of those that read inputs.
+    numbers of those that read inputs; ends: (source, target) of all, places of populations, None for no source.
     """
 
     names: dict[str, int]
     layers: tuple[int, ...]
     banks: tuple[int, ...]
     reads: tuple[int, ...]
+    ends: tuple[tuple[int | None, int], ...]
 
     @classmethod
     def of(cls, sketch: Sketch) -> Numbers:
@@ -92,7 +94,13 @@ class Numbers:
         names |= {part.name: readout + 1 + i for i, part in enumerate(vectors)}
         layers = [*range(readout + 1), *(part.layer for part in vectors)]
         banks = [*(part.bank for part in matrices), *[0] * (1 + len(vectors))]
-        return cls(names, tuple(layers), tuple(banks), tuple(part.layer for part in sketch.reads))
+
+        def ends(part: Part) -> tuple[int | None, int]:
+            return None if part.source is None else sketch.place(part.source), sketch.place(part.target)
+
+        top = sketch.place(sketch.readout)
+        pairs = (*map(ends, matrices), (top, top), *map(ends, vectors))
+        return cls(names, tuple(layers), tuple(banks), tuple(part.layer for part in sketch.reads), pairs)
 
     @property
     def readout(self) -> int:
@@ -166,8 +174,8 @@ class Tape:
 
     Args:
         numbers: of the weights.
-        tensors: weights by number: (member, N, D) of reads, (member, N, K N) of matrices and banks, (member, output, N)
-            of the readout, (member, N) of vectors.
+        tensors: weights by number: (member, N, D) of reads, (member, N, K N) of matrices and banks (the first N that
+            of their target, the second of their source), (member, output, N) of the readout, (member, N) of vectors.
         shape: of one input, as the task has it.
         rows: how many samples pass.
         traced: whether a backward pass follows; if not, PyTorch can differentiate all that is done.
@@ -186,8 +194,7 @@ class Tape:
     ) -> None:
         self.shape, self._rows = shape, rows
         self._numbers, self._tensors, self._products, self._constants = numbers, tensors, products, constants
-        readout = tensors[numbers.readout]
-        self.members, self.width = len(readout), readout.shape[-1]
+        self.members = len(tensors[numbers.readout])
         self._traced = traced
         self._nodes: list[Node] = []
         self._layers: list[tuple[Node, Node]] = []
@@ -271,26 +278,26 @@ class Tape:
         number = self._numbers.names[name]
         weights, inputs = self._tensors[number], torch.as_tensor(x).to(self._tensors[number])
         flat = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.members, -1, -1)
-        h = self._products.image(flat, weights).reshape(self.members, *inputs.shape[:-1], self.width)
+        h = self._products.image(flat, weights).reshape(self.members, *inputs.shape[:-1], weights.shape[1])
         return self._used(number, inputs.reshape(1, self._rows, -1, inputs.shape[-1]), Node(h), to)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         number, source = self._numbers.names[name], v.value
         weights, products = self._tensors[number], self._products
-        scale = hidden_scale(self.width)
-        given = source.value
+        given, width = source.value, source.value.shape[-1]
+        scale = hidden_scale(width)
         mixing = None
         if mix is not None:
             mixing = self._constants.mixing(self._next(), mix)
             given = mixing.forward(given).reshape(*given.shape[:2], mix.shape[1], -1)
             self._extra += given.numel()
-        shape = (*given.shape[:-1], self.width)
+        shape = (*given.shape[:-1], weights.shape[1])
         h = products.image(given.flatten(1, -2), weights, scale=scale).reshape(shape)
 
         def pull(g: Tensor) -> list[Tensor]:
             back = products.pullback(g.flatten(1, -2).contiguous(), weights, scale=scale)
             back = back.reshape(*g.shape[:-1], -1)
-            return [back if mixing is None else mixing.backward(back.reshape(*back.shape[:3], -1, self.width))]
+            return [back if mixing is None else mixing.backward(back.reshape(*back.shape[:3], -1, width))]
 
         inputs = given.reshape(*given.shape[:2], -1, given.shape[-1])
         return self._used(number, inputs, Node(h, [source], pull), to)
@@ -330,13 +337,13 @@ class Tape:
 
     def local(self, formula: Formula, *values: Field) -> Field:
         nodes = [v.value for v in values]
-        population = next((v.population for v in values if v.population is not None), None)
+        of, population = on_neurons(formula, torch, values), population_of(values)
         given = _aligned([node.value for node in nodes])
         if not self._traced:
-            return self._field(Node(formula(torch, *given)), population)
+            return self._field(Node(of(*given)), population)
         with torch.inference_mode(False), torch.enable_grad():
             leaves = [value.clone().requires_grad_() for value in given]
-            result = formula(torch, *leaves)
+            result = of(*leaves)
         self._extra += IN_FORMULAS * sum(value.numel() for value in leaves)
 
         def pull(g: Tensor) -> list[Tensor | None]:
@@ -351,13 +358,15 @@ class Tape:
     def average(self, a: Field, b: Field) -> Field:
         nodes = [a.value, b.value]
         first, second = _aligned([node.value for node in nodes])
+        product = first * second
+        width = product.shape[-1]
 
         def pull(g: Tensor) -> list[Tensor]:
-            g = g / self.width
+            g = g / width
             parts = (g * self._of_met(second), g * self._of_met(first))
             return [_summed(part, node.value) for part, node in zip(parts, nodes, strict=True)]
 
-        return self._field(Node((first * second).mean(-1, keepdim=True), nodes, pull), None)
+        return self._field(Node(product.mean(-1, keepdim=True), nodes, pull), None)
 
     def layer(self, h: Field, features: Field) -> Field:
         h.value.kept = True
@@ -416,17 +425,18 @@ def _summed(g: Tensor, value: Tensor) -> Tensor:
 
 
 def tangent_kernel(
-    products: Products, a: Trace, b: Trace, factors: Sequence[float], reads: Sequence[int]
+    products: Products, a: Trace, b: Trace, factors: Sequence[float], inputs: Sequence[float]
 ) -> Tensor | float:
     """(member, row, start, row_2, start_2): the part of all weights but the readout in the NTK between two passes.
 
-    factors: m of the weights by number; 0 for those that are not trained.
+    factors: m of the weights by number; 0 for those that are not trained.  inputs: by number, what products of what
+    was given are multiplied by: 1 for reads, 1 / N for matrices.
     """
     total: Tensor | float = 0.0
     for number in dict.fromkeys(use.number for use in a.uses):
         if factors[number]:
             pair = [_joined([use for use in trace.uses if use.number == number]) for trace in (a, b)]
-            total = total + factors[number] * _part(products, *pair, inputs=number in reads)
+            total = total + factors[number] * _part(products, pair[0], pair[1], inputs[number])
     return total
 
 
@@ -443,7 +453,7 @@ def _side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
-def _part(products: Products, a: Use, b: Use, *, inputs: bool) -> Tensor:
+def _part(products: Products, a: Use, b: Use, scale: float) -> Tensor:
     """sum_yy' <g_ay g_by'> <v_ay v_by'>, by rows of `a` where there are positions."""
     g, h = a.gradient, b.gradient
     members, rows, starts, positions, width = g.shape
@@ -459,7 +469,6 @@ def _part(products: Products, a: Use, b: Use, *, inputs: bool) -> Tensor:
             found.append(G[:, :, :, 0, :, :, 0])
             continue
         v, w = a.given[:, part], b.given
-        scale = 1.0 if inputs else 1 / width
         V = (scale * (v.flatten(1, 2) @ w.flatten(1, 2).mT)).reshape(len(v), -1, positions, *w.shape[1:3])
         found.append(
             G[:, :, :, 0, :, :, 0] * V[:, :, None, 0, :, None, 0]

@@ -35,9 +35,10 @@ Index = slice | Tensor
 
 
 class Moved:
-    """What training moves; a linear space.  readout: (member, output, N)."""
+    """What training moves; a linear space.  readout: (member, output, N); share: of that N in the width of networks."""
 
     readout: Tensor
+    share: float = 1.0
 
     def parts(self) -> list[Any]:
         """What is trained: tensors, or what has their `mul_` and `add_`."""
@@ -77,7 +78,7 @@ class State(Generic[W]):
 
     @property
     def width(self) -> int:
-        return self.weights.readout.shape[-1]
+        return round(self.weights.readout.shape[-1] / self.weights.share)
 
 
 class Met(NamedTuple):
@@ -168,6 +169,14 @@ class Training(Generic[W]):
         """K (member, event, event_2) between two passes over the first samples that are observed; `shown` is what
         observables have seen of them, if they are one."""
         raise NotImplementedError
+
+    def neurons(self, state: State[W]) -> Sequence[int]:
+        """How many every layer has."""
+        raise NotImplementedError
+
+    def gradient_scales(self, state: State[W]) -> Sequence[float]:
+        """Factors that make N df/dh of every layer the derivative by the measure of its own neurons."""
+        return [1.0] * len(self.neurons(state))
 
     def preactivations(self, state: State[W], seen: Fields, rows: Sequence[int]) -> list[Tensor]:
         """h of every layer, (member, sample, N), of these rows of a pass whose update has not been made yet."""

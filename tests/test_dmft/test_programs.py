@@ -242,3 +242,29 @@ def test_a_weight_that_reaches_nothing_is_refused():
 
     with pytest.raises(ValueError, match="W1 .* does not reach what its program returns"):
         Lost().sketch((3,))
+
+
+@dataclass(frozen=True)
+class Biased(dmft.Architecture):
+    """A perceptron of one layer."""
+
+    bias: float = 0.7
+    bias_variance: float = 0.0
+    weight_variance: float = 2.0
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=0)
+        return net.layer(h, net.activate(dmft.tanh(), h))
+
+
+def test_the_bias_of_ones_own_has_a_variance_of_its_own():
+    x = np.random.default_rng(2).standard_normal((3, 2))
+
+    def limit(network):
+        described = dmft.Problem(network, dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 2))
+        found = dmft.solve(described, particles=64, scrambles=2, observables=["feature_kernel"], save_steps=[0])
+        return found.feature_kernel.values
+
+    known = dmft.MLP(1, dmft.tanh(), bias=0.7, bias_variance=0.0, weight_variance=2.0)
+    np.testing.assert_allclose(limit(Biased()), limit(known), rtol=1e-12)
+    assert abs(limit(Biased(bias_variance=2.0)) - limit(known)).max() > 0.01

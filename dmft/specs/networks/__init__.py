@@ -2,6 +2,6 @@
 
 from dmft.specs.networks.convolution import CNN
 from dmft.specs.networks.perceptron import MLP, Network, ResidualMLP, perceptron
-from dmft.specs.networks.program import Architecture
+from dmft.specs.networks.program import Architecture, Population
 
-__all__ = ["CNN", "MLP", "Architecture", "Network", "ResidualMLP", "perceptron"]
+__all__ = ["CNN", "MLP", "Architecture", "Network", "Population", "ResidualMLP", "perceptron"]

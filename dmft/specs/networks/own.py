@@ -13,8 +13,7 @@ import dataclasses
 import hashlib
 import math
 import sys
-from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,11 @@ from dmft.specs.networks.program import (
     Field,
     Formula,
     Sketch,
+    forget_other_sketches,
     numbers,
+    on_neurons,
+    population,
+    population_of,
     structure,
     with_numbers,
 )
@@ -46,8 +49,8 @@ ALIKE = 1e-9  # relative difference between orders of the neurons
 # ---- what they have to be --------------------------------------------------------------------------------------------
 
 
-def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
-    """The sketch of an architecture of one's own for inputs of this shape, after all checks.
+def sketched(network: Any, shape: tuple[int, ...]) -> tuple[Sketch, str]:
+    """The sketch of an architecture of one's own for inputs of this shape, and the digest, after all checks.
 
     Raises:
         TypeError: not a frozen dataclass, not found again by its name; fields that JSON does not hold.
@@ -64,12 +67,12 @@ def sketched(network: Any, shape: tuple[int, ...]) -> Sketch:
             f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
         )
     try:
+        forget_other_sketches(network, shape)
         found: Sketch = network.sketch(shape)
     except Exception as error:
         raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
     _check_beside(network, found)
-    digest(network, shape)
-    return found
+    return found, digest(network, shape)
 
 
 def _failure(name: str, shape: tuple[int, ...]) -> str:
@@ -94,6 +97,9 @@ def _check_beside(network: Any, found: Sketch) -> None:
     _check.positive("gamma0", network.gamma0, hint="The lazy limit is that of gamma0 -> 0.")
     if not isinstance(network.centered, bool):
         raise TypeError(f"centered={network.centered!r} must be True or False.")
+    for each in ("frozen", "weight_variance"):
+        if isinstance(value := getattr(network, each), Iterable) and not isinstance(value, tuple):
+            raise TypeError(f"{each}={value!r} is not a tuple; write {each} = {tuple(value)}.")
     frozen_layers(network.frozen, found.readout_layer)
     variances(network.weight_variance, found.readout_layer)
     require_movement(network, found.readout_layer)
@@ -119,12 +125,12 @@ def path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def described(network: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    """For JSON; on inputs of this shape."""
+def described(network: Any, digest: str) -> dict[str, Any]:
+    """For JSON; with the digest of `sketched`."""
     name = type(network).__name__
     values = {each.name: getattr(network, each.name) for each in dataclasses.fields(network)}
     written = {key: _written(f"{name}.{key}", value) for key, value in values.items()}
-    return {KIND: path(type(network)), **written, DIGEST: digest(network, shape)}
+    return {KIND: path(type(network)), **written, DIGEST: digest}
 
 
 def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
@@ -143,8 +149,7 @@ def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
         network = cls(**{name: _read(value) for name, value in values.items()})
     except TypeError as error:
         raise ValueError(f"{content[KIND]} cannot be made of its description: {error}.") from error
-    sketched(network, shape)
-    if digest(network, shape) != content.get(DIGEST):
+    if sketched(network, shape)[1] != content.get(DIGEST):
         raise ValueError(
             f"the program of {content[KIND]} has changed since this was written: it makes other numbers. Use the code "
             "of then, or describe the problem anew."
@@ -196,49 +201,52 @@ def _read(value: Any) -> Any:
 # ---- what their programs make ----------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
 def digest(network: Any, shape: tuple[int, ...]) -> str:
     """Of what the program makes of inputs of this shape, and of what engines read beside it.
 
     Raises:
         ValueError: a program that fails, makes numbers that are not finite, or does not treat all neurons alike.
     """
-    name, order = type(network).__name__, np.arange(WIDTH)
-    straight, turned = (_made(network, shape, each) for each in (order, np.roll(order, 1)))
-    size = max(float(abs(values).max()) for values in straight)
-    if not all(np.isfinite(values).all() for values in straight):
+    name, sketch = type(network).__name__, network.sketch(shape)
+    straight, turned = (_made(network, shape, turn) for turn in (0, 1))
+    size = max(float(abs(values).max()) for values, _ in straight)
+    if not all(np.isfinite(values).all() for values, _ in straight):
         raise ValueError(f"{_failure(name, shape)}: it makes numbers that are not finite.")
-    if any(abs(a[..., np.roll(order, 1)] - b).max() > ALIKE * size for a, b in zip(straight, turned, strict=True)):
-        raise ValueError(
-            f"the program of {name} does not treat all neurons alike: in another order they hold other numbers. "
-            "Formulas of net.local act on the last axis, that of the neurons, entry by entry; means over it are "
-            "net.average."
-        )
-    bare = _made(with_numbers(structure(network), numbers(network)), shape, order)
-    if any(a.shape != b.shape or abs(a - b).max() > ALIKE * size for a, b in zip(straight, bare, strict=True)):
+    for (a, of), (b, _) in zip(straight, turned, strict=True):
+        if abs(np.roll(a, population(of).components, axis=-1) - b).max() > ALIKE * size:
+            raise ValueError(
+                f"the program of {name} does not treat all neurons alike: in another order those of the population "
+                f"{of!r} hold other numbers. Formulas of net.local act on the last axis, that of the neurons, entry by "
+                "entry; means over it are net.average."
+            )
+    bare = _made(with_numbers(structure(network), numbers(network)), shape)
+    if any(
+        a.shape != b.shape or abs(a - b).max() > ALIKE * size for (a, _), (b, _) in zip(straight, bare, strict=True)
+    ):
         raise ValueError(
             f"the program of {name} reads one of {', '.join(BESIDE)}, which engines apply beside it; give it a field "
             "of another name."
         )
     beside = {each: repr(getattr(network, each)) for each in BESIDE}
     found = hashlib.sha256(repr(sorted(beside.items())).encode())
-    for values in straight:
+    if not sketch.plain:
+        found.update(repr([(each.width, each.group) for each in sketch.described]).encode())
+    for values, _ in straight:
         found.update(f"{values.shape}".encode())
         found.update(",".join(f"{v:.{DIGITS}f}" for v in (np.round(values / (size or 1), DIGITS) + 0.0).flat).encode())
     return found.hexdigest()[:16]
 
 
-def _made(network: Any, shape: tuple[int, ...], order: NDArray[np.int64]) -> list[Array]:
-    """Every layer with its features, and what the readout averages."""
-    net = _Values(shape, order)
+def _made(network: Any, shape: tuple[int, ...], turn: int = 0) -> list[tuple[Array, Hashable]]:
+    """Every layer with its features, and what the readout averages, with their populations."""
+    net = _Values(shape, turn, network.sketch(shape).whole_width(WIDTH))
     try:
         with np.errstate(all="ignore"):
             end = network.program(net, network.inputs(_numbers("inputs", (SAMPLES, *shape))))
     except Exception as error:
         name = type(network).__name__
         raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
-    # what lacks an axis of neurons would be no field
-    return [np.broadcast_to(values, (*values.shape[:-1], WIDTH)) for values in (*net.seen, end.value)]
+    return [(net.whole(each), each.population) for each in (*net.seen, end)]
 
 
 def _numbers(name: str, shape: tuple[int, ...]) -> Array:
@@ -249,24 +257,35 @@ def _numbers(name: str, shape: tuple[int, ...]) -> Array:
 
 
 class _Values:
-    """An interpreter of networks of `WIDTH` neurons, in this order."""
+    """An interpreter of networks of a small width, whose units are turned by so many."""
 
-    def __init__(self, shape: tuple[int, ...], order: NDArray[np.int64]) -> None:
-        self.shape, self.order = shape, order
-        self.seen: list[Array] = []
+    def __init__(self, shape: tuple[int, ...], turn: int = 0, width: int = WIDTH) -> None:
+        self.shape, self._turn, self._width = shape, turn, width
+        self.seen: list[Field] = []
+
+    def _order(self, of: Hashable) -> NDArray[np.int64]:
+        """The neurons of a population, in theirs."""
+        said = population(of)
+        return np.roll(np.arange(said.size(self._width)), self._turn * said.components)
+
+    def whole(self, h: Field) -> Array:
+        """With an axis of neurons: what lacks one would be no field."""
+        return np.broadcast_to(h.value, (*h.value.shape[:-1], population(h.population).size(self._width)))
 
     def read(self, name: str, x: Array, *, to: Hashable) -> Field:
-        return Field(self, x @ _numbers(name, (WIDTH, x.shape[-1]))[self.order].T, to)
+        order = self._order(to)
+        return Field(self, x @ _numbers(name, (len(order), x.shape[-1]))[order].T, to)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
-        bank = (1 if mix is None else len(mix),)
-        W = _numbers(name, (*bank, WIDTH, WIDTH))[:, self.order][:, :, self.order] / math.sqrt(WIDTH)
+        bank, after, before = (1 if mix is None else len(mix),), self._order(to), self._order(v.population)
+        W = _numbers(name, (*bank, len(after), len(before)))[:, after][:, :, before] / math.sqrt(len(before))
         if mix is None:
             return Field(self, v.value @ W[0].T, to)
         return Field(self, sum(np.asarray(m) @ v.value @ w.T for m, w in zip(mix, W, strict=True)), to)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
-        return Field(self, _numbers(name, (WIDTH,))[self.order], of)
+        order = self._order(of)
+        return Field(self, _numbers(name, (len(order),))[order], of)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         return Field(self, phi.both(np, h.value)[0], h.population)
@@ -275,23 +294,24 @@ class _Values:
         return Field(self, np.asarray(A) @ h.value, h.population)
 
     def local(self, formula: Formula, *values: Field) -> Field:
-        population = next((v.population for v in values if v.population is not None), None)
-        made = formula(np, *(v.value for v in values))
-        if population is not None:
-            alone = formula(np, *(v.value if v.population is None else v.value[..., :1] for v in values))
-            first = np.broadcast_to(made, (*made.shape[:-1], WIDTH))[..., :1]
-            if not np.allclose(first, alone, rtol=ALIKE, atol=ALIKE):
+        of, call = population_of(values), on_neurons(formula, np, values)
+        made = Field(self, call(*(v.value for v in values)), of)
+        if of is not None:
+            group = population(of).components
+            alone = call(*(v.value if v.population is None else self.whole(v)[..., :group] for v in values))
+            if not np.allclose(self.whole(made)[..., :group], alone, rtol=ALIKE, atol=ALIKE):
+                what = "a neuron" if group == 1 else f"a unit of {group} neurons"
                 raise ValueError(
-                    "a formula of net.local gives a neuron another number beside others than alone; sums, means and "
-                    "orders over neurons are for net.average."
+                    f"a formula of net.local over the population {of!r} gives {what} another number beside others than "
+                    "alone; sums, means and orders over neurons are for net.average."
                 )
-        return Field(self, made, population)
+        return made
 
     def average(self, a: Field, b: Field) -> Field:
         return Field(self, (a.value * b.value).mean(-1, keepdims=True), None)
 
     def layer(self, h: Field, features: Field) -> Field:
-        self.seen += [h.value, features.value]
+        self.seen += [h, features]
         return features
 
     def add(self, a: Field, b: Field) -> Field:

@@ -17,8 +17,15 @@ An architecture is a frozen dataclass with one method, its forward pass, written
 What `read`, `apply`, `vector` and these return are fields: (row, [position,] neuron) of one population, whose neurons
 come last; numbers have a last axis of length one.  Rows, and in networks members of an ensemble, are leading axes that
 belong to the interpreter: formulas count axes from the end.  Populations are named by the program with any hashable
-(`to`); layers of one population share their neurons, as those of a residual network do.  `program` returns the field
-that the readout averages, without positions:
+(`to`); layers of one population share their neurons, as those of a residual network do.  A `Population` in the place of
+a name says more of it: how wide it is beside others, and which neurons belong to one unit,
+
+    net.apply("U", v, to=dmft.Population("branch", width=2))            2 N neurons; sums over them / sqrt(2 N)
+    net.apply("K", v, to=dmft.Population("heads", group=4))             N / 4 heads of four neurons each
+
+where `local` sees (..., unit, component) in the place of neurons, and may use all components of a unit together
+(softmax within a head, averages within a head); numbers are (..., 1, 1) there.  Averages, `activate`, `mix` and
+matrices are over units and components alike.  `program` returns the field that the readout averages, without positions:
 
     f_c = <w_c features> / gamma0
 
@@ -31,14 +38,17 @@ program must not decide by them.  Zero stays the number 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from fractions import Fraction
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.specs import _check
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import MEAN_FIELD, input_scale
 
@@ -46,6 +56,8 @@ TRACED = "traced"
 # what engines read from a network beside its program
 BESIDE = ("gamma0", "centered", "frozen", "parameterization", "weight_variance", "bias_variance")
 Formula = Callable[..., Any]
+LARGEST_RATIO = 1000  # of whole numbers that a relative width is
+RATIO_ERROR = 1e-12
 
 
 def traced(**options: Any) -> Any:
@@ -53,16 +65,81 @@ def traced(**options: Any) -> Any:
     return field(metadata={TRACED: True}, **options)
 
 
+@dataclass(frozen=True)
+class Population:
+    """The neurons of one or several layers, for `to` and `of` of programs.
+
+    Args:
+        name: any hashable; a name alone is a population of width 1 whose neurons are units of their own.
+        width: N_p / N, its neurons beside the width N of a network, a ratio of whole numbers; N_p has to be whole.
+        group: N_k, how many neurons make one unit, such as an attention head: units are independent of each other and
+            alike, components of one need not be.  N_p has to be a multiple of it.  Without it formulas of `local` see
+            neurons, with it units and their components, be it one.
+
+    Raises:
+        ValueError, TypeError: a width that is not positive, or no ratio; a group below 1.
+    """
+
+    name: Hashable
+    width: float = 1.0
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", _check.positive("width", self.width))
+        if self.group is not None:
+            object.__setattr__(self, "group", _check.integer("group", self.group, minimum=1))
+        if abs(float(self.ratio) - self.width) > RATIO_ERROR * self.width:
+            raise ValueError(
+                f"width={self.width} of the population {self.name!r} is no ratio of whole numbers up to "
+                f"{LARGEST_RATIO}; give e.g. 2, 0.5 or 4 / 3."
+            )
+
+    @property
+    def ratio(self) -> Fraction:
+        """Its width, without rounding."""
+        return Fraction(self.width).limit_denominator(LARGEST_RATIO)
+
+    @property
+    def components(self) -> int:
+        """Neurons of a unit."""
+        return self.group or 1
+
+    @property
+    def members(self) -> float:
+        """Units per neuron of the width N."""
+        return self.width / self.components
+
+    @property
+    def step(self) -> int:
+        """What widths have to be multiples of."""
+        return (self.ratio / self.components).denominator
+
+    def size(self, width: int) -> int:
+        """Neurons in a network of this width; ValueError if they are not whole units."""
+        if width % self.step:
+            raise ValueError(
+                f"width={width} gives the population {self.name!r} {float(width * self.ratio):g} neurons, which are "
+                f"not whole units of {self.components}; take a multiple of {self.step}."
+            )
+        return int(width * self.ratio)
+
+
+def population(name: Hashable) -> Population:
+    """What a program calls by this name."""
+    return name if isinstance(name, Population) else Population(name)
+
+
 class Field:
     """What a program computes with: the value belongs to the interpreter.
 
-    population: its name, or None for numbers.
+    population: its name, or, where that does not say all, the `Population`; None for numbers.
     """
 
     __slots__ = ("net", "population", "value")
+    __array_ufunc__ = None  # an array times a field is for `__rmul__`, not for each of the array's entries
 
     def __init__(self, net: Any, value: Any, population: Hashable | None) -> None:
-        self.net, self.value, self.population = net, value, population
+        self.net, self.value, self.population = net, value, _named(population)
 
     def __add__(self, other: Field) -> Field:
         if not isinstance(other, Field):
@@ -75,6 +152,41 @@ class Field:
         return NotImplemented if isinstance(factor, Field) else self.net.scale(factor, self)
 
     __rmul__ = __mul__
+
+
+def _named(given: Hashable | None) -> Hashable | None:
+    """The name alone, where it says all."""
+    return given.name if isinstance(given, Population) and given == Population(given.name) else given
+
+
+def population_of(values: Sequence[Field]) -> Hashable | None:
+    """That of the fields among them; None for numbers alone."""
+    return next((v.population for v in values if v.population is not None), None)
+
+
+def on_neurons(formula: Formula, xp: Any, values: Sequence[Field]) -> Callable[..., Any]:
+    """What `local` makes of arrays in the place of `values`, with the neurons of a population on one axis; those of a
+    grouped one are the formula's (unit, component)."""
+    of = population_of(values)
+    group = None if of is None else population(of).group
+    if group is None:
+        return partial(formula, xp)
+
+    def made(*arrays: Any) -> Any:
+        split = [
+            a[..., None] if v.population is None else a.reshape(*a.shape[:-1], -1, group)
+            for v, a in zip(values, arrays, strict=True)
+        ]
+        units, axes = max(a.shape[-2] for a in split), max(len(a.shape) for a in split)
+        found = formula(xp, *split)
+        if len(found.shape) < min(axes, 3) or found.shape[-1] not in (1, group) or found.shape[-2] not in (1, units):
+            raise ValueError(
+                f"a formula of net.local over the population {of.name!r} gives {tuple(found.shape)}, whose last axes "  # type: ignore[attr-defined]
+                f"are not those of its {units} units and their {group} components."
+            )
+        return xp.broadcast_to(found, (*found.shape[:-2], units, group)).reshape(*found.shape[:-2], -1)
+
+    return made
 
 
 class Architecture:
@@ -198,12 +310,42 @@ class Sketch:
         return len(self.reads) + len(self.matrices)
 
     def place(self, population: Hashable) -> int:
-        return self.populations.index(population)
+        return self.populations.index(_named(population))
+
+    @property
+    def described(self) -> tuple[Population, ...]:
+        """The populations, with all that is said of them."""
+        return tuple(population(each) for each in self.populations)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all neurons are units of their own, and all populations as wide as the network."""
+        return not any(isinstance(each, Population) for each in self.populations)
+
+    def sizes(self, width: int) -> tuple[int, ...]:
+        """Neurons of every population in a network of this width; ValueError if they are not whole units."""
+        return tuple(each.size(width) for each in self.described)
+
+    def whole_width(self, least: int) -> int:
+        """The smallest width from `least` on in which every population has two whole units, or more."""
+        step = math.lcm(*(each.step for each in self.described))
+        needed = max(least, *(math.ceil(2 * each.components / each.ratio) for each in self.described))
+        return -(-needed // step) * step
+
+    def share(self, population: Hashable) -> float:
+        """N_p / N of a population."""
+        return self.described[self.place(population)].width
 
     @property
     def ends(self) -> tuple[tuple[int, int], ...]:
         """(source, target) of every matrix, as places of populations."""
         return tuple((self.place(part.source), self.place(part.target)) for part in self.matrices)
+
+
+def forget_other_sketches(network: Any, shape: tuple[int, ...]) -> None:
+    """Where functions that the program calls have been edited, which no cache knows of."""
+    if _sketch.__wrapped__(structure(network), shape) != network.sketch(shape):
+        _sketch.cache_clear()
 
 
 @lru_cache(maxsize=256)
@@ -239,9 +381,9 @@ def _sketch(network: Any, shape: tuple[int, ...]) -> Sketch:
 
 
 class _Drawing:
-    """An interpreter of networks of two neurons, which notes what it is asked for."""
+    """An interpreter of networks of two units, which notes what it is asked for."""
 
-    WIDTH = 2
+    UNITS = 2
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -257,11 +399,25 @@ class _Drawing:
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
-        if population is not None:
-            self.populations[population] = None
         made = Field(self, value, population)
+        if made.population is not None:
+            self._met(made.population)
         self._origins.append((made, name, given))
         return made
+
+    def _met(self, given: Hashable) -> None:
+        """ValueError if another population has its name."""
+        said = population(given)
+        other = next((p for p in map(population, self.populations) if p.name == said.name and p != said), None)
+        if other is not None:
+            raise ValueError(
+                f"the population {said.name!r} has width {other.width:g} and group {other.group} in one place, width "
+                f"{said.width:g} and group {said.group} in another; give all places the same dmft.Population."
+            )
+        self.populations[given] = None
+
+    def _neurons(self, given: Hashable) -> int:
+        return self.UNITS * population(given).components
 
     def lost(self, end: Field) -> list[str]:
         """Weights and layers that `end` does not depend on."""
@@ -291,8 +447,10 @@ class _Drawing:
 
     def read(self, name: str, x: NDArray[np.float64], *, to: Hashable) -> Field:
         positions = x.shape[1] if x.ndim == 3 else 0
-        self._noted(self.reads, Part(name, len(self.reads) + len(self.matrices), None, to, 0, (positions, positions)))
-        return self._field(np.ones((*x.shape[:-1], self.WIDTH)), to, name=name)
+        self._noted(
+            self.reads, Part(name, len(self.reads) + len(self.matrices), None, _named(to), 0, (positions, positions))
+        )
+        return self._field(np.ones((*x.shape[:-1], self._neurons(to))), to, name=name)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         shape = v.value.shape
@@ -304,12 +462,12 @@ class _Drawing:
                 raise ValueError(f"{name!r} mixes {before} positions, and its input has {positions}.")
         layer = len(self.reads) + len(self.matrices)
         self.uses[name] = self.uses.get(name, 0) + 1
-        self._noted(self.matrices, Part(name, layer, v.population, to, bank, (after, positions)))
-        return self._field(np.ones((shape[0], *([after] if after else []), self.WIDTH)), to, v, name=name)
+        self._noted(self.matrices, Part(name, layer, v.population, _named(to), bank, (after, positions)))
+        return self._field(np.ones((shape[0], *([after] if after else []), self._neurons(to))), to, v, name=name)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
-        self._noted(self.vectors, Part(name, max(len(self.reads) + len(self.matrices) - 1, 0), None, of))
-        return self._field(np.ones(self.WIDTH), of, name=name)
+        self._noted(self.vectors, Part(name, max(len(self.reads) + len(self.matrices) - 1, 0), None, _named(of)))
+        return self._field(np.ones(self._neurons(of)), of, name=name)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         if h.value.ndim == 1:
@@ -323,11 +481,11 @@ class _Drawing:
 
     def local(self, formula: Formula, *values: Field) -> Field:
         self.linear = False
-        population = next((v.population for v in values if v.population is not None), None)
+        population = population_of(values)
         if any(v.population not in (None, population) for v in values):
             raise ValueError("local takes fields of one population: their neurons are the same ones.")
         _require_same_positions("used together", *values)
-        return self._field(formula(np, *(v.value for v in values)), population, *values)
+        return self._field(on_neurons(formula, np, values)(*(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
         self.linear = False
@@ -353,7 +511,11 @@ class _Drawing:
         return self._field(a.value + b.value, a.population, a, b)
 
     def scale(self, factor: Any, h: Field) -> Field:
-        del factor
+        if np.ndim(factor):
+            raise ValueError(
+                f"a field is multiplied by a number, not by an array of shape {np.shape(factor)}; net.mix(h, A) is for "
+                "positions, net.local for what differs between neurons."
+            )
         return self._field(h.value, h.population, h)
 
 

@@ -1,0 +1,627 @@
+"""Populations of other widths and of units of several neurons: networks against plain automatic differentiation, the
+limit, networks in law and what 1/N adds against networks; each with a twin that forgets a factor."""
+
+import json
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import dmft
+import finite_nets
+from dmft.drivers.room import memory_estimate
+from dmft.drivers.run import Run
+from dmft.engine import bank, loop, matrix, network, population
+from dmft.finite_width import influence
+from dmft.specs.networks import program
+from finite_nets.device.host import usual_torch
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.training import programs
+
+RNG = np.random.default_rng(0)
+KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
+
+
+def divided(xp, h, square):
+    return xp.tanh(h / xp.sqrt(square + 0.3))
+
+
+@dataclass(frozen=True)
+class Branched(dmft.Architecture):
+    """A residual stream, divided by its size, with branches of `ratio` times as many neurons and a bias in them."""
+
+    ratio: float = 2.0
+    blocks: int = 2
+    gamma0: float = 1.2
+    centered: bool = True
+
+    def program(self, net, x):
+        h = net.read("W0", x, to="stream")
+        for n in range(self.blocks):
+            branch = dmft.Population(("branch", n), width=self.ratio)
+            shown = net.layer(h, net.local(divided, h, net.average(h, h)))
+            u = net.apply(f"U{n}", shown, to=branch) + 0.5 * net.vector(f"b{n}", of=branch)
+            h = h + net.apply(f"V{n}", net.layer(u, net.activate(dmft.tanh(), u)), to="stream")
+        return net.layer(h, net.activate(dmft.tanh(), h))
+
+
+@dataclass(frozen=True)
+class Funnel(dmft.Architecture):
+    """Positions, banks of matrices between populations of 2 N, N and N / 2 neurons, a readout of the last."""
+
+    gamma0: float = 1.4
+    centered: bool = False
+    parameterization: str = "mean_field"
+
+    def inputs(self, x):
+        return x / np.sqrt(x.shape[-1])
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=dmft.Population("wide", width=2))
+        h = net.apply("W1", net.layer(h, net.activate(dmft.tanh(), h)), to="middle", mix=MIX)
+        narrow = dmft.Population("narrow", width=0.5)
+        h = net.apply("W2", net.layer(h, net.activate(dmft.erf(), h)), to=narrow, mix=MIX)
+        return net.mix(net.layer(h, net.activate(dmft.tanh(), h)), np.full(3, 1 / 3))
+
+
+MIX = np.stack([np.eye(3), np.eye(3, k=1)]) / np.sqrt(2)
+
+
+def attended(xp, k, q, v):
+    """Of every head sum_t softmax_t(k_s q_t) v_t, products averaged over its components."""
+    scores = xp.einsum("...shn,...thn->...sth", k, q) / k.shape[-1]
+    weights = xp.exp(scores - xp.amax(scores, -2)[..., None, :])
+    return xp.einsum("...sth,...thn->...shn", weights / weights.sum(-2)[..., None, :], v)
+
+
+@dataclass(frozen=True)
+class Attention(dmft.Architecture):
+    """One block of heads of `keys` components, all weights trained."""
+
+    keys: int = 2
+    branch: float = 1.5
+    gamma0: float = 1.0
+    centered: bool = False
+
+    def inputs(self, x):
+        return x / np.sqrt(x.shape[-1])
+
+    def program(self, net, x):
+        heads = dmft.Population("heads", group=self.keys)
+        h = net.read("W0", x, to="stream")
+        k, q, v = (net.apply(f"W{name}", h, to=heads) for name in "KQV")
+        h = h + self.branch * net.apply("WO", net.layer(v, net.local(attended, k, q, v)), to="stream")
+        return net.mix(net.layer(h, h), np.full(x.shape[-2], 1 / x.shape[-2]))
+
+
+def branched(**options):
+    x = np.random.default_rng(1).standard_normal((3, 5))
+    return dmft.Problem(Branched(**options), dmft.Task(x, [1.0, -1.0, 1.0]), dmft.GradientDescent(0.6, 5))
+
+
+def funnel(**options):
+    x = np.random.default_rng(2).standard_normal((3, 3, 4))
+    return dmft.Problem(Funnel(**options), dmft.Task(x, [1.0, -1.0, 1.0]), dmft.GradientDescent(0.8, 5))
+
+
+def attention(steps=5, **options):
+    """Of the checks of transformers by two independent codes: P=2, S=2, D=6, eta=.06 of a loss that is a sum."""
+    x = np.random.default_rng(0).normal(size=(2, 2, 6))
+    return dmft.Problem(Attention(**options), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.12, steps))
+
+
+# ---- networks against plain automatic differentiation ----------------------------------------------------------------
+
+
+def averaged(a, b):
+    return (a * b).mean(-1, keepdim=True)
+
+
+def branched_by_torch(x, W0, U0, V0, U1, V1, w, b0, b1):
+    h, seen = x @ W0.T, []
+    for U, V, b in ((U0, V0, b0), (U1, V1, b1)):
+        shown = torch.tanh(h / torch.sqrt(averaged(h, h) + 0.3))
+        u = shown @ U.T / U.shape[1] ** 0.5 + 0.5 * b
+        seen += [(h, shown), (u, torch.tanh(u))]
+        h = h + torch.tanh(u) @ V.T / V.shape[1] ** 0.5
+    return [*seen, (h, torch.tanh(h))], torch.tanh(h) @ w.T
+
+
+def funnel_by_torch(x, W0, W1, W2, w):
+    mix, h, seen = torch.tensor(MIX), x @ W0.T, []
+    for W, phi in ((W1, torch.tanh), (W2, torch.erf)):
+        seen.append((h, phi(h)))
+        N = h.shape[-1]
+        h = sum(m @ phi(h) @ W[:, k * N : (k + 1) * N].T for k, m in enumerate(mix)) / N**0.5
+    return [*seen, (h, torch.tanh(h))], torch.tanh(h).mean(1) @ w.T
+
+
+def attention_by_torch(x, W0, WK, WQ, WV, WO, w):
+    h = x @ W0.T
+    k, q, v = (h @ W.T / W.shape[1] ** 0.5 for W in (WK, WQ, WV))
+    heads = []
+    for n in range(0, len(WK), 2):  # one head after the other
+        part = slice(n, n + 2)
+        scores = k[..., part] @ q[..., part].mT / 2
+        heads.append(torch.softmax(scores, -1) @ v[..., part])
+    m = torch.cat(heads, -1)
+    out = h + 1.5 * m @ WO.T / WO.shape[1] ** 0.5
+    return [(v, m), (out, out)], out.mean(1) @ w.T
+
+
+CASES = {
+    "branches": (branched, branched_by_torch, 6),
+    "branches of thirds": (lambda: branched(ratio=1 / 3), branched_by_torch, 6),
+    "funnel": (funnel, funnel_by_torch, 6),
+    "funnel, ntk": (lambda: funnel(parameterization="ntk"), funnel_by_torch, 6),
+    "attention": (attention, attention_by_torch, 6),
+}
+
+
+def drawn(problem, width):
+    """What is read, and the weights of one network by number."""
+    with usual_torch(torch.device("cpu")):
+        trainer = programs.trainer_of(problem, torch.device("cpu"), PRECISIONS["float64"])
+        theta = trainer.draw(width, torch.tensor([4]), 0)
+    return trainer.x.clone(), [a[0].clone() for a in theta]
+
+
+def by_autograd(problem, forward, width):
+    """Predictions of all steps; feature kernels, gradient kernels and NTK at initialisation, by their definitions."""
+    x, theta = drawn(problem, width)
+    gamma0, y = problem.network.gamma0, torch.tensor(problem.task.y_train)
+    top = theta[problem.sketch.readout_layer].shape[-1]
+    mean_field = problem.network.parameterization == "mean_field"
+    scale, rate = (gamma0 * top, gamma0**2 * width) if mean_field else (gamma0 * top**0.5, gamma0**2)
+    theta = [a.clone().requires_grad_() for a in theta]
+    seen, output = forward(x, *theta)
+    f = output[:, 0] / scale
+    slopes = torch.autograd.grad(f.sum(), [h for h, _ in seen], retain_graph=True)  # rows do not mix
+    jacobian = [torch.autograd.grad(each, theta, retain_graph=True) for each in f]
+    flat = torch.stack([torch.cat([a.flatten() for a in row]) for row in jacobian])
+    kernels = {"ntk": rate * flat @ flat.T, "feature_kernel": [], "gradient_kernel": []}
+    for (h, phi), slope in zip(seen, slopes, strict=True):
+        N, flat_phi, g = h.shape[-1], phi.flatten(1), h.shape[-1] * scale / top * slope.flatten(1)
+        kernels["feature_kernel"].append(flat_phi @ flat_phi.T / flat_phi.shape[1])
+        kernels["gradient_kernel"].append(g @ g.T / N)
+    offset, found = f.detach() * problem.network.centered, []
+    for _ in range(problem.training.steps + 1):
+        f = forward(x, *theta)[1][:, 0] / scale - offset
+        found.append(f.detach().numpy())
+        pushes = torch.autograd.grad(((f - y) ** 2).mean() / 2, theta)
+        theta = [
+            (a - problem.training.learning_rate * rate * g).detach().requires_grad_()
+            for a, g in zip(theta, pushes, strict=True)
+        ]
+    stacked = {name: torch.stack(v) if isinstance(v, list) else v for name, v in kernels.items()}
+    return np.array(found), {name: v.detach().numpy() for name, v in stacked.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_networks_are_those_of_automatic_differentiation(name):
+    make, forward, width = CASES[name]
+    problem = make()
+    nets = finite_nets.train_ensemble(
+        problem, widths=[width], seeds=[4], dtype="float64", observables=["prediction", *KERNELS]
+    )
+    expected, kernels = by_autograd(problem, forward, width)
+    np.testing.assert_allclose(nets.prediction[0, 0], expected, atol=1e-13)
+    assert abs(expected[-1] - expected[0]).max() > 0.02
+    for kernel, value in kernels.items():
+        found = nets[kernel][0, 0].isel(step=0)
+        np.testing.assert_allclose(found, value, rtol=1e-10, atol=1e-12, err_msg=kernel)
+
+
+def test_networks_with_the_rates_of_one_width_are_others(monkeypatch):
+    monkeypatch.setattr(programs.ProgramTrainer, "_share", lambda *_: 1.0)
+    nets = finite_nets.train_ensemble(funnel(), widths=[6], seeds=[4], dtype="float64", observables=["prediction"])
+    expected, _ = by_autograd(funnel(), funnel_by_torch, 6)
+    assert abs(nets.prediction[0, 0] - expected).max() > 1e-2
+
+
+def explicit(problem, width):
+    """The engine on the weights of a network: what `loop.advance` sees, and the state at the end."""
+    given, theta = drawn(problem, width)
+    theta, sketch, sizes = [a.numpy() for a in theta], problem.sketch, problem.sketch.sizes(width)
+    rule, form = loop.rule_of(problem), loop.form_of(problem)
+    x, count = rule.inputs.reshape(-1, rule.inputs.shape[-1]), sketch.readout_layer
+    images = given.flatten(0, -2).numpy() @ theta[0].T
+    matrices = []
+    for part in sketch.matrices:
+        W = theta[part.layer]
+        banked = W.reshape(len(W), part.bank, -1).swapaxes(0, 1) if part.bank else None
+        matrices.append(matrix.Explicit(jnp.asarray(W)) if banked is None else bank.ExplicitBank(jnp.asarray(banked)))
+    start = network.Network(
+        reads=(jnp.linalg.lstsq(x, jnp.asarray(images))[0],),
+        matrices=tuple(matrices),
+        vectors=tuple(map(jnp.asarray, theta[count + 1 :])),
+        readout=jnp.asarray(theta[count]),
+        populations=tuple(
+            population.particles(np.zeros((0, size // said.components)), said.components)
+            for size, said in zip(sizes, sketch.described, strict=True)
+        ),
+        offset=jnp.zeros((problem.task.n_samples, 1)),
+        sketch=sketch,
+    )
+    steps = problem.training.steps + 1
+    room = loop.empty_history(start, rule, form, range(steps), two_time=True)
+    return loop.advance(start, room, rule, 0, steps, form=form)
+
+
+@pytest.fixture
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("ntk")])
+def test_the_engine_on_the_weights_of_a_network_is_that_network(name):
+    make, _, width = CASES[name]
+    nets = finite_nets.train_ensemble(make(), widths=[width], seeds=[4], dtype="float64", two_time=True)
+    end, history = explicit(make(), width)
+
+    def same(found, name):
+        np.testing.assert_allclose(found, nets[name][0, 0], rtol=1e-8, atol=1e-11, err_msg=name)
+
+    same(history.vitals.prediction, "prediction")
+    same(history.kernels.ntk, "ntk")
+    for kernel in ("feature_kernel", "gradient_kernel"):
+        same(np.moveaxis(getattr(history.kernels, kernel), 0, 1), kernel)
+    per_layer = network.layers(end)
+    same(loop.two_time_kernels(history.features, per_layer, mean=True), "feature_kernel_two_time")
+    same(loop.two_time_kernels(history.gradients, per_layer, mean=False), "gradient_kernel_two_time")
+
+
+# ---- the limit -------------------------------------------------------------------------------------------------------
+
+
+def extrapolated(problem, widths, seeds, **options):
+    """f of infinite width from two widths, linear in 1/N, and its standard error; steps from 1 on."""
+    nets = finite_nets.train_ensemble(problem, widths=widths, seeds=seeds, observables=["prediction"], **options)
+    mean, error = nets.prediction.mean("seed"), nets.prediction.std("seed") / seeds**0.5
+    a = widths[1] / (widths[1] - widths[0])
+    limit = a * mean[1] - (a - 1) * mean[0]
+    return limit.values[1:], np.hypot(a * error[1], (a - 1) * error[0]).values[1:]
+
+
+def solved(problem, particles, scrambles=4):
+    theory = dmft.solve(problem, particles=particles, scrambles=scrambles, tolerance=1e-3, observables=["prediction"])
+    return theory.prediction.values[1:], theory.prediction_se.values[1:]
+
+
+@pytest.fixture(scope="module")
+def branched_networks():
+    return extrapolated(branched(), [32, 64], 1500)
+
+
+def test_the_limit_of_wide_branches_is_that_of_networks(branched_networks):
+    limit, error = branched_networks
+    theory, se = solved(branched(), 2048)
+    z = (limit - theory) / np.hypot(error, se)
+    assert np.sqrt((z**2).mean()) < 2
+    assert abs(z).max() < 4
+    one, _ = solved(branched(ratio=0.25), 1024, 2)  # the twin: narrow branches
+    assert abs((limit - one) / error).max() > 6
+
+
+def without_rates(monkeypatch):
+    monkeypatch.setattr(network, "_beside", lambda change, share: change)
+
+
+def without_ratio(monkeypatch):
+    for name in ("revealed", "revealed_bank"):
+        made = getattr(loop, name)
+        monkeypatch.setattr(loop, name, lambda *given, made=made, **options: made(*given, **options | {"ratio": 1.0}))
+
+
+@pytest.mark.parametrize("forget", [without_rates, without_ratio])
+def test_a_forgotten_factor_gives_another_limit(forget, monkeypatch, branched_networks):
+    forget(monkeypatch)
+    jax.clear_caches()
+    theory, _ = solved(branched(), 1024, 2)
+    jax.clear_caches()
+    limit, error = branched_networks
+    assert abs((limit - theory) / error).max() > 6
+
+
+def test_the_limit_of_many_heads_is_that_of_independent_codes():
+    theory = dmft.solve(attention(9), particles=2048, scrambles=4, observables=["prediction"])
+    assert theory.attrs["directions"] < 64
+    # of 2048 heads by another implementation, standard errors up to .0012
+    known = [[0.1955, -0.2993], [0.5268, -0.7491], [0.7736, -0.9919], [0.9497, -1.0226]]
+    error = np.hypot(theory.prediction_se.values[[1, 3, 5, 9]], 0.0012)
+    z = (theory.prediction.values[[1, 3, 5, 9]] - known) / error
+    assert abs(z).max() < 4
+    assert error.max() < 0.004
+    wide = dmft.solve(attention(9, keys=8), particles=512, scrambles=2, observables=["prediction"])
+    assert abs(wide.prediction.values[[1, 3, 5, 9]] - known).max() > 0.02  # heads of eight components are others
+
+
+# ---- in law, and what 1/N adds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [branched, attention], ids=["branches", "heads"])
+def test_networks_in_law_have_the_sizes_of_networks(make):
+    problem, count, width = make(), 1500, 10
+    names = ["prediction", "feature_kernel", "gradient_kernel"]
+    found = finite_nets.sample_in_law(problem, widths=[width], seeds=count, observables=names)
+    nets = finite_nets.train_ensemble(problem, widths=[width], seeds=count, observables=names)
+    for name in names:
+        a, b = (ds[name].values[0].reshape(count, -1) for ds in (found, nets))
+        varied = b.std(0) > 1e-6
+        z = (a.mean(0) - b.mean(0))[varied] / np.sqrt((a.var(0) + b.var(0))[varied] / count)
+        assert abs(z).max() < 5, name
+    ratio = found.prediction.values[0].var(0)[1:] / nets.prediction.values[0].var(0)[1:]
+    np.testing.assert_allclose(ratio, 1, atol=0.3)  # 2 / sqrt(1500), with heavy tails
+
+
+def variances(problem, width, seeds, name="prediction"):
+    nets = finite_nets.train_ensemble(problem, widths=[width], seeds=seeds, observables=[name])
+    return width * nets[name].values[0].astype(float).var(0, ddof=1)
+
+
+def influence_functions(problem):
+    return dmft.fluctuations(
+        problem, mode="reverse", observables=["prediction"], particles=512, scrambles=2, save_steps=[2, 5]
+    ).prediction_variance.values
+
+
+def test_what_width_adds_with_wide_branches():
+    problem = branched(blocks=1)
+    ratio = influence_functions(problem) / variances(problem, 64, 6000)[[2, 5]]
+    np.testing.assert_allclose(ratio, 1, atol=0.13)  # sqrt(2 / 6000), .04 of particles, and 1 / N
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["forward", "finite"])
+def test_all_ways_to_what_width_adds_agree(mode):
+    problem = branched(blocks=1)
+    found = dmft.fluctuations(
+        problem, mode=mode, observables=["prediction"], particles=1024, scrambles=4, draws=512, save_steps=[2, 5]
+    )
+    np.testing.assert_allclose(found.prediction_variance, influence_functions(problem), rtol=0.25)
+
+
+@dataclass(frozen=True)
+class Linear(dmft.Architecture):
+    """Two wide layers, without nonlinearity."""
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=dmft.Population("wide", width=4))
+        h = net.apply("W1", net.layer(h, h), to=dmft.Population("less", width=2))
+        return net.layer(h, h)
+
+
+@pytest.mark.slow
+def test_linear_networks_are_exact_whatever_their_widths(monkeypatch):
+    x = np.random.default_rng(1).standard_normal((2, 4))
+    problem = dmft.Problem(Linear(), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.3, 1))
+    found = dmft.fluctuations(problem, observables=["prediction"])
+    assert found.attrs["mode"] == "exact"
+    nets = variances(problem, 32, 4000)[1:]
+    np.testing.assert_allclose(found.prediction_variance[1:] / nets, 1, atol=0.15)  # as above
+    monkeypatch.setattr(influence.Influence, "_spreads", property(lambda self: [1.0, 1.0]))  # the twin: all of width N
+    twin = dmft.fluctuations(problem, observables=["prediction"])
+    assert abs(twin.prediction_variance[1:] / nets - 1).max() > 0.5
+
+
+def sized(_, h):
+    """h times the mean square of its unit."""
+    return h * (h * h).mean(-1)[..., None]
+
+
+@dataclass(frozen=True)
+class Grouped(dmft.Architecture):
+    """Units of `keys` neurons, which multiply each other."""
+
+    keys: int = 4
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=dmft.Population("units", group=self.keys))
+        return net.layer(h, net.local(sized, h))
+
+
+def grouped():
+    x = np.random.default_rng(1).standard_normal((2, 3))
+    return dmft.Problem(Grouped(), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.01, 1))
+
+
+def feature_variance(**options):
+    found = dmft.fluctuations(
+        grouped(), observables=["feature_kernel"], particles=4096, scrambles=4, save_steps=[0], **options
+    )
+    return found.feature_kernel_variance.values[0, 0]
+
+
+def test_a_unit_has_one_weight(monkeypatch):
+    """N Var of <phi phi> of independent units u is N_k Var mean_n phi_n phi_n."""
+    rng, K = np.random.default_rng(3), grouped().task.input_kernel
+    h = np.linalg.cholesky(K) @ rng.standard_normal((200_000, 4, 2, 1))[..., 0].swapaxes(1, 2)
+    phi = h * (h**2).mean(-1, keepdims=True)
+    expected = 4 * np.einsum("uan,ubn->uab", phi, phi).var(0) / 16
+    found = feature_variance(mode="reverse")
+    np.testing.assert_allclose(found, expected, rtol=0.1)  # heavy tails of sixth powers
+    np.testing.assert_allclose(feature_variance(mode="finite", draws=256), found, rtol=0.3)
+    np.testing.assert_allclose(variances(grouped(), 256, 20_000, "feature_kernel")[0, 0], expected, rtol=0.1)
+
+    # the twin: a weight for every component
+    P, begun = population.Population, influence.Influence.begun
+
+    def by_component(*given):
+        made = begun(*given)
+        return replace(made, populations=tuple(replace(p, measure=p.measure / p.group) for p in made.populations))
+
+    monkeypatch.setattr(P, "units", property(lambda p: p.size))
+    monkeypatch.setattr(P, "weights", property(lambda p: p.measure if p.measure.ndim else p.measure / p.group))
+    monkeypatch.setattr(program.Population, "members", property(lambda p: p.width))
+    monkeypatch.setattr(influence.Influence, "begun", by_component)
+    jax.clear_caches()
+    assert (feature_variance(mode="reverse") / expected).max() < 0.75
+    jax.clear_caches()
+
+
+# ---- what is refused, and what identifies ----------------------------------------------------------------------------
+
+
+def test_widths_that_give_no_whole_units_are_refused():
+    heads = attention(keys=4)
+    with pytest.raises(
+        ValueError, match="width=10 gives the population 'heads' 10 neurons, .* units of 4; .* multiple of 4"
+    ):
+        finite_nets.train_ensemble(heads, widths=[8, 10], seeds=2)
+    with pytest.raises(ValueError, match=r"width=5 gives the population 'narrow' 2.5 neurons.*multiple of 2"):
+        finite_nets.sample_in_law(funnel(), widths=[5], seeds=2)
+    with pytest.raises(ValueError, match="multiple of 2"):
+        finite_nets.plan_sweep(funnel(), widths=[5], seeds=2, store="nowhere")
+    assert branched(ratio=1 / 3).sketch.sizes(6) == (6, 2, 2)
+    assert heads.sketch.whole_width(3) == 8
+
+
+def test_populations_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="width=0"):
+        dmft.Population("a", width=0)
+    with pytest.raises(ValueError, match="no ratio of whole numbers up to 1000; give e.g. 2, 0.5 or 4 / 3"):
+        dmft.Population("a", width=2**0.5)
+    with pytest.raises(ValueError, match="group=0"):
+        dmft.Population("a", group=0)
+
+
+def across(xp, h):
+    return h / xp.sqrt((h * h).mean((-1, -2)))[..., None, None]
+
+
+def summed(_, h):
+    return (h * h).sum(-2)
+
+
+@dataclass(frozen=True)
+class Wrong(dmft.Architecture):
+    """What `how` says is wrong with it."""
+
+    how: str
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=dmft.Population("heads", group=4))
+        if self.how == "two widths":
+            h = h + net.apply("W", h, to="heads")
+        if self.how in ("across", "summed"):
+            h = net.local(globals()[self.how], h)
+        if self.how == "an array":
+            h = np.array([1.0, 2.0]) * h
+        return net.layer(h, net.activate(dmft.tanh(), h))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("two widths", "population 'heads' has width 1 and group 4 in one place, width 1 and group None in another"),
+        (
+            "across",
+            r"over the population Population\(name='heads', .*\) gives a unit of 4 neurons another number beside",
+        ),
+        ("summed", "over the population 'heads' gives .* whose last axes are not those of its 2 units"),
+        ("an array", r"multiplied by a number, not by an array of shape \(2,\)"),
+    ],
+)
+def test_programs_that_mix_units_are_refused(how, message):
+    x = np.random.default_rng(2).standard_normal((3, 5))
+    with pytest.raises(ValueError, match=message):
+        dmft.Problem(Wrong(how), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 3))
+
+
+def test_neurons_of_several_populations_are_not_stacked():
+    for produce in (lambda p: dmft.neurons(p), lambda p: finite_nets.neurons(p, widths=[8])):
+        with pytest.raises(ValueError, match=r"neurons is for layers of the width of the network.*'branch', 0"):
+            produce(branched())
+
+
+def test_width_and_group_are_part_of_a_problem():
+    x = np.random.default_rng(0).normal(size=(2, 2, 6))
+
+    def described(**options):
+        return dmft.Problem(Attention(**options), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.1, 3))
+
+    assert described().problem_id != described(keys=1).problem_id
+    assert described().problem_id != described(keys=4).problem_id
+    again = dmft.Problem.from_json(described(keys=4).to_json())
+    assert again == described(keys=4)
+    assert json.loads(again.to_json())["network"]["keys"] == 4
+
+
+def test_a_population_of_width_one_is_its_name():
+    @dataclass(frozen=True)
+    class Named(dmft.Architecture):
+        said: bool
+
+        def program(self, net, x):
+            h = net.read("W0", x, to=dmft.Population("a") if self.said else "a")
+            h = net.apply("W1", net.layer(h, net.activate(dmft.tanh(), h)), to="a")
+            return net.layer(h, net.activate(dmft.tanh(), h))
+
+    assert Named(True).sketch((3,)) == Named(False).sketch((3,))
+
+
+def test_estimates_count_the_neurons_that_there_are():
+    wide, usual = (Run(branched(ratio=r), np.arange(6), 256, 1e-3, True) for r in (2, 1))
+    assert wide.sizes(64) == usual.sizes(64) == [256] * 3  # particles have nothing to do with widths
+    heads = Run(attention(keys=4), np.arange(6), 256, 1e-3, False)
+    assert heads.sizes(64) == [256, 1024]
+    assert memory_estimate(heads, 64)[0] > 1.5 * memory_estimate(replace(heads, problem=attention(keys=1)), 64)[0]
+    law = replace(wide, in_law=True)
+    assert law.sizes(64) == [256, 512, 512]
+    more, less = (programs.needs(Branched(ratio=r), (5,)) for r in (2.0, 1.0))
+    assert (more.matrices, more.vectors, more.readers) == (8, 4, 1)
+    assert (less.matrices, less.vectors, less.readers) == (4, 2, 1)
+
+
+# ---- functions that are edited ---------------------------------------------------------------------------------------
+
+
+def bent(xp, h):
+    return xp.tanh(h)
+
+
+@dataclass(frozen=True)
+class Edited(dmft.Architecture):
+    """What its formula says."""
+
+    def program(self, net, x):
+        h = net.read("W0", x, to=0)
+        return net.layer(h, net.local(bent, h))
+
+
+def test_a_formula_that_was_edited_is_compiled_anew(monkeypatch):
+    def problem():
+        x = np.random.default_rng(2).standard_normal((3, 5))
+        return dmft.Problem(Edited(), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 2))
+
+    def limit(described):
+        return dmft.solve(described, particles=64, scrambles=2, observables=["prediction"]).prediction.values[-1]
+
+    before, first = problem(), limit(problem())
+    monkeypatch.setitem(globals(), "bent", lambda xp, h: xp.tanh(2 * h))
+    after = problem()
+    assert after.problem_id != before.problem_id
+    assert abs(limit(after) - first).max() > 0.01
+    for produce in (limit, lambda p: finite_nets.train_ensemble(p, widths=[4], seeds=1)):
+        with pytest.raises(
+            ValueError, match="Edited makes other numbers than when this problem was made; make the pro"
+        ):
+            produce(before)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(limit(before), first)
+
+
+@pytest.mark.parametrize("given", [{"frozen": [0]}, {"weight_variance": [1.0, 2.0]}])
+def test_lists_in_the_place_of_tuples_are_refused(given):
+    ((name, value),) = given.items()
+    network = type("Listed", (Edited,), {name: value})
+    listed = dataclass(frozen=True)(network)
+    listed.__qualname__, listed.__module__ = "Listed", __name__
+    x = np.random.default_rng(2).standard_normal((3, 5))
+    with pytest.raises(TypeError, match=rf"{name}=.* is not a tuple; write {name} = \({value[0]}"):
+        dmft.Problem(listed(), dmft.Task(x, x[:, 0]), dmft.GradientDescent(0.5, 2))
