@@ -163,7 +163,7 @@ def extended(network: Network, samples: int, form: Form) -> Network:
         readout=per_layer[-1].widened(network.readout, draws),
         vectors=tuple(p.widened(b, draws) for p, b in zip(per_layer[1:], network.vectors, strict=False)),
         populations=tuple(p.with_more(draws) for p in network.populations),
-        velocity=None,
+        slots=(),
     )
 
 

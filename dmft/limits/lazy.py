@@ -13,15 +13,15 @@ with the variances v of initial weights and biases, 1 unless they are given (`dm
 `dmft.limits.convolution` has them for convolutional networks.  (Neal 1996, Lee et al. 2018, Jacot et al. 2018.  In a
 residual network g^{l+1} and W^l^T g^{l+1} are uncorrelated: their response to each other is linear in the readout,
 whose mean vanishes.)  Predictions are linear in the parameters, so every optimiser acts on f as on theta, with f(0) = 0
-and K the same for each output:
+and K the same for each output (`dmft.specs.training`):
 
-    GradientDescent   v(t+1) = beta v(t) + (1/B) sum_{a in batch} K_a Delta_a      f(t+1) = f(t) + eta_t v(t+1)
-    GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are gradient descent
+    x(t+1) = A_t x(t) + b_t (1/B) sum_{a in batch} K_a Delta_a(f)      x = (f, slots)
+    GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are such a recurrence
 
 Assumptions and approximations
     Averages over Gaussian fields are exact for linear, relu and erf, and quadratures for others
-    (`dmft.limits.gaussian`; 1000 samples take 5 s a layer on one core).  Weight decay is refused: theta(0), the point
-    of linearisation, would itself decay.
+    (`dmft.limits.gaussian`; 1000 samples take 5 s a layer on one core).  Where initial parameters fade, as by weight
+    decay, there is no such limit: theta(0), the point of linearisation, would itself decay.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages, warn_
 from dmft.limits.result import DivergenceCheck, FrozenKernels, exact_result
 from dmft.running import memory
 from dmft.running.host import usual_errors
-from dmft.specs import CNN, MLP, GradientFlow, Problem, ResidualMLP, _check, loss
+from dmft.specs import CNN, MLP, Problem, ResidualMLP, _check, loss
 from dmft.specs.loss import LOSSES
 from dmft.specs.networks import Architecture, Network, perceptron
 from dmft.specs.parameterization import layer_variances, require_limit, trained_layers
@@ -85,7 +85,8 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
     """The limit of `problem` for gamma0 -> 0, in closed form; its gamma0 and `centered` do not matter.
 
     Args:
-        problem: network, task, training, loss; without weight decay.  The network is an MLP, a ResidualMLP or a CNN.
+        problem: network, task, training, loss; initial parameters do not decay.  The network is an MLP, a
+            ResidualMLP or a CNN.
         save_steps: the steps to record; all of 0..T by default.
         nodes: of the quadrature in each of two dimensions, for activations without a closed form.
 
@@ -98,7 +99,8 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         networks, whatever gamma0 the problem has, and what is made with it says so too.
 
     Raises:
-        ValueError, TypeError: weight decay; another parameterization or architecture; arguments out of range.
+        ValueError, TypeError: initial parameters that decay; another parameterization or architecture; arguments out
+            of range.
         DivergenceError: learning rates too large for the NTK.
         MemoryEstimateError: kernels that do not fit in memory.
     """
@@ -110,16 +112,17 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
             f"lazy_limit is for dmft.MLP, dmft.ResidualMLP and dmft.CNN, got {type(problem.network).__name__}; use "
             "dmft.solve with a small gamma0."
         )
-    if problem.training.weight_decay > 0:
+    if problem.training.decays:
         raise ValueError(
-            f"weight_decay={problem.training.weight_decay} has no lazy limit with frozen kernels: the initial weights "
-            "decay too. Set weight_decay=0, or use dmft.solve with a small gamma0."
+            f"{type(problem.training).__name__} lets initial weights decay, to "
+            f"{problem.training.recurrences.initial()[-1]:.3g} of what they were: it has no lazy limit with frozen "
+            "kernels. Take one without weight decay, or use dmft.solve with a small gamma0."
         )
     steps, nodes = schema.saved_steps(problem, save_steps), _check.integer("nodes", nodes, minimum=2)
     _require_memory(problem)
     kernels = _kernels(problem, nodes)
     warn_of_few_nodes(kernels.quadrature_error, nodes)
-    if isinstance(problem.training, GradientFlow) and problem.training.scheme != "euler":
+    if problem.training.stepping.approximates:
         prediction, method = _flow(problem, kernels.ntk, steps), "frozen kernels, exact gradient flow"
     else:
         prediction, method = _descent(problem, kernels.ntk, steps), "frozen kernels, exact discrete dynamics"
@@ -149,19 +152,19 @@ def _kernels(problem: Problem, nodes: int) -> FrozenKernels:
 
 
 def _descent(problem: Problem, ntk: Array, steps: NDArray[np.int64]) -> Array:
-    """f (step, sample, output) at the recorded steps, of gradient descent or Euler steps of the flow."""
+    """f (step, sample, output) at the recorded steps, of the recurrence."""
     training, y, batches, last = problem.training, problem.task.targets, problem.batches, int(steps[-1])
-    f, velocity = np.zeros_like(y), np.zeros_like(y)
+    A, b = training.recurrences
+    x = np.zeros((b.shape[1], *y.shape))
     check, recorded = DivergenceCheck(problem), []
     for t in range(last + 1):
         if t in steps:
-            recorded.append(f)
+            recorded.append(x[0])
         batch = batches[min(t, training.steps - 1)]  # after the last update, look at the samples it was made from
-        check(t, f[batch], y[batch])
+        check(t, x[0, batch], y[batch])
         if t < last:
-            delta = loss.descent(np, problem.loss, f[batch], y[batch])
-            velocity = training.momentum * velocity + ntk[:, batch] @ delta / len(batch)
-            f = f + training.rates[t] * velocity
+            delta = loss.descent(np, problem.loss, x[0, batch], y[batch])
+            x = np.tensordot(A[t], x, 1) + np.multiply.outer(b[t], ntk[:, batch] @ delta / len(batch))
     return np.array(recorded)
 
 
@@ -176,9 +179,8 @@ def _require_memory(problem: Problem) -> None:
     samples, depth = problem.task.n_samples, problem.sketch.depth
     columns = samples * max(positions or 1 for _, positions in problem.sketch.layers)
     needed = 8 * columns**2 * (4 * depth + 4)
-    if isinstance(problem.training, GradientFlow) and not (
-        LOSSES[problem.loss].quadratic or LOSSES[problem.loss].jumps
-    ):
+    kind = LOSSES[problem.loss]
+    if problem.training.stepping.approximates and not (kind.quadratic or kind.jumps):
         needed += 24 * problem.task.y_train.size**2  # Jacobians
     memory.require(
         needed,

@@ -5,7 +5,7 @@ from dmft.specs.data import load_task
 from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP
 from dmft.specs.problem import Problem, vary
 from dmft.specs.task import Task
-from dmft.specs.training import GradientDescent, GradientFlow, one_pass, random_batches
+from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
 
 __all__ = [
     "CNN",
@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "ResidualMLP",
     "Task",
+    "Training",
     "erf",
     "gelu",
     "linear",
