@@ -39,10 +39,10 @@ from dmft.specs import (
     random_batches,
 )
 from dmft.specs.activation import NAMES
-from dmft.specs.data import NAMED
 from dmft.specs.loss import LOSSES
 from dmft.specs.networks.convolution import PADDINGS, POOLINGS
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS
+from dmft.specs.tasks.sources import NAMED
 from dmft.specs.training import OBSERVE, SCHEMES
 
 NETWORKS: dict[str, type[MLP | ResidualMLP | CNN]] = {"mlp": MLP, "residual": ResidualMLP, "cnn": CNN}

@@ -768,7 +768,7 @@ def test_stores_of_former_versions_open_and_are_cut_to_what_they_hold(tmp_path, 
 def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp_path, whole, monkeypatch):
     """The other writes its length between our look and our write: a longer one, and a chunk."""
     path = shutil.copytree(whole, tmp_path / "store")
-    write, done = finite_nets.sweeps.store._write_whole, []
+    write, done = finite_nets.sweeps.store.write_whole, []
 
     def late(file, text):
         if not done and file.parent.name == "count":
@@ -779,7 +779,7 @@ def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp
             file.write_text(json.dumps(metadata))
         write(file, text)
 
-    monkeypatch.setattr(finite_nets.sweeps.store, "_write_whole", late)
+    monkeypatch.setattr(finite_nets.sweeps.store, "write_whole", late)
     finite_nets.sweeps.store.Store._declare(path / PROBLEM.problem_id / "width_8" / "count", 12)
     assert done
     assert declared(path) == 31
