@@ -266,7 +266,7 @@ def test_the_lazy_limit_is_that_of_small_richness():
 def test_responses_along_paths_carry_the_memory_kernels():
     given = problem(Nesterov((0.3, 0.6, 0.6, 0.3), 4, momentum=0.8, decay=0.3), task=dmft.Task(X[:2], [1.0, -1.0]))
     limit, paths = (
-        solver(given, particles=512, scrambles=4, observables=["prediction", "feature_kernel", "ntk"])
+        solver(given, particles=1024, scrambles=4, observables=["prediction", "feature_kernel", "ntk"])
         for solver in (dmft.solve, limit_by_paths)
     )
 
@@ -278,7 +278,7 @@ def test_responses_along_paths_carry_the_memory_kernels():
     for name in ("prediction", "feature_kernel", "ntk"):
         assert distance(limit, paths, name) < 4  # four scrambles: Student's t of 3 degrees of freedom
     wrong = dataclasses.replace(given, training=Wrong(**dataclasses.asdict(given.training)))
-    other = limit_by_paths(wrong, particles=512, scrambles=4, observables=["feature_kernel"])
+    other = limit_by_paths(wrong, particles=1024, scrambles=4, observables=["feature_kernel"])
     assert distance(limit, other, "feature_kernel") > 10
 
 
