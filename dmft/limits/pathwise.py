@@ -106,9 +106,7 @@ class Layer(NamedTuple):
     by_r: Tangent | None
 
 
-State = tuple[
-    tuple[Layer, ...], jax.Array, jax.Array
-]  # with shares of Delta of past steps and the output at initialisation
+State = tuple[tuple[Layer, ...], jax.Array, jax.Array]  # with Delta of past steps, by shares, and the initial output
 
 
 def pathwise_limit(problem: Problem, normals: Sequence[ArrayLike], *, jitter: float = 1e-12) -> dict[str, jax.Array]:
