@@ -1,6 +1,7 @@
 """Optimisers of one's own: in the limit, its fluctuations, closed forms and networks, against PyTorch and each other."""
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import finite_nets
 from dmft.limits.by_paths import limit_by_paths
 from dmft.specs import parameterization
 from dmft.specs.training import own
+from figures.report.provenance import in_words
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.recording import Plan
@@ -90,6 +92,7 @@ class HeavyBall(dmft.Training):
         return [[1 - eta * decay, eta * beta], [-decay, beta]], [eta, 1]
 
 
+HEAVY = dmft.GradientDescent(0.3, STEPS, momentum=0.6, weight_decay=0.1)
 BATCHES = dmft.random_batches(4, 2, STEPS)
 OWN = {
     "nesterov": Nesterov(0.2),
@@ -297,8 +300,7 @@ def _in_law(training):
 
 @pytest.mark.parametrize("reading", [_solved, _fluctuating, _in_law])
 def test_every_reading_of_the_heavy_ball_is_that_of_gradient_descent(reading):
-    builtin = dmft.GradientDescent(0.3, STEPS, momentum=0.6, weight_decay=0.1)
-    found, expected, other = (reading(each) for each in (HeavyBall(0.3), builtin, Nesterov(0.3, decay=0.1)))
+    found, expected, other = (reading(each) for each in (HeavyBall(0.3), HEAVY, Nesterov(0.3, decay=0.1)))
     for name in expected.data_vars:
         if name.startswith("prediction"):
             scale = abs(expected[name].values).max()
@@ -332,6 +334,12 @@ def test_an_edited_recurrence_is_another_problem(monkeypatch):
             dmft.Problem.from_json(text)
     finally:
         own.digest.cache_clear()
+
+
+def test_reports_name_it():
+    own, builtin = (in_words(json.loads(problem(each).to_json())) for each in (QuasiHyperbolic(0.4), HEAVY))
+    assert f"Training: {__name__}:QuasiHyperbolic, learning_rate = 0.4, steps = 6, beta = 0.9, nu = 0.7, loss" in own
+    assert "Training: gradient descent, T = 6 steps, learning rate eta = 0.3, loss" in builtin
 
 
 def test_nothing_is_imported_for_a_description():
