@@ -338,7 +338,7 @@ def test_an_edited_recurrence_is_another_problem(monkeypatch):
 
 def test_reports_name_it():
     own, builtin = (in_words(json.loads(problem(each).to_json())) for each in (QuasiHyperbolic(0.4), HEAVY))
-    assert f"Training: {__name__}:QuasiHyperbolic, learning_rate = 0.4, steps = 6, beta = 0.9, nu = 0.7, loss" in own
+    assert f"Training: {__name__}:QuasiHyperbolic, beta = 0.9, learning_rate = 0.4, nu = 0.7, steps = 6, loss" in own
     assert "Training: gradient descent, T = 6 steps, learning rate eta = 0.3, loss" in builtin
 
 
