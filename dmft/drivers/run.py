@@ -107,12 +107,12 @@ class Run:
     @property
     def step_room(self) -> int:
         """The room that a step needs in a matrix."""
-        return self.block * self.form.passes * self.form.sketch.uses + self.look_room
+        return self.block * self.form.stepping.passes * self.form.sketch.uses + self.look_room
 
     @property
     def full_capacity(self) -> int:
         """Directions that a matrix can meet at most: every vector of every step."""
-        each = self.block * self.form.passes * self.form.sketch.uses
+        each = self.block * self.form.stepping.passes * self.form.sketch.uses
         return each * (self.last + 1) + self.look_room * len(self.steps)
 
     @property

@@ -60,7 +60,6 @@ from dmft.specs.parameterization import require_limit
 
 HALVED = 2  # scrambles with half of the particles, where these are few
 STILL = 1e-12  # of the smallest step, a step that changes nothing
-ORDERS = {"rosenbrock": 2, "euler": 1}  # of the schemes of gradient flows
 METHODS = {True: "causal linear forms, exact", False: "causal particles, revealed Gaussian matrices"}  # by exactness
 
 
@@ -327,4 +326,4 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
         return float("inf")
     common = np.flatnonzero((run.steps % 2 == 0) | (run.steps == run.last))
     seen = np.asarray(trained.history.vitals.prediction)[-(-run.steps[common] // 2)]
-    return float(abs(seen - prediction[common]).max() / (2 ** ORDERS[training.scheme] - 1))
+    return float(abs(seen - prediction[common]).max() / (2**training.stepping.order - 1))

@@ -150,7 +150,7 @@ def extended(network: Network, form: Form) -> Network:
         vectors=widened(form.sketch.vectors, network.vectors),
         readout=network.populations[form.sketch.place(form.sketch.readout)].widened(network.readout, draws),
         populations=tuple(p.with_more(draws) for p in network.populations),
-        velocity=None,
+        slots=(),
     )
 
 

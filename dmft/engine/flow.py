@@ -42,6 +42,8 @@ from dmft.engine.network import (
     tangent_kernel,
 )
 from dmft.specs import loss
+from dmft.specs.training.flow import EULER, ROSENBROCK
+from dmft.specs.training.recurrence import RECURRENCE, Stepping
 
 GAMMA = 1 - 1 / np.sqrt(2)
 
@@ -70,22 +72,23 @@ def observed_step(
 
 def step(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
     """Step `t` of training; the pass is that before the update."""
-    if form.scheme == "descent":
-        return descend(network, rule, t, form)
-    if form.scheme == "euler":
-        return _euler(network, rule, t, form)
-    network, seen, _ = rosenbrock(network, rule, t, rule.rates[t], form)
-    return network, seen
+    return STEPS[form.stepping](network, rule, t, form)
 
 
 def _euler(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
     network, seen, change = evaluate(network, rule, t, form)
+    rate = rule.recurrence.b[t, 0]
     K = tangent_kernel(network, seen, seen, form)[:, :, : form.trained]
     assert network.carried is not None
     # rows are all samples in their order: a flow takes the full batch
-    carried = network.carried + rule.rates[t] / rule.gamma0 * jnp.tensordot(K, change, axes=2)
+    carried = network.carried + rate / rule.gamma0 * jnp.tensordot(K, change, axes=2)
     network = replace(network, carried=carried)
-    return network.moved(direction(network, seen, change, form), rule.rates[t]), seen
+    return network.moved(direction(network, seen, change, form), rate), seen
+
+
+def _rosenbrock(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
+    network, seen, _ = rosenbrock(network, rule, t, rule.recurrence.b[t, 0], form)
+    return network, seen
 
 
 def rosenbrock(
@@ -113,6 +116,13 @@ def rosenbrock(
     end = along(trial_seen, trial_delta / 2, along(seen, (a - b) / 2, trial))
     error = tau / 2 * (K @ (a - b) + response)
     return end, seen, error.reshape(n, outputs)
+
+
+STEPS: dict[Stepping, Callable[[Network, Rule, jax.Array | int, Form], tuple[Network, Pass]]] = {
+    RECURRENCE: descend,
+    EULER: _euler,
+    ROSENBROCK: _rosenbrock,
+}
 
 
 def _block_diagonal(blocks: jax.Array) -> jax.Array:

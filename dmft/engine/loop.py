@@ -27,6 +27,7 @@ from dmft.engine.network import (
     Form,
     Network,
     Pass,
+    Recurrence,
     Rule,
     Start,
     Vitals,
@@ -91,15 +92,18 @@ def rule_of(problem: Problem) -> Rule:
         probes=jnp.asarray(probes, jnp.int32),
         looked=jnp.ones(training.steps + 1, bool),
         share=jnp.asarray(np.concatenate([share, share[-1:]])),
-        rates=jnp.asarray(np.append(training.rates, 0.0)),
+        recurrence=Recurrence(*map(_with_last, training.recurrences.step)),
         gamma0=jnp.asarray(network.gamma0),
         centered=jnp.asarray(float(network.centered)),
-        momentum=jnp.asarray(training.momentum),
-        weight_decay=jnp.asarray(training.weight_decay),
         numbers={name: jnp.asarray(value) for name, value in numbers(network).items()},
         start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
         kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
     )
+
+
+def _with_last(numbers: NDArray[np.float64]) -> jax.Array:
+    """Numbers of steps 0..T-1, and of step T, after which nothing moves."""
+    return jnp.asarray(np.concatenate([numbers, np.zeros_like(numbers[:1])]))
 
 
 def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:
@@ -110,8 +114,8 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
         network=structure(network),
         shape=task.shape,
         loss=problem.loss,
-        scheme=training.scheme,
-        momentum=training.momentum > 0,
+        stepping=training.stepping,
+        slots=training.recurrences.slots,
         trained=problem.batches.shape[1] if stream else task.n_train,
         probes=task.n_test if stream else 0,
         joint=joint or not stream,
@@ -190,12 +194,12 @@ def limit_network(
         make = partial(revealed_bank, part.bank) if part.bank else revealed
         ratio = sketch.share(part.source) / sketch.share(part.target)
         matrices.append(make(*ends, project=project, initial=start.weights[part.layer], ratio=ratio))
-    carried = jnp.zeros(shape) if form.scheme == "euler" else None
+    carried = jnp.zeros(shape) if form.stepping.follows_output else None
     network = Network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch
     )
-    velocity = jax.tree.map(jnp.zeros_like, network.parameters) if form.momentum else None
-    return replace(network, velocity=velocity)
+    slots = tuple(jax.tree.map(jnp.zeros_like, network.parameters) for _ in range(form.slots))
+    return replace(network, slots=slots)
 
 
 def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:

@@ -15,10 +15,10 @@ The direction is linear in g, and so is g in its start w_c: where no gradient ke
 from sum_c Delta_c w_c replaces those from every w_c ("events" are outputs, or one for the loss).
 
 Parameters move as one vector theta (thin matrices; d and C of every other, `dmft.engine.matrix`; vectors; w), in a
-linear space in which an optimiser is three lines (the rate of all of them is eta gamma0^2 N: what ends in a population
-of N_p neurons moves N / N_p times its direction, whose g are per neuron):
+linear space in which an optimiser is one line (`dmft.specs.training`), with x = (theta, slots); the rate of all of them
+is eta gamma0^2 N: what ends in a population of N_p neurons moves N / N_p times its direction, whose g are per neuron:
 
-    v <- beta v + D - lambda theta;      theta <- theta + eta v            (`dmft.engine.flow` for gradient flow)
+    x <- A_t x + b_t D                                                     (`dmft.engine.flow` for gradient flow)
 
 Observables, from the fields before the update:
 
@@ -54,6 +54,7 @@ from dmft.specs import loss
 from dmft.specs.activation import Activation
 from dmft.specs.networks.program import Field, Sketch, with_numbers
 from dmft.specs.parameterization import output_scale
+from dmft.specs.training import Stepping
 
 
 class Parameters(NamedTuple):
@@ -74,7 +75,7 @@ class Network:
     reads, matrices, vectors, readout: as of `Parameters`.
     populations: in the order in which the program meets them.
     offset: (sample, output), the output at initialisation, which a centered network subtracts.
-    velocity: v, or None without momentum.
+    slots: what the optimiser remembers.
     carried: (sample, output), the output where it follows the NTK (`dmft.engine.flow`), else None.
     sketch: the parts of the program.
     """
@@ -85,7 +86,7 @@ class Network:
     populations: tuple[Population, ...]
     offset: jax.Array
     vectors: tuple[jax.Array, ...] = ()
-    velocity: Parameters | None = None
+    slots: tuple[Parameters, ...] = ()
     carried: jax.Array | None = None
     sketch: Sketch = field(kw_only=True, metadata={"static": True})
 
@@ -110,6 +111,13 @@ class Network:
         return replace(self, reads=reads, matrices=matrices, vectors=vectors, readout=readout)
 
 
+class Recurrence(NamedTuple):
+    """Of an optimiser: change (step, component, component_2) and b (step, component), theta first, then slots."""
+
+    change: jax.Array
+    b: jax.Array
+
+
 class Start(NamedTuple):
     """Standard deviations at initialisation (`dmft.specs.parameterization.Deviations`): weights (layer,); biases; along
     (input direction,) and extra, of the bias of the first layer."""
@@ -127,7 +135,8 @@ class Rule(NamedTuple):
     rows: (step, row), the samples met at a step, those to train on first.
     probes: (probe,), the samples on which a stream is observed, or none; looked: (step,), whether it is.
     share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
-    rates: (step,), eta_t, 0 for the last; tau is rates * share / gamma0.
+    recurrence: A_t - 1 in the component of theta, A_t in slots, and b_t; nothing moves at the last step.  Of a flow
+        rates eta dt are b (step, 0), and tau is rate * share / gamma0.
     numbers: traced numbers of the architecture (`dmft.specs.networks.program`), by field.
     start: how initial parameters are made of normals.
     kink_width: w, by which kinks are rounded where they are.
@@ -139,11 +148,9 @@ class Rule(NamedTuple):
     probes: jax.Array
     looked: jax.Array
     share: jax.Array
-    rates: jax.Array
+    recurrence: Recurrence
     gamma0: jax.Array
     centered: jax.Array
-    momentum: jax.Array
-    weight_decay: jax.Array
     numbers: dict[str, jax.Array]
     start: Start
     kink_width: jax.Array
@@ -154,7 +161,7 @@ class Form:
     """What of a problem shapes the compiled code.
 
     network: the architecture without its numbers; shape: of one input.
-    scheme: "descent", "euler" or "rosenbrock".
+    stepping: what a step is made of; slots: how many the optimiser has.
     trained: how many of a step's rows are trained on.
     probes: how many a stream has; 0 where the rows themselves are observed.
     joint: whether observables of several steps are wanted together: matrices then remember what probes have met.
@@ -168,8 +175,8 @@ class Form:
     network: Any
     shape: tuple[int, ...]
     loss: str
-    scheme: str
-    momentum: bool
+    stepping: Stepping
+    slots: int
     trained: int
     probes: int
     joint: bool
@@ -188,22 +195,17 @@ class Form:
     @property
     def per_output(self) -> bool:
         """Whether backward passes start from every output, not from the loss."""
-        return self.scheme != "descent" or self.every_row
+        return self.stepping.by_output or self.every_row
 
     @property
     def every_row(self) -> bool:
         """Whether backward passes start from all rows, not from those trained on."""
-        return self.scheme == "euler" or (self.gradients and not self.probes)
+        return self.stepping.follows_output or (self.gradients and not self.probes)
 
     @property
     def gradients(self) -> bool:
         """Whether backward passes from every output are recorded."""
         return any(one.needs == BACKWARD for one in self.observables)
-
-    @property
-    def passes(self) -> int:
-        """Forward and backward passes a step."""
-        return 2 if self.scheme == "rosenbrock" else 1
 
 
 @dataclass(frozen=True)
@@ -383,15 +385,19 @@ def trained_part(change: Parameters, form: Form) -> Parameters:
 
 
 def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
-    """Step `t` of gradient descent with momentum and weight decay."""
+    """Step `t` of a linear optimiser: the recurrence of theta and slots."""
     network, seen, change = evaluate(network, rule, t, form)
     push = direction(network, seen, change, form)
-    push = jax.tree.map(lambda d, theta: d - rule.weight_decay * theta, push, network.parameters)
-    push = trained_part(push, form)
-    if network.velocity is not None:
-        push = jax.tree.map(lambda v, d: rule.momentum * v + d, network.velocity, push)
-        network = replace(network, velocity=push)
-    return network.moved(push, rule.rates[t]), seen
+    A, b, x = rule.recurrence.change[t], rule.recurrence.b[t], (network.parameters, *network.slots)
+
+    def row(i: int) -> Parameters:
+        def combined(pushed: jax.Array, *parts: jax.Array) -> jax.Array:
+            return sum((A[i, j] * part for j, part in enumerate(parts)), b[i] * pushed)
+
+        return trained_part(jax.tree.map(combined, push, *x), form)
+
+    moved, *slots = (row(i) for i in range(len(x)))
+    return replace(network, slots=tuple(slots)).moved(moved), seen
 
 
 # ---- observables -----------------------------------------------------------------------------------------------------

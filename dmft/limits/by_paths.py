@@ -41,7 +41,7 @@ def limit_by_paths(
     """The infinite-width limit of `problem`, with responses from tangents along the path of every particle.
 
     Args:
-        problem: an `MLP` with a smooth activation and one output, plain full-batch `GradientDescent`, any loss.
+        problem: an `MLP` with a smooth activation and one output, any optimiser but a flow, any loss.
         particles: S, a power of two.
         scrambles: independent repetitions, at least 2; their scatter gives the standard errors.
         seed: of the scrambles.

@@ -1,13 +1,13 @@
 """The lazy limit gamma0 -> 0 (after N -> infinity): kernels stay what they are at initialisation.
 
 `dmft.limits.frozen` has their recursions.  Predictions are linear in the parameters, so every optimiser acts on f as on
-theta, with f(0) = 0 and K the same for each output:
+theta, with f(0) = 0 and K the same for each output (`dmft.specs.training`):
 
-    GradientDescent   v(t+1) = beta v(t) + (1/B) sum_{a in batch} K_a Delta_a      f(t+1) = f(t) + eta_t v(t+1)
-    GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are gradient descent
+    x(t+1) = A_t x(t) + b_t (1/B) sum_{a in batch} K_a Delta_a(f)      x = (f, slots)
+    GradientFlow      df/dt = (eta/P) K Delta(f)   (`dmft.limits.flow`);   "euler" steps of it are such a recurrence
 
-Assumptions and approximations: those of `dmft.limits.frozen`.  Weight decay is refused: theta(0), the point of
-linearisation, would itself decay.
+Assumptions and approximations: those of `dmft.limits.frozen`.  Where initial parameters fade, as by weight decay, there
+is no such limit: theta(0), the point of linearisation, would itself decay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dmft.limits.gaussian import NODES, warn_of_few_nodes
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.running import memory
 from dmft.running.host import usual_errors
-from dmft.specs import GradientFlow, Problem, _check, loss
+from dmft.specs import Problem, _check, loss
 from dmft.specs.loss import LOSSES
 from dmft.specs.parameterization import require_limit
 
@@ -37,7 +37,7 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
     """The limit of `problem` for gamma0 -> 0, in closed form; its gamma0 and `centered` do not matter.
 
     Args:
-        problem: network, task, training, loss; without weight decay.  The network is one whose kernels at
+        problem: network, task, training, loss; initial parameters do not decay.  The network is one whose kernels at
             initialisation follow from each other (`dmft.limits.frozen`), as those of MLP, ResidualMLP and CNN do.
         save_steps: the steps to record; all of 0..T by default.
         nodes: of the quadrature in each of two dimensions, for activations without a closed form.
@@ -51,17 +51,19 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         networks, whatever gamma0 the problem has, and what is made with it says so too.
 
     Raises:
-        ValueError, TypeError: weight decay; another parameterization or architecture; arguments out of range.
+        ValueError, TypeError: initial parameters that decay; another parameterization or architecture; arguments out
+            of range.
         DivergenceError: learning rates too large for the NTK.
         MemoryEstimateError: kernels that do not fit in memory.
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
-    if problem.training.weight_decay > 0:
+    if problem.training.decays:
         raise ValueError(
-            f"weight_decay={problem.training.weight_decay} has no lazy limit with frozen kernels: the initial weights "
-            "decay too. Set weight_decay=0, or use dmft.solve with a small gamma0."
+            f"{type(problem.training).__name__} lets initial weights decay, to "
+            f"{problem.training.recurrences.initial()[-1]:.3g} of what they were: it has no lazy limit with frozen "
+            "kernels. Take one without weight decay, or use dmft.solve with a small gamma0."
         )
     steps, nodes = schema.saved_steps(problem, save_steps), _check.integer("nodes", nodes, minimum=2)
     _require_memory(problem)
@@ -70,7 +72,7 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
     except UnclosedError as reason:
         raise ValueError(f"lazy_limit: {reason}; use dmft.solve with a small gamma0.") from reason
     warn_of_few_nodes(kernels.quadrature_error, nodes)
-    if isinstance(problem.training, GradientFlow) and problem.training.scheme != "euler":
+    if problem.training.stepping.approximates:
         prediction, method = _flow(problem, kernels.ntk, steps), "frozen kernels, exact gradient flow"
     else:
         prediction, method = _descent(problem, kernels.ntk, steps), "frozen kernels, exact discrete dynamics"
@@ -93,19 +95,19 @@ def has_lazy_limit(problem: Problem) -> bool:
 
 
 def _descent(problem: Problem, ntk: Array, steps: NDArray[np.int64]) -> Array:
-    """f (step, sample, output) at the recorded steps, of gradient descent or Euler steps of the flow."""
+    """f (step, sample, output) at the recorded steps, of the recurrence."""
     training, y, batches, last = problem.training, problem.task.targets, problem.batches, int(steps[-1])
-    f, velocity = np.zeros_like(y), np.zeros_like(y)
+    A, b = training.recurrences
+    x = np.zeros((b.shape[1], *y.shape))
     check, recorded = DivergenceCheck(problem), []
     for t in range(last + 1):
         if t in steps:
-            recorded.append(f)
+            recorded.append(x[0])
         batch = batches[min(t, training.steps - 1)]  # after the last update, look at the samples it was made from
-        check(t, f[batch], y[batch])
+        check(t, x[0, batch], y[batch])
         if t < last:
-            delta = loss.descent(np, problem.loss, f[batch], y[batch])
-            velocity = training.momentum * velocity + ntk[:, batch] @ delta / len(batch)
-            f = f + training.rates[t] * velocity
+            delta = loss.descent(np, problem.loss, x[0, batch], y[batch])
+            x = np.tensordot(A[t], x, 1) + np.multiply.outer(b[t], ntk[:, batch] @ delta / len(batch))
     return np.array(recorded)
 
 
@@ -120,9 +122,8 @@ def _require_memory(problem: Problem) -> None:
     samples, depth = problem.task.n_samples, problem.sketch.depth
     columns = samples * max(positions or 1 for _, positions in problem.sketch.layers)
     needed = 8 * columns**2 * (6 * depth + 4)
-    if isinstance(problem.training, GradientFlow) and not (
-        LOSSES[problem.loss].quadratic or LOSSES[problem.loss].jumps
-    ):
+    kind = LOSSES[problem.loss]
+    if problem.training.stepping.approximates and not (kind.quadratic or kind.jumps):
         needed += 24 * problem.task.y_train.size**2  # Jacobians
     memory.require(
         needed,

@@ -1,20 +1,23 @@
 """The limit by a second route: the equations of the mean-field limit forward in time, responses from tangents of paths.
 
-For layers l = 1..L, steps t, samples mu (training and test), c_s = eta_s gamma0 / P, and Delta_a = 0 for test samples:
+For layers l = 1..L, steps t, samples mu (training and test), memory kernels d, c of the optimiser
+(`dmft.specs.training`), c_ts = c(t, s) gamma0 / B for batches of B samples, and Delta_a(s) = 0 for samples that are not
+in the batch of step s:
 
-    h^l_mu(t) = u^l_mu(t) + sum_{s<t,a}  [c_s Delta_a(s) Phi^{l-1}_{mu a}(t,s) + A^{l-1}_{mu a}(t,s)] g^l_a(s)
-    z^l_mu(t) = r^l_mu(t) + sum_{s<t,a}   c_s Delta_a(s) G^{l+1}_{mu a}(t,s) phi(h^l_a(s))
-                          + sum_{s<=t,a}  B^l_{mu a}(t,s) phi(h^l_a(s))                     g^l = phi'(h^l) z^l
+    h^l_mu(t) = d_t u^l_mu(t) + sum_{s<t,a}  [c_ts Delta_a(s) Phi^{l-1}_{mu a}(t,s) + d_t A^{l-1}_{mu a}(t,s)] g^l_a(s)
+    z^l_mu(t) = d_t r^l_mu(t) + sum_{s<t,a}   c_ts Delta_a(s) G^{l+1}_{mu a}(t,s) phi(h^l_a(s))
+                              + sum_{s<=t,a}  d_t B^l_{mu a}(t,s) phi(h^l_a(s))                  g^l = phi'(h^l) z^l
     u^l ~ GP(0, Phi^{l-1}),   r^l ~ GP(0, G^{l+1}),   Phi^0 = K^x,   G^{L+1} = 1,   A^0 = 0,   B^L = 0
     A^l_{mu a}(t,s) = <d phi(h^l_mu(t)) / d r^l_a(s)>            s < t
     B^l_{mu a}(t,s) = <d g^{l+1}_mu(t) / d u^{l+1}_a(s)>         s <= t; at s = t it holds <phi'' z>
     f_mu(t) = <z^L_mu(t) phi(h^L_mu(t))> / gamma0                less its value at t = 0
 
-Source: Bordelon & Pehlevan 2022, with discrete steps.  Everything at step t follows from earlier steps: forward through
-the layers, then backward, without iteration.  Each particle carries the derivatives of its own path in its own u and r,
-which follow the same recursions with kernels and responses held fixed:
+Source: Bordelon & Pehlevan 2022, with discrete steps of any linear optimiser (theirs has d = 1, c = eta).  Everything
+at step t follows from earlier steps: forward through the layers, then backward, without iteration.  Each particle
+carries the derivatives of its own path in its own u and r, which follow the same recursions with kernels and responses
+held fixed:
 
-    dh(t) = du(t) + sum_{s<t} [...] dg(s)      dz(t) = dr(t) + sum_{s<=t} [...] phi'(h(s)) dh(s)
+    dh(t) = d_t du(t) + sum_{s<t} [...] dg(s)      dz(t) = d_t dr(t) + sum_{s<=t} [...] phi'(h(s)) dh(s)
     dg(t) = phi'(h(t)) dz(t) + phi''(h(t)) z(t) dh(t)
 
 `dmft.engine.matrix` finds the same responses by conditioning, without derivatives; the two share no code.
@@ -34,14 +37,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from dmft.engine.activations import functions
-from dmft.specs import MLP, GradientDescent, Problem, loss
+from dmft.specs import MLP, Problem, loss
 from dmft.specs.activation import Activation
 from dmft.specs.parameterization import batch_scale, output_scale
+from dmft.specs.training.recurrence import RECURRENCE
 
 
 class Terms(NamedTuple):
@@ -55,13 +60,16 @@ class Terms(NamedTuple):
 class Numbers(NamedTuple):
     """What the equations take from a problem.
 
-    input_kernel: (sample, sample_2); targets: (sample,); share: (step, sample), c_s for training samples, else 0, and 0
-    at the last step.
+    input_kernel: (sample, sample_2); targets: (sample,).
+    share: (step, sample), gamma0 / B for the samples of the batch, else 0, and 0 at the last step.
+    decay: d (step,); memory: c (step, step_2).
     """
 
     input_kernel: jax.Array
     targets: jax.Array
     share: jax.Array
+    decay: jax.Array
+    memory: jax.Array
     gamma0: jax.Array
 
 
@@ -98,14 +106,14 @@ class Layer(NamedTuple):
     by_r: Tangent | None
 
 
-State = tuple[tuple[Layer, ...], jax.Array, jax.Array]  # with c Delta of past steps and the output at initialisation
+State = tuple[tuple[Layer, ...], jax.Array, jax.Array]  # with Delta of past steps, by shares, and the initial output
 
 
 def pathwise_limit(problem: Problem, normals: Sequence[ArrayLike], *, jitter: float = 1e-12) -> dict[str, jax.Array]:
     """One estimate of the limit of `problem`, from one set of raw normals.  Wants `jax.enable_x64`.
 
     Args:
-        problem: an `MLP` with a smooth activation and one output, plain full-batch `GradientDescent`, any loss.
+        problem: an `MLP` with a smooth activation and one output, any optimiser but a flow, any loss.
         normals: for each layer (draw, particle), iid N(0,1) over particles; `draws_needed` says how many draws.
         jitter: added to the diagonal of kernels, relative to its mean; well above rounding times the rows of a kernel.
 
@@ -153,12 +161,15 @@ def _ends(depth: int) -> list[tuple[bool, bool]]:
 def _limit(problem: Problem, normals: Sequence[ArrayLike], jitter: float, terms: Terms) -> dict[str, jax.Array]:
     task, training = problem.task, problem.training
     drawn = _checked(problem, normals)
-    share = training.rates * batch_scale(problem.network.gamma0, task.n_train)
-    trained = (jnp.arange(task.n_samples) < task.n_train).astype(float)
+    batches, steps = problem.batches, training.steps
+    share = np.zeros((steps + 1, task.n_samples))
+    np.put_along_axis(share[:steps], batches, batch_scale(problem.network.gamma0, batches.shape[1]), axis=1)
     numbers = Numbers(
         jnp.asarray(task.input_kernel),
         jnp.asarray(task.y),
-        jnp.append(jnp.asarray(share), 0.0)[:, None] * trained,
+        jnp.asarray(share),
+        jnp.asarray(training.memory.d),
+        jnp.asarray(np.pad(training.memory.c, ((0, 0), (0, 1)))),  # nothing is remembered of the last step
         jnp.asarray(problem.network.gamma0),
     )
     seen: dict[str, jax.Array] = _train(
@@ -186,18 +197,16 @@ def _check_scope(problem: Problem) -> None:
             f"activation {network.activation.name!r} has a kink: responses along paths need phi''. "
             "Take a smooth one, e.g. dmft.softplus(), or solve it by conditioning."
         )
-    if not isinstance(training, GradientDescent):
+    if training.stepping != RECURRENCE:
         raise ValueError(
-            f"training is a {type(training).__name__}; responses along paths are for dmft.GradientDescent: "
-            "take one with small rates, or solve it by conditioning."
+            f"training is a {type(training).__name__}; responses along paths are for linear optimisers, such as "
+            "dmft.GradientDescent: take one with small rates, or solve it by conditioning."
         )
-    for name, plain in (("momentum", 0.0), ("weight_decay", 0.0), ("batches", None), ("observe", "all")):
-        if (value := getattr(training, name)) != plain:
-            given = f"{len(value)} batches" if name == "batches" else f"{name}={value!r}"
-            raise ValueError(
-                f"{given}: responses along paths are for plain full-batch gradient descent, {name}={plain!r}; "
-                "leave it out, or solve the problem by conditioning."
-            )
+    if training.observe != "all":
+        raise ValueError(
+            f'observe="{training.observe}": responses along paths are for all samples, observe="all"; leave it out, or '
+            "solve the problem by conditioning."
+        )
     if problem.task.outputs:
         raise ValueError(
             f"y_train has shape {problem.task.y_train.shape}: responses along paths are for a single output; "
@@ -282,16 +291,17 @@ def _step(
     terms: Terms,
     activation: Activation,
 ) -> tuple[tuple[Layer, ...], dict[str, jax.Array]]:
-    """Forward and backward at step t; `pull` (row,) holds c_s Delta_a(s) of the steps before it, else 0."""
+    """Forward and backward at step t; `pull` (row,) holds shares of Delta_a(s) of the steps before it, else 0."""
     samples, done = len(numbers.input_kernel), list(layers)
     rows, steps = len(pull), len(pull) // samples
+    decay, pull = numbers.decay[t], jnp.repeat(numbers.memory[t], samples) * pull
     past = jnp.repeat(jnp.arange(steps) < t, samples)
 
     # kernel and response of the layer below, (sample, row)
     kernel, response = jnp.tile(numbers.input_kernel, (1, steps)), jnp.zeros((samples, rows))
     derivatives = []
     for i, layer in enumerate(done):
-        done[i], found = _forward(layer, t, kernel, kernel * pull + response, jitter, activation)
+        done[i], found = _forward(layer, t, kernel, kernel * pull + decay * response, decay, jitter, activation)
         derivatives.append(found)
         kernel, response = _rows_of_kernel(done[i].phi, t, samples), jnp.zeros((samples, rows))
         if (by_r := done[i].by_r) is not None:
@@ -300,7 +310,7 @@ def _step(
     # of the layer above
     kernel, response = jnp.ones((samples, rows)), jnp.zeros((samples, rows))
     for i in reversed(range(len(done))):
-        done[i], z = _backward(done[i], t, kernel, kernel * pull + response, jitter, derivatives[i])
+        done[i], z = _backward(done[i], t, kernel, kernel * pull + decay * response, decay, jitter, derivatives[i])
         if i == len(done) - 1:
             output = output_scale(numbers.gamma0) * jnp.mean(z * _read(done[i].phi, t, samples), axis=1)
         kernel, response = _rows_of_kernel(done[i].g, t, samples), jnp.zeros((samples, rows))
@@ -324,18 +334,19 @@ def _forward(
     t: jax.Array,
     covariance: jax.Array,
     memory: jax.Array,
+    decay: jax.Array,
     jitter: float | jax.Array,
     activation: Activation,
 ) -> tuple[Layer, Derivatives]:
-    """h and its tangents at step t, given rows (sample, row) of the kernel of u and of the coefficients of g."""
+    """h and its tangents at step t, given rows (sample, row) of the kernel of u and of the coefficients of g, and d."""
     phi, dphi = functions(activation)
     if layer.u is None:  # the rows of K^x are the same at every step
         process, u = None, _cholesky(covariance[:, : len(covariance)], jitter) @ layer.fixed[0]
     else:
         process, u = _draw(layer.u, covariance, t, jitter)
-    h = u + memory @ layer.g
+    h = decay * u + memory @ layer.g
     slope, bend = jax.jvp(dphi, (h,), (jnp.ones_like(h),))
-    by_u = None if layer.by_u is None else _apply(memory, layer.by_u.g) + _unit(memory, t)
+    by_u = None if layer.by_u is None else _apply(memory, layer.by_u.g) + decay * _unit(memory, t)
     by_r = None if layer.by_r is None else _apply(memory, layer.by_r.g)
     layer = layer._replace(
         phi=_write(layer.phi, phi(h), t),
@@ -351,12 +362,13 @@ def _backward(
     t: jax.Array,
     covariance: jax.Array,
     memory: jax.Array,
+    decay: jax.Array,
     jitter: float | jax.Array,
     at: Derivatives,
 ) -> tuple[Layer, jax.Array]:
-    """g and its tangents at step t, and z, given rows of the kernel of r and of the coefficients of phi(h)."""
+    """g and its tangents at step t, and z, given rows of the kernel of r and of the coefficients of phi(h), and d."""
     process, r = (None, layer.fixed[-1]) if layer.r is None else _draw(layer.r, covariance, t, jitter)
-    z = r + memory @ layer.phi
+    z = decay * r + memory @ layer.phi
 
     def with_g(tangent: Tangent | None, dh: jax.Array | None, source: jax.Array | float) -> Tangent | None:
         if tangent is None or dh is None:
@@ -368,7 +380,7 @@ def _backward(
         g=_write(layer.g, at.slope * z, t),
         r=process,
         by_u=with_g(layer.by_u, at.by_u, 0.0),
-        by_r=with_g(layer.by_r, at.by_r, _unit(memory, t)),
+        by_r=with_g(layer.by_r, at.by_r, decay * _unit(memory, t)),
     )
     return layer, z
 

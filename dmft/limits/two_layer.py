@@ -6,9 +6,10 @@ Neurons enter through Theta = [A | w], (N, D' + C), alone, and every update mult
 
     D(t) = Theta J,    J = gamma0/B [[0, U], [U^T, 0]],    U = sum_{a in batch} x_a Delta_a^T          (D', C)
 
-with zero columns where A or w is frozen; a bias of scale sigma is one more coordinate of x, of value sigma:
+with zero columns where A or w is frozen; a bias of scale sigma is one more coordinate of x, of value sigma.  With
+Theta = Theta_0 M, every optimiser (`dmft.specs.training`) acts on M, from M(0) = 1, as on theta:
 
-    GradientDescent   V(t+1) = beta V(t) + M(t) (J(t) - lambda),    M(t+1) = M(t) + eta_t V(t+1),      Theta = Theta_0 M
+    X(t+1) = A_t X(t) + b_t M(t) J(t)      X = (M, slots), the columns of frozen layers staying as they are
     GradientFlow      dS/dt = eta (J^T S + S J)
         "euler"       M(t+1) = M(t) (1 + eta dt J),   f(t+1) = f(t) + (eta dt/P) K(t) Delta(t)
 
@@ -38,7 +39,7 @@ from dmft import schema
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.running import memory
 from dmft.running.host import usual_errors
-from dmft.specs import GradientFlow, Problem, linear, loss
+from dmft.specs import Problem, linear, loss
 from dmft.specs.loss import LOSSES
 from dmft.specs.networks import Network, perceptron
 from dmft.specs.parameterization import (
@@ -84,7 +85,7 @@ def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = Non
     steps = schema.saved_steps(problem, save_steps)
     _require_memory(problem, len(steps))
     x = _coordinates(problem)
-    flow = isinstance(problem.training, GradientFlow) and problem.training.scheme != "euler"
+    flow = problem.training.stepping.approximates
     states = _flow(problem, x, steps) if flow else _descent(problem, x, steps)
     seen, single = problem.observed, not problem.task.outputs
     x, dimension, outputs = x[seen], x.shape[1], problem.task.targets.shape[1]
@@ -125,9 +126,9 @@ def _generator(x: Array, delta: Array, network: Network) -> Array:
 
 
 def _trained(J: Array, network: Network, outputs: int) -> Array:
-    """J (D' + C, D' + C) with zero columns for frozen layers."""
+    """J (..., D' + C) with zero columns for frozen layers."""
     first, readout = trained_layers(network)
-    kept: Array = J * np.repeat([first, readout], [len(J) - outputs, outputs])
+    kept: Array = J * np.repeat([first, readout], [J.shape[-1] - outputs, outputs])
     return kept
 
 
@@ -145,12 +146,15 @@ def _start(problem: Problem, x: Array) -> Array:
 
 
 def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[State]:
-    """States at the recorded steps, of gradient descent or Euler steps of the flow."""
+    """States at the recorded steps, of the recurrence."""
     training, network, y, batches = problem.training, _network(problem), problem.task.targets, problem.batches
-    by_ntk, last = isinstance(training, GradientFlow), int(steps[-1])
-    identity, check = np.eye(x.shape[1] + y.shape[1]), DivergenceCheck(problem)
-    M, V, f, start = identity, np.zeros_like(identity), np.zeros_like(y), _start(problem, x)
+    by_ntk, last = training.stepping.follows_output, int(steps[-1])
+    check, f, start, size = DivergenceCheck(problem), np.zeros_like(y), _start(problem, x), x.shape[1] + y.shape[1]
+    change, b = training.recurrences.step
+    X = np.zeros((b.shape[1], size, size))
+    X[0] = np.eye(size)
     for t in range(last + 1):
+        M = X[0]
         gram = M.T @ start @ M
         f = f if by_ntk else _output(gram, x, network.gamma0)
         if t in steps:
@@ -160,10 +164,10 @@ def _descent(problem: Problem, x: Array, steps: NDArray[np.int64]) -> Iterator[S
         if t < last:
             delta = loss.descent(np, problem.loss, f[batch], y[batch])
             if by_ntk:
-                f = f + training.rates[t] / len(batch) * _kernel_times(gram, x, x[batch], delta, network)
-            J = _generator(x[batch], delta, network)
-            V = training.momentum * V + M @ _trained(J - training.weight_decay * identity, network, y.shape[1])
-            M = M + training.rates[t] * V
+                f = f + b[t, 0] / len(batch) * _kernel_times(gram, x, x[batch], delta, network)
+            pushed = np.multiply.outer(b[t], M @ _generator(x[batch], delta, network))
+            X = _trained(np.tensordot(change[t], X, 1) + pushed, network, y.shape[1])
+            X[0] += M
 
 
 def _kernel_times(gram: Array, x: Array, trained: Array, delta: Array, network: Network) -> Array:
@@ -219,7 +223,7 @@ def _check_problem(problem: Problem) -> None:
             f"two_layer_linear is for depth=1 and activation dmft.linear(); this network has depth={network.depth} and "
             f"{network.activation.name} of scale {network.activation.scale:g}. Use dmft.solve."
         )
-    if LOSSES[problem.loss].jumps and isinstance(training, GradientFlow) and training.scheme != "euler":
+    if LOSSES[problem.loss].jumps and training.stepping.approximates:
         raise ValueError(
             f'loss="{problem.loss}" has a jump at the margin, over which the exact flow is not integrated; take '
             'GradientFlow(..., scheme="euler") or GradientDescent with a small learning rate.'

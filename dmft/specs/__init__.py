@@ -5,7 +5,7 @@ from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
-from dmft.specs.training import GradientDescent, GradientFlow, one_pass, random_batches
+from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
 
 __all__ = [
     "CNN",
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "ResidualMLP",
     "Task",
+    "Training",
     "erf",
     "gelu",
     "linear",

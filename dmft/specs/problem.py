@@ -21,6 +21,7 @@ from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP, own
 from dmft.specs.networks.program import Sketch
 from dmft.specs.tasks.given import Task
 from dmft.specs.training import GradientDescent, GradientFlow, Training
+from dmft.specs.training import own as own_training
 
 FORMAT = 1
 NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP, CNN)}
@@ -48,7 +49,8 @@ class Problem:
         network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, a `dmft.ResidualMLP`, a `dmft.CNN`, or one of one's
             own, a frozen dataclass that derives from `dmft.Architecture`.
         task: `dmft.Task(...)` or `dmft.load_task(...)`.
-        training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, or a `dmft.GradientFlow`.
+        training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, a `dmft.GradientFlow`, or one of one's own,
+            a frozen dataclass that derives from `dmft.Training`.
         loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for
             one-hot targets (`dmft.specs.loss`).
 
@@ -63,16 +65,17 @@ class Problem:
     loss: str = "squared"
 
     def __post_init__(self) -> None:
-        kinds = {"network": (Architecture,), "task": (Task,), "training": tuple(TRAININGS.values())}
-        for name, expected in kinds.items():
+        such = {"network": ", such as dmft.MLP(depth=2)", "training": ", such as dmft.GradientDescent(0.1, steps=10)"}
+        for name, expected in {"network": Architecture, "task": Task, "training": Training}.items():
             value = getattr(self, name)
             if not isinstance(value, expected):
-                names = " or ".join(f"dmft.{kind.__name__}" for kind in expected)
-                such = ", such as dmft.MLP(depth=2)" if name == "network" else ""
-                raise TypeError(f"{name}={value!r} is not a {names}{such}; the order is network, task, training.")
+                kind = f"dmft.{expected.__name__}{such.get(name, '')}"
+                raise TypeError(f"{name}={value!r} is not a {kind}; the order is network, task, training.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
         check_targets(self.loss, self.task.targets)
+        if type(self.training) not in TRAININGS.values():
+            own_training.require_sound(self.training)
         self._check_batches()
         _ = self.sketch  # so that a program that fails does so here
 
@@ -135,6 +138,8 @@ class Problem:
         def described(spec: Any) -> dict[str, Any]:
             if isinstance(spec, Architecture) and type(spec) not in NETWORKS.values():
                 return own.described(spec, self._own[1])
+            if isinstance(spec, Training) and type(spec) not in TRAININGS.values():
+                return own_training.described(spec)
             found = {field.name: getattr(spec, field.name) for field in fields(spec)}
             found = {k: v for k, v in found.items() if k not in SILENT or v != SILENT[k]}
             if "activation" in found:
@@ -204,7 +209,7 @@ class Problem:
         return cls(
             network=_network(content["network"], task),
             task=task,
-            training=_known_kind("training", content["training"], TRAININGS),
+            training=_training(content["training"]),
             loss=content["loss"],
         )
 
@@ -330,10 +335,20 @@ def _known_kind(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -
 
 def _network(given: Mapping[str, Any], task: Task) -> Any:
     """The network that JSON describes, for inputs of the shape that the task has."""
-    kind = given.get("kind")
-    if kind not in NETWORKS and isinstance(kind, str) and ":" in kind:
+    if _is_own(given):
         return own.from_described(given, task.shape)
     return _known_kind("network", {**given, "activation": _activation(given.get("activation"))}, NETWORKS)
+
+
+def _training(given: Mapping[str, Any]) -> Any:
+    """The optimiser that JSON describes."""
+    return own_training.from_described(given) if _is_own(given) else _known_kind("training", given, TRAININGS)
+
+
+def _is_own(given: Mapping[str, Any]) -> bool:
+    """Whether JSON describes a class of one's own."""
+    kind = given.get("kind")
+    return isinstance(kind, str) and ":" in kind
 
 
 def _activation(given: Any) -> Activation:

@@ -34,19 +34,31 @@ def in_words(problem: dict[str, Any]) -> str:
     training, shapes = problem["training"], problem["task"]["shapes"]
     (count, *shape), outputs = shapes["x_train"], [*shapes["y_train"], 1][1]
     tests = shapes["x_test"][0] if "x_test" in shapes else "no"
-    step_size = f" of size {_range(training['step_size'])}" if "step_size" in training else ""
     return (
         f"Data: P = {count} training and {tests} test samples of dimension D = "
         f"{' x '.join(map(str, shape))}, {outputs} output(s). Network: {_network_in_words(problem['network'])}. "
-        f"Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
-        f"{step_size}, learning rate eta = {_range(training['learning_rate'])}, loss {problem['loss']}."
+        f"Training: {_training_in_words(training)}, loss {problem['loss']}."
     )
+
+
+def _training_in_words(training: dict[str, Any]) -> str:
+    """Kind, steps and rates; of one of one's own its name and fields."""
+    if training["kind"] not in WORDS:
+        return _own_in_words(training)
+    step_size = f" of size {_range(training['step_size'])}" if "step_size" in training else ""
+    steps = f"{WORDS[training['kind']]}, T = {training['steps']} steps{step_size}"
+    return f"{steps}, learning rate eta = {_range(training['learning_rate'])}"
+
+
+def _own_in_words(part: dict[str, Any]) -> str:
+    """Name and fields."""
+    return ", ".join([part["kind"], *(f"{k} = {flat(v)}" for k, v in part.items() if k not in ("kind", "sha256"))])
 
 
 def _network_in_words(network: dict[str, Any]) -> str:
     """Kind and what of depth, kernel, activation and richness it has; of one of one's own its name and fields."""
     if network["kind"] not in WORDS:
-        return ", ".join([network["kind"], *(f"{k} = {v}" for k, v in network.items() if k not in ("kind", "sha256"))])
+        return _own_in_words(network)
     kernel = f"kernels of size {network['kernel_size']}, " if "kernel_size" in network else ""
     return (
         f"{WORDS[network['kind']]} of depth L = {network['depth']}, {kernel}activation {network['activation']['name']} "

@@ -11,8 +11,8 @@ folding, T steps read 2 N^2 + 2 N P T numbers on average, with 4 N^2 P + 4 N P^2
 N/2. Where rows are few, bytes alone decide, and folding after every s pairs pays, too: 2 N^2 + 2 N s + 2 N^2 P / s
 numbers, the least at s = sqrt(N P).  Elsewhere, and on a CPU with its caches, nothing is delayed.
 
-Weight decay and momentum act on d and c alone: a velocity is another combination of the same W_0 and pairs, and costs
-no memory until they are folded.
+Linear optimisers act on d and c alone, the memory kernels of `dmft.specs.training`: what they remember is another
+combination of the same W_0 and pairs, and costs no memory until they are folded.
 """
 
 from __future__ import annotations
@@ -98,6 +98,12 @@ class Matrix:
         """Another combination of the same, zero now."""
         matrix = Matrix(self.start, self.store, 0.0)
         matrix.weights = [(rows, 0.0) for rows, _ in self.weights]
+        return matrix
+
+    def copy(self) -> Matrix:
+        """The same combination, on its own."""
+        matrix = Matrix(self.start, self.store, self.factor)
+        matrix.weights = list(self.weights)
         return matrix
 
     # ---- a linear space ----------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ import torch
 from dmft import schema
 from dmft.running import memory
 from dmft.specs.curvature import ITERATIONS
+from dmft.specs.training import Stepping
 from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
 from finite_nets.ensembles.recording import Plan
-from finite_nets.training import curvature
-from finite_nets.training.perceptrons import PUSHES
+from finite_nets.training import curvature, linear
 from finite_nets.training.programs import Needs, by_program, needs
 
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
@@ -50,12 +50,11 @@ class Budget:
     def pairs(self, width: int) -> int:
         """How many pairs of fields a hidden matrix keeps."""
         batch = self.plan.problem.batches.shape[1]
-        return room(width, batch, PUSHES[self._scheme] * self._steps(), self.precision.start, self.device)
+        return room(width, batch, self._stepping.pushes * self._steps(), self.precision.start, self.device)
 
     @property
-    def _scheme(self) -> str:
-        scheme: str = self.plan.problem.training.scheme
-        return scheme
+    def _stepping(self) -> Stepping:
+        return self.plan.problem.training.stepping
 
     @property
     def _needs(self) -> Needs | None:
@@ -66,17 +65,15 @@ class Budget:
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
         task, network = self.plan.problem.task, self.plan.problem.network
+        copies = linear.copies(self.plan.problem.training.recurrences)
         if self._needs is not None:
-            copies = 2 if self.plan.problem.training.momentum else 1
             return self._itemsize * self._needs.weights(width, task.n_samples, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)
         matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
-        if not self.plan.problem.training.momentum:
-            return ends + matrices
         folds = pairs < self.plan.problem.batches.shape[1] * self._steps()
-        return 2 * ends + matrices + int(folds) * hidden * width**2 * self._itemsize
+        return copies * ends + matrices + (copies - 1) * int(folds) * hidden * width**2 * self._itemsize
 
     def working_bytes(self, width: int) -> int:
         """Of one network while it trains: weights; fields of each sample and event (for two-time kernels those of all
@@ -86,13 +83,13 @@ class Budget:
         outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
         events = samples * outputs
-        if not self.plan.gradients and self._scheme != "euler":  # of the batch; from the loss, unless a flow's
-            events = batch * (outputs if self._scheme == "rosenbrock" else 1)
+        if not (self.plan.gradients or self._stepping.follows_output):  # of the batch; from the loss, unless a flow's
+            events = batch * (outputs if self._stepping.by_output else 1)
         kernels, depth = 0, self.plan.size("layer")
-        if self._scheme == "rosenbrock":  # a second pass, and the system with its factors
+        if self._stepping.passes > 1:  # a second pass, and the system with its factors
             samples, events = samples + batch, events + batch * outputs
             kernels = (depth + 6) * (batch * outputs) ** 2
-        elif self._scheme == "euler":
+        elif self._stepping.follows_output:
             kernels = (depth + 3) * events * batch * outputs
         each_step = sum(outputs if one.per_output else 1 for one in self.plan.between_steps)
         history = len(self.plan.steps) * self.plan.observed * each_step
@@ -119,7 +116,7 @@ class Budget:
         fields = width * (needed.forward * samples + needed.backward * events + 3 * needed.layers * history)
         outputs = self.plan.size("output")
         # of one sample with all: products of gradients, and of what was given, in two orders
-        tangent = self.plan.gradients or self._scheme != "descent"
+        tangent = self.plan.gradients or self._stepping.by_output
         products = 3 * samples * (outputs * needed.positions) ** 2 if tangent else 0
         return math.ceil(fields) + products
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 GAMMA = 1 - 1 / math.sqrt(2)
 
 
-def euler(trainer: Training[W], state: State[W], seen: Fields, trained: Fields, rate: float) -> None:
-    """A step of first order, in place, from the fields of all samples and those of the training samples."""
+def euler(trainer: Training[W], state: State[W], seen: Fields, trained: Fields, t: int) -> None:
+    """Step t, of first order, in place, from the fields of all samples and those of the training samples."""
+    rate = float(trainer.training.rates[t])
     K = trainer.tangent_kernel(state, seen, trained)
     assert state.carried is not None  # set by the first pass
     pulled = K @ trained.delta.flatten(1)[..., None]
@@ -43,8 +44,9 @@ def euler(trainer: Training[W], state: State[W], seen: Fields, trained: Fields, 
     trainer.push(state, state.weights, trained, trained.delta, rate)
 
 
-def rosenbrock(trainer: Training[W], state: State[W], seen: Fields, rate: float) -> None:
-    """A step of second order, in place; `seen` are the fields of the training samples."""
+def rosenbrock(trainer: Training[W], state: State[W], _: Fields, seen: Fields, t: int) -> None:
+    """Step t, of second order, in place; `seen` are the fields of the training samples."""
+    rate = float(trainer.training.rates[t])
     tau = rate / trainer.n_train
     curvature: Tensor = loss.curvature(torch, trainer.loss, seen.output, seen.target).double()
 

@@ -48,8 +48,6 @@ from finite_nets.training import curvature
 from finite_nets.training.observables import Shown, kernels, ntk
 from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
 
-PUSHES = {"descent": 1, "euler": 1, "rosenbrock": 3}  # of a step
-
 
 class Weights(NamedTuple):
     """Parameters of a batch at initialisation.
@@ -86,6 +84,10 @@ class Parameters(Moved):
     def zeros(self) -> Parameters:
         first, readout, *biases = (torch.zeros_like(part) for part in (self.first, self.readout, *self.biases))
         return Parameters(first, [matrix.zeros() for matrix in self.hidden], readout, biases, self.trained)
+
+    def copy(self) -> Parameters:
+        first, readout, *biases = (part.clone() for part in (self.first, self.readout, *self.biases))
+        return Parameters(first, [matrix.copy() for matrix in self.hidden], readout, biases, self.trained)
 
 
 def initialise(
@@ -201,7 +203,7 @@ class Trainer(Training[Parameters]):
             met_fields = met_fields._replace(gradients=self._backward(state, slopes, every_output))
             return met_fields, met_fields.at(met.trained)
         trained = met_fields.at(met.trained)
-        each = self.outputs == 1 or self.scheme != "descent"
+        each = self.outputs == 1 or self.stepping.by_output
         starts = every_output if each else self.products.pullback(trained.delta, state.weights.readout)[:, :, None]
         gradient = self._backward(state, [slope[:, met.trained] for slope in slopes], starts)
         return met_fields, trained._replace(gradients=gradient)
@@ -272,7 +274,7 @@ class Trainer(Training[Parameters]):
     def begin(self, drawn: Weights, steps: int | None = None) -> State[Parameters]:
         """Training from these weights, which it moves, for so many steps; by default all of the problem."""
         width, members = drawn.readout.shape[-1], len(drawn.readout)
-        pushes = PUSHES[self.scheme] * (self.training.steps if steps is None else steps)
+        pushes = self.stepping.pushes * (self.training.steps if steps is None else steps)
         pairs = room(width, self.batch, pushes, self.precision.start, drawn.first.device)
         weights = Parameters(
             drawn.first,
@@ -282,9 +284,8 @@ class Trainer(Training[Parameters]):
             trained_layers(self.perceptron),
         )
         exploded_at = drawn.readout.new_full((members,), NEVER)
-        state = State(weights, scales(self.perceptron, width, self.dimension, self.batch), exploded_at)
-        state.velocity = weights.zeros() if self.training.momentum else None
-        return state
+        found = scales(self.perceptron, width, self.dimension, self.batch)
+        return State(weights, found, exploded_at, self.slots(weights))
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ class Leaves(Moved):
     def zeros(self) -> Leaves:
         return replace(self, tensors=[torch.zeros_like(tensor) for tensor in self.tensors])
 
+    def copy(self) -> Leaves:
+        return Leaves([tensor.clone() for tensor in self.tensors], self.layers, self.trained)
+
 
 class ProgramTrainer(Training[Leaves]):
     """Trains batches of networks by their program.  `x` is what it reads, in the coordinates of `coordinates`."""
@@ -113,9 +116,7 @@ class ProgramTrainer(Training[Leaves]):
             self.sizes(width)[self._top] / width,
         )
         exploded_at = weights.readout.new_full((len(members),), NEVER)
-        state = State(weights, self.scales(width, self.batch), exploded_at)
-        state.velocity = weights.zeros() if self.training.momentum else None
-        return state
+        return State(weights, self.scales(width, self.batch), exploded_at, self.slots(weights))
 
     def draw(self, width: int, members: Tensor, root_seed: int) -> list[Tensor]:
         """The members' weights at initialisation, by number."""
@@ -196,7 +197,7 @@ class ProgramTrainer(Training[Leaves]):
             seen = seen._replace(gradients=found, trace=trace)
             return seen, seen.at(met.trained)
         trained = seen.at(met.trained)
-        each = self.outputs == 1 or self.scheme != "descent"
+        each = self.outputs == 1 or self.stepping.by_output
         starts = every_output if each else self.products.pullback(trained.delta, readout)[:, :, None]
         found, trace = tape.backward(end, starts, met.trained)
         return seen, trained._replace(gradients=found, trace=trace)

@@ -1,10 +1,8 @@
 """Training of a batch of networks, whatever they are made of: `finite_nets.training.perceptrons` has perceptrons,
 `finite_nets.training.programs` any other architecture.
 
-What is trained moves along D, the direction of a pass (`push`), with momentum beta and weight decay lambda
-(`dmft.specs.training`):
-
-    v <- beta v + D - lambda theta;      theta <- theta + eta v           (gradient flow: `finite_nets.training.flow`)
+What is trained moves along D, the direction of a pass (`push`), as its optimiser says (`dmft.specs.training`): by a
+recurrence of theta and of slots (`finite_nets.training.linear`), or along a flow (`finite_nets.training.flow`).
 
 Every array has the member of the ensemble as its first axis.
 """
@@ -12,7 +10,7 @@ Every array has the member of the ensemble as its first axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -24,9 +22,11 @@ from torch import Tensor
 from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import Scales
+from dmft.specs.training.flow import EULER, ROSENBROCK
+from dmft.specs.training.recurrence import RECURRENCE, Stepping
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
-from finite_nets.training import flow
+from finite_nets.training import flow, linear
 from finite_nets.training.observables import Shown
 from finite_nets.training.tape import Trace
 
@@ -47,6 +47,9 @@ class Moved:
     def zeros(self) -> Self:
         raise NotImplementedError
 
+    def copy(self) -> Self:
+        raise NotImplementedError
+
     def scale(self, factor: float) -> None:
         for part in self.parts():
             part.mul_(factor)
@@ -63,7 +66,7 @@ W = TypeVar("W", bound=Moved)
 class State(Generic[W]):
     """Networks in training.
 
-    velocity: v, or None without momentum.
+    slots: what the optimiser remembers.
     offset: (member, sample, output), the output at initialisation, which a centered network subtracts; zero for others.
     carried: (member, sample, output), the output where it follows the NTK (`finite_nets.training.flow`), else None.
     exploded_at: (member,), the step at which the loss of its batch exploded (`dmft.errors`); infinite for the healthy.
@@ -72,7 +75,7 @@ class State(Generic[W]):
     weights: W
     scales: Scales
     exploded_at: Tensor
-    velocity: W | None = None
+    slots: tuple[W, ...] = ()
     offset: Tensor | None = None
     carried: Tensor | None = None
 
@@ -138,8 +141,8 @@ class Training(Generic[W]):
         self.targets = torch.tensor(task.targets, device=device, dtype=dtype)
         self.n_train, self.outputs = task.n_train, task.targets.shape[1]
         self.observed = problem.observed
-        self.training, self.rates = training, training.rates.tolist()
-        self.scheme = training.scheme
+        self.training, self.stepping = training, training.stepping
+        self.plans = linear.plans(training.recurrences)
         self.batches = None if training.batches is None else torch.tensor(problem.batches, device=device)
         self.batch = problem.batches.shape[1]
 
@@ -194,25 +197,15 @@ class Training(Generic[W]):
             # a centered network meets all samples first
             state.offset = output if self.centered else torch.zeros_like(output[:, :1]).expand(-1, len(self.x), -1)
         output = output - state.offset[:, rows]
-        if self.scheme != "euler":
+        if not self.stepping.follows_output:
             return output
         if state.carried is None:
             state.carried = output
         return state.carried[:, rows]
 
-    def descend(self, state: State[W], seen: Fields, rate: float) -> None:
-        """A step of gradient descent, in place, from the fields trained on."""
-        weights, velocity, decay = state.weights, state.velocity, self.training.weight_decay
-        if velocity is None:
-            if decay:
-                weights.scale(1 - rate * decay)
-            self.push(state, weights, seen, seen.delta, rate)
-            return
-        velocity.scale(self.training.momentum)
-        if decay:
-            velocity.add(weights, -decay)
-        self.push(state, velocity, seen, seen.delta, 1.0)
-        weights.add(velocity, rate)
+    def slots(self, weights: W) -> tuple[W, ...]:
+        """What the optimiser remembers at the start: nothing."""
+        return tuple(weights.zeros() for _ in range(self.training.recurrences.slots))
 
     # ---- all steps ---------------------------------------------------------------------------------------------------
 
@@ -232,13 +225,7 @@ class Training(Generic[W]):
 
     def advance(self, state: State[W], t: int, seen: Fields, trained: Fields) -> None:
         """Step t of training, in place, from the fields met and those trained on."""
-        rate = self.rates[t]
-        if self.scheme == "descent":
-            self.descend(state, trained, rate)
-        elif self.scheme == "euler":
-            flow.euler(self, state, seen, trained, rate)
-        else:
-            flow.rosenbrock(self, state, trained, rate)
+        STEPS[self.stepping](self, state, seen, trained, t)
 
     def run(self, state: State[W], save_steps: frozenset[int], *, gradients: bool = True) -> Iterator[Fields]:
         """Train to the last step of `save_steps`, yielding the fields of observed samples before the update of each.
@@ -249,9 +236,9 @@ class Training(Generic[W]):
         last = max(save_steps)
         initial_loss = torch.zeros_like(state.exploded_at)
         for t in range(last + 1):
-            saved, euler = t in save_steps, self.scheme == "euler"  # whose output changes everywhere
-            met = self.meet(t, everything=saved or euler or (t == 0 and self.centered))
-            seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or euler)
+            saved, everywhere = t in save_steps, self.stepping.follows_output
+            met = self.meet(t, everything=saved or everywhere or (t == 0 and self.centered))
+            seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or everywhere)
             batch_loss = loss.values(torch, self.loss, trained.output, trained.target).mean(1)
             initial_loss = batch_loss if t == 0 else initial_loss
             now = exploded(batch_loss, initial_loss)
@@ -261,3 +248,10 @@ class Training(Generic[W]):
             if t < last:
                 self.advance(state, t, seen, trained)
             del seen, trained  # the next pass takes their memory
+
+
+STEPS: dict[Stepping, Callable[[Training[Any], State[Any], Fields, Fields, int], None]] = {
+    RECURRENCE: linear.descend,
+    EULER: flow.euler,
+    ROSENBROCK: flow.rosenbrock,
+}

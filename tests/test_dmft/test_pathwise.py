@@ -73,6 +73,16 @@ def test_both_estimators_of_the_responses_agree_and_every_part_of_them_is_needed
         assert distances(scrambles(problem, terms), limit)["gradient_kernel"] > 10
 
 
+def test_memory_of_momentum_decay_and_batches():
+    given = {"momentum": 0.5, "weight_decay": 0.2, "batches": ((0, 1), (0, 1), (1, 0), (0, 1))}
+    problem = small_problem(3, learning_rate=(0.4, 0.8, 0.4, 0.4), **given)
+    limit = dmft.solve(problem, particles=PARTICLES, scrambles=4)
+    assert max(distances(scrambles(problem), limit).values()) < 4  # as above
+    for change in ({"momentum": 0.0}, {"weight_decay": 0.0}, {"batches": ((0,), (1,), (0,), (1,))}):
+        other = dataclasses.replace(problem, training=dataclasses.replace(problem.training, **change))
+        assert distances(scrambles(other), limit)["feature_kernel"] > 10
+
+
 def test_linear_networks_match_their_exact_limit():
     # a small rate: at 0.8 this network overshoots, and all its errors are one number of heavy tails
     problem = small_problem(3, dmft.linear(), n_test=0, learning_rate=0.3)
@@ -168,9 +178,13 @@ REFUSED = {
     "kink": ({"network": dmft.MLP(2, dmft.relu())}, "relu.*has a kink.*softplus"),
     "residual": ({"network": dmft.ResidualMLP(2)}, "ResidualMLP.*are for dmft.MLP"),
     "flow": ({"training": dmft.GradientFlow(1.0, 0.1, 4)}, "GradientFlow; .*dmft.GradientDescent"),
-    "momentum": ({"training": dmft.GradientDescent(0.1, 4, momentum=0.5)}, "momentum=0.5: .*momentum=0.0"),
-    "decay": ({"training": dmft.GradientDescent(0.1, 4, weight_decay=0.1)}, "weight_decay=0.1: .*weight_decay=0.0"),
-    "batches": ({"training": dmft.GradientDescent(0.1, 2, batches=((0,), (1,)))}, "2 batches: .*full-batch"),
+    "stream": (
+        {
+            "network": dmft.MLP(2, centered=False),
+            "training": dmft.GradientDescent(0.1, 2, batches=((0,), (1,)), observe="test"),
+        },
+        'observe="test": .*observe="all"',
+    ),
     "outputs": ({"task": dmft.Task(np.eye(2), np.eye(2))}, r"y_train has shape \(2, 2\).*single output"),
 }
 

@@ -89,7 +89,7 @@ def test_velocities_take_no_memory_before_they_are_folded(monkeypatch):
     state = trainer.begin(trainer.draw(11, torch.arange(3), 0))
     with torch.inference_mode():
         list(trainer.run(state, frozenset({6})))
-    for weights, velocity in zip(state.weights.hidden, state.velocity.hidden, strict=True):
+    for weights, velocity in zip(state.weights.hidden, state.slots[0].hidden, strict=True):
         assert velocity.start is weights.start
     assert state.weights.hidden[0].store.used == 30
 

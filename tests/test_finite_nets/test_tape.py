@@ -512,7 +512,7 @@ def test_weights_take_the_memory_that_is_said():
         plan = Plan(problem, np.arange(STEPS + 1), frozenset(OBSERVABLES))
         trainer = programs.trainer_of(problem, CPU, DOUBLE)
         state = trainer.start(WIDTH, torch.tensor(MEMBERS), 0)
-        held = sum(w[0].nbytes for w in (*state.weights.tensors, *state.velocity.tensors))
+        held = sum(w[0].nbytes for w in (*state.weights.tensors, *state.slots[0].tensors))
         said = Budget(plan, DOUBLE, CPU, None).weight_bytes(WIDTH)
         bank = max(trainer.numbers.banks) * WIDTH**2 * 8
         assert said == held + bank, name

@@ -1,25 +1,21 @@
-"""Architectures of one's own: what they have to be, how they are described, and how they are found again.
+"""Architectures of one's own: what they have to be, how they are described, and how they are found again
+(`dmft.specs._own`).
 
-    {"kind": "module:Class", ...its fields, "sha256": of numbers that its program makes}
-
-A description is read only where the module is imported already.  The digest tells a program that was edited from the
-one that was described: it is taken of the features and layers of a network of a few neurons, whose weights are numbers
-in general position.  The same network with its neurons in another order shows whether all of them are treated alike.
+Their digest is that of the features and layers of a network of a few neurons, whose weights are numbers in general
+position.  The same network with its neurons in another order shows whether all of them are treated alike.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
-import sys
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.specs import _check
+from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
 from dmft.specs.networks.program import (
@@ -40,9 +36,8 @@ from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
 
 Array = NDArray[np.float64]
 
-KIND, DIGEST = "kind", "sha256"
+SORT = _own.Sort(Architecture, "network", "architecture", "program")
 SAMPLES, WIDTH = 3, 4
-DIGITS = 8  # of the digest, relative to the largest number
 ALIKE = 1e-9  # relative difference between orders of the neurons
 
 
@@ -58,10 +53,9 @@ def sketched(network: Any, shape: tuple[int, ...]) -> tuple[Sketch, str]:
             of what engines read beside the program.
     """
     name = type(network).__name__
-    _require_frozen_dataclass(network)
-    path(type(network))
-    for each in dataclasses.fields(network):
-        _written(f"{name}.{each.name}", getattr(network, each.name))
+    _own.require_frozen_dataclass(network)
+    _own.path(type(network), SORT)
+    _own.written(network)
     if type(network).program is Architecture.program:
         raise ValueError(
             f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
@@ -77,19 +71,6 @@ def sketched(network: Any, shape: tuple[int, ...]) -> tuple[Sketch, str]:
 
 def _failure(name: str, shape: tuple[int, ...]) -> str:
     return f"the program of {name} fails for inputs of shape {shape}"
-
-
-def _require_frozen_dataclass(network: Any) -> None:
-    cls = type(network)
-    parameters = vars(cls).get("__dataclass_params__")
-    if parameters is None or not (parameters.frozen and parameters.eq):
-        raise TypeError(
-            f"{cls.__name__} is not a frozen dataclass, by whose fields a problem is known; write "
-            f"@dataclass(frozen=True) above class {cls.__name__}."
-        )
-    for each in dataclasses.fields(cls):
-        if each.name in (KIND, DIGEST):
-            raise TypeError(f"{cls.__name__} has a field {each.name!r}, a name that descriptions need; rename it.")
 
 
 def _check_beside(network: Any, found: Sketch) -> None:
@@ -115,87 +96,21 @@ def _check_beside(network: Any, found: Sketch) -> None:
 # ---- how they are described, and found again -------------------------------------------------------------------------
 
 
-def path(cls: type) -> str:
-    """Where a class is found again, "module:Class"; TypeError if it is not."""
-    if "<" in cls.__qualname__:
-        raise TypeError(
-            f"{cls.__qualname__} cannot be found again by its name: define an architecture of one's own in a module "
-            "(or a notebook), not inside a function."
-        )
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
 def described(network: Any, digest: str) -> dict[str, Any]:
     """For JSON; with the digest of `sketched`."""
-    name = type(network).__name__
-    values = {each.name: getattr(network, each.name) for each in dataclasses.fields(network)}
-    written = {key: _written(f"{name}.{key}", value) for key, value in values.items()}
-    return {KIND: path(type(network)), **written, DIGEST: digest}
+    return _own.described(network, SORT, digest)
 
 
 def from_described(content: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-    """What `described` gave.  Classes are looked for in modules that are imported already.
+    """What `described` gave.
 
     Raises:
         ValueError: a module that is not imported, or has no such architecture; fields that it does not have; a program
             that makes other numbers.
     """
-    cls = _found(content[KIND])
-    values = {name: value for name, value in content.items() if name not in (KIND, DIGEST)}
-    known = [each.name for each in dataclasses.fields(cls) if each.init]
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{content[KIND]} has no {', '.join(unknown)}; its fields are {', '.join(known)}.")
-    try:
-        network = cls(**{name: _read(value) for name, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{content[KIND]} cannot be made of its description: {error}.") from error
-    if sketched(network, shape)[1] != content.get(DIGEST):
-        raise ValueError(
-            f"the program of {content[KIND]} has changed since this was written: it makes other numbers. Use the code "
-            "of then, or describe the problem anew."
-        )
+    network = _own.made(content, SORT)
+    _own.require_digest(content, sketched(network, shape)[1], SORT)
     return network
-
-
-def _found(where: str) -> type:
-    module, _, name = where.partition(":")
-    if module not in sys.modules:
-        raise ValueError(
-            f"the network is {where}, of a module that is not imported, and is never imported from a description; "
-            f"`import {module}` first."
-        )
-    found: Any = sys.modules[module]
-    for part in name.split("."):
-        found = getattr(found, "__dict__", {}).get(part)  # as it stands: to ask a module for a name may import others
-    if isinstance(found, type) and issubclass(found, Architecture) and "__dataclass_params__" in vars(found):
-        return found
-    here = (
-        " Classes of a notebook or a script are known in their own process alone: put them in a module, and import it."
-        if module == "__main__"
-        else ""
-    )
-    raise ValueError(f"the module {module} has no architecture {name}; define it first.{here}")
-
-
-def _written(name: str, value: Any) -> Any:
-    """A field for JSON; TypeError for what it does not hold."""
-    if isinstance(value, Activation):
-        return value.described()
-    if isinstance(value, tuple):
-        return [_written(name, each) for each in value]
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise TypeError(
-        f"{name}={value!r} cannot be part of a description; fields are finite numbers of Python, text, truth values, "
-        "None, activations, and tuples of them."
-    )
-
-
-def _read(value: Any) -> Any:
-    """What `_written` gave."""
-    if isinstance(value, Mapping):
-        return Activation.from_described(value)
-    return tuple(_read(each) for each in value) if isinstance(value, list) else value
 
 
 # ---- what their programs make ----------------------------------------------------------------------------------------
@@ -228,13 +143,10 @@ def digest(network: Any, shape: tuple[int, ...]) -> str:
             "of another name."
         )
     beside = {each: repr(getattr(network, each)) for each in BESIDE}
-    found = hashlib.sha256(repr(sorted(beside.items())).encode())
+    beside_it = repr(sorted(beside.items()))
     if not sketch.plain:
-        found.update(repr([(each.width, each.group) for each in sketch.described]).encode())
-    for values, _ in straight:
-        found.update(f"{values.shape}".encode())
-        found.update(",".join(f"{v:.{DIGITS}f}" for v in (np.round(values / (size or 1), DIGITS) + 0.0).flat).encode())
-    return found.hexdigest()[:16]
+        beside_it += repr([(each.width, each.group) for each in sketch.described])
+    return _own.digest_of(beside_it, (values for values, _ in straight), size)
 
 
 def _made(network: Any, shape: tuple[int, ...], turn: int = 0) -> list[tuple[Array, Hashable]]:

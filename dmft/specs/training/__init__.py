@@ -1,0 +1,19 @@
+"""How the parameters move, one kind of optimiser a file; `recurrence` has what all of them are."""
+
+from dmft.specs.training.batches import OBSERVE, one_pass, random_batches
+from dmft.specs.training.descent import GradientDescent
+from dmft.specs.training.flow import SCHEMES, GradientFlow
+from dmft.specs.training.recurrence import Memory, Recurrence, Stepping, Training
+
+__all__ = [
+    "OBSERVE",
+    "SCHEMES",
+    "GradientDescent",
+    "GradientFlow",
+    "Memory",
+    "Recurrence",
+    "Stepping",
+    "Training",
+    "one_pass",
+    "random_batches",
+]

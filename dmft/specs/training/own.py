@@ -1,0 +1,75 @@
+"""Optimisers of one's own: what they have to be, how they are described, and how they are found again
+(`dmft.specs._own`).
+
+Their digest is that of the numbers A and b of all steps, of the times and of the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+from dmft.specs import _own
+from dmft.specs.training.recurrence import RECURRENCE, Training
+
+SORT = _own.Sort(Training, "training", "optimiser", "recurrence")
+
+
+def require_sound(training: Any) -> None:
+    """The checks of an optimiser of one's own.
+
+    Raises:
+        TypeError: not a frozen dataclass, not found again by its name; fields that JSON does not hold.
+        ValueError: no recurrence, or one of other shapes; values of what engines read beside it.
+    """
+    name = type(training).__name__
+    _own.require_frozen_dataclass(training)
+    _own.path(type(training), SORT)
+    if training.stepping != RECURRENCE:
+        raise ValueError(f"{name} has stepping={training.stepping!r}; an optimiser of one's own leaves it as it is.")
+    named = {each.name for each in fields(training)}
+    for each in ("steps", "learning_rate"):
+        if not hasattr(training, each):
+            raise TypeError(f"{name} has no {each}; give it a field of that name.")
+    for each, value in training.checked(named | {"batches", "observe"}).items():
+        if type(value) is not type(given := getattr(training, each)) or value != given:
+            raise TypeError(
+                f"{each}={given!r} of {name} is to be {value!r}; begin its __post_init__ with super().__post_init__()."
+            )
+    _own.written(training)
+    try:
+        training.recurrences  # noqa: B018
+    except (ValueError, NotImplementedError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the recurrence of {name} fails: {type(error).__name__}: {error}") from error
+
+
+def described(training: Any) -> dict[str, Any]:
+    """For JSON."""
+    return _own.described(training, SORT, digest(training))
+
+
+def from_described(content: Mapping[str, Any]) -> Any:
+    """What `described` gave.
+
+    Raises:
+        ValueError: a module that is not imported, or has no such optimiser; fields that it does not have; a recurrence
+            that has other numbers.
+    """
+    training = _own.made(content, SORT)
+    require_sound(training)
+    _own.require_digest(content, digest(training), SORT)
+    return training
+
+
+@lru_cache(maxsize=256)
+def digest(training: Any) -> str:
+    """Of the numbers that it makes."""
+    A, b = training.recurrences
+    numbers = (A, b, training.times)
+    return _own.digest_of(
+        repr((training.batches, training.observe)), numbers, max(float(abs(v).max()) for v in numbers)
+    )
