@@ -188,9 +188,12 @@ class Group:
         found: dict[str, Any] = {}
         for name, argument in arguments(self.calls[call]).items():
             values = [self.typed.get(option.name) for option in self._options(name, argument)]
-            if any(value is not None for value in values):
-                read = self.exceptions.get(name, Typed()).read
-                found[name] = read({**made, **found, name: argument.default}, *values) if read else self._value(call, name, argument, *values)
+            if all(value is None for value in values):
+                continue
+            if read := self.exceptions.get(name, Typed()).read:
+                found[name] = read({**made, **found, name: argument.default}, *values)
+            else:
+                found[name] = self._value(call, name, argument, *values)
         return found
 
     def _value(self, call: str, name: str, argument: Argument, value: Any) -> Any:

@@ -24,7 +24,7 @@ from dmft.running.paths import local
 from dmft.specs import Activation, Problem, load_task, random_batches
 from dmft.specs import problem as specs
 from dmft.specs.activation import NAMES, WITH_GAIN
-from dmft.specs.data import NAMED
+from dmft.specs.tasks.sources import NAMED
 
 # names that are typed, where they are not those of the class in small letters
 SHORT = {"ResidualMLP": "residual", "GradientDescent": "descent", "GradientFlow": "flow"}

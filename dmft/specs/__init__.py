@@ -1,10 +1,10 @@
 """What is studied: frozen dataclasses, NumPy only, no width."""
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
-from dmft.specs.data import load_task
 from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP
 from dmft.specs.problem import Problem, vary
-from dmft.specs.task import Task
+from dmft.specs.tasks.given import Task
+from dmft.specs.tasks.load import load_task
 from dmft.specs.training import GradientDescent, GradientFlow, one_pass, random_batches
 
 __all__ = [

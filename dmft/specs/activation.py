@@ -12,32 +12,22 @@ formula of one's own.  The first argument of a formula is the module (numpy, jax
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dmft.specs import _check
+from dmft.specs.own_activation import digest_of, function_at, path_of, require_derivative, require_entrywise, values_of
 
 WITH_GAIN = ("tanh", "softplus", "erf", "gelu")
 KINKS: dict[str, tuple[float, ...]] = {"relu": (0.0,)}
 NAMES = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 ROOT_2, ROOT_PI = math.sqrt(2), math.sqrt(math.pi)
 Formula = Callable[[Any, Any], Any]
-
-# where formulas of one's own are looked at: dense near the origin, sparse far out
-NEAR, FAR = np.linspace(-6.0, 6.0, 1201) + 0.0013, np.array([-1e3, -1e2, -30.0, 30.0, 1e2, 1e3])
-STEP = 1e-6  # of central differences: their error is 1e-10 of phi beside rounding, 1e-16 / STEP
-AGREEMENT = 1e-5  # of derivative and differences, relative to the largest slope
-JUMP = 0.05  # of the slope over two steps, relative to the largest, that is a kink: a smooth phi'' would be above 1e4
 
 
 @dataclass(frozen=True)
@@ -110,8 +100,8 @@ class Activation:
         if self.scale != 1:
             found["scale"] = self.scale
         if self.formula is not None and self.derivative is not None:
-            found |= {"derivative": _path(self.derivative), "kinks": list(self.own_kinks)}
-            found["sha256"] = _digest(self.formula, self.derivative)
+            found |= {"derivative": path_of(self.derivative), "kinks": list(self.own_kinks)}
+            found["sha256"] = digest_of(self.formula, self.derivative)
         return found
 
     @classmethod
@@ -124,8 +114,8 @@ class Activation:
         fields = dict(content)
         if "derivative" not in fields:
             return cls(**fields)
-        formula, derivative = (_found(fields[key]) for key in ("name", "derivative"))
-        if _digest(formula, derivative) != fields["sha256"]:
+        formula, derivative = (function_at(fields[key]) for key in ("name", "derivative"))
+        if digest_of(formula, derivative) != fields["sha256"]:
             raise ValueError(
                 f"activation {fields['name']} has changed since this was written: its values are others. Use the code "
                 "of then, or describe the problem anew."
@@ -165,11 +155,11 @@ def activation(
         ValueError: formulas that do not act on every entry alone, whose derivative is another, that have a kink that is
             not named, or that are not finite up to |h| = 1000.
     """
-    names = [_path(function) for function in (formula, derivative)]
+    names = [path_of(function) for function in (formula, derivative)]
     where = tuple(sorted(float(k) for k in kinks))
-    values, slopes = _values(formula), _values(derivative)
-    _require_entrywise(formula, values)
-    _require_derivative(names[0], formula, slopes, where)
+    values, slopes = values_of(formula), values_of(derivative)
+    require_entrywise(formula, values)
+    require_derivative(names[0], formula, slopes, where)
     return Activation(names[0], gain, scale, formula, derivative, where)
 
 
@@ -274,99 +264,3 @@ BEND: dict[str, Formula] = {
     "softplus": lambda xp, u: _sigmoid(xp, u) * _sigmoid(xp, -u),
     "linear": lambda xp, u: xp.zeros_like(u),
 }
-
-
-# ---- formulas of one's own -------------------------------------------------------------------------------------------
-
-
-def _path(function: Any) -> str:
-    """Where a function is found again, "module:function"; TypeError if it is not."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not callable(function) or module is None or not name.isidentifier():
-        raise TypeError(
-            f"{name or function!r} cannot be found again by its name: an activation of one's own is made of functions "
-            "that are defined in a module (or a notebook) under a name of their own, no lambda, not inside another one."
-        )
-    return f"{module}:{name}"
-
-
-def _found(path: str) -> Formula:
-    module, _, name = path.partition(":")
-    if module not in sys.modules:
-        raise ValueError(
-            f"the activation {path} is of a module that is not imported, and is never imported from a description; "
-            f"`import {module}` first."
-        )
-    found = getattr(sys.modules[module], name, None)
-    if not callable(found):
-        raise ValueError(
-            f"the module {module} has no function {name}, of which the activation was made; define it first."
-        )
-    function: Formula = found
-    return function
-
-
-def _values(function: Formula) -> NDArray[np.float64]:
-    """On NEAR and FAR; ValueError where they are no finite numbers of the same shape."""
-    h = np.concatenate([NEAR, FAR])
-    name = _path(function)
-    try:
-        with np.errstate(all="ignore"):
-            values = np.asarray(function(np, h), np.float64)
-    except Exception as error:
-        raise ValueError(
-            f"{name}(numpy, h) fails for an array h: {type(error).__name__}: {error}. Write it for arrays of the "
-            "module that is its first argument: numpy, jax.numpy, torch."
-        ) from error
-    if values.shape != h.shape:
-        raise ValueError(f"{name} makes the shape {values.shape} of {h.shape}; it must act on every entry by itself.")
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"{name} is {values[bad[0]]} at h={h[bad[0]]:g}; it must be finite up to |h| = 1000.")
-    return values
-
-
-def _require_entrywise(formula: Formula, values: NDArray[np.float64]) -> None:
-    """ValueError where an entry depends on the others."""
-    some = np.concatenate([NEAR, FAR])[::-3]
-    with np.errstate(all="ignore"):
-        alone = np.asarray(formula(np, some[:, None]), np.float64).ravel()
-    if not np.allclose(alone, values[::-3], rtol=1e-9, atol=1e-12):
-        raise ValueError(
-            f"{_path(formula)} gives an entry another value in another array; it must act on each by itself."
-        )
-
-
-def _require_derivative(name: str, formula: Formula, slopes: NDArray[np.float64], kinks: tuple[float, ...]) -> None:
-    """ValueError where the derivative is not that of the formula, or jumps where no kink is named."""
-    near = slopes[: len(NEAR)]
-    largest = max(float(abs(near).max()), 1e-3)
-    away = np.ones(len(NEAR), bool)
-    for kink in kinks:
-        away &= abs(NEAR - kink) > 2 * STEP
-    difference = (formula(np, NEAR + STEP) - formula(np, NEAR - STEP)) / (2 * STEP)
-    wrong = away & (abs(difference - near) > AGREEMENT * largest)
-    if wrong.any():
-        i = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"the derivative given for {name} is {near[i]:.6g} at h={NEAR[i]:.4g}, and its values rise by "
-            f"{difference[i]:.6g}; give its derivative, and name its kinks with kinks=[...]."
-        )
-    # between neighbours of the grid: the mean of the slopes at both ends against what the values rise by
-    rise = np.diff(formula(np, NEAR)) / np.diff(NEAR)
-    between = [not any(a < k < b for k in kinks) for a, b in pairwise(NEAR.tolist())]
-    jumps = np.asarray(between) & (abs(np.diff(near)) > JUMP * largest) & (abs(rise - near[:-1]) > 1e-3 * largest)
-    steep = abs(np.diff(near)) > 20 * np.median(abs(np.diff(near)) + 1e-6 * largest)
-    if (jumps & steep).any():
-        i = int(np.flatnonzero(jumps & steep)[0])
-        raise ValueError(
-            f"the slope of {name} jumps from {near[i]:.4g} to {near[i + 1]:.4g} near h={NEAR[i]:.4g}; name its kinks "
-            "with kinks=[...]: methods for smooth activations would be wrong there."
-        )
-
-
-@cache
-def _digest(formula: Formula, derivative: Formula) -> str:
-    """Of the values, to eight digits, so that a formula that was edited is another one."""
-    numbers = np.concatenate([_values(formula), _values(derivative)])
-    return hashlib.sha256(",".join(f"{v + 0.0:.7e}" for v in numbers).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
 from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP, own
 from dmft.specs.networks.program import Sketch
-from dmft.specs.task import Task
+from dmft.specs.tasks.given import Task
 from dmft.specs.training import GradientDescent, GradientFlow, Training
 
 FORMAT = 1

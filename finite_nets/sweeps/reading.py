@@ -20,8 +20,9 @@ from dmft.specs import Problem
 from dmft.specs.problem import differences
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import indices
+from finite_nets.sweeps.arrays import remove
 from finite_nets.sweeps.settings import Settings
-from finite_nets.sweeps.store import COUNT, Store, remove
+from finite_nets.sweeps.store import COUNT, Store
 
 
 @usual_errors

@@ -20,19 +20,15 @@ Nothing in a store is code: it is read as numbers and JSON, with the codecs that
 
 from __future__ import annotations
 
-import datetime
-import importlib
 import json
 import os
 import re
-import reprlib
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,19 +37,32 @@ from dmft import __version__, schema
 from dmft.errors import DamagedBlockError, StoreError
 from dmft.running.paths import local
 from dmft.specs import Problem, Task
-from dmft.specs.task import ARRAYS
+from dmft.specs.tasks.given import ARRAYS
 from finite_nets.device.precision import precision
 from finite_nets.device.random import MEMBER_BITS
 from finite_nets.ensembles.recording import Plan
+from finite_nets.sweeps.arrays import (
+    UNFINISHED,
+    attribute_of,
+    attributes_of,
+    create_array,
+    create_group,
+    created,
+    first_axis,
+    is_unfinished,
+    last_chunk,
+    make_whole,
+    metadata_of,
+    open_array,
+    remove,
+    write_whole,
+    zarr_module,
+)
 from finite_nets.sweeps.settings import Settings
 
 FORMAT = 1
 KIND = "finite_nets.sweep"
-CODECS = ("bytes", "zstd", "crc32c")
-DTYPES = ("float64", "float32", "int64", "bool")
-UNFINISHED = ".new-"  # groups that are being made
 COUNT = "count"
-Found = TypeVar("Found")
 
 
 class Store:
@@ -67,7 +76,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        _zarr()
+        zarr_module()
         self.path = local(path, "store").absolute()
         self._opened: dict[Path, Any] = {}
 
@@ -82,7 +91,9 @@ class Store:
             with self._explained("a store"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 # somebody who makes it at the same time writes the same
-                _group(self.path, {"kind": KIND, "format": FORMAT, "schema": schema.SCHEMA, "version": __version__})
+                create_group(
+                    self.path, {"kind": KIND, "format": FORMAT, "schema": schema.SCHEMA, "version": __version__}
+                )
         self.check()
         with self._explained("the store"):
             probe = self.path / f"{UNFINISHED}{uuid.uuid4().hex}"
@@ -97,14 +108,14 @@ class Store:
         """
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file; a store is a folder.")
-        return self.path.exists() and any(not _unfinished(path) for path in self.path.iterdir())
+        return self.path.exists() and any(not is_unfinished(path) for path in self.path.iterdir())
 
     def check(self) -> None:
         """StoreError, FileNotFoundError unless this is a store that this version reads."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist; expected a store written by finite_nets.sweep.")
         self.exists()  # a file is none
-        attributes = _attributes(self.path)
+        attributes = attributes_of(self.path)
         for name, expected in (("kind", KIND), ("format", FORMAT), ("schema", schema.SCHEMA)):
             if attributes.get(name) != expected:
                 raise StoreError(
@@ -141,9 +152,9 @@ class Store:
         """
         group = self.path / problem_id
         try:
-            described = json.loads(_attribute(group, "problem", str))
+            described = json.loads(attribute_of(group, "problem", str))
             shapes = described["task"]["shapes"]
-            arrays = {name: np.asarray(_array(group / "task" / name)[...]) for name in ARRAYS if name in shapes}
+            arrays = {name: np.asarray(open_array(group / "task" / name)[...]) for name in ARRAYS if name in shapes}
             task = Task(**arrays, provenance=described["task"]["provenance"])
             found = Problem.from_json(json.dumps(described), task=task)
         except StoreError:
@@ -155,7 +166,7 @@ class Store:
         return found
 
     def settings(self, problem_id: str) -> Settings:
-        content = _attribute(self.path / problem_id, "settings", dict)
+        content = attribute_of(self.path / problem_id, "settings", dict)
         try:
             return Settings.from_json(content)
         except TypeError as error:
@@ -170,16 +181,16 @@ class Store:
         group = self.path / problem.problem_id
 
         def fill(new: Path) -> None:
-            _group(new, {"problem": problem.to_json(arrays=False), "settings": settings.as_json(), **_now()})
-            _group(new / "task", {})
+            create_group(new, {"problem": problem.to_json(arrays=False), "settings": settings.as_json(), **created()})
+            create_group(new / "task", {})
             for name, values in problem.task.arrays.items():
                 dims = [f"{name[2:]}_sample", "input" if name.startswith("x") else "output"]
-                array = _create(new / "task" / name, values.shape, values.shape, "float64", dims)
+                array = create_array(new / "task" / name, values.shape, values.shape, "float64", dims)
                 array[...] = values
 
         if not group.exists():
             with self._explained("a problem"):
-                _make(group, fill)
+                make_whole(group, fill)
         self.require_settings(problem.problem_id, settings)
 
     def require_settings(self, problem_id: str, settings: Settings) -> None:
@@ -213,18 +224,18 @@ class Store:
         group = self._width(problem_id, width)
 
         def fill(new: Path) -> None:
-            _group(new, {"width": width, "block": block, "device": device, "version": __version__, **_now()})
+            create_group(new, {"width": width, "block": block, "device": device, "version": __version__, **created()})
             for name, dims in self.block_arrays(plan, settings).items():
                 shape = tuple(plan.size(dim) for dim in dims[1:])
                 dtype = "int64" if name in (COUNT, "diverged") else "float64"
-                _create(new / name, (blocks, *shape), (1, *shape), dtype, dims)
+                create_array(new / name, (blocks, *shape), (1, *shape), dtype, dims)
             for name, (dtype, dims) in self.member_arrays(plan, settings).items():
                 shape = tuple(plan.size(dim) for dim in dims[1:])
-                _create(new / name, (blocks * block, *shape), (block, *shape), dtype, dims)
+                create_array(new / name, (blocks * block, *shape), (block, *shape), dtype, dims)
 
         if not group.exists():
             with self._explained(f"width {width}"):
-                _make(group, fill)
+                make_whole(group, fill)
         self.require_block(problem_id, width, block)
         with self._explained(f"width {width}"):
             for name in (*self.block_arrays(plan, settings), *self.member_arrays(plan, settings)):
@@ -325,12 +336,12 @@ class Store:
 
     def device(self, problem_id: str, width: int) -> str:
         """On which a width was begun."""
-        return _attribute(self._width(problem_id, width), "device", str)
+        return attribute_of(self._width(problem_id, width), "device", str)
 
     def leftovers(self) -> list[Path]:
         """Unfinished files and groups that killed writers have left, older than a day."""
         found = []
-        for path in [path for path in self.path.rglob("*") if _unfinished(path)]:
+        for path in [path for path in self.path.rglob("*") if is_unfinished(path)]:
             with suppress(FileNotFoundError):  # finished meanwhile
                 if path.stat().st_mtime < time.time() - 86_400:
                     found.append(path)
@@ -340,7 +351,7 @@ class Store:
         """An array of a width, long enough for so many blocks: its other metadata do not change."""
         while path not in self._opened or self._opened[path].shape[0] < blocks * self._opened[path].chunks[0]:
             self._declare(path, blocks)
-            self._opened[path] = _array(path)
+            self._opened[path] = open_array(path)
         return self._opened[path]
 
     @staticmethod
@@ -352,17 +363,17 @@ class Store:
         left out.  An array of a `former` version, with room for all seed indices that there are, is cut to what it
         holds.
         """
-        chunk, length = _first_axis(path)
+        chunk, length = first_axis(path)
         if blocks <= length and not length == former > blocks:
             return
         length = 0 if length == former else length
-        while length < (blocks := max(blocks, 1 + _last_chunk(path))):
-            content = _metadata(path)
+        while length < (blocks := max(blocks, 1 + last_chunk(path))):
+            content = metadata_of(path)
             content["shape"][0] = blocks * chunk
             if content["data_type"] == "int64":
                 content["fill_value"] = 0  # once -1
-            _write_whole(path / "zarr.json", json.dumps(content, indent=2))
-            _, length = _first_axis(path)
+            write_whole(path / "zarr.json", json.dumps(content, indent=2))
+            _, length = first_axis(path)
 
     def _width(self, problem_id: str, width: int) -> Path:
         return self.path / problem_id / f"width_{width}"
@@ -374,149 +385,9 @@ def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     return ((int(run[0]), len(run)) for run in runs if len(run))
 
 
-def _unfinished(path: Path) -> bool:
-    """Whether it is a file or group that is being written, or was when its writer was killed."""
-    return path.name.startswith(UNFINISHED) or path.name.endswith(".partial")
-
-
-def remove(path: Path) -> None:
-    """A file or folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-# ---- Zarr ------------------------------------------------------------------------------------------------------------
-
-
-def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError(
-            "stores need Zarr: install the extra, pip install '.[store]' in a checkout (zarr >= 3.1.6)."
-        ) from error
-    return zarr
-
-
-def _now() -> dict[str, str]:
-    return {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-
-
-def _make(path: Path, fill: Callable[[Path], None]) -> None:
-    """A group that appears whole or not at all; somebody else's, if it has appeared meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
-    try:
-        fill(new)
-        new.rename(path)
-    except OSError:
-        if not (path / "zarr.json").exists():
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """A file that is replaced at once."""
-    new = file.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
-    try:
-        new.write_text(text)
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _first_axis(path: Path) -> tuple[int, int]:
-    """Entries of a chunk along the first axis of an array, and chunks along it."""
-    content = _metadata(path)
-    try:
-        chunk = int(content["chunk_grid"]["configuration"]["chunk_shape"][0])
-        return chunk, int(content["shape"][0]) // chunk
-    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise StoreError(f"{path}/zarr.json is damaged: it lacks a shape, or that of its chunks.") from error
-
-
-def _last_chunk(path: Path) -> int:
-    """Along the first axis of an array; -1 if there is none."""
-    folder = path / "c"
-    return max((int(name) for name in os.listdir(folder) if name.isdigit()), default=-1) if folder.exists() else -1
-
-
-def _group(path: Path, attributes: dict[str, Any]) -> None:
-    _zarr().create_group(path, attributes=attributes, zarr_format=3)
-
-
-def _create(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, dims: Sequence[str]) -> Any:
-    codecs = importlib.import_module("zarr.codecs")
-    return _zarr().create_array(
-        path,
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        fill_value={"int64": 0, "bool": False}.get(dtype, np.nan),
-        compressors=(codecs.ZstdCodec(level=1), codecs.Crc32cCodec()),
-        dimension_names=list(dims)[: len(shape)],
-        zarr_format=3,
-    )
-
-
-def _array(path: Path) -> Any:
-    """An array, opened for reading and writing.
-
-    Raises:
-        StoreError: not one of a store, or one that would need other codecs.
-    """
-    content = _metadata(path)
-    listed = content.get("codecs")
-    listed = listed if isinstance(listed, list) else [listed]
-    codecs = [str(codec.get("name") if isinstance(codec, dict) else codec) for codec in listed]
-    if content.get("node_type") != "array" or not set(codecs) <= set(CODECS) or content.get("data_type") not in DTYPES:
-        raise StoreError(
-            f"{path} is no array of a store: {content.get('node_type')} of {content.get('data_type')} with codecs "
-            f"{codecs}; expected {', '.join(DTYPES)} and codecs among {', '.join(CODECS)}."
-        )
-    try:
-        array = _zarr().open_array(path, mode="r+", zarr_format=3)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"{path}/zarr.json is damaged: {error}") from error
-    return array.with_config({"write_empty_chunks": True})  # a chunk says that it was written, whatever it holds
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    """Of a group."""
-    content = _metadata(path)
-    attributes = content.get("attributes", {})
-    if content.get("node_type") != "group" or not isinstance(attributes, dict):
-        raise StoreError(f"{path} is no group of a store.")
-    return attributes
-
-
-def _attribute(path: Path, name: str, kind: type[Found]) -> Found:
-    """One attribute of a group."""
-    value = _attributes(path).get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise StoreError(f"{path} is damaged: its {name} is {reprlib.repr(value)}.")
-    return value
-
-
 def _block(group: Path) -> int:
     """How many networks a block of a width has."""
-    size = _attribute(group, "block", int)
+    size = attribute_of(group, "block", int)
     if size < 1:
         raise StoreError(f"{group} is damaged: its block is {size}.")
     return size
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    file = path / "zarr.json"
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} is not part of a store in the format Zarr 3: it has no zarr.json.") from error
-    except ValueError as error:
-        raise StoreError(f"{file} is damaged: {error}.") from error
-    if not isinstance(content, dict) or content.get("zarr_format") != 3:
-        raise StoreError(f"{path} is not in the format Zarr 3.")
-    return content

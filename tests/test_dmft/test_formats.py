@@ -12,7 +12,8 @@ import pytest
 import dmft
 from dmft.__main__ import main
 from dmft.errors import DataError
-from dmft.specs import formats
+from dmft.specs.tasks.formats import places
+from dmft.specs.tasks.formats.idx import IDX_WORDS, read_idx
 
 rng = np.random.default_rng(0)
 IMAGES = rng.integers(1, 255, (40, 4, 5), dtype=np.uint8)
@@ -65,12 +66,12 @@ def refused(source, message, **options):
     ],
 )
 def test_names_are_read_by_whole_words(name, expected):
-    assert formats.place(name, formats.IDX_WORDS) == expected
+    assert places.place(name, IDX_WORDS) == expected
 
 
 def test_a_name_of_both_splits_is_refused():
     with pytest.raises(DataError, match="train-test-images is of training and test by its name"):
-        formats.place("train-test-images", formats.IDX_WORDS)
+        places.place("train-test-images", IDX_WORDS)
 
 
 MANY = {
@@ -151,7 +152,7 @@ def test_a_choice_is_checked(tmp_path, names, error, message):
 def test_idx_of_every_type(tmp_path, dtype):
     values = (rng.standard_normal((40, 6)) * 100).astype(dtype)
     (tmp_path / "one.bin").write_bytes(gzip.compress(idx(values)))  # gzip, whatever the name
-    found = formats.read_idx(tmp_path / "one.bin")
+    found = read_idx(tmp_path / "one.bin")
     assert found.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(found, values)
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import inspect
 import json
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from comparisons.samples import prediction_covariance
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, StoreError
 from dmft.specs.problem import differences
-from finite_nets.__main__ import SweepOptions, main
+from finite_nets.__main__ import main, sweep_options
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.ensemble import default_block
@@ -768,7 +769,7 @@ def test_stores_of_former_versions_open_and_are_cut_to_what_they_hold(tmp_path, 
 def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp_path, whole, monkeypatch):
     """The other writes its length between our look and our write: a longer one, and a chunk."""
     path = shutil.copytree(whole, tmp_path / "store")
-    write, done = finite_nets.sweeps.store._write_whole, []
+    write, done = finite_nets.sweeps.store.write_whole, []
 
     def late(file, text):
         if not done and file.parent.name == "count":
@@ -779,7 +780,7 @@ def test_a_writer_that_did_not_know_of_another_leaves_none_of_its_blocks_out(tmp
             file.write_text(json.dumps(metadata))
         write(file, text)
 
-    monkeypatch.setattr(finite_nets.sweeps.store, "_write_whole", late)
+    monkeypatch.setattr(finite_nets.sweeps.store, "write_whole", late)
     finite_nets.sweeps.store.Store._declare(path / PROBLEM.problem_id / "width_8" / "count", 12)
     assert done
     assert declared(path) == 31
@@ -982,14 +983,27 @@ def test_help_is_quick_and_complete(capsys):
     with pytest.raises(SystemExit):
         command("sweep --help")
     shown = capsys.readouterr().out
-    for part in dataclasses.fields(SweepOptions):
-        assert f"--{part.name.replace('_', '-')}" in shown
+    parameters = [*inspect.signature(finite_nets.plan_sweep).parameters, "threads", "progress"]
+    assert {part.name for part in dataclasses.fields(sweep_options())} | {
+        "problems",
+        "widths",
+        "seeds",
+        "store",
+    } == set(parameters)
+    for name in parameters[3:]:
+        assert f"--{name.replace('_', '-')}" in shown
+    code = """
+        import sys
+        from finite_nets.__main__ import main
+        try:
+            main(["sweep", "--help"])
+        except SystemExit:
+            print(*sys.modules)
+    """
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys\nimport finite_nets.__main__\nprint(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", inspect.cleandoc(code)], capture_output=True, text=True, check=True
     ).stdout.split()
+    assert "dmft.specs" in loaded
     assert not {"torch", "jax", "xarray", "zarr"} & set(loaded)
 
 
