@@ -48,8 +48,8 @@ FORMATTED = ("schema", "problem", "problem_id", "result", "memory_estimate")
 class Solve:
     """Compute the limit of a problem, write it to a NetCDF file, print a summary.
 
-    Example: python -m dmft solve --source digits --classes 3 8 --n-train 8 --n-test 8 --depth 2 --learning-rate 1
-    --steps 20 --out limit.nc
+    Example: python -m dmft solve --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1 --steps 9
+    --out limit.nc
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.nc")]

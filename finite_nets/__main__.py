@@ -80,8 +80,7 @@ SweepOptions = Annotated[Group, tyro.conf.arg(constructor_factory=sweep_options)
 class Sweep:
     """Train networks of several widths, and store moments over blocks of them; what is there is not trained again.
 
-    Example: python -m finite_nets sweep --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1
-    --steps 20 --widths 64 128 --seeds 1000 --vary gamma0=0.5,1,2 --store runs/richness
+    Example: python -m finite_nets sweep --problem problem.json --widths 64 128 --seeds 1000 --store runs
     """
 
     store: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
@@ -187,7 +186,8 @@ def _varied(text: str) -> tuple[str, list[Any]]:
     name, sign, values = text.partition("=")
     if not sign or not values:
         raise ValueError(f"--vary {text!r} is not FIELD=VALUE,VALUE, such as gamma0=0.5,1,2.")
-    return name.replace("-", "_"), [_value(value) for value in values.split(",")]
+    name, read = name.replace("-", "_"), dmft.Activation if name == "activation" else _value
+    return name, [read(value) for value in values.split(",")]
 
 
 def _value(text: str) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 import tyro
 
-from dmft.command.options import import_own
+from dmft.command.options import import_own, in_options
 from dmft.errors import DivergenceError, MemoryEstimateError
 
 EXIT_CODES = (
@@ -98,7 +98,7 @@ def ending_with_its_reader() -> Iterator[None]:
 
 def _failed(error: Exception, code: int) -> int:
     """Print an error; the exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {in_options(str(error))}", file=sys.stderr)
     return code
 
 

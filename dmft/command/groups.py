@@ -146,12 +146,13 @@ class Group:
     chooser: ClassVar[str]
     exceptions: ClassVar[Mapping[str, Typed]]
     owners: ClassVar[dict[str, list[str]]]  # the calls that an option is for
+    kinds: ClassVar[dict[str, Any]]  # the types of options
 
     @property
     def typed(self) -> dict[str, Any]:
-        """By option, what was typed."""
-        found = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in found.items() if value is not None and value is not False}
+        """By option, what was typed; ValueError for text that is no number where one belongs."""
+        found = {name: getattr(self, name) for name in self.kinds}
+        return {name: _read(name, self.kinds[name], text) for name, text in found.items() if text not in (None, False)}
 
     @property
     def chosen(self) -> str:
@@ -169,7 +170,7 @@ class Group:
     def required(self) -> list[str]:
         """Options without which the call cannot be made."""
         known = arguments(self.calls[self.chosen]).items()
-        return [self._options(name, one)[0].name for name, one in known if one.default is MISSING]
+        return [_options(name, one, self.exceptions)[0].name for name, one in known if one.default is MISSING]
 
     def make(self, **made: Any) -> Any:
         """What is called, of what was typed; `made`: what else readers of exceptions need.
@@ -187,7 +188,7 @@ class Group:
         """The arguments of a call that were typed; ValueError for several where it takes one."""
         found: dict[str, Any] = {}
         for name, argument in arguments(self.calls[call]).items():
-            values = [self.typed.get(option.name) for option in self._options(name, argument)]
+            values = [self.typed.get(option.name) for option in _options(name, argument, self.exceptions)]
             if all(value is None for value in values):
                 continue
             if read := self.exceptions.get(name, Typed()).read:
@@ -206,15 +207,6 @@ class Group:
             otherwise = f"; vary {as_typed(many)} instead" if many else ""
             raise ValueError(f"{as_typed([name])} takes one number with --{self.chooser} {call}{otherwise}.")
         return value[0]
-
-    @classmethod
-    def _options(cls, name: str, argument: Argument) -> tuple[Option, ...]:
-        """Those which an argument is typed as."""
-        usual = argument.option(name)
-        if name not in cls.exceptions:
-            return (usual,) if usual.type else ()
-        given = cls.exceptions[name].options
-        return tuple(Option(*(b if a is None else a for a, b in zip(one, usual, strict=True))) for one in given)
 
 
 def group(
@@ -241,8 +233,7 @@ def group(
         for name, argument in arguments(known).items():
             held.setdefault(name, {})[call] = argument
     elsewhere = {name: one.text for call in also for name, one in arguments(call).items()}
-    space = {"__doc__": text, "calls": calls, "chooser": chooser, "exceptions": exceptions or {}}
-    basis: Any = type("Options", (Group,), {**space, "owners": (owners := {})})
+    exceptions, owners = exceptions or {}, {}
     options = [*beside]
     if chooser:
         kinds = "; ".join(f"{name}: {_opening(call)}" for name, call in calls.items())
@@ -251,22 +242,44 @@ def group(
     for name, of in held.items():
         told = next((one.text for one in of.values() if one.text), elsewhere.get(name, ""))
         merged = Argument(sum((one.types for one in of.values()), ()), next(iter(of.values())).default, told)
-        for option in basis._options(name, merged):
+        for option in _options(name, merged, exceptions):
             owners[option.name] = list(of)
-            prefix = f"Of {', '.join(of)}: " if chooser and len(of) < len(calls) else ""
-            told = f"{prefix}{option.text}" if prefix else option.text[:1].upper() + option.text[1:]
+            told = option.text or ""
+            told = f"Of {', '.join(of)}: {told}" if chooser and len(of) < len(calls) else told[:1].upper() + told[1:]
             hint = _hint(of, len(calls)) if option.hint is None else option.hint
             options.append(option._replace(text=told, hint=hint))
-    made = dataclasses.make_dataclass("Options", map(_field, options), bases=(basis,), frozen=True)
-    made.__doc__ = text
-    return made
+    space = {"__doc__": text, "calls": calls, "chooser": chooser, "exceptions": exceptions, "owners": owners}
+    space["kinds"] = {option.name: option.type for option in options}
+    return dataclasses.make_dataclass("Options", map(_field, options), bases=(Group,), frozen=True, namespace=space)
+
+
+def _options(name: str, argument: Argument, exceptions: Mapping[str, Typed]) -> tuple[Option, ...]:
+    """Those which an argument is typed as."""
+    usual = argument.option(name)
+    if name not in exceptions:
+        return (usual,) if usual.type else ()
+    given = exceptions[name].options
+    return tuple(Option(*(b if a is None else a for a, b in zip(one, usual, strict=True))) for one in given)
 
 
 def _field(option: Option) -> tuple[str, Any, Any]:
+    """Text for tyro, which `_read` reads: of optional numbers it says what is wrong in words of its own types."""
     about = arg(metavar=option.metavar or None, help=option.text, help_behavior_hint=option.hint)
     if option.type is bool:
         return option.name, Annotated[bool, about], field(default=False)
-    return option.name, Annotated[option.type | None, about], field(default=None)
+    text = tuple[str, ...] if typing.get_origin(option.type) else str
+    return option.name, Annotated[text | None, about], field(default=None)
+
+
+def _read(name: str, kind: Any, text: Any) -> Any:
+    """A value of a type, or a tuple of them, from text."""
+    if isinstance(text, tuple):
+        return tuple(_read(name, typing.get_args(kind)[0], one) for one in text)
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{as_typed([name])} {text!r} is not {what}.") from None
 
 
 def _hint(of: Mapping[str, Argument], calls: int) -> str:

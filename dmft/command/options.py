@@ -148,6 +148,13 @@ NUMERICS = {
 }
 
 
+def in_options(message: str) -> str:
+    """A message, with the flags for arguments that it names and that are typed in another way."""
+    flags = {f"{name}=False": typed.options[0] for name, typed in (NETWORK | TASK).items() if typed.options}
+    found = [f"{name} is --{flag.name}" for name, flag in flags.items() if flag.type is bool and name in message]
+    return f"{message} (On the command line {', '.join(found)}.)" if found else message
+
+
 # ---- groups ----------------------------------------------------------------------------------------------------------
 
 
@@ -207,9 +214,13 @@ def build_problem(network: Group, task: Group, training: Group) -> Problem:
             the specs and `load_task` raise them.
     """
     groups = (network, task, training)
-    required = [name for one in groups for name in one.required]
-    if missing := [name for one in groups for name in one.required if name not in one.typed]:
+    missing = [name for one in groups for name in one.required if name not in one.typed]
+    # the steps of a flow are counted where each has its size
+    if "steps" not in {*training.typed, *missing} and len(training.typed.get("step_size", ())) == 1:
+        missing.append("steps")
+    if missing:
         what = "is" if len(missing) == 1 else "are"
+        required = dict.fromkeys([*(name for one in groups for name in one.required), *missing])
         raise ValueError(f"{as_typed(missing)} {what} missing; a problem needs {as_typed(required)}.")
     built, loaded = network.make(), task.make()
     loss = training.typed.get("loss", Problem.loss)

@@ -207,7 +207,7 @@ def test_numerics_are_those_of_solve():
 
 def test_only_numerics_that_are_typed_are_passed_on():
     chosen = cli._numerics_options()(
-        tolerance=1e-3, every=2, memory_limit="1.5 GiB", progress="never", observables=("loss",)
+        tolerance="1e-3", every="2", memory_limit="1.5 GiB", progress="never", observables=("loss",)
     )
     assert chosen.values("solve", last=5) == {
         "tolerance": 1e-3,
@@ -313,6 +313,18 @@ def test_help_tells_of_an_architecture_of_ones_own(wavy, capsys):
         (f"{TASK} --learning-rate 1", "--depth and --steps are missing; a problem needs --depth, --source, --n-train"),
         (f"{TASK} --depth 1 --training flow --learning-rate 1 --steps 3", "--step-size is missing"),
         (f"{PROBLEM} --steps 0", "steps=0 is too small"),
+        (f"{PROBLEM} --steps 2.5", "--steps '2.5' is not a whole number"),
+        (f"{PROBLEM} --learning-rate 1 fast 1", "--learning-rate 'fast' is not a number"),
+        (f"{PROBLEM} --particles many", "--particles 'many' is not a whole number"),
+        (f"{TASK} --depth 1 --training flow --learning-rate 1 --step-size 1", "--steps is missing; a problem needs"),
+        (
+            f"{PROBLEM} --network cnn --kernel-size 3",
+            "flatten=False). (On the command line flatten=False is --images.)",
+        ),
+        (
+            f"{PROBLEM} --network mpl",
+            "--network 'mpl' is unknown; choose one of mlp, residual, cnn, or a class of your",
+        ),
         (f"{PROBLEM} --learning-rate -1", "learning_rate=-1.0 must be positive"),
         (f"{PROBLEM} --activation tang", "activation 'tang' is unknown; choose one of tanh"),
         (f"{PROBLEM} --loss cross_entropy", 'For targets -1 and +1 take loss="logistic"'),
@@ -380,7 +392,6 @@ def test_out_is_a_folder(tmp_path, capsys):
     [
         (["solve", "--dept", "3", "--out", "x.nc"], "--dept"),
         (["solve", *PROBLEM.split()], "--out"),
-        (["solve", "--particles", "many", "--out", "x.nc"], "--particles"),
         (["solv"], "solve"),
         ([], "solve"),
     ],

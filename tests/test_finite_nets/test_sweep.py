@@ -953,6 +953,8 @@ def test_the_command_line_sweeps_as_the_function_does(tmp_path, capsys):
     assert described.count("width 8      4 blocks of 5: 20 networks, 0 diverged") == 2
     assert "gamma0=2.0" in described
     (tmp_path / "p.json").write_text(problems[0].to_json())
+    assert command(f"sweep {OPTIONS} --seeds 5 --vary activation=relu,tanh --dry-run", "--store", tmp_path / "new") == 0
+    assert "20 networks to train" in capsys.readouterr().out
     more = ["--store", path, "--problem", tmp_path / "p.json", "--widths", "8", "--seeds", "30", "--every", "2"]
     assert command("sweep --observables prediction", *more) == 0
     assert "10 networks in 2 blocks" in capsys.readouterr().out
@@ -966,6 +968,7 @@ def test_the_command_line_sweeps_as_the_function_does(tmp_path, capsys):
         ("--seeds 5 --vary gamma0", "--vary 'gamma0' is not FIELD=VALUE,VALUE"),
         ("--seeds 5 --vary richness=1,2", "'richness' is no field of this problem; choose among activation, batches"),
         ("--seeds 5 --vary gamma0=-1", "gamma0=-1 must be positive"),
+        ("--seeds 5 --vary activation=relu,tang", "activation 'tang' is unknown; choose one of tanh"),
         ("--seeds 5 --every 2 --save-steps 1", "every and save_steps both choose"),
         ("--seeds 5 --vary gamma0=1 gamma0=2", "--vary gamma0=1 gamma0=2 names a field twice"),
         ("--seeds 5 --memory-limit much", "--memory-limit 'much' is not a size"),
