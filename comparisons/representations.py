@@ -51,6 +51,10 @@ def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "featu
 
     Source: Cortes et al. 2012, Kornblith et al. 2019 (CKA); Song et al. 2012 (unbiased); Vyas et al. 2023 (across
     widths).
+
+    Example:
+        >>> comparisons.representations(nets, theory).sizes["layer"]
+        1
     """
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(QUANTITIES)}.")
