@@ -31,6 +31,7 @@ from tyro.conf import arg
 
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 SEVERAL = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
+OWN = "MODULE:CLASS: one of your own (also beside --problem, where its file needs it)."
 Call = Callable[..., Any]
 
 
@@ -188,13 +189,14 @@ class Group:
         """The arguments of a call that were typed; ValueError for several where it takes one."""
         found: dict[str, Any] = {}
         for name, argument in arguments(self.calls[call]).items():
-            values = [self.typed.get(option.name) for option in _options(name, argument, self.exceptions)]
+            options = _options(name, argument, self.exceptions)
+            values = [self.typed.get(option.name) for option in options]
             if all(value is None for value in values):
                 continue
             if read := self.exceptions.get(name, Typed()).read:
                 found[name] = read({**made, **found, name: argument.default}, *values)
             else:
-                found[name] = self._value(call, name, argument, *values)
+                found[name] = self._value(call, options[0].name, argument, *values)
         return found
 
     def _value(self, call: str, name: str, argument: Argument, value: Any) -> Any:
@@ -238,7 +240,7 @@ def group(
     if chooser:
         kinds = "; ".join(f"{name}: {_opening(call)}" for name, call in calls.items())
         hint = f"(default: {next(iter(calls))})"
-        options.append(Option(chooser, str, "{" + ",".join([*calls, "MODULE:CLASS"]) + "}", f"{kinds}.", hint))
+        options.append(Option(chooser, str, "{" + ",".join([*calls, "MODULE:CLASS"]) + "}", f"{kinds}; {OWN}", hint))
     for name, of in held.items():
         told = next((one.text for one in of.values() if one.text), elsewhere.get(name, ""))
         merged = Argument(sum((one.types for one in of.values()), ()), next(iter(of.values())).default, told)

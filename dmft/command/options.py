@@ -29,6 +29,11 @@ from dmft.specs.tasks.sources import NAMED
 # names that are typed, where they are not those of the class in small letters
 SHORT = {"ResidualMLP": "residual", "GradientDescent": "descent", "GradientFlow": "flow"}
 OWN: dict[str, dict[str, Call]] = {"network": {}, "training": {}}  # that command lines named
+# options of the commands themselves
+COMMANDS = (
+    *("out", "overwrite", "dry_run", "loss", "network", "training", "every", "data_seed", "batch_size", "batch_seed"),
+    *("store", "widths", "seeds", "vary", "block", "covariance", "members", "executor", "shard", "threads"),
+)
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -164,8 +169,19 @@ def _known(chooser: str) -> dict[str, Call]:
     return {SHORT.get(name, name.lower()): kind for name, kind in registered.items()} | OWN[chooser]
 
 
+def _taken(chooser: str, others: Iterable[Call]) -> dict[str, Typed]:
+    """How arguments are typed whose names are options of something else."""
+    names = {name for call in (load_task, _solve(), *others) for name in arguments(call)} | {*COMMANDS}
+    return {name: Typed((Option(f"{chooser}_{name}"),)) for name in names}
+
+
+def _solve() -> Call:
+    return declared(dmft._LAZY["solve"], "solve")
+
+
 def _network_options() -> type[Group]:
-    return group("The network; its width is infinite.", _known("network"), chooser="network", exceptions=NETWORK)
+    exceptions = _taken("network", _known("training").values()) | NETWORK
+    return group("The network; its width is infinite.", _known("network"), chooser="network", exceptions=exceptions)
 
 
 def _task_options() -> type[Group]:
@@ -175,11 +191,15 @@ def _task_options() -> type[Group]:
 
 def _training_options() -> type[Group]:
     loss = arguments(Problem)["loss"].option("loss")._replace(hint=f"(default: {Problem.loss})")
-    return group("Loss and training.", _known("training"), chooser="training", exceptions=TRAINING, beside=[loss])
+    first = {name for call in specs.TRAININGS.values() for name in arguments(call)}  # networks make way for these
+    taken = {name: typed for name, typed in _taken("training", specs.NETWORKS.values()).items() if name not in first}
+    return group(
+        "Loss and training.", _known("training"), chooser="training", exceptions=taken | TRAINING, beside=[loss]
+    )
 
 
 def _numerics_options() -> type[Group]:
-    return group("How it is computed.", {"solve": declared(dmft._LAZY["solve"], "solve")}, exceptions=NUMERICS)
+    return group("How it is computed.", {"solve": _solve()}, exceptions=NUMERICS)
 
 
 NetworkOptions = Annotated[Group, arg(constructor_factory=_network_options)]

@@ -22,6 +22,7 @@ from dmft.command import groups
 from dmft.command import options as cli
 from dmft.specs.problem import NETWORKS, TRAININGS
 from dmft.text import with_error
+from finite_nets.__main__ import sweep_options
 
 TASK = "--source digits --classes 3 8 --n-train 4 --n-test 2"
 PROBLEM = f"{TASK} --depth 2 --gamma0 1.5 --learning-rate 0.5 --steps 3"
@@ -194,6 +195,14 @@ def test_every_field_of_a_spec_has_its_option():
     assert {renamed.get(name, name) for name in names} <= options
 
 
+def test_names_of_options_are_taken_once():
+    network, training = (make().owners for make in (cli._network_options, cli._training_options))
+    assert not set(network) & set(training)
+    others = {name for make in (cli._task_options, cli._numerics_options, sweep_options) for name in options_of(make)}
+    assert not (set(network) | set(training)) & others
+    assert others <= {*cli._taken("network", []), *cli.COMMANDS, "unbalanced", "images"}
+
+
 def test_numerics_are_those_of_solve():
     parameters = inspect.signature(dmft.solve).parameters
     assert set(options_of(cli._numerics_options)) == set(parameters) - {"problem"} | {"every"}
@@ -245,6 +254,8 @@ class Wavy(dmft.Architecture):
     gamma0: float = 1.0
     centered: bool = True
     smooth: bool = True
+    seed: int = 0
+    steps: int = 0
     slopes: float | tuple[float, ...] = 1.0
     rule: object = None
 
@@ -269,6 +280,8 @@ def test_an_architecture_of_ones_own_has_its_options(tmp_path, capsys, wavy):
     found = problem_of(tmp_path, f"{rest} {wavy} --waves 2 --sort many --no-smooth --uncentered --slopes 1 2").network
     assert found == type(found)(2, "many", centered=False, smooth=False, slopes=(1.0, 2.0))
     assert found != type(found)(2, "many", centered=False, slopes=(1.0, 2.0))  # the twin
+    both = problem_of(tmp_path, f"{rest} {wavy} --waves 2 --network-seed 4 --network-steps 6")
+    assert (both.network.seed, both.network.steps, both.training.steps) == (4, 6, 3)
     scaled = problem_of(tmp_path, f"{rest} {wavy} --waves 2 --scale 3").network
     assert scaled.activation == dmft.Activation("softplus", 2.0, 3.0)  # of its own default
     problem_of(tmp_path, f"{rest} {wavy} --waves 2")
@@ -301,7 +314,7 @@ def test_help_tells_of_an_architecture_of_ones_own(wavy, capsys):
     told = help_of(capsys, "problem", *wavy.split())
     assert "--waves INT Of waves:Wavy: how many of them, a whole number" in told
     assert "(required for waves:Wavy)" in told
-    assert "waves:Wavy: A layer of waves." in told
+    assert "waves:Wavy: A layer of waves; MODULE:CLASS: one of your own" in told
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
