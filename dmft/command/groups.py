@@ -72,8 +72,8 @@ class Argument(NamedTuple):
     @property
     def several(self) -> Any:
         """The type of each of several values; None if it takes none that can be typed."""
-        found = [typing.get_args(kind)[0] for kind in self.types if typing.get_origin(kind) in SEVERAL]
-        return found[0] if found and found[0] in METAVARS else None
+        held = [typing.get_args(kind)[0] for kind in self.types if typing.get_origin(kind) in SEVERAL]
+        return next((kind for one in held for kind in _members(one) if kind in METAVARS), None)
 
     def option(self, name: str) -> Option:
         """As it is typed by its type; without a type if it cannot be."""
@@ -129,12 +129,19 @@ def declared(module: str, name: str) -> Call:
     return made
 
 
+class _Unknown(type):
+    """A type that cannot be typed, and whatever its module has."""
+
+    def __getattr__(cls, name: str) -> Any:
+        return cls
+
+
 class _Names(dict[str, Any]):
-    """Types by name; others cannot be typed."""
+    """Types by name."""
 
     def __missing__(self, name: str) -> Any:
-        known = vars(builtins) | vars(collections.abc) | {"Path": Path, "os": os}
-        return known.get(name, Any)
+        known = vars(builtins) | vars(collections.abc) | {"Path": Path, "os": os, "Any": Any}
+        return known.get(name, _Unknown("Unknown", (), {}))
 
 
 # ---- a group ---------------------------------------------------------------------------------------------------------

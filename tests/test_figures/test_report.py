@@ -1,7 +1,6 @@
 """The report of a comparison: complete in one file, readable by a browser, honest about what it lacks."""
 
 import html
-import importlib
 import json
 import re
 import shutil
@@ -17,8 +16,8 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.text import with_error
+from figures.report import texts
 
-report = importlib.import_module("comparisons.report")  # `comparisons.report` is the function
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -89,7 +88,7 @@ def test_its_numbers_are_those_of_the_results(page, results):
     np.testing.assert_allclose(loss["lines"][1]["y"], comparison.loss_mean.sel(width=32), rtol=1e-3)
     np.testing.assert_allclose(loss["lines"][-1]["se"], comparison.loss_limit_se, rtol=1e-3, atol=1e-12)
     order = np.argsort(results["theory"].target.values, kind="stable")
-    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "Phi, layer 2")
+    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "feature kernels, layer 2")
     expected = results["networks"].feature_kernel.mean("seed").sel(width=64, layer=2, step=4).values[order][:, order]
     np.testing.assert_allclose(np.reshape(top["mean"][2][-1], (6, 6)), expected, rtol=1e-3, atol=1e-6)
     with pytest.raises(AssertionError):  # the broken twin: another step
@@ -172,12 +171,12 @@ def test_captions_and_columns_of_predictions_only_where_there_are_any(page, resu
 
 
 def test_what_is_below_its_error_is_an_upper_end():
-    assert report._size(0.0, 0.02) == "< 0.040"
-    assert report._size(0.123, 0.02) == "0.123 ± 0.020"
-    assert report._size(110.0, 180.0) == "< 470"
-    assert report._size(0.0, 1e-9) == "< 2e-09"
-    assert report._number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
-    assert [report._number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
+    assert texts.size(0.0, 0.02) == "< 0.040"
+    assert texts.size(0.123, 0.02) == "0.123 ± 0.020"
+    assert texts.size(110.0, 180.0) == "< 470"
+    assert texts.size(0.0, 1e-9) == "< 2e-09"
+    assert texts.number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
+    assert [texts.number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
 
 
 def test_a_folder_is_refused_before_anything_is_computed(tmp_path):
@@ -213,7 +212,7 @@ def test_a_browser_without_a_network_runs_it(page, tmp_path):
     assert {"curves", "kernels"} < set(visible)
     assert re.search(r'id="scale">colours from -[\d.]+ to [\d.]+<', shown)  # a range, not an error
     options = re.findall(r"<option value=\"\d+\">(.*?)</option>", shown)
-    assert {"training loss", "test loss", "N = 64", "Phi, layer 1", "NTK"} <= set(options)
+    assert {"training loss", "test loss", "N = 64", "feature kernels, layer 1", "NTK"} <= set(options)
     assert "t = 2.4" in html.unescape(shown)  # the last step
 
 
