@@ -66,8 +66,8 @@ class Observable:
         split: "train" or "test", of what `of` makes.
 
     Example:
-        >>> dmft.Observable("size", lambda layer: 0, dims=("step", "layer"), long_name="size").dims
-        ('step', 'layer')
+        >>> dmft.Observable("size", lambda layer: 0, dims=("layer", "step"), long_name="size").dims
+        ('layer', 'step')
     """
 
     name: str
