@@ -89,6 +89,11 @@ def bias_variance(
         SchemaError: inputs of another form.
         ValueError, TypeError: different problems, steps or samples; too few networks; no predictions; ensembles that
             are not whole numbers above 0; moments for a loss that needs every network.
+
+    Example:
+        >>> parts = comparisons.bias_variance(nets, theory)
+        >>> parts["loss_variance_part"].dims
+        ('width', 'step')
     """
     nets = inputs.check_networks(nets)
     if not held(nets, "prediction"):

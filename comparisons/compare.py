@@ -68,6 +68,11 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
     Raises:
         SchemaError: inputs of another form.
         ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
+
+    Example:
+        >>> comparison = comparisons.compare(theory, nets)
+        >>> comparison["loss_error"].dims
+        ('width', 'step')
     """
     theory, nets = schema.validate(theory, "limit"), inputs.check_networks(nets)
     quantities = [name for name in schema.quantities() if name in theory and held(nets, name)]

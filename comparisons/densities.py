@@ -65,6 +65,10 @@ def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dat
         SchemaError: inputs of another form.
         ValueError: different problems, different steps or samples, fewer than eight networks of a width.
         TypeError: bins not a whole number.
+
+    Example:
+        >>> comparisons.densities(particles, finite_nets.neurons(problem, widths=[16], neurons=256)).sizes["width"]
+        1
     """
     theory, nets = schema.validate(theory, "particles"), schema.validate(nets, "neurons")
     schema.require_same_problem(theory=theory, networks=nets)

@@ -9,6 +9,10 @@ class UnresolvedError(ValueError):
     """The data do not determine what was asked for; the message says what would.
 
     estimate: what they do say, not to be trusted; None if nothing.
+
+    Example:
+        >>> issubclass(comparisons.UnresolvedError, ValueError)
+        True
     """
 
     def __init__(self, message: str, estimate: Any = None) -> None:

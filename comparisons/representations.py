@@ -53,6 +53,10 @@ def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "featu
 
     Source: Cortes et al. 2012, Kornblith et al. 2019 (CKA); Song et al. 2012 (unbiased); Vyas et al. 2023 (across
     widths).
+
+    Example:
+        >>> comparisons.representations(nets, theory).sizes["layer"]
+        1
     """
     if quantity not in schema.kernels():
         raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(schema.kernels())}.")

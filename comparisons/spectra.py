@@ -70,6 +70,10 @@ def spectra(
         SchemaError: inputs of another form.
         ValueError, TypeError: moments; no NTK, no training samples; more modes than training events; different
             problems.
+
+    Example:
+        >>> comparisons.spectra(nets, theory, modes=2).sizes["mode"]
+        2
     """
     nets, theory, counts = _checked(nets, theory, "spectra of networks")
     train, y = _events(theory, "train")
@@ -175,6 +179,10 @@ def after_kernel(theory: xr.Dataset, nets: xr.Dataset, *, ridge: float = 1e-6) -
         ValueError: moments; no NTK; no training or no test samples; different problems; ridge not positive.
 
     Source: Long 2021; Atanasov, Bordelon & Pehlevan 2022 (after-kernel); Vyas et al. 2023 (across widths).
+
+    Example:
+        >>> comparisons.after_kernel(nets, theory).sizes["width"]
+        4
     """
     nets, theory, counts = _checked(nets, theory, "the after-kernel")
     ridge = _check.positive("ridge", ridge)

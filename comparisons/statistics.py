@@ -32,6 +32,10 @@ def statistics(nets: xr.Dataset, *, covariance: bool = False) -> xr.Dataset:
     Raises:
         SchemaError: a Dataset of another kind.
         ValueError: fewer than four networks or blocks of a width; no predictions, or no comoments, for a covariance.
+
+    Example:
+        >>> comparisons.statistics(nets)["loss_mean"].dims
+        ('width', 'step')
     """
     nets = inputs.check_networks(nets)
     moments = nets.attrs["kind"] == "moments"

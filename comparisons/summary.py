@@ -39,6 +39,13 @@ def summary(comparison: xr.Dataset) -> Summary:
     its standard error.
 
     Quantities that the comparison does not hold are left out.
+
+    Args:
+        comparison: what `compare` returned.
+
+    Example:
+        >>> print(comparisons.summary(comparison))
+        Networks of 16 seeds a width against the limit (2 x 256 particles); problem ...
     """
     comparison = schema.validate(comparison, "comparison")
     last = comparison.isel(step=-1)

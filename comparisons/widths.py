@@ -57,6 +57,10 @@ def width_law(ds: xr.Dataset, name: str, *, order: int | str = "auto") -> xr.Dat
     Raises:
         UnresolvedError: too few widths for the law, or fewer than eight networks a width; the estimate is attached.
         ValueError, TypeError: no such variable, no errors or no widths.
+
+    Example:
+        >>> comparisons.width_law(comparison, "loss_mean", order=1)["coefficient"].dims
+        ('term', 'step')
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"width_law expects an xarray Dataset, got {type(ds).__name__}.")
@@ -123,6 +127,10 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
 
     Raises:
         SchemaError, ValueError: not a comparison; a quantity that it does not hold.
+
+    Example:
+        >>> comparisons.onset(comparison, tolerance=0.05).sizes["width"]
+        4
     """
     comparison = schema.validate(comparison, "comparison")
     if of not in ("error", "distance"):
@@ -167,6 +175,10 @@ def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
 
     Raises:
         SchemaError, ValueError: as of `comparisons.compare`; neither a theory nor a second width.
+
+    Example:
+        >>> comparisons.pointwise(nets, theory).sizes["width"]
+        4
     """
     nets = inputs.check_networks(nets)
     if not held(nets, "prediction"):

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,12 +44,12 @@ ROWS = 6  # of the table over steps
 FORMATTED = ("schema", "problem", "problem_id", "result", "memory_estimate")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solve:
     """Compute the limit of a problem, write it to a NetCDF file, print a summary.
 
-    Example: python -m dmft solve --source digits --classes 3 8 --n-train 8 --n-test 8 --depth 2 --learning-rate 1
-    --steps 20 --out limit.nc
+    Example: python -m dmft solve --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1 --steps 9
+    --out limit.nc
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.nc")]
@@ -60,10 +60,10 @@ class Solve:
     """Print what it would take, in memory and time, and write nothing."""
     problem: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="")] = None
     """A problem written before (`python -m dmft problem`), in place of the network, task and training options."""
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    task: TaskOptions = field(default_factory=TaskOptions)
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    numerics: NumericsOptions = field(default_factory=NumericsOptions)
+    network: NetworkOptions
+    task: TaskOptions
+    training: TrainingOptions
+    numerics: NumericsOptions
 
     def run(self) -> None:
         """Solve, save, print."""
@@ -74,7 +74,7 @@ class Solve:
         else:
             refuse_descriptions(*described)
             problem = read_problem(self.problem)
-        arguments = self.numerics.arguments(problem.training.steps)
+        arguments = self.numerics.values("solve", last=problem.training.steps)
         # before the work: the log of a job that is killed says what it was
         print(problem_lines(json.loads(problem.to_json(arrays=False)), problem.problem_id), flush=True)
         if out is None:
@@ -103,7 +103,7 @@ class Describe:
         print(f"\n{result_lines(stored)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WriteProblem:
     """Write a problem, data included, as JSON: for `solve --problem`, or Problem.from_json()."""
 
@@ -111,9 +111,9 @@ class WriteProblem:
     """The file to write."""
     overwrite: bool = False
     """Replace this file if it exists."""
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    task: TaskOptions = field(default_factory=TaskOptions)
-    training: TrainingOptions = field(default_factory=TrainingOptions)
+    network: NetworkOptions
+    task: TaskOptions
+    training: TrainingOptions
 
     def run(self) -> None:
         """Build, write, print."""

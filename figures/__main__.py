@@ -27,7 +27,7 @@ def _main(arguments: list[str] | None) -> None:
         f"A folder for --store holds any of these files of dmft.save:\n\n{needs.LAYOUT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", choices=(*names(), "all"), help="which figure")
+    parser.add_argument("name", nargs="?", choices=(*names(), "all"), metavar="NAME", help="of --list, or all")
     parser.add_argument("--list", action="store_true", help="list the figures")
     parser.add_argument(
         "--store",

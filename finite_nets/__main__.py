@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -21,12 +21,13 @@ import dmft
 import finite_nets
 from dmft import command
 from dmft.command import problem_lines, short
+from dmft.command.groups import Group, Option, Typed, declared, group
 from dmft.command.options import (
+    MACHINE,
     NetworkOptions,
     TaskOptions,
     TrainingOptions,
     build_problem,
-    parse_size,
     read_problem,
     refuse_descriptions,
 )
@@ -34,74 +35,52 @@ from dmft.command.options import (
 DESCRIPTION = "Ensembles of real networks of finite width."
 
 
-@dataclass(frozen=True)
-class SweepOptions:
-    """What is recorded, and how."""
-
-    block: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 32 to 64 blocks)")] = None
-    """Networks in a block, the unit that is stored, or lost."""
-    seed: int = 0
-    """The root seed."""
-    dtype: Annotated[str, tyro.conf.arg(metavar="{float32,float64,tf32,bf16}")] = "float32"
-    """Precision."""
-    observables: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = None
-    """What to record, of prediction, loss, feature_kernel, gradient_kernel, ntk; by default as train_ensemble does."""
-    two_time: bool = False
-    """Record kernels between all pairs of recorded steps too."""
-    save_steps: Annotated[
-        tuple[int, ...] | None, tyro.conf.arg(metavar="STEP ...", help_behavior_hint="(default: all)")
-    ] = None
-    """Steps to record."""
-    every: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Instead of --save-steps: every N-th step and the last."""
-    covariance: bool = False
-    """Store the covariance of predictions over all steps and samples."""
-    members: bool = False
-    """Keep every network, not only moments."""
-    executor: Annotated[str, tyro.conf.arg(metavar="{serial,pool,ADDRESS}")] = "serial"
-    """Here; one process a device; or a Dask scheduler at an address such as tcp://host:8786."""
-    devices: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="DEVICE ...", help_behavior_hint="")] = None
-    """Such as cuda:0 cuda:1, or cpu; by default all GPUs, or the CPU."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Of PyTorch, in a worker."""
-    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
-    """For N jobs side by side: of all blocks every N-th, from the I-th (from 0) on."""
-    memory_limit: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="(default: what is free)")] = (
-        None
-    )
-    """Of a batch: bytes, or a number with KiB, MiB, GiB or TiB."""
-    progress: Literal["auto", "always", "never"] = "auto"
-    """Progress bar on standard error; auto shows it on a terminal."""
-    dry_run: bool = False
-    """Print what there is to do, with estimates of memory and time, and do nothing."""
-
-    def plan(self) -> dict[str, Any]:
-        """Arguments of `plan_sweep`.
-
-        Raises:
-            ValueError: a shard or a size that is none.
-        """
-        return {
-            "block": self.block,
-            "seed": self.seed,
-            "dtype": self.dtype,
-            "observables": self.observables,
-            "two_time": self.two_time,
-            "save_steps": self.save_steps,
-            "every": self.every,
-            "covariance": self.covariance,
-            "members": self.members,
-            "shard": _shard(self.shard),
-            "memory_limit": None if self.memory_limit is None else parse_size(self.memory_limit),
-        }
+# ---- options of plan_sweep and sweep ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+def _shard(_: Any, text: str) -> tuple[int, int]:
+    """Of "i/n"."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise ValueError(f"--shard {text!r} is not I/N, such as 0/4.")
+    return int(parts[0]), int(parts[1])
+
+
+def _executor(_: Any, name: str) -> Any:
+    """By name, or the Dask client of an address."""
+    if "://" not in name:
+        return name
+    from distributed import Client
+
+    return Client(name)  # type: ignore[no-untyped-call]
+
+
+DASK = '"serial", here; "pool", one process a device; or a Dask scheduler at an address such as tcp://host:8786.'
+SHARD = "for N jobs side by side: of all blocks every N-th, from the I-th (from 0) on."
+EXCEPTIONS = {
+    **MACHINE,
+    **dict.fromkeys(("problems", "widths", "seeds", "store"), Typed()),  # of `Sweep`
+    "devices": Typed((Option("devices", tuple[str, ...], "DEVICE ..."),), lambda _, names: list(names)),
+    "executor": Typed((Option("executor", str, "{serial,pool,ADDRESS}", DASK),), _executor),  # an object
+    "shard": Typed((Option("shard", str, "I/N", SHARD, "(default: 0/1)"),), _shard),  # a pair
+}
+
+
+def sweep_options() -> type[Group]:
+    """Those of `plan_sweep`, and of `sweep`."""
+    calls = {name: declared(finite_nets._LAZY[name], name) for name in ("plan_sweep", "sweep", "train_ensemble")}
+    also = calls.pop("train_ensemble")
+    return group("What is recorded, and how.", calls, exceptions=EXCEPTIONS, also=[also])
+
+
+SweepOptions = Annotated[Group, tyro.conf.arg(constructor_factory=sweep_options)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """Train networks of several widths, and store moments over blocks of them; what is there is not trained again.
 
-    Example: python -m finite_nets sweep --source digits --classes 3 8 --n-train 8 --depth 2 --learning-rate 1
-    --steps 20 --widths 64 128 --seeds 1000 --vary gamma0=0.5,1,2 --store runs/richness
+    Example: python -m finite_nets sweep --problem problem.json --widths 64 128 --seeds 1000 --store runs
     """
 
     store: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
@@ -114,10 +93,12 @@ class Sweep:
     """Problems written before (`python -m dmft problem`), in place of the network, task and training options."""
     vary: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE,VALUE ...", help_behavior_hint="")] = ()
     """Fields of network or training to vary, in all combinations."""
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    task: TaskOptions = field(default_factory=TaskOptions)
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    options: SweepOptions = field(default_factory=SweepOptions)
+    network: NetworkOptions
+    task: TaskOptions
+    training: TrainingOptions
+    recording: SweepOptions
+    dry_run: bool = False
+    """Print what there is to do, with estimates of memory and time, and do nothing."""
 
     def run(self) -> None:
         """Plan; print the plan, or do it and print what was done."""
@@ -125,7 +106,6 @@ class Sweep:
         if len({name for name, _ in varied}) < len(varied):
             raise ValueError(f"--vary {' '.join(self.vary)} names a field twice; give all of its values at once.")
         problems = [one for problem in self._problems() for one in dmft.vary(problem, **dict(varied))]
-        arguments = self.options.plan()
         counts: Any = self.seeds[0]
         if len(self.seeds) > 1:
             if len(self.seeds) != len(self.widths):
@@ -133,19 +113,11 @@ class Sweep:
                     f"--seeds has {len(self.seeds)} numbers for {len(self.widths)} widths; give one, or all."
                 )
             counts = dict(zip(self.widths, self.seeds, strict=True))
-        arguments |= {
-            "store": self.store,
-            "executor": _executor(self.options.executor),
-            "devices": self.options.devices or "auto",
-        }
-        if self.options.dry_run:
+        arguments = {"store": self.store, **self.recording.values("plan_sweep")}
+        if self.dry_run:
             print(finite_nets.plan_sweep(problems, self.widths, counts, **arguments))
-            return
-        progress = {"auto": None, "always": True, "never": False}[self.options.progress]
-        summary = finite_nets.sweep(
-            problems, self.widths, counts, threads=self.options.threads, progress=progress, **arguments
-        )
-        print(summary)
+        else:
+            print(finite_nets.sweep(problems, self.widths, counts, **arguments | self.recording.values("sweep")))
 
     def _problems(self) -> list[dmft.Problem]:
         described = (self.network, self.task, self.training)
@@ -209,20 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.run(COMMANDS, prog="python -m finite_nets", description=DESCRIPTION, arguments=arguments)
 
 
-def _shard(text: str) -> tuple[int, int]:
-    """Of "i/n"."""
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise ValueError(f"--shard {text!r} is not I/N, such as 0/4.")
-    return int(parts[0]), int(parts[1])
-
-
 def _varied(text: str) -> tuple[str, list[Any]]:
     """Of "field=value,value"."""
     name, sign, values = text.partition("=")
     if not sign or not values:
         raise ValueError(f"--vary {text!r} is not FIELD=VALUE,VALUE, such as gamma0=0.5,1,2.")
-    return name.replace("-", "_"), [_value(value) for value in values.split(",")]
+    name, read = name.replace("-", "_"), dmft.Activation if name == "activation" else _value
+    return name, [read(value) for value in values.split(",")]
 
 
 def _value(text: str) -> Any:
@@ -231,15 +196,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _executor(name: str) -> Any:
-    """An executor: by name, or the Dask client of an address."""
-    if "://" not in name:
-        return name
-    from distributed import Client
-
-    return Client(name)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

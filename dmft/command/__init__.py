@@ -21,6 +21,7 @@ from typing import Any
 
 import tyro
 
+from dmft.command.options import import_own, in_options
 from dmft.errors import DivergenceError, MemoryEstimateError
 
 EXIT_CODES = (
@@ -51,16 +52,16 @@ def _run(
     commands: Mapping[str, Callable[..., Any]], prog: str, description: str, arguments: Sequence[str] | None
 ) -> int:
     """As `run`; BrokenPipeError where nobody reads what is printed."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        dict(commands),
-        prog=prog,
-        description=f"{description}\n\n{EXIT_CODES}",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
         with _plain_warnings():
-            command.run()
+            import_own(sys.argv[1:] if arguments is None else arguments)
+            tyro.extras.subcommand_cli_from_dict(
+                dict(commands),
+                prog=prog,
+                description=f"{description}\n\n{EXIT_CODES}",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            ).run()
     except BrokenPipeError:
         raise
     except DivergenceError as error:
@@ -97,7 +98,7 @@ def ending_with_its_reader() -> Iterator[None]:
 
 def _failed(error: Exception, code: int) -> int:
     """Print an error; the exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {in_options(str(error))}", file=sys.stderr)
     return code
 
 

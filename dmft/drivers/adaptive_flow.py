@@ -74,6 +74,12 @@ def adaptive_flow(
         DivergenceError: no step is small enough.
 
     Warns: when `max_steps` end before `until`.
+
+    Example:
+        >>> flow = dmft.vary(problem, training=[dmft.GradientFlow(1.0, 0.1, 2)])[0]
+        >>> found = dmft.adaptive_flow(flow, until=1.0, tolerance=1e-2, particles=256)
+        >>> bool(np.isclose(found.training.times[-1], 1.0))
+        True
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"adaptive_flow expects a dmft.Problem, got {type(problem).__name__}.")

@@ -80,6 +80,10 @@ def neurons(
         ValueError, TypeError: arguments out of range.
 
     Source: Bordelon & Pehlevan 2022 for the limit.
+
+    Example:
+        >>> dmft.neurons(problem, particles=256, scrambles=2)["preactivation"].dims
+        (...'sample'...)
     """
     return _computed(**prepared(**locals()))
 

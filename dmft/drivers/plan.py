@@ -120,6 +120,12 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
     Raises:
         What that function would raise before its first step, in the same words: MemoryEstimateError, ValueError,
         TypeError.  ValueError: another name.
+
+    Example:
+        >>> print(dmft.plan(problem, particles=256, scrambles=2))
+        solve of    ...
+        with        256 particles, 2 scrambles
+        ...
     """
     if of not in DRIVERS:
         raise ValueError(f"of={of!r} is unknown; choose one of {', '.join(DRIVERS)}.")

@@ -120,6 +120,11 @@ def solve(
         ValueError, TypeError: arguments out of range; a checkpoint of another computation.
 
     Source: Bordelon & Pehlevan 2022 for the limit; solved forward in time by conditioning (`dmft.engine.matrix`).
+
+    Example:
+        >>> theory = dmft.solve(problem, particles=256, scrambles=2)
+        >>> theory["prediction"].dims, theory["loss"].sizes["step"]
+        (('step', 'sample'), 3)
     """
     return _computed(**prepared(**locals()))
 

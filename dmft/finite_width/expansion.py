@@ -56,6 +56,10 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
 
     Assumptions and approximations: leading order in 1/N.  A warning says where the bias exceeds the standard deviation,
     which the expansion does not survive.
+
+    Example:
+        >>> dmft.at_width(theory, predicted, width=1000)["prediction_std"].dims
+        ('width', 'step', 'sample')
     """
     theory = schema.validate(theory, "limit")
     fluctuations = schema.validate(fluctuations, "fluctuations")
@@ -137,6 +141,10 @@ def required_width(
 
     Raises:
         SchemaError, ValueError: not fluctuations; a quantity that they do not hold; tolerance not positive.
+
+    Example:
+        >>> bool(dmft.required_width(predicted, tolerance=0.01).max() > 10)
+        True
     """
     fluctuations = schema.validate(fluctuations, "fluctuations")
     if not isinstance(tolerance, xr.DataArray):

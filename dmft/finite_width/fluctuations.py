@@ -125,6 +125,11 @@ def fluctuations(
         ValueError: exact mode for a nonlinear activation; arguments out of range.
         DivergenceError: training, or its response to the measures, leaves the finite numbers.
         MemoryEstimateError: when the estimate exceeds the limit, with both numbers.
+
+    Example:
+        >>> found = dmft.fluctuations(problem, particles=256, scrambles=2, observables=["prediction"])
+        >>> found["prediction_variance"].dims
+        ('step', 'sample')
     """
     return _computed(**prepared(**locals()))
 

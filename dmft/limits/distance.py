@@ -52,6 +52,10 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
     Raises:
         SchemaError: not a result of kind "limit".
         ValueError, TypeError: the theory is of another problem, lacks step 0, or has none of these variables.
+
+    Example:
+        >>> dmft.distance_from_lazy(theory, problem).sizes["step"]
+        3
     """
     theory = schema.validate(theory, "limit")
     if not isinstance(problem, Problem):

@@ -55,6 +55,11 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
             of range.
         DivergenceError: learning rates too large for the NTK.
         MemoryEstimateError: kernels that do not fit in memory.
+
+    Example:
+        >>> lazy = dmft.lazy_limit(problem)
+        >>> bool(lazy["loss"][-1] < lazy["loss"][0])
+        True
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")

@@ -80,6 +80,11 @@ def two_layer_linear(problem: Problem, *, save_steps: Iterable[int] | None = Non
         ValueError, TypeError: another network; hinge loss with the exact flow; arguments out of range.
         DivergenceError: learning rates too large.
         MemoryEstimateError: kernels that do not fit in memory.
+
+    Example:
+        >>> linear = dmft.vary(problem, network=[dmft.MLP(1, dmft.linear())])[0]
+        >>> dmft.two_layer_linear(linear)["loss"].dims
+        ('step',)
     """
     _check_problem(problem)
     steps = schema.saved_steps(problem, save_steps)

@@ -53,7 +53,7 @@ class Observable:
         name: in results, a word of Python.
         formula: see the top of this module; None for prediction, and for what needs the Hessian.
         dims: of its variable for a single output, some of layer, step, sample, sample_2 in this order, step among them.
-        long_name: in words; label: as tables have it; symbol: in TeX.
+        long_name, label, symbol: in words, as tables have it, and in TeX.
         units: of UDUNITS.
         needs: of a pass: "forward", "backward", "hessian", or "predictions".
         per_output: whether samples stand with their outputs, where there are several.
@@ -63,6 +63,11 @@ class Observable:
         mean: whether that is a mean over positions, or their sum.
         refusal: (problem) -> why it has none, as the end of an error; "" if it has.
         brought: (problem, names) -> whether it comes with others that are asked for.
+        split: "train" or "test", of what `of` makes.
+
+    Example:
+        >>> dmft.Observable("size", lambda layer: 0, dims=("layer", "step"), long_name="size").dims
+        ('layer', 'step')
     """
 
     name: str

@@ -42,6 +42,10 @@ def stack(results: Sequence[xr.Dataset] | dict[Any, xr.Dataset], dim: str) -> xr
         SchemaError: not results of one kind.
         ValueError, TypeError: none; other variables, steps, samples or layers; a field that does not tell the problems
             apart; a name that is taken.
+
+    Example:
+        >>> dict(dmft.stack({0.5: theory, 1.0: theory}, "richness")["loss"].sizes)
+        {'richness': 2, 'step': 3}
     """
     if not isinstance(results, (list, tuple, dict)) or not results:
         raise TypeError(f"results={type(results).__name__}: give a list of results, or a dictionary of them by label.")

@@ -46,9 +46,17 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
 
     Results are checked as `load` checks them.  The file ends with its digest.
 
+    Args:
+        ds: a result of this library.
+        path: the file; its folder is made if it is not there.
+
     Raises:
         TypeError: not a Dataset.  SchemaError: a result that is not in the form of its kind.  ValueError: an address in
             place of a path.  OSError: it cannot be written.
+
+    Example:
+        >>> dmft.save(theory, folder / "limit.nc").name
+        'limit.nc'
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"save expects an xarray Dataset, got {type(ds).__name__}; save each of several by itself.")
@@ -72,9 +80,17 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
 def load(path: str | Path) -> xr.Dataset:
     """The Dataset that `save` wrote, in memory; its digest is compared, and results are checked against the schema.
 
+    Args:
+        path: the file.
+
     Raises:
         FileNotFoundError, ValueError: no such file, not a NetCDF file, or one that this library did not write.
         SchemaError: a result of another schema, or damaged; the message names the file.
+
+    Example:
+        >>> path = dmft.save(theory, folder / "limit.nc")
+        >>> dmft.load(path).equals(theory)
+        True
     """
     path = local(path)
     if not path.is_file():

@@ -39,6 +39,10 @@ class Activation:
         gain, scale: phi(h) = scale phi0(gain h) / gain.
         formula, derivative: phi0 and its derivative, of one of one's own.
         own_kinks: where the derivative of such a one jumps.
+
+    Example:
+        >>> dmft.softplus(gain=2.0)
+        Activation(name='softplus', gain=2.0, ...)
     """
 
     name: str
@@ -154,6 +158,14 @@ def activation(
         TypeError: functions without a name in a module (a lambda, a function inside a function).
         ValueError: formulas that do not act on every entry alone, whose derivative is another, that have a kink that is
             not named, or that are not finite up to |h| = 1000.
+
+    Example:
+        >>> def phi(xp, u):
+        ...     return u / xp.sqrt(1 + u * u)
+        >>> def slope(xp, u):
+        ...     return (1 + u * u) ** -1.5
+        >>> dmft.MLP(1, dmft.activation(phi, slope)).activation.smooth
+        True
     """
     names = [path_of(function) for function in (formula, derivative)]
     where = tuple(sorted(float(k) for k in kinks))
@@ -164,32 +176,80 @@ def activation(
 
 
 def tanh(gain: float = 1.0, scale: float = 1.0) -> Activation:
-    """phi(h) = scale tanh(gain h) / gain."""
+    """phi(h) = scale tanh(gain h) / gain.
+
+    Args:
+        gain, scale: as of `Activation`.
+
+    Example:
+        >>> dmft.MLP(2, dmft.tanh(gain=0.8)).activation.gain
+        0.8
+    """
     return Activation("tanh", gain, scale)
 
 
 def softplus(gain: float = 1.0, scale: float = 1.0) -> Activation:
-    """phi(h) = scale log(1 + exp(gain h)) / gain, a smooth ReLU."""
+    """phi(h) = scale log(1 + exp(gain h)) / gain, a smooth ReLU.
+
+    Args:
+        gain, scale: as of `Activation`.
+
+    Example:
+        >>> dmft.softplus().smooth
+        True
+    """
     return Activation("softplus", gain, scale)
 
 
 def relu(scale: float = 1.0) -> Activation:
-    """phi(h) = scale sqrt(2) max(h, 0), which keeps <phi^2> = <h^2> for Gaussian h and scale 1."""
+    """phi(h) = scale sqrt(2) max(h, 0), which keeps <phi^2> = <h^2> for Gaussian h and scale 1.
+
+    Args:
+        scale: as of `Activation`.
+
+    Example:
+        >>> dmft.relu().kinks
+        (0.0,)
+    """
     return Activation("relu", scale=scale)
 
 
 def erf(gain: float = 1.0, scale: float = 1.0) -> Activation:
-    """phi(h) = scale erf(gain h) / gain."""
+    """phi(h) = scale erf(gain h) / gain.
+
+    Args:
+        gain, scale: as of `Activation`.
+
+    Example:
+        >>> dmft.erf(gain=0.8).gain
+        0.8
+    """
     return Activation("erf", gain, scale)
 
 
 def gelu(gain: float = 1.0, scale: float = 1.0) -> Activation:
-    """phi(h) = scale h (1 + erf(gain h / sqrt 2)) / 2."""
+    """phi(h) = scale h (1 + erf(gain h / sqrt 2)) / 2.
+
+    Args:
+        gain, scale: as of `Activation`.
+
+    Example:
+        >>> dmft.gelu().smooth
+        True
+    """
     return Activation("gelu", gain, scale)
 
 
 def linear(scale: float = 1.0) -> Activation:
-    """phi(h) = scale h."""
+    """phi(h) = scale h.
+
+    Args:
+        scale: as of `Activation`.
+
+    Example:
+        >>> dmft.MLP(1, dmft.linear(scale=2.0)).activation.scale
+        2.0
+    """
     return Activation("linear", scale=scale)
 
 

@@ -57,6 +57,11 @@ class Problem:
     Raises:
         TypeError, ValueError: naming the argument that is of another kind, or that does not suit the others; a program
             that fails for inputs of the shape that the task has.
+
+    Example:
+        >>> task = dmft.Task([[1.0, 0.0], [0.0, 1.0]], [-1, 1])
+        >>> dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(0.5, steps=3)).problem_id
+        '...'
     """
 
     network: Architecture
@@ -245,6 +250,10 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
     Raises:
         ValueError, TypeError: no such field; values that are no list; what the specs say of values; depths, where the
             readout is frozen by its number, which would be another layer then.
+
+    Example:
+        >>> [one.network.gamma0 for one in dmft.vary(problem, gamma0=[0.5, 1, 2])]
+        [0.5, 1.0, 2.0]
     """
     for name, each in values.items():
         if isinstance(each, str) or not isinstance(each, Iterable):

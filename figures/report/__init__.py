@@ -48,6 +48,10 @@ def report(
         ValueError: a path that is a folder; results of different problems, several limits, ensembles or fluctuations,
             or none that a report could show.
         SchemaError: a result that is damaged.
+
+    Example:
+        >>> comparisons.report({"comparison": comparison}, folder / "report.html").name
+        'report.html'
     """
     path = local(path)
     if path.is_dir():

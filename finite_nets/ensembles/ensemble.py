@@ -78,6 +78,11 @@ def train_ensemble(
         DivergenceError: all networks of a width diverge.
         MemoryEstimateError: when results or a single network do not fit, with the numbers.
         ValueError, TypeError: arguments out of range.
+
+    Example:
+        >>> nets = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=4)
+        >>> dict(nets["loss"].sizes)
+        {'width': 2, 'seed': 4, 'step': 3}
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"train_ensemble expects a dmft.Problem, got {type(problem).__name__}.")

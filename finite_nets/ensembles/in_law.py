@@ -62,6 +62,10 @@ def sample_in_law(
         ValueError, TypeError: arguments out of range.
 
     Source: Bolthausen 2014 for the conditioning.
+
+    Example:
+        >>> dict(finite_nets.sample_in_law(problem, widths=[1024], seeds=2)["loss"].sizes)
+        {'width': 1, 'seed': 2, 'step': 3}
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"sample_in_law expects a dmft.Problem, got {type(problem).__name__}.")

@@ -74,6 +74,10 @@ def neurons(
         DivergenceError: more networks of a width diverge than are asked for.
         MemoryEstimateError: when results or a single network do not fit, with the numbers.
         ValueError, TypeError: arguments out of range; layers with positions.
+
+    Example:
+        >>> finite_nets.neurons(problem, widths=[16], neurons=64)["preactivation"].dims
+        (...'sample'...)
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"neurons expects a dmft.Problem, got {type(problem).__name__}.")

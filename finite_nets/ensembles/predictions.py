@@ -64,6 +64,11 @@ def from_predictions(
         MemoryEstimateError: the results do not fit.
         ValueError, TypeError: shapes, steps or numbers that are not those of the problem; a centered network that does
             not start from zero.
+
+    Example:
+        >>> prediction = np.zeros((1, 5, 3, 4))  # (width, seed, step, sample)
+        >>> dict(finite_nets.from_predictions(problem, [100], 5, prediction)["loss"].sizes)
+        {'width': 1, 'seed': 5, 'step': 3}
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"from_predictions expects a dmft.Problem, got {type(problem).__name__}.")

@@ -266,6 +266,11 @@ def plan_sweep(
 
     Raises:
         StoreError, ValueError, TypeError: as `sweep`.
+
+    Example:
+        >>> plan = finite_nets.plan_sweep(problem, [8], 64, store=folder / "planned", observables=["loss"])
+        >>> plan.networks
+        64
     """
     described = [problems] if isinstance(problems, Problem) else list(problems)
     if not described or not all(isinstance(problem, Problem) for problem in described):

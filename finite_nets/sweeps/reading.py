@@ -45,6 +45,10 @@ def open_store(
         StoreError: it is of another kind or version, damaged, has not that problem, or nothing yet; the message names
             the difference.
         MemoryEstimateError: the results do not fit.
+
+    Example:
+        >>> finite_nets.open_store(store, problem=problem)["prediction_mean"].sizes["width"]
+        1
     """
     store = Store(path)
     problem_id = _problem_id(store, problem)
@@ -62,7 +66,15 @@ def open_store(
 
 
 def problems(path: str | os.PathLike[str]) -> dict[str, Problem]:
-    """The problems of a store, with their data, by problem_id."""
+    """The problems of a store, with their data, by problem_id.
+
+    Args:
+        path: the folder of the store.
+
+    Example:
+        >>> list(finite_nets.problems(store)) == [problem.problem_id]
+        True
+    """
     store = Store(path)
     return {problem_id: store.problem(problem_id) for problem_id in store.problem_ids()}
 
@@ -188,6 +200,7 @@ def check_store(path: str | os.PathLike[str], *, repair: bool = False) -> list[s
     """Read all data of a store against their checksums.
 
     Args:
+        path: the folder of the store.
         repair: take damaged blocks out, so that the next sweep makes them again, and remove what killed writers have
             left unfinished for more than a day.  What else is damaged (descriptions, a task) is named and stays.
 
@@ -197,6 +210,10 @@ def check_store(path: str | os.PathLike[str], *, repair: bool = False) -> list[s
     Raises:
         FileNotFoundError, StoreError: no store that this version reads.
         OSError: the disk cannot be read; nothing is concluded from that.
+
+    Example:
+        >>> finite_nets.check_store(store)  # nothing is wrong
+        []
     """
     store = Store(path)
     found: list[str] = []

@@ -120,6 +120,10 @@ def sweep(
 
     A script that calls it with processes (executor="pool", or an executor of one's own, which must spawn them: one that
     forks is refused) needs the guard `if __name__ == "__main__":`.
+
+    Example:
+        >>> print(finite_nets.sweep(problem, [8], 64, store=folder / "swept", observables=["loss"]))
+        64 networks...
     """
     end_if_begun_anew(executor)
     plan = plan_sweep(problems, widths, seeds, store=store, executor=executor, devices=devices, **options)

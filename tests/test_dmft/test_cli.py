@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import io
 import json
@@ -17,8 +18,11 @@ import xarray as xr
 
 import dmft
 from dmft.__main__ import main
+from dmft.command import groups
 from dmft.command import options as cli
+from dmft.specs.problem import NETWORKS, TRAININGS
 from dmft.text import with_error
+from finite_nets.__main__ import sweep_options
 
 TASK = "--source digits --classes 3 8 --n-train 4 --n-test 2"
 PROBLEM = f"{TASK} --depth 2 --gamma0 1.5 --learning-rate 0.5 --steps 3"
@@ -174,32 +178,47 @@ def test_trainings(tmp_path):
     assert training(f"{flow} --step-size .1 .2 .4") == dmft.GradientFlow(2.0, (0.1, 0.2, 0.4))
 
 
+def options_of(make):
+    """The fields of a group, by name."""
+    return {part.name: part for part in dataclasses.fields(make())}
+
+
 def test_every_field_of_a_spec_has_its_option():
-    groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions)
-    options = {part.name for group in groups for part in dataclasses.fields(group)}
+    groups = (cli._network_options, cli._task_options, cli._training_options)
+    options = {name for group in groups for name in options_of(group)}
     renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed", "balanced": "unbalanced"}
     renamed |= {"flatten": "images"}
-    specs = (dmft.MLP, dmft.ResidualMLP, dmft.CNN, dmft.GradientDescent, dmft.GradientFlow, dmft.Activation)
+    specs = (*NETWORKS.values(), *TRAININGS.values(), dmft.Activation)
     names = {part.name for spec in specs for part in dataclasses.fields(spec)}
     names -= {"name", "formula", "derivative", "own_kinks"}  # of an activation: formulas of one's own need Python
     names |= set(inspect.signature(dmft.load_task).parameters)
     assert {renamed.get(name, name) for name in names} <= options
 
 
+def test_names_of_options_are_taken_once():
+    network, training = (make().owners for make in (cli._network_options, cli._training_options))
+    assert not set(network) & set(training)
+    others = {name for make in (cli._task_options, cli._numerics_options, sweep_options) for name in options_of(make)}
+    assert not (set(network) | set(training)) & others
+    assert others <= {*cli._taken("network", []), *cli.COMMANDS, "unbalanced", "images"}
+
+
 def test_numerics_are_those_of_solve():
     parameters = inspect.signature(dmft.solve).parameters
-    options = {part.name: part.default for part in dataclasses.fields(cli.NumericsOptions)}
-    assert set(parameters) - {"problem"} <= set(options)
-    for name in set(options) & set(parameters) - {"progress"}:
-        assert options[name] == parameters[name].default, name
-    assert cli.NumericsOptions().arguments(last=3) == {}
+    assert set(options_of(cli._numerics_options)) == set(parameters) - {"problem"} | {"every"}
+    read = groups.arguments(groups.declared("dmft.drivers.solve", "solve"))
+    assert {name: one.default for name, one in read.items()} == {
+        name: dataclasses.MISSING if one.default is one.empty else one.default for name, one in parameters.items()
+    }
+    assert read["scrambles"].text.startswith("independent repetitions")
+    assert cli._numerics_options()().values("solve") == {}
 
 
-def test_only_numerics_that_differ_are_passed_on():
-    chosen = cli.NumericsOptions(
-        seed=0, tolerance=1e-3, every=2, memory_limit="1.5 GiB", progress="never", observables=("loss",)
+def test_only_numerics_that_are_typed_are_passed_on():
+    chosen = cli._numerics_options()(
+        tolerance="1e-3", every="2", memory_limit="1.5 GiB", progress="never", observables=("loss",)
     )
-    assert chosen.arguments(last=5) == {
+    assert chosen.values("solve", last=5) == {
         "tolerance": 1e-3,
         "save_steps": (0, 2, 4, 5),
         "memory_limit": 3 * 2**29,
@@ -210,7 +229,92 @@ def test_only_numerics_that_differ_are_passed_on():
 
 @pytest.mark.parametrize(("text", "size"), [("4000", 4000), ("2KiB", 2048), ("500 MiB", 500 * 2**20), ("1TiB", 2**40)])
 def test_sizes(text, size):
-    assert cli.parse_size(text) == size
+    assert cli._size({}, text) == size
+
+
+# ---- architectures and trainings of one's own ------------------------------------------------------------------------
+
+OWN = """
+from dataclasses import dataclass
+import dmft
+
+@dataclass(frozen=True)
+class Wavy(dmft.Architecture):
+    \"\"\"A layer of waves (of its own kind).
+
+    Args:
+        waves: how many of them,
+            a whole number; "few" or "many".
+        gamma0: as of `MLP`.
+    \"\"\"
+
+    waves: int
+    sort: str = "few"
+    activation: dmft.Activation = dmft.softplus(2.0)
+    gamma0: float = 1.0
+    centered: bool = True
+    smooth: bool = True
+    seed: int = 0
+    steps: int = 0
+    slopes: float | tuple[float, ...] = 1.0
+    rule: object = None
+
+    def program(self, net, x):
+        h = net.read("W0", x, to="neurons")
+        return net.layer(h, net.activate(dmft.tanh(self.waves), h))
+"""
+
+
+@pytest.fixture
+def wavy(tmp_path, monkeypatch):
+    """A module of one's own, which can be imported and is not yet."""
+    (tmp_path / "waves.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cli, "OWN", {"network": {}, "training": {}})
+    yield "--network waves:Wavy"
+    sys.modules.pop("waves", None)
+
+
+def test_an_architecture_of_ones_own_has_its_options(tmp_path, capsys, wavy):
+    rest = f"{TASK} --learning-rate 0.5 --steps 3"
+    found = problem_of(tmp_path, f"{rest} {wavy} --waves 2 --sort many --no-smooth --uncentered --slopes 1 2").network
+    assert found == type(found)(2, "many", centered=False, smooth=False, slopes=(1.0, 2.0))
+    assert found != type(found)(2, "many", centered=False, slopes=(1.0, 2.0))  # the twin
+    both = problem_of(tmp_path, f"{rest} {wavy} --waves 2 --network-seed 4 --network-steps 6")
+    assert (both.network.seed, both.network.steps, both.training.steps) == (4, 6, 3)
+    scaled = problem_of(tmp_path, f"{rest} {wavy} --waves 2 --scale 3").network
+    assert scaled.activation == dmft.Activation("softplus", 2.0, 3.0)  # of its own default
+    problem_of(tmp_path, f"{rest} {wavy} --waves 2")
+    assert run(f"solve {wavy} {NUMERICS}", "--problem", tmp_path / "problem.json", "--out", tmp_path / "limit.nc") == 0
+    capsys.readouterr()
+    for typed, message in (
+        (f"{rest} {wavy}", "--waves is missing; a problem needs --waves, --source"),
+        (f"{rest} --depth 1 --waves 2", "--waves does not go with --network mlp; leave it out, or take --network wav"),
+        (f"{rest} {wavy} --waves 2 --depth 1", "--depth does not go with --network waves:Wavy"),
+        (f"{rest} --network waves:Lost", "waves has no dataclass Lost"),
+        (f"{rest} --network wafes:Wavy", "cannot be imported (No module named 'wafes'); start where"),
+        (f"{rest} --network wavy", "--network 'wavy' is unknown; choose one of mlp, residual, cnn"),
+    ):
+        assert run(f"problem {typed}", "--out", tmp_path / "other.json") == 2, typed
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("wavy")
+def test_what_is_registered_has_its_options(monkeypatch, tmp_path):
+    assert "waves" not in options_of(cli._network_options)
+    monkeypatch.setitem(NETWORKS, "Wavy", importlib.import_module("waves").Wavy)
+    made = options_of(cli._network_options)
+    # what is no text, number or truth value cannot be typed
+    assert {"waves", "sort", "no_smooth", "slopes"} <= set(made)
+    assert not {"rule", "smooth"} & set(made)
+    assert problem_of(tmp_path, f"{PROBLEM.replace('--depth 2', '')} --network wavy --waves 2").network.waves == 2
+
+
+def test_help_tells_of_an_architecture_of_ones_own(wavy, capsys):
+    told = help_of(capsys, "problem", *wavy.split())
+    assert "--waves INT Of waves:Wavy: how many of them, a whole number" in told
+    assert "(required for waves:Wavy)" in told
+    assert "waves:Wavy: A layer of waves; MODULE:CLASS: one of your own" in told
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -222,6 +326,18 @@ def test_sizes(text, size):
         (f"{TASK} --learning-rate 1", "--depth and --steps are missing; a problem needs --depth, --source, --n-train"),
         (f"{TASK} --depth 1 --training flow --learning-rate 1 --steps 3", "--step-size is missing"),
         (f"{PROBLEM} --steps 0", "steps=0 is too small"),
+        (f"{PROBLEM} --steps 2.5", "--steps '2.5' is not a whole number"),
+        (f"{PROBLEM} --learning-rate 1 fast 1", "--learning-rate 'fast' is not a number"),
+        (f"{PROBLEM} --particles many", "--particles 'many' is not a whole number"),
+        (f"{TASK} --depth 1 --training flow --learning-rate 1 --step-size 1", "--steps is missing; a problem needs"),
+        (
+            f"{PROBLEM} --network cnn --kernel-size 3",
+            "flatten=False). (On the command line flatten=False is --images.)",
+        ),
+        (
+            f"{PROBLEM} --network mpl",
+            "--network 'mpl' is unknown; choose one of mlp, residual, cnn, or a class of your",
+        ),
         (f"{PROBLEM} --learning-rate -1", "learning_rate=-1.0 must be positive"),
         (f"{PROBLEM} --activation tang", "activation 'tang' is unknown; choose one of tanh"),
         (f"{PROBLEM} --loss cross_entropy", 'For targets -1 and +1 take loss="logistic"'),
@@ -289,7 +405,6 @@ def test_out_is_a_folder(tmp_path, capsys):
     [
         (["solve", "--dept", "3", "--out", "x.nc"], "--dept"),
         (["solve", *PROBLEM.split()], "--out"),
-        (["solve", "--particles", "many", "--out", "x.nc"], "--particles"),
         (["solv"], "solve"),
         ([], "solve"),
     ],
@@ -423,9 +538,9 @@ def test_help(capsys):
     overview = help_of(capsys)
     assert all(word in overview for word in ("solve", "describe", "problem", "Exit codes"))
     solve = help_of(capsys, "solve")
-    groups = (cli.NetworkOptions, cli.TaskOptions, cli.TrainingOptions, cli.NumericsOptions)
-    for option in (part for group in groups for part in dataclasses.fields(group)):
-        assert f"--{option.name.replace('_', '-')}" in solve
+    made = (cli._network_options, cli._task_options, cli._training_options, cli._numerics_options)
+    for option in (name for group in made for name in options_of(group)):
+        assert f"--{option.replace('_', '-')}" in solve
     assert "--out FILE.nc" in solve
     assert "--problem FILE.json" in solve
     assert "{squared,logistic,hinge,cross_entropy}" in solve
@@ -435,10 +550,13 @@ def test_help(capsys):
 
 
 def test_the_library_does_not_load_tyro_and_help_loads_no_jax():
-    code = "import sys\nimport {}\nprint(*sys.modules)"
-    for module, absent in (("dmft, dmft.drivers.solve", {"tyro"}), ("dmft.__main__", {"jax", "xarray", "torch"})):
+    shown = "from dmft.__main__ import main\ntry: main(['solve', '--help'])\nexcept SystemExit: pass"
+    for code, absent in (("import dmft, dmft.drivers.solve", {"tyro"}), (shown, {"jax", "xarray", "torch"})):
         loaded = subprocess.run(
-            [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
         assert not set(loaded) & absent
         assert "dmft.specs" in loaded

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import inspect
 import json
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from comparisons.samples import prediction_covariance
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, SchemaError, StoreError
 from dmft.specs.problem import differences
-from finite_nets.__main__ import SweepOptions, main
+from finite_nets.__main__ import main, sweep_options
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.ensemble import default_block
@@ -980,6 +981,8 @@ def test_the_command_line_sweeps_as_the_function_does(tmp_path, capsys):
     assert described.count("width 8      4 blocks of 5: 20 networks, 0 diverged") == 2
     assert "gamma0=2.0" in described
     (tmp_path / "p.json").write_text(problems[0].to_json())
+    assert command(f"sweep {OPTIONS} --seeds 5 --vary activation=relu,tanh --dry-run", "--store", tmp_path / "new") == 0
+    assert "20 networks to train" in capsys.readouterr().out
     more = ["--store", path, "--problem", tmp_path / "p.json", "--widths", "8", "--seeds", "30", "--every", "2"]
     assert command("sweep --observables prediction", *more) == 0
     assert "10 networks in 2 blocks" in capsys.readouterr().out
@@ -993,6 +996,7 @@ def test_the_command_line_sweeps_as_the_function_does(tmp_path, capsys):
         ("--seeds 5 --vary gamma0", "--vary 'gamma0' is not FIELD=VALUE,VALUE"),
         ("--seeds 5 --vary richness=1,2", "'richness' is no field of this problem; choose among activation, batches"),
         ("--seeds 5 --vary gamma0=-1", "gamma0=-1 must be positive"),
+        ("--seeds 5 --vary activation=relu,tang", "activation 'tang' is unknown; choose one of tanh"),
         ("--seeds 5 --every 2 --save-steps 1", "every and save_steps both choose"),
         ("--seeds 5 --vary gamma0=1 gamma0=2", "--vary gamma0=1 gamma0=2 names a field twice"),
         ("--seeds 5 --memory-limit much", "--memory-limit 'much' is not a size"),
@@ -1010,14 +1014,27 @@ def test_help_is_quick_and_complete(capsys):
     with pytest.raises(SystemExit):
         command("sweep --help")
     shown = capsys.readouterr().out
-    for part in dataclasses.fields(SweepOptions):
-        assert f"--{part.name.replace('_', '-')}" in shown
+    parameters = [*inspect.signature(finite_nets.plan_sweep).parameters, "threads", "progress"]
+    assert {part.name for part in dataclasses.fields(sweep_options())} | {
+        "problems",
+        "widths",
+        "seeds",
+        "store",
+    } == set(parameters)
+    for name in parameters[3:]:
+        assert f"--{name.replace('_', '-')}" in shown
+    code = """
+        import sys
+        from finite_nets.__main__ import main
+        try:
+            main(["sweep", "--help"])
+        except SystemExit:
+            print(*sys.modules)
+    """
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys\nimport finite_nets.__main__\nprint(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", inspect.cleandoc(code)], capture_output=True, text=True, check=True
     ).stdout.split()
+    assert "dmft.specs" in loaded
     assert not {"torch", "jax", "xarray", "zarr"} & set(loaded)
 
 

@@ -51,6 +51,12 @@ class CNN(Architecture):
 
     Source: Novak et al. 2019, Garriga-Alonso et al. 2019 (infinitely many channels), Bordelon & Pehlevan 2022 (feature
     learning).
+
+    Example:
+        >>> images = np.random.default_rng(0).standard_normal((2, 5, 4, 1))  # of 5 x 4 pixels and one channel
+        >>> problem = dmft.Problem(dmft.CNN(2, 3, stride=2), dmft.Task(images, [-1, 1]), dmft.GradientDescent(0.5, 3))
+        >>> problem.network.grids((5, 4, 1))
+        [(5, 4), (3, 2), (2, 1)]
     """
 
     depth: int

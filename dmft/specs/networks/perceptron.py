@@ -37,6 +37,10 @@ class MLP(Architecture):
     Raises:
         ValueError, TypeError: for a depth below 1, gamma0 not positive, an activation that is not one, a negative bias,
             frozen layers that there are not, or all of them.
+
+    Example:
+        >>> dmft.MLP(depth=2, activation=dmft.relu(), gamma0=0.5, frozen=[0]).frozen
+        (0,)
     """
 
     depth: int
@@ -88,6 +92,10 @@ class ResidualMLP(Architecture):
         ValueError, TypeError: as for `MLP`; a branch_scale that is not positive.
 
     Source: Bordelon et al. 2023 (depthwise scaling of residual networks), He et al. 2016.
+
+    Example:
+        >>> dmft.ResidualMLP(depth=4).branch_scale  # 1 / sqrt(depth)
+        0.5
     """
 
     depth: int

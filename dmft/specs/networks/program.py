@@ -204,6 +204,10 @@ class Architecture:
 
     and have a limit, fluctuations and networks as the built-in ones do.  They are described by their module and name,
     which has to be importable where a description is read.
+
+    Example:
+        >>> issubclass(dmft.CNN, dmft.Architecture)
+        True
     """
 
     gamma0: float = 1.0

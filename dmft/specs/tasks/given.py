@@ -50,6 +50,10 @@ class Task:
         TypeError: what is no array of real numbers.
 
     Warns: where the inputs are far from size one (`SIZES`).
+
+    Example:
+        >>> dmft.Task([[1.0, 0.0], [0.0, 1.0]], [-1, 1], x_test=[[1.0, 1.0]], y_test=[1]).n_test
+        1
     """
 
     x_train: NDArray[np.float64]

@@ -72,6 +72,10 @@ def load_task(
             that are not finite.
         TypeError: classes without an order.
         ImportError, FileNotFoundError: a data set that is not installed; the message names what provides it.
+
+    Example:
+        >>> dmft.load_task("digits", classes=(3, 8), n_train=4, n_test=2).x_train.shape
+        (4, 64)
     """
     n_train = _check.integer("n_train", n_train, minimum=1)
     n_test = _check.integer("n_test", n_test, minimum=0)
