@@ -38,6 +38,7 @@ from comparisons import inputs
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
+from dmft.schema.sources import REQUIRED, by_kind
 from dmft.specs import _check, loss
 from dmft.specs.loss import LOSSES
 
@@ -49,10 +50,11 @@ SPLITS = {"loss": "train", "test_loss": "test"}
 EACH = ("width", "step")
 
 
+@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 @usual_errors
 def bias_variance(
-    nets: xr.Dataset,
     theory: xr.Dataset | None = None,
+    nets: xr.Dataset = REQUIRED,
     fluctuations: xr.Dataset | None = None,
     *,
     ensembles: Sequence[int] | None = None,
@@ -61,8 +63,8 @@ def bias_variance(
     """Losses of single networks, of ensembles and of the infinite ensemble, at every width and step.
 
     Args:
-        nets: of kind "ensemble" or "moments", with predictions and losses; at least eight networks, or blocks, a width.
         theory: the limit of the same problem: adds the bias part, and widths beyond the widest.
+        nets: of kind "ensemble" or "moments", with predictions and losses; at least eight networks, or blocks, a width.
         fluctuations: of the same problem, with predictions and losses: adds what is predicted (squared loss).
         ensembles: sizes k, at most half of the networks of a width for losses other than the squared one; by default
             those of 1, 2, 4, 8, 16 that are.

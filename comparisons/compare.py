@@ -45,8 +45,10 @@ from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
+from dmft.schema.sources import by_kind
 
 
+@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 @usual_errors
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
@@ -64,7 +66,7 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
         of lazy networks.
 
     Raises:
-        SchemaError: inputs of another form.
+        SchemaError: results of other kinds, or of another form.
         ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
     """
     theory, nets = schema.validate(theory, "limit"), inputs.check_networks(nets)

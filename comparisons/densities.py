@@ -36,6 +36,7 @@ from comparisons import results
 from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
 from dmft.running.host import usual_errors
+from dmft.schema.sources import by_kind
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -45,6 +46,7 @@ DISTANCES = ("wasserstein", "kolmogorov_smirnov")
 SHAPES = ("mean", "standard_deviation", "excess_kurtosis", "gaussian_distance")
 
 
+@by_kind(theory="particles", nets="neurons")
 @usual_errors
 def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dataset:
     """Compare the preactivations of single neurons of networks with those of the limit.

@@ -23,19 +23,21 @@ from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
+from dmft.schema.sources import by_kind
 
 Array = NDArray[np.float64]
 QUANTITIES = ("feature_kernel", "gradient_kernel", "ntk")
 
 
+@by_kind(theory="theory", nets="networks")
 @usual_errors
-def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
+def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
     """Similarity of networks' kernels to the limit's, for every width, layer and step.
 
     Args:
+        theory: the limit of the same problem.
         nets: of kind "ensemble", at least eight networks a width; of kind "moments", for statistics of the mean kernel
             alone.
-        theory: the limit of the same problem.
         quantity: "feature_kernel", "gradient_kernel" or "ntk" (which has no layers); for several outputs an event is a
             sample and an output.
 

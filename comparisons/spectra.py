@@ -37,6 +37,7 @@ from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
+from dmft.schema.sources import by_kind
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
@@ -44,15 +45,16 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 
+@by_kind(theory="theory", nets="networks")
 @usual_errors
 def spectra(
-    nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
+    theory: xr.Dataset, nets: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
 ) -> xr.Dataset:
     """Eigenvalues, power and eigenfunctions of the NTK at every width and step, beside those of the limit.
 
     Args:
-        nets: of kind "ensemble", with the NTK, at least eight networks a width.
         theory: the limit of the same problem.
+        nets: of kind "ensemble", with the NTK, at least eight networks a width.
         modes: how many, the largest first; by default at most twelve.
         subspace: m of the principal angles and the deformation, at most `modes`; by default the smallest multiple of
             the outputs above two (eigenvalues at initialisation are degenerate as many times).
@@ -151,13 +153,14 @@ def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], 
     )
 
 
+@by_kind(theory="theory", nets="networks")
 @usual_errors
-def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
+def after_kernel(theory: xr.Dataset, nets: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
     """Test loss of regression with the NTK of networks of every width, at every step, beside that of the limit.
 
     Args:
-        nets: of kind "ensemble", with the NTK of training and test samples, at least eight networks a width.
         theory: the limit of the same problem.
+        nets: of kind "ensemble", with the NTK of training and test samples, at least eight networks a width.
         ridge: added to the diagonal of the kernel of training samples, relative to its mean.
 
     Returns:

@@ -25,9 +25,9 @@ SIZE = (style.WIDE, 2.6)
 NEEDS = Needs(
     "kernel_alignment",
     "representations",
-    "comparisons.representations(nets, theory)",
+    "comparisons.representations(theory, nets)",
     one_of=("distance", "distance_of_mean"),
-    make=lambda theory, nets: comparisons.representations(nets, theory),
+    make=lambda theory, nets: comparisons.representations(theory, nets),
 )
 SYMBOLS = {"feature_kernel": r"\Phi", "gradient_kernel": "G", "ntk": "K"}
 DISTANCES = {"distance": "one network", "distance_of_mean": "mean over networks"}
