@@ -10,21 +10,25 @@ variances and covariances alone.
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
     spectra, after_kernel           the NTK's modes, and regression with it
-    report                          a comparison as one HTML file
+    report                          a comparison as one HTML file; `figures.report`, which draws it, is loaded on use
 
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
-from comparisons.report import report
 from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
 from comparisons.summary import summary
 from comparisons.widths import onset, pointwise, width_law
+
+if TYPE_CHECKING:
+    from figures.report import report
 
 __all__ = [
     "UnresolvedError",
@@ -41,3 +45,12 @@ __all__ = [
     "summary",
     "width_law",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`report`, with figures and matplotlib when it is asked for."""
+    if name == "report":
+        from figures.report import report
+
+        return report
+    raise AttributeError(f"module 'comparisons' has no attribute {name!r}")

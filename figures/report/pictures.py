@@ -1,0 +1,63 @@
+"""Figures of this package as sections of the report, with their captions."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import re
+
+import xarray as xr
+
+from dmft.schema.sources import kind_of
+from figures import style
+from figures.report.results import Results
+from figures.report.section import Picture, Section
+
+# analysis: its figure, and its title
+FIGURES = {
+    "comparison": ("width_convergence", "Convergence with width"),
+    "bias_variance": ("ensembling_and_bias", "Ensembles, and the bias of narrower width"),
+    "representations": ("kernel_alignment", "Representations"),
+    "spectra": ("ntk_spectra", "Spectra of the NTK"),
+    "after_kernel": ("after_kernel", "After-kernels"),
+    "densities": ("preactivation_densities", "Preactivations"),
+}
+# clauses of their captions: the end of the names of the variables that show it, without which the clause goes
+CLAUSES = {", lines predicted": "_predicted", "; one network in the limit (black)": "_limit"}
+
+
+def shown(found: Results) -> Results:
+    """The results that have a figure."""
+    return {name: ds for name, ds in found.items() if kind_of(ds) in FIGURES}
+
+
+def sections(found: Results) -> tuple[list[Section], list[str]]:
+    """A section for each result that has a figure, and why some cannot be drawn."""
+    drawn, reasons = list[Section](), list[str]()
+    order = list(FIGURES)
+    for name, ds in sorted(shown(found).items(), key=lambda item: order.index(kind_of(item[1]))):
+        module_name, title = FIGURES[kind_of(ds)]
+        module = importlib.import_module(f"figures.{module_name}")
+        try:
+            figure = module.figure(ds)
+        except (KeyError, ValueError) as error:  # what a figure needs and a result may lack
+            reasons.append(f"figure of {name}: {error}")
+            continue
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        svg = base64.b64encode(file.getvalue()).decode()
+        key, keys = f"figure-{kind_of(ds)}", [section.key for section in drawn]
+        key = key if key not in keys else f"{key}-{len(keys)}"
+        picture = Picture(title, svg, _caption(style.docstring(module), ds))
+        drawn.append(Section(key, title if kind_of(ds) == name else f"{title} ({name})", picture=picture))
+    return drawn, reasons
+
+
+def _caption(text: str, ds: xr.Dataset) -> str:
+    """A docstring, its lines joined up to the ends of sentences, without the clauses that do not hold of a result."""
+    text = re.sub(r"(?<![.\n])\n *(?=\S)", " ", text.strip())
+    for clause, end in CLAUSES.items():
+        if not any(str(name).endswith(end) for name in ds.data_vars):
+            text = text.replace(clause, "")
+    return text
