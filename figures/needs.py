@@ -15,16 +15,16 @@ import xarray as xr
 import dmft
 from dmft.schema.sources import SOURCES, kind_of, source_of
 
-LAYOUT = """\
-    theory.nc          the limit: dmft.solve, dmft.lazy_limit, ...
-    networks.nc        finite_nets.train_ensemble, sample_in_law, open_store
-    fluctuations.nc    dmft.fluctuations
-    particles.nc       dmft.neurons
-    neurons.nc         finite_nets.neurons
-    comparison.nc, bias_variance.nc, representations.nc, spectra.nc, after_kernel.nc, densities.nc
-                       what functions of comparisons made of them; what is not there is made
-    NAME.nc            what the figure NAME draws, before all others
-"""
+LAYOUT = "\n".join(
+    [
+        *(
+            f"    {f'{name}.nc':<19}{' or '.join(source.kinds)}, e.g. of {source.call}"
+            for name, source in SOURCES.items()
+        ),
+        "    ANALYSIS.nc        what a function of comparisons made of them; what is not there is made",
+        "    NAME.nc            what the figure NAME draws, before all others",
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 class _Required:
     def __repr__(self) -> str:
-        return "<required>"
+        return "REQUIRED"
 
 
 REQUIRED: Any = _Required()  # the default of a result that must be given, after one that need not be

@@ -17,6 +17,7 @@ import finite_nets
 from conftest import reference_problem
 from dmft.text import with_error
 from figures.report import cells
+from figures.report import page as pages
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -290,3 +291,11 @@ def test_one_limit_and_one_ensemble_from_narrow_to_wide(results, tmp_path):
     assert [line["name"] for line in lines] == ["N = 16", "N = 32", "N = 64", "limit"]
     with pytest.raises(ValueError, match="networks and more are all of kind ensemble or moments"):
         comparisons.report({**results, "more": nets}, tmp_path / "b.html")
+
+
+def test_markup_in_results_is_text_and_exponents_are_raised(page):
+    assert pages._raised("falls like N^-1/2, < <b>") == "falls like N<sup>-1/2</sup>, &lt; &lt;b&gt;"
+    text = page.read_text()
+    assert "falls like N<sup>s</sup> with s = " in text
+    assert "N^" not in re.search(r'<section id="answer">(.*?)</section>', text, re.DOTALL)[1]
+    assert "&lt;sup" not in text
