@@ -10,7 +10,7 @@ variances and covariances alone.
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
     spectra, after_kernel           the NTK's modes, and regression with it
-    report                          a comparison as one HTML file; `figures.report`, which draws it, is loaded on use
+    report                          a comparison as one HTML file
 
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
 """
@@ -48,9 +48,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`report`, with figures and matplotlib when it is asked for."""
-    if name == "report":
+    if name == "report":  # draws figures, which are loaded when it is used
         from figures.report import report
 
+        globals()[name] = report
         return report
     raise AttributeError(f"module 'comparisons' has no attribute {name!r}")

@@ -38,6 +38,7 @@ from comparisons import inputs
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
+from dmft.schema.observed.loss import loss as observed_loss
 from dmft.schema.sources import REQUIRED, by_kind
 from dmft.specs import _check, loss
 from dmft.specs.loss import LOSSES
@@ -46,12 +47,12 @@ Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 PARTITIONS = 8  # of networks into groups
 ENSEMBLES = (1, 2, 4, 8, 16)
-SPLITS = {"loss": "train", "test_loss": "test"}
+SPLITS = {one.name: one.split for one in map(observed_loss.of, ("", "test_"))}
 EACH = ("width", "step")
 
 
-@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 @usual_errors
+@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 def bias_variance(
     theory: xr.Dataset | None = None,
     nets: xr.Dataset = REQUIRED,
@@ -63,7 +64,8 @@ def bias_variance(
     """Losses of single networks, of ensembles and of the infinite ensemble, at every width and step.
 
     Args:
-        theory: the limit of the same problem: adds the bias part, and widths beyond the widest.
+        theory: the limit of the same problem: adds the bias part, and widths beyond the widest.  Results may be
+            given in any order.
         nets: of kind "ensemble" or "moments", with predictions and losses; at least eight networks, or blocks, a width.
         fluctuations: of the same problem, with predictions and losses: adds what is predicted (squared loss).
         ensembles: sizes k, at most half of the networks of a width for losses other than the squared one; by default

@@ -48,13 +48,13 @@ from dmft.schema.labels import labelled
 from dmft.schema.sources import by_kind
 
 
-@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 @usual_errors
+@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
 
     Args:
-        theory: of kind "limit", e.g. from `dmft.solve`.
+        theory: of kind "limit", e.g. from `dmft.solve`; results may be given in any order.
         nets: of kind "ensemble" or "moments", e.g. from `finite_nets.train_ensemble` or `finite_nets.open_store`; at
             least eight seeds, or blocks of them, a width.  Networks that diverged do not count.
         fluctuations: predicted N Var and N bias, from `dmft.fluctuations`, for the quantities that it holds.
@@ -66,11 +66,11 @@ def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | Non
         of lazy networks.
 
     Raises:
-        SchemaError: results of other kinds, or of another form.
+        SchemaError: inputs of another form.
         ValueError: different problems, different steps or samples, fewer than eight seeds or blocks.
     """
     theory, nets = schema.validate(theory, "limit"), inputs.check_networks(nets)
-    quantities = [name for name in schema.VARIABLES if name in theory and held(nets, name)]
+    quantities = [name for name in schema.quantities() if name in theory and held(nets, name)]
     theory = inputs.check_theory(theory, nets, quantities)
     seeds = require_enough(nets)
     if fluctuations is not None:
@@ -113,7 +113,7 @@ def _quantity(theory: xr.Dataset, nets: xr.Dataset, name: str) -> dict[str, Any]
     dims = theory[name].dims
     inner = tuple(i for i, dim in enumerate(dims) if dim not in ("layer", "step"))
     everything = tuple(range(len(dims)))
-    unit = limit if "kernel" in name or name == "ntk" else np.ones_like(limit)
+    unit = limit if schema.quantities()[name].kernel else np.ones_like(limit)
     scale = np.sqrt((unit**2).sum(axis=inner))
     precision = schema.ROUNDING[nets.attrs["dtype"]]
 

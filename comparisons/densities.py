@@ -46,13 +46,13 @@ DISTANCES = ("wasserstein", "kolmogorov_smirnov")
 SHAPES = ("mean", "standard_deviation", "excess_kurtosis", "gaussian_distance")
 
 
-@by_kind(theory="particles", nets="neurons")
 @usual_errors
+@by_kind(theory="particles", nets="neurons")
 def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dataset:
     """Compare the preactivations of single neurons of networks with those of the limit.
 
     Args:
-        theory: of kind "particles", from `dmft.neurons`.
+        theory: of kind "particles", from `dmft.neurons`; it and the networks may be given in any order.
         nets: of kind "neurons", from `finite_nets.neurons`; at least eight networks a width.
         bins: of densities.  They reach over all but a thousandth of the neurons, networks and limit together.
 

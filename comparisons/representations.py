@@ -22,24 +22,24 @@ from numpy.typing import NDArray
 from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
+from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.sources import by_kind
 
 Array = NDArray[np.float64]
-QUANTITIES = ("feature_kernel", "gradient_kernel", "ntk")
 
 
-@by_kind(theory="theory", nets="networks")
 @usual_errors
+@by_kind(theory="theory", nets="networks")
 def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
     """Similarity of networks' kernels to the limit's, for every width, layer and step.
 
     Args:
-        theory: the limit of the same problem.
+        theory: the limit of the same problem; it and the networks may be given in any order.
         nets: of kind "ensemble", at least eight networks a width; of kind "moments", for statistics of the mean kernel
             alone.
-        quantity: "feature_kernel", "gradient_kernel" or "ntk" (which has no layers); for several outputs an event is a
-            sample and an output.
+        quantity: "feature_kernel", "gradient_kernel", "ntk" (which has no layers), or another kernel that was recorded;
+            for several outputs an event is a sample, with an output where the kernel has those.
 
     Returns:
         Dataset with, for m = alignment, cka, unbiased_cka (of four samples or more), distance, target_alignment, each
@@ -54,8 +54,8 @@ def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "featu
     Source: Cortes et al. 2012, Kornblith et al. 2019 (CKA); Song et al. 2012 (unbiased); Vyas et al. 2023 (across
     widths).
     """
-    if quantity not in QUANTITIES:
-        raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(QUANTITIES)}.")
+    if quantity not in schema.kernels():
+        raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(schema.kernels())}.")
     nets = inputs.check_networks(nets)
     if not held(nets, quantity):
         raise ValueError(f"the networks have no {quantity}; record it, with observables=['{quantity}', ...].")

@@ -45,15 +45,15 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 
-@by_kind(theory="theory", nets="networks")
 @usual_errors
+@by_kind(theory="theory", nets="networks")
 def spectra(
     theory: xr.Dataset, nets: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
 ) -> xr.Dataset:
     """Eigenvalues, power and eigenfunctions of the NTK at every width and step, beside those of the limit.
 
     Args:
-        theory: the limit of the same problem.
+        theory: the limit of the same problem; it and the networks may be given in any order.
         nets: of kind "ensemble", with the NTK, at least eight networks a width.
         modes: how many, the largest first; by default at most twelve.
         subspace: m of the principal angles and the deformation, at most `modes`; by default the smallest multiple of
@@ -153,13 +153,13 @@ def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], 
     )
 
 
-@by_kind(theory="theory", nets="networks")
 @usual_errors
+@by_kind(theory="theory", nets="networks")
 def after_kernel(theory: xr.Dataset, nets: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
     """Test loss of regression with the NTK of networks of every width, at every step, beside that of the limit.
 
     Args:
-        theory: the limit of the same problem.
+        theory: the limit of the same problem; it and the networks may be given in any order.
         nets: of kind "ensemble", with the NTK of training and test samples, at least eight networks a width.
         ridge: added to the diagonal of the kernel of training samples, relative to its mean.
 

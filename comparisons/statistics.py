@@ -38,7 +38,7 @@ def statistics(nets: xr.Dataset, *, covariance: bool = False) -> xr.Dataset:
     counts = require_enough(nets, FEWEST)
     outputs, widths = "output" in nets.dims, range(nets.sizes["width"])
     found: dict[str, Any] = {"count": np.array(counts)}
-    for name in schema.VARIABLES:
+    for name in schema.quantities():
         if held(nets, name):
             each = [samples(nets, name, i) for i in widths]
             for kind, pairs in (("mean", [s.mean() for s in each]), ("seed_variance", [s.variance() for s in each])):

@@ -12,17 +12,6 @@ from dmft import faces, schema
 from dmft.running.host import usual_errors
 from dmft.text import at_most, table, with_error
 
-LABELS = {
-    "prediction": "prediction f",
-    "loss": "training loss",
-    "test_loss": "test loss",
-    "accuracy": "training accuracy",
-    "test_accuracy": "test accuracy",
-    "sharpness": "sharpness",
-    "feature_kernel": "feature kernels",
-    "gradient_kernel": "gradient kernels",
-    "ntk": "NTK",
-}
 EXPECTED = ("variance (-1 expected)", "bias (-1 expected)")
 Row = tuple[str, ...]
 
@@ -98,7 +87,7 @@ def _lines(head: Row, rows: list[Row]) -> str:
 
 
 def _exponents(comparison: xr.Dataset) -> list[Row]:
-    held = {name: label for name, label in LABELS.items() if f"{name}_variance_exponent" in comparison}
+    held = {name: label for name, label in schema.in_tables().items() if f"{name}_variance_exponent" in comparison}
     kinds = ("variance", "bias")
     return [
         (label, *(_exponent(comparison, f"{name}_{kind}_exponent") for kind in kinds)) for name, label in held.items()
@@ -108,7 +97,7 @@ def _exponents(comparison: xr.Dataset) -> list[Row]:
 def _ratios(comparison: xr.Dataset) -> list[Row]:
     """Measured over predicted, each at the width where it is best resolved."""
     rows: list[Row] = []
-    for name, label in LABELS.items():
+    for name, label in schema.in_tables().items():
         cells = []
         for kind in ("variance", "bias"):
             key = f"{name}_{kind}_overall_ratio"

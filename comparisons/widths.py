@@ -130,10 +130,10 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
     tolerance = _check.positive("tolerance", tolerance)
     name = f"{quantity}_{of}"
     if name not in comparison:
-        there = [q for q in schema.VARIABLES if f"{q}_{of}" in comparison]
+        there = [q for q in schema.quantities() if f"{q}_{of}" in comparison]
         raise ValueError(f"quantity={quantity!r} is not in this comparison, which holds {', '.join(there)}.")
     distance, se = (comparison[v].transpose(..., "step") for v in (name, f"{name}_se"))
-    if not _relative(quantity):
+    if not schema.quantities()[quantity].kernel:
         limit = comparison[f"{quantity}_limit"]
         inner = [dim for dim in limit.dims if dim != "step"]
         scale = float(((limit**2).mean(inner) ** 0.5).max())
@@ -150,18 +150,13 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
     return dataset("onset", variables, {}, comparison, quantity=quantity, tolerance=tolerance, of=of)
 
 
-def _relative(quantity: str) -> bool:
-    """Whether distances of a comparison are relative to the limit."""
-    return "kernel" in quantity or quantity == "ntk"
-
-
-@by_kind(theory="theory", nets="networks")
 @usual_errors
+@by_kind(theory="theory", nets="networks")
 def pointwise(theory: xr.Dataset | None = None, nets: xr.Dataset = REQUIRED) -> xr.Dataset:
     """Distances of predictions from the limit and between successive widths, relative, for training and test samples.
 
     Args:
-        theory: the limit of the same problem.
+        theory: the limit of the same problem; results may be given in any order.
         nets: of kind "ensemble" or "moments", with predictions; at least eight networks, or blocks, a width.
 
     Returns:

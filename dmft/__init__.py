@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from dmft.limits.initial import initial_fluctuations
     from dmft.limits.lazy import lazy_limit
     from dmft.limits.two_layer import two_layer_linear
+    from dmft.schema.observable import Observable
+    from dmft.schema.registry import observable
     from dmft.schema.stacking import stack
     from dmft.schema.storage import load, save
 
@@ -55,6 +57,7 @@ __all__ = [
     "Architecture",
     "GradientDescent",
     "GradientFlow",
+    "Observable",
     "Problem",
     "ResidualMLP",
     "Task",
@@ -71,6 +74,7 @@ __all__ = [
     "load",
     "load_task",
     "neurons",
+    "observable",
     "one_pass",
     "plan",
     "random_batches",
@@ -86,6 +90,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Observable": "dmft.schema.observable",
     "adaptive_flow": "dmft.drivers.adaptive_flow",
     "at_width": "dmft.finite_width.expansion",
     "distance_from_lazy": "dmft.limits.distance",
@@ -94,6 +99,7 @@ _LAZY = {
     "lazy_limit": "dmft.limits.lazy",
     "load": "dmft.schema.storage",
     "neurons": "dmft.drivers.neurons",
+    "observable": "dmft.schema.registry",
     "plan": "dmft.drivers.plan",
     "required_width": "dmft.finite_width.expansion",
     "save": "dmft.schema.storage",

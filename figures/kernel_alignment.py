@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import comparisons
+from dmft import schema
 from figures import runs, style
 from figures.needs import Needs
 
@@ -27,9 +28,8 @@ NEEDS = Needs(
     "representations",
     "comparisons.representations(theory, nets)",
     one_of=("distance", "distance_of_mean"),
-    make=lambda theory, nets: comparisons.representations(theory, nets),
+    make=comparisons.representations,
 )
-SYMBOLS = {"feature_kernel": r"\Phi", "gradient_kernel": "G", "ntk": "K"}
 DISTANCES = {"distance": "one network", "distance_of_mean": "mean over networks"}
 SHOWN = ("unbiased_cka", "distance", "distance_of_mean", "target_alignment", "target_alignment_limit")
 
@@ -105,4 +105,4 @@ def draw_targets(ds: xr.Dataset, ax: Axes) -> None:
 
 def _symbol(ds: xr.Dataset, layer: int | str) -> str:
     """Of the kernel, in TeX."""
-    return SYMBOLS[ds.attrs["quantity"]] + (f"^{{({layer})}}" if layer != "" else "")
+    return schema.quantities()[ds.attrs["quantity"]].symbol + (f"^{{({layer})}}" if layer != "" else "")

@@ -96,7 +96,7 @@ def adaptive_flow(
         check_particles(particles),
         check_tolerance(basis_tolerance, "basis_tolerance"),
         centered=True,
-        kernels=(),
+        observables=(),
         devices=find_devices(device),
     )
     with precision(run.dtype, run.device), progress_bar(100, "adaptive steps", "%", progress) as bar:

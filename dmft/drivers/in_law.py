@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.numerics import TOLERANCES
 from dmft.drivers.room import memory_estimate
-from dmft.drivers.run import Run, recorded_kernels
+from dmft.drivers.run import Run, of_passes
 from dmft.engine import loop
-from dmft.engine.network import Form, Rule, layers
+from dmft.engine.network import Form, Rule
 from dmft.engine.normals import random_key
 from dmft.engine.population import particles
 from dmft.running import memory
@@ -49,8 +49,8 @@ def sampled(
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
     """Batches of networks, each with the position of its first member among `seeds`.
 
-    A batch holds the observables (member, ...) of the recorded steps by name, vectors of two-time kernels not yet split
-    into samples and outputs, and `every_loss` (member, step).  Wants `dmft.drivers.machine.precision`.
+    A batch holds the observables (member, ...) of the recorded steps by name, and `every_loss` (member, step).
+    Wants `dmft.drivers.machine.precision`.
 
     Raises:
         MemoryEstimateError: if there is no room for one network.
@@ -62,7 +62,7 @@ def sampled(
         TOLERANCES[0],
         problem.network.centered,
         two_time=two_time,
-        kernels=recorded_kernels(observables, two_time),
+        observables=of_passes(observables, two_time),
         keep_normals=True,
     )
     size = min(_batch_size(run, device, memory_limit), len(seeds))
@@ -120,16 +120,9 @@ def _sampled(
         start = loop.limit_network(rule, form, crowd, TOLERANCES[0], capacity=capacity)
         room = loop.empty_history(start, rule, form, steps, two_time=two_time)
         end, history = loop.advance(start, room, rule, 0, max(steps) + 1, form=form)
-        found = {
-            name: kernel if name == "ntk" else jnp.moveaxis(kernel, 0, 1)
-            for name, kernel in history.kernels._asdict().items()
-            if kernel is not None
-        }
+        found = loop.recorded(end, history, rule, form)
         found["every_loss"] = history.vitals.loss
         found["prediction"] = history.vitals.prediction[jnp.asarray(steps)]
-        for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
-            if vectors is not None:
-                found[f"{name}_kernel_two_time"] = loop.two_time_kernels(vectors, layers(end), mean=name == "feature")
         return found
 
     return jax.vmap(member)(keys)

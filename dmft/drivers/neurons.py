@@ -110,7 +110,7 @@ def prepared(
     (where,) = find_devices(device)
     # as in `solve`: the output at initialisation vanishes in the limit
     centered = problem.training.observe == "all"
-    run = Run(problem, steps, particles, tolerance, centered, kernels=(), dtype=DTYPE, devices=(where,))
+    run = Run(problem, steps, particles, tolerance, centered, observables=(), dtype=DTYPE, devices=(where,))
     return {
         "run": run,
         "chosen": chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.numerics import DTYPES
 from dmft.drivers.run import Run
-from dmft.engine import curvature
+from dmft.engine import curvature, shown
 from dmft.running import memory
 from dmft.running.progress import Bar
 
@@ -32,14 +33,11 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     blocks = (8 * run.depth + 16) * at_once * max(sizes) * itemsize
     # raw normals that are not kept are made when they are asked for
     blocks += sum(not run.keeps(n) for n in run.draws(capacity)) * at_once * max(sizes) * itemsize
-    samples = run.form.probes or run.rule.rows.shape[1]
-    outputs = run.rule.targets.shape[1]
-    per_step = {"feature_kernel": run.depth, "gradient_kernel": run.depth * outputs**2, "ntk": outputs**2}
-    results = sum(per_step[name] for name in run.kernels) * rows * samples**2 * 8
-    if run.two_time:
-        results += 2 * run.depth * (rows * samples * outputs) ** 2 * 8
+    known = shown.sizes(run.rule, run.form) | {"step": rows}
+    held = [*run.observables, *(one.between_steps() for one in run.observables if run.two_time and one.fields)]
+    results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)
     if run.sharpness:
-        blocks += curvature.bytes_needed(run.rule, run.form, run.depth, capacity, max(sizes), itemsize)
+        blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
     return (kept + blocks) // max(len(run.devices), 1) + results, 4 * results
 
 

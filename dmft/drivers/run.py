@@ -18,11 +18,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
+from dmft import schema
 from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
 from dmft.engine.network import Form, Network, Rule, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
+from dmft.schema import Observable
 from dmft.specs import Problem
 
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
@@ -35,7 +37,7 @@ class Run:
     steps: to record; training ends with the last of them.
     particles: S, or None for linear forms.
     centered: whether the output at initialisation is subtracted.
-    kernels: which are recorded.
+    observables: of passes, that are recorded.
     devices: over which the particles are spread.
     keep_normals: hold all raw normals, however many.
     sharpness: whether it is recorded.
@@ -50,7 +52,7 @@ class Run:
     tolerance: float
     centered: bool
     two_time: bool = False
-    kernels: tuple[str, ...] = loop.KERNELS
+    observables: tuple[Observable, ...] = loop.USUAL
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
     keep_normals: bool = False
@@ -75,7 +77,7 @@ class Run:
 
     @cached_property
     def form(self) -> Form:
-        form = loop.form_of(self.problem, self.kernels, joint=self.joint)
+        form = loop.form_of(self.problem, self.observables, joint=self.joint)
         return replace(form, smoothed=self.smoothed)
 
     @cached_property
@@ -214,7 +216,7 @@ def _begun(
 _empty_history = jax.jit(loop.empty_history, static_argnames=("form", "saved", "two_time"))
 
 
-def recorded_kernels(observables: Collection[str], two_time: bool) -> tuple[str, ...]:
-    """The kernels that the engine records: those that are asked for, and the two of two-time results."""
-    wanted = {*observables} | ({"feature_kernel", "gradient_kernel"} if two_time else set())
-    return tuple(name for name in loop.KERNELS if name in wanted)
+def of_passes(names: Collection[str], two_time: bool) -> tuple[Observable, ...]:
+    """The observables that the engine records: those asked for, and those that two-time results bring."""
+    brought = {one.name for one in schema.between_steps(names)} if two_time else set()
+    return tuple(one for one in schema.registered() if one.of_pass and one.name in {*names, *brought})

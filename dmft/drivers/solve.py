@@ -46,17 +46,16 @@ from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.numerics import DTYPES, TOLERANCES, check_numerics
 from dmft.drivers.repetitions import Trained, repetitions
 from dmft.drivers.room import bytes_needed
-from dmft.drivers.run import Run, recorded_kernels
+from dmft.drivers.run import Run, of_passes
 from dmft.drivers.uncertainty import few_particles, warn_of_few_particles, warn_of_large_errors
 from dmft.engine import loop
-from dmft.engine.network import layers
 from dmft.errors import DivergenceError
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar, progress_bar
-from dmft.specs import MLP, GradientFlow, Problem, ResidualMLP
+from dmft.specs import GradientFlow, Problem
 from dmft.specs.parameterization import require_limit
 
 HALVED = 2  # scrambles with half of the particles, where these are few
@@ -73,7 +72,7 @@ def solve(
     scrambles: int = 8,
     seed: int = 0,
     tolerance: float = 3e-3,
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     dtype: str = "float64",
@@ -94,7 +93,8 @@ def solve(
         seed: of the scrambles.  (Linear networks use none of these three, and no tolerance above rounding.)
         tolerance: relative size below which a direction met by a weight matrix is dropped, 1e-7 to 3e-2.
         observables: what to record, among prediction, loss (with test_loss and accuracies), feature_kernel,
-            gradient_kernel, ntk, sharpness, accuracy (where targets are classes; the losses for classes bring it); by
+            gradient_kernel, ntk, preactivation_kernel, participation_ratio, sharpness, those of a user's own
+            (`dmft.observable`), accuracy (where targets are classes; the losses for classes bring it); by
             default the first five for a single output, the first three for several, whose gradient kernels and NTK cost
             a backward pass an output.  sharpness costs some 19 passes a recorded step, and room for as many more
             directions (`dmft.engine.curvature`).
@@ -132,7 +132,7 @@ def prepared(
     scrambles: int,
     seed: int,
     tolerance: float,
-    observables: Sequence[str] | None,
+    observables: Sequence[str | schema.Observable] | None,
     two_time: bool,
     save_steps: Iterable[int] | None,
     dtype: str,
@@ -151,14 +151,9 @@ def prepared(
     )
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    observables = schema.observables(observables, problem, offered=schema.PRODUCED)
+    observables = schema.observables(observables, problem, everything=True)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear
-    if "sharpness" in observables and type(problem.network) not in (MLP, ResidualMLP):
-        raise ValueError(
-            f"sharpness is offered for MLP and ResidualMLP, not for {type(problem.network).__name__}; leave it out of "
-            "the observables."
-        )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):
@@ -171,10 +166,10 @@ def prepared(
         # in the limit the output at initialisation vanishes
         centered=problem.training.observe == "all",
         two_time=two_time,
-        kernels=recorded_kernels(observables, two_time),
+        observables=of_passes(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
-        sharpness="sharpness" in observables,
+        sharpness=schema.need(observables, schema.HESSIAN),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
     )
@@ -260,8 +255,8 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     (see above): the root mean square over its entries, without the share of the noise, whose size comes with it;
     infinite where half as many particles diverge."""
     attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
-    # sharpness draws on pseudo-random normals, which are not doubled
-    name = next((name for name in done.moments.mean if name != "sharpness"), None)
+    # passes for the Hessian draw on pseudo-random normals, which are not doubled
+    name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
     if name is None:
         return attrs
     half, halves = replace(run, doubled=True, sharpness=False), Estimates(capacity=done.capacity)
@@ -295,19 +290,15 @@ def _said(in_law: dict[str, Any]) -> str:
 
 def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     """The variables of the schema, as one run estimates them."""
-    history = trained.history
-    values: dict[str, Any] = {}
-    for name, value in history.kernels._asdict().items():
-        if value is not None and name in observables:
-            values[name] = np.asarray(value) if name == "ntk" else np.moveaxis(np.asarray(value), 0, 1)
-    for name, vectors in (("feature", history.features), ("gradient", history.gradients)):
-        if vectors is not None:
-            two_time = loop.two_time_kernels(vectors, layers(trained.network), mean=name == "feature")
-            values[f"{name}_kernel_two_time"] = _by_sample(run, np.asarray(two_time), name == "gradient")
+    # on the host: what follows compiles nothing
+    history = trained.history._replace(values=jax.tree.map(np.asarray, trained.history.values))
+    recorded = loop.recorded(trained.network, history, run.rule, run.form)
+    unwanted = {one.name for one in run.observables} - {*observables}
+    values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.sharpness is not None:
         values["sharpness"] = trained.sharpness
-    return {name: np.asarray(values[name], np.float64) for name in schema.VARIABLES if name in values}
+    return {name: np.asarray(values[name], np.float64) for name in schema.quantities() if name in values}
 
 
 def _of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:
@@ -337,12 +328,3 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     common = np.flatnonzero((run.steps % 2 == 0) | (run.steps == run.last))
     seen = np.asarray(trained.history.vitals.prediction)[-(-run.steps[common] // 2)]
     return float(abs(seen - prediction[common]).max() / (2 ** ORDERS[training.scheme] - 1))
-
-
-def _by_sample(run: Run, kernel: Any, gradients: bool) -> Any:
-    """Axes of vectors split into samples and outputs, where there are several."""
-    if not (gradients and run.problem.task.outputs):
-        return kernel
-    layer, step, events = kernel.shape[:3]
-    outputs = run.problem.task.outputs[0]
-    return kernel.reshape(layer, *(step, events // outputs, outputs) * 2)

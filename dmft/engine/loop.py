@@ -7,7 +7,7 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,40 +25,39 @@ from dmft.engine.basis import rounding
 from dmft.engine.matrix import revealed
 from dmft.engine.network import (
     Form,
-    Kernels,
     Network,
     Pass,
     Rule,
     Start,
     Vitals,
-    along,
-    kernels,
     layers,
     predictions,
     vitals,
 )
 from dmft.engine.population import Population
+from dmft.engine.shown import Shown, sizes, two_time_kernels, values
+from dmft.schema import Observable, registered
 from dmft.specs.networks.program import numbers, structure
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 
-KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
+# what is recorded of passes if nothing is asked for
+USUAL = tuple(one for one in registered() if one.of_pass and not one.on_request)
 
 
 class History(NamedTuple):
     """What the loop has seen.
 
     vitals: of every step, with a leading step axis.
-    kernels: of the saved steps, with a leading axis over them.
-    features, gradients: of the saved steps, for two-time kernels, tuples over layers of (saved step, vector,
-        [position,] component); or None.
+    values: of observables of the saved steps by name, with a leading axis over them.
+    fields: of the saved steps, by the observable that is recorded between steps, too: tuples over layers of (saved
+        step, vector, [position,] component).
     slots: (step,) where a step is saved on these axes; beyond their end if it is not.
     """
 
     vitals: Vitals
-    kernels: Kernels
-    features: tuple[jax.Array, ...] | None
-    gradients: tuple[jax.Array, ...] | None
+    values: dict[str, jax.Array]
+    fields: dict[str, tuple[jax.Array, ...]]
     slots: jax.Array
 
 
@@ -103,8 +102,8 @@ def rule_of(problem: Problem) -> Rule:
     )
 
 
-def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool = True) -> Form:
-    """What of a problem shapes the compiled code, where the given kernels are recorded; `joint` as in `Form`."""
+def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:
+    """What of a problem shapes the compiled code, where these observables are recorded; `joint` as in `Form`."""
     task, training, network = problem.task, problem.training, problem.network
     stream = training.observe == "test"
     return Form(
@@ -116,7 +115,7 @@ def form_of(problem: Problem, kernels: Collection[str] = KERNELS, *, joint: bool
         trained=problem.batches.shape[1] if stream else task.n_train,
         probes=task.n_test if stream else 0,
         joint=joint or not stream,
-        kernels=tuple(name for name in KERNELS if name in kernels),
+        observables=tuple(observables),
         frozen=network.frozen,
         single=not task.outputs,
     )
@@ -201,25 +200,22 @@ def limit_network(
 
 
 def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
-    """Of the prediction and of every kernel of a step, recorded or not."""
-    rows, depth = form.probes or rule.rows.shape[1], form.sketch.depth
-    each = (rows,) if form.single else (rows, rule.targets.shape[1])
-    kernels = {"feature_kernel": (depth, rows, rows), "gradient_kernel": (depth, *each * 2), "ntk": each * 2}
-    return {"prediction": each, **kernels}
+    """Of the prediction and of every observable of a step that is recorded."""
+    known = sizes(rule, form)
+    each = (known["sample"],) if form.single else (known["sample"], known["output"])
+    return {"prediction": each} | {one.name: one.shape(known, outputs=not form.single) for one in form.observables}
 
 
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
-    """Room for the steps 0..max(saved), of which `saved` (increasing) keep their kernels."""
-    outputs, matrices, depth = rule.targets.shape[1], len(network.matrices), form.sketch.depth
-    steps, kept, rows = max(saved) + 1, len(saved), form.probes or rule.rows.shape[1]
+    """Room for the steps 0..max(saved), of which `saved` (increasing) keep their observables."""
+    matrices, depth = len(network.matrices), form.sketch.depth
+    steps, kept, known, shapes = max(saved) + 1, len(saved), sizes(rule, form), observed_shapes(rule, form)
 
-    def vectors(kernel: str, count: int) -> tuple[jax.Array, ...] | None:
-        if not (two_time and kernel in form.kernels):
-            return None
+    def vectors(one: Observable) -> tuple[jax.Array, ...]:
+        count = known["sample"] * (known["output"] if one.per_output else 1)
         positions = [(n,) if n else () for _, n in form.sketch.layers]
         return tuple(jnp.zeros((kept, count, *x, p.size)) for x, p in zip(positions, layers(network), strict=True))
 
-    shapes = observed_shapes(rule, form)
     return History(
         Vitals(
             prediction=jnp.zeros((steps, *shapes["prediction"])),
@@ -227,9 +223,8 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             sizes=jnp.zeros((steps, 2, depth)),
             ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
         ),
-        Kernels(**{name: jnp.zeros((kept, *shapes[name])) if name in form.kernels else None for name in KERNELS}),
-        vectors("feature_kernel", rows),
-        vectors("gradient_kernel", rows * outputs),
+        values={one.name: jnp.zeros((kept, *shapes[one.name])) for one in form.observables},
+        fields={one.name: vectors(one) for one in form.observables if two_time and one.fields},
         slots=jnp.full(steps, kept).at[jnp.asarray(saved)].set(jnp.arange(kept)),
     )
 
@@ -250,10 +245,12 @@ def advance(
         network, history = carry
 
         def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
+            shown, kept = Shown(network, rule, seen, form), history.fields
             return predictions(seen, form), {
-                "kernels": kernels(network, seen, form),
-                "features": None if history.features is None else seen.features,
-                "gradients": None if history.gradients is None else _events(seen.gradients),
+                "values": values(network, rule, seen, form),
+                "fields": {
+                    one.name: tuple(one.fields(shown)) for one in form.observables if one.fields and one.name in kept
+                },
             }
 
         network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
@@ -267,24 +264,17 @@ def advance(
 
 
 def _put(room: Any, slot: jax.Array, new: Any) -> Any:
-    """`new` in row `slot` of every array of `room`; nothing where there is no room, or no such row."""
-    if room is None:
-        return room
+    """`new` in row `slot` of every array of `room`; nothing where there is no such row."""
     return jax.tree.map(lambda old, value: old.at[slot].set(value, mode="drop"), room, new)
 
 
-def _events(gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """(row event, [position,] component)."""
-    return tuple(g.reshape(-1, *g.shape[2:]) for g in gradients)
-
-
-def two_time_kernels(vectors: tuple[jax.Array, ...], populations: tuple[Population, ...], *, mean: bool) -> jax.Array:
-    """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, [position,] component) a
-    layer; the mean over equal positions, or their sum."""
-
-    def kernel(v: jax.Array, population: Population) -> jax.Array:
-        flat = v.reshape(-1, *v.shape[2:])
-        found = along(population, flat, flat).reshape(v.shape[:2] * 2)
-        return found / v.shape[2] if mean and v.ndim == 4 else found
-
-    return jnp.stack([kernel(v, p) for v, p in zip(vectors, populations, strict=True)])
+def recorded(network: Network, history: History, rule: Rule, form: Form) -> dict[str, jax.Array]:
+    """Observables of passes of the saved steps, and between them, by the name of their variable and with its
+    dimensions; `network` is the state at the end."""
+    found = {one.name: one.over_steps(history.values[one.name]) for one in form.observables}
+    for one in form.observables:
+        if one.name in history.fields:
+            kept, two = history.fields[one.name], one.between_steps()
+            whole = two.shape({**sizes(rule, form), "step": len(kept[0])}, outputs=not form.single, step=True)
+            found[two.name] = two_time_kernels(kept, layers(network), mean=one.mean).reshape(whole)
+    return found

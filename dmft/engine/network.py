@@ -47,6 +47,7 @@ from dmft.engine.activations import Function, functions
 from dmft.engine.population import Population
 from dmft.engine.smoothing import smoothed
 from dmft.engine.tape import Tape, Use
+from dmft.schema import BACKWARD, Observable
 from dmft.specs import loss
 from dmft.specs.activation import Activation
 from dmft.specs.networks.program import Field, Sketch, with_numbers
@@ -155,7 +156,7 @@ class Form:
     trained: how many of a step's rows are trained on.
     probes: how many a stream has; 0 where the rows themselves are observed.
     joint: whether observables of several steps are wanted together: matrices then remember what probes have met.
-    kernels: names of those that are recorded.
+    observables: of passes, that are recorded.
     frozen: layers that are not trained.
     single: whether targets have no axis of outputs; nor have observables then.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
@@ -169,7 +170,7 @@ class Form:
     trained: int
     probes: int
     joint: bool
-    kernels: tuple[str, ...]
+    observables: tuple[Observable, ...]
     frozen: tuple[int, ...]
     single: bool
     smoothed: bool = False
@@ -193,7 +194,7 @@ class Form:
     @property
     def gradients(self) -> bool:
         """Whether backward passes from every output are recorded."""
-        return bool({"gradient_kernel", "ntk"} & {*self.kernels})
+        return any(one.needs == BACKWARD for one in self.observables)
 
     @property
     def passes(self) -> int:
@@ -209,6 +210,7 @@ class Pass:
     h, features: tuples over layers of (row, [position,] component); gradients: of (row, event, [position,] component).
     top: (row, component), what the readout averages.
     uses: of weights, in the order of the program.
+    tape: its record, which goes on where the pass has left the matrices; end: the field on it that is averaged.
     """
 
     output: jax.Array
@@ -217,6 +219,8 @@ class Pass:
     gradients: tuple[jax.Array, ...]
     top: jax.Array
     uses: tuple[Use, ...]
+    tape: Tape
+    end: Field
 
     def squares(self, fields: tuple[jax.Array, ...], network: Network) -> jax.Array:
         """(layer,): mean squares of fields."""
@@ -301,7 +305,7 @@ def _shown(network: Network, tape: Tape) -> Network:
 
 def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array]) -> Pass:
     h, features = zip(*((h.value, phi.value) for h, phi in tape.layers), strict=True)
-    return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses))
+    return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses), tape, end)
 
 
 def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Parameters:
@@ -394,15 +398,6 @@ class Vitals(NamedTuple):
     ranks: jax.Array
 
 
-class Kernels(NamedTuple):
-    """Order parameters of a step, None where they are not recorded: feature_kernel (layer, row, row_2), gradient_kernel
-    (layer, row[, output], row_2[, output_2]), ntk (row[, output], row_2[, output_2]); no axis for a single output."""
-
-    feature_kernel: jax.Array | None
-    gradient_kernel: jax.Array | None
-    ntk: jax.Array | None
-
-
 def predictions(seen: Pass, form: Form) -> jax.Array:
     """Of the pass over the observed rows, (row[, output])."""
     return seen.output[:, 0] if form.single else seen.output
@@ -418,41 +413,6 @@ def vitals(network: Network, rule: Rule, t: jax.Array | int, seen: Pass, predict
         sizes=jnp.stack([seen.squares(seen.h, network), seen.squares(seen.gradients, network)]),
         ranks=jnp.stack(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
     )
-
-
-def kernels(network: Network, seen: Pass, form: Form) -> Kernels:
-    """Of the pass over the observed rows; `network` is the state after it."""
-    features = feature_kernels(network, seen, seen) if "feature_kernel" in form.kernels else None
-    gradients = gradient_kernels(network, seen, seen) if "gradient_kernel" in form.kernels else None
-    ntk = tangent_kernel(network, seen, seen, form) if "ntk" in form.kernels else None
-
-    def without_outputs(kernel: jax.Array | None) -> jax.Array | None:
-        return kernel[..., 0, :, 0] if form.single and kernel is not None else kernel
-
-    return Kernels(features, without_outputs(gradients), without_outputs(ntk))
-
-
-def feature_kernels(network: Network, a: Pass, b: Pass) -> jax.Array:
-    """Phi (layer, row, row_2) between the rows of two passes; the mean over equal positions."""
-    each = zip(layers(network), a.features, b.features, strict=True)
-    return jnp.stack([along(p, v, w) / (v.shape[1] if v.ndim == 3 else 1) for p, v, w in each])
-
-
-def gradient_kernels(network: Network, a: Pass, b: Pass) -> jax.Array:
-    """G (layer, row, output, row_2, output_2) between the rows of two passes, per output; the sum over equal
-    positions."""
-
-    def kernel(p: Population, v: jax.Array, w: jax.Array) -> jax.Array:
-        return along(p, *(g.reshape(-1, *g.shape[2:]) for g in (v, w))).reshape(*v.shape[:2], *w.shape[:2])
-
-    return jnp.stack([kernel(*each) for each in zip(layers(network), a.gradients, b.gradients, strict=True)])
-
-
-def along(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
-    """(vector, vector_2): the sum over equal positions of averages of (vector, [position,] component)."""
-    if v.ndim == 2:
-        return population.inner(v, w)
-    return population.weighted(v).reshape(len(v), -1) @ w.reshape(len(w), -1).T
 
 
 def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | None = None) -> jax.Array:

@@ -27,20 +27,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmft.engine.flow import observed_step
-from dmft.engine.network import Form, Network, Pass, Rule, kernels, predictions
+from dmft.engine.network import Form, Network, Pass, Rule, predictions
+from dmft.engine.shown import values
 
 VARIANTS = "variants"  # the mapped axis of `perturb`
 Measures = tuple[jax.Array, ...]
 
 
 class Observables(NamedTuple):
-    """Of the steps 0..last: prediction (step, sample[, output]); `dmft.engine.network.Kernels` (step, ...).  Zero
-    at steps at which a stream is not looked at."""
+    """Of the steps 0..last: prediction (step, sample[, output]); others of passes (step, ...) by name.  Zero at steps
+    at which a stream is not looked at."""
 
     prediction: jax.Array
-    feature_kernel: jax.Array | None
-    gradient_kernel: jax.Array | None
-    ntk: jax.Array | None
+    values: dict[str, jax.Array]
 
 
 class Taylor(NamedTuple):
@@ -157,7 +156,7 @@ def _run(network: Network, measures: Measures, rule: Rule, last: int, form: Form
 
 def _observed_step(network: Network, rule: Rule, t: jax.Array, form: Form) -> tuple[Network, Observables]:
     def record(network: Network, seen: Pass) -> Observables:
-        return Observables(predictions(seen, form), *kernels(network, seen, form))
+        return Observables(predictions(seen, form), values(network, rule, seen, form))
 
     network, _, found = observed_step(network, rule, t, form, record)
     return network, found

@@ -27,18 +27,19 @@ import xarray as xr
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
+from dmft.schema.observed.loss import loss
 from dmft.schema.sources import by_kind
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
 
-@by_kind(theory="theory", fluctuations="fluctuations")
 @usual_errors
+@by_kind(theory="theory", fluctuations="fluctuations")
 def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence[int]) -> xr.Dataset:
     """Mean, standard deviation and excess loss of networks of the given width, or widths.
 
     Args:
-        theory: the limit, from `dmft.solve`.
+        theory: the limit, from `dmft.solve`; it and the fluctuations may be given in any order.
         fluctuations: of the same problem and steps, from `dmft.fluctuations` (not in reverse mode, which has no bias).
         width: N, one or several.
 
@@ -61,7 +62,7 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
     schema.require_same_problem(theory=theory, fluctuations=fluctuations)
     given = [width] if isinstance(width, (int, np.integer)) else list(width)
     widths = [_check.integer(f"width[{i}]", n, minimum=1) for i, n in enumerate(given)]
-    names = [n for n in schema.VARIABLES if n in theory and f"{n}_bias" in fluctuations]
+    names = [n for n in schema.quantities() if n in theory and f"{n}_bias" in fluctuations]
     if not names:
         raise ValueError("the fluctuations hold no bias of any quantity of the theory; make them in another mode.")
     q, v = theory[names + [f"{name}_se" for name in names]], fluctuations
@@ -77,8 +78,11 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
         std: xr.DataArray = (variance / n) ** 0.5
         found[f"{name}_std"] = std
         found[f"{name}_std_se"] = (variance_se / (2 * n * std.where(std > 0))).fillna(0.0)
-        if name in ("loss", "test_loss"):
-            found |= _excess(name, v, n, split=LOSSES[json.loads(theory.attrs["problem"])["loss"]].quadratic)
+        quantity = schema.quantities()[name]
+        if quantity.needs == schema.PREDICTIONS:
+            # of the squared loss
+            split = quantity.formula is loss.formula and LOSSES[json.loads(theory.attrs["problem"])["loss"]].quadratic
+            found |= _excess(name, v, n, quantity.split if split else None)
         narrow = float((bias**2).sum() / max(float(variance.sum()), np.finfo(float).tiny))
         if min(widths) < narrow:
             warnings.warn(
@@ -102,11 +106,12 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
     return schema.validate(labelled(ds), "expansion")
 
 
-def _excess(name: str, v: xr.Dataset, n: xr.DataArray, *, split: bool) -> dict[str, xr.DataArray]:
+def _excess(name: str, v: xr.Dataset, n: xr.DataArray, split: str | None) -> dict[str, xr.DataArray]:
+    """In parts, where a split of the samples is given."""
     bias, bias_se = v[f"{name}_bias"], v[f"{name}_bias_se"]
     found = {f"{name}_excess": bias / n, f"{name}_excess_se": bias_se / n}
     if split and "prediction_variance" in v:
-        part = v.sel(sample=v["split"] == {"loss": "train", "test_loss": "test"}[name])
+        part = v.sel(sample=v["split"] == split)
         outputs = [dim for dim in ("output",) if dim in part.dims]
         spread, spread_se = (part[f"prediction_variance{end}"].mean("sample").sum(outputs) / 2 for end in ("", "_se"))
         found[f"{name}_excess_variance"], found[f"{name}_excess_variance_se"] = spread / n, spread_se / n
@@ -139,7 +144,7 @@ def required_width(
     elif not (tolerance > 0).all():
         raise ValueError(f"tolerance must be positive for every entry; the least is {tolerance.min().item():g}.")
     if f"{quantity}_variance" not in fluctuations:
-        held = [name for name in schema.VARIABLES if f"{name}_variance" in fluctuations]
+        held = [name for name in schema.quantities() if f"{name}_variance" in fluctuations]
         raise ValueError(f"quantity={quantity!r} is not in these fluctuations, which hold {', '.join(held)}.")
     variance = fluctuations[f"{quantity}_variance"]
     bias = fluctuations.get(f"{quantity}_bias", 0 * variance)

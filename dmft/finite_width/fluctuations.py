@@ -50,7 +50,7 @@ from dmft import schema
 from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.numerics import TOLERANCES, check_numerics
 from dmft.drivers.repetitions import repetitions
-from dmft.drivers.run import Run
+from dmft.drivers.run import Run, of_passes
 from dmft.drivers.uncertainty import warn_of_few_particles, warn_of_large_errors
 from dmft.engine import loop
 from dmft.engine.directions import DISTRIBUTIONS
@@ -74,7 +74,7 @@ def fluctuations(
     problem: Problem,
     *,
     mode: str = "auto",
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     covariance: bool = False,
     by_layer: bool = False,
     draws: int = 256,
@@ -95,7 +95,8 @@ def fluctuations(
         problem: network, task, training.
         mode: "forward", "reverse", "finite" or "exact" (see the top of this module); "auto" takes "exact" for
             `dmft.linear()`, "forward" for all others.
-        observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk; the cost of
+        observables: which, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk,
+            preactivation_kernel, participation_ratio, and smooth ones of a user's own (`dmft.observable`); the cost of
             reverse mode grows with their number; by default those of `dmft.solve`.
         covariance: add `prediction_covariance`, lim N Cov between all recorded steps and samples.
         by_layer: add `<name>_variance_by_layer`, the parts that come from the random draw of each layer's neurons
@@ -132,7 +133,7 @@ def prepared(
     *,
     problem: Problem,
     mode: str,
-    observables: Sequence[str] | None,
+    observables: Sequence[str | schema.Observable] | None,
     covariance: bool,
     by_layer: bool,
     draws: int,
@@ -173,7 +174,7 @@ def prepared(
         None if exact else particles,
         TOLERANCES[0] if exact else tolerance,
         centered,
-        kernels=_kernels(observables, smoothed),
+        observables=_recorded(observables, smoothed),
         devices=where,
         smoothed=smoothed,
     )
@@ -235,12 +236,15 @@ def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool
     return found
 
 
-def _kernels(observables: Sequence[str], smoothed: bool) -> tuple[str, ...]:
-    """Those to record: what is asked for; where kinks are rounded, all that costs no further passes."""
-    wanted = {*observables}
-    if smoothed:
-        wanted |= {*loop.KERNELS} if {"gradient_kernel", "ntk"} & wanted else {"feature_kernel"}
-    return tuple(name for name in loop.KERNELS if name in wanted)
+def _recorded(observables: Sequence[str], smoothed: bool) -> tuple[schema.Observable, ...]:
+    """Those of passes to record: what is asked for; where kinks are rounded, all usual ones that cost no further
+    passes."""
+    asked = of_passes(observables, two_time=False)
+    if not smoothed:
+        return asked
+    backward = schema.need(observables, schema.BACKWARD)
+    free = [one.name for one in loop.USUAL if backward or one.needs != schema.BACKWARD]
+    return of_passes((*observables, *free), two_time=False)
 
 
 def _mode(mode: str, problem: Problem) -> str:

@@ -129,6 +129,11 @@ class Influence:
         """Whose scalars reverse mode follows."""
         return {*self.observables, "prediction"} if self.covariance else set(self.observables)
 
+    @property
+    def _following(self) -> tuple[schema.Observable, ...]:
+        """What is asked for of what follows from predictions."""
+        return schema.following(self.run.problem, self.observables, smooth=True)
+
     def _network(self, trained: Trained) -> Network:
         return self.begun(trained.capacity, trained.stream, trained.directions)
 
@@ -226,20 +231,19 @@ class Influence:
 
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
-        asked = {*self.observables} | ({"prediction"} if self.covariance or "loss" in self.observables else set())
+        asked = {*self.observables} | ({"prediction"} if self.covariance or self._following else set())
         saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
         if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
-            asked, saved = set(response._fields), np.ones_like(saved)
-        weights: dict[str, Any] = {}
-        for name, value in response._asdict().items():
-            if value is None:
-                weights[name] = None
-                continue
-            samples = tuple(range(2 if name.endswith("_kernel") else 1, value.ndim))
-            size = jnp.sqrt(jnp.mean(value**2, axis=samples, keepdims=True))
+            asked, saved = {"prediction", *response.values}, np.ones_like(saved)
+
+        def weighted(name: str, value: jax.Array) -> jax.Array:
+            entries = tuple(range(2 if "layer" in schema.quantities()[name].dims else 1, value.ndim))
+            size = jnp.sqrt(jnp.mean(value**2, axis=entries, keepdims=True))
             wanted = saved.reshape(-1, *[1] * (value.ndim - 1)) & (name in asked) & (size > NEGLIGIBLE * size.max())
-            weights[name] = jnp.broadcast_to(jnp.where(wanted, 1 / jnp.where(wanted, size, 1.0), 0.0), value.shape)
-        return Observables(**weights)
+            return jnp.broadcast_to(jnp.where(wanted, 1 / jnp.where(wanted, size, 1.0), 0.0), value.shape)
+
+        others = {name: weighted(name, value) for name, value in response.values.items()}
+        return Observables(weighted("prediction", response.prediction), others)
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
         run, form = self.run, self.run.form
@@ -255,14 +259,16 @@ class Influence:
         first: dict[str, jax.Array] = {}
         second: dict[str, jax.Array] = {}
         value, *derivatives = (recorded(part, self.run) for part in found)
-        for name in {*self.observables, "prediction"} - {"loss"}:
-            first[name], second[name] = (part[name] for part in derivatives)
-        if "loss" in self.observables:
+        for name in value:
+            if name in {*self.observables, "prediction"}:
+                first[name], second[name] = (part[name] for part in derivatives)
+        if self._following:
             df = first["prediction"]
             f = jnp.broadcast_to(value["prediction"], df.shape)
-            losses = taylor(partial(schema.losses, self.run.problem), Taylor(f, df, second["prediction"]))
-            first |= losses.first
-            second |= losses.second
+            averages = partial(schema.averages, self.run.problem, wanted=self._following)
+            followed = taylor(averages, Taylor(f, df, second["prediction"]))
+            first |= followed.first
+            second |= followed.second
         return first, second
 
     def _contracted(self, first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:

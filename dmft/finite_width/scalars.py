@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +20,18 @@ from dmft.running.moments import Array, Arrays
 def no_observables(run: Run) -> Observables:
     """Zeros in the shape of the observables of a run."""
     shapes = observed_shapes(run.rule, run.form)
-    wanted = ("prediction", *run.form.kernels)
-    zeros: dict[str, Any] = {
-        name: jnp.zeros((run.last + 1, *shape)) if name in wanted else None for name, shape in shapes.items()
-    }
-    return Observables(**zeros)
+    zeros = {name: jnp.zeros((run.last + 1, *shape)) for name, shape in shapes.items()}
+    return Observables(zeros.pop("prediction"), zeros)
 
 
 def recorded(seen: Observables, run: Run) -> dict[str, jax.Array]:
     """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead."""
-    per_row = 1 if run.form.single else 2
-    found = {"prediction": _at(seen.prediction, run.steps, per_row)}
-    for name, after in (("feature_kernel", 3), ("gradient_kernel", 1 + 2 * per_row), ("ntk", 2 * per_row)):
-        value = getattr(seen, name)
-        if value is not None:
-            value = _at(value, run.steps, after)
-            found[name] = value if name == "ntk" else jnp.moveaxis(value, -after - 1, -after)
+    outputs = not run.form.single
+    found = {"prediction": _at(seen.prediction, run.steps, 1 + outputs)}
+    for one in run.form.observables:
+        dims = one.dims_with(outputs)
+        value = _at(seen.values[one.name], run.steps, len(dims) - 1)
+        found[one.name] = jnp.moveaxis(value, -len(dims), dims.index("step") - len(dims))
     return found
 
 
@@ -54,18 +49,19 @@ class Scalars:
         self._length = empty.size
         places = recorded(self._unravel(jnp.arange(empty.size, dtype=float)), run)
         self._places = {name: np.asarray(place).astype(int) for name, place in places.items() if name in wanted}
-        for name in self._places.keys() - {"prediction"}:
-            pair = 1 if run.form.single or name == "feature_kernel" else 2
-            first, second = tuple(range(-2 * pair, -pair)), tuple(range(-pair, 0))
-            transposed = np.moveaxis(self._places[name], first, second)
-            self._places[name] = np.minimum(self._places[name], transposed)
+        for one in run.form.observables:
+            if one.kernel and one.name in self._places:
+                pair = 2 if one.per_output and not run.form.single else 1
+                first, second = tuple(range(-2 * pair, -pair)), tuple(range(-pair, 0))
+                transposed = np.moveaxis(self._places[one.name], first, second)
+                self._places[one.name] = np.minimum(self._places[one.name], transposed)
         self._entries = np.unique(np.concatenate([p.ravel() for p in self._places.values()] or [np.zeros(0, int)]))
         self.predictions = self._places["prediction"].size if "prediction" in self._places else 0
 
-        self._losses: dict[str, jax.Array] = {}
-        if "loss" in wanted:
-            slopes = jax.jacobian(partial(schema.losses, run.problem))(prediction)
-            self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
+        following = schema.following(run.problem, wanted, smooth=True)
+        averages = partial(schema.averages, run.problem, wanted=following)
+        slopes = jax.jacobian(averages)(prediction) if following else {}
+        self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
         self.count = len(self._entries) + len(run.steps) * len(self._losses)
 
     def combinations(self, start: int, stop: int) -> Observables:

@@ -68,6 +68,8 @@ def limit_by_paths(
         particles, scrambles, seed, TOLERANCES[0], memory_limit
     )
     names, steps = schema.observables(observables, problem), schema.saved_steps(problem, save_steps)
+    if beyond := [name for name in names if name not in schema.OBSERVABLES]:
+        raise ValueError(f"observables={observables!r}: limit_by_paths has no {', '.join(beyond)}; leave it out.")
     draws, needed = pathwise.draws_needed(problem), pathwise.bytes_needed(problem, particles)
     (where,) = find_devices("auto")
     memory.require(
@@ -108,15 +110,13 @@ def _values(problem: Problem, found: dict[str, Any], steps: list[int], names: Co
     Raises:
         DivergenceError.
     """
+    held = schema.quantities()
     # axes before that of steps: layers, of kernels of a layer
-    at_steps = {
-        name: np.take(np.asarray(v), steps, axis=schema.VARIABLES[name].index("step")) for name, v in found.items()
-    }
+    at_steps = {name: np.take(np.asarray(v), steps, axis=held[name].dims.index("step")) for name, v in found.items()}
     values: Arrays = {name: value for name, value in at_steps.items() if name in names}
     values |= schema.of_predictions(problem, at_steps["prediction"], names)
     with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
-        losses = schema.losses(problem, np.asarray(found["prediction"]))
-    loss = losses["loss" if "loss" in losses else "test_loss"]
+        loss = schema.observed_loss(problem, np.asarray(found["prediction"]))
     if exploded(loss, loss[0]).any() or not all(np.isfinite(value).all() for value in values.values()):
         raise DivergenceError(
             f"the paths diverge, or a kernel is not positive. Lower {problem.training.largest_step}, or raise the "

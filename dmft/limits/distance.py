@@ -29,7 +29,6 @@ from dmft.specs import Problem
 
 Array = NDArray[np.float64]
 
-KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
 PAIRS = ("sample", "output", "sample_2", "output_2")
 
 
@@ -44,8 +43,8 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
     Returns:
         Dataset of numbers without units, each with its `_se`; those of the variables that the theory holds:
 
-        feature_kernel_change, gradient_kernel_change (layer, step), ntk_change (step)
-        feature_kernel_alignment, gradient_kernel_alignment (layer, step), ntk_alignment (step)
+        feature_kernel_change, gradient_kernel_change (layer, step), ntk_change (step), and of other kernels
+        feature_kernel_alignment, gradient_kernel_alignment (layer, step), ntk_alignment (step), and of other kernels
         prediction_change, test_prediction_change (step), relative to `dmft.lazy_limit`; left out with weight decay,
             which has none, and for architectures of one's own; 0 where both predictions vanish, infinite where only the
             lazy ones do
@@ -64,9 +63,10 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
             f"the theory solves the problem {theory.attrs['problem_id']}, not the given one, {problem.problem_id}; "
             "give the Problem that it was made from."
         )
-    held = [name for name in (*KERNELS, "prediction") if name in theory]
-    if not held:
-        raise ValueError(f"the theory holds {list(theory.data_vars)}; it needs one of {[*KERNELS, 'prediction']}.")
+    held = [name for name in schema.kernels() if name in theory]
+    if not held and "prediction" not in theory:
+        wanted = [*schema.kernels(), "prediction"]
+        raise ValueError(f"the theory holds {list(theory.data_vars)}; it needs one of {wanted}.")
     steps = theory["step"].values
     if 0 not in steps:
         raise ValueError(
@@ -75,7 +75,9 @@ def distance_from_lazy(theory: xr.Dataset, problem: Problem) -> xr.Dataset:
         )
     found: dict[str, Any] = {}
     for name in held:
-        found |= _of_predictions(theory, problem) if name == "prediction" else _of_kernel(name, theory)
+        found |= _of_kernel(name, theory)
+    if "prediction" in theory:
+        found |= _of_predictions(theory, problem)
     ds = xr.Dataset(found).assign_coords(time=theory["time"])
     shared = ("problem", "problem_id", "version", "dtype", "seed", "created")
     ds.attrs = {name: theory.attrs[name] for name in shared} | {

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import xarray as xr
 
-from dmft import schema
 from dmft.errors import SchemaError
+from dmft.schema.validate import restored
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def _sorted(
             continue
         if not isinstance(ds, xr.Dataset):
             raise SchemaError(f"{function} got {name}={_described(ds)}. {_way(arguments)}")
-        ds = schema.restored(ds)
+        ds = restored(ds)
         is_one = by_source.get(source_of(ds) or "")
         if is_one is None or name not in (None, is_one):
             as_one = f"{name}=" if name else ""

@@ -47,9 +47,9 @@ def stack(results: Sequence[xr.Dataset] | dict[Any, xr.Dataset], dim: str) -> xr
         raise TypeError(f"results={type(results).__name__}: give a list of results, or a dictionary of them by label.")
     given = list(results.values() if isinstance(results, dict) else results)
     for i, one in enumerate(given):
-        if not isinstance(one, xr.Dataset) or one.attrs.get("kind") not in schema.MAKERS:
+        if not isinstance(one, xr.Dataset) or one.attrs.get("kind") not in schema.KINDS:
             raise SchemaError(
-                f"results[{i}] is no result: expected a Dataset with a kind, from {schema.MAKERS['limit']}."
+                f"results[{i}] is no result: expected a Dataset with a kind, from {schema.KINDS['limit'].maker}."
             )
     kind = given[0].attrs["kind"]
     each = [schema.validate(one, kind) for one in given]

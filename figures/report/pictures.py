@@ -1,4 +1,4 @@
-"""Figures of this package as sections of the report, with their captions."""
+"""Figures of the results of a report, with their captions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import xarray as xr
 
 from dmft.schema.sources import kind_of
 from figures import style
+from figures.report.blocks import Picture, Section
 from figures.report.results import Results
-from figures.report.section import Picture, Section
 
 # analysis: its figure, and its title
 FIGURES = {
@@ -27,31 +27,27 @@ FIGURES = {
 CLAUSES = {", lines predicted": "_predicted", "; one network in the limit (black)": "_limit"}
 
 
-def shown(found: Results) -> Results:
-    """The results that have a figure."""
-    return {name: ds for name, ds in found.items() if kind_of(ds) in FIGURES}
-
-
-def sections(found: Results) -> tuple[list[Section], list[str]]:
-    """A section for each result that has a figure, and why some cannot be drawn."""
-    drawn, reasons = list[Section](), list[str]()
+def pictures(shown: Results, left_out: list[str]) -> list[Section]:
+    """A section for each result that has a figure; why there is none goes to `left_out`."""
+    sections: list[Section] = []
     order = list(FIGURES)
-    for name, ds in sorted(shown(found).items(), key=lambda item: order.index(kind_of(item[1]))):
+    for name, ds in sorted(shown.items(), key=lambda item: order.index(kind_of(item[1]))):
         module_name, title = FIGURES[kind_of(ds)]
         module = importlib.import_module(f"figures.{module_name}")
         try:
             figure = module.figure(ds)
         except (KeyError, ValueError) as error:  # what a figure needs and a result may lack
-            reasons.append(f"figure of {name}: {error}")
+            left_out.append(f"figure of {name}: {error}")
             continue
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-        svg = base64.b64encode(file.getvalue()).decode()
-        key, keys = f"figure-{kind_of(ds)}", [section.key for section in drawn]
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+        source = base64.b64encode(picture.getvalue()).decode()
+        picture_with_caption = Picture(title, source, _caption(style.docstring(module), ds))
+        key, keys = f"figure-{kind_of(ds)}", [section.key for section in sections]
         key = key if key not in keys else f"{key}-{len(keys)}"
-        picture = Picture(title, svg, _caption(style.docstring(module), ds))
-        drawn.append(Section(key, title if kind_of(ds) == name else f"{title} ({name})", picture=picture))
-    return drawn, reasons
+        full_title = title if kind_of(ds) == name else f"{title} ({name})"
+        sections.append(Section(key, full_title, (picture_with_caption,)))
+    return sections
 
 
 def _caption(text: str, ds: xr.Dataset) -> str:

@@ -1,4 +1,4 @@
-"""Results of one problem: what was given, what follows from it, and why some of that does not."""
+"""What a report is given, and what follows from it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from typing import Any
 
 import xarray as xr
 
-import comparisons
+from comparisons.bias_variance import bias_variance
+from comparisons.compare import compare
+from comparisons.representations import representations
+from comparisons.spectra import after_kernel, spectra
+from comparisons.widths import pointwise
 from dmft import schema
-from dmft.schema.sources import SOURCES, kind_of, source_of
+from dmft.schema import sources
+from dmft.schema.sources import kind_of
 
+SOURCES = tuple(
+    sources.SOURCES[name].kinds for name in ("theory", "networks", "fluctuations")
+)  # kinds of which a report has one result
 Results = dict[str, xr.Dataset]
-ONCE = ("theory", "networks", "fluctuations")  # of which a report has one
 
 
-def given(tree: Any) -> Results:
-    """Datasets by name, from narrow to wide, of the argument `tree` of `report`, with its errors."""
+def checked(tree: Any) -> Results:
     if isinstance(tree, xr.DataTree):
         nodes = {node.path.strip("/") or node.name or "result": node.to_dataset() for node in tree.subtree}
         tree = {name: ds for name, ds in nodes.items() if ds.data_vars}
     if not isinstance(tree, Mapping) or not all(isinstance(ds, xr.Dataset) for ds in tree.values()):
         raise TypeError(f"report expects Datasets by name, or a DataTree of them, got {type(tree).__name__}.")
     single = {str(name): schema.restored(ds) for name, ds in tree.items()}
+    # tables and figures go from narrow to wide
     results = {name: ds.sortby("width") if "width" in ds.dims else ds for name, ds in single.items()}
     for name, ds in results.items():
         if "problem_id" not in ds.attrs:
@@ -33,42 +40,36 @@ def given(tree: Any) -> Results:
             schema.validate(ds, ds.attrs["kind"])
     if results:
         schema.require_same_problem(**results)
-    for source in ONCE:
-        several = [name for name, ds in results.items() if source_of(ds) == source]
+    for kinds in SOURCES:
+        several = [name for name, ds in results.items() if kind_of(ds) in kinds]
         if len(several) > 1:
             raise ValueError(
-                f"{' and '.join(several)} are all of kind {' or '.join(SOURCES[source].kinds)}; a report is of one of "
-                "them."
+                f"{' and '.join(several)} are all of kind {' or '.join(kinds)}; a report is of one of them."
             )
     return results
 
 
-def of_kind(results: Results, kind: str) -> xr.Dataset | None:
-    """The first result of this kind, if there is any."""
-    return next((ds for ds in results.values() if kind_of(ds) == kind), None)
+def first(results: Results, *kinds: str) -> xr.Dataset | None:
+    """The first result of one of these kinds, if there is any."""
+    return next((ds for ds in results.values() if kind_of(ds) in kinds), None)
 
 
-def source(results: Results, name: str) -> xr.Dataset | None:
-    """The result with this name in `SOURCES`, if there is any."""
-    return next((ds for ds in results.values() if source_of(ds) == name), None)
-
-
-def completed(results: Results) -> tuple[Results, list[str]]:
+def completed(given: Results) -> tuple[Results, list[str]]:
     """With what follows from a limit and networks; and why some of it does not."""
-    found, reasons = dict(results), list[str]()
-    theory, nets, fluctuations = (source(results, name) for name in ONCE)
+    found, reasons = dict(given), list[str]()
+    theory, nets, fluctuations = (first(given, *kinds) for kinds in SOURCES)
     if theory is None or nets is None:
         return found, reasons
     make: dict[str, Callable[[], xr.Dataset]] = {
-        "comparison": lambda: comparisons.compare(theory, nets, fluctuations),
-        "bias_variance": lambda: comparisons.bias_variance(theory, nets, fluctuations, ensembles=_ensembles(nets)),
-        "pointwise": lambda: comparisons.pointwise(theory, nets),
-        "representations": lambda: comparisons.representations(theory, nets),
-        "spectra": lambda: comparisons.spectra(theory, nets),
-        "after_kernel": lambda: comparisons.after_kernel(theory, nets),
+        "comparison": lambda: compare(theory, nets, fluctuations),
+        "bias_variance": lambda: bias_variance(theory, nets, fluctuations, ensembles=_ensembles(nets)),
+        "pointwise": lambda: pointwise(theory, nets),
+        "representations": lambda: representations(theory, nets),
+        "spectra": lambda: spectra(theory, nets),
+        "after_kernel": lambda: after_kernel(theory, nets),
     }
     for kind, making in make.items():
-        if of_kind(results, kind) is not None:
+        if first(given, kind) is not None:
             continue
         try:
             found[kind] = making()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dmft import schema
 from dmft.running import memory
 from dmft.specs.curvature import ITERATIONS
 from finite_nets.device.matrices import room
@@ -93,15 +94,18 @@ class Budget:
             kernels = (depth + 6) * (batch * outputs) ** 2
         elif self._scheme == "euler":
             kernels = (depth + 3) * events * batch * outputs
-        history = len(self.plan.steps) * self.plan.observed * (1 + outputs) if self.plan.two_time else 0
+        each_step = sum(outputs if one.per_output else 1 for one in self.plan.between_steps)
+        history = len(self.plan.steps) * self.plan.observed * each_step
+        if any(one.on_request for one in self.plan.of_passes):
+            samples += self.plan.observed  # of which a formula may make fields
         recorded = self.plan.numbers(self.plan.recorded)
         if self.block is None:
             results = 2 * recorded * self._itemsize
         else:  # of one step, with float64 copies; predictions of all
-            two_time = self.plan.numbers([name for name in self.plan.recorded if name.endswith("two_time")])
+            two_time = self.plan.numbers([one.between_steps().name for one in self.plan.between_steps])
             each = (recorded - two_time) // len(self.plan.steps) + two_time
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
-        if "sharpness" in self.plan.observables:
+        if schema.need(self.plan.observables, schema.HESSIAN):
             results += self._sharpness_numbers(width) * self._itemsize
         fields = self._field_numbers(width, samples, events, history) * self._itemsize
         total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
@@ -115,7 +119,7 @@ class Budget:
         fields = width * (needed.forward * samples + needed.backward * events + 3 * needed.layers * history)
         outputs = self.plan.size("output")
         # of one sample with all: products of gradients, and of what was given, in two orders
-        tangent = "ntk" in self.plan.observables or self._scheme != "descent"
+        tangent = self.plan.gradients or self._scheme != "descent"
         products = 3 * samples * (outputs * needed.positions) ** 2 if tangent else 0
         return math.ceil(fields) + products
 

@@ -37,7 +37,7 @@ def train_ensemble(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "float32",
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     keep: str = "members",
@@ -56,7 +56,8 @@ def train_ensemble(
         device: "cpu", "gpu", "cuda:1", ...; "auto" takes a GPU if there is one.
         dtype: "float32", "float64", "tf32" or "bf16" (`finite_nets.device.precision` says what each is).
         observables: what to record, among prediction, loss (with test_loss, and accuracies of classes), feature_kernel,
-            gradient_kernel, ntk, sharpness (some 18 passes a recorded step), accuracy (where
+            gradient_kernel, ntk, preactivation_kernel, participation_ratio, those of a user's own
+            (`dmft.observable`), sharpness (some 18 passes a recorded step), accuracy (where
             targets are classes; the losses for classes bring it); by default the first five for a single output,
             the first three for several (kernels between outputs are as many times larger as outputs squared).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
@@ -87,7 +88,7 @@ def train_ensemble(
     plan = Plan(
         problem,
         schema.saved_steps(problem, save_steps),
-        frozenset(schema.observables(observables, problem, offered=schema.PRODUCED)),
+        frozenset(schema.observables(observables, problem, everything=True)),
         two_time,
         covariance,
     )

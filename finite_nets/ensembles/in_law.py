@@ -30,7 +30,7 @@ def sample_in_law(
     seeds: int | Sequence[int],
     seed: int = 0,
     device: str = "auto",
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     memory_limit: int | None = None,
@@ -45,7 +45,8 @@ def sample_in_law(
         seed: the root seed; a member depends on it, its width and its seed index only (of a stream of data on
             `save_steps`, too: its matrices reveal themselves to the probes at recorded steps).
         device: "cpu" or "gpu"; "auto" takes a GPU if JAX has one.
-        observables: what to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk.
+        observables: what to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk,
+            preactivation_kernel, participation_ratio, and smooth ones of a user's own (`dmft.observable`).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         memory_limit: in bytes, for the results and a batch; by default what is available.
@@ -88,8 +89,7 @@ def sample_in_law(
                 memory_limit=memory_limit,
             )
             for start, seen in batches:
-                # vectors are split into samples and outputs
-                batch = {name: seen[name].reshape(-1, *plan.shape(name)) for name in plan.recorded}
+                batch = {name: seen[name] for name in plan.recorded}
                 collection.put(width, start, batch, _exploded_at(seen["every_loss"]))
                 bar.update(len(seen["every_loss"]))
     diverged = collection.divergences.report()

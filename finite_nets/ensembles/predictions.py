@@ -121,8 +121,7 @@ def _exploded_at(plan: Plan, prediction: NDArray[Any]) -> NDArray[np.float64]:
     """(1,): the recorded step at which one network's numbers are not finite, or its loss exploded; infinite for a
     healthy one."""
     with np.errstate(over="ignore", invalid="ignore"):  # what is looked for
-        losses = schema.losses(plan.problem, prediction.astype(np.float64))
-    loss = losses["loss" if "loss" in losses else "test_loss"]
+        loss = schema.observed_loss(plan.problem, prediction.astype(np.float64))
     bad = exploded(loss, loss[0]) | ~np.isfinite(prediction).reshape(len(prediction), -1).all(axis=1)
     return np.array([plan.steps[bad.argmax()] if bad.any() else np.inf])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft import schema
-from dmft.specs import Problem, loss
+from dmft.specs import Problem
 from finite_nets.ensembles.moments import BlockMoments, Blocks
-from finite_nets.training.observables import two_time_kernels
+from finite_nets.training.observables import Shown, two_time_kernels
 from finite_nets.training.trainer import Fields, State, Training
 
 Results = dict[str, NDArray[Any]]
@@ -34,27 +35,42 @@ class Plan:
     two_time: bool = False
     covariance: bool = False
 
+    def __post_init__(self) -> None:
+        schema.require_known(self.observables)
+
+    @cached_property
+    def of_passes(self) -> tuple[schema.Observable, ...]:
+        """Observables asked for that have a formula of what a pass has shown."""
+        return tuple(one for one in schema.registered() if one.of_pass and one.name in self.observables)
+
+    @cached_property
+    def between_steps(self) -> tuple[schema.Observable, ...]:
+        """Those that are recorded between all steps."""
+        return schema.between_steps(self.observables) if self.two_time else ()
+
+    @property
+    def _hessian(self) -> tuple[str, ...]:
+        return tuple(name for name in self.observables if schema.need([name], schema.HESSIAN))
+
     @property
     def recorded(self) -> tuple[str, ...]:
         """Variables that are taken from a network while it trains; predictions always: losses follow from them."""
-        names = {"prediction"} | (self.observables - {"loss", "accuracy"})
-        if self.two_time:
-            names |= {"feature_kernel_two_time", "gradient_kernel_two_time"}
-        return tuple(sorted(names))
+        names = {"prediction", *self._hessian, *(one.name for one in self.of_passes)}
+        return tuple(sorted(names | {one.between_steps().name for one in self.between_steps}))
 
     @property
     def quantities(self) -> tuple[str, ...]:
         """Variables that results hold."""
         names = {name for name in self.recorded if name != "prediction" or name in self.observables}
-        names |= set(schema.losses_held(self.problem, self.observables))
+        names |= set(schema.held(self.problem, self.observables))
         if self.covariance:
             names.add("prediction")
-        return tuple(name for name in schema.VARIABLES if name in names)
+        return tuple(name for name in schema.quantities() if name in names)
 
     @property
     def gradients(self) -> bool:
         """Whether backward fields of all samples and outputs are needed for what is recorded."""
-        return self.two_time or bool({"gradient_kernel", "ntk"} & self.observables)
+        return any(one.needs == schema.BACKWARD for one in (*self.of_passes, *self.between_steps))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a variable of one network."""
@@ -87,7 +103,7 @@ class Plan:
     def with_losses(self, recorded: Results, diverged: NDArray[np.bool_]) -> Results:
         """The quantities of members (..., member, ...) from what was recorded of them; nan where they diverged."""
         found = dict(recorded)
-        if self.observables & {"loss", "accuracy"}:
+        if schema.following(self.problem, self.observables):
             prediction = found["prediction"].astype(np.float64)
             gone = diverged[..., None]
             with np.errstate(all="ignore"):  # of members that diverged
@@ -148,48 +164,37 @@ class Plan:
     def _observed(self, trainer: Training[Any], state: State[Any]) -> Iterator[tuple[str, Tensor]]:
         """Name and values (member, ...) of what is recorded: of one saved step after the other, and of all together
         for two-time kernels, at the end."""
-        wanted, features, gradients = set(self.recorded), [], []
         saved = frozenset(self.steps.tolist())
+        histories: list[list[Sequence[Tensor]]] = [[] for _ in self.between_steps]
         for fields in trainer.run(state, saved, gradients=self.gradients):
-            for name, value in self._of_step(trainer, state, fields).items():
-                if name in wanted:
-                    # events are samples and outputs, if results have those
-                    shape, axis = self.shape(name), self.step_axis(name)
-                    yield name, value.reshape(-1, *shape[:axis], *shape[axis + 1 :])
-            if self.two_time:
-                features.append(fields.features)
-                gradients.append(fields.gradients)
-            del fields  # the next pass takes their memory
-        if self.two_time:
-            for name, history, width in (("feature", features, None), ("gradient", gradients, state.width)):
-                layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
-                variable = f"{name}_kernel_two_time"
-                yield variable, two_time_kernels(trainer.products, layers, width).reshape(-1, *self.shape(variable))
+            shown = Shown(trainer, state, fields)
+            yield from self._of_step(trainer, state, fields, shown)
+            for one, history in zip(self.between_steps, histories, strict=True):
+                assert one.fields is not None
+                history.append(one.fields(shown))
+            del fields, shown  # the next pass takes their memory
+        for one, history in zip(self.between_steps, histories, strict=True):
+            layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
+            name, width = one.between_steps().name, None if one.mean else state.width
+            yield name, two_time_kernels(trainer.products, layers, width).reshape(-1, *self.shape(name))
 
-    def _of_step(self, trainer: Training[Any], state: State[Any], fields: Fields) -> dict[str, Tensor]:
-        values = {"prediction": fields.output, **trainer.kernels(state, fields, fields, self.observables)}
-        if "sharpness" in self.observables:
-            values["sharpness"] = trainer.sharpness(state)
-        return values
+    def _of_step(
+        self, trainer: Training[Any], state: State[Any], fields: Fields, shown: Shown
+    ) -> Iterator[tuple[str, Tensor]]:
+        outputs, sizes = bool(self.problem.task.outputs), {dim: self.size(dim) for dim in ("layer", "sample", "output")}
+        yield "prediction", fields.output if outputs else fields.output[..., 0]
+        for one in self.of_passes:
+            yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
+        for name in self._hessian:
+            yield name, trainer.sharpness(state)
 
     def _over_steps(self, name: str, values: list[Tensor]) -> Tensor:
         """The values of all steps as one array (member or block, ...)."""
-        return values[0] if name.endswith("two_time") else torch.stack(values, dim=1 + self.step_axis(name))
+        if "step_2" in self._dims(name):
+            return values[0]
+        return torch.stack(values, dim=1 + self.step_axis(name))
 
     def _of_predictions(self, trainer: Training[Any], prediction: Tensor) -> dict[str, Tensor]:
         """Losses and accuracies (member, step)."""
-        kinds = schema.kinds_of_predictions(self.problem, self.observables)
-        if not kinds:
-            return {}
-        task = self.problem.task
-        f = (prediction if task.outputs else prediction[..., None]).double()
-        y = trainer.targets[trainer.observed].double()
-        each = {"loss": loss.values(torch, self.problem.loss, f, y)} if "loss" in kinds else {}
-        if "accuracy" in kinds:
-            each["accuracy"] = loss.correct(torch, f, y)
-        splits = schema.splits(self.problem)
-        return {
-            f"{prefix}{name}": value[..., part].double().mean(-1)
-            for name, value in each.items()
-            for prefix, part in splits.items()
-        }
+        targets = trainer.targets[trainer.observed].double()
+        return schema.of_predictions(self.problem, prediction.double(), self.observables, xp=torch, targets=targets)

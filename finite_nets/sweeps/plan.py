@@ -239,7 +239,7 @@ def plan_sweep(
     block: int | None = None,
     seed: int = 0,
     dtype: str = "float32",
-    observables: Sequence[str] | None = None,
+    observables: Sequence[str | schema.Observable] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
     every: int | None = None,
@@ -289,7 +289,7 @@ def plan_sweep(
         settings = Settings(
             seed=root,
             dtype=dtype,
-            observables=schema.observables(observables, problem, offered=schema.PRODUCED),
+            observables=schema.observables(observables, problem, everything=True),
             save_steps=_steps(problem, save_steps, every),
             two_time=two_time,
             covariance=covariance,

@@ -46,7 +46,7 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return found
+        return found | {"observables": sorted(found["observables"])}  # in whatever order they were asked for
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:

@@ -195,7 +195,7 @@ class Store:
 
     def require_settings(self, problem_id: str, settings: Settings) -> None:
         """StoreError that names the differences, if the store has other settings for a problem."""
-        ours, theirs = settings.as_json(), self.settings(problem_id).as_json()
+        ours, theirs = (one.as_json() for one in (settings, self.settings(problem_id)))
         differences = [f"{name}={theirs[name]!r}, not {ours[name]!r}" for name in ours if ours[name] != theirs[name]]
         if differences:
             raise StoreError(

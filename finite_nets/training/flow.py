@@ -36,7 +36,7 @@ GAMMA = 1 - 1 / math.sqrt(2)
 
 def euler(trainer: Training[W], state: State[W], seen: Fields, trained: Fields, rate: float) -> None:
     """A step of first order, in place, from the fields of all samples and those of the training samples."""
-    K = _ntk(trainer, state, seen, trained)
+    K = trainer.tangent_kernel(state, seen, trained)
     assert state.carried is not None  # set by the first pass
     pulled = K @ trained.delta.flatten(1)[..., None]
     state.carried = state.carried + rate / trainer.n_train * pulled.reshape_as(state.carried)
@@ -53,7 +53,7 @@ def rosenbrock(trainer: Training[W], state: State[W], seen: Fields, rate: float)
         by_sample = v.reshape(*curvature.shape[:3], -1)
         return GAMMA * tau * (curvature @ by_sample).reshape_as(v)
 
-    K = _ntk(trainer, state, seen, seen).double()
+    K = trainer.tangent_kernel(state, seen, seen).double()
     factors, pivots, _ = torch.linalg.lu_factor_ex(torch.eye(K.shape[-1], dtype=K.dtype, device=K.device) + damped(K))
 
     def solved(v: Tensor) -> Tensor:
@@ -67,13 +67,8 @@ def rosenbrock(trainer: Training[W], state: State[W], seen: Fields, rate: float)
     along(seen, a)
     met = trainer.meet(0, everything=False)
     _, trial = trainer.evaluate(state, met, gradients=False)
-    response = _ntk(trainer, state, seen, trial).double() @ trial.delta.double().flatten(1)[..., None]
+    response = trainer.tangent_kernel(state, seen, trial).double() @ trial.delta.double().flatten(1)[..., None]
     b = solved(damped(response) + 2 * a)
     # from theta*, which the weights are at
     along(seen, (a - b) / 2)
     along(trial, trial.delta / 2)
-
-
-def _ntk(trainer: Training[W], state: State[W], a: Fields, b: Fields) -> Tensor:
-    """K (member, event, event_2) between two passes over the first samples of the task."""
-    return trainer.kernels(state, a, b, ["ntk"])["ntk"]

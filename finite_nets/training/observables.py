@@ -11,14 +11,52 @@ backward fields (member, sample, output, N); an event is a sample, or a sample a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from dmft.schema import Seen
 from finite_nets.device.products import Products
 
+if TYPE_CHECKING:
+    from finite_nets.training.trainer import Fields, State, Training, W
 
-def kernels(products: Products, a: list[Tensor], b: list[Tensor], width: int | None = None) -> Tensor:
+
+class Shown(Seen):
+    """What observables see of a pass over the observed samples (`dmft.schema.observable`)."""
+
+    xp = torch
+
+    def __init__(self, trainer: Training[W], state: State[W], fields: Fields) -> None:
+        super().__init__()
+        self._trainer, self._state, self._fields = trainer, state, fields
+        self.targets = fields.target
+        self.train = slice(0, max(trainer.n_train - trainer.observed.start, 0))
+
+    @property
+    def preactivations(self) -> list[Tensor]:
+        every = range(len(self._fields.x))
+        return [h.flatten(2) for h in self._trainer.preactivations(self._state, self._fields, every)]
+
+    @property
+    def features(self) -> list[Tensor]:
+        return self._fields.features
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        self.require_gradients(bool(self._fields.gradients))
+        return self._fields.gradients
+
+    def inner(self, a: Sequence[Tensor], b: Sequence[Tensor], *, mean: bool = True) -> Tensor:
+        return kernels(self._trainer.products, a, b, None if mean else self._state.width)
+
+    def tangent_kernel(self) -> Tensor:
+        self.require_gradients(bool(self._fields.gradients))
+        return self._trainer.tangent_kernel(self._state, self._fields, self._fields, self)
+
+
+def kernels(products: Products, a: Sequence[Tensor], b: Sequence[Tensor], width: int | None = None) -> Tensor:
     """(member, layer, event, event_2): averages over neurons of products of the fields of two passes, by layer.
 
     width: what sums are divided by; as many as they have terms by default.

@@ -20,7 +20,7 @@ operations for each of the three products.  Fields of P samples, P N numbers eac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ from finite_nets.device.matrices import Matrix, Store, room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
-from finite_nets.training.observables import kernels, ntk
+from finite_nets.training.observables import Shown, kernels, ntk
 from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
 
 PUSHES = {"descent": 1, "euler": 1, "rosenbrock": 3}  # of a step
@@ -288,18 +288,12 @@ class Trainer(Training[Parameters]):
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
-    def kernels(self, state: State[Parameters], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
-        found = {}
-        if {"feature_kernel", "ntk"} & set(wanted):
-            found["feature_kernel"] = kernels(self.products, a.features, b.features)
-        if {"gradient_kernel", "ntk"} & set(wanted):
-            found["gradient_kernel"] = kernels(self.products, a.gradients, b.gradients)
-        if "ntk" in wanted:
-            inputs = self.input_kernel[: len(a.x), : len(b.x)]
-            found["ntk"] = ntk(
-                inputs, found["feature_kernel"], found["gradient_kernel"], state.scales.tangent, self.bias
-            )
-        return found
+    def tangent_kernel(self, state: State[Parameters], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:
+        if shown is None:
+            phi, g = kernels(self.products, a.features, b.features), kernels(self.products, a.gradients, b.gradients)
+        else:
+            phi, g = shown["feature_kernel"], shown["gradient_kernel"]
+        return ntk(self.input_kernel[: len(a.x), : len(b.x)], phi, g, state.scales.tangent, self.bias)
 
     def preactivations(self, state: State[Parameters], seen: Fields, rows: Sequence[int]) -> list[Tensor]:
         """With one more product of each matrix: training keeps phi(h) and phi'(h) alone."""

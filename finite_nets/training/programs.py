@@ -12,7 +12,7 @@ that `finite_nets.training.perceptrons` gives it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
-from dmft.specs.curvature import start_coefficients
+from dmft.specs.curvature import roots, start_coefficients
 from dmft.specs.networks.program import Architecture
 from dmft.specs.parameterization import (
     MEAN_FIELD,
@@ -41,7 +41,7 @@ from finite_nets.device.precision import PRECISIONS, Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
-from finite_nets.training.observables import kernels
+from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
 from finite_nets.training.tape import Constants, Index, Numbers, Tape, Trace, tangent_kernel
 from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
@@ -206,17 +206,7 @@ class ProgramTrainer(Training[Leaves]):
 
     # ---- what is recorded --------------------------------------------------------------------------------------------
 
-    def kernels(self, state: State[Leaves], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
-        found = {}
-        if "feature_kernel" in wanted:
-            found["feature_kernel"] = kernels(self.products, a.features, b.features)
-        if "gradient_kernel" in wanted:
-            found["gradient_kernel"] = kernels(self.products, a.gradients, b.gradients, state.width)
-        if "ntk" in wanted:
-            found["ntk"] = self._tangent_kernel(state, a, b)
-        return found
-
-    def _tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields) -> Tensor:
+    def tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:  # noqa: ARG002
         first, second = _trace(a), _trace(b)
         factors = [state.scales.tangent[layer] for layer in self.numbers.layers]
         phi = kernels(self.products, [first.end], [second.end])[:, 0]
@@ -244,7 +234,7 @@ def _weighted(coefficients: Tensor, g: Tensor) -> Tensor:
     return torch.einsum("mrc,mrcyn->mryn", coefficients, g)
 
 
-class Hessian:
+class Hessian(curvature.Flat):
     """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number).
 
     Directions take as much memory as the weights, each: more than fields alone, which perceptrons get by with
@@ -254,9 +244,8 @@ class Hessian:
     def __init__(self, trainer: ProgramTrainer, state: State[Leaves]) -> None:
         n, layers = trainer.n_train, state.weights.layers
         scales = trainer.scales(state.width, n)
-        # M^(1/2) of every layer: c over eta is M times the scale of outputs over the samples
-        roots = [math.sqrt(c * n / scales.output) for c in scales.update]
-        self._roots = [roots[layer] for layer in layers]
+        by_layer = roots(scales.update, scales.output, n)
+        self._roots = [by_layer[layer] for layer in layers]
         self._a = torch.tensor(start_coefficients(n, trainer.outputs))
         with torch.inference_mode(False), torch.enable_grad():
             x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()

@@ -12,7 +12,7 @@ Every array has the member of the ensemble as its first axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -27,6 +27,7 @@ from dmft.specs.parameterization import Scales
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.training import flow
+from finite_nets.training.observables import Shown
 from finite_nets.training.tape import Trace
 
 NEVER = math.inf  # the step at which a healthy member explodes
@@ -163,9 +164,9 @@ class Training(Generic[W]):
         """
         raise NotImplementedError
 
-    def kernels(self, state: State[W], a: Fields, b: Fields, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Those of feature_kernel, gradient_kernel (member, layer, event, event_2) and ntk (member, event, event_2)
-        that are wanted, between two passes over the first samples that are observed."""
+    def tangent_kernel(self, state: State[W], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:
+        """K (member, event, event_2) between two passes over the first samples that are observed; `shown` is what
+        observables have seen of them, if they are one."""
         raise NotImplementedError
 
     def preactivations(self, state: State[W], seen: Fields, rows: Sequence[int]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from dmft.limits.convolution import frozen_convolution
 from dmft.limits.lazy import frozen_kernels
 from dmft.specs.networks.convolution import mixing
 from dmft.specs.networks.own import WIDTH, _numbers, _Values
-from figures.report.problem import in_words
+from figures.report.provenance import in_words
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.standard_normal((3, 5, 4, 2))

@@ -77,7 +77,7 @@ def test_any_order_and_names(function, results):
     same(function(*(named[name] for name in rest), **{first: named[first]}, **by_name), expected)
     # the broken twin: the function itself goes by places
     with pytest.raises((SchemaError, ValueError)):
-        function.__wrapped__(*reversed(named.values()), *further)
+        inspect.unwrap(function)(*reversed(named.values()), *further)
 
 
 @EACH

@@ -67,7 +67,7 @@ def explicit(problem, width, seed=0):
         steps = problem.training.steps + 1
         room = loop.empty_history(start, rule, form, range(steps))
         _, seen = loop.advance(start, room, rule, 0, steps, form=form)
-    return np.asarray(seen.vitals.prediction), np.asarray(seen.kernels.ntk), (first, hidden, readout)
+    return np.asarray(seen.vitals.prediction), np.asarray(seen.values["ntk"]), (first, hidden, readout)
 
 
 def by_torch(problem, width, weights):

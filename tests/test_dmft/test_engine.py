@@ -154,12 +154,11 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
     # the same arithmetic in another order: rounding
     same = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     same(history.vitals.prediction, nets.prediction[0, 0])
-    seen = history.kernels
-    same(np.moveaxis(seen.feature_kernel, 0, 1), nets.feature_kernel[0, 0])
-    same(np.moveaxis(seen.gradient_kernel, 0, 1), nets.gradient_kernel[0, 0])
-    same(seen.ntk, nets.ntk[0, 0])
-    same(loop.two_time_kernels(history.features, end.populations, mean=True), nets.feature_kernel_two_time[0, 0])
-    same(loop.two_time_kernels(history.gradients, end.populations, mean=False), nets.gradient_kernel_two_time[0, 0])
+    seen = loop.recorded(end, history, rule, form)
+    kernels = ("feature_kernel", "gradient_kernel", "ntk", "feature_kernel_two_time", "gradient_kernel_two_time")
+    assert set(seen) == set(kernels)
+    for name in kernels:
+        same(seen[name], nets[name][0, 0])
 
 
 def in_law(problem, width, count, *, project, seed=0):

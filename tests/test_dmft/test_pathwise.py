@@ -155,7 +155,7 @@ def test_shapes_are_those_of_the_schema_and_estimates_of_size_those_of_arrays():
     problem = small_problem(3)
     found = pathwise_limit(problem, normals(problem, 0, particles=8))
     sizes = {"step": 5, "sample": 3, "sample_2": 3, "layer": 3}
-    expected = {name: tuple(sizes[dim] for dim in dmft.schema.VARIABLES[name]) for name in QUANTITIES}
+    expected = {name: tuple(sizes[dim] for dim in dmft.schema.quantities()[name].dims) for name in QUANTITIES}
     assert {name: a.shape for name, a in found.items()} == expected
     assert draws_needed(problem) == [3 + 15, 2 * 15, 1 + 15]
     # one rounding of an output of order one

@@ -93,7 +93,7 @@ def test_a_program_is_the_network_that_is_differentiated_automatically(outputs, 
             pushes = jax.grad(loss)(theta)
             theta = [w - 0.7 * gamma0**2 * WIDTH * t * g for w, t, g in zip(theta, trained, pushes, strict=True)]
     np.testing.assert_allclose(np.reshape(seen.vitals.prediction, (6, 4, outputs)), expected, atol=1e-13)
-    np.testing.assert_allclose(np.reshape(seen.kernels.ntk[0], ntk.shape), ntk, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(np.reshape(seen.values["ntk"][0], ntk.shape), ntk, rtol=1e-10, atol=1e-12)
     assert np.abs(np.asarray(expected)[-1] - np.asarray(expected)[0]).max() > 0.1
 
 

@@ -13,6 +13,7 @@ from dmft import schema
 from dmft.errors import SchemaError
 from dmft.schema import identity, labels
 from dmft.schema.storage import DIGITS, MARK, SEALED
+from dmft.specs.problem import identity_of
 
 END = len(MARK) + DIGITS  # of a file, its digest
 STEPS = 5
@@ -152,7 +153,7 @@ def test_results_of_earlier_versions_have_no_identity_of_entries():
 
 def test_the_description_and_its_digest_belong_together():
     theory, other = dmft.lazy_limit(problem()), problem(2.0)
-    assert schema.identity_of(other.to_json()) == schema.identity_of(other.to_json(arrays=False)) == other.problem_id
+    assert identity_of(other.to_json()) == identity_of(other.to_json(arrays=False)) == other.problem_id
     edited = theory.attrs["problem"].replace('"gamma0": 1.0', '"gamma0": 2.0')
     assert edited != theory.attrs["problem"]
     with pytest.raises(
@@ -210,7 +211,7 @@ def test_every_variable_of_every_producer_has_a_name_in_words_and_units(results)
         for name, variable in ds.variables.items():
             assert {"long_name", "units"} <= set(variable.attrs), (producer, name)
     # of all names that the schema knows, also those that were not made here
-    for quantity in schema.VARIABLES:
+    for quantity in schema.quantities():
         for found in ("", "_limit", "_variance_by_layer", *(f"_{s}" for s in schema.BY_WIDTH + schema.TOTALS)):
             assert labels.long_name(f"{quantity}{found}"), (quantity, found)
     assert results["spectra"].angle.attrs["units"] == "degree"

@@ -16,8 +16,7 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.text import with_error
-from figures.report import cells
-from figures.report import page as pages
+from figures.report import texts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -89,7 +88,7 @@ def test_its_numbers_are_those_of_the_results(page, results):
     np.testing.assert_allclose(loss["lines"][1]["y"], comparison.loss_mean.sel(width=32), rtol=1e-3)
     np.testing.assert_allclose(loss["lines"][-1]["se"], comparison.loss_limit_se, rtol=1e-3, atol=1e-12)
     order = np.argsort(results["theory"].target.values, kind="stable")
-    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "Phi, layer 2")
+    top = next(kernel for kernel in data["kernels"] if kernel["name"] == "feature kernels, layer 2")
     expected = results["networks"].feature_kernel.mean("seed").sel(width=64, layer=2, step=4).values[order][:, order]
     np.testing.assert_allclose(np.reshape(top["mean"][2][-1], (6, 6)), expected, rtol=1e-3, atol=1e-6)
     with pytest.raises(AssertionError):  # the broken twin: another step
@@ -172,12 +171,12 @@ def test_captions_and_columns_of_predictions_only_where_there_are_any(page, resu
 
 
 def test_what_is_below_its_error_is_an_upper_end():
-    assert cells.size(0.0, 0.02) == "< 0.040"
-    assert cells.size(0.123, 0.02) == "0.123 ± 0.020"
-    assert cells.size(110.0, 180.0) == "< 470"
-    assert cells.size(0.0, 1e-9) == "< 2e-09"
-    assert cells.number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
-    assert [cells.number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
+    assert texts.size(0.0, 0.02) == "< 0.040"
+    assert texts.size(0.123, 0.02) == "0.123 ± 0.020"
+    assert texts.size(110.0, 180.0) == "< 470"
+    assert texts.size(0.0, 1e-9) == "< 2e-09"
+    assert texts.number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
+    assert [texts.number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
 
 
 def test_a_folder_is_refused_before_anything_is_computed(tmp_path):
@@ -213,7 +212,7 @@ def test_a_browser_without_a_network_runs_it(page, tmp_path):
     assert {"curves", "kernels"} < set(visible)
     assert re.search(r'id="scale">colours from -[\d.]+ to [\d.]+<', shown)  # a range, not an error
     options = re.findall(r"<option value=\"\d+\">(.*?)</option>", shown)
-    assert {"training loss", "test loss", "N = 64", "Phi, layer 1", "NTK"} <= set(options)
+    assert {"training loss", "test loss", "N = 64", "feature kernels, layer 1", "NTK"} <= set(options)
     assert "t = 2.4" in html.unescape(shown)  # the last step
 
 
@@ -291,11 +290,3 @@ def test_one_limit_and_one_ensemble_from_narrow_to_wide(results, tmp_path):
     assert [line["name"] for line in lines] == ["N = 16", "N = 32", "N = 64", "limit"]
     with pytest.raises(ValueError, match="networks and more are all of kind ensemble or moments"):
         comparisons.report({**results, "more": nets}, tmp_path / "b.html")
-
-
-def test_markup_in_results_is_text_and_exponents_are_raised(page):
-    assert pages._raised("falls like N^-1/2, < <b>") == "falls like N<sup>-1/2</sup>, &lt; &lt;b&gt;"
-    text = page.read_text()
-    assert "falls like N<sup>s</sup> with s = " in text
-    assert "N^" not in re.search(r'<section id="answer">(.*?)</section>', text, re.DOTALL)[1]
-    assert "&lt;sup" not in text

@@ -28,7 +28,7 @@ import finite_nets.ensembles.runner
 import finite_nets.sweeps.store
 from comparisons.samples import prediction_covariance
 from conftest import reference_problem
-from dmft.errors import DivergenceError, MemoryEstimateError, StoreError
+from dmft.errors import DivergenceError, MemoryEstimateError, SchemaError, StoreError
 from dmft.specs.problem import differences
 from finite_nets.__main__ import SweepOptions, main
 from finite_nets.device.precision import PRECISIONS
@@ -101,6 +101,34 @@ def test_members_are_kept_on_request(tmp_path):
         swept(tmp_path / "cut", 12, members=True, covariance=True, observables=None)
     xr.testing.assert_allclose(opened(tmp_path / "cut", members=True), opened(tmp_path / "kept", members=True))
     xr.testing.assert_allclose(opened(tmp_path / "cut"), opened(tmp_path / "kept"))
+
+
+def test_what_is_recorded_on_request_is_stored_and_found_in_whatever_order_it_was_asked_for(tmp_path):
+    names = ["prediction", "feature_kernel", "preactivation_kernel", "participation_ratio"]
+    arguments = {"observables": names, "save_steps": [0, 5], "members": True}
+    swept(tmp_path, 10, [8], **arguments)
+    kept = finite_nets.open_store(tmp_path, members=True)
+    direct = finite_nets.train_ensemble(
+        PROBLEM, widths=[8], seeds=10, observables=names, save_steps=[0, 5], dtype="float64"
+    )
+    for name in names:
+        np.testing.assert_allclose(kept[name], direct[name], rtol=1e-12, atol=1e-14)
+    moments = finite_nets.open_store(tmp_path)
+    pooled = (moments["count"] * moments.participation_ratio_mean).sum("block") / 10
+    np.testing.assert_allclose(pooled, direct.participation_ratio.mean("seed"), rtol=1e-12)
+
+    # as versions wrote it that sorted observables otherwise
+    description = tmp_path / PROBLEM.problem_id / "zarr.json"
+    content = json.loads(description.read_text())
+    content["attributes"]["settings"]["observables"] = names[::-1]
+    description.write_text(json.dumps(content))
+    assert swept(tmp_path, 10, [8], **arguments).made.blocks == 0
+    with pytest.raises(StoreError, match="with observables="):
+        swept(tmp_path, 10, [8], **{**arguments, "observables": names[:3]})
+    content["attributes"]["settings"]["observables"] = [*names, "of_ones_own"]
+    description.write_text(json.dumps(content))
+    with pytest.raises(SchemaError, match=r"\['of_ones_own'\] are not known in this process"):
+        finite_nets.open_store(tmp_path)
 
 
 def _covariance(moments):

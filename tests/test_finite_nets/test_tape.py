@@ -21,7 +21,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.neurons import NeuronPlan
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner
-from finite_nets.training import curvature, programs, tape
+from finite_nets.training import programs, tape
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 WIDTH, MEMBERS, STEPS = 6, (2, 5), 4
@@ -94,7 +94,7 @@ PERCEPTRONS = {
 @pytest.mark.parametrize("name", PERCEPTRONS)
 def test_the_program_of_a_perceptron_trains_the_same_networks(name):
     problem = some_problem(**PERCEPTRONS[name])
-    observables = (*OBSERVABLES, "sharpness")
+    observables = (*OBSERVABLES, "sharpness", "preactivation_kernel", "participation_ratio")
     (found, kind), (expected, made_for) = (trained(problem, p, observables, two_time=True) for p in (True, False))
     assert type(kind) is not type(made_for)
     assert largest_difference(found, expected) < 1e-10
@@ -457,7 +457,7 @@ def test_convolutions_are_those_of_pytorch(network, many, monkeypatch):
 
 @pytest.mark.parametrize("name", ["convolution", "strided", "positions", "frozen"])
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(name, monkeypatch):
-    monkeypatch.setattr(curvature, "ITERATIONS", 60)
+    monkeypatch.setattr(dmft.specs.curvature, "ITERATIONS", 60)
     problem = some_problem(**OTHERS[name])
     network, n, width = problem.network, problem.task.n_train, 3
     found, trainer = trained(problem, observables=["prediction", "sharpness"], width=width)

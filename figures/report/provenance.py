@@ -1,18 +1,18 @@
-"""The problem in words, and where its results come from."""
+"""Which problem a report is of, and where its results come from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from comparisons.samples import require_enough
-from dmft.schema.sources import kind_of, source_of
-from figures.report.results import Results
-from figures.report.section import Section, table
+from dmft.schema.sources import kind_of
+from figures.report.blocks import Paragraph, Section, Table
+from figures.report.results import SOURCES, Results
+from figures.report.texts import flat, plain
 
 WORDS = {
     "MLP": "multilayer perceptron",
@@ -22,14 +22,12 @@ WORDS = {
     "GradientFlow": "gradient flow",
 }
 KEPT = {"ensemble": "every network", "moments": "moments over blocks of networks"}
-MOST = 12  # values of a list that are shown
 
 
-def described(found: Results) -> Section:
-    """What a physicist asks first of the problem, and its description."""
+def problem_section(found: Results) -> Section:
     problem = json.loads(next(iter(found.values())).attrs["problem"])
-    rows = [[part, _flat(problem[part])] for part in ("network", "task", "training", "loss") if part in problem]
-    return Section("problem", "The problem", text=in_words(problem), table=table(["", ""], rows, text=True))
+    rows = [[part, flat(problem[part])] for part in ("network", "task", "training", "loss") if part in problem]
+    return Section("problem", "The problem", (Paragraph(in_words(problem)), Table(["", ""], rows, text=True)))
 
 
 def in_words(problem: dict[str, Any]) -> str:
@@ -44,17 +42,6 @@ def in_words(problem: dict[str, Any]) -> str:
         f"Training: {WORDS[training['kind']]}, T = {training['steps']} steps"
         f"{step_size}, learning rate eta = {_range(training['learning_rate'])}, loss {problem['loss']}."
     )
-
-
-def provenance(results: Results) -> Section:
-    """What was given: kind, number of networks, and what it was made with."""
-    rows = []
-    for name, ds in results.items():
-        own = {k: v for k, v in ds.attrs.items() if k not in ("problem", "problem_id", "schema", "kind", "analysis")}
-        made_with = ", ".join(f"{k} {_flat(_plain(v))}" for k, v in sorted(own.items()))
-        rows.append([name, kind_of(ds), _networks(ds), made_with])
-    head = ["result", "kind", "networks", "made with"]
-    return Section("provenance", "Provenance", table=table(head, rows, text=True))
 
 
 def _network_in_words(network: dict[str, Any]) -> str:
@@ -73,28 +60,22 @@ def _range(values: float | list[float]) -> str:
     return " to ".join(f"{v:g}" for v in sorted({np.min(values), np.max(values)}))
 
 
+def provenance_section(given: Results) -> Section:
+    rows = []
+    for name, ds in given.items():
+        own = {k: v for k, v in ds.attrs.items() if k not in ("problem", "problem_id", "schema", "kind", "analysis")}
+        made_with = ", ".join(f"{k} {flat(plain(v))}" for k, v in sorted(own.items()))
+        rows.append([name, kind_of(ds), _networks(ds), made_with])
+    table = Table(["result", "kind", "networks", "made with"], rows, text=True)
+    return Section("provenance", "Provenance", (table,))
+
+
 def _networks(ds: xr.Dataset) -> str:
     """How many of each width, without those that diverged, and what is kept of them; of other results the widths."""
     if "width" not in ds.dims:
         return ""
     widths = ds["width"].values.tolist()
-    if source_of(ds) != "networks":
-        return f"widths {_flat(widths)}"
+    if kind_of(ds) not in SOURCES[1]:
+        return f"widths {flat(widths)}"
     counts = zip(require_enough(ds, fewest=0), widths, strict=True)
     return ", ".join(f"{count} of width {n}" for count, n in counts) + f"; kept: {KEPT[kind_of(ds)]}"
-
-
-def _flat(value: Any) -> str:
-    """A description as text; empty entries are left out."""
-    if isinstance(value, Mapping):
-        entries = {k: v for k, v in value.items() if v not in (None, "", [], {})}
-        return ", ".join(
-            f"{k}: ({_flat(v)})" if isinstance(v, Mapping) else f"{k}: {_flat(v)}" for k, v in entries.items()
-        )
-    if isinstance(value, list) and len(value) > MOST:
-        return f"{value[0]}, ... ({len(value)} values)"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,89 @@
+"""What observables see of a pass over populations (`dmft.schema.seen`), and their values at a step.
+
+Averages over a population are exact inner products of its vectors (`dmft.engine.population`), of particles and linear
+forms alike.  With positions a field is (row, position, component).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dmft.engine.network import Form, Network, Pass, Rule, layers, tangent_kernel
+from dmft.engine.population import Population
+from dmft.schema import Seen
+
+Fields = Sequence[jax.Array]
+
+
+class Shown(Seen):
+    """Of the observed rows; `network` is the state after the pass."""
+
+    xp = jnp
+
+    def __init__(self, network: Network, rule: Rule, seen: Pass, form: Form) -> None:
+        super().__init__()
+        self._network, self._pass, self._form = network, seen, form
+        # rows are all samples in their order where these are observed
+        self.targets = rule.targets[rule.probes] if form.probes else rule.targets
+        self.train = slice(0, 0 if form.probes else form.trained)
+
+    @property
+    def preactivations(self) -> Fields:
+        return self._pass.h
+
+    @property
+    def features(self) -> Fields:
+        return self._pass.features
+
+    @property
+    def gradients(self) -> Fields:
+        self.require_gradients(self._form.gradients)
+        return [g.reshape(-1, *g.shape[2:]) for g in self._pass.gradients]
+
+    def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> jax.Array:
+        each = zip(layers(self._network), a, b, strict=True)
+        return jnp.stack([_over_positions(along(p, v, w), v, mean=mean) for p, v, w in each])
+
+    def tangent_kernel(self) -> jax.Array:
+        self.require_gradients(self._form.gradients)
+        found = tangent_kernel(self._network, self._pass, self._pass, self._form)
+        events = len(found) * found.shape[1]
+        return found.reshape(events, events)
+
+
+def sizes(rule: Rule, form: Form) -> dict[str, int]:
+    """Of the dimensions of observables at a step."""
+    samples, outputs = form.probes or rule.rows.shape[1], rule.targets.shape[1]
+    return {"layer": form.sketch.depth, "sample": samples, "output": outputs}
+
+
+def values(network: Network, rule: Rule, seen: Pass, form: Form) -> dict[str, jax.Array]:
+    """Observables of a step by name, of the pass over the observed rows; `network` is the state after it."""
+    shown, known = Shown(network, rule, seen, form), sizes(rule, form)
+    return {one.name: one.arranged(shown.value(one), known, outputs=not form.single) for one in form.observables}
+
+
+def along(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
+    """(vector, vector_2): the sum over equal positions of averages of (vector, [position,] component)."""
+    if v.ndim == 2:
+        return population.inner(v, w)
+    return population.weighted(v).reshape(len(v), -1) @ w.reshape(len(w), -1).T
+
+
+def two_time_kernels(vectors: Fields, populations: Sequence[Population], *, mean: bool) -> jax.Array:
+    """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, [position,] component) a
+    layer; the mean over equal positions, or their sum."""
+
+    def kernel(v: jax.Array, population: Population) -> jax.Array:
+        flat = v.reshape(-1, *v.shape[2:])
+        found = along(population, flat, flat).reshape(v.shape[:2] * 2)
+        return _over_positions(found, flat, mean=mean)
+
+    return jnp.stack([kernel(v, p) for v, p in zip(vectors, populations, strict=True)])
+
+
+def _over_positions(total: jax.Array, v: jax.Array, *, mean: bool) -> jax.Array:
+    return total / v.shape[1] if mean and v.ndim == 3 else total

@@ -1,0 +1,78 @@
+"""A result Dataset from its arrays."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dmft.schema import identity
+from dmft.schema.kinds import dims
+from dmft.schema.labels import labelled
+from dmft.schema.validate import SCHEMA, validate
+from dmft.specs import Problem
+
+
+def build(
+    kind: str,
+    problem: Problem,
+    values: Mapping[str, NDArray[Any]],
+    *,
+    steps: NDArray[np.int64],
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any] | None = None,
+    samples: NDArray[np.int64] | None = None,
+) -> xr.Dataset:
+    """A validated result Dataset.
+
+    Args:
+        kind: "limit", "fluctuations", "ensemble", "moments", "particles" or "neurons".
+        values: arrays by variable name, with the dimensions that `dims` gives.
+        steps: the recorded steps.
+        attrs: what the producer says of itself (producer, dtype, device, seed, ...).
+        coords: coordinates of the leading dimensions.
+        samples: those in `values`; all that are observed by default.
+    """
+    task = problem.task
+    samples = np.arange(task.n_samples)[problem.observed] if samples is None else samples
+    outputs = bool(task.outputs)
+    variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
+    used = {dim for names, _ in variables.values() for dim in names}
+    labels: dict[str, Any] = {
+        "step": steps,
+        "sample": samples,
+        "sample_2": samples,
+        "layer": np.arange(1, problem.sketch.depth + 1),
+        "step_2": steps,
+        "source_layer": np.arange(1, problem.sketch.depth + 1),
+        **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
+    }
+    ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
+    by_step = {"time": ("step", problem.training.times[steps])}
+    by_sample = {
+        "split": ("sample", np.where(samples < task.n_train, "train", "test")),
+        "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
+    }
+    ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
+    ds = ds.assign_coords(identity.coordinates(kind, ds, problem.problem_id, attrs))
+    ds.attrs = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "problem": problem.to_json(arrays=False),
+        "problem_id": problem.problem_id,
+        "version": _version(),
+        "result": "success",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **attrs,
+    }
+    return validate(labelled(ds), kind)
+
+
+def _version() -> str:
+    from dmft import __version__
+
+    return __version__

@@ -1,0 +1,143 @@
+"""Kinds of results: who makes them, and which variables with which dimensions they may hold.
+
+A variable is named after a quantity (`dmft.schema.registry.quantities`) and what was found of it, a suffix; a kind says
+what dimensions the quantity has with each suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from dmft.errors import SchemaError
+from dmft.schema.observable import with_outputs
+from dmft.schema.registry import quantities
+
+Dims = tuple[str, ...]
+Change = Callable[[Dims], Dims]
+EACH_NEURON = ("layer", "step", "sample", "neuron")
+PAIRS = ("step", "sample", "step_2", "sample_2")
+MOMENTS = ("mean", "m2")
+RATIOS, OVERALL = (
+    tuple(f"{kind}_{ratio}{part}" for kind in ("variance", "bias") for part in ("", "_se"))
+    for ratio in ("ratio", "overall_ratio")
+)
+PREDICTED = tuple(f"{kind}_limit{part}" for kind in ("variance", "bias") for part in ("", "_se"))
+BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviation_se", "z", "variance_z", "bias_z")
+BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se", *RATIOS)
+TOTALS = ("raw_variance", "raw_variance_se", "raw_bias_square", "raw_bias_square_se", *OVERALL)
+EXPONENTS = tuple(f"{kind}_exponent{part}" for kind in ("variance", "bias") for part in ("", "_se", "_chi2"))
+UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
+
+
+def _same(dims: Dims) -> Dims:
+    return dims
+
+
+def _no(dims: Dims) -> Dims:
+    del dims
+    return ()
+
+
+def _after(*leading: str) -> Change:
+    return lambda dims: (*leading, *dims)
+
+
+def _layer_step(dims: Dims) -> Dims:
+    return tuple(dim for dim in dims if dim in ("layer", "step"))
+
+
+def _by_width(dims: Dims) -> Dims:
+    return ("width", *_layer_step(dims))
+
+
+def _by_width_alone(dims: Dims) -> Dims:
+    del dims
+    return ("width",)
+
+
+def _all(suffixes: Iterable[str], change: Change, *, errors: bool = False) -> dict[str, Change]:
+    """The same change of dimensions for each suffix, and for those of standard errors."""
+    return {f"_{suffix}{end}": change for suffix in suffixes for end in (("", "_se") if errors else ("",))}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of results.
+
+    maker: what returns it.
+    suffixes: what was found of quantities, and how their dimensions change; "" for the quantity itself.
+    besides: dimensions of other variables, by name; of_predictions: of such that have outputs where predictions do.
+    errors: whether every variable has a standard error.
+    """
+
+    maker: str
+    suffixes: dict[str, Change] = field(default_factory=dict)
+    besides: dict[str, Dims] = field(default_factory=dict)
+    of_predictions: dict[str, Dims] = field(default_factory=dict)
+    errors: bool = False
+
+    def variables(self, *, outputs: bool) -> dict[str, Dims]:
+        """Dimensions of all that it may hold, by name, where targets have an axis of outputs or not."""
+        found = dict(self.besides)
+        found |= {name: with_outputs(dims) if outputs else dims for name, dims in self.of_predictions.items()}
+        for name, quantity in quantities().items():
+            whole = quantity.dims_with(outputs)
+            found |= {f"{name}{suffix}": change(whole) for suffix, change in self.suffixes.items()}
+        return found
+
+
+KINDS = {
+    "limit": Kind("dmft.solve", {"": _same, "_se": _same}, errors=True),
+    "fluctuations": Kind(
+        "dmft.fluctuations",
+        _all(("variance", "bias"), _same, errors=True)
+        | _all(("variance_by_layer",), _after("source_layer"), errors=True),
+        of_predictions={f"prediction_covariance{end}": PAIRS for end in ("", "_se")},
+        errors=True,
+    ),
+    "expansion": Kind(
+        "dmft.at_width",
+        _all(("mean", "std", "excess", "excess_variance", "excess_bias"), _after("width"), errors=True),
+        errors=True,
+    ),
+    "ensemble": Kind(
+        "finite_nets.train_ensemble", {"": _after("width", "seed")}, besides={"diverged": ("width", "seed")}
+    ),
+    "moments": Kind(
+        "finite_nets.train_ensemble(..., keep='moments')",
+        _all(MOMENTS, _after("width", "block")),
+        besides=dict.fromkeys(("count", "diverged"), ("width", "block")),
+        of_predictions={"prediction_comoment": ("width", "block", *PAIRS)},
+    ),
+    "statistics": Kind(
+        "comparisons.statistics",
+        _all(("mean", "seed_variance"), _after("width"), errors=True),
+        besides={"count": ("width",)},
+        of_predictions={"prediction_seed_covariance": ("width", *PAIRS)},
+    ),
+    "comparison": Kind(
+        "comparisons.compare",
+        _all(("limit", "limit_se", *PREDICTED), _same)
+        | _all(BY_WIDTH, _after("width"))
+        | _all(BY_WIDTH_LAYER_STEP, _by_width)
+        | _all(TOTALS, _by_width_alone)
+        | _all(EXPONENTS, _no),
+    ),
+    "particles": Kind("dmft.neurons", besides={"preactivation": EACH_NEURON}),
+    "neurons": Kind("finite_nets.neurons", besides={"preactivation": ("width", *EACH_NEURON)}),
+}
+
+
+def dims(kind: str, name: str, *, outputs: bool = False) -> Dims:
+    """Dimensions of the variable `name` in a Dataset of this kind; SchemaError if there is no such variable.
+
+    `outputs` says whether targets have an axis of outputs.
+    """
+    found = KINDS[kind].variables(outputs=outputs)
+    if name not in found:
+        raise SchemaError(
+            f"{name!r} is not a variable of a result of kind {kind!r}; quantities are {list(quantities())}. (An "
+            "observable of your own is known once its module is imported.)"
+        )
+    return found[name]

@@ -1,0 +1,65 @@
+"""What follows from predictions: averages of a formula over training samples, and over test samples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from dmft.schema.observable import PREDICTIONS, Observable
+from dmft.schema.observed.loss import loss
+from dmft.schema.registry import registered
+from dmft.specs import Problem
+
+
+def following(problem: Problem, names: Collection[str], *, smooth: bool = False) -> tuple[Observable, ...]:
+    """The observables that follow from predictions: those asked for, and those that come with them; of these the
+    `smooth` ones, or all."""
+    of_predictions = (one for one in registered() if one.needs == PREDICTIONS and (one.smooth or not smooth))
+    return tuple(one for one in of_predictions if one.name in names or one.brought(problem, names))
+
+
+def of_predictions(
+    problem: Problem, prediction: Any, names: Collection[str] = (loss.name,), *, xp: Any = None, targets: Any = None
+) -> dict[str, Any]:
+    """What follows from predictions (..., sample[, output]), of what is asked for: losses, accuracies.
+
+    xp, targets: the module of the predictions, and targets (sample, output) in arrays of it, where NumPy's do not do.
+    """
+    return averages(problem, prediction, following(problem, names), xp=xp, targets=targets)
+
+
+def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
+    """loss and, where there are test samples, test_loss, from prediction (..., sample) or (..., sample, output)."""
+    return averages(problem, prediction, (loss,))
+
+
+def observed_loss(problem: Problem, prediction: Any) -> Any:
+    """(..., step): the training loss, or the test loss where training samples are not observed."""
+    return next(iter(losses(problem, prediction).values()))
+
+
+def averages(
+    problem: Problem, prediction: Any, wanted: Collection[Observable], *, xp: Any = None, targets: Any = None
+) -> dict[str, Any]:
+    """Of these observables, by name; arguments as of `of_predictions`."""
+    xp = prediction.__array_namespace__() if xp is None else xp
+    f = prediction if problem.task.outputs else prediction[..., None]
+    y = problem.task.targets[problem.observed] if targets is None else targets
+    found: dict[str, Any] = {}
+    for one in wanted:
+        assert one.formula is not None
+        each = one.formula(xp, problem.loss, f, y)
+        found |= {f"{prefix}{one.name}": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
+    return found
+
+
+def held(problem: Problem, names: Collection[str]) -> tuple[str, ...]:
+    """Names of the losses and accuracies that results hold where so much is asked for."""
+    return tuple(f"{prefix}{one.name}" for one in following(problem, names) for prefix in splits(problem))
+
+
+def splits(problem: Problem) -> dict[str, slice]:
+    """Where training ("") and test ("test_") samples are among those that results hold."""
+    n = max(problem.task.n_train - problem.observed.start, 0)
+    parts = {"": slice(0, n)} | ({"test_": slice(n, None)} if problem.task.n_test else {})
+    return {prefix: part for prefix, part in parts.items() if part != slice(0, 0)}
