@@ -45,11 +45,11 @@ from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
-from dmft.schema.order import NETWORKS, in_any_order
+from dmft.schema.sources import by_kind
 
 
 @usual_errors
-@in_any_order(theory=("limit",), nets=NETWORKS, fluctuations=("fluctuations",))
+@by_kind(theory="theory", nets="networks", fluctuations="fluctuations")
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
 

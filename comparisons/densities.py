@@ -36,7 +36,7 @@ from comparisons import results
 from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
 from dmft.running.host import usual_errors
-from dmft.schema.order import in_any_order
+from dmft.schema.sources import by_kind
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -47,7 +47,7 @@ SHAPES = ("mean", "standard_deviation", "excess_kurtosis", "gaussian_distance")
 
 
 @usual_errors
-@in_any_order(theory=("particles",), nets=("neurons",))
+@by_kind(theory="particles", nets="neurons")
 def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dataset:
     """Compare the preactivations of single neurons of networks with those of the limit.
 

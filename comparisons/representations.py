@@ -24,13 +24,13 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
 from dmft import schema
 from dmft.running.host import usual_errors
-from dmft.schema.order import NETWORKS, in_any_order
+from dmft.schema.sources import by_kind
 
 Array = NDArray[np.float64]
 
 
 @usual_errors
-@in_any_order(theory=("limit",), nets=NETWORKS)
+@by_kind(theory="theory", nets="networks")
 def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
     """Similarity of networks' kernels to the limit's, for every width, layer and step.
 

@@ -37,7 +37,7 @@ from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
-from dmft.schema.order import NETWORKS, in_any_order
+from dmft.schema.sources import by_kind
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
@@ -46,7 +46,7 @@ Function = Callable[[Array], Array]
 
 
 @usual_errors
-@in_any_order(theory=("limit",), nets=NETWORKS)
+@by_kind(theory="theory", nets="networks")
 def spectra(
     theory: xr.Dataset, nets: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
 ) -> xr.Dataset:
@@ -158,7 +158,7 @@ def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], 
 
 
 @usual_errors
-@in_any_order(theory=("limit",), nets=NETWORKS)
+@by_kind(theory="theory", nets="networks")
 def after_kernel(theory: xr.Dataset, nets: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
     """Test loss of regression with the NTK of networks of every width, at every step, beside that of the limit.
 

@@ -26,10 +26,10 @@ SIZES = (1, 2, 4, 8, 16, 32)
 NEEDS = Needs(
     "ensembling_and_bias",
     "bias_variance",
-    "comparisons.bias_variance(nets, theory, fluctuations)",
+    "comparisons.bias_variance(theory, nets, fluctuations)",
     ("loss_ensemble", "loss_infinite", "loss_worth", "loss_variance_part"),
     make=lambda theory, nets, fluctuations: comparisons.bias_variance(
-        nets, theory, fluctuations, ensembles=_sizes(nets)
+        theory, nets, fluctuations, ensembles=_sizes(nets)
     ),
     optional=("fluctuations",),
 )

@@ -56,7 +56,7 @@ def of(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     one = np.stack([members(nets, "prediction", i)[0] for i in range(nets.sizes["width"])])
     single = _of_class(nets["prediction"].isel(seed=0, drop=True).copy(data=one))
     singles = xr.Dataset({"one": single, "one_limit": limit}).isel(sample=chosen)
-    points = comparisons.pointwise(nets, theory).sel(split=split, drop=True)
+    points = comparisons.pointwise(theory, nets).sel(split=split, drop=True)
     ends = [f"{name}{end}" for name in DISTANCES for end in ("", "_se")]
     attrs = style.provenance(curves) | {"split": split}
     return runs.gathered((curves, names), (singles, ["one", "one_limit"]), (points, ends), attrs=attrs)

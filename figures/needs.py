@@ -13,27 +13,18 @@ from pathlib import Path
 import xarray as xr
 
 import dmft
+from dmft.schema.sources import SOURCES, kind_of, source_of
 
-# results by their names, which are those of files and arguments: their kinds, and the call that makes them
-SOURCES = {
-    "theory": (("limit",), "dmft.solve(problem)"),
-    "networks": (("ensemble", "moments"), "finite_nets.train_ensemble(problem, widths, seeds)"),
-    "fluctuations": (("fluctuations",), "dmft.fluctuations(problem)"),
-    "particles": (("particles",), "dmft.neurons(problem)"),
-    "neurons": (("neurons",), "finite_nets.neurons(problem, widths)"),
-}
-
-
-LAYOUT = """\
-    theory.nc          the limit: dmft.solve, dmft.lazy_limit, ...
-    networks.nc        finite_nets.train_ensemble, sample_in_law, open_store
-    fluctuations.nc    dmft.fluctuations
-    particles.nc       dmft.neurons
-    neurons.nc         finite_nets.neurons
-    comparison.nc, bias_variance.nc, representations.nc, spectra.nc, after_kernel.nc, densities.nc
-                       what functions of comparisons made of them; what is not there is made
-    NAME.nc            what the figure NAME draws, before all others
-"""
+LAYOUT = "\n".join(
+    [
+        *(
+            f"    {f'{name}.nc':<19}{' or '.join(source.kinds)}, e.g. of {source.call}"
+            for name, source in SOURCES.items()
+        ),
+        "    ANALYSIS.nc        what a function of comparisons made of them; what is not there is made",
+        "    NAME.nc            what the figure NAME draws, before all others",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ class Needs:
         paths = {source: store / f"{source}.nc" for source in (*self.sources, *self.optional)}
         if self.make and all(paths[source].is_file() for source in self.sources):
             loaded = {source: dmft.load(path) for source, path in paths.items() if path.is_file()}
-            return self.take(*(ds for source, ds in loaded.items() if kind_of(ds) in SOURCES[source][0]))
+            return self.take(*(ds for source, ds in loaded.items() if source_of(ds) == source))
         if reasons:
             raise ValueError(" ".join(reasons))
         own = " or ".join(f"{name}.nc" for name in dict.fromkeys((self.figure, self.kind)))
@@ -110,7 +101,7 @@ class Needs:
     def _by_source(self, results: tuple[xr.Dataset, ...]) -> dict[str, xr.Dataset]:
         found: dict[str, xr.Dataset] = {}
         for result in results:
-            source = next((name for name, (kinds, _) in SOURCES.items() if kind_of(result) in kinds), None)
+            source = source_of(result)
             if source is None or source in found:
                 what = f"several {source}" if source else f"a result of kind {kind_of(result)!r}"
                 raise ValueError(f"{self.figure} cannot be drawn of {what}. {self._way()}")
@@ -131,11 +122,6 @@ class Needs:
         """How to come to what is drawn."""
         if self.make is None:
             return f"Give what {self.call} returns."
-        made = ", ".join(f"{source} ({SOURCES[source][1]})" for source in self.sources)
-        more = "".join(f", and {source} ({SOURCES[source][1]}) where there are any" for source in self.optional)
+        made = ", ".join(f"{source} ({SOURCES[source].call})" for source in self.sources)
+        more = "".join(f", and {source} ({SOURCES[source].call}) where there are any" for source in self.optional)
         return f"Give what {self.call} returns, or {made}{more}."
-
-
-def kind_of(ds: xr.Dataset) -> str:
-    """What a Dataset says that it is: its analysis, or its kind; empty where it says nothing."""
-    return str(ds.attrs.get("analysis", ds.attrs.get("kind", "")))

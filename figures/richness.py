@@ -16,8 +16,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dmft.schema.sources import kind_of
 from figures import fluctuations, style
-from figures.needs import Needs, kind_of
+from figures.needs import Needs
 
 SIZE = (style.WIDE, 2.9)
 GAMMAS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -28,13 +28,13 @@ from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
 from dmft.schema.observed.loss import loss
-from dmft.schema.order import in_any_order
+from dmft.schema.sources import by_kind
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
 
 @usual_errors
-@in_any_order(theory=("limit",), fluctuations=("fluctuations",))
+@by_kind(theory="theory", fluctuations="fluctuations")
 def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence[int]) -> xr.Dataset:
     """Mean, standard deviation and excess loss of networks of the given width, or widths.
 
@@ -92,7 +92,7 @@ def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence
             warnings.warn(
                 f"at width {min(widths)} the bias of {name} exceeds its standard deviation: the leading order in 1/N "
                 f"needs widths well above {narrow:.0f}.",
-                stacklevel=3,
+                stacklevel=4,
             )
     outputs = "output" in theory.dims
     ds = xr.Dataset(

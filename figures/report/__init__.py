@@ -18,12 +18,13 @@ import xarray as xr
 
 from dmft.running.host import usual_errors
 from dmft.running.paths import local
+from dmft.schema.sources import kind_of
 from dmft.schema.storage import replacing
 from figures.report.blocks import Items, Section
 from figures.report.data import data_of
 from figures.report.pictures import FIGURES, pictures
 from figures.report.provenance import problem_section, provenance_section
-from figures.report.results import checked, completed, kind_of
+from figures.report.results import checked, completed
 from figures.report.sections import answer, comparison_sections, loss_sections
 
 

@@ -9,9 +9,10 @@ import re
 
 import xarray as xr
 
+from dmft.schema.sources import kind_of
 from figures import style
 from figures.report.blocks import Picture, Section
-from figures.report.results import Results, kind_of
+from figures.report.results import Results
 
 # analysis: its figure, and its title
 FIGURES = {

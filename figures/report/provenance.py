@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from comparisons.samples import require_enough
+from dmft.schema.sources import kind_of
 from figures.report.blocks import Paragraph, Section, Table
-from figures.report.results import SOURCES, Results, kind_of
+from figures.report.results import SOURCES, Results
 from figures.report.texts import flat, plain
 
 WORDS = {

@@ -13,8 +13,12 @@ from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.widths import pointwise
 from dmft import schema
+from dmft.schema import sources
+from dmft.schema.sources import kind_of
 
-SOURCES = (("limit",), ("ensemble", "moments"), ("fluctuations",))  # kinds of which a report has one result
+SOURCES = tuple(
+    sources.SOURCES[name].kinds for name in ("theory", "networks", "fluctuations")
+)  # kinds of which a report has one result
 Results = dict[str, xr.Dataset]
 
 
@@ -45,10 +49,6 @@ def checked(tree: Any) -> Results:
     return results
 
 
-def kind_of(ds: xr.Dataset) -> str:
-    return str(ds.attrs.get("analysis", ds.attrs.get("kind", "")))
-
-
 def first(results: Results, *kinds: str) -> xr.Dataset | None:
     """The first result of one of these kinds, if there is any."""
     return next((ds for ds in results.values() if kind_of(ds) in kinds), None)
@@ -62,8 +62,8 @@ def completed(given: Results) -> tuple[Results, list[str]]:
         return found, reasons
     make: dict[str, Callable[[], xr.Dataset]] = {
         "comparison": lambda: compare(theory, nets, fluctuations),
-        "bias_variance": lambda: bias_variance(nets, theory, fluctuations, ensembles=_ensembles(nets)),
-        "pointwise": lambda: pointwise(nets, theory),
+        "bias_variance": lambda: bias_variance(theory, nets, fluctuations, ensembles=_ensembles(nets)),
+        "pointwise": lambda: pointwise(theory, nets),
         "representations": lambda: representations(theory, nets),
         "spectra": lambda: spectra(theory, nets),
         "after_kernel": lambda: after_kernel(theory, nets),

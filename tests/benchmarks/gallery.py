@@ -72,7 +72,7 @@ def fifty(parts: Path) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
 
 def losses(parts: Path) -> xr.Dataset:
     theory, networks, predicted = fifty(parts)
-    return comparisons.bias_variance(networks, theory, predicted, ensembles=ensembling_and_bias.SIZES)
+    return comparisons.bias_variance(theory, networks, predicted, ensembles=ensembling_and_bias.SIZES)
 
 
 def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:

@@ -438,10 +438,14 @@ def test_refusals(planted):
         with pytest.raises(error, match=re.escape(message)):
             comparisons.bias_variance(*args, **kwargs)
 
-    refuses(SchemaError, "of kind 'limit'; expected 'ensemble'", theory)
-    refuses(SchemaError, "expected an xarray Dataset", nets.prediction)
-    refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", nets, nets)
-    refuses(SchemaError, "of kind 'limit'; expected 'fluctuations'", nets, theory, theory)
+    refuses(
+        SchemaError,
+        "got a Dataset of kind 'limit': nets is missing. Expected, in any order: theory, a result of kind 'limit'",
+        theory,
+    )
+    refuses(SchemaError, "got DataArray: nets is missing", nets.prediction)
+    refuses(SchemaError, "nets is there twice", nets, nets)
+    refuses(SchemaError, "theory is there twice", nets, theory, theory)
     refuses(ValueError, "7 network(s) of width 8", nets.isel(seed=slice(0, 7)))
     refuses(ValueError, "4 block(s) of width 8", in_blocks(problem, nets, 10))
     refuses(ValueError, "theory has 400 steps and the networks 4", fewer, theory)

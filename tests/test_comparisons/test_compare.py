@@ -346,8 +346,8 @@ def test_refusals(planted):
         with pytest.raises(error, match=re.escape(message)):
             comparisons.compare(theory, nets)
 
-    refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", theory=nets)
-    refuses(SchemaError, "expected an xarray Dataset", nets=nets.prediction)
+    refuses(SchemaError, "nets is there twice", theory=nets)
+    refuses(SchemaError, "got a Dataset of kind 'limit', DataArray: nets is missing", nets=nets.prediction)
     refuses(
         ValueError, "select common ones first, e.g. theory.sel(step=networks.step)", nets=nets.isel(step=slice(0, 4))
     )
@@ -367,9 +367,7 @@ def test_refusals(planted):
     refuses(SchemaError, "labelled differently", nets=nets.assign_coords(sample=[0, 1, 3]))
     refuses(SchemaError, "'spectrum' is not a variable", nets=nets.assign(spectrum=nets.prediction))
     refuses(SchemaError, "Select with a list, width=[...], which keeps the dimension", nets=nets.isel(width=0))
-    refuses(
-        SchemaError, "expected 'ensemble', from finite_nets.train_ensemble; are the arguments in another", nets=theory
-    )
+    refuses(SchemaError, "nets, a result of kind 'ensemble' or 'moments', from finite_nets.train_ensemble", nets=theory)
     refuses(SchemaError, "has dimensions ('seed', 'width'", nets=nets.transpose("seed", "width", ...))
     refuses(SchemaError, "coordinate 'time' on 'step' is missing", theory=theory.drop_vars("time"))
 

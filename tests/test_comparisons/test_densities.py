@@ -188,9 +188,13 @@ def test_results_are_stored(found, tmp_path):
 
 def test_wrong_inputs(limit, nets):
     for arguments, error, message in (
-        ((nets, limit), SchemaError, "the Dataset is of kind 'neurons'; expected 'particles'"),
-        ((limit, limit), SchemaError, "the Dataset is of kind 'particles'; expected 'neurons'"),
-        ((limit.preactivation, nets), SchemaError, "expected an xarray Dataset"),
+        ((nets, nets), SchemaError, "nets is there twice"),
+        (
+            (limit, limit),
+            SchemaError,
+            "theory is there twice. Expected, in any order: theory, a result of kind 'particles'",
+        ),
+        ((limit.preactivation, nets), SchemaError, "got DataArray"),
         ((limit.isel(step=[1]), nets), ValueError, "theory has 1 steps and the networks 2, not the same"),
         ((limit.isel(sample=[1]), nets), SchemaError, "theory and networks are labelled differently"),
         (

@@ -310,8 +310,8 @@ def test_refusals(planted):
         ValueError, "quantity='prediction' is not a kernel; choose one of feature_kernel", nets, theory, "prediction"
     )
     refuses(ValueError, "the networks have no ntk; record it, with observables=['ntk', ...]", nets, theory, "ntk")
-    refuses(SchemaError, "of kind 'limit'; expected 'ensemble'", theory, theory)
-    refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", nets, nets)
+    refuses(SchemaError, "theory is there twice", theory, theory)
+    refuses(SchemaError, "nets is there twice", nets, nets)
     refuses(ValueError, "7 network(s) of width 16", nets.isel(few | {"seed": slice(0, 7)}), theory.isel(few))
     refuses(ValueError, "theory has 200 steps and the networks 3", nets.isel(few), theory)
     labelled = theory.isel(few).assign_coords(sample=[0, 1, 2, 3, 9])

@@ -483,8 +483,8 @@ def test_refusals(planted, analysis):
         with pytest.raises(error, match=re.escape(message)):
             analysis(nets, theory, **kwargs)
 
-    refuses(SchemaError, "of kind 'limit'; expected 'ensemble'", theory, theory)
-    refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", nets, nets)
+    refuses(SchemaError, "theory is there twice", theory, theory)
+    refuses(SchemaError, "nets is there twice", nets, nets)
     refuses(ValueError, "7 network(s) of width 16", nets.isel(seed=slice(0, 7)), theory)
     refuses(ValueError, "the ensemble has no ntk, but prediction, test_loss", nets.drop_vars("ntk"), theory)
     refuses(ValueError, "the theory has no ntk, but prediction", nets, theory.drop_vars(["ntk", "ntk_se"]))

@@ -435,8 +435,12 @@ def test_refusals_of_distances(cloud):
 
     refuses(ValueError, "one width without a theory has nothing to be compared with", nets.isel(width=[0]))
     refuses(ValueError, "7 network(s) of width 64", nets.isel(seed=slice(0, 7)), theory)
-    refuses(SchemaError, "of kind 'limit'; expected 'ensemble'", theory)
-    refuses(SchemaError, "of kind 'ensemble'; expected 'limit'", nets, nets)
+    refuses(
+        SchemaError,
+        "got a Dataset of kind 'limit': nets is missing. Expected, in any order: theory, a result of kind 'limit'",
+        theory,
+    )
+    refuses(SchemaError, "nets is there twice", nets, nets)
     refuses(ValueError, "theory has 3 steps and the networks 2", nets.isel(step=[0, 1]), theory)
     refuses(SchemaError, "labelled differently", nets.assign_coords(sample=[0, 1, 2, 3, 7]), theory)
     other = make_problem(3, gamma0=2.0)

@@ -20,7 +20,7 @@ def modules_after(code: str) -> set[str]:
         ("import dmft; dmft.solve", {"torch"}),
         ("import finite_nets", {"jax", "torch"}),
         ("import finite_nets; finite_nets.train_ensemble", {"jax"}),
-        ("import comparisons", {"jax", "torch"}),
+        ("import comparisons; comparisons.summary", {"jax", "torch", "matplotlib", "jinja2", "figures"}),
     ],
 )
 def test_import_loads_no_more_than_it_needs(code, absent):
@@ -31,3 +31,10 @@ def test_importing_the_engine_leaves_the_users_jax_alone():
     code = "import dmft; dmft.solve; import jax; print(jax.config.jax_enable_x64)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_the_report_is_that_of_the_figures_and_loads_them():
+    code = (
+        "import comparisons; found = comparisons.report; import figures.report; assert found is figures.report.report"
+    )
+    assert {"figures.report", "matplotlib", "jinja2"} <= modules_after(code)
