@@ -15,16 +15,20 @@ variances and covariances alone.
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
-from comparisons.report import report
 from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
 from comparisons.summary import summary
 from comparisons.widths import onset, pointwise, width_law
+
+if TYPE_CHECKING:
+    from figures.report import report
 
 __all__ = [
     "UnresolvedError",
@@ -41,3 +45,12 @@ __all__ = [
     "summary",
     "width_law",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "report":  # draws figures, which are loaded when it is used
+        from figures.report import report
+
+        globals()[name] = report
+        return report
+    raise AttributeError(f"module 'comparisons' has no attribute {name!r}")

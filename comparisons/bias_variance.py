@@ -39,6 +39,7 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, jackknife, mean_of, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
 from dmft.schema.observed.loss import loss as observed_loss
+from dmft.schema.order import NETWORKS, in_any_order
 from dmft.specs import _check, loss
 from dmft.specs.loss import LOSSES
 
@@ -51,6 +52,7 @@ EACH = ("width", "step")
 
 
 @usual_errors
+@in_any_order(nets=NETWORKS, theory=("limit",), fluctuations=("fluctuations",))
 def bias_variance(
     nets: xr.Dataset,
     theory: xr.Dataset | None = None,
@@ -63,7 +65,8 @@ def bias_variance(
 
     Args:
         nets: of kind "ensemble" or "moments", with predictions and losses; at least eight networks, or blocks, a width.
-        theory: the limit of the same problem: adds the bias part, and widths beyond the widest.
+        theory: the limit of the same problem: adds the bias part, and widths beyond the widest.  Results may be
+            given in any order.
         fluctuations: of the same problem, with predictions and losses: adds what is predicted (squared loss).
         ensembles: sizes k, at most half of the networks of a width for losses other than the squared one; by default
             those of 1, 2, 4, 8, 16 that are.

@@ -45,14 +45,16 @@ from comparisons.scaling import PowerLaw, fit_power_law
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
+from dmft.schema.order import NETWORKS, in_any_order
 
 
 @usual_errors
+@in_any_order(theory=("limit",), nets=NETWORKS, fluctuations=("fluctuations",))
 def compare(theory: xr.Dataset, nets: xr.Dataset, fluctuations: xr.Dataset | None = None) -> xr.Dataset:
     """Compare an ensemble with the limit of the same problem.
 
     Args:
-        theory: of kind "limit", e.g. from `dmft.solve`.
+        theory: of kind "limit", e.g. from `dmft.solve`; results may be given in any order.
         nets: of kind "ensemble" or "moments", e.g. from `finite_nets.train_ensemble` or `finite_nets.open_store`; at
             least eight seeds, or blocks of them, a width.  Networks that diverged do not count.
         fluctuations: predicted N Var and N bias, from `dmft.fluctuations`, for the quantities that it holds.

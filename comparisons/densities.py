@@ -36,6 +36,7 @@ from comparisons import results
 from comparisons.samples import FEWEST, GROUPS, error_of
 from dmft import schema
 from dmft.running.host import usual_errors
+from dmft.schema.order import in_any_order
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -46,11 +47,12 @@ SHAPES = ("mean", "standard_deviation", "excess_kurtosis", "gaussian_distance")
 
 
 @usual_errors
+@in_any_order(theory=("particles",), nets=("neurons",))
 def densities(theory: xr.Dataset, nets: xr.Dataset, *, bins: int = 60) -> xr.Dataset:
     """Compare the preactivations of single neurons of networks with those of the limit.
 
     Args:
-        theory: of kind "particles", from `dmft.neurons`.
+        theory: of kind "particles", from `dmft.neurons`; it and the networks may be given in any order.
         nets: of kind "neurons", from `finite_nets.neurons`; at least eight networks a width.
         bins: of densities.  They reach over all but a thousandth of the neurons, networks and limit together.
 

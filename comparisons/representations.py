@@ -24,18 +24,20 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
 from dmft import schema
 from dmft.running.host import usual_errors
+from dmft.schema.order import NETWORKS, in_any_order
 
 Array = NDArray[np.float64]
 
 
 @usual_errors
-def representations(nets: xr.Dataset, theory: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
+@in_any_order(theory=("limit",), nets=NETWORKS)
+def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
     """Similarity of networks' kernels to the limit's, for every width, layer and step.
 
     Args:
+        theory: the limit of the same problem; it and the networks may be given in any order.
         nets: of kind "ensemble", at least eight networks a width; of kind "moments", for statistics of the mean kernel
             alone.
-        theory: the limit of the same problem.
         quantity: "feature_kernel", "gradient_kernel", "ntk" (which has no layers), or another kernel that was recorded;
             for several outputs an event is a sample, with an output where the kernel has those.
 

@@ -37,6 +37,7 @@ from comparisons import estimators, inputs, kernels
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, jackknife, mean_of, members, pseudo_values, require_enough, samples
 from dmft.running.host import usual_errors
+from dmft.schema.order import NETWORKS, in_any_order
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
@@ -45,14 +46,15 @@ Function = Callable[[Array], Array]
 
 
 @usual_errors
+@in_any_order(theory=("limit",), nets=NETWORKS)
 def spectra(
-    nets: xr.Dataset, theory: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
+    theory: xr.Dataset, nets: xr.Dataset, *, modes: int | None = None, subspace: int | None = None
 ) -> xr.Dataset:
     """Eigenvalues, power and eigenfunctions of the NTK at every width and step, beside those of the limit.
 
     Args:
+        theory: the limit of the same problem; it and the networks may be given in any order.
         nets: of kind "ensemble", with the NTK, at least eight networks a width.
-        theory: the limit of the same problem.
         modes: how many, the largest first; by default at most twelve.
         subspace: m of the principal angles and the deformation, at most `modes`; by default the smallest multiple of
             the outputs above two (eigenvalues at initialisation are degenerate as many times).
@@ -152,12 +154,13 @@ def _mode_losses(nets: xr.Dataset, theory: xr.Dataset, train: NDArray[np.intp], 
 
 
 @usual_errors
-def after_kernel(nets: xr.Dataset, theory: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
+@in_any_order(theory=("limit",), nets=NETWORKS)
+def after_kernel(theory: xr.Dataset, nets: xr.Dataset, *, ridge: float = 1e-6) -> xr.Dataset:
     """Test loss of regression with the NTK of networks of every width, at every step, beside that of the limit.
 
     Args:
+        theory: the limit of the same problem; it and the networks may be given in any order.
         nets: of kind "ensemble", with the NTK of training and test samples, at least eight networks a width.
-        theory: the limit of the same problem.
         ridge: added to the diagonal of the kernel of training samples, relative to its mean.
 
     Returns:

@@ -29,6 +29,7 @@ from comparisons.samples import FEWEST, held, jackknife, require_enough, samples
 from comparisons.scaling import CLEAR, fit_series
 from dmft import schema
 from dmft.running.host import usual_errors
+from dmft.schema.order import NETWORKS, in_any_order
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -150,12 +151,13 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
 
 
 @usual_errors
+@in_any_order(nets=NETWORKS, theory=("limit",))
 def pointwise(nets: xr.Dataset, theory: xr.Dataset | None = None) -> xr.Dataset:
     """Distances of predictions from the limit and between successive widths, relative, for training and test samples.
 
     Args:
         nets: of kind "ensemble" or "moments", with predictions; at least eight networks, or blocks, a width.
-        theory: the limit of the same problem.
+        theory: the limit of the same problem; results may be given in any order.
 
     Returns:
         Dataset over the splits "train" and "test", as far as there are any, each with `_se`: distance, error

@@ -22,9 +22,9 @@ SIZE = (style.WIDE, 2.7)
 NEEDS = Needs(
     "after_kernel",
     "after_kernel",
-    "comparisons.after_kernel(nets, theory)",
+    "comparisons.after_kernel(theory, nets)",
     ("test_loss", "test_loss_limit", "test_loss_of_mean", "distance", "distance_of_mean"),
-    make=lambda theory, nets: comparisons.after_kernel(nets, theory),
+    make=comparisons.after_kernel,
 )
 CURVES = {"": "kernel of one network", "_of_mean": "mean kernel"}
 

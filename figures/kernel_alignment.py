@@ -26,9 +26,9 @@ SIZE = (style.WIDE, 2.6)
 NEEDS = Needs(
     "kernel_alignment",
     "representations",
-    "comparisons.representations(nets, theory)",
+    "comparisons.representations(theory, nets)",
     one_of=("distance", "distance_of_mean"),
-    make=lambda theory, nets: comparisons.representations(nets, theory),
+    make=comparisons.representations,
 )
 DISTANCES = {"distance": "one network", "distance_of_mean": "mean over networks"}
 SHOWN = ("unbiased_cka", "distance", "distance_of_mean", "target_alignment", "target_alignment_limit")

@@ -36,10 +36,10 @@ LOSSES = ("mode_loss", "mode_loss_infinite", "mode_loss_limit")
 def _spectra(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     known = "split" in theory.coords  # where anything of samples is recorded
     modes = min(MODES, int((theory["split"] == "train").sum())) if known else None
-    return comparisons.spectra(nets, theory, modes=modes)
+    return comparisons.spectra(theory, nets, modes=modes)
 
 
-NEEDS = Needs("ntk_spectra", "spectra", "comparisons.spectra(nets, theory)", SHOWN, make=_spectra)
+NEEDS = Needs("ntk_spectra", "spectra", "comparisons.spectra(theory, nets)", SHOWN, make=_spectra)
 
 
 def data(store: Path | None) -> xr.Dataset:

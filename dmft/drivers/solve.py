@@ -55,7 +55,7 @@ from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar, progress_bar
-from dmft.specs import MLP, GradientFlow, Problem, ResidualMLP
+from dmft.specs import GradientFlow, Problem
 from dmft.specs.parameterization import require_limit
 
 HALVED = 2  # scrambles with half of the particles, where these are few
@@ -154,11 +154,6 @@ def prepared(
     observables = schema.observables(observables, problem, everything=True)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear
-    if schema.need(observables, schema.HESSIAN) and type(problem.network) not in (MLP, ResidualMLP):
-        raise ValueError(
-            f"sharpness is offered for MLP and ResidualMLP, not for {type(problem.network).__name__}; leave it out of "
-            "the observables."
-        )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):

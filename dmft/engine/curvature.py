@@ -3,34 +3,32 @@
 A direction q in parameter space, in units of M^(1/2), is kept by vectors over the populations.  All that the iteration
 meets has the form
 
-    W^0: E^0 x^T / sqrt(D)      W^l: b (E^l phi^T + g F^T) / sqrt(N)      b^l: b sigma E^l 1      w: q^w
+    of W in h_y = sum_k sum_x m[k, y, x] W^k v_x / sqrt(N)
+        q^k = sum_use sum_a sum_yx m[k, y, x] (E_ay v_ax^T + g_ay F_ax^T) / sqrt(N)
+    of thin matrices, vectors, w: numbers for each neuron
 
-with sums over training samples; phi(h^l), g^{l+1} are the fields of a pass, g those that start from the loss, z^L =
-sum_c Delta_c w_c.  It moves layer l by s_l q, s_l^2 = gamma0 / P where the layer is trained, else 0.  With the kernels
-Phi and G of these fields a direction acts on them by
+with sums over training samples: v and g are what the uses of W met in a pass, g the cotangent of minus the loss.  (A
+matrix without a mix is a bank of one whose positions are samples.)  A direction acts on these by
 
-    (E^0)^ = K^x E^0            (E^l)^ = b^2 ((Phi^l + sigma^2) E^l + <phi F^l> g)       its forward image of phi(h^l)
-    (q^w)^ = q^w                (F^l)^ = b^2 (<g E^l> phi + G^{l+1} F^l)                 its backward image of g^{l+1}
+    E^_by' = sum_kx' m[k, y', x'] q^k v_bx' / sqrt(N)  = sum_use sum_ay Phi_{by', ay} E_ay + <v_b F_a>_{by', ay} g_ay
+    F^_bx' = sum_ky' m[k, y', x'] q^kT g_by' / sqrt(N) = sum_use sum_ax G_{bx', ax} F_ax + <g_b E_a>_{bx', ax} v_ax
 
-and inner products over N are averages, q . q' = sum_a <E_a (E'_a)^> + <F_a (F'_a)^> + <q^w q'^w>.  A q by the tangents
-of a pass, phi' and phi'' at h, H the curvature of the loss in outputs:
+where averages between what two uses met are mixed, Phi_{by', ay} = sum_k sum_xx' m[k, y', x'] m[k, y, x] <v_bx' v_ax>,
+and inner products are averages, q . q' = sum <E E'^> + <F F'^>, and of all other weights <q q'>.  A moves weights by
+M^(1/2) q, follows what that does to fields and to cotangents (`dmft.engine.tangent`), and is by the product rule
 
-    forward    dh^1 = s_0 (E^0)^             dh^{l+1} = [dh^l +] s_l (E^l)^ + b W^l (phi' dh^l) / sqrt(N)
-               df = (<s_L q^w phi(h^L)> + <w phi' dh^L>) / gamma0
-               dDelta = -H df
-    backward   dz^L = w dDelta + s_L q^w Delta       dg^L = phi' dz^L + phi'' z^L dh^L
-               dz^l = s_l (F^l)^ + b W^l^T dg^{l+1} / sqrt(N)       dg^l = [dg^{l+1} +] phi' dz^l + phi'' z^l dh^l
-    A q        E^l = -s_l dg^{l+1}      F^l = -s_l phi' dh^l      q^w = -s_L (dDelta phi(h^L) + Delta phi' dh^L)
+    of W    E = -M^(1/2) dg     F = -M^(1/2) dv             of a thin matrix    -M^(1/2) sum_a dg_a x_a^T
+    of b    -M^(1/2) sum_a dg_a                             of w                -M^(1/2) sum_a d(Delta_a features_a)
 
-(z^l with its factor b; in brackets what a residual network adds.)  These are the formulas of
-`finite_nets.training.curvature`.
+with dDelta = -H df, H the curvature of the loss in outputs.
 
-The matrices meet new vectors here, phi' dh and dg, P in each product.  They reveal themselves further, in a copy that
-is thrown away: what a matrix shows is Gaussian given all that it has shown before, so that the copy has the right law,
-and training, which never sees it, remains what it is.  The copy draws from the raw normals that training has not used
-yet, and pseudo-random ones beyond (`dmft.engine.normals`).
+The matrices meet new vectors here, dv and dg of all samples and positions, in each product.  They reveal themselves
+further, in a copy that is thrown away: what a matrix shows is Gaussian given all that it has shown before, so that the
+copy has the right law, and training, which never sees it, remains what it is.  The copy draws from the raw normals that
+training has not used yet, and pseudo-random ones beyond (`dmft.engine.normals`).
 
-Cost: ITERATIONS + 3 forward and backward passes; room for as many times P more directions in every matrix.
+Cost: ITERATIONS + 3 forward and backward passes; room for as many times P more directions (times positions and uses) in
+every matrix.
 """
 
 from __future__ import annotations
@@ -42,266 +40,286 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import eigvalsh_tridiagonal
+from jax import lax
 
-from dmft.engine.activations import bend, functions
-from dmft.engine.network import Form, Network, Rule, evaluate, layers
-from dmft.specs import loss
-from dmft.specs.curvature import ITERATIONS, start_coefficients
+from dmft.engine.network import Form, Network, Pass, Rule, evaluate, most_vectors
+from dmft.engine.tangent import Tangents
+from dmft.engine.tape import Use
+from dmft.specs import curvature, loss
 from dmft.specs.parameterization import batch_scale, output_scale
 
 
 class Direction(NamedTuple):
-    """q, or its image: E^0 (sample, component); E^l and F^l of the hidden matrices; q^w (output, component)."""
+    """q, or its image; vectors are (vector, component).
 
-    first: jax.Array
+    reads: of every thin matrix, (input direction, component), in an orthonormal basis of what it reads of training
+    samples; vectors; outputs, inputs: E and F of every use of a matrix, rows and positions in one axis; readout:
+    (output, component).
+    """
+
+    reads: tuple[jax.Array, ...]
+    vectors: tuple[jax.Array, ...]
     outputs: tuple[jax.Array, ...]
     inputs: tuple[jax.Array, ...]
     readout: jax.Array
 
 
-class _Fields(NamedTuple):
-    """Of a pass over the training samples, tuples over layers of (sample, component): phi, phi', phi'' z, g; Delta
-    (sample, output), H (sample, output, output_2); kernels K^x, b^2 (Phi^l + sigma^2), b^2 G^{l+1} of every matrix; s
-    (layer,)."""
-
-    features: tuple[jax.Array, ...]
-    slopes: tuple[jax.Array, ...]
-    bends: tuple[jax.Array, ...]
-    gradients: tuple[jax.Array, ...]
-    delta: jax.Array
-    hessian: jax.Array
-    inputs: jax.Array
-    feature_kernels: tuple[jax.Array, ...]
-    gradient_kernels: tuple[jax.Array, ...]
-    steps: tuple[jax.Array, ...]
-
-
 def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
     """Of the state before step `t`, all of whose training samples come first in the rows; nan if that is not finite."""
-    network, fields, q, image, square = _begun(network, rule, t, form=form)
+    square, alpha, beta = (
+        np.asarray(a, np.float64) for a in _iterations(network, rule, t, form=form, iterations=curvature.ITERATIONS)
+    )
     if not 0 < float(square) < np.inf:
         return float("nan")
-    met = jax.tree.map(lambda a: jnp.zeros((ITERATIONS, *a.shape)), q)
-    found = []
-    for j in range(ITERATIONS):
-        network, met, q, image, *coefficients = _iterated(network, rule, fields, met, q, image, j, form=form)
-        found.append(coefficients)
-    alpha, beta = np.array(found, np.float64).T
-    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
-        return float("nan")
-    return float(eigvalsh_tridiagonal(alpha, beta[:-1])[-1])
+    return float(curvature.largest(alpha, beta)[0])
 
 
-@partial(jax.jit, static_argnames=("form",))
-def _begun(
-    network: Network, rule: Rule, t: jax.Array | int, *, form: Form
-) -> tuple[Network, _Fields, Direction, Direction, jax.Array]:
-    """A copy of the state before step `t`, its fields, the start q_1, its image, and the square that it had."""
-    network = extended(network, form.trained, form)
-    network, seen, _ = evaluate(network, rule, t, form)
-    network, fields, start = _fields(network, rule, seen, t, form)
-    image = _image(start, fields, network, rule, form)
-    square = _dot(start, image, network)
-    q, image, _ = _normalised(start, image, square, network)
-    return network, fields, q, image, square
+@partial(jax.jit, static_argnames=("form", "iterations"))
+def _iterations(
+    network: Network, rule: Rule, t: jax.Array | int, *, form: Form, iterations: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The square of the start; alpha and beta (iteration,)."""
+    network, seen, _ = evaluate(extended(network, form), rule, t, form)
+    A = _Curvature(network, rule, seen, t, form)
+    q, image, square = curvature.begun(jnp, A)
+    met = jax.tree.map(lambda a: jnp.zeros((iterations, *a.shape)), q)
+
+    def iterated(carried: tuple[Any, ...], j: jax.Array) -> tuple[tuple[Any, ...], tuple[jax.Array, jax.Array]]:
+        A.tape.matrices, A.tape.populations, A.met, q, image = carried
+        q, image, alpha, beta = curvature.iterated(jnp, A, q, image, j)
+        return (A.tape.matrices, A.tape.populations, A.met, q, image), (alpha, beta)
+
+    begin = (A.tape.matrices, A.tape.populations, met, q, image)
+    _, (alpha, beta) = lax.scan(iterated, begin, jnp.arange(iterations))
+    return square, alpha, beta
 
 
-@partial(jax.jit, static_argnames=("form",), donate_argnames=("network", "met"))
-def _iterated(
-    network: Network,
-    rule: Rule,
-    fields: _Fields,
-    met: Direction,
-    q: Direction,
-    image: Direction,
-    j: jax.Array | int,
-    *,
-    form: Form,
-) -> tuple[Network, Direction, Direction, Direction, jax.Array, jax.Array]:
-    """Step j of the iteration: the state, q_1 .. q_j (leading axis), q_{j+1} and its image, alpha_j and beta_j."""
-    met = jax.tree.map(lambda room, a: room.at[j].set(a), met, q)
-    network, u = _product(network, rule, fields, image, form)
-    image = _image(u, fields, network, rule, form)
-    before, alpha = _dot(u, image, network), jnp.zeros(())
-    for _ in range(2):
-        on_met = _dot(met, image, network)
-        u = jax.tree.map(partial(_without, on_met), u, met)
-        image = _image(u, fields, network, rule, form)
-        alpha = alpha + on_met[j]
-    q, image, length = _normalised(u, image, before, network)
-    return network, met, q, image, alpha, length
+# ---- room ------------------------------------------------------------------------------------------------------------
 
 
-def room_needed(rows: int, outputs: int, samples: int) -> int:
+def room_needed(form: Form, rows: int, outputs: int) -> int:
     """Directions that either side of a matrix may meet: in a pass from every output, in two more backward passes, of g
     and of the start, and in the products."""
-    return rows * outputs + (ITERATIONS + 2) * samples
+    samples = form.trained
+    once = most_vectors(form, rows, rows * outputs) + (curvature.ITERATIONS + 2) * most_vectors(form, samples, samples)
+    return form.sketch.uses * once
 
 
-def bytes_needed(rule: Rule, form: Form, depth: int, capacity: int, size: int, itemsize: int) -> int:
+def draws_needed(form: Form, room: int) -> int:
+    """Raw normals that matrices with so much more room ask of a population, the most."""
+    sketch = form.sketch
+    ends = [end for part, pair in zip(sketch.matrices, sketch.ends, strict=True) for end in pair * max(part.bank, 1)]
+    return room * max((ends.count(place) for place in ends), default=0)
+
+
+def bytes_needed(rule: Rule, form: Form, capacity: int, size: int, itemsize: int) -> int:
     """Of the copy of the state, for vectors of `size` components, and of the directions of the iteration."""
-    samples, outputs = form.trained, rule.targets.shape[1]
-    room = room_needed(rule.rows.shape[1], outputs, samples)
-    if form.sketch.linear:
-        size += 2 * room * (depth - 1 if form.network.residual else 1)
+    samples, outputs, sketch = form.trained, rule.targets.shape[1], form.sketch
+    room = room_needed(form, rule.rows.shape[1], outputs)
+    if sketch.linear:
+        size += draws_needed(form, room)
     directions = capacity + room
-    matrices = (depth - 1) * (4 * directions * size + directions**2)
-    vectors = (ITERATIONS + 5) * (samples * (2 * depth - 1) + outputs) + 8 * depth * samples
-    return (matrices + vectors * size) * itemsize
+    # met and images of either side, as they were and as they become
+    matrices = sum(
+        2 * (1 + max(part.bank, 1)) * directions * size + max(part.bank, 1) * directions**2 for part in sketch.matrices
+    )
+    factors = sum(max(after, 1) + max(before, 1) for after, before in (part.positions for part in sketch.matrices))
+    read = sum(min(samples * max(part.positions[0], 1), rule.inputs.shape[-1]) for part in sketch.reads)
+    direction = samples * sketch.uses * factors + read + len(sketch.vectors) + outputs
+    fields = samples * sum(max(positions, 1) for _, positions in sketch.layers)
+    kernels = sum(
+        (samples * sketch.uses) ** 2 * (max(after, 1) ** 2 + max(before, 1) ** 2)
+        for after, before in (part.positions for part in sketch.matrices)
+    )
+    vectors = (curvature.ITERATIONS + 5) * direction + 8 * fields
+    return (matrices + vectors * size + kernels) * itemsize
 
 
-def extended(network: Network, samples: int, form: Form) -> Network:
+def extended(network: Network, form: Form) -> Network:
     """A copy whose matrices and populations have room for the vectors of the iteration."""
-    rows, outputs = network.offset.shape
-    room = room_needed(rows, outputs, samples)
-    draws = 2 * room * (len(network.matrices) if form.network.residual else 1)
-    per_layer = layers(network)
+    room = room_needed(form, *network.offset.shape)
+    draws = draws_needed(form, room)
+
+    def widened(parts: Any, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        places = (form.sketch.place(part.target) for part in parts)
+        return tuple(network.populations[i].widened(a, draws) for i, a in zip(places, values, strict=True))
+
     return replace(
         network.with_room(room, draws),
-        reads=tuple(per_layer[0].widened(w, draws) for w in network.reads),
-        readout=per_layer[-1].widened(network.readout, draws),
-        vectors=tuple(p.widened(b, draws) for p, b in zip(per_layer[1:], network.vectors, strict=False)),
+        reads=widened(form.sketch.reads, network.reads),
+        vectors=widened(form.sketch.vectors, network.vectors),
+        readout=network.populations[form.sketch.place(form.sketch.readout)].widened(network.readout, draws),
         populations=tuple(p.with_more(draws) for p in network.populations),
         velocity=None,
     )
 
 
-def _fields(
-    network: Network, rule: Rule, seen: Any, t: jax.Array | int, form: Form
-) -> tuple[Network, _Fields, Direction]:
-    """The state with what its matrices have shown, the fields of the pass `seen`, and the start."""
-    n = form.trained
-    _, dphi = functions(form.network.activation)
-    h, features = (tuple(v[:n] for v in each) for each in (seen.h, seen.features))
-    slopes = tuple(dphi(each) for each in h)
-    output, target = seen.output[:n], rule.targets[rule.rows[t][:n]]
-    delta = loss.descent(jnp, form.loss, output, target)
-    network, z, g = _backward(network, rule, slopes, delta @ network.readout, form)
-    a = jnp.asarray(start_coefficients(*delta.shape), delta.dtype)
-    network, _, start_g = _backward(network, rule, slopes, a @ network.readout, form)
-
-    branch, per_layer, depth = _branch(rule, form), layers(network), len(h)
-    x, sigma = seen.uses[0].met[:n], rule.numbers.get("bias", jnp.zeros(()))
-    update = batch_scale(rule.gamma0, n)
-    steps = tuple(jnp.sqrt(update) * (layer not in form.frozen) for layer in range(depth + 1))
-    fields = _Fields(
-        features=features,
-        slopes=slopes,
-        bends=tuple(bend(form.network.activation, v) * each for v, each in zip(h, z, strict=True)),
-        gradients=g,
-        delta=delta,
-        hessian=loss.curvature(jnp, form.loss, output, target),
-        inputs=x @ x.T,
-        feature_kernels=tuple(
-            branch**2 * (p.inner(phi, phi) + sigma**2) for p, phi in zip(per_layer[:-1], features[:-1], strict=True)
-        ),
-        gradient_kernels=tuple(branch**2 * p.inner(v, v) for p, v in zip(per_layer[1:], g[1:], strict=True)),
-        steps=steps,
-    )
-    start = Direction(
-        first=steps[0] * start_g[0],
-        outputs=tuple(s * v for s, v in zip(steps[1:-1], start_g[1:], strict=True)),
-        inputs=tuple(jnp.zeros_like(v) for v in features[:-1]),
-        readout=steps[-1] * (a.T @ features[-1]),
-    )
-    return network, fields, start
+# ---- A ---------------------------------------------------------------------------------------------------------------
 
 
-def _branch(rule: Rule, form: Form) -> jax.Array | float:
-    """b."""
-    return rule.numbers["branch_scale"] if form.network.residual else 1.0
+class _Pair(NamedTuple):
+    """Of two uses of one matrix: the place of the other one among uses of matrices; Phi and G between them."""
+
+    other: int
+    features: jax.Array
+    gradients: jax.Array
 
 
-def _backward(
-    network: Network, rule: Rule, slopes: tuple[jax.Array, ...], start: jax.Array, form: Form
-) -> tuple[Network, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """z and g of every layer (sample, component), from z^L."""
-    z, g = [start], [slopes[-1] * start]
-    for i in reversed(range(len(network.matrices))):
-        network, image = _pulled(network, i, g[0], form)
-        z.insert(0, _branch(rule, form) * image)
-        below = slopes[i] * z[0]
-        g.insert(0, g[0] + below if form.network.residual else below)
-    return network, tuple(z), tuple(g)
+class _Curvature:
+    """A of the pass `seen` (`dmft.specs.curvature.Operator`).
+
+    It lives while one trace does, as the tape whose matrices reveal themselves in `product`.  met: q_1 .. q_j, and
+    zeros beyond.
+    """
+
+    met: Direction
+
+    def __init__(self, network: Network, rule: Rule, seen: Pass, t: jax.Array | int, form: Form) -> None:
+        n, sketch = form.trained, form.sketch
+        self.tape, self._end, self._readout = seen.tape, seen.end, network.readout
+        self._features = seen.top[:n]
+        output, target = seen.output[:n], rule.targets[rule.rows[t][:n]]
+        scale = output_scale(rule.gamma0)
+        self._delta = scale / n * loss.descent(jnp, form.loss, output, target)
+        self._bend = -(scale**2) / n * loss.curvature(jnp, form.loss, output, target)
+        updates = [batch_scale(rule.gamma0, n) * (i not in form.frozen) for i in range(sketch.readout_layer + 1)]
+        *self._roots, self._readout_root = curvature.roots(updates, scale, n)
+
+        self._backward(self._delta)
+        self._tangents = Tangents(self.tape, self._end)
+        self._uses = self._tangents.uses
+        self._x = _in_their_span([use.met[:n] for use in self._uses if use.kind == "read"])
+        self._matrices = [use for use in self._uses if use.kind == "matrix"]
+        self._v = [use.met[:n] for use in self._matrices]
+        self._g = [_cotangent(use) for use in self._matrices]
+        self._ends = [tuple(network.populations[i] for i in sketch.ends[use.index]) for use in self._matrices]
+        self._pairs = [self._paired(i) for i in range(len(self._matrices))]
+        self._top = network.populations[sketch.place(sketch.readout)]
+        sources, targets = zip(*self._ends, strict=True) if self._ends else ((), ())
+        numbers = [network.populations[sketch.place(part.target)] for part in (*sketch.reads, *sketch.vectors)]
+        self._populations = (*numbers, *targets, *sources, self._top)
+
+    def _backward(self, coefficients: jax.Array) -> None:
+        """From sum_c coefficients_c w_c, for coefficients (sample, output)."""
+        self.tape.backward(self._end, (coefficients @ self._readout)[:, None])
+
+    def _paired(self, i: int) -> list[_Pair]:
+        found, (source, target) = [], self._ends[i]
+        for j, use in enumerate(self._matrices):
+            if use.index == self._matrices[i].index:
+                features = source.inner(_flat(self._v[i]), _flat(self._v[j]))
+                gradients = target.inner(_flat(self._g[i]), _flat(self._g[j]))
+                found.append(_Pair(j, self._mixed(features, i, j), self._mixed(gradients, i, j, transposed=True)))
+        return found
+
+    def _mixed(self, averages: jax.Array, i: int, j: int, *, transposed: bool = False) -> jax.Array:
+        """(row and position, row and position) of two uses, from averages between what their matrix, or its transpose,
+        was given."""
+        a, b = self._matrices[i].mix, self._matrices[j].mix
+        if a is None or b is None:
+            return averages
+        if transposed:
+            a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
+        by_position = averages.reshape(-1, a.shape[2], len(averages) // b.shape[2], b.shape[2])
+        mixed = jnp.einsum("kyx,axbz,kwz->aybw", a, by_position, b, optimize=True)
+        return mixed.reshape(mixed.shape[0] * mixed.shape[1], -1)
+
+    def start(self) -> Direction:
+        """M^(1/2) J^T a, up to a factor."""
+        a = jnp.asarray(curvature.start_coefficients(*self._delta.shape), self._delta.dtype)
+        self._backward(a)
+        nothing = [jnp.zeros_like(v) for v in self._v]
+        return self._direction([_cotangent(use) for use in self._uses], nothing, a.T @ self._features)
+
+    def image(self, q: Direction) -> Direction:
+        """What the inner product with q is a sum over; what q does to what matrices met."""
+        forward, backward = [], []
+        for i, (pairs, (source, target)) in enumerate(zip(self._pairs, self._ends, strict=True)):
+            E, F = jnp.zeros(()), jnp.zeros(())
+            for j, Phi, G in pairs:
+                on_inputs = self._mixed(source.inner(_flat(self._v[i]), q.inputs[j]), i, j)
+                on_outputs = self._mixed(target.inner(_flat(self._g[i]), q.outputs[j]), i, j, transposed=True)
+                E = E + Phi @ q.outputs[j] + on_inputs @ _flat(self._g[j])
+                F = F + G @ q.inputs[j] + on_outputs @ _flat(self._v[j])
+            forward.append(E)
+            backward.append(F)
+        return q._replace(outputs=tuple(forward), inputs=tuple(backward))
+
+    def product(self, image: Direction) -> Direction:
+        """A q, from the image of q."""
+        moved: list[jax.Array] = []
+        back: list[jax.Array] = []
+        reads = iter(self._x)
+        for use in self._uses:
+            root, i = self._roots[use.part.layer], use.index
+            if use.kind == "read":
+                moved.append(root * (next(reads) @ image.reads[i]))
+            elif use.kind == "vector":
+                moved.append(root * image.vectors[i][0])
+            else:
+                j = len(back)
+                moved.append(root * image.outputs[j].reshape(self._g[j].shape))
+                back.append(root * image.inputs[j].reshape(self._v[j].shape))
+        end, dv = self._tangents.forward(moved)
+        readout = self._readout_root * image.readout
+        df = self._top.inner(self._features, readout) + self._top.inner(end, self._readout)
+        ddelta = jnp.einsum("acd,ad->ac", self._bend, df)
+        dg = self._tangents.backward(ddelta @ self._readout + self._delta @ readout, back)
+        found = self._direction(dg, dv, ddelta.T @ self._features + self._delta.T @ end)
+        return jax.tree.map(jnp.negative, found)  # type: ignore[no-any-return]
+
+    def _direction(self, outputs: list[jax.Array], inputs: list[jax.Array], readout: jax.Array) -> Direction:
+        """M^(1/2) times the sum of what every use gives: `outputs` of all in the place of g, `inputs` of matrices in
+        that of v."""
+        found: dict[tuple[str, int], jax.Array] = {}
+        E: list[jax.Array] = []
+        reads = iter(self._x)
+        for use, g in zip(self._uses, outputs, strict=True):
+            key, g = (use.kind, use.index), self._roots[use.part.layer] * _flat(g)
+            if use.kind == "matrix":
+                E.append(g)
+                continue
+            part = _flat(next(reads)).T @ g if use.kind == "read" else g.sum(axis=0, keepdims=True)
+            found[key] = found[key] + part if key in found else part
+        F = [self._roots[use.part.layer] * _flat(v) for use, v in zip(self._matrices, inputs, strict=True)]
+        r, v = (tuple(found[key] for key in sorted(found) if key[0] == kind) for kind in ("read", "vector"))
+        return Direction(r, v, tuple(E), tuple(F), self._readout_root * readout)
+
+    def kept(self, q: Direction, j: Any) -> Direction:
+        """q_1 .. q_j on an axis before the others, and zeros beyond."""
+        self.met = jax.tree.map(lambda room, a: room.at[j].set(a), self.met, q)
+        return self.met
+
+    def overlap(self, q: Direction, image: Direction) -> jax.Array:
+        """(...,), for q with further axes."""
+        parts = zip(self._populations, jax.tree.leaves(q), jax.tree.leaves(image), strict=True)
+        return sum((p.overlap(a, b) for p, a, b in parts), jnp.zeros(()))
+
+    def less(self, q: Direction, met: Direction, coefficients: jax.Array) -> Direction:
+        """q - sum_i coefficients_i met_i."""
+        return jax.tree.map(lambda a, each: a - jnp.tensordot(coefficients, each, axes=1), q, met)  # type: ignore[no-any-return]
+
+    def times(self, q: Direction, factor: jax.Array) -> Direction:
+        """Of a direction, or of an image."""
+        return jax.tree.map(lambda a: factor * a, q)  # type: ignore[no-any-return]
 
 
-def _pushed(network: Network, i: int, v: jax.Array, form: Form) -> tuple[Network, jax.Array]:
-    """W^{i+1} v / sqrt(N)."""
-    below, above = form.sketch.ends[i]
-    populations, matrices = list(network.populations), list(network.matrices)
-    matrices[i], populations[above], image, _ = matrices[i].apply(v, populations[below], populations[above])
-    return replace(network, matrices=tuple(matrices), populations=tuple(populations)), image
+def _flat(a: jax.Array) -> jax.Array:
+    """(vector, component)."""
+    return a.reshape(-1, a.shape[-1])
 
 
-def _pulled(network: Network, i: int, u: jax.Array, form: Form) -> tuple[Network, jax.Array]:
-    """W^{i+1}^T u / sqrt(N)."""
-    below, above = form.sketch.ends[i]
-    populations, matrices = list(network.populations), list(network.matrices)
-    matrices[i], populations[below], image, _ = matrices[i].apply_t(u, populations[above], populations[below])
-    return replace(network, matrices=tuple(matrices), populations=tuple(populations)), image
+def _cotangent(use: Use) -> jax.Array:
+    """Of a pass with one event, (row, [position,] component)."""
+    assert use.gradient is not None
+    return use.gradient[:, 0]
 
 
-def _image(q: Direction, fields: _Fields, network: Network, rule: Rule, form: Form) -> Direction:
-    """What the inner product with q is a sum over; what q does to fields."""
-    per_layer, branch = layers(network), _branch(rule, form)
-    forward, backward = [], []
-    for i, (E, F) in enumerate(zip(q.outputs, q.inputs, strict=True)):
-        phi, g = fields.features[i], fields.gradients[i + 1]
-        forward.append(fields.feature_kernels[i] @ E + branch**2 * per_layer[i].inner(phi, F) @ g)
-        backward.append(fields.gradient_kernels[i] @ F + branch**2 * per_layer[i + 1].inner(g, E) @ phi)
-    return Direction(fields.inputs @ q.first, tuple(forward), tuple(backward), q.readout)
-
-
-def _product(network: Network, rule: Rule, fields: _Fields, image: Direction, form: Form) -> tuple[Network, Direction]:
-    """A q, from the image of q."""
-    s, depth, branch = fields.steps, len(fields.features), _branch(rule, form)
-    dh = [s[0] * image.first]
-    dphi = [fields.slopes[0] * dh[0]]
-    for i in range(depth - 1):
-        network, above = _pushed(network, i, dphi[i], form)
-        above = s[i + 1] * image.outputs[i] + branch * above
-        dh.append(dh[i] + above if form.network.residual else above)
-        dphi.append(fields.slopes[i + 1] * dh[-1])
-    top, readout = layers(network)[-1], s[-1] * image.readout
-    df = top.inner(fields.features[-1], readout) + top.inner(dphi[-1], network.readout)
-    ddelta = -output_scale(rule.gamma0) * jnp.einsum("acd,ad->ac", fields.hessian, df)
-    dz = ddelta @ network.readout + fields.delta @ readout
-    dg = [fields.bends[-1] * dh[-1] + fields.slopes[-1] * dz]
-    for i in reversed(range(depth - 1)):
-        network, below = _pulled(network, i, dg[0], form)
-        dz = s[i + 1] * image.inputs[i] + branch * below
-        below = fields.bends[i] * dh[i] + fields.slopes[i] * dz
-        dg.insert(0, dg[0] + below if form.network.residual else below)
-    product = Direction(
-        first=-s[0] * dg[0],
-        outputs=tuple(-c * v for c, v in zip(s[1:-1], dg[1:], strict=True)),
-        inputs=tuple(-c * v for c, v in zip(s[1:-1], dphi[:-1], strict=True)),
-        readout=-s[-1] * (ddelta.T @ fields.features[-1] + fields.delta.T @ dphi[-1]),
-    )
-    return network, product
-
-
-def _dot(q: Direction, image: Direction, network: Network) -> jax.Array:
-    """(...,), for q with further axes."""
-    per_layer = layers(network)
-    of_parts = (per_layer[0], *per_layer[1:], *per_layer[:-1], per_layer[-1])
-    parts = zip(of_parts, jax.tree.leaves(q), jax.tree.leaves(image), strict=True)
-    return sum((p.overlap(a, b) for p, a, b in parts), jnp.zeros(()))
-
-
-def _normalised(
-    q: Direction, image: Direction, before: jax.Array, network: Network
-) -> tuple[Direction, Direction, jax.Array]:
-    """Of unit length, with its image, and the length that it had: 0 where only rounding is left of the square
-    `before`."""
-    square = _dot(q, image, network)
-    length = jnp.sqrt(jnp.where(square <= float(np.finfo(square.dtype).eps) * before, 0.0, square))
-    factor = jnp.where(length == 0, 0.0, 1 / length)
-    q, image = jax.tree.map(lambda a: factor * a, (q, image))
-    return q, image, length
-
-
-def _without(coefficients: jax.Array, a: jax.Array, met: jax.Array) -> jax.Array:
-    """a - sum_i c_i met_i."""
-    return a - jnp.tensordot(coefficients, met, axes=1)
+def _in_their_span(inputs: list[jax.Array]) -> list[jax.Array]:
+    """The same vectors (..., input direction), in an orthonormal basis of their span if that has fewer directions."""
+    joined = jnp.concatenate([_flat(x) for x in inputs])
+    if len(joined) < joined.shape[1]:
+        joined = jnp.linalg.qr(joined.T, mode="r").T
+    ends = np.cumsum([x[..., 0].size for x in inputs])[:-1]
+    parts = jnp.split(joined, ends)
+    return [part.reshape(*x.shape[:-1], -1) for part, x in zip(parts, inputs, strict=True)]

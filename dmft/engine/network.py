@@ -210,6 +210,7 @@ class Pass:
     h, features: tuples over layers of (row, [position,] component); gradients: of (row, event, [position,] component).
     top: (row, component), what the readout averages.
     uses: of weights, in the order of the program.
+    tape: its record, which goes on where the pass has left the matrices; end: the field on it that is averaged.
     """
 
     output: jax.Array
@@ -218,6 +219,8 @@ class Pass:
     gradients: tuple[jax.Array, ...]
     top: jax.Array
     uses: tuple[Use, ...]
+    tape: Tape
+    end: Field
 
     def squares(self, fields: tuple[jax.Array, ...], network: Network) -> jax.Array:
         """(layer,): mean squares of fields."""
@@ -302,7 +305,7 @@ def _shown(network: Network, tape: Tape) -> Network:
 
 def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array]) -> Pass:
     h, features = zip(*((h.value, phi.value) for h, phi in tape.layers), strict=True)
-    return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses))
+    return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses), tape, end)
 
 
 def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Parameters:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dmft.engine.activations import Function
+from dmft.engine.activations import Function, differentiable
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
 from dmft.specs.networks.program import Field, Formula, Part, Sketch
@@ -47,12 +47,21 @@ class Use:
 
 
 @dataclass
-class _Node:
-    """An operation: what came in and out, and how a cotangent (row, event, ...) of what came out goes back."""
+class Node:
+    """An operation: what came in and out.
+
+    back: (cotangent of what came out (row, event, ...), values of what came in) -> cotangents of what came in.
+    of: values of what came in -> that of what came out, of as many rows; None where weights are used.
+    use: that of weights, else None.
+    gradient: the cotangent of what came out, in the last backward pass; None where nothing reached it.
+    """
 
     given: tuple[Field, ...]
     made: Field
-    back: Callable[[jax.Array], tuple[jax.Array, ...]] = field(repr=False)
+    back: Callable[..., tuple[jax.Array, ...]] = field(repr=False)
+    of: Callable[..., jax.Array] | None = field(default=None, repr=False)
+    use: Use | None = None
+    gradient: jax.Array | None = None
 
 
 class Tape:
@@ -71,7 +80,7 @@ class Tape:
         self.matrices, self.populations = list(matrices), list(populations)
         self.layers: list[tuple[Field, Field]] = []
         self.uses: list[Use] = []
-        self._nodes: list[_Node] = []
+        self.nodes: list[Node] = []
 
     # ---- what a program asks for -------------------------------------------------------------------------------------
 
@@ -82,34 +91,31 @@ class Tape:
             use.gradient = g
             return ()
 
-        return self._made((), x @ self.parameters.reads[use.index], to, back)
+        return self._made((), x @ self.parameters.reads[use.index], to, back, use=use)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         use = self._use("matrix", name, self.sketch.matrices, met=v.value)
         use.mix = None if mix is None else jnp.asarray(mix, v.value.dtype)
-        i, (source, target) = use.index, self.sketch.ends[use.index]
-        blocks = () if use.mix is None else (use.mix,)
+        image, use.inputs = self.image(use, v.value)
 
-        def flat(a: jax.Array) -> jax.Array:
-            return a.reshape(-1, *a.shape[-2 if blocks else -1 :])
+        def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
+            use.gradient = g
+            z, use.outputs = self.image(use, g, transposed=True)
+            return (z,)
 
-        def like(a: jax.Array, lead: tuple[int, ...], given: jax.Array) -> jax.Array:
-            return a.reshape(*lead, *(a.shape[1:] if blocks else (*given.shape[len(lead) : -1], a.shape[-1])))
+        return self._made((v,), image, to, back, use=use)
 
-        rows = v.value.shape[:1]
-        self.matrices[i], self.populations[target], image, coordinates = self.matrices[i].apply(
-            flat(v.value), self.populations[source], self.populations[target], *blocks
+    def image(self, use: Use, v: jax.Array, *, transposed: bool = False) -> tuple[jax.Array, jax.Array]:
+        """What the matrix of `use`, or its transpose, makes of v (row, [event,] [position,] component), and the
+        coordinates of v."""
+        i, blocks = use.index, () if use.mix is None else (use.mix,)
+        matrix, (source, target) = self.matrices[i], self.sketch.ends[i][:: -1 if transposed else 1]
+        lead = v.ndim - 1 - len(blocks)
+        self.matrices[i], self.populations[target], *found = (matrix.apply_t if transposed else matrix.apply)(
+            v.reshape(-1, *v.shape[lead:]), self.populations[source], self.populations[target], *blocks
         )
-        use.inputs = like(coordinates, rows, v.value)
-
-        def back(g: jax.Array) -> tuple[jax.Array, ...]:
-            self.matrices[i], self.populations[source], z, coordinates = self.matrices[i].apply_t(
-                flat(g), self.populations[target], self.populations[source], *blocks
-            )
-            use.gradient, use.outputs = g, like(coordinates, g.shape[:2], g)
-            return (like(z, g.shape[:2], g),)
-
-        return self._made((v,), like(image, rows, v.value), to, back)
+        image, coordinates = (a.reshape(*v.shape[:lead], *a.shape[1:]) for a in found)
+        return image, coordinates
 
     def vector(self, name: str, *, of: Hashable) -> Field:
         use = self._use("vector", name, self.sketch.vectors)
@@ -118,25 +124,28 @@ class Tape:
             use.gradient = g
             return ()
 
-        return self._made((), self.parameters.vectors[use.index], of, back)
+        return self._made((), self.parameters.vectors[use.index], of, back, use=use)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         value, slope = self.activation(phi)
 
-        def back(g: jax.Array) -> tuple[jax.Array, ...]:
-            return (slope(h.value[: len(g)])[:, None] * g,)
+        def back(g: jax.Array, h: jax.Array) -> tuple[jax.Array, ...]:
+            return (slope(h[: len(g)])[:, None] * g,)
 
-        return self._made((h,), value(h.value), h.population, back)
+        return self._made((h,), value(h.value), h.population, back, of=differentiable(value, slope))
 
     def mix(self, h: Field, A: Any) -> Field:
         weights = jnp.asarray(A, h.value.dtype)
 
-        def back(g: jax.Array) -> tuple[jax.Array, ...]:
+        def of(h: jax.Array) -> jax.Array:
+            return weights @ h
+
+        def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
             if weights.ndim == 1:
                 return (weights[:, None] * g[..., None, :],)
             return (weights.T @ g,)
 
-        return self._made((h,), weights @ h.value, h.population, back)
+        return self._made((h,), of(h.value), h.population, back, of=of)
 
     def local(self, formula: Formula, *values: Field) -> Field:
         def of(*arrays: jax.Array) -> jax.Array:
@@ -147,30 +156,36 @@ class Tape:
         omega = self._population(population).measure if weighted else 1.0
         axes = max(v.value.ndim for v in values)
 
-        def back(g: jax.Array) -> tuple[jax.Array, ...]:
-            given = [self._of_rows(v, len(g), axes) for v in values]
+        def back(g: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+            given = [self._of_rows(v, len(g), axes) for v in arrays]
             pulled = jax.vmap(jax.vjp(of, *given)[1], in_axes=1, out_axes=1)(omega * g)
             return tuple(d / omega if v.population is not None else d for v, d in zip(values, pulled, strict=True))
 
-        return self._made(values, of(*(v.value for v in values)), population, back)
+        return self._made(values, of(*(v.value for v in values)), population, back, of=of)
 
     def average(self, a: Field, b: Field) -> Field:
-        value = jnp.sum(self._population(a.population).weighted(a.value) * b.value, axis=-1, keepdims=True)
+        population = self._population(a.population)
 
-        def back(n: jax.Array) -> tuple[jax.Array, ...]:
-            return tuple(n * self._of_rows(other, len(n), other.value.ndim)[:, None] for other in (b, a))
+        def of(a: jax.Array, b: jax.Array) -> jax.Array:
+            return jnp.sum(population.weighted(a) * b, axis=-1, keepdims=True)
 
-        return self._made((a, b), value, None, back)
+        def back(n: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+            return tuple(n * self._of_rows(other, len(n), other.ndim)[:, None] for other in (b, a))
+
+        return self._made((a, b), of(a.value, b.value), None, back, of=of)
 
     def layer(self, h: Field, features: Field) -> Field:
         self.layers.append((h, features))
         return features
 
     def add(self, a: Field, b: Field) -> Field:
-        return self._made((a, b), a.value + b.value, a.population, lambda g: (g, g))
+        return self._made((a, b), a.value + b.value, a.population, lambda g, *_: (g, g), of=jnp.add)
 
     def scale(self, factor: Any, h: Field) -> Field:
-        return self._made((h,), factor * h.value, h.population, lambda g: (factor * g,))
+        def of(h: jax.Array) -> jax.Array:
+            return factor * h  # type: ignore[no-any-return]
+
+        return self._made((h,), of(h.value), h.population, lambda g, _: (factor * g,), of=of)
 
     # ---- the record --------------------------------------------------------------------------------------------------
 
@@ -180,13 +195,13 @@ class Tape:
         found = {id(end): start}
         named = {id(h): i for i, (h, _) in enumerate(self.layers)}
         layers: list[Any] = [None] * len(self.layers)
-        for node in reversed(self._nodes):
-            g = found.pop(id(node.made), None)
+        for node in reversed(self.nodes):
+            g = node.gradient = found.pop(id(node.made), None)
             if g is None:
                 continue
             if id(node.made) in named:
                 layers[named[id(node.made)]] = g
-            for given, pulled in zip(node.given, node.back(g), strict=True):
+            for given, pulled in zip(node.given, node.back(g, *(v.value for v in node.given)), strict=True):
                 before = found.get(id(given))
                 found[id(given)] = pulled if before is None else before + pulled
         return layers
@@ -196,10 +211,13 @@ class Tape:
         given: tuple[Field, ...],
         value: jax.Array,
         population: Hashable,
-        back: Callable[[jax.Array], tuple[jax.Array, ...]],
+        back: Callable[..., tuple[jax.Array, ...]],
+        *,
+        of: Callable[..., jax.Array] | None = None,
+        use: Use | None = None,
     ) -> Field:
         made = Field(self, value, population)
-        self._nodes.append(_Node(given, made, back))
+        self.nodes.append(Node(given, made, back, of, use))
         return made
 
     def _use(self, kind: str, name: str, parts: tuple[Part, ...], met: Any = None) -> Use:
@@ -212,8 +230,8 @@ class Tape:
         return self.populations[self.sketch.place(name)]
 
     @staticmethod
-    def _of_rows(v: Field, rows: int, axes: int) -> jax.Array:
-        """Its value in the first rows; a vector's, which has none, for each of them, with so many axes in all."""
-        if v.value.ndim > 1:
-            return v.value[:rows]  # type: ignore[no-any-return]
-        return jnp.broadcast_to(v.value, (rows, *[1] * (axes - 2), len(v.value)))
+    def _of_rows(v: jax.Array, rows: int, axes: int) -> jax.Array:
+        """Its first rows; a vector, which has none, for each of them, with so many axes in all."""
+        if v.ndim > 1:
+            return v[:rows]
+        return jnp.broadcast_to(v, (rows, *[1] * (axes - 2), len(v)))

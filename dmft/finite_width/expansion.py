@@ -28,16 +28,18 @@ from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.labels import labelled
 from dmft.schema.observed.loss import loss
+from dmft.schema.order import in_any_order
 from dmft.specs import _check
 from dmft.specs.loss import LOSSES
 
 
 @usual_errors
+@in_any_order(theory=("limit",), fluctuations=("fluctuations",))
 def at_width(theory: xr.Dataset, fluctuations: xr.Dataset, width: int | Sequence[int]) -> xr.Dataset:
     """Mean, standard deviation and excess loss of networks of the given width, or widths.
 
     Args:
-        theory: the limit, from `dmft.solve`.
+        theory: the limit, from `dmft.solve`; it and the fluctuations may be given in any order.
         fluctuations: of the same problem and steps, from `dmft.fluctuations` (not in reverse mode, which has no bias).
         width: N, one or several.
 

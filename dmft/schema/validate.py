@@ -75,8 +75,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
         raise SchemaError(f"the Dataset has schema {ds.attrs.get('schema')}; this version reads schema {SCHEMA}.")
     if ds.attrs.get("kind") != kind:
         raise SchemaError(
-            f"the Dataset is of kind {ds.attrs.get('kind')!r}; expected {kind!r}, from {KINDS[kind].maker}; are the "
-            "arguments in another order?"
+            f"the Dataset is of kind {ds.attrs.get('kind')!r}; expected {kind!r}, from {KINDS[kind].maker}."
         )
     missing = [name for name in REQUIRED_ATTRS if name not in ds.attrs]
     if missing:

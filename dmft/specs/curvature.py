@@ -39,10 +39,93 @@ Assumptions and approximations
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 ITERATIONS = 16
+
+
+class Operator(Protocol):
+    """A, on directions q that an array library keeps as it likes: of one network, or, with an axis before all others,
+    of a batch of them."""
+
+    def start(self) -> Any:
+        """M^(1/2) J^T a."""
+
+    def image(self, q: Any) -> Any:
+        """What the inner product with q is a sum over."""
+
+    def product(self, image: Any) -> Any:
+        """A q, from the image of q."""
+
+    def kept(self, q: Any, j: Any) -> Any:
+        """q_1 .. q_j, the last of which this is."""
+
+    def overlap(self, q: Any, image: Any) -> Any:
+        """The inner product of a direction, or of several, (..., direction), with one that has this image."""
+
+    def less(self, q: Any, met: Any, coefficients: Any) -> Any:
+        """q - sum_i coefficients_i met_i."""
+
+    def times(self, q: Any, factor: Any) -> Any:
+        """Of a direction, or of an image."""
+
+
+def begun(xp: Any, operator: Operator) -> tuple[Any, Any, Any]:
+    """q_1, its image, and the square that the start had."""
+    q = operator.start()
+    image = operator.image(q)
+    square = operator.overlap(q, image)
+    q, image, _ = _normalised(xp, operator, q, image, square)
+    return q, image, square
+
+
+def iterated(xp: Any, operator: Operator, q: Any, image: Any, j: Any) -> tuple[Any, Any, Any, Any]:
+    """q_{j+1} and its image, alpha_j and beta_j (j from 0), from q_j and its image.  What A q leaves is orthogonalised
+    twice to all before."""
+    met = operator.kept(q, j)
+    u = operator.product(image)
+    image = operator.image(u)
+    before, alpha = operator.overlap(u, image), 0.0
+    for _ in range(2):
+        on_met = operator.overlap(met, image)
+        u = operator.less(u, met, on_met)
+        image = operator.image(u)
+        alpha = alpha + on_met[..., j]
+    u, image, beta = _normalised(xp, operator, u, image, before)
+    return u, image, alpha, beta
+
+
+def _normalised(xp: Any, operator: Operator, u: Any, image: Any, before: Any) -> tuple[Any, Any, Any]:
+    """Of unit length, with its image, and the length that it had: 0, and zeros, where nothing but rounding is left of
+    the square `before`."""
+    square = operator.overlap(u, image)
+    # the comparison keeps what is not a number
+    length = xp.sqrt(xp.where(square <= xp.finfo(square.dtype).eps * before, 0.0, square))
+    factor = xp.where(length == 0, 0.0, 1 / length)
+    return operator.times(u, factor), operator.times(image, factor), length
+
+
+def largest(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(...,): the largest eigenvalue of tridiagonal matrices (..., iteration), nan where one is not finite; and the
+    last component of its eigenvector, which times the last beta is the residual in A."""
+    healthy = np.isfinite(np.stack([alpha, beta])).all(axis=(0, -1))
+    alpha, beta = (np.where(np.expand_dims(healthy, -1), a, 0.0) for a in (alpha, beta))
+    T = np.zeros((*alpha.shape, alpha.shape[-1]))
+    i = np.arange(alpha.shape[-1])
+    T[..., i, i] = alpha
+    T[..., i[1:], i[:-1]] = T[..., i[:-1], i[1:]] = beta[..., :-1]
+    values, vectors = np.linalg.eigh(T)
+    return np.where(healthy, values[..., -1], np.nan), np.abs(vectors[..., -1, -1])
+
+
+def roots(update: Sequence[Any], output: Any, samples: int) -> tuple[Any, ...]:
+    """M^(1/2) of every layer, from `dmft.specs.parameterization.Scales`: c over eta, `update` for so many samples, is M
+    times the scale of outputs over the samples."""
+    return tuple((c * samples / output) ** 0.5 for c in update)
 
 
 def start_coefficients(samples: int, outputs: int) -> NDArray[np.float64]:

@@ -25,19 +25,22 @@ the tangents of a pass, phi' and phi'' at h, H the curvature of the loss in outp
 
 (z^l with its factor b; in brackets what a residual network adds.)  Every vector is orthogonalised twice to all before.
 
+`Hessian` has the same A.  This one is kept for its speed: it takes a seventh to two thirds of the time at widths 256
+and 512 (tests/benchmarks/RESULTS.md), and directions of fields take less memory than those of weights.
+
 Cost of a network and a step that records it: ITERATIONS + 2 forward and backward passes of the training samples, and
 2 L + ITERATIONS (2 L - 1) more fields in memory.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dmft.specs import Problem, loss
-from dmft.specs.curvature import ITERATIONS, start_coefficients
+from dmft.specs import Problem, curvature, loss
+from dmft.specs.curvature import start_coefficients
 from dmft.specs.parameterization import hidden_scale, scales
 from finite_nets.training.activations import bend, function
 
@@ -63,77 +66,53 @@ class Direction(NamedTuple):
     readout: Tensor
 
 
-class Operator(Protocol):
-    """A of a batch of networks, on directions (member, number)."""
-
-    def start(self) -> Tensor:
-        """M^(1/2) J^T a."""
-
-    def image(self, q: Tensor) -> Tensor:
-        """What the inner product with q is a sum over."""
-
-    def product(self, image: Tensor) -> Tensor:
-        """A q, from the image of q."""
-
-
-def sharpness(curvature: Operator) -> Tensor:
+def sharpness(operator: Flat) -> Tensor:
     """(member,): largest eigenvalue of A; nan where the network is not finite."""
-    found = lanczos(curvature)
-    alpha, beta = (a.double().cpu() for a in found)
-    largest = largest_ritz(alpha, beta[:, :-1])[0]
-    return largest.to(found.alpha)
+    found = lanczos(operator)
+    alpha, beta = (a.double().cpu().numpy() for a in found)
+    return torch.from_numpy(curvature.largest(alpha, beta)[0]).to(found.alpha)
 
 
-def largest_ritz(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """(member,): the largest eigenvalue of tridiagonal matrices, and the last component of its eigenvector: times
-    beta_k, the residual in A."""
-    healthy = alpha.isfinite().all(1) & beta.isfinite().all(1)
-    alpha, beta = torch.where(healthy[:, None], alpha, 0.0), torch.where(healthy[:, None], beta, 0.0)
-    T = torch.diag_embed(alpha) + torch.diag_embed(beta, 1) + torch.diag_embed(beta, -1)
-    values, vectors = torch.linalg.eigh(T)
-    return torch.where(healthy, values[:, -1], torch.nan), vectors[:, -1, -1].abs()
-
-
-def lanczos(curvature: Operator, iterations: int | None = None) -> Krylov:
+def lanczos(operator: Flat, iterations: int | None = None) -> Krylov:
     """The tridiagonal matrix of A in the directions that it makes of its start; ITERATIONS by default."""
-    iterations = ITERATIONS if iterations is None else iterations
-    q = curvature.start()
-    image = curvature.image(q)
-    q, image, _ = _normalised(q, image, _dot(q, image))
-    met = q.new_zeros((len(q), iterations, q.shape[1]))
+    iterations = curvature.ITERATIONS if iterations is None else iterations
+    q, image, _ = curvature.begun(torch, operator)
+    operator.met = q.new_empty((len(q), iterations, q.shape[1]))
     alpha, beta = [], []
     for j in range(iterations):
-        met[:, j] = q
-        u = curvature.product(image)
-        image = curvature.image(u)
-        before, overlap = _dot(u, image), torch.zeros_like(u[:, 0])
-        for _ in range(2):
-            on_met = met[:, : j + 1] @ image[..., None]
-            u = torch.baddbmm(u[:, None], on_met.mT, met[:, : j + 1], alpha=-1)[:, 0]
-            image = curvature.image(u)
-            overlap = overlap + on_met[:, j, 0]
-        q, image, length = _normalised(u, image, before)
+        q, image, overlap, length = curvature.iterated(torch, operator, q, image, j)
         alpha.append(overlap)
         beta.append(length)
     return Krylov(torch.stack(alpha, 1), torch.stack(beta, 1))
 
 
-def _dot(q: Tensor, image: Tensor) -> Tensor:
-    """(member,)."""
-    return torch.bmm(q[:, None], image[..., None])[:, 0, 0]
+class Flat(curvature.Operator):
+    """A of a batch of networks, on directions (member, number).  met: room for those of the iteration, (member, j,
+    number)."""
+
+    met: Tensor
+
+    def kept(self, q: Tensor, j: int) -> Tensor:
+        """q_1 .. q_j, the last of which this is."""
+        self.met[:, j] = q
+        return self.met[:, : j + 1]
+
+    def overlap(self, q: Tensor, image: Tensor) -> Tensor:
+        """(member,), or (member, j) for q with such an axis."""
+        several = q if q.ndim == 3 else q[:, None]
+        found = (several @ image[..., None])[..., 0]
+        return found if q.ndim == 3 else found[:, 0]
+
+    def less(self, q: Tensor, met: Tensor, coefficients: Tensor) -> Tensor:
+        """q - sum_i coefficients_i met_i."""
+        return torch.baddbmm(q[:, None], coefficients[:, None], met, alpha=-1)[:, 0]
+
+    def times(self, q: Tensor, factor: Tensor) -> Tensor:
+        """Of a direction, or of an image."""
+        return q * factor[:, None]
 
 
-def _normalised(u: Tensor, image: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of unit length, with its image, and the length that it had: 0, and zeros, where nothing but rounding is left of
-    the square `before`."""
-    square = _dot(u, image)
-    # the comparison keeps what is not a number
-    length = torch.where(square <= torch.finfo(u.dtype).eps * before, 0.0, square).sqrt()
-    factor = torch.where(length == 0, 0.0, 1 / length)[:, None]
-    return u * factor, image * factor, length
-
-
-class Curvature:
+class Curvature(Flat):
     """A of a batch of networks: fields of one forward and backward pass over the training samples."""
 
     def __init__(self, trainer: Trainer, state: State[Parameters]) -> None:
@@ -256,7 +235,7 @@ def vectors_needed(problem: Problem) -> int:
     samples, depth = problem.task.n_train, problem.sketch.depth
     outputs: int = problem.task.targets.shape[1]
     direction: int = samples * (2 * depth - 1) + outputs
-    return (ITERATIONS + 5) * direction + 8 * depth * samples
+    return (curvature.ITERATIONS + 5) * direction + 8 * depth * samples
 
 
 def numbers_needed(problem: Problem, width: int) -> int:

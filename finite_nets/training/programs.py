@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
-from dmft.specs.curvature import start_coefficients
+from dmft.specs.curvature import roots, start_coefficients
 from dmft.specs.networks.program import Architecture
 from dmft.specs.parameterization import (
     MEAN_FIELD,
@@ -234,7 +234,7 @@ def _weighted(coefficients: Tensor, g: Tensor) -> Tensor:
     return torch.einsum("mrc,mrcyn->mryn", coefficients, g)
 
 
-class Hessian:
+class Hessian(curvature.Flat):
     """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number).
 
     Directions take as much memory as the weights, each: more than fields alone, which perceptrons get by with
@@ -244,9 +244,8 @@ class Hessian:
     def __init__(self, trainer: ProgramTrainer, state: State[Leaves]) -> None:
         n, layers = trainer.n_train, state.weights.layers
         scales = trainer.scales(state.width, n)
-        # M^(1/2) of every layer: c over eta is M times the scale of outputs over the samples
-        roots = [math.sqrt(c * n / scales.output) for c in scales.update]
-        self._roots = [roots[layer] for layer in layers]
+        by_layer = roots(scales.update, scales.output, n)
+        self._roots = [by_layer[layer] for layer in layers]
         self._a = torch.tensor(start_coefficients(n, trainer.outputs))
         with torch.inference_mode(False), torch.enable_grad():
             x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()

@@ -15,11 +15,11 @@ from test_own_activation import LEAKY
 from torch.nn import functional
 
 import dmft
-from comparisons.report import _in_words
 from dmft.limits.convolution import frozen_convolution
 from dmft.limits.lazy import frozen_kernels
 from dmft.specs.networks.convolution import mixing
 from dmft.specs.networks.own import WIDTH, _numbers, _Values
+from figures.report.provenance import in_words
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.standard_normal((3, 5, 4, 2))
@@ -457,10 +457,10 @@ def test_fields_of_convolutional_networks_are_part_of_the_problem():
 
 
 def test_reports_name_every_architecture():
-    words = _in_words(json.loads(problem(dmft.CNN(3, 5)).to_json()))
+    words = in_words(json.loads(problem(dmft.CNN(3, 5)).to_json()))
     assert "of dimension D = 5 x 4 x 2" in words
     assert "convolutional network of depth L = 3, kernels of size 5, activation tanh (gain 1), richness" in words
-    assert f"Network: {__name__}:Own, bias = 0.0, branch = 0.5" in _in_words(json.loads(problem(Own()).to_json()))
+    assert f"Network: {__name__}:Own, bias = 0.0, branch = 0.5" in in_words(json.loads(problem(Own()).to_json()))
 
 
 def test_a_class_of_a_script_is_found_in_its_own_process(tmp_path):

@@ -10,11 +10,15 @@ import comparisons
 import dmft
 import finite_nets
 from conftest import reference_problem
-from dmft.engine import curvature, loop, matrix, network, normals, population
+from dmft.drivers.run import Run
+from dmft.engine import bank, curvature, loop, matrix, network, normals, population, tangent
 from dmft.running.checkpoint import Checkpoint
+from dmft.specs.networks import convolution
 from dmft.specs.parameterization import input_scale
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training.perceptrons import initialise
+from test_dmft import test_programs
+from test_dmft.test_convolution import image, line
 
 STEPS = [4, 6, 8, 10]  # before them single neurons have the largest curvature (`dmft.specs.curvature`)
 
@@ -123,6 +127,137 @@ def test_with_explicit_matrices_it_is_that_of_an_ordinary_network(spec, kind):
     np.testing.assert_allclose(found, nets.sharpness[0, 0], rtol=1e-9)
 
 
+# ---- programs --------------------------------------------------------------------------------------------------------
+
+
+def convolved(theta, problem, x):
+    """Outputs of a convolutional network, from patches x; without the tape."""
+    spec, (first, *hidden, readout) = problem.network, theta
+    grids = spec.grids(problem.task.x_train.shape[1:])
+    h = x @ first
+    for n, w in enumerate(hidden, start=1):
+        seen = jnp.asarray(convolution.mixing(grids[n], spec.kernel_size, spec.stride, spec.padding))
+        h = jnp.einsum("kyx,axi,koi->ayo", seen, jnp.tanh(h), w) / w.shape[-1] ** 0.5
+    return jnp.tanh(h).mean(1) @ readout.T / (spec.gamma0 * readout.shape[1])
+
+
+def normalised(theta, problem, x):
+    return test_programs.forward(theta, x, problem.network.gamma0)
+
+
+def explicit_start(problem, width, rule, form):
+    """A network with ordinary matrices, and its weights in the order (reads, matrices, vectors, readout)."""
+    rng, sketch = np.random.default_rng(0), problem.sketch
+    outputs = rule.targets.shape[1]
+
+    def drawn(*shape):
+        return jnp.asarray(rng.standard_normal(shape))
+
+    matrices = [drawn(part.bank, width, width) if part.bank else drawn(width, width) for part in sketch.matrices]
+    vectors = [drawn(width) for _ in sketch.vectors]
+    start = network.Network(
+        reads=(drawn(rule.inputs.shape[-1], width),),
+        matrices=tuple(bank.ExplicitBank(w) if w.ndim == 3 else matrix.Explicit(w) for w in matrices),
+        vectors=tuple(vectors),
+        readout=drawn(outputs, width),
+        populations=tuple(
+            population.particles(normals.Stored(jnp.zeros((0, width)), jax.random.key(i)))
+            for i in range(len(sketch.populations))
+        ),
+        offset=jnp.zeros((problem.task.n_samples, outputs)),
+        sketch=form.sketch,
+    )
+    return start, (*start.reads, *matrices, *vectors, start.readout)
+
+
+def largest_of_dense(problem, theta, forward, rule, width):
+    """The largest eigenvalue of M^(1/2) H M^(1/2) at initialisation, H by JAX."""
+    spec, n, y = problem.network, problem.task.n_train, rule.targets
+    x = rule.inputs[:n]
+    sizes = np.cumsum([w.size for w in theta])
+    offset = forward(theta, problem, x) * float(spec.centered)
+
+    def loss(flat):
+        parts = [part.reshape(w.shape) for part, w in zip(jnp.split(flat, sizes[:-1]), theta, strict=True)]
+        return ((forward(parts, problem, x) - offset - y[:n]) ** 2).sum() / (2 * n)
+
+    sketch = problem.sketch
+    layers = [part.layer for part in (*sketch.reads, *sketch.matrices, *sketch.vectors)] + [sketch.readout_layer]
+    moved = np.concatenate([np.full(w.size, i not in spec.frozen) for w, i in zip(theta, layers, strict=True)])
+    H = jax.hessian(loss)(jnp.concatenate([w.ravel() for w in theta]))
+    return np.linalg.eigvalsh(spec.gamma0**2 * width * np.asarray(H)[moved][:, moved])[-1]
+
+
+PROGRAMS = {
+    "line": (line(2), convolved, 5),
+    "deep line, frozen": (line(3, 2.0, frozen=(1,)), convolved, 4),
+    "image, stride": (image(2, stride=2), convolved, 4),
+    "numbers, a matrix used twice": (test_programs.problem(1), normalised, test_programs.WIDTH),
+    "outputs, not centered": (test_programs.problem(2, centered=False), normalised, test_programs.WIDTH),
+    "frozen": (test_programs.problem(1, frozen=(1,)), normalised, test_programs.WIDTH),
+}
+FAST = ("line", "numbers, a matrix used twice")
+
+
+def explicit_program(problem, width):
+    rule, form = loop.rule_of(problem), loop.form_of(problem)
+    start, theta = explicit_start(problem, width, rule, form)
+    return curvature.sharpness(start, rule, 0, form=form), theta, rule
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROGRAMS],
+)
+def test_of_programs_it_is_the_largest_eigenvalue_of_the_dense_hessian(name, monkeypatch):
+    problem, forward, width = PROGRAMS[name]
+    monkeypatch.setattr(dmft.specs.curvature, "ITERATIONS", 60)  # until all directions are spanned
+    with jax.enable_x64(True):
+        found, theta, rule = explicit_program(problem, width)
+        dense = largest_of_dense(problem, theta, forward, rule, width)
+    assert found == pytest.approx(dense, rel=1e-8)  # rounding
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_it_needs_what_moves_the_derivatives_of_formulas(name, monkeypatch):
+    """The twin: cotangents go back through nodes whose derivatives stay what they are, without phi'' and its like."""
+    problem, forward, width = PROGRAMS[name]
+    linearised = tangent._linearised
+
+    def straight(node):
+        whole = linearised(node)
+        if whole.backward is None:
+            return whole
+        return whole._replace(backward=lambda g, *moved: whole.backward(g, *(0 * each for each in moved)))
+
+    with jax.enable_x64(True):
+        found, theta, rule = explicit_program(problem, width)
+        monkeypatch.setattr(tangent, "_linearised", straight)
+        curvature._iterations.clear_cache()
+        wrong, _, _ = explicit_program(problem, width)
+        curvature._iterations.clear_cache()
+        dense = largest_of_dense(problem, theta, forward, rule, width)
+    assert found == pytest.approx(dense, rel=1e-3)  # ITERATIONS
+    assert abs(wrong / dense - 1) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "steps", "tolerance"),
+    [(line(2), [5, 7], 0.03), (test_programs.problem(1), [2, 5], 1e-3)],
+    ids=["convolution", "numbers"],
+)
+def test_the_limit_of_programs_is_that_of_their_networks(problem, steps, tolerance):
+    asked = {"save_steps": steps, "observables": ["sharpness"]}
+    limit = dmft.solve(
+        problem, particles=1024, scrambles=4, tolerance=tolerance, **asked | {"observables": ["ntk", "sharpness"]}
+    )
+    nets = finite_nets.train_ensemble(problem, widths=[32, 64], seeds=200, **asked)
+    assert abs(extrapolated_z(nets, limit.sharpness.values, limit.sharpness_se.values)).max() < 4
+    gauss_newton = np.linalg.eigvalsh(limit.ntk.values)[:, -1] / problem.task.n_train
+    assert abs(extrapolated_z(nets, gauss_newton, 0.0)).max() > 5
+
+
 def test_one_linear_layer_in_closed_form():
     """One sample with K^x = 1: A acts on (w, h) and (h, w), with the NTK K = <h h> + <w w> and f = <h w> / gamma0, as
     lambda^2 - K lambda = gamma0^2 Delta (Delta - 2 f)."""
@@ -212,3 +347,17 @@ def test_what_is_not_offered_is_refused():
     )
     with pytest.raises(ValueError, match='observe="test"'):
         dmft.solve(stream, observables=["sharpness"])
+
+
+def test_memory_is_that_of_the_state_with_room_for_banks():
+    problem = line(2)
+    run = Run(problem, np.arange(2), 64, 0.03, centered=True, sharpness=True)
+    capacity = run.block
+
+    def extended():
+        return curvature.extended(run.initial(run.blank_populations(capacity), capacity), run.form).matrices
+
+    with jax.enable_x64(True):
+        held = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(extended)))
+        needed = curvature.bytes_needed(run.rule, run.form, capacity, 64, 8)
+    assert held < needed < 3 * held  # with directions and fields

@@ -21,7 +21,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.neurons import NeuronPlan
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner
-from finite_nets.training import curvature, programs, tape
+from finite_nets.training import programs, tape
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 WIDTH, MEMBERS, STEPS = 6, (2, 5), 4
@@ -457,7 +457,7 @@ def test_convolutions_are_those_of_pytorch(network, many, monkeypatch):
 
 @pytest.mark.parametrize("name", ["convolution", "strided", "positions", "frozen"])
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(name, monkeypatch):
-    monkeypatch.setattr(curvature, "ITERATIONS", 60)
+    monkeypatch.setattr(dmft.specs.curvature, "ITERATIONS", 60)
     problem = some_problem(**OTHERS[name])
     network, n, width = problem.network, problem.task.n_train, 3
     found, trainer = trained(problem, observables=["prediction", "sharpness"], width=width)

@@ -1,7 +1,6 @@
 """The report of a comparison: complete in one file, readable by a browser, honest about what it lacks."""
 
 import html
-import importlib
 import json
 import re
 import shutil
@@ -17,8 +16,8 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.text import with_error
+from figures.report import texts
 
-report = importlib.import_module("comparisons.report")  # `comparisons.report` is the function
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -172,12 +171,12 @@ def test_captions_and_columns_of_predictions_only_where_there_are_any(page, resu
 
 
 def test_what_is_below_its_error_is_an_upper_end():
-    assert report._size(0.0, 0.02) == "< 0.040"
-    assert report._size(0.123, 0.02) == "0.123 ± 0.020"
-    assert report._size(110.0, 180.0) == "< 470"
-    assert report._size(0.0, 1e-9) == "< 2e-09"
-    assert report._number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
-    assert [report._number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
+    assert texts.size(0.0, 0.02) == "< 0.040"
+    assert texts.size(0.123, 0.02) == "0.123 ± 0.020"
+    assert texts.size(110.0, 180.0) == "< 470"
+    assert texts.size(0.0, 1e-9) == "< 2e-09"
+    assert texts.number(-0.01, 0.02) == "-0.010 ± 0.020"  # differences have a sign
+    assert [texts.number(value, 0.1) for value in (np.inf, np.nan)] == ["∞", "-"]
 
 
 def test_a_folder_is_refused_before_anything_is_computed(tmp_path):
