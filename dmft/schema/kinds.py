@@ -6,12 +6,13 @@ what dimensions the quantity has with each suffix.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dmft.errors import SchemaError
-from dmft.schema.observable import with_outputs
-from dmft.schema.registry import quantities
+from dmft.schema.observable import Observable, with_outputs
+from dmft.schema.registry import quantities, registered
 
 Dims = tuple[str, ...]
 Change = Callable[[Dims], Dims]
@@ -129,12 +130,19 @@ KINDS = {
 }
 
 
+@functools.lru_cache(maxsize=64)
+def _variables(kind: str, outputs: bool, known: tuple[Observable, ...]) -> dict[str, Dims]:
+    """Of a kind, while these observables are `known`."""
+    del known
+    return KINDS[kind].variables(outputs=outputs)
+
+
 def dims(kind: str, name: str, *, outputs: bool = False) -> Dims:
     """Dimensions of the variable `name` in a Dataset of this kind; SchemaError if there is no such variable.
 
     `outputs` says whether targets have an axis of outputs.
     """
-    found = KINDS[kind].variables(outputs=outputs)
+    found = _variables(kind, outputs, registered())
     if name not in found:
         raise SchemaError(
             f"{name!r} is not a variable of a result of kind {kind!r}; quantities are {list(quantities())}. (An "

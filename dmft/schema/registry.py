@@ -51,10 +51,11 @@ def register(new: Observable) -> Observable:
     if clash := next((name for name in known if name in {f"{new.name}_{suffix}" for suffix in FOUND}), None):
         raise ValueError(f"name={new.name!r} of an observable would be read into {clash!r}; choose another one.")
     _registered[new.name] = new
-    _quantities.cache_clear()
+    registered.cache_clear()
     return new
 
 
+@functools.cache
 def registered() -> tuple[Observable, ...]:
     """All observables, in the order of results."""
 
@@ -66,7 +67,7 @@ def registered() -> tuple[Observable, ...]:
 
 def quantities() -> dict[str, Observable]:
     """What results may hold, by name: observables, those of predictions of test samples too, and between two steps."""
-    return dict(_quantities())
+    return dict(_quantities(registered()))
 
 
 def in_tables() -> dict[str, str]:
@@ -79,16 +80,17 @@ def kernels() -> tuple[str, ...]:
     return tuple(name for name in in_tables() if quantities()[name].kernel)
 
 
-@functools.cache
-def _quantities() -> dict[str, Observable]:
+@functools.lru_cache(maxsize=8)
+def _quantities(known: tuple[Observable, ...]) -> dict[str, Observable]:
     found: dict[str, Observable] = {}
-    for one in registered():
+    for one in known:
         each = [one.of(""), one.of("test_")] if one.needs == PREDICTIONS else [one]
         found |= {part.name: part for part in each}
-    found |= {two.name: two for one in registered() if one.fields for two in [one.between_steps()]}
+    found |= {two.name: two for one in known if one.fields for two in [one.between_steps()]}
     return found
 
 
 for _module in pkgutil.iter_modules(observed.__path__):
     importlib.import_module(f"{observed.__name__}.{_module.name}")
 _built_in = frozenset(_registered)
+registered.cache_clear()

@@ -36,7 +36,7 @@ def own():
     yield dmft.observable
     registry._registered.clear()
     registry._registered.update(before)
-    registry._quantities.cache_clear()
+    registry.registered.cache_clear()
 
 
 def aligned(seen):
