@@ -170,6 +170,7 @@ def _computed(
         ):
             directions = max(directions, trained.directions)
             scramble += 1
+            del trained
     crowded = {"in_law": f"networks of width {particles}"} if few_particles(run, directions) else {}
     warn_of_few_particles(run, directions, f"The neurons are, in law, those of networks of width {particles}.")
     return schema.build(

@@ -242,7 +242,7 @@ class Run:
         turns out too small is repeated with twice as much, with which the others begin.
 
         `look` is shown the network before each recorded step, which is its to read, not to keep; once more in a run
-        that is repeated.
+        that is repeated.  Memory is for one run: delete what was yielded before the next is asked for.
 
         Raises:
             DivergenceError, MemoryEstimateError.
@@ -256,6 +256,7 @@ class Run:
                 capacity = min(2 * capacity, self.full_capacity)
                 self.require_memory(capacity, memory_limit, bar)
             yield Trained(capacity, stream, *trained)
+            del trained
 
     def _train(
         self,

@@ -287,6 +287,7 @@ def _by_conditioning(
     """All scrambles, into `saved`; the memory that was needed."""
     for trained in run.repetitions(seed, scrambles, bar, saved, memory_limit=memory_limit):
         saved.finished(_values(run, trained, observables), trained.capacity, trained.directions)
+        del trained
     return run.bytes_needed(saved.capacity or run.first_capacity)
 
 
@@ -305,6 +306,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, saved: 
     try:
         for trained in half.repetitions(seed, HALVED, bar, halves, memory_limit=None):
             halves.finished(_values(half, trained, observables), trained.capacity, trained.directions)
+            del trained
         found, others = saved.moments.mean_and_error(), halves.moments.mean_and_error()
         noise = float(np.mean(found[f"{name}_se"] ** 2 + others[f"{name}_se"] ** 2))
         distance = np.sqrt(max(float(np.mean((others[name] - found[name]) ** 2)) - noise, 0.0))
