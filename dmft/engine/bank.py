@@ -111,7 +111,9 @@ class RevealedBank:
             del start
             return jnp.zeros((count, matrices, met.shape[-1]))
 
-        blocks = lax.map(lambda start: lax.cond(start < rank, made, nothing, start), jnp.arange(0, vectors, count))
+        blocks: jax.Array = lax.map(
+            lambda start: lax.cond(start < rank, made, nothing, start), jnp.arange(0, vectors, count)
+        )
         return blocks.reshape(vectors, matrices, -1)
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedBank:
