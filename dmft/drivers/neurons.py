@@ -168,6 +168,7 @@ def _computed(
         for trained in repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, look=look):
             directions = max(directions, trained.directions)
             scramble += 1
+            del trained
     crowded = {"in_law": f"networks of width {particles}"} if few_particles(run, directions) else {}
     warn_of_few_particles(run, directions, f"The neurons are, in law, those of networks of width {particles}.")
     return schema.build(

@@ -57,6 +57,8 @@ def repetitions(
 ) -> Iterator[Trained]:
     """Independent runs, one for each scramble.
 
+    Memory is for one of them: delete what was yielded before the next is asked for.
+
     Args:
         done: what is known of repetitions that have ended, which are left out.
         checkpoint: where the state is kept and found.
@@ -75,6 +77,7 @@ def repetitions(
             capacity = min(2 * capacity, run.full_capacity)
             require_memory(run, capacity, memory_limit, bar)
         yield Trained(capacity, stream, *trained)
+        del trained
 
 
 def _train(

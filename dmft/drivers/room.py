@@ -33,6 +33,9 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     blocks = (8 * run.depth + 16) * at_once * max(sizes) * itemsize
     # raw normals that are not kept are made when they are asked for
     blocks += sum(not run.keeps(n) for n in normals) * at_once * max(sizes) * itemsize
+    # of a bank: normals and images; coordinates and responses; what C is moved by
+    each = 4 * at_once * max(sizes) + 4 * at_once * capacity + 2 * capacity**2
+    blocks += run.banks * each * itemsize
     known = shown.sizes(run.rule, run.form) | {"step": rows}
     held = [*run.observables, *(one.between_steps() for one in run.observables if run.two_time and one.fields)]
     results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)

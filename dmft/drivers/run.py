@@ -118,9 +118,17 @@ class Run:
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
-        # positions of an image are alike
-        times = 6 if any(part.bank for part in self.form.sketch.matrices) else 16
-        return min(self.full_capacity, max(128, times * max(self.block, self.look_room)))
+        most = max(self.block, self.look_room)
+        if not self.banks or self.particles is None:
+            return min(self.full_capacity, max(128, 16 * most))
+        # positions of an image are alike, the more so the more there are; beyond half the particles there is a warning
+        guess = min((6 if most <= 256 else 4) * most, self.particles // 2 + self.step_room)
+        return min(self.full_capacity, max(128, guess))
+
+    @property
+    def banks(self) -> int:
+        """Matrices of the largest bank."""
+        return max((part.bank for part in self.form.sketch.matrices), default=0)
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population; those that probes take from a copy are besides what training uses."""

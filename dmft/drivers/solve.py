@@ -158,6 +158,11 @@ def prepared(
     observables = schema.observables(observables, problem, everything=True)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear
+    if schema.need(observables, schema.HESSIAN) and not problem.sketch.plain:
+        raise ValueError(
+            f"sharpness is offered where all populations have the width of the network and units of one neuron, which "
+            f"those of {type(problem.network).__name__} have not; leave it out of the observables."
+        )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):
@@ -227,6 +232,7 @@ def _computed(
             done.add(_values(run, trained, observables), trained.capacity, trained.directions)
             if saved is not None:
                 saved.finished()
+            del trained
         memory_needed = bytes_needed(run, done.capacity or run.first_capacity)
         found = done.moments.mean_and_error(exact=exact)
         if flow:
@@ -268,6 +274,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     try:
         for trained in repetitions(half, seed, HALVED, bar, memory_limit=None, done=halves):
             halves.add(_values(half, trained, observables), trained.capacity, trained.directions)
+            del trained
         found, others = done.moments.mean_and_error(), halves.moments.mean_and_error()
         noise = float(np.mean(found[f"{name}_se"] ** 2 + others[f"{name}_se"] ** 2))
         distance = np.sqrt(max(float(np.mean((others[name] - found[name]) ** 2)) - noise, 0.0))

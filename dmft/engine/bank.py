@@ -8,7 +8,8 @@ All matrices of a bank meet the same directions Q_F and Q_B, and each has images
     W^k / sqrt(N)  =  d (Z_F^k Q_F^T  +  Q_B Z_B^k^T)  +  Q_B C^k Q_F^T
 
 as `dmft.engine.matrix` has it for one.  A new direction costs K normals.  The mix acts on coordinates, before they are
-multiplied with images: one product of (row y, K direction) and (K direction, component).
+multiplied with images: one product of (row y, direction K) and (direction K, component).  Directions come before
+matrices on every axis, so that what is new lies together at the end and no array is ever copied into another order.
 
 Every matrix is asked for every position, those that padding or a stride leaves out among them: more of a Gaussian
 matrix is shown, nothing else changes.
@@ -16,6 +17,7 @@ matrix is shown, nothing else changes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -27,14 +29,16 @@ from dmft.engine.matrix import Directions, Learned, spread
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
+BLOCKS = 8  # in which fresh normals are made: those of a block that has no new direction are not
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RevealedBank:
     """K matrices N x N of iid N(0,1) entries, sampled in the directions in which they are used.
 
-    forward, backward: what either side has met; images are (matrix, direction, component).
-    trained: C is (matrix, direction of `backward`, direction of `forward`).
+    forward, backward: what either side has met; images are (direction, matrix, component).
+    trained: C is (direction of `backward`, matrix, direction of `forward`).
     tolerance, project, leader, spreads: as of `dmft.engine.matrix.RevealedGaussian`.
     """
 
@@ -48,7 +52,7 @@ class RevealedBank:
 
     @property
     def transposed(self) -> RevealedBank:
-        trained = self.trained._replace(change=self.trained.change.swapaxes(1, 2))
+        trained = self.trained._replace(change=self.trained.change.swapaxes(0, 2))
         there, back = self.spreads
         return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
 
@@ -70,22 +74,18 @@ class RevealedBank:
         rows, _, size = v.shape
         flat, K = v.reshape(-1, size), len(mix)
         x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader)
-        z = spread(target.next_normals(K * len(flat)), self.spreads[0])
-        if self.project:
-            z = z - target.inner(z, seen.met) @ seen.met
-        z = jnp.where(jnp.arange(len(flat))[:, None, None] < rank, z.reshape(len(flat), K, -1), 0.0).swapaxes(0, 1)
+        z = self._fresh(target, len(flat), K, rank)
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
-        images = seen.image.reshape(-1, size)
-        response = initial * source.inner(flat, images).reshape(len(flat), K, -1)
-        response = response + jnp.einsum("cf,kbf->ckb", coordinates, change)
+        response = initial * source.inner(flat, seen.image.reshape(-1, size)).reshape(len(flat), -1, K)
+        response = response + jnp.einsum("cf,bkf->cbk", coordinates, change)
         known = Directions(
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
-            image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=1),
+            image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
         )
         coordinates = coordinates.reshape(rows, -1, coordinates.shape[-1])
-        mixed = jnp.einsum("kyx,axf->aykf", mix, coordinates)
-        mixed_response = jnp.einsum("kyx,axkb->ayb", mix, response.reshape(rows, -1, *response.shape[1:]))
+        mixed = jnp.einsum("kyx,axf->ayfk", mix, coordinates)
+        mixed_response = jnp.einsum("kyx,axbk->ayb", mix, response.reshape(rows, -1, *response.shape[1:]))
         flat_images = known.image.reshape(-1, known.image.shape[-1])
         image = initial * mixed.reshape(*mixed.shape[:2], -1) @ flat_images + mixed_response @ seen.met
         return replace(self, forward=known), target.spend(K * rank), image, coordinates
@@ -96,6 +96,27 @@ class RevealedBank:
         """The transposes; `source` is the population of u, `mix` as in `apply`."""
         bank, target, image, coordinates = self.transposed.apply(u, source, target, mix.swapaxes(1, 2))
         return bank.transposed, target, image, coordinates
+
+    def _fresh(self, target: Population, vectors: int, matrices: int, rank: jax.Array) -> jax.Array:
+        """(vector, matrix, component): images of the first `rank` vectors, which are new; zero for all others."""
+        met = self.backward.met
+        count = vectors // math.gcd(vectors, BLOCKS)
+
+        def made(start: jax.Array) -> jax.Array:
+            z = spread(target.spend(start * matrices).next_normals(count * matrices), self.spreads[0])
+            if self.project:
+                z = z - target.inner(z, met) @ met
+            new = start + jnp.arange(count) < rank
+            return jnp.where(new[:, None, None], z.reshape(count, matrices, -1), 0.0)
+
+        def nothing(start: jax.Array) -> jax.Array:
+            del start
+            return jnp.zeros((count, matrices, met.shape[-1]))
+
+        blocks: jax.Array = lax.map(
+            lambda start: lax.cond(start < rank, made, nothing, start), jnp.arange(0, vectors, count)
+        )
+        return blocks.reshape(vectors, matrices, -1)
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedBank:
         """With room for `count` more directions on either side, over populations with so many more `normals`."""
@@ -108,8 +129,8 @@ class RevealedBank:
 
     def outer(self, inputs: jax.Array, outputs: jax.Array, mix: jax.Array) -> Learned:
         """sum_a sum_xy mix[k, y, x] u_ay v_ax^T / sqrt(N), for coordinates `inputs` of v and `outputs` of u."""
-        mixed = jnp.einsum("kyx,axf->kayf", mix, inputs)
-        change = jnp.einsum("ayb,kayf->kbf", outputs, mixed)
+        mixed = jnp.einsum("kyx,axf->aykf", mix, inputs)
+        change = jnp.einsum("ayb,aykf->bkf", outputs, mixed)
         return Learned(jnp.zeros(()), change)
 
 
@@ -127,12 +148,12 @@ def revealed_bank(
     """`count` matrices that have shown nothing yet; arguments as of `dmft.engine.matrix.revealed`."""
 
     def nothing(capacity: int, met: int, image: int) -> Directions:
-        return Directions(jnp.zeros((capacity, met)), jnp.zeros((count, capacity, image)), jnp.zeros((), jnp.int32))
+        return Directions(jnp.zeros((capacity, met)), jnp.zeros((capacity, count, image)), jnp.zeros((), jnp.int32))
 
     return RevealedBank(
         forward=nothing(capacity[0], source, target),
         backward=nothing(capacity[1], target, source),
-        trained=Learned(jnp.ones(()) * initial, jnp.zeros((count, capacity[1], capacity[0]))),
+        trained=Learned(jnp.ones(()) * initial, jnp.zeros((capacity[1], count, capacity[0]))),
         tolerance=jnp.asarray(tolerance, float),
         project=project,
         spreads=(1.0, ratio**0.5),

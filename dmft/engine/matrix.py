@@ -49,7 +49,7 @@ from dmft.specs.parameterization import hidden_scale
 class Directions:
     """What one side of a matrix has met.
 
-    met: Q (direction, component of the population that is multiplied); image: Z ([matrix,] direction, component of the
+    met: Q (direction, component of the population that is multiplied); image: Z (direction, [matrix,] component of the
     other one); both zero beyond `count` directions.
     """
 
@@ -61,8 +61,8 @@ class Directions:
         """With room for `count` more, over populations (multiplied, of the image) with so many more `normals`."""
         return replace(
             self,
-            met=_padded(met.widened(self.met, normals), (count, 0)),
-            image=_padded(image.widened(self.image, normals), (count, 0)),
+            met=_padded(met.widened(self.met, normals), count, (0,)),
+            image=_padded(image.widened(self.image, normals), count, (0,)),
         )
 
 
@@ -70,7 +70,7 @@ class Learned(NamedTuple):
     """What training has made of a revealed matrix.
 
     initial: d, the factor of what is left of the matrix at initialisation; change: C (direction of `backward`,
-        direction of `forward`).
+        [matrix,] direction of `forward`).
     """
 
     initial: jax.Array
@@ -78,7 +78,7 @@ class Learned(NamedTuple):
 
     def with_room(self, count: int) -> Learned:
         """With room for `count` more directions on either side."""
-        return self._replace(change=_padded(self.change, (count, count)))
+        return self._replace(change=_padded(self.change, count, (0, -1)))
 
 
 def spread(normals: jax.Array, deviation: float) -> jax.Array:
@@ -86,9 +86,12 @@ def spread(normals: jax.Array, deviation: float) -> jax.Array:
     return normals if deviation == 1 else deviation * normals
 
 
-def _padded(a: jax.Array, counts: tuple[int, int]) -> jax.Array:
-    """With so many more zeros along each of the last two axes; a bank has an axis of matrices before them."""
-    return jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, count) for count in counts])
+def _padded(a: jax.Array, count: int, axes: tuple[int, ...]) -> jax.Array:
+    """With `count` more zeros along these axes."""
+    more = [0] * a.ndim
+    for axis in axes:
+        more[axis] = count
+    return jnp.pad(a, [(0, each) for each in more])
 
 
 @jax.tree_util.register_dataclass

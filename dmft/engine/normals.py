@@ -148,8 +148,11 @@ def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
     sequence = qmc.Sobol(dimensions, scramble=True, bits=BITS, rng=rng)
     shift = _integers(sequence, 0)
     bits = size.bit_length() - 1
-    # the Gray code of 2^(b+1) - 1 has bit b alone
-    directions = [_integers(sequence, 2 ** (b + 1) - 1) ^ shift for b in range(bits)]
+    directions: list[NDArray[np.uint32]] = []
+    for b in range(bits):
+        # the Gray code of 2^b has the bits b and b - 1; the sequence takes as long as the points that are passed over
+        point = _integers(sequence, 2**b) ^ shift
+        directions.append(point ^ directions[-1] if directions else point)
     table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
     key = random_key(int(rng.integers(2**32)))
     return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)

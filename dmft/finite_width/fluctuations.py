@@ -207,10 +207,10 @@ def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool
         precision(run.dtype, run.device),
         progress_bar(influence.steps(scrambles), "fluctuations", "step", progress) as bar,
     ):
-        runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit)
-        for index, trained in enumerate(runs):
-            key = jax.random.fold_in(random_key(seed), index)
+        for trained in repetitions(run, seed, scrambles, bar, memory_limit=memory_limit):
+            key = jax.random.fold_in(random_key(seed), done.moments.count)
             done.add(influence.estimate(trained, key, scrambles, bar), trained.capacity, trained.directions)
+            del trained
     warn_of_few_particles(run, done.directions)
     numerics: dict[str, Any] = {} if exact else {"particles": particles, "scrambles": scrambles}
     if mode in ("forward", "finite"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import xarray as xr
 import dmft
 import finite_nets
 from conftest import first_of, reference_problem
+from dmft.drivers import repetitions
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
 from dmft.errors import DivergenceError, MemoryEstimateError
@@ -208,6 +210,22 @@ def test_a_small_first_capacity_grows_and_gives_the_same_limit(problem, theory, 
     grown = dmft.solve(problem)
     assert 12 < grown.attrs["directions"] <= 33
     assert within(grown.prediction, theory.prediction, theory.prediction_se.max())
+
+
+@pytest.mark.parametrize("work", [dmft.solve, dmft.fluctuations], ids=lambda f: f.__name__)
+def test_a_run_is_let_go_before_the_next_begins(problem, work, monkeypatch):
+    train, networks = repetitions._train, []
+
+    def watched(*arguments):
+        assert all(network() is None for network in networks)
+        trained = train(*arguments)
+        networks.append(weakref.ref(trained[0]))
+        return trained
+
+    monkeypatch.setattr(repetitions, "_train", watched)
+    few = dataclasses.replace(problem, training=dmft.GradientDescent(0.6, 2))
+    work(few, particles=128, scrambles=3, **({"draws": 4} if work is dmft.fluctuations else {}))
+    assert len(networks) >= 3
 
 
 def test_save_steps_and_attributes(problem, theory):
