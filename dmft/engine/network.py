@@ -52,7 +52,9 @@ from dmft.engine.tape import Tape, Use
 from dmft.schema import BACKWARD, Observable
 from dmft.specs import loss
 from dmft.specs.activation import Activation
-from dmft.specs.networks.program import Field, Sketch, with_numbers
+from dmft.specs.networks.population import Field
+from dmft.specs.networks.program import with_numbers
+from dmft.specs.networks.sketch import Sketch
 from dmft.specs.parameterization import output_scale
 from dmft.specs.training import Stepping
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 
 from dmft.engine.tape import Node, Tape, Use
-from dmft.specs.networks.program import Field
+from dmft.specs.networks.population import Field
 
 Linear = Callable[..., jax.Array]
 

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from dmft.engine.activations import Function, differentiable
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
-from dmft.specs.networks.program import Field, Formula, Part, Sketch, on_neurons, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
+from dmft.specs.networks.sketch import Part, Sketch
 
 
 @dataclass

@@ -47,7 +47,9 @@ from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages
 from dmft.limits.result import FrozenKernels
 from dmft.running.host import usual_errors
 from dmft.specs import MLP, Activation, ResidualMLP, _check
-from dmft.specs.networks.program import Architecture, Field, Formula, Part
+from dmft.specs.networks.population import Field, Formula
+from dmft.specs.networks.program import Architecture
+from dmft.specs.networks.sketch import Part
 from dmft.specs.parameterization import layer_variances, trained_layers
 
 Array = NDArray[np.float64]

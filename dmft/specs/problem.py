@@ -18,7 +18,7 @@ from dmft import faces
 from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
 from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP, own
-from dmft.specs.networks.program import Sketch
+from dmft.specs.networks.sketch import Sketch
 from dmft.specs.tasks.given import Task
 from dmft.specs.training import GradientDescent, GradientFlow, Training
 from dmft.specs.training import own as own_training

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
-from dmft.specs.networks.program import Field, Formula, Part, Sketch, on_neurons, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
+from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import hidden_scale
 from finite_nets.device.products import Products
 from finite_nets.training.activations import differentiable

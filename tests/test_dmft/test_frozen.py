@@ -11,7 +11,7 @@ import finite_nets
 from dmft.limits import distance_from_lazy, frozen_kernels
 from dmft.limits.frozen import why_unclosed
 from dmft.limits.lazy import has_lazy_limit
-from dmft.specs.networks.program import Sketch
+from dmft.specs.networks.sketch import Sketch
 
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
 TANH = dmft.tanh()

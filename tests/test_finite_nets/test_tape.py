@@ -12,7 +12,7 @@ from torch.nn import functional
 import dmft
 import finite_nets
 from dmft.specs.networks import Architecture
-from dmft.specs.networks.program import Field
+from dmft.specs.networks.population import Field
 from finite_nets.device import random
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS

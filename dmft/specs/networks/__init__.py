@@ -2,6 +2,7 @@
 
 from dmft.specs.networks.convolution import CNN
 from dmft.specs.networks.perceptron import MLP, Network, ResidualMLP, perceptron
-from dmft.specs.networks.program import Architecture, Population
+from dmft.specs.networks.population import Population
+from dmft.specs.networks.program import Architecture
 
 __all__ = ["CNN", "MLP", "Architecture", "Network", "Population", "ResidualMLP", "perceptron"]

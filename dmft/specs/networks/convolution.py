@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dmft.specs import _check
 from dmft.specs.activation import Activation, tanh
 from dmft.specs.networks.fields import check_fields
-from dmft.specs.networks.program import Architecture, Field
+from dmft.specs.networks.population import Field
+from dmft.specs.networks.program import Architecture
 from dmft.specs.parameterization import MEAN_FIELD, STANDARD
 
 PADDINGS = ("zero", "circular")

@@ -18,20 +18,9 @@ from numpy.typing import NDArray
 from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
-from dmft.specs.networks.program import (
-    BESIDE,
-    Architecture,
-    Field,
-    Formula,
-    Sketch,
-    forget_other_sketches,
-    numbers,
-    on_neurons,
-    population,
-    population_of,
-    structure,
-    with_numbers,
-)
+from dmft.specs.networks.population import Field, Formula, on_neurons, population, population_of
+from dmft.specs.networks.program import BESIDE, Architecture, numbers, structure, with_numbers
+from dmft.specs.networks.sketch import Sketch, forget_other_sketches
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
 
 Array = NDArray[np.float64]
@@ -61,7 +50,7 @@ def sketched(network: Any, shape: tuple[int, ...]) -> tuple[Sketch, str]:
             f"{name} has no program; give it a method program(self, net, x) (dmft.specs.networks.program)."
         )
     try:
-        forget_other_sketches(network, shape)
+        forget_other_sketches(structure(network), shape)
         found: Sketch = network.sketch(shape)
     except Exception as error:
         raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error

@@ -9,7 +9,8 @@ from typing import Any
 from dmft.specs import _check
 from dmft.specs.activation import Activation, tanh
 from dmft.specs.networks.fields import check_fields
-from dmft.specs.networks.program import Architecture, Field, traced
+from dmft.specs.networks.population import Field
+from dmft.specs.networks.program import Architecture, traced
 from dmft.specs.parameterization import MEAN_FIELD, STANDARD
 
 

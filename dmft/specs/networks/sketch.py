@@ -1,0 +1,287 @@
+"""What a program is made of: found by running it once, on networks of two neurons that note what they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.specs.activation import Activation
+from dmft.specs.networks.population import Field, Formula, Population, named, on_neurons, population, population_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """Weights of a program.
+
+    layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
+    result; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of what is multiplied),
+    0 for none, the most of all its uses.
+    """
+
+    name: str
+    layer: int
+    source: Hashable | None
+    target: Hashable
+    bank: int = 0
+    positions: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Parts in the order in which a program meets them.
+
+    layers: (population, positions) of every named layer.
+    readout: the population that is averaged; linear: whether the output is linear in every matrix.
+    uses: of one matrix in a pass, the most.
+    """
+
+    populations: tuple[Hashable, ...]
+    reads: tuple[Part, ...]
+    matrices: tuple[Part, ...]
+    vectors: tuple[Part, ...]
+    layers: tuple[tuple[Hashable, int], ...]
+    activations: tuple[Activation, ...]
+    readout: Hashable
+    linear: bool
+    uses: int = 1
+
+    @property
+    def depth(self) -> int:
+        """Layers that results hold."""
+        return len(self.layers)
+
+    @property
+    def readout_layer(self) -> int:
+        """The number of the readout among weights."""
+        return len(self.reads) + len(self.matrices)
+
+    def place(self, population: Hashable) -> int:
+        return self.populations.index(named(population))
+
+    @property
+    def described(self) -> tuple[Population, ...]:
+        """The populations, with all that is said of them."""
+        return tuple(population(each) for each in self.populations)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all neurons are units of their own, and all populations as wide as the network."""
+        return not any(isinstance(each, Population) for each in self.populations)
+
+    def sizes(self, width: int) -> tuple[int, ...]:
+        """Neurons of every population in a network of this width; ValueError if they are not whole units."""
+        return tuple(each.size(width) for each in self.described)
+
+    def whole_width(self, least: int) -> int:
+        """The smallest width from `least` on in which every population has two whole units, or more."""
+        step = math.lcm(*(each.step for each in self.described))
+        needed = max(least, *(math.ceil(2 * each.components / each.ratio) for each in self.described))
+        return -(-needed // step) * step
+
+    def share(self, population: Hashable) -> float:
+        """N_p / N of a population."""
+        return self.described[self.place(population)].width
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """(source, target) of every matrix, as places of populations."""
+        return tuple((self.place(part.source), self.place(part.target)) for part in self.matrices)
+
+
+def forget_other_sketches(bare: Any, shape: tuple[int, ...]) -> None:
+    """Where functions that the program calls have been edited, which no cache knows of; `bare` is a `structure`."""
+    if sketch_of.__wrapped__(bare, shape) != sketch_of(bare, shape):
+        sketch_of.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
+    """What the program of a `structure` is made of, for inputs of this shape."""
+    drawn = _Drawing(shape)
+    with np.errstate(all="ignore"):
+        end = network.program(drawn, network.inputs(np.ones((1, *shape))))
+    name = type(network).__name__
+    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2:
+        raise ValueError(
+            f"the program of {name} must return a field without positions, which the readout averages; average over "
+            "positions with net.mix(h, A)."
+        )
+    if not drawn.layers:
+        raise ValueError(f"the program of {name} names no layer; call net.layer(h, features) for each.")
+    if not drawn.reads:
+        raise ValueError(f"the program of {name} reads nothing; begin with net.read(name, x, to=...).")
+    if lost := drawn.lost(end):
+        raise ValueError(
+            f"{', '.join(lost)} of {name} does not reach what its program returns; nothing would train it."
+        )
+    return Sketch(
+        tuple(drawn.populations),
+        tuple(drawn.reads.values()),
+        tuple(drawn.matrices.values()),
+        tuple(drawn.vectors.values()),
+        tuple(drawn.layers),
+        tuple(drawn.activations),
+        end.population,
+        drawn.linear,
+        max(drawn.uses.values(), default=1),
+    )
+
+
+class _Drawing:
+    """An interpreter of networks of two units, which notes what it is asked for."""
+
+    UNITS = 2
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.populations: dict[Hashable, None] = {}
+        self.reads: dict[str, Part] = {}
+        self.matrices: dict[str, Part] = {}
+        self.vectors: dict[str, Part] = {}
+        self.layers: list[tuple[Hashable, int]] = []
+        self._named: list[Field] = []
+        self.activations: list[Activation] = []
+        self.linear = True
+        self.uses: dict[str, int] = {}
+        self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
+
+    def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
+        made = Field(self, value, population)
+        if made.population is not None:
+            self._met(made.population)
+        self._origins.append((made, name, given))
+        return made
+
+    def _met(self, given: Hashable) -> None:
+        """ValueError if another population has its name."""
+        said = population(given)
+        other = next((p for p in map(population, self.populations) if p.name == said.name and p != said), None)
+        if other is not None:
+            raise ValueError(
+                f"the population {said.name!r} has width {other.width:g} and group {other.group} in one place, width "
+                f"{said.width:g} and group {said.group} in another; give all places the same dmft.Population."
+            )
+        self.populations[given] = None
+
+    def _neurons(self, given: Hashable) -> int:
+        return self.UNITS * population(given).components
+
+    def lost(self, end: Field) -> list[str]:
+        """Weights and layers that `end` does not depend on."""
+        needed, names = {id(end)}, dict[str, bool]()
+        for made, name, given in reversed(self._origins):
+            if id(made) in needed:
+                needed |= {id(each) for each in given}
+            if name:
+                names[name] = names.get(name, False) or id(made) in needed
+        layers = [f"layer {i}" for i, h in enumerate(self._named, start=1) if id(h) not in needed]
+        return [name for name, reached in names.items() if not reached] + layers
+
+    def _noted(self, kind: dict[str, Part], part: Part) -> None:
+        known = [p for parts in (self.reads, self.matrices, self.vectors) for p in parts.values()]
+        before = next((p for p in known if p.name == part.name), None)
+        if before is None:
+            kind[part.name] = part
+            return
+        if kind.get(part.name) is None or (before.source, before.target, before.bank) != (
+            part.source,
+            part.target,
+            part.bank,
+        ):
+            raise ValueError(f"{part.name!r} is used for two different weights; give each a name of its own.")
+        after, below = (max(pair) for pair in zip(before.positions, part.positions, strict=True))
+        kind[part.name] = replace(before, positions=(after, below))
+
+    def read(self, name: str, x: NDArray[np.float64], *, to: Hashable) -> Field:
+        positions = x.shape[1] if x.ndim == 3 else 0
+        self._noted(
+            self.reads, Part(name, len(self.reads) + len(self.matrices), None, named(to), 0, (positions, positions))
+        )
+        return self._field(np.ones((*x.shape[:-1], self._neurons(to))), to, name=name)
+
+    def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
+        shape = v.value.shape
+        positions = shape[-2] if len(shape) == 3 else 0
+        bank, after = 0, positions
+        if mix is not None:
+            bank, after, before = mix.shape
+            if before != positions:
+                raise ValueError(f"{name!r} mixes {before} positions, and its input has {positions}.")
+        layer = len(self.reads) + len(self.matrices)
+        self.uses[name] = self.uses.get(name, 0) + 1
+        self._noted(self.matrices, Part(name, layer, v.population, named(to), bank, (after, positions)))
+        return self._field(np.ones((shape[0], *([after] if after else []), self._neurons(to))), to, v, name=name)
+
+    def vector(self, name: str, *, of: Hashable) -> Field:
+        self._noted(self.vectors, Part(name, max(len(self.reads) + len(self.matrices) - 1, 0), None, named(of)))
+        return self._field(np.ones(self._neurons(of)), of, name=name)
+
+    def activate(self, phi: Activation, h: Field) -> Field:
+        if h.value.ndim == 1:
+            raise ValueError("activate takes a field of rows, not a vector; add the vector to one first.")
+        self.activations.append(phi)
+        self.linear &= phi.name == "linear"
+        return self._field(h.value, h.population, h)
+
+    def mix(self, h: Field, A: Any) -> Field:
+        return self._field(np.asarray(A) @ h.value, h.population, h)
+
+    def local(self, formula: Formula, *values: Field) -> Field:
+        self.linear = False
+        population = population_of(values)
+        if any(v.population not in (None, population) for v in values):
+            raise ValueError("local takes fields of one population: their neurons are the same ones.")
+        _require_same_positions("used together", *values)
+        return self._field(on_neurons(formula, np, values)(*(v.value for v in values)), population, *values)
+
+    def average(self, a: Field, b: Field) -> Field:
+        self.linear = False
+        if a.population != b.population:
+            raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
+        _require_same_positions("averaged", a, b)
+        return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
+
+    def layer(self, h: Field, features: Field) -> Field:
+        if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
+            raise ValueError("layer takes a field of rows that no other layer has; not a number or a vector.")
+        if (features.population, features.value.shape) != (h.population, h.value.shape):
+            raise ValueError(
+                f"the features of a layer are of its own population and positions: {h.population!r} with "
+                f"{_positions(h)}, not {features.population!r} with {_positions(features)}."
+            )
+        self._named.append(h)
+        self.layers.append((h.population, h.value.shape[-2] if h.value.ndim == 3 else 0))
+        return features
+
+    def add(self, a: Field, b: Field) -> Field:
+        _require_same_positions("added", a, b)
+        return self._field(a.value + b.value, a.population, a, b)
+
+    def scale(self, factor: Any, h: Field) -> Field:
+        if np.ndim(factor):
+            raise ValueError(
+                f"a field is multiplied by a number, not by an array of shape {np.shape(factor)}; net.mix(h, A) is for "
+                "positions, net.local for what differs between neurons."
+            )
+        return self._field(h.value, h.population, h)
+
+
+def _require_same_positions(what: str, *values: Field) -> None:
+    """ValueError if fields or numbers of rows have other positions than each other."""
+    first, *others = [h for h in values if h.value.ndim > 1] or values[:1]
+    for h in others:
+        if h.value.shape[:-1] != first.value.shape[:-1]:
+            raise ValueError(
+                f"fields of {_positions(first)} and {_positions(h)} positions cannot be {what}; net.mix(h, A) with A "
+                "(position, source) gives a field other positions."
+            )
+
+
+def _positions(h: Field) -> str:
+    return str(h.value.shape[-2]) if h.value.ndim == 3 else "no"
