@@ -28,7 +28,8 @@ from dmft.drivers.numerics import check_particles, check_tolerance
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
 from dmft.engine import flow
-from dmft.engine.network import Form, Network, Rule
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network
 from dmft.errors import DivergenceError
 from dmft.running.host import usual_errors
 from dmft.running.progress import Bar, progress_bar

@@ -24,7 +24,7 @@ from dmft.drivers.numerics import TOLERANCES
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run, of_passes
 from dmft.engine import loop
-from dmft.engine.network import Form, Rule
+from dmft.engine.form import Form, Rule
 from dmft.engine.normals import random_key
 from dmft.engine.population import particles
 from dmft.running import memory

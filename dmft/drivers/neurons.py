@@ -32,7 +32,8 @@ from dmft.drivers.numerics import DTYPES, check_numerics
 from dmft.drivers.repetitions import repetitions
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import few_particles, warn_of_few_particles
-from dmft.engine.network import Form, Network, Rule, observe
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network, observe
 from dmft.running import memory
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar

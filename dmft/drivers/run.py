@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dmft import schema
 from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
-from dmft.engine.network import Form, Network, Rule, most_vectors, probe_block
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.schema import Observable
@@ -42,7 +43,7 @@ class Run:
     in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
         are held, however many.
     sharpness: whether it is recorded.
-    joint: whether observables of several steps are wanted together (of streams, `dmft.engine.network.Form`).
+    joint: whether observables of several steps are wanted together (of streams, `dmft.engine.form.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     """

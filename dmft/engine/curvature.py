@@ -42,7 +42,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmft.engine.network import Form, Network, Pass, Rule, evaluate, most_vectors
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network, Pass, evaluate, most_vectors
 from dmft.engine.tangent import Tangents
 from dmft.engine.tape import Use
 from dmft.specs import curvature, loss

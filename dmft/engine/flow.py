@@ -30,17 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmft.engine.network import (
-    Form,
-    Network,
-    Pass,
-    Rule,
-    descend,
-    direction,
-    evaluate,
-    observe,
-    tangent_kernel,
-)
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network, Pass, descend, direction, evaluate, observe
+from dmft.engine.ntk import tangent_kernel
 from dmft.specs import loss
 from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping

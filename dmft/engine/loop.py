@@ -22,19 +22,9 @@ from scipy.linalg import qr
 from dmft.engine import flow, smoothing
 from dmft.engine.bank import revealed_bank
 from dmft.engine.basis import rounding
+from dmft.engine.form import Form, Recurrence, Rule, Start
 from dmft.engine.matrix import revealed
-from dmft.engine.network import (
-    Form,
-    Network,
-    Pass,
-    Recurrence,
-    Rule,
-    Start,
-    Vitals,
-    layers,
-    predictions,
-    vitals,
-)
+from dmft.engine.network import Network, Pass, Vitals, layers, predictions, vitals
 from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
 from dmft.schema import Observable, registered

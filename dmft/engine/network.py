@@ -39,24 +39,22 @@ batches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dmft.engine.activations import Function, functions
+from dmft.engine.form import Form, Rule
 from dmft.engine.population import Population
 from dmft.engine.smoothing import smoothed
 from dmft.engine.tape import Tape, Use
-from dmft.schema import BACKWARD, Observable
 from dmft.specs import loss
 from dmft.specs.activation import Activation
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import with_numbers
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.parameterization import output_scale
-from dmft.specs.training import Stepping
 
 
 class Parameters(NamedTuple):
@@ -111,103 +109,6 @@ class Network:
         reads, trained, vectors, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
         matrices = tuple(replace(m, trained=t) for m, t in zip(self.matrices, trained, strict=True))
         return replace(self, reads=reads, matrices=matrices, vectors=vectors, readout=readout)
-
-
-class Recurrence(NamedTuple):
-    """Of an optimiser: change (step, component, component_2) and b (step, component), theta first, then slots."""
-
-    change: jax.Array
-    b: jax.Array
-
-
-class Start(NamedTuple):
-    """Standard deviations at initialisation (`dmft.specs.parameterization.Deviations`): weights (layer,); biases; along
-    (input direction,) and extra, of the bias of the first layer."""
-
-    weights: jax.Array
-    biases: jax.Array
-    along: jax.Array
-    extra: jax.Array
-
-
-class Rule(NamedTuple):
-    """The numbers of a problem that a step needs.
-
-    inputs: X (sample, [position,] input direction), the bias of the first layer among them; targets: (sample, output).
-    rows: (step, row), the samples met at a step, those to train on first.
-    probes: (probe,), the samples on which a stream is observed, or none; looked: (step,), whether it is.
-    share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
-    recurrence: A_t - 1 in the component of theta, A_t in slots, and b_t; nothing moves at the last step.  Of a flow
-        rates eta dt are b (step, 0), and tau is rate * share / gamma0.
-    numbers: traced numbers of the architecture (`dmft.specs.networks.program`), by field.
-    start: how initial parameters are made of normals.
-    kink_width: w, by which kinks are rounded where they are.
-    """
-
-    inputs: jax.Array
-    targets: jax.Array
-    rows: jax.Array
-    probes: jax.Array
-    looked: jax.Array
-    share: jax.Array
-    recurrence: Recurrence
-    gamma0: jax.Array
-    centered: jax.Array
-    numbers: dict[str, jax.Array]
-    start: Start
-    kink_width: jax.Array
-
-
-@dataclass(frozen=True)
-class Form:
-    """What of a problem shapes the compiled code.
-
-    network: the architecture without its numbers; shape: of one input.
-    stepping: what a step is made of; slots: how many the optimiser has.
-    trained: how many of a step's rows are trained on.
-    probes: how many a stream has; 0 where the rows themselves are observed.
-    joint: whether observables of several steps are wanted together: matrices then remember what probes have met.
-    observables: of passes, that are recorded.
-    frozen: layers that are not trained.
-    single: whether targets have no axis of outputs; nor have observables then.
-    smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
-    program: what the code of an architecture of one's own is known by, whose functions may be edited.
-    """
-
-    network: Any
-    shape: tuple[int, ...]
-    loss: str
-    stepping: Stepping
-    slots: int
-    trained: int
-    probes: int
-    joint: bool
-    observables: tuple[Observable, ...]
-    frozen: tuple[int, ...]
-    single: bool
-    smoothed: bool = False
-    program: str = ""
-
-    @cached_property
-    def sketch(self) -> Sketch:
-        """The parts of the program."""
-        found: Sketch = self.network.sketch(self.shape)
-        return found
-
-    @property
-    def per_output(self) -> bool:
-        """Whether backward passes start from every output, not from the loss."""
-        return self.stepping.by_output or self.every_row
-
-    @property
-    def every_row(self) -> bool:
-        """Whether backward passes start from all rows, not from those trained on."""
-        return self.stepping.follows_output or (self.gradients and not self.probes)
-
-    @property
-    def gradients(self) -> bool:
-        """Whether backward passes from every output are recorded."""
-        return any(one.needs == BACKWARD for one in self.observables)
 
 
 @dataclass(frozen=True)
@@ -347,7 +248,7 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
                 moved = network.matrices[use.index].outer(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
             else:
                 moved = network.matrices[use.index].outer(x, y, use.mix)
-        moved = _beside(moved, sketch.share(use.part.target))
+        moved = per_neuron(moved, sketch.share(use.part.target))
         key = (use.kind, use.index)
         parts[key] = jax.tree.map(jnp.add, parts[key], moved) if key in parts else moved
 
@@ -358,12 +259,12 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         all_of("read", len(sketch.reads)),
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
-        _beside(change.T @ seen.top[:n], sketch.share(sketch.readout)),
+        per_neuron(change.T @ seen.top[:n], sketch.share(sketch.readout)),
     )
     return trained_part(whole, form)
 
 
-def _beside(change: Any, share: float) -> Any:
+def per_neuron(change: Any, share: float) -> Any:
     """A direction, or a part of the NTK, of what ends in a population of `share` times N neurons."""
     return change if share == 1 else jax.tree.map(lambda a: a / share, change)
 
@@ -431,47 +332,3 @@ def vitals(network: Network, rule: Rule, t: jax.Array | int, seen: Pass, predict
         sizes=jnp.stack([seen.squares(seen.h, network), seen.squares(seen.gradients, network)]),
         ranks=jnp.stack(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
     )
-
-
-def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | None = None) -> jax.Array:
-    """K (row, output, row_2, output_2) between the rows of two passes that started from every output, or those before
-    `stop`."""
-    sketch, total = form.sketch, jnp.zeros(())
-    kinds = {"read": sketch.reads, "matrix": sketch.matrices, "vector": sketch.vectors}
-    for use in a.uses:
-        if use.part.layer in form.frozen:
-            continue
-        target = network.populations[sketch.place(kinds[use.kind][use.index].target)]
-        for other in b.uses:
-            if (use.kind, use.index) == (other.kind, other.index):
-                total = total + _beside(_tangents(network, target, use, other, stop), sketch.share(use.part.target))
-    if sketch.readout_layer not in form.frozen:
-        top = network.populations[sketch.place(sketch.readout)]
-        phi = _beside(top.inner(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
-        outputs = a.output.shape[1]
-        total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]
-    return total
-
-
-def _tangents(network: Network, target: Population, a: Use, b: Use, stop: int | None) -> jax.Array:
-    """(row, output, row_2, output_2), of one weight in two uses."""
-    assert a.gradient is not None
-    assert b.gradient is not None
-    g, h = a.gradient[:stop], b.gradient[:stop]
-    if a.kind == "vector":
-        g, h = (v.sum(axis=2) if v.ndim == 4 else v for v in (g, h))
-    G = target.inner(*(v.reshape(-1, v.shape[-1]) for v in (g, h))).reshape(*g.shape[:-1], *h.shape[:-1])
-    if a.kind == "vector":
-        return G
-    v, w = a.met[:stop], b.met[:stop]
-    if a.kind == "read":
-        phi = jnp.tensordot(v, w, axes=(-1, -1))
-    else:
-        source = network.populations[network.sketch.ends[a.index][0]]
-        phi = source.inner(*(each.reshape(-1, each.shape[-1]) for each in (v, w)))
-        phi = phi.reshape(*v.shape[:-1], *w.shape[:-1])
-    if v.ndim == 2:
-        return G * phi[:, None, :, None]
-    if a.mix is None:
-        return jnp.einsum("acxbdy,axby->acbd", G, phi)
-    return jnp.einsum("acybdz,kyu,kzv,aubv->acbd", G, a.mix, b.mix, phi, optimize=True)

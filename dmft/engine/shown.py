@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from dmft.engine.network import Form, Network, Pass, Rule, layers, tangent_kernel
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network, Pass, layers
+from dmft.engine.ntk import tangent_kernel
 from dmft.engine.population import Population
 from dmft.schema import Seen
 

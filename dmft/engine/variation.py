@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmft.engine.flow import observed_step
-from dmft.engine.network import Form, Network, Pass, Rule, predictions
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network, Pass, predictions
 from dmft.engine.shown import values
 
 VARIANTS = "variants"  # the mapped axis of `perturb`

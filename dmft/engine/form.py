@@ -1,0 +1,110 @@
+"""What a step of training needs of a problem: its numbers, and what shapes the compiled code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+
+from dmft.schema import BACKWARD, Observable
+from dmft.specs.networks.sketch import Sketch
+from dmft.specs.training import Stepping
+
+
+class Recurrence(NamedTuple):
+    """Of an optimiser: change (step, component, component_2) and b (step, component), theta first, then slots."""
+
+    change: jax.Array
+    b: jax.Array
+
+
+class Start(NamedTuple):
+    """Standard deviations at initialisation (`dmft.specs.parameterization.Deviations`): weights (layer,); biases; along
+    (input direction,) and extra, of the bias of the first layer."""
+
+    weights: jax.Array
+    biases: jax.Array
+    along: jax.Array
+    extra: jax.Array
+
+
+class Rule(NamedTuple):
+    """The numbers of a problem that a step needs.
+
+    inputs: X (sample, [position,] input direction), the bias of the first layer among them; targets: (sample, output).
+    rows: (step, row), the samples met at a step, those to train on first.
+    probes: (probe,), the samples on which a stream is observed, or none; looked: (step,), whether it is.
+    share: (step, trained row), gamma0 / P for the samples of the batch, else 0.
+    recurrence: A_t - 1 in the component of theta, A_t in slots, and b_t; nothing moves at the last step.  Of a flow
+        rates eta dt are b (step, 0), and tau is rate * share / gamma0.
+    numbers: traced numbers of the architecture (`dmft.specs.networks.program`), by field.
+    start: how initial parameters are made of normals.
+    kink_width: w, by which kinks are rounded where they are.
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+    rows: jax.Array
+    probes: jax.Array
+    looked: jax.Array
+    share: jax.Array
+    recurrence: Recurrence
+    gamma0: jax.Array
+    centered: jax.Array
+    numbers: dict[str, jax.Array]
+    start: Start
+    kink_width: jax.Array
+
+
+@dataclass(frozen=True)
+class Form:
+    """What of a problem shapes the compiled code.
+
+    network: the architecture without its numbers; shape: of one input.
+    stepping: what a step is made of; slots: how many the optimiser has.
+    trained: how many of a step's rows are trained on.
+    probes: how many a stream has; 0 where the rows themselves are observed.
+    joint: whether observables of several steps are wanted together: matrices then remember what probes have met.
+    observables: of passes, that are recorded.
+    frozen: layers that are not trained.
+    single: whether targets have no axis of outputs; nor have observables then.
+    smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
+    program: what the code of an architecture of one's own is known by, whose functions may be edited.
+    """
+
+    network: Any
+    shape: tuple[int, ...]
+    loss: str
+    stepping: Stepping
+    slots: int
+    trained: int
+    probes: int
+    joint: bool
+    observables: tuple[Observable, ...]
+    frozen: tuple[int, ...]
+    single: bool
+    smoothed: bool = False
+    program: str = ""
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """The parts of the program."""
+        found: Sketch = self.network.sketch(self.shape)
+        return found
+
+    @property
+    def per_output(self) -> bool:
+        """Whether backward passes start from every output, not from the loss."""
+        return self.stepping.by_output or self.every_row
+
+    @property
+    def every_row(self) -> bool:
+        """Whether backward passes start from all rows, not from those trained on."""
+        return self.stepping.follows_output or (self.gradients and not self.probes)
+
+    @property
+    def gradients(self) -> bool:
+        """Whether backward passes from every output are recorded."""
+        return any(one.needs == BACKWARD for one in self.observables)
