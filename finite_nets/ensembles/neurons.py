@@ -11,7 +11,7 @@ says which network each belongs to, for errors by networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dmft import schema
 from dmft.errors import DivergenceError
@@ -29,9 +30,9 @@ from dmft.specs import Problem, _check
 from finite_nets.device.precision import precision
 from finite_nets.ensembles.collection import Divergences, check_members
 from finite_nets.ensembles.ensemble import device_name, find_device
-from finite_nets.ensembles.recording import Plan, Results
+from finite_nets.ensembles.recording import Plan, Recorder
 from finite_nets.ensembles.runner import Batch, Runner, memory_given_back
-from finite_nets.training.trainer import NEVER, State, Training
+from finite_nets.training.trainer import NEVER, Fields, State, Training
 
 NAME = "preactivation"
 
@@ -156,11 +157,22 @@ class NeuronPlan(Plan):
             return (self.problem.sketch.depth, len(self.steps), len(self.rows), self.width)
         return super().shape(name)
 
-    def members(self, trainer: Training[Any], state: State[Any]) -> Results:
-        """Train a batch to its end; preactivation (member, layer, step, sample, neuron)."""
-        seen = trainer.run(state, frozenset(self.steps.tolist()), gradients=False)
-        each = [torch.stack(trainer.preactivations(state, fields, self.rows), dim=1) for fields in seen]
-        return {NAME: torch.stack(each, dim=2).cpu().numpy()}
+    def dims(self, name: str) -> tuple[str, ...]:
+        return ("layer", "step", "sample", "neuron") if name == NAME else super().dims(name)
+
+    def recorder(self, trainer: Training[Any], state: State[Any]) -> NeuronRecorder:
+        return NeuronRecorder(self, trainer, state, self.rows)
+
+
+class NeuronRecorder(Recorder):
+    """Takes preactivations of these rows alone."""
+
+    def __init__(self, plan: Plan, trainer: Training[Any], state: State[Any], rows: tuple[int, ...]) -> None:
+        super().__init__(plan, trainer, state)
+        self._rows = rows
+
+    def step(self, fields: Fields) -> Iterator[tuple[str, Tensor]]:
+        yield NAME, torch.stack(self.trainer.preactivations(self.state, fields, self._rows), dim=1)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What is recorded of an ensemble: of every member, or moments over blocks of members."""
+"""What is recorded of an ensemble: which variables, of which shapes, how they are taken, what follows from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dmft import schema
 from dmft.specs import Problem
-from finite_nets.ensembles.moments import BlockMoments, Blocks
 from finite_nets.training.observables import Shown, two_time_kernels
 from finite_nets.training.trainer import Fields, State, Training
 
@@ -49,13 +48,14 @@ class Plan:
         return schema.between_steps(self.observables) if self.two_time else ()
 
     @property
-    def _hessian(self) -> tuple[str, ...]:
+    def of_hessian(self) -> tuple[str, ...]:
+        """Those that need the Hessian of the loss."""
         return tuple(name for name in self.observables if schema.need([name], schema.HESSIAN))
 
     @property
     def recorded(self) -> tuple[str, ...]:
         """Variables that are taken from a network while it trains; predictions always: losses follow from them."""
-        names = {"prediction", *self._hessian, *(one.name for one in self.of_passes)}
+        names = {"prediction", *self.of_hessian, *(one.name for one in self.of_passes)}
         return tuple(sorted(names | {one.between_steps().name for one in self.between_steps}))
 
     @property
@@ -74,7 +74,7 @@ class Plan:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a variable of one network."""
-        return tuple(self.size(dim) for dim in self._dims(name))
+        return tuple(self.size(dim) for dim in self.dims(name))
 
     def size(self, dim: str) -> int:
         """Of a dimension of a variable of one network."""
@@ -92,7 +92,7 @@ class Plan:
         hidden: int = self.problem.observed.start
         return self.problem.task.n_samples - hidden
 
-    def _dims(self, name: str) -> tuple[str, ...]:
+    def dims(self, name: str) -> tuple[str, ...]:
         """Of one network's variable."""
         return schema.dims("limit", name, outputs=bool(self.problem.task.outputs))
 
@@ -113,7 +113,7 @@ class Plan:
 
     def step_axis(self, name: str) -> int:
         """Where the steps stand among the dimensions of a variable of one network."""
-        return self._dims(name).index("step")
+        return self.dims(name).index("step")
 
     def numbers(self, names: Sequence[str]) -> int:
         """How many of these variables make up one network."""
@@ -133,68 +133,36 @@ class Plan:
         """How many products of deviations of predictions a block has."""
         return self.numbers(["prediction"]) ** 2 if self.covariance else 0
 
-    # ---- a batch -----------------------------------------------------------------------------------------------------
+    def recorder(self, trainer: Training[Any], state: State[Any]) -> Recorder:
+        """Of a batch in training."""
+        return Recorder(self, trainer, state)
 
-    def members(self, trainer: Training[Any], state: State[Any]) -> Results:
-        """Train a batch to its end; the recorded variables (member, ...), whatever became of the members."""
-        seen: dict[str, list[Tensor]] = {}
-        for name, value in self._observed(trainer, state):
-            seen.setdefault(name, []).append(value)
-        return {name: self._over_steps(name, values).cpu().numpy() for name, values in seen.items()}
 
-    def moments(self, trainer: Training[Any], state: State[Any], blocks: Blocks) -> BlockMoments:
-        """Train a batch to its end; the moments of its blocks."""
-        predictions: list[Tensor] = []
-        seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for name, value in self._observed(trainer, state):
-            if name == "prediction":
-                predictions.append(value)
-            else:
-                seen.setdefault(name, []).append(blocks.moments(value))
-        prediction = self._over_steps("prediction", predictions)
-        found = {}
-        for name, values in seen.items():
-            means, squares = zip(*values, strict=True)
-            found[name] = self._over_steps(name, list(means)), self._over_steps(name, list(squares))
-        for name, value in {"prediction": prediction, **self._of_predictions(trainer, prediction)}.items():
-            found[name] = blocks.moments(value)
-        found = {name: found[name] for name in self.quantities}
-        return blocks.collected(found, blocks.products(prediction) if self.covariance else None)
+class Recorder:
+    """Takes what is recorded of a batch in training: names and values (member, ...)."""
 
-    def _observed(self, trainer: Training[Any], state: State[Any]) -> Iterator[tuple[str, Tensor]]:
-        """Name and values (member, ...) of what is recorded: of one saved step after the other, and of all together
-        for two-time kernels, at the end."""
-        saved = frozenset(self.steps.tolist())
-        histories: list[list[Sequence[Tensor]]] = [[] for _ in self.between_steps]
-        for fields in trainer.run(state, saved, gradients=self.gradients):
-            shown = Shown(trainer, state, fields)
-            yield from self._of_step(trainer, state, fields, shown)
-            for one, history in zip(self.between_steps, histories, strict=True):
-                assert one.fields is not None
-                history.append(one.fields(shown))
-            del fields, shown  # the next pass takes their memory
-        for one, history in zip(self.between_steps, histories, strict=True):
-            layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
-            name, counts = one.between_steps().name, None if one.mean else trainer.neurons(state)
-            yield name, two_time_kernels(trainer.products, layers, counts).reshape(-1, *self.shape(name))
+    def __init__(self, plan: Plan, trainer: Training[Any], state: State[Any]) -> None:
+        self.plan, self.trainer, self.state = plan, trainer, state
+        self._histories: list[list[Sequence[Tensor]]] = [[] for _ in plan.between_steps]
 
-    def _of_step(
-        self, trainer: Training[Any], state: State[Any], fields: Fields, shown: Shown
-    ) -> Iterator[tuple[str, Tensor]]:
-        outputs, sizes = bool(self.problem.task.outputs), {dim: self.size(dim) for dim in ("layer", "sample", "output")}
+    def step(self, fields: Fields) -> Iterator[tuple[str, Tensor]]:
+        """Of a saved step, from the fields of the observed samples."""
+        plan, outputs = self.plan, bool(self.plan.problem.task.outputs)
+        shown = Shown(self.trainer, self.state, fields)
+        sizes = {dim: plan.size(dim) for dim in ("layer", "sample", "output")}
         yield "prediction", fields.output if outputs else fields.output[..., 0]
-        for one in self.of_passes:
+        for one in plan.of_passes:
             yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
-        for name in self._hessian:
-            yield name, trainer.sharpness(state)
+        for name in plan.of_hessian:
+            yield name, self.trainer.sharpness(self.state)
+        for one, history in zip(plan.between_steps, self._histories, strict=True):
+            assert one.fields is not None
+            history.append(one.fields(shown))
 
-    def _over_steps(self, name: str, values: list[Tensor]) -> Tensor:
-        """The values of all steps as one array (member or block, ...)."""
-        if "step_2" in self._dims(name):
-            return values[0]
-        return torch.stack(values, dim=1 + self.step_axis(name))
-
-    def _of_predictions(self, trainer: Training[Any], prediction: Tensor) -> dict[str, Tensor]:
-        """Losses and accuracies (member, step)."""
-        targets = trainer.targets[trainer.observed].double()
-        return schema.of_predictions(self.problem, prediction.double(), self.observables, xp=torch, targets=targets)
+    def between_steps(self) -> Iterator[tuple[str, Tensor]]:
+        """Of all saved steps together, at the end."""
+        for one, history in zip(self.plan.between_steps, self._histories, strict=True):
+            layers = [torch.stack(steps) for steps in zip(*history, strict=True)]
+            name, counts = one.between_steps().name, None if one.mean else self.trainer.neurons(self.state)
+            found = two_time_kernels(self.trainer.products, layers, counts)
+            yield name, found.reshape(-1, *self.plan.shape(name))

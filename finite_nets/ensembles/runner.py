@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dmft.errors import MemoryEstimateError
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision
+from finite_nets.ensembles import batch
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.moments import BlockMoments, Blocks, joined
 from finite_nets.ensembles.recording import Plan, Results
@@ -188,18 +189,18 @@ class Runner:
     def _train_members(self, width: int, seeds: Indices) -> tuple[Results, NDArray[np.float64]]:
         with usual_torch(self.device, tf32=self.precision.name == "tf32"):
             state = self._begin(width, seeds)
-            results = self.plan.members(self.trainer, state)
+            results = batch.members(self.plan, self.trainer, state)
             return results, state.exploded_at.double().cpu().numpy()
 
     def _train_moments(self, width: int, seeds: Indices, blocks: int) -> BlockMoments:
         with usual_torch(self.device, tf32=self.precision.name == "tf32"):
             healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
             state = self._begin(width, seeds)
-            found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
+            found = batch.moments(self.plan, self.trainer, state, Blocks(healthy, blocks))
             healthy = state.exploded_at == NEVER
             if not bool(healthy.all()):  # they have entered the moments of the steps before
                 state = self._begin(width, seeds)
-                found = self.plan.moments(self.trainer, state, Blocks(healthy, blocks))
+                found = batch.moments(self.plan, self.trainer, state, Blocks(healthy, blocks))
             return found
 
     def _begin(self, width: int, seeds: Indices) -> State[Any]:

@@ -16,7 +16,7 @@ from dmft.specs.networks.population import Field
 from finite_nets.device import random
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS
-from finite_nets.ensembles import budget
+from finite_nets.ensembles import batch, budget
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.neurons import NeuronPlan
 from finite_nets.ensembles.recording import Plan
@@ -49,7 +49,7 @@ def trained(problem, program=None, observables=OBSERVABLES, two_time=False, widt
     with usual_torch(CPU):
         trainer = programs.trainer_of(problem, CPU, DOUBLE, program=program)
         state = trainer.start(width, torch.tensor(MEMBERS), 0)
-        return plan.members(trainer, state), trainer
+        return batch.members(plan, trainer, state), trainer
 
 
 def largest_difference(a, b):
@@ -483,7 +483,7 @@ def test_neurons_of_programs_are_recorded_where_they_have_no_positions():
     plan = NeuronPlan(problem, steps, frozenset({"prediction"}), rows=(0, 3), width=WIDTH)
     with usual_torch(CPU):
         trainer = programs.trainer_of(problem, CPU, DOUBLE)
-        found = plan.members(trainer, trainer.start(WIDTH, torch.tensor(MEMBERS), 0))["preactivation"]
+        found = batch.members(plan, trainer, trainer.start(WIDTH, torch.tensor(MEMBERS), 0))["preactivation"]
     assert found.shape == (2, 3, STEPS + 1, 2, WIDTH)
     last = np.tanh(0.8 * found[:, -1]) / 0.8
     kernels = np.einsum("msan,msbn->msab", last, last) / WIDTH

@@ -1,0 +1,60 @@
+"""A batch of networks, trained to its end: what was recorded of every member, or moments over blocks of members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmft import schema
+from finite_nets.ensembles.moments import BlockMoments, Blocks
+from finite_nets.ensembles.recording import Plan, Results
+from finite_nets.training.trainer import State, Training
+
+
+def _recorded(plan: Plan, trainer: Training[Any], state: State[Any]) -> Iterator[tuple[str, Tensor]]:
+    """Train a batch to its end; what is recorded, one saved step after the other, and of all of them at the end."""
+    recorder = plan.recorder(trainer, state)
+    for fields in trainer.run(state, frozenset(plan.steps.tolist()), gradients=plan.gradients):
+        yield from recorder.step(fields)
+        del fields  # the next pass takes their memory
+    yield from recorder.between_steps()
+
+
+def members(plan: Plan, trainer: Training[Any], state: State[Any]) -> Results:
+    """Train a batch to its end; the recorded variables (member, ...), whatever became of the members."""
+    seen: dict[str, list[Tensor]] = {}
+    for name, value in _recorded(plan, trainer, state):
+        seen.setdefault(name, []).append(value)
+    return {name: _over_steps(plan, name, values).cpu().numpy() for name, values in seen.items()}
+
+
+def moments(plan: Plan, trainer: Training[Any], state: State[Any], blocks: Blocks) -> BlockMoments:
+    """Train a batch to its end; the moments of its blocks."""
+    predictions: list[Tensor] = []
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for name, value in _recorded(plan, trainer, state):
+        if name == "prediction":
+            predictions.append(value)
+        else:
+            seen.setdefault(name, []).append(blocks.moments(value))
+    prediction = _over_steps(plan, "prediction", predictions)
+    found = {}
+    for name, values in seen.items():
+        means, squares = zip(*values, strict=True)
+        found[name] = _over_steps(plan, name, list(means)), _over_steps(plan, name, list(squares))
+    targets = trainer.targets[trainer.observed].double()
+    following = schema.of_predictions(plan.problem, prediction.double(), plan.observables, xp=torch, targets=targets)
+    for name, value in {"prediction": prediction, **following}.items():
+        found[name] = blocks.moments(value)
+    found = {name: found[name] for name in plan.quantities}
+    return blocks.collected(found, blocks.products(prediction) if plan.covariance else None)
+
+
+def _over_steps(plan: Plan, name: str, values: list[Tensor]) -> Tensor:
+    """The values of all steps as one array (member or block, ...)."""
+    if "step_2" in plan.dims(name):
+        return values[0]
+    return torch.stack(values, dim=1 + plan.step_axis(name))
