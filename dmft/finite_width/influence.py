@@ -24,16 +24,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.repetitions import Trained
 from dmft.drivers.run import Run
-from dmft.engine.directions import random_directions, symmetric_directions, symmetric_pairs
+from dmft.engine.directions import symmetric_pairs
 from dmft.engine.network import Network
 from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, taylor, vary
 from dmft.errors import DivergenceError
+from dmft.finite_width.measures import (
+    all_of_layer,
+    at_random,
+    network_moved,
+    of_batches,
+    orthonormal,
+    scaled,
+    those_leading,
+)
 from dmft.finite_width.scalars import Scalars, no_observables, recorded
 from dmft.running import memory
 from dmft.running.moments import Arrays
@@ -183,21 +191,21 @@ class Influence:
         if self.mode == "exact":
             pairs = [symmetric_pairs(int(p.used)) for p in trained.network.populations]
             return [
-                Source(layer, len(ab), 1.0, partial(_all_directions, pairs=ab, layer=layer, sizes=sizes))
+                Source(layer, len(ab), 1.0, partial(all_of_layer, pairs=ab, layer=layer, sizes=sizes))
                 for layer, ab in enumerate(pairs)
             ]
         sources = []
         found = self.deflated
         slopes = self._probe(network, found, key) if found else None
         for moved in [(layer,) for layer in layers] if self.by_layer else [layers]:
-            leading = _orthonormal(slopes, moved) if slopes else None
+            leading = orthonormal(slopes, moved) if slopes else None
             make = partial(
-                _random_directions, key=key, moved=moved, sizes=sizes, distribution=self.distribution, leading=leading
+                at_random, key=key, moved=moved, sizes=sizes, distribution=self.distribution, leading=leading
             )
             left = self.draws - found
             sources.append(Source(moved[0], left, sizes[0] / left, make))
             if leading:
-                sources.append(Source(moved[0], found, 1.0, partial(_leading_directions, leading=leading)))
+                sources.append(Source(moved[0], found, 1.0, partial(those_leading, leading=leading)))
         return sources
 
     def _probe(self, network: Network, found: int, key: jax.Array) -> Measures:
@@ -213,7 +221,7 @@ class Influence:
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
         pilots = min(self._at_once(network, self.mode), self.draws - found)
-        pilot = _random_directions(
+        pilot = at_random(
             0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
         response = self._derivatives(network, pilot).first
@@ -231,13 +239,13 @@ class Influence:
             _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
             if curved:
-                along = _scaled(pilot, self._spreads)
-                moved = _moved(network, [BEND * d[start // at_once % pilots] for d in along])
+                along = scaled(pilot, self._spreads)
+                moved = network_moved(network, [BEND * d[start // at_once % pilots] for d in along])
                 _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
                 bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
         # all of the first half, then as many bends as are wanted
-        joined = [*_joined(slopes, count), *_joined(bends, found - count)]
-        return _scaled(tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True)), self._spreads)
+        joined = [*of_batches(slopes, count), *of_batches(bends, found - count)]
+        return scaled(tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True)), self._spreads)
 
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
@@ -257,7 +265,7 @@ class Influence:
 
     def _derivatives(self, network: Network, directions: Measures) -> Taylor:
         run, form, spreads = self.run, self.run.form, self._spreads
-        directions = run.spread(_scaled(directions, spreads))  # wherever they come from: compiled once
+        directions = run.spread(scaled(directions, spreads))  # wherever they come from: compiled once
         if self.mode == "finite":
             size = 1 / max(1.0, *spreads)  # with which all weights stay positive
             found: Taylor = perturb(network, run.rule, directions, size, last=run.last, form=form)
@@ -309,7 +317,7 @@ class Influence:
             combinations = scalars.combinations(start, start + at_once)
             _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
             slopes = tuple(s[: stop - start] - s[: stop - start].mean(axis=1, keepdims=True) for s in slopes)
-            slopes = _scaled(slopes, self._spreads)
+            slopes = scaled(slopes, self._spreads)
             variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) / size for s in slopes]
             if self.covariance and start < scalars.predictions:
                 kept.append(tuple(s[: scalars.predictions - start] for s in slopes))
@@ -365,66 +373,3 @@ class Influence:
 
 def _bytes(tree: Any) -> int:
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
-
-
-def _joined(batches: list[Measures], count: int) -> list[Measures]:
-    """The first `count` of all batches, as one; none if there are none."""
-    return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
-
-
-def _scaled(measures: Measures, factors: list[float]) -> Measures:
-    """Every population's by its factor."""
-    return tuple(m if f == 1 else f * m for m, f in zip(measures, factors, strict=True))
-
-
-def _moved(network: Network, direction: list[jax.Array]) -> Network:
-    """With measures M + dM."""
-    populations = zip(network.populations, direction, strict=True)
-    return replace(network, populations=tuple(replace(p, measure=p.measure + d) for p, d in populations))
-
-
-def _random_directions(
-    start: int,
-    stop: int,
-    *,
-    key: jax.Array,
-    moved: tuple[int, ...],
-    sizes: list[int],
-    distribution: str,
-    leading: Measures | None,
-) -> Measures:
-    """Those that move the layers `moved`, orthogonal to `leading`; number i depends on the key, its layer and i."""
-
-    def of_layer(layer: int) -> jax.Array:
-        if layer not in moved:
-            return jnp.zeros((stop - start, sizes[layer]))
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(jnp.arange(start, stop))
-        found: jax.Array = random_directions(keys, size=sizes[layer], distribution=distribution)
-        return found
-
-    directions = tuple(of_layer(layer) for layer in range(len(sizes)))
-    if leading is None:
-        return directions
-    known = sum(d @ q.T for d, q in zip(directions, leading, strict=True))
-    return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
-
-
-def _orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
-    """An orthonormal basis of the slopes (slope, particle), each without its mean, in the layers `moved` together."""
-    centred = [s - s.mean(axis=1, keepdims=True) if i in moved else jnp.zeros_like(s) for i, s in enumerate(slopes)]
-    Q, R = jnp.linalg.qr(jnp.concatenate(centred, axis=1).T)
-    size = abs(R.diagonal())
-    Q = jnp.where(size > NEGLIGIBLE * size.max(), Q, 0.0)  # what rounding alone would point to
-    return tuple(jnp.split(Q.T, len(slopes), axis=1))
-
-
-def _leading_directions(start: int, stop: int, *, leading: Measures) -> Measures:
-    """Unit vectors, in the units of one neuron's fluctuation: dM = q / sqrt(S) has scale 1."""
-    return tuple(q[start:stop] / np.sqrt(q.shape[1]) for q in leading)
-
-
-def _all_directions(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: list[int]) -> Measures:
-    """Those of the index pairs, which move one layer of linear forms."""
-    moved = symmetric_directions(jnp.asarray(pairs[start:stop]), size=sizes[layer])
-    still = (jnp.zeros((stop - start, size, size)) for size in sizes)
-    return tuple(moved if i == layer else zero for i, zero in enumerate(still))

@@ -16,7 +16,8 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import curvature, linear
-from finite_nets.training.programs import Needs, by_program, needs
+from finite_nets.training.needs import Needs, needs
+from finite_nets.training.programs import by_program
 
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
 GPU_BATCH = 8 * 2**30  # fills the card many times over

@@ -44,7 +44,7 @@ from dmft.specs.parameterization import (
     trained_layers,
     with_bias,
 )
-from finite_nets.device.precision import PRECISIONS, Precision
+from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
@@ -347,70 +347,3 @@ def _check(problem: Problem, precision: Precision) -> None:
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Numbers that one network of a program takes, times its width where nothing else is said.
-
-    inputs: directions of what is read, not times the width; points: positions of a sample there.
-    readers, matrices, vectors: how many of them there are, a bank of K counted as K, those of populations of other
-        widths by the numbers that they have; bank: of the largest bank; readout: of one output.
-    forward: of a pass, by sample; backward: of its gradients, by sample and start; layers: of features, by sample.
-    positions: of all uses of a weight together, the most.
-    """
-
-    inputs: int
-    points: int
-    readers: float
-    matrices: float
-    vectors: float
-    bank: float
-    readout: float
-    forward: float
-    backward: float
-    layers: float
-    positions: int
-
-    def weights(self, width: int, samples: int, outputs: int, copies: int) -> int:
-        """So many copies of all weights, and a bank that is drawn in another order."""
-        inputs = min(self.inputs, self.points * samples)
-        weights = self.readers * inputs + self.matrices * width + self.vectors + self.readout * outputs
-        return math.ceil(width * (copies * weights + self.bank * width))
-
-
-@lru_cache(maxsize=64)
-def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
-    """Of the networks of a program, by a pass of a small one."""
-    sketch = network.sketch(shape)
-    width, numbers = sketch.whole_width(8), Numbers.of(sketch)
-    sizes, shares = sketch.sizes(width), [each.width for each in sketch.described]
-    read = np.asarray(network.inputs(np.ones((1, *shape))), np.float64)
-    x = torch.tensor(with_bias(read.reshape(-1, read.shape[-1]), network.bias).reshape(*read.shape[:-1], -1))
-    tensors = []
-    for number, (bank, (source, target)) in enumerate(zip(numbers.banks, numbers.ends, strict=True)):
-        inputs = x.shape[-1] if source is None else max(bank, 1) * sizes[source]
-        vector = number > numbers.readout
-        tensors.append(torch.zeros((1, sizes[target]) if vector else (1, sizes[target], inputs), dtype=x.dtype))
-    products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
-    with torch.inference_mode():
-        tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True)
-        network.program(tape, x)
-    forward, backward = tape.kept
-    matrices = [
-        (part.bank, shares[source] * shares[target])
-        for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True)
-    ]
-    return Needs(
-        inputs=x.shape[-1],
-        points=math.prod(x.shape[1:-1]),
-        readers=sum(sketch.share(part.target) for part in sketch.reads),
-        matrices=sum(max(bank, 1) * share for bank, share in matrices),
-        vectors=sum(sketch.share(part.target) for part in sketch.vectors),
-        bank=max((bank * share for bank, share in matrices), default=0.0),
-        readout=sketch.share(sketch.readout),
-        forward=forward / width,
-        backward=backward / width,
-        layers=sum(sketch.share(population) * max(positions, 1) for population, positions in sketch.layers),
-        positions=tape.positions,
-    )

@@ -19,7 +19,7 @@ from dmft.finite_width import influence
 from dmft.specs.networks import program
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS
-from finite_nets.training import programs
+from finite_nets.training import needs, programs
 
 RNG = np.random.default_rng(0)
 KERNELS = ("feature_kernel", "gradient_kernel", "ntk")
@@ -573,7 +573,7 @@ def test_estimates_count_the_neurons_that_there_are():
     assert memory_estimate(heads, 64)[0] > 1.5 * memory_estimate(replace(heads, problem=attention(keys=1)), 64)[0]
     law = replace(wide, in_law=True)
     assert law.sizes(64) == [256, 512, 512]
-    more, less = (programs.needs(Branched(ratio=r), (5,)) for r in (2.0, 1.0))
+    more, less = (needs.needs(Branched(ratio=r), (5,)) for r in (2.0, 1.0))
     assert (more.matrices, more.vectors, more.readers) == (8, 4, 1)
     assert (less.matrices, less.vectors, less.readers) == (4, 2, 1)
 

@@ -1,0 +1,89 @@
+"""Directions in the measures of populations: random, those that matter most, or all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.engine.directions import random_directions, symmetric_directions
+from dmft.engine.network import Network
+from dmft.engine.variation import Measures
+
+CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
+CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
+ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
+GPU_SHARE = 0.4  # of the free memory of a GPU
+LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
+BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
+BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
+NEGLIGIBLE = 1e-8  # relative size of what is rounding
+AT_ONCE = 512  # directions or scalars at most
+COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
+
+
+def of_batches(batches: list[Measures], count: int) -> list[Measures]:
+    """The first `count` of all batches, as one; none if there are none."""
+    return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
+
+
+def scaled(measures: Measures, factors: list[float]) -> Measures:
+    """Every population's by its factor."""
+    return tuple(m if f == 1 else f * m for m, f in zip(measures, factors, strict=True))
+
+
+def network_moved(network: Network, direction: list[jax.Array]) -> Network:
+    """With measures M + dM."""
+    populations = zip(network.populations, direction, strict=True)
+    return replace(network, populations=tuple(replace(p, measure=p.measure + d) for p, d in populations))
+
+
+def at_random(
+    start: int,
+    stop: int,
+    *,
+    key: jax.Array,
+    moved: tuple[int, ...],
+    sizes: list[int],
+    distribution: str,
+    leading: Measures | None,
+) -> Measures:
+    """Those that move the layers `moved`, orthogonal to `leading`; number i depends on the key, its layer and i."""
+
+    def of_layer(layer: int) -> jax.Array:
+        if layer not in moved:
+            return jnp.zeros((stop - start, sizes[layer]))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(jnp.arange(start, stop))
+        found: jax.Array = random_directions(keys, size=sizes[layer], distribution=distribution)
+        return found
+
+    directions = tuple(of_layer(layer) for layer in range(len(sizes)))
+    if leading is None:
+        return directions
+    known = sum(d @ q.T for d, q in zip(directions, leading, strict=True))
+    return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
+
+
+def orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
+    """An orthonormal basis of the slopes (slope, particle), each without its mean, in the layers `moved` together."""
+    centred = [s - s.mean(axis=1, keepdims=True) if i in moved else jnp.zeros_like(s) for i, s in enumerate(slopes)]
+    Q, R = jnp.linalg.qr(jnp.concatenate(centred, axis=1).T)
+    size = abs(R.diagonal())
+    Q = jnp.where(size > NEGLIGIBLE * size.max(), Q, 0.0)  # what rounding alone would point to
+    return tuple(jnp.split(Q.T, len(slopes), axis=1))
+
+
+def those_leading(start: int, stop: int, *, leading: Measures) -> Measures:
+    """Unit vectors, in the units of one neuron's fluctuation: dM = q / sqrt(S) has scale 1."""
+    return tuple(q[start:stop] / np.sqrt(q.shape[1]) for q in leading)
+
+
+def all_of_layer(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: list[int]) -> Measures:
+    """Those of the index pairs, which move one layer of linear forms."""
+    moved = symmetric_directions(jnp.asarray(pairs[start:stop]), size=sizes[layer])
+    still = (jnp.zeros((stop - start, size, size)) for size in sizes)
+    return tuple(moved if i == layer else zero for i, zero in enumerate(still))
