@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -93,7 +94,7 @@ class Argument(NamedTuple):
 
 def arguments(call: Call) -> dict[str, Argument]:
     """The arguments of a dataclass or function."""
-    parsed = docstring_parser.google.parse(inspect.getdoc(call) or "").params
+    parsed = docstring_parser.google.parse(_said(call)).params
     texts = {name: " ".join((one.description or "").split()) for one in parsed for name in one.arg_name.split(", ")}
     hints = typing.get_type_hints(call)
     fields: Any = getattr(call, "__dataclass_fields__", {})
@@ -106,6 +107,15 @@ def arguments(call: Call) -> dict[str, Argument]:
             text = texts.get(name, "")
             found[name] = Argument(_members(hints.get(name, str)), default, "" if text.startswith("as of `") else text)
     return found
+
+
+def _said(call: Call) -> str:
+    """The docstring; where Python has left it out (-OO), from the source."""
+    if sys.flags.optimize > 1 and (file := inspect.getsourcefile(call)) is not None:
+        for node in ast.walk(ast.parse(Path(file).read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == call.__name__:
+                return ast.get_docstring(node) or ""
+    return inspect.getdoc(call) or ""
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -123,7 +133,7 @@ def declared(module: str, name: str) -> Call:
     function.body, function.decorator_list, function.returns = function.body[:1], [], None
     scope: dict[str, Any] = {}
     future = ast.parse("from __future__ import annotations").body
-    exec(compile(ast.Module([*future, function], []), str(origin), "exec"), scope)
+    exec(compile(ast.Module([*future, function], []), str(origin), "exec", optimize=0), scope)
     made: Call = scope[name]
     made.__annotations__ = typing.get_type_hints(made, localns=_Names())
     return made
@@ -310,7 +320,7 @@ def _shown(default: Any) -> str:
 
 def _opening(call: Call) -> str:
     """What a docstring opens with, without what stands in brackets."""
-    opening = (inspect.getdoc(call) or call.__name__).split("\n\n")[0].split(": ")[0]
+    opening = (_said(call) or call.__name__).split("\n\n")[0].split(": ")[0]
     return re.sub(r"\s*\(.*?\)", "", " ".join(opening.split())).rstrip(".")
 
 

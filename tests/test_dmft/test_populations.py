@@ -14,9 +14,8 @@ import dmft
 import finite_nets
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
-from dmft.engine import bank, loop, matrix, network, population
+from dmft.engine import bank, loop, matrix, network, ntk, population
 from dmft.finite_width import influence
-from dmft.specs.networks import program
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training import needs, programs
@@ -223,7 +222,7 @@ def test_networks_with_the_rates_of_one_width_are_others(monkeypatch):
 
 
 def explicit(problem, width):
-    """The engine on the weights of a network: what `loop.advance` sees, and the state at the end."""
+    """The engine on the weights of a network: what `loop.advance` records, by name."""
     given, theta = drawn(problem, width)
     theta, sketch, sizes = [a.numpy() for a in theta], problem.sketch, problem.sketch.sizes(width)
     rule, form = loop.rule_of(problem), loop.form_of(problem)
@@ -248,7 +247,8 @@ def explicit(problem, width):
     )
     steps = problem.training.steps + 1
     room = loop.empty_history(start, rule, form, range(steps), two_time=True)
-    return loop.advance(start, room, rule, 0, steps, form=form)
+    end, history = loop.advance(start, room, rule, 0, steps, form=form)
+    return loop.recorded(end, history, rule, form) | {"prediction": history.vitals.prediction}
 
 
 @pytest.fixture
@@ -262,18 +262,10 @@ def double():
 def test_the_engine_on_the_weights_of_a_network_is_that_network(name):
     make, _, width = CASES[name]
     nets = finite_nets.train_ensemble(make(), widths=[width], seeds=[4], dtype="float64", two_time=True)
-    end, history = explicit(make(), width)
-
-    def same(found, name):
-        np.testing.assert_allclose(found, nets[name][0, 0], rtol=1e-8, atol=1e-11, err_msg=name)
-
-    same(history.vitals.prediction, "prediction")
-    same(history.kernels.ntk, "ntk")
-    for kernel in ("feature_kernel", "gradient_kernel"):
-        same(np.moveaxis(getattr(history.kernels, kernel), 0, 1), kernel)
-    per_layer = network.layers(end)
-    same(loop.two_time_kernels(history.features, per_layer, mean=True), "feature_kernel_two_time")
-    same(loop.two_time_kernels(history.gradients, per_layer, mean=False), "gradient_kernel_two_time")
+    found = explicit(make(), width)
+    kernels = ("feature_kernel", "gradient_kernel")
+    for name in ("prediction", "ntk", *kernels, *(f"{kernel}_two_time" for kernel in kernels)):
+        np.testing.assert_allclose(found[name], nets[name][0, 0], rtol=1e-8, atol=1e-11, err_msg=name)
 
 
 # ---- the limit -------------------------------------------------------------------------------------------------------
@@ -309,7 +301,8 @@ def test_the_limit_of_wide_branches_is_that_of_networks(branched_networks):
 
 
 def without_rates(monkeypatch):
-    monkeypatch.setattr(network, "_beside", lambda change, share: change)
+    for module in (network, ntk):
+        monkeypatch.setattr(module, "per_neuron", lambda change, share: change)
 
 
 def without_ratio(monkeypatch):
@@ -457,7 +450,7 @@ def test_a_unit_has_one_weight(monkeypatch):
 
     monkeypatch.setattr(P, "units", property(lambda p: p.size))
     monkeypatch.setattr(P, "weights", property(lambda p: p.measure if p.measure.ndim else p.measure / p.group))
-    monkeypatch.setattr(program.Population, "members", property(lambda p: p.width))
+    monkeypatch.setattr(dmft.Population, "members", property(lambda p: p.width))
     monkeypatch.setattr(influence.Influence, "begun", by_component)
     jax.clear_caches()
     assert (feature_variance(mode="reverse") / expected).max() < 0.75

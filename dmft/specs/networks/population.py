@@ -28,6 +28,9 @@ class Population:
 
     Raises:
         ValueError, TypeError: a width that is not positive, or no ratio; a group below 1.
+
+    >>> dmft.Population("heads", width=0.5, group=4).size(64)  # eight heads of four
+    32
     """
 
     name: Hashable
