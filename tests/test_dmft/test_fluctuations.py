@@ -388,6 +388,7 @@ def test_errors_of_relu_biases_are_honest(relu_pair, monkeypatch):
     assert (twin.ntk_bias_se[0].values[upper] > 2 * se).any()
 
 
+@pytest.mark.slow
 @few_draws
 def test_results_follow_the_seed_and_the_recorded_steps(problem):
     few = {"particles": 512, "draws": 16, "scrambles": 2, "deflate": False, "observables": ["prediction"]}

@@ -155,6 +155,7 @@ def test_positions_are_averaged_alike_in_the_limit_and_in_networks():
         np.testing.assert_allclose(ds.preactivation_kernel, ds.feature_kernel, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_width_bends_the_participation_ratio_as_its_expansion_says():
     """A function of kernels that is not linear: networks are off by 1/N, which the bias of the expansion foretells."""
     problem = some_problem(dmft.linear())

@@ -363,6 +363,7 @@ def influence_functions(problem):
     ).prediction_variance.values
 
 
+@pytest.mark.slow
 def test_what_width_adds_with_wide_branches():
     problem = branched(blocks=1)
     ratio = influence_functions(problem) / variances(problem, 64, 6000)[[2, 5]]

@@ -212,7 +212,7 @@ def test_a_small_first_capacity_grows_and_gives_the_same_limit(problem, theory, 
     assert within(grown.prediction, theory.prediction, theory.prediction_se.max())
 
 
-@pytest.mark.parametrize("work", [dmft.solve, dmft.fluctuations], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("work", first_of([dmft.solve, dmft.fluctuations]), ids=lambda f: f.__name__)
 def test_a_run_is_let_go_before_the_next_begins(problem, work, monkeypatch):
     train, networks = repetitions._train, []
 
