@@ -37,7 +37,6 @@ from dmft.specs.activation import activation
 if TYPE_CHECKING:
     from dmft.drivers.adaptive_flow import adaptive_flow
     from dmft.drivers.neurons import neurons
-    from dmft.drivers.plan import plan
     from dmft.drivers.solve import solve
     from dmft.finite_width.expansion import at_width, required_width
     from dmft.finite_width.fluctuations import fluctuations
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from dmft.limits.initial import initial_fluctuations
     from dmft.limits.lazy import lazy_limit
     from dmft.limits.two_layer import two_layer_linear
+    from dmft.planning import plan
     from dmft.schema.observable import Observable
     from dmft.schema.registry import observable
     from dmft.schema.stacking import stack
@@ -104,7 +104,7 @@ _LAZY = {
     "load": "dmft.schema.storage",
     "neurons": "dmft.drivers.neurons",
     "observable": "dmft.schema.registry",
-    "plan": "dmft.drivers.plan",
+    "plan": "dmft.planning",
     "required_width": "dmft.finite_width.expansion",
     "save": "dmft.schema.storage",
     "solve": "dmft.drivers.solve",

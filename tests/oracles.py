@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dmft.specs import parameterization
-from finite_nets.training.activations import function
+from finite_nets.device.activations import function
 
 
 def gaussian_averages(activation, K):

@@ -21,8 +21,7 @@ import numpy as np
 
 from dmft.running.estimates import Estimates
 from dmft.running.moments import Moments
-from dmft.running.paths import local
-from dmft.schema.storage import replacing
+from dmft.running.paths import local, replacing
 
 EVERY = 60.0  # seconds between writings
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
 
 from dmft import schema
 from dmft.errors import SchemaError
-from dmft.running.paths import local
+from dmft.running.paths import local, replacing
 
 SEALED = "sealed"  # attribute of files that have a digest; no attribute of what is read from them
 MARK, DIGITS = b"\nsha256 of this file up to here: ", 64
@@ -21,24 +17,6 @@ CHANGED = (
     "is not as dmft.save wrote it: it is damaged, or another program changed it. Make it again; xarray.open_dataset "
     "reads what there is."
 )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place at the end: `path` appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as any new file; temporary ones are private
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save(ds: xr.Dataset, path: str | Path) -> Path:

@@ -17,9 +17,8 @@ import jinja2
 import xarray as xr
 
 from dmft.running.host import usual_errors
-from dmft.running.paths import local
+from dmft.running.paths import local, replacing
 from dmft.schema.sources import kind_of
-from dmft.schema.storage import replacing
 from figures.report.blocks import Items, Section
 from figures.report.data import data_of
 from figures.report.pictures import FIGURES, pictures

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finite_nets.sweeps.executors import forked
+from finite_nets.device.forks import forked
 
 # where PyTorch 2.9 and later keep how products of float32 are made, one place a backend
 PRODUCTS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))

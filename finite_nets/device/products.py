@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
+from finite_nets.device.activations import function
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
-from finite_nets.training.activations import function
 
 MODES = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}  # of the matrix units, in the kernels
 Pairs = tuple[Tensor, Tensor]

@@ -190,7 +190,7 @@ def _accumulate(
 
 @triton.jit
 def _activated(h, gain, ACTIVATION: tl.constexpr):
-    """phi(h), phi'(h), as `finite_nets.training.activations`."""
+    """phi(h), phi'(h), as `finite_nets.device.activations`."""
     if ACTIVATION == "tanh":
         t = _tanh(gain * h)
         return t / gain, 1.0 - t * t

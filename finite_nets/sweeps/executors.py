@@ -24,6 +24,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+from finite_nets.device.forks import forked
+
 ATTEMPTS = 3  # of a pool whose workers die before they have finished a single task
 PATIENCE = 1.0  # seconds for a process that is ending to end
 SHARE, MANY = 8, 256  # tasks of a worker, or of a cluster, at least, where there are as many blocks
@@ -34,15 +36,6 @@ GUARD = (
     'use executor="serial".'
 )
 _device: str | None = None  # of a spawned worker
-_forked_from: set[int] = set()  # processes whose threads and locks this one would share, had it them
-
-
-def _remember_fork() -> None:
-    _forked_from.add(os.getppid())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_remember_fork)
 
 
 @dataclass(frozen=True)
@@ -124,7 +117,7 @@ def _unforked(work: Job, sender: int, task: Any) -> Outcome:
     Raises:
         RuntimeError: it was.
     """
-    if sender in _forked_from:
+    if forked(sender):
         raise RuntimeError(
             "the executor forks its processes: with the locks of PyTorch's threads and without the threads, they would "
             'wait for ever. Use executor="pool", or start them by "spawn": '
@@ -142,11 +135,6 @@ def end_if_begun_anew(executor: Executor) -> None:
         for frame, _ in traceback.walk_stack(None)
     ):
         raise SystemExit(UNGUARDED)
-
-
-def forked() -> bool:
-    """Whether this process was forked from one that had loaded this module, and PyTorch most likely."""
-    return bool(_forked_from)
 
 
 def _death(workers: Iterable[Any]) -> str:

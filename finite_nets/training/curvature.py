@@ -42,7 +42,7 @@ from torch import Tensor
 from dmft.specs import Problem, curvature, loss
 from dmft.specs.curvature import start_coefficients
 from dmft.specs.parameterization import hidden_scale, scales
-from finite_nets.training.activations import bend, function
+from finite_nets.device.activations import bend, function
 
 if TYPE_CHECKING:
     from finite_nets.training.perceptrons import Parameters, Trainer

@@ -35,8 +35,8 @@ from dmft.specs import Activation
 from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
 from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import hidden_scale
+from finite_nets.device.activations import differentiable
 from finite_nets.device.products import Products
-from finite_nets.training.activations import differentiable
 
 MANY_POSITIONS = 48  # from which on moving them takes less time than a product (measured on a CPU: equal from 16 to 64)
 IN_FORMULAS = 3  # numbers that a formula keeps for its derivatives, a number that it is given

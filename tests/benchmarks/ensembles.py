@@ -27,8 +27,8 @@ import torch
 import comparisons
 import dmft
 import finite_nets
+from finite_nets.device.activations import function
 from finite_nets.device.precision import PRECISIONS
-from finite_nets.training.activations import function
 from finite_nets.training.perceptrons import Trainer
 
 CASES = [(128, 3), (128, 60), (512, 3), (512, 60), (2048, 3), (2048, 60), (8192, 3), (8192, 60)]  # width, samples

@@ -7,7 +7,7 @@ import torch
 from scipy.special import erf
 
 import dmft
-import finite_nets.training.activations
+import finite_nets.device.activations
 from dmft.engine import activations
 from dmft.limits import gaussian
 from dmft.specs.activation import NAMES
@@ -46,7 +46,7 @@ def test_every_activation_is_tested():
 
 @pytest.mark.parametrize("activation", ALL, ids=str)
 def test_jax_and_torch_agree_with_the_formula_and_its_derivative(activation):
-    function = finite_nets.training.activations.function(activation)
+    function = finite_nets.device.activations.function(activation)
     h = torch.tensor(H, requires_grad=True)
     (slope,) = torch.autograd.grad(function(h)[0].sum(), h)
     with jax.enable_x64(True):
@@ -63,7 +63,7 @@ def test_jax_and_torch_agree_with_the_formula_and_its_derivative(activation):
 @pytest.mark.parametrize("activation", ALL, ids=str)
 def test_both_second_derivatives_are_the_slope_of_the_first(activation):
     h = torch.tensor(H, requires_grad=True)
-    (bend,) = torch.autograd.grad((finite_nets.training.activations.function(activation)(h)[1] + 0 * h).sum(), h)
+    (bend,) = torch.autograd.grad((finite_nets.device.activations.function(activation)(h)[1] + 0 * h).sum(), h)
     with jax.enable_x64(True):
         value, slope = activations.functions(activation)
         given = (jax.numpy.asarray(H),), (jax.numpy.ones_like(H),)
@@ -71,7 +71,7 @@ def test_both_second_derivatives_are_the_slope_of_the_first(activation):
         np.testing.assert_array_equal(jax.jvp(activations.differentiable(value, slope), *given)[1], slope(*given[0]))
     # float64 rounding
     np.testing.assert_allclose(
-        finite_nets.training.activations.bend(activation)(h.detach()), bend, rtol=1e-11, atol=1e-12
+        finite_nets.device.activations.bend(activation)(h.detach()), bend, rtol=1e-11, atol=1e-12
     )
     np.testing.assert_allclose(ours, bend, rtol=1e-11, atol=1e-12)
 

@@ -14,11 +14,11 @@ import dmft
 import finite_nets
 from dmft.errors import DivergenceError
 from dmft.specs import loss, parameterization
+from finite_nets.device.activations import function
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import flow
-from finite_nets.training.activations import function
 from finite_nets.training.perceptrons import Trainer, initialise
 
 WIDTH, SEED, FEATURES = 7, 3, 4
