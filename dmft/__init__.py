@@ -33,6 +33,7 @@ from dmft.specs import (
     vary,
 )
 from dmft.specs.activation import activation
+from dmft.specs.problem import NETWORKS, TRAININGS
 
 if TYPE_CHECKING:
     from dmft.drivers.adaptive_flow import adaptive_flow
@@ -118,6 +119,9 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
+    for kinds in (NETWORKS, TRAININGS):  # of files that are not named above
+        if name in kinds:
+            return kinds[name]
     raise AttributeError(f"module 'dmft' has no attribute {name!r}")
 
 

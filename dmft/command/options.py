@@ -27,6 +27,7 @@ from dmft.specs.activation import NAMES, WITH_GAIN
 from dmft.specs.tasks.sources import NAMED
 
 # names that are typed, where they are not those of the class in small letters
+DEFAULTS = ("MLP", "GradientDescent")
 SHORT = {"ResidualMLP": "residual", "GradientDescent": "descent", "GradientFlow": "flow"}
 OWN: dict[str, dict[str, Call]] = {"network": {}, "training": {}}  # that command lines named
 # options of the commands themselves
@@ -166,7 +167,8 @@ def in_options(message: str) -> str:
 def _known(chooser: str) -> dict[str, Call]:
     """What is registered, and what command lines named, by the names that are typed."""
     registered: Mapping[str, Any] = specs.NETWORKS if chooser == "network" else specs.TRAININGS
-    return {SHORT.get(name, name.lower()): kind for name, kind in registered.items()} | OWN[chooser]
+    names = sorted(registered, key=lambda name: name not in DEFAULTS)  # the first is the default
+    return {SHORT.get(name, name.lower()): registered[name] for name in names} | OWN[chooser]
 
 
 def _taken(chooser: str, others: Iterable[Call]) -> dict[str, Typed]:

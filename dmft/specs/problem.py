@@ -15,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import faces
+from dmft.specs import networks, training
+from dmft.specs._kinds import kinds_in
 from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
-from dmft.specs.networks import CNN, MLP, Architecture, ResidualMLP, own
+from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.tasks.given import Task
-from dmft.specs.training import GradientDescent, GradientFlow, Training
+from dmft.specs.training import Training
 from dmft.specs.training import own as own_training
 
 FORMAT = 1
-NETWORKS = {kind.__name__: kind for kind in (MLP, ResidualMLP, CNN)}
-TRAININGS = {kind.__name__: kind for kind in (GradientDescent, GradientFlow)}
+NETWORKS = kinds_in(networks, Architecture)
+TRAININGS = kinds_in(training, Training)
 LONGEST = 60  # characters of a value that is shown
 # fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
 SILENT = {

@@ -293,7 +293,7 @@ def test_an_architecture_of_ones_own_has_its_options(tmp_path, capsys, wavy):
         (f"{rest} {wavy} --waves 2 --depth 1", "--depth does not go with --network waves:Wavy"),
         (f"{rest} --network waves:Lost", "waves has no dataclass Lost"),
         (f"{rest} --network wafes:Wavy", "cannot be imported (No module named 'wafes'); start where"),
-        (f"{rest} --network wavy", "--network 'wavy' is unknown; choose one of mlp, residual, cnn"),
+        (f"{rest} --network wavy", "--network 'wavy' is unknown; choose one of mlp, cnn, residual"),
     ):
         assert run(f"problem {typed}", "--out", tmp_path / "other.json") == 2, typed
         assert message in capsys.readouterr().err
@@ -336,7 +336,7 @@ def test_help_tells_of_an_architecture_of_ones_own(wavy, capsys):
         ),
         (
             f"{PROBLEM} --network mpl",
-            "--network 'mpl' is unknown; choose one of mlp, residual, cnn, or a class of your",
+            "--network 'mpl' is unknown; choose one of mlp, cnn, residual, or a class of your",
         ),
         (f"{PROBLEM} --learning-rate -1", "learning_rate=-1.0 must be positive"),
         (f"{PROBLEM} --activation tang", "activation 'tang' is unknown; choose one of tanh"),

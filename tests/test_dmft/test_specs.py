@@ -1,6 +1,7 @@
 """Specs: what is accepted, what is refused and how, identity, JSON."""
 
 import dataclasses
+import importlib
 import re
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 import dmft
 from dmft.errors import DivergenceError
 from dmft.specs import parameterization
+from dmft.specs._kinds import kinds_in
+from dmft.specs.problem import NETWORKS, TRAININGS
 
 X = np.random.default_rng(0).standard_normal((4, 6))
 Y = [-1.0, 1.0, 1.0, -1.0]
@@ -249,3 +252,23 @@ def test_a_step_of_rate_zero_changes_nothing():
             np.testing.assert_allclose(found[1], found[0], atol=1e-12, err_msg=name)
             np.testing.assert_allclose(found[1:], without[name].transpose("step", ...).values, atol=1e-12, err_msg=name)
         np.testing.assert_array_equal(with_zero["time"], [0, 0, 0.5, 1.5])
+
+
+def test_one_more_file_is_one_more_kind(tmp_path, monkeypatch):
+    """With nothing else to edit: problems, their JSON and the command line read the kinds that files define."""
+    assert set(NETWORKS) == {"CNN", "MLP", "ResidualMLP"}
+    assert set(TRAININGS) == {"GradientDescent", "GradientFlow"}
+    folder = tmp_path / "more_kinds"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "wavy.py").write_text(
+        "from dataclasses import dataclass\nimport dmft\nfrom dmft import MLP\n\n"
+        "@dataclass(frozen=True)\nclass Wavy(dmft.Architecture):\n    gamma0: float = 1.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = kinds_in(importlib.import_module("more_kinds"), dmft.Architecture)
+    assert [kind.__name__ for kind in found.values()] == ["Wavy"]  # not what it imports
+    monkeypatch.setitem(NETWORKS, "Wavy", found["Wavy"])
+    assert dmft.Wavy is found["Wavy"]
+    with pytest.raises(AttributeError, match="Waver"):
+        _ = dmft.Waver

@@ -1,0 +1,22 @@
+"""Kinds of specs: one more file in their folder is one more kind."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def kinds_in(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
+    """The classes derived from `base` that files of a package define, by name."""
+    found: dict[str, type[T]] = {}
+    for file in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{file.name}")
+        defined = {name: v for name, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+        found |= {
+            name: v for name, v in defined.items() if isinstance(v, type) and issubclass(v, base) and v is not base
+        }
+    return found
