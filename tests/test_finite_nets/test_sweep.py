@@ -30,6 +30,7 @@ import finite_nets.sweeps.store
 from comparisons.samples import prediction_covariance
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, SchemaError, StoreError
+from dmft.running import memory
 from dmft.specs.problem import differences
 from finite_nets.__main__ import main, sweep_options
 from finite_nets.device.precision import PRECISIONS
@@ -885,7 +886,8 @@ def test_a_script_without_guard_is_told_so_once(tmp_path, executor):
         (lambda: finite_nets.plan_sweep(PROBLEM, [8], 10**9, store="unused").text(times=False), None),
     ],
 )  # fmt: skip
-def test_sizes_beyond_any_machine_are_refused_before_there_is_a_list_of_them(call, error):
+def test_sizes_beyond_any_machine_are_refused_before_there_is_a_list_of_them(call, error, monkeypatch):
+    monkeypatch.setattr(memory, "available_on_host", lambda: 2**33)  # on a large machine a billion would be trained
     assert torch.__version__  # loaded before memory is traced
     tracemalloc.start()
     try:
