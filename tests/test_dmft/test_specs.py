@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import dmft
+import finite_nets
 from dmft.errors import DivergenceError
 from dmft.specs import parameterization
 from dmft.specs._kinds import kinds_in
+from dmft.specs.loss import LOSSES, Loss
 from dmft.specs.problem import NETWORKS, TRAININGS
 
 X = np.random.default_rng(0).standard_normal((4, 6))
@@ -272,3 +274,25 @@ def test_one_more_file_is_one_more_kind(tmp_path, monkeypatch):
     assert dmft.Wavy is found["Wavy"]
     with pytest.raises(AttributeError, match="Waver"):
         _ = dmft.Waver
+
+
+def test_one_more_entry_is_one_more_loss(monkeypatch):
+    """A loss between the squared and the absolute one, in the limit, its lazy limit, and networks."""
+    soft = Loss(
+        values=lambda xp, f, y: ((1 + (f - y) ** 2) ** 0.5 - 1).sum(axis=-1),
+        descent=lambda xp, f, y: (y - f) / (1 + (f - y) ** 2) ** 0.5,
+        curvature=lambda xp, f, y: ((1 + (f - y) ** 2) ** -1.5)[..., None],
+        check=lambda targets: None,
+    )
+    monkeypatch.setitem(LOSSES, "soft", soft)
+    task = dmft.Task([[1.0, 0.5], [-0.3, 1.0]], [1.5, -1.0])
+    problem = dmft.Problem(dmft.MLP(1, gamma0=1e-3), task, dmft.GradientDescent(0.5, 3), loss="soft")
+    assert dmft.Problem.from_json(problem.to_json()) == problem
+    theory = dmft.solve(problem, particles=256, scrambles=2, observables=["prediction", "loss", "sharpness"])
+    lazy = dmft.lazy_limit(problem)
+    nets = finite_nets.train_ensemble(problem, widths=[512], seeds=32, observables=["prediction"], dtype="float64")
+    # of 256 particles, and of 32 networks of width 512
+    assert abs(theory.prediction - lazy.prediction).max() < 0.02
+    assert abs(nets.prediction.mean("seed")[0] - lazy.prediction).max() < 0.02
+    squared = dmft.lazy_limit(dataclasses.replace(problem, loss="squared"))  # the twin
+    assert abs(squared.prediction - lazy.prediction).max() > 0.1
