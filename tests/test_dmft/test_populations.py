@@ -268,6 +268,30 @@ def test_the_engine_on_the_weights_of_a_network_is_that_network(name):
         np.testing.assert_allclose(found[name], nets[name][0, 0], rtol=1e-8, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["branches", "funnel, ntk", "attention"])
+def test_sharpness_of_networks_is_that_of_the_dense_hessian(name, monkeypatch):
+    monkeypatch.setattr(dmft.specs.curvature, "ITERATIONS", 120)
+    make, forward, width = CASES[name]
+    problem = make()
+    found = finite_nets.train_ensemble(
+        problem, widths=[width], seeds=[4], dtype="float64", observables=["sharpness"], save_steps=[0]
+    )
+    x, theta = drawn(problem, width)
+    gamma0, y, n = problem.network.gamma0, torch.tensor(problem.task.y_train), problem.task.n_train
+    top = theta[problem.sketch.readout_layer].shape[-1]
+    mean_field = problem.network.parameterization == "mean_field"
+    scale, rate = (gamma0 * top, gamma0**2 * width) if mean_field else (gamma0 * top**0.5, gamma0**2)
+
+    def output(flat):
+        parts = flat.split([a.numel() for a in theta])
+        return forward(x[:n], *(p.reshape(a.shape) for p, a in zip(parts, theta, strict=True)))[1][:, 0] / scale
+
+    flat = torch.cat([a.flatten() for a in theta])
+    start = output(flat) if problem.network.centered else 0.0
+    H = torch.autograd.functional.hessian(lambda flat: ((output(flat) - start - y) ** 2).mean() / 2, flat)
+    np.testing.assert_allclose(found.sharpness.item(), torch.linalg.eigvalsh(rate * H)[-1], rtol=1e-6)
+
+
 # ---- the limit -------------------------------------------------------------------------------------------------------
 
 
