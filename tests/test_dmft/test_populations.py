@@ -292,6 +292,12 @@ def test_sharpness_of_networks_is_that_of_the_dense_hessian(name, monkeypatch):
     np.testing.assert_allclose(found.sharpness.item(), torch.linalg.eigvalsh(rate * H)[-1], rtol=1e-6)
 
 
+def test_sharpness_of_their_limit_is_refused():
+    """The metric of populations of other widths is not in its passes: without the refusal it is off by a quarter."""
+    with pytest.raises(ValueError, match="sharpness is offered where all populations have the width of the network"):
+        dmft.solve(branched(), observables=["sharpness"])
+
+
 # ---- the limit -------------------------------------------------------------------------------------------------------
 
 
