@@ -179,6 +179,7 @@ def linear_nets(linear_three):
     return finite_nets.train_ensemble(linear_three, widths=[256], seeds=2500, observables=["prediction", "loss"])
 
 
+@pytest.mark.slow
 def test_linear_networks_of_several_samples_against_trained_ones(linear_nets, linear_exact):
     f = linear_nets.prediction.values[0].reshape(2500, -1).astype(float)
     covariance = 256 * np.cov(f.T)

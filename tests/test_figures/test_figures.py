@@ -214,6 +214,7 @@ def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsy
     assert "Give what comparisons.compare(" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_solver_convergence(monkeypatch):
     monkeypatch.setattr(solver_convergence, "PARTICLES", (128, 256, 512))
     monkeypatch.setattr(solver_convergence, "LARGE", 8192)
