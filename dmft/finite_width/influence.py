@@ -6,7 +6,7 @@ fluctuation dM of one neuron (`dmft.engine.directions`):
     N Cov(q, q')    = sum_l E[F_q'[dM^l] F_q''[dM^l]]         N bias = (1/2) sum_l E[F''[dM^l, dM^l]]
 
 A population of n N units that are independent of each other (n = 1 but for populations of other widths, or of units of
-several neurons: `dmft.specs.networks.program.Population`) has dM^l / sqrt(n) in the place of dM^l.
+several neurons: `dmft.specs.networks.population.Population`) has dM^l / sqrt(n) in the place of dM^l.
 
 `along` averages over directions, all layers moved at once or one after the other.  Observables depend on few of the
 directions much: backward passes of random combinations find an orthonormal set of these, which are followed exactly,

@@ -5,7 +5,7 @@ on that, and nothing of it stops a computation: around every computation each of
 afterwards as the host had it.  (Warnings that are errors stay the host's decision.)
 
     usual_errors        NumPy: a decorator of every public function that computes
-    usual_jax           JAX: around its computations, by `dmft.drivers.run.precision`
+    usual_jax           JAX: around its computations, by `dmft.drivers.machine.precision`
     finite_nets.device.host    PyTorch
 """
 

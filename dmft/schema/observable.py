@@ -55,7 +55,7 @@ class Observable:
         dims: of its variable for a single output, some of layer, step, sample, sample_2 in this order, step among them.
         long_name, label, symbol: in words, as tables have it, and in TeX.
         units: of UDUNITS.
-        needs: of a pass: "forward", "backward", "hessian", or "predictions".
+        needs: of a pass: "forward", "backward", or "predictions" ("hessian" is that of sharpness).
         per_output: whether samples stand with their outputs, where there are several.
         on_request: whether it is recorded only if it is asked for.
         smooth: whether it is differentiable: `dmft.fluctuations` expands it in 1/N.
@@ -102,6 +102,11 @@ class Observable:
             raise ValueError(f"needs={self.needs!r} of {self.name} is unknown; choose one of {', '.join(NEEDS)}.")
         if not callable(self.formula) and self.needs not in (OUTPUT, HESSIAN):
             raise TypeError(f"formula={self.formula!r} of {self.name} must be a function.")
+        if self.formula is not None and self.needs in (OUTPUT, HESSIAN):
+            raise ValueError(
+                f"needs={self.needs!r} of {self.name}: no formula is called for what needs it; take 'forward', "
+                "'backward' or 'predictions'."
+            )
         if self.needs == PREDICTIONS and self.dims != ("step",):
             raise ValueError(f"dims={self.dims} of {self.name}: what follows from predictions is ('step',), a mean.")
         object.__setattr__(self, "long_name", self.long_name or self.name.replace("_", " "))

@@ -42,7 +42,7 @@ with g^l_y = gamma0 N df/dh^l_y, of which g^L_y = w phi'(h^L_y) / Y for Y positi
 
 where Phi^0 is the product of inputs over C.
 
-A program may have populations of N_p neurons, other numbers than N (`dmft.specs.networks.program.Population`).  Sums
+A program may have populations of N_p neurons, other numbers than N (`dmft.specs.networks.population.Population`).  Sums
 over a population are those over its neurons, W v / sqrt(N_in) and f = w . features / (gamma0 N_w), and the rate remains
 eta gamma0^2 N for all parameters: with g = gamma0 N_p df/dh per neuron of p, a step adds
 
