@@ -34,6 +34,7 @@ from dmft.engine.network import Network
 from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, taylor, vary
 from dmft.errors import DivergenceError
 from dmft.finite_width.measures import (
+    NEGLIGIBLE,
     all_of_layer,
     at_random,
     network_moved,
@@ -54,7 +55,6 @@ GPU_SHARE = 0.4  # of the free memory of a GPU
 LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
 BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
 BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
-NEGLIGIBLE = 1e-8  # relative size of what is rounding
 AT_ONCE = 512  # directions or scalars at most
 COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
 

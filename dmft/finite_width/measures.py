@@ -14,16 +14,7 @@ from dmft.engine.directions import random_directions, symmetric_directions
 from dmft.engine.network import Network
 from dmft.engine.variation import Measures
 
-CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
-CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
-ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
-GPU_SHARE = 0.4  # of the free memory of a GPU
-LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
-BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
-BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
 NEGLIGIBLE = 1e-8  # relative size of what is rounding
-AT_ONCE = 512  # directions or scalars at most
-COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
 
 
 def of_batches(batches: list[Measures], count: int) -> list[Measures]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 from dmft.schema import observed
 from dmft.schema.observable import NEEDS, PREDICTIONS, Observable
 from dmft.schema.words import FOUND, QUANTITIES, in_words
+from dmft.specs._kinds import modules_in
 
 _registered: dict[str, Observable] = {}
 _built_in: frozenset[str] = frozenset()
@@ -90,7 +89,6 @@ def _quantities(known: tuple[Observable, ...]) -> dict[str, Observable]:
     return found
 
 
-for _module in pkgutil.iter_modules(observed.__path__):
-    importlib.import_module(f"{observed.__name__}.{_module.name}")
+modules_in(observed)  # which register what they hold
 _built_in = frozenset(_registered)
 registered.cache_clear()

@@ -64,7 +64,7 @@ class Seen(ABC):
     @property
     @abstractmethod
     def gradients(self) -> Fields:
-        """g = gamma0 N df/dh."""
+        """g = gamma0 N_p df/dh, N_p the neurons of the population of the layer."""
 
     @abstractmethod
     def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> Any:

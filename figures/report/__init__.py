@@ -35,7 +35,7 @@ def report(
 
     Args:
         tree: Datasets by name, or a DataTree of them: a limit and networks (of kind "ensemble" or "moments"), and
-            anything else of the same problem: fluctuations, a comparison, analyses of this package.  What can be made
+            anything else of the same problem: fluctuations, a comparison, analyses of `comparisons`.  What can be made
             from the limit and the networks and is not there is made.
         path: the HTML file; it appears whole or not at all.
         title: of the page.

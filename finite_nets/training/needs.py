@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from dmft.specs.networks.program import Architecture
-from dmft.specs.parameterization import (
-    with_bias,
-)
+from dmft.specs.parameterization import with_bias
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.device.products import Products
 from finite_nets.training.tape import Constants, Numbers, Tape

@@ -10,10 +10,9 @@ numbers than the width N of the network, those of the readout N_w, g is per neur
     matrices (N_out, N_in), v / sqrt(N_in)     gradient kernel (N_p / N_w)^2 sum_x <g g>, per neuron of p
     NTK: <g g> <v v> N_out N / N_w^2 of every weight, of the readout <phi phi> N / N_w
 
-What is normal at initialisation has the
-number of its weight as parameter of `finite_nets.device.random`: matrices in the order in which the program meets
-them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered so, a perceptron has here the weights
-that `finite_nets.training.perceptrons` gives it.
+What is normal at initialisation has the number of its weight as parameter of `finite_nets.device.random`: matrices in
+the order in which the program meets them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered
+so, a perceptron has here the weights that `finite_nets.training.perceptrons` gives it.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class Leaves(Moved):
         return replace(self, tensors=[torch.zeros_like(tensor) for tensor in self.tensors])
 
     def copy(self) -> Leaves:
-        return Leaves([tensor.clone() for tensor in self.tensors], self.layers, self.trained)
+        return replace(self, tensors=[tensor.clone() for tensor in self.tensors])
 
 
 class ProgramTrainer(Training[Leaves]):
@@ -344,6 +343,3 @@ def _check(problem: Problem, precision: Precision) -> None:
     if precision.start != precision.fields:
         name = type(network).__name__
         raise ValueError(f'dtype="{precision.name}" is for perceptrons; train {name} with dtype="float32" or "tf32".')
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------

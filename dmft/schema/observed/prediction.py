@@ -5,7 +5,7 @@ from __future__ import annotations
 from dmft.schema.observable import OUTPUT, Observable
 from dmft.schema.registry import register
 
-PREDICTION = register(
+register(
     Observable(
         "prediction",
         None,

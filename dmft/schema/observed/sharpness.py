@@ -14,4 +14,4 @@ def _refusal(problem: Problem) -> str:
     return 'sharpness is that of the loss over all training samples, which observe="test" never meets together'
 
 
-SHARPNESS = register(Observable("sharpness", None, dims=("step",), needs=HESSIAN, refusal=_refusal))
+register(Observable("sharpness", None, dims=("step",), needs=HESSIAN, refusal=_refusal))
