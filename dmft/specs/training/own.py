@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import lru_cache
 from typing import Any
 
 from dmft.specs import _own
@@ -65,7 +64,6 @@ def from_described(content: Mapping[str, Any]) -> Any:
     return training
 
 
-@lru_cache(maxsize=256)
 def digest(training: Any) -> str:
     """Of the numbers that it makes."""
     A, b = training.recurrences
