@@ -100,6 +100,11 @@ class Architecture:
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
 
+    def relative_variances(self, layers: int) -> tuple[float, ...]:
+        """Those of weights at initialisation that are N(0, 1) by `weight_variance`, for so many layers: other than 1
+        where a layer's factor in the program sets the rate at which it learns."""
+        return (1.0,) * layers
+
     def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
         """What the program is made of, for inputs of this shape."""
         return sketch_of(structure(self), shape)
