@@ -55,7 +55,7 @@ df/dn.  Where rates of weights lack N, as in "ntk" below, its rate is 1/N of the
 
 Of L residual blocks, h^{l+1} = h^l + beta0 L^-alpha W^l phi(h^l) / sqrt(N) with 1/2 <= alpha <= 1 has a limit of L ->
 infinity in which features are learned if the weights of branches, and they alone, learn at L^{2 alpha - 1} times the
-rate of all others: the blocks' part of the NTK, beta0^2 L^{-2 alpha} sum_l G^{l+1} Phi^l times that rate, is of order 1.
+rate of all others: the blocks' part of the NTK, beta0^2 L^{-2 alpha} sum_l G^{l+1} Phi^l times that, is of order 1.
 A factor c^2 in the rate of a weight is a factor c in the forward pass and a variance 1 / c^2 at initialisation, so that
 all rates may remain eta gamma0^2 N: with c = L^{alpha - 1/2}
 

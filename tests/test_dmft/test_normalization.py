@@ -1,7 +1,6 @@
 """Normalisations and residual convolutions: networks against PyTorch's layer_norm, conv2d and autograd, the limit
 against networks of independent code, in law and 1/N against trained networks; each with a twin that fails."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +117,7 @@ def convolutions_by_torch(problem, x, weights):
         if spec.normalization is not None:
             norm = layer_norm if spec.normalization == "layer_norm" else functional.rms_norm
             h = norm(h, 1e-5) if norm is layer_norm else norm(h, h.shape[-1:], eps=1e-5)
-            h = h * (weights[f"gain{number}"] if spec.gain else 1)
+            h = h * (weights[f"gain{number}"] if spec.trained_gain else 1)
         return torch.tanh(h).movedim(-1, 1)
 
     # rates of branches are L^(2 alpha - 1) times those of others: not here, weights are scaled instead
@@ -168,14 +167,14 @@ NETWORKS = {
     "RMS norm, momentum, decay": (perceptrons(3, rms=True, momentum=0.5, weight_decay=0.2), perceptrons_by_torch),
     "plain branches": (image(), convolutions_by_torch),
     "layer norm, gains, alpha 1": (
-        image(normalization="layer_norm", gain=True, branch_exponent=1, branch_scale=1.4),
+        image(normalization="layer_norm", trained_gain=True, branch_exponent=1, branch_scale=1.4),
         convolutions_by_torch,
     ),
     "RMS norm, two layers, stride": (
         image(shape=(8, 8, 1), normalization="rms_norm", branch_layers=2, branch_exponent=0.8, stride=2),
         convolutions_by_torch,
     ),
-    "line, around": (image(3, shape=(16, 4), padding="circular", branch_layers=2, gain=False), convolutions_by_torch),
+    "line, around": (image(3, shape=(16, 4), padding="circular", branch_layers=2), convolutions_by_torch),
 }
 
 

@@ -3,8 +3,8 @@
     layer norm    u = gamma (h - <h>) / sqrt(<(h - <h>)^2> + epsilon)
     RMS norm      u = gamma h / sqrt(<h^2> + epsilon)
 
-< > are averages over neurons, numbers that are deterministic in the limit, and gamma is 1, or a gain that is trained: one
-number for all neurons, not one for each.  At the start <h> and what sends gradients back through averages vanish as
+< > are averages over neurons, numbers that are deterministic in the limit, and gamma is 1, or a gain that is trained:
+one number for all neurons, not one for each.  At the start <h> and what sends gradients back through averages vanish as
 N^(-1/2), so that both norms are divisions by the size that h has; training makes them others.
 
 Sources: Ba, Kiros & Hinton 2016 (layer norm); Zhang & Sennrich 2019 (RMS norm).

@@ -9,8 +9,8 @@
 Weights of branches learn at L^{2 alpha - 1} times the rate of all others (`dmft.specs.parameterization`), so that depth
 has a limit for every alpha in [1/2, 1].  Blocks have the same form.
 
-Sources: He et al. 2016 (normalisation and activation before convolutions); Bordelon et al. 2023 (alpha = 1/2); Bordelon,
-Chaudhry & Pehlevan 2024 (alpha).
+Sources: He et al. 2016 (normalisation and activation before convolutions); Bordelon et al. 2023 (alpha = 1/2);
+Bordelon, Chaudhry & Pehlevan 2024 (alpha).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ResidualCNN(Architecture):
         branch_layers: convolutions in a branch, 1 or 2.
         normalization: before every activation, "layer_norm", "rms_norm" (`dmft.LayerNorm`, `dmft.RMSNorm`: over the
             neurons, at each position), or None.
-        gain: whether each normalisation trains a gain, one number, from 1 on.
+        trained_gain: whether each normalisation trains a gain, one number, from 1 on.
         branch_scale: beta0; branch_exponent: alpha in [1/2, 1], branches are added beta0 L^-alpha times.
         stride: of the first convolution: of n positions along an axis ceil(n / stride) are left.
         padding, pooling: as of `CNN`.
@@ -77,7 +77,7 @@ class ResidualCNN(Architecture):
     gamma0: float = 1.0
     branch_layers: int = 1
     normalization: str | None = None
-    gain: bool = False
+    trained_gain: bool = False
     branch_scale: float = traced(default=1.0)
     branch_exponent: float = traced(default=0.5)
     stride: int = 1
@@ -94,10 +94,12 @@ class ResidualCNN(Architecture):
         check_fields(self, counted="blocks")
         check_convolution(self)
         require_normalization(self.normalization)
-        if not isinstance(self.gain, bool):
-            raise TypeError(f"gain={self.gain!r} must be True or False.")
-        if self.gain and self.normalization is None:
-            raise ValueError('gain=True is for a normalisation; give normalization="layer_norm", or leave gain out.')
+        if not isinstance(self.trained_gain, bool):
+            raise TypeError(f"trained_gain={self.trained_gain!r} must be True or False.")
+        if self.trained_gain and self.normalization is None:
+            raise ValueError(
+                'trained_gain=True is for a normalisation; give normalization="layer_norm", or leave it out.'
+            )
         for name in ("branch_scale", "branch_exponent"):
             object.__setattr__(self, name, _check.positive(name, getattr(self, name)))
         least, most = EXPONENTS
@@ -130,7 +132,7 @@ class ResidualCNN(Architecture):
 
     def _shown(self, net: Any, h: Field, number: int) -> Field:
         """phi_n(h), of the layer of this number."""
-        scaled = normalized(self.normalization, net, h, f"gain{number}" if self.gain else None)
+        scaled = normalized(self.normalization, net, h, f"gain{number}" if self.trained_gain else None)
         return net.layer(h, net.activate(self.activation, scaled))  # type: ignore[no-any-return]
 
     def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
