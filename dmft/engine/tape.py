@@ -34,7 +34,7 @@ from dmft.specs.networks.sketch import Part, Sketch
 class Use:
     """One use of weights in a pass.
 
-    kind: "read", "matrix" or "vector"; index: among those.
+    kind: "read", "matrix" or "vector", numbers among these; index: among those.
     met: what was multiplied, x (row, [position,] direction) or a field (row, [position,] component).
     inputs: coordinates of `met` at a matrix; outputs: of the cotangent (row, event, [position,] direction).
     gradient: the cotangent of the result (row, event, [position,] component).
@@ -122,7 +122,7 @@ class Tape:
         image, coordinates = (a.reshape(*v.shape[:lead], *a.shape[1:]) for a in found)
         return image, coordinates
 
-    def vector(self, name: str, *, of: Hashable) -> Field:
+    def vector(self, name: str, *, of: Hashable | None) -> Field:
         use = self._use("vector", name, self.sketch.vectors)
 
         def back(g: jax.Array) -> tuple[jax.Array, ...]:
@@ -130,6 +130,9 @@ class Tape:
             return ()
 
         return self._made((), self.parameters.vectors[use.index], of, back, use=use)
+
+    def number(self, name: str, *, start: float = 1.0) -> Field:  # noqa: ARG002
+        return self.vector(name, of=None)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         value, slope = self.activation(phi)
