@@ -184,6 +184,6 @@ def test_wide_heads_with_frozen_ends_are_one_head_of_the_recursion():
     f, sigma = one_block(grams, Kx, given.task.y_train, 13, N=np.inf, eta=0.1, beta0=2.0)
     np.testing.assert_allclose(theory.prediction, f, atol=0.01)  # of 512 particles
     np.testing.assert_allclose(theory.attention[0], sigma[:, 0], atol=0.01)
-    assert theory.attention_head_variance.max() < 1e-4
+    assert theory.attention_head_variance.max() < 1e-3
     assert abs(f[-1]).max() > 0.3
     assert abs(sigma[-1] - 1 / 3).max() > 0.05
