@@ -1,7 +1,17 @@
 """What is studied: frozen dataclasses, NumPy only, no width."""
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
-from dmft.specs.networks import CNN, MLP, Architecture, LayerNorm, Population, ResidualCNN, ResidualMLP, RMSNorm
+from dmft.specs.networks import (
+    CNN,
+    MLP,
+    Architecture,
+    LayerNorm,
+    Population,
+    ResidualCNN,
+    ResidualMLP,
+    RMSNorm,
+    Transformer,
+)
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
@@ -22,6 +32,7 @@ __all__ = [
     "ResidualMLP",
     "Task",
     "Training",
+    "Transformer",
     "erf",
     "gelu",
     "linear",

@@ -6,6 +6,7 @@ from dmft.specs.networks.perceptron import MLP, Network, ResidualMLP, perceptron
 from dmft.specs.networks.population import Population
 from dmft.specs.networks.program import Architecture
 from dmft.specs.networks.residual import ResidualCNN
+from dmft.specs.networks.transformer import Transformer
 
 __all__ = [
     "CNN",
@@ -17,5 +18,6 @@ __all__ = [
     "RMSNorm",
     "ResidualCNN",
     "ResidualMLP",
+    "Transformer",
     "perceptron",
 ]
