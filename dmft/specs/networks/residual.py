@@ -67,8 +67,8 @@ class ResidualCNN(Architecture):
         >>> images = np.random.default_rng(0).standard_normal((2, 4, 4, 3))
         >>> network = dmft.ResidualCNN(blocks=2, kernel_size=3, normalization="layer_norm", branch_exponent=1)
         >>> problem = dmft.Problem(network, dmft.Task(images, [-1, 1]), dmft.GradientDescent(0.5, 3))
-        >>> problem.sketch.depth, network.relative_variances(4)
-        (3, (1.0, 0.5, 0.5, 1.0))
+        >>> problem.sketch.depth, problem.sketch.populations
+        (3, ('stream',))
     """
 
     blocks: int
@@ -128,7 +128,8 @@ class ResidualCNN(Architecture):
             u = learned(self.blocks, self.branch_exponent) * net.apply(f"W{first}", shown, to=INNER, mix=mix)
             shown = self._shown(net, u, first)
         scale = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
-        return h + scale * net.apply(f"W{first + self.branch_layers - 1}", shown, to=STREAM, mix=mix)
+        branch: Field = scale * net.apply(f"W{first + self.branch_layers - 1}", shown, to=STREAM, mix=mix)
+        return h + branch
 
     def _shown(self, net: Any, h: Field, number: int) -> Field:
         """phi_n(h), of the layer of this number."""
