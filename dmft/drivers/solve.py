@@ -158,11 +158,6 @@ def prepared(
     observables = schema.observables(observables, problem, everything=True)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear
-    if schema.need(observables, schema.HESSIAN) and not problem.sketch.plain:
-        raise ValueError(
-            f"sharpness is offered where all populations have the width of the network and units of one neuron, which "
-            f"those of {type(problem.network).__name__} have not; leave it out of the observables."
-        )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dmft.specs.activation import Activation
 
 KIND, DIGEST = "kind", "sha256"
-DIGITS = 8  # of the digest, relative to the largest number
+DIGITS = 8  # of the digest
 
 
 class Sort(NamedTuple):
@@ -95,12 +95,14 @@ def require_digest(content: Mapping[str, Any], digest: str, sort: Sort) -> None:
         )
 
 
-def digest_of(beside: str, numbers: Iterable[NDArray[np.float64]], size: float) -> str:
-    """Sixteen hexadecimal digits: of text and of numbers, to DIGITS relative to their `size`."""
-    found = hashlib.sha256(beside.encode())
+def digest_of(beside: str, numbers: Iterable[NDArray[np.float64]], size: float | None = None) -> str:
+    """Sixteen hexadecimal digits: of text and of numbers, to DIGITS relative to their `size`; without one, of each
+    number by itself."""
+    found, form = hashlib.sha256(beside.encode()), "e" if size is None else "f"
     for values in numbers:
+        rounded = values if size is None else np.round(values / (size or 1), DIGITS)
         found.update(f"{values.shape}".encode())
-        found.update(",".join(f"{v:.{DIGITS}f}" for v in (np.round(values / (size or 1), DIGITS) + 0.0).flat).encode())
+        found.update(",".join(f"{v:.{DIGITS}{form}}" for v in (rounded + 0.0).flat).encode())
     return found.hexdigest()[:16]
 
 
