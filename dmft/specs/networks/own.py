@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
-from dmft.specs.networks.population import Field, Formula, on_neurons, population, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.program import BESIDE, Architecture, numbers, structure, with_numbers
 from dmft.specs.networks.sketch import Sketch, forget_other_sketches
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
@@ -209,6 +209,17 @@ class _Values:
 
     def average(self, a: Field, b: Field) -> Field:
         return Field(self, (a.value * b.value).mean(-1, keepdims=True), None)
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        group = population(a.population).components
+        units = [h.value.reshape(*h.value.shape[:-1], -1, group) for h in (a, b)]
+        found = np.einsum("asun,atun->astn", *units) / units[0].shape[-2]
+        return Field(self, found.reshape(len(found), -1, group), None)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        del name
+        found = on_units(formula, np, values, [v.value for v in values])
+        self.seen.append(Field(self, found.mean(-1, keepdims=True), None))
 
     def layer(self, h: Field, features: Field) -> Field:
         self.seen += [h, features]

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.specs.activation import Activation
-from dmft.specs.networks.population import Field, Formula, Population, named, on_neurons, population, population_of
+from dmft.specs.networks.population import (
+    Field,
+    Formula,
+    Population,
+    named,
+    on_neurons,
+    on_units,
+    population,
+    population_of,
+)
+
+ATTENTION = "attention"  # what programs show by this name are matrices (query, key) of heads, row by row
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Sketch:
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
+    shown: (name, positions) of everything that observables may take averages of.
     """
 
     populations: tuple[Hashable, ...]
@@ -51,11 +63,19 @@ class Sketch:
     readout: Hashable
     linear: bool
     uses: int = 1
+    shown: tuple[tuple[str, int], ...] = ()
 
     @property
     def depth(self) -> int:
         """Layers that results hold."""
         return len(self.layers)
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Sizes of those that results have of it."""
+        positions = self.reads[0].positions[0]
+        heads = sum(name == ATTENTION for name, _ in self.shown)
+        return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
 
     @property
     def readout_layer(self) -> int:
@@ -141,6 +161,7 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         end.population,
         drawn.linear,
         max(drawn.uses.values(), default=1),
+        tuple(drawn.shown),
     )
 
 
@@ -161,6 +182,7 @@ class _Drawing:
         self.activations: list[Activation] = []
         self.linear = True
         self.uses: dict[str, int] = {}
+        self.shown: list[tuple[str, int]] = []
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
@@ -263,7 +285,7 @@ class _Drawing:
         population = population_of(values)
         if any(v.population not in (None, population) for v in values):
             raise ValueError("local takes fields of one population: their neurons are the same ones.")
-        _require_same_positions("used together", *values)
+        _require_same_positions("used together", *(v for v in values if v.population is not None or population is None))
         return self._field(on_neurons(formula, np, values)(*(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
@@ -272,6 +294,20 @@ class _Drawing:
             raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
         _require_same_positions("averaged", a, b)
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        self.linear = False
+        if a.population is None or a.population != b.population or {a.value.ndim, b.value.ndim} != {3}:
+            raise ValueError(
+                f"overlaps are of fields of one population with positions, not of {a.population!r} with "
+                f"{_positions(a)} and {b.population!r} with {_positions(b)}."
+            )
+        pairs = a.value.shape[-2] * b.value.shape[-2]
+        return self._field(np.ones((len(a.value), pairs, population(a.population).components)), None, a, b)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        found = np.shape(on_units(formula, np, values, [v.value for v in values]))
+        self.shown.append((name, found[-2] if len(found) == 3 else 0))
 
     def layer(self, h: Field, features: Field) -> Field:
         if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
