@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -216,6 +217,10 @@ def _computed(
         "two_time": two_time,
         **numerics,
     }
+    if checkpoint is not None:
+        with jax.enable_x64(True):
+            formulas = schema.digests(observables, problem, jnp)
+        fingerprint |= {f"formula of {name}": digest for name, digest in formulas.items()}
     saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint)
     done = Estimates() if saved is None else saved.estimates
     with (
