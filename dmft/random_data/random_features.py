@@ -58,6 +58,7 @@ Complex = NDArray[np.complex128]
 CHUNK = 2**17  # numbers of an array (point, mode) that is held at once
 SHARED = {"both": (1.0, 1.0), "data": (0.0, 1.0), "features": (1.0, 0.0), "neither": (0.0, 0.0)}
 COARSER = 4  # nodes less, of the contour that checks another
+EARLY = 1e-9  # of the first time, that stands for 0 where pairs of times are asked for
 MERGED = 1000  # modes a decade where contours are compared
 CONTOUR, CONTOUR_FLOOR = 1e-4, 1e-8  # what two contours may differ by, relative and of the initial loss
 
@@ -298,6 +299,42 @@ def _flow_at(
     sums = _sums(z, mirror, np.ones_like(z), 1 / z, spectrum, N, P)
     C0, C1, _ = _correlations(sums, N, P, sigma2, shared)
     return float(np.real(w @ C0 @ w)), float(np.real(w @ C1 @ w))
+
+
+def flow_between(
+    spectrum: Spectrum,
+    times: Sequence[float] | Array,
+    *,
+    features: float | None = None,
+    samples: float | None = None,
+    noise: float = 0.0,
+) -> dict[str, Array]:
+    """C_0, C_1 and C_3 of a gradient flow between all pairs of times, "error", "residual", "feature", (time, time_2).
+
+    Args:
+        spectrum, features, samples, noise: as of `gradient_flow`.
+        times: (time,), at least 0, of which 0 counts as the smallest of the others times 1e-9.
+
+    Example:
+        >>> from dmft.random_data import power_law
+        >>> found = flow_between(power_law(60, 1.2, 1.5), [1.0, 4.0], features=15, samples=24)
+        >>> found["error"].shape, bool(abs(found["error"] - found["error"].T).max() < 1e-9)
+        ((2, 2), True)
+    """
+    N, P = _checked(features, samples, noise, 1.0, 0.0)
+    t = _check.finite_array("times", times, ("time",))
+    after = np.where(t > 0, t, EARLY * (t[t > 0].min() if (t > 0).any() else 1.0))
+    z_unit, w_unit = Talbot().unit
+    nodes = len(z_unit)
+    z = (z_unit / after[:, None]).ravel()
+    mirror = (np.arange(len(z)) // nodes) * nodes + (np.arange(len(z)) + nodes // 2) % nodes
+    sums = _sums(z, mirror, np.ones_like(z), 1 / z, spectrum, N, P)
+    weights = w_unit / after[:, None]
+    found = {}
+    for name, C in zip(("error", "residual", "feature"), _correlations(sums, N, P, noise), strict=True):
+        each = C.reshape(len(t), nodes, len(t), nodes)
+        found[name] = np.einsum("an,anbm,bm->ab", weights, each, weights).real
+    return found
 
 
 @dataclass(frozen=True)
