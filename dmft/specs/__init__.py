@@ -5,6 +5,7 @@ from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
+from dmft.specs.tasks.text import Text, load_text
 from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
 
 __all__ = [
@@ -18,11 +19,13 @@ __all__ = [
     "Problem",
     "ResidualMLP",
     "Task",
+    "Text",
     "Training",
     "erf",
     "gelu",
     "linear",
     "load_task",
+    "load_text",
     "one_pass",
     "random_batches",
     "relu",
