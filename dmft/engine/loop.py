@@ -29,6 +29,7 @@ from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
 from dmft.schema import Observable, registered
 from dmft.specs.networks.program import numbers, structure
+from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 
@@ -86,7 +87,13 @@ def rule_of(problem: Problem) -> Rule:
         gamma0=jnp.asarray(network.gamma0),
         centered=jnp.asarray(float(network.centered)),
         numbers={name: jnp.asarray(value) for name, value in numbers(network).items()},
-        start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
+        start=Start(
+            jnp.asarray(start.weights),
+            jnp.asarray(start.biases),
+            jnp.asarray(start.along),
+            jnp.asarray(start.extra),
+            tuple(map(jnp.asarray, starts_of(network, task.shape))),
+        ),
         kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
     )
 
@@ -139,7 +146,8 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
         needed[sketch.place(part.target)] += capacity * (part.bank or 1)
         needed[sketch.place(part.source)] += capacity * (part.bank or 1)
     for part in sketch.vectors:
-        needed[sketch.place(part.target)] += 1
+        if part.target is not None:
+            needed[sketch.place(part.target)] += 1
     needed[sketch.place(sketch.readout)] += rule.targets.shape[1]
     return needed
 
@@ -177,7 +185,11 @@ def limit_network(
 
     readout = start.weights[-1] * draw(sketch.readout, shape[1])
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
-    vectors = tuple(start.biases * draw(part.target, 1)[0] for part in sketch.vectors)
+    starts = iter(start.numbers)
+    vectors = tuple(
+        next(starts).reshape(1) if part.target is None else start.biases * draw(part.target, 1)[0]
+        for part in sketch.vectors
+    )
     matrices = list[Any]()
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance

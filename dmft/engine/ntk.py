@@ -18,16 +18,15 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
     """K (row, output, row_2, output_2) between the rows of two passes that started from every output, or those before
     `stop`."""
     sketch, total = form.sketch, jnp.zeros(())
-    kinds = {"read": sketch.reads, "matrix": sketch.matrices, "vector": sketch.vectors}
     for use in a.uses:
         if use.part.layer in form.frozen:
             continue
-        target = network.populations[sketch.place(kinds[use.kind][use.index].target)]
+        target = network.over(use.part.target)
         for other in b.uses:
             if (use.kind, use.index) == (other.kind, other.index):
                 total = total + per_neuron(_tangents(network, target, use, other, stop), sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
-        top = network.populations[sketch.place(sketch.readout)]
+        top = network.over(sketch.readout)
         phi = per_neuron(top.inner(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
         outputs = a.output.shape[1]
         total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]

@@ -6,6 +6,7 @@ same matrix's transpose, which reveals itself further (`dmft.engine.matrix`).  A
 weight omega_i in the measure, so that `local` needs it only where numbers enter or come out:
 
     average    n = <a b>              g_a = n' b,    n' the cotangent of the number
+    overlaps   n_st = <a_s b_t>       g_as = sum_t n'_st b_t, times the components of a unit, each of which has its own
     local      h = fn(a, n)           omega_i g_i through the derivative of fn, divided by omega_i for what is a field
 
 Components of one unit share its weight, so that a formula may use all of them together.
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 from dmft.engine.activations import Function, differentiable
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
-from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population_of
 from dmft.specs.networks.sketch import Part, Sketch
 
 
@@ -33,7 +34,7 @@ from dmft.specs.networks.sketch import Part, Sketch
 class Use:
     """One use of weights in a pass.
 
-    kind: "read", "matrix" or "vector"; index: among those.
+    kind: "read", "matrix" or "vector", numbers among these; index: among those.
     met: what was multiplied, x (row, [position,] direction) or a field (row, [position,] component).
     inputs: coordinates of `met` at a matrix; outputs: of the cotangent (row, event, [position,] direction).
     gradient: the cotangent of the result (row, event, [position,] component).
@@ -82,6 +83,7 @@ class Tape:
         self.shape, self.sketch, self.parameters, self.activation = shape, sketch, parameters, activation
         self.matrices, self.populations = list(matrices), list(populations)
         self.layers: list[tuple[Field, Field]] = []
+        self._shown: list[tuple[str, Formula, tuple[Field, ...]]] = []
         self.uses: list[Use] = []
         self.nodes: list[Node] = []
 
@@ -120,7 +122,7 @@ class Tape:
         image, coordinates = (a.reshape(*v.shape[:lead], *a.shape[1:]) for a in found)
         return image, coordinates
 
-    def vector(self, name: str, *, of: Hashable) -> Field:
+    def vector(self, name: str, *, of: Hashable | None) -> Field:
         use = self._use("vector", name, self.sketch.vectors)
 
         def back(g: jax.Array) -> tuple[jax.Array, ...]:
@@ -128,6 +130,9 @@ class Tape:
             return ()
 
         return self._made((), self.parameters.vectors[use.index], of, back, use=use)
+
+    def number(self, name: str, *, start: float = 1.0) -> Field:  # noqa: ARG002
+        return self.vector(name, of=None)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         value, slope = self.activation(phi)
@@ -173,6 +178,42 @@ class Tape:
             return tuple(n * self._of_rows(other, len(n), other.ndim)[:, None] for other in (b, a))
 
         return self._made((a, b), of(a.value, b.value), None, back, of=of)
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        population = self._population(a.population)
+        group = population.group
+
+        def split(v: jax.Array) -> jax.Array:
+            return v.reshape(*v.shape[:-1], -1, group)
+
+        def of(a: jax.Array, b: jax.Array) -> jax.Array:
+            found = group * jnp.einsum("asun,atun->astn", split(population.weighted(a)), split(b))
+            return found.reshape(len(found), -1, group)
+
+        def back(n: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+            pairs = group * n.reshape(*n.shape[:2], a.shape[1], b.shape[1], group)
+            found = (
+                jnp.einsum("aestn,atun->aesun", pairs, split(b[: len(n)])),
+                jnp.einsum("aestn,asun->aetun", pairs, split(a[: len(n)])),
+            )
+            return tuple(g.reshape(*g.shape[:3], -1) for g in found)
+
+        return self._made((a, b), of(a.value, b.value), None, back, of=of)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        self._shown.append((name, formula, values))
+
+    def shown(self, name: str) -> list[tuple[jax.Array, Population | None]]:
+        """What the program shows by this name, (row, [position,] unit), and whose units these are; components of
+        numbers, which are alike, are of no population."""
+        return [
+            (
+                on_units(formula, jnp, values, [v.value for v in values]),
+                None if (of := population_of(values)) is None else self._population(of),
+            )
+            for called, formula, values in self._shown
+            if called == name
+        ]
 
     def layer(self, h: Field, features: Field) -> Field:
         self.layers.append((h, features))

@@ -383,6 +383,9 @@ class _Frozen:
             self._vectors[name] = self._source(FORWARD, name, self._bias * ones, ones, part=part)
         return Field(self, self._vectors[name], of)
 
+    def number(self, name: str, *, start: float = 1.0) -> Field:
+        raise UnclosedError(f"{self._name} trains the number {name!r}, from {start:g} on")
+
     def activate(self, phi: Activation, h: Field) -> Field:
         if not h.value.centred:
             raise UnclosedError(f"{self._name} takes an activation of a field that is not Gaussian at initialisation")
@@ -402,6 +405,13 @@ class _Frozen:
     def average(self, a: Field, b: Field) -> Field:
         del a, b
         raise UnclosedError(f"{self._name} uses averages over neurons (net.average)")
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        del a, b
+        raise UnclosedError(f"{self._name} uses overlaps of positions (net.overlaps)")
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        """Nothing: observables of passes are not those of kernels."""
 
     def layer(self, h: Field, features: Field) -> Field:
         self._layers.append((h.value, features.value))

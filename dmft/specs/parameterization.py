@@ -49,6 +49,10 @@ eta gamma0^2 N for all parameters: with g = gamma0 N_p df/dh per neuron of p, a 
     W (N_out, N_in)   c (N / N_out) sum_a Delta_a g_a v_a^T / sqrt(N_in)      and N / N_out times its part of the NTK
     what ends in p    c (N / N_p) ...                                         likewise; of the readout N / N_w
 
+A parameter that is one number n, such as a gain (`net.number`), has no population: gamma0 df/dn = O(1), and its rate is
+eta gamma0^2, of gradient descent without N.  A step adds c sum_a Delta_a gamma0 df_a/dn, and K the product of gamma0
+df/dn.  Where rates of weights lack N, as in "ntk" below, its rate is 1/N of theirs, too.
+
 Other parameterizations, which have no limit with feature learning, in the same form: Gaussian parameters of unit
 variance, forward factors as above, g = (1 / output scale) df/dh.
 
@@ -112,6 +116,11 @@ def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
     return learning_rate * gamma0**2 * width
 
 
+def number_rate(width: int) -> float:
+    """1/N: the rate of a number beside that of weights."""
+    return 1.0 / width
+
+
 def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """K^x = x x^T / D between all samples of `x` (sample, feature) or (sample, [row,] position, channel)."""
     flat = x.reshape(len(x), -1)
@@ -160,8 +169,10 @@ def initial_deviations(
 
 def layer_variances(network: Any, layers: int | None = None) -> tuple[float, ...]:
     """v_0 .. v_L, of the weights of every layer at initialisation."""
+    count: int = network.depth + 1 if layers is None else layers
     given = network.weight_variance
-    return given if isinstance(given, tuple) else (given,) * (network.depth + 1 if layers is None else layers)
+    own = given if isinstance(given, tuple) else (given,) * count
+    return tuple(a * b for a, b in zip(own, network.relative_variances(count), strict=True))
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
-from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.sketch import Part, Sketch
-from dmft.specs.parameterization import hidden_scale
+from dmft.specs.parameterization import hidden_scale, number_rate
 from finite_nets.device.activations import differentiable
 from finite_nets.device.products import Products
 
@@ -60,17 +60,37 @@ class Use(NamedTuple):
         return Use(self.number, None if self.given is None else self.given[:, index], self.gradient[:, index])
 
 
+class Note(NamedTuple):
+    """What a program shows observables: a formula of fields, of which these are the values (member, row, ...)."""
+
+    name: str
+    formula: Formula
+    fields: list[Field]
+    values: list[Tensor]
+
+    def at(self, index: Index) -> Note:
+        """Of a part of the rows."""
+        return self._replace(values=[v[:, index] for v in self.values])
+
+    def units(self) -> Tensor:
+        """(member, row, [position,] unit)."""
+        found: Tensor = on_units(self.formula, torch, self.fields, self.values)
+        return found
+
+
 class Trace(NamedTuple):
     """What a pass leaves: h of every layer, (member, row, [position,] N); what the readout averages, (member, row, N);
-    the uses of weights."""
+    the uses of weights; what it shows."""
 
     h: list[Tensor]
     end: Tensor
     uses: list[Use]
+    notes: list[Note]
 
     def at(self, index: Index) -> Trace:
         """Of a part of the rows."""
-        return Trace([h[:, index] for h in self.h], self.end[:, index], [use.at(index) for use in self.uses])
+        uses, notes = [use.at(index) for use in self.uses], [note.at(index) for note in self.notes]
+        return Trace([h[:, index] for h in self.h], self.end[:, index], uses, notes)
 
 
 @dataclass(frozen=True)
@@ -78,14 +98,15 @@ class Numbers:
     """Weights of a program by number: matrices in the order in which it meets them, the readout, vectors.
 
     names: of all but the readout; layers: of all; banks: how many matrices each is, 0 where it is no bank; reads:
-    numbers of those that read inputs; ends: (source, target) of all, places of populations, None for no source.
+    numbers of those that read inputs; ends: (source, target) of all, places of populations, None where there is none:
+    what is trained as a number has neither.
     """
 
     names: dict[str, int]
     layers: tuple[int, ...]
     banks: tuple[int, ...]
     reads: tuple[int, ...]
-    ends: tuple[tuple[int | None, int], ...]
+    ends: tuple[tuple[int | None, int | None], ...]
 
     @classmethod
     def of(cls, sketch: Sketch) -> Numbers:
@@ -96,8 +117,9 @@ class Numbers:
         layers = [*range(readout + 1), *(part.layer for part in vectors)]
         banks = [*(part.bank for part in matrices), *[0] * (1 + len(vectors))]
 
-        def ends(part: Part) -> tuple[int | None, int]:
-            return None if part.source is None else sketch.place(part.source), sketch.place(part.target)
+        def ends(part: Part) -> tuple[int | None, int | None]:
+            source, target = (None if end is None else sketch.place(end) for end in (part.source, part.target))
+            return source, target
 
         top = sketch.place(sketch.readout)
         pairs = (*map(ends, matrices), (top, top), *map(ends, vectors))
@@ -106,6 +128,10 @@ class Numbers:
     @property
     def readout(self) -> int:
         return max(self.layers)
+
+    def rate(self, number: int, width: int) -> float:
+        """Beside that of weights of neurons (`dmft.specs.parameterization.number_rate`)."""
+        return number_rate(width) if self.ends[number][1] is None else 1.0
 
 
 class Node:
@@ -176,7 +202,8 @@ class Tape:
     Args:
         numbers: of the weights.
         tensors: weights by number: (member, N, D) of reads, (member, N, K N) of matrices and banks (the first N that
-            of their target, the second of their source), (member, output, N) of the readout, (member, N) of vectors.
+            of their target, the second of their source), (member, output, N) of the readout, (member, N) of vectors,
+            (member, 1) of numbers.
         shape: of one input, as the task has it.
         rows: how many samples pass.
         traced: whether a backward pass follows; if not, PyTorch can differentiate all that is done.
@@ -199,6 +226,7 @@ class Tape:
         self._traced = traced
         self._nodes: list[Node] = []
         self._layers: list[tuple[Node, Node]] = []
+        self._notes: list[Note] = []
         self._uses: list[tuple[int, Tensor | None, Node]] = []
         self._given = 0  # arrays so far
         self._met: Index = slice(None)  # rows of the backward pass
@@ -213,7 +241,7 @@ class Tape:
 
     def trace(self, end: Field) -> Trace:
         """Of all rows, before a backward pass: without uses."""
-        return Trace([h.value for h, _ in self._layers], end.value.value, [])
+        return Trace([h.value for h, _ in self._layers], end.value.value, [], list(self._notes))
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -270,7 +298,7 @@ class Tape:
         """Nodes refer to the tape, and would keep each other in memory."""
         for node in self._nodes:
             node.parents, node.pull = (), None
-        for met in (self._nodes, self._layers, self._uses):
+        for met in (self._nodes, self._layers, self._uses, self._notes):
             met.clear()
 
     # ---- weights -----------------------------------------------------------------------------------------------------
@@ -303,12 +331,15 @@ class Tape:
         inputs = given.reshape(*given.shape[:2], -1, given.shape[-1])
         return self._used(number, inputs, Node(h, [source], pull), to)
 
-    def vector(self, name: str, *, of: Hashable) -> Field:
+    def vector(self, name: str, *, of: Hashable | None) -> Field:
         number = self._numbers.names[name]
         value = self._tensors[number][:, None].expand(-1, self._rows, -1)
         return self._used(number, None, Node(value), of)
 
-    def _used(self, number: int, given: Tensor | None, node: Node, population: Hashable) -> Field:
+    def number(self, name: str, *, start: float = 1.0) -> Field:  # noqa: ARG002
+        return self.vector(name, of=None)
+
+    def _used(self, number: int, given: Tensor | None, node: Node, population: Hashable | None) -> Field:
         if self._traced:
             self._uses.append((number, given, node))
         node.kept = True
@@ -369,6 +400,25 @@ class Tape:
 
         return self._field(Node(product.mean(-1, keepdim=True), nodes, pull), None)
 
+    def overlaps(self, a: Field, b: Field) -> Field:
+        nodes, group = [a.value, b.value], population(a.population).components
+        first, second = (_in_units(node.value, group) for node in nodes)
+        found = torch.einsum("...sun,...tun->...stn", first, second) / first.shape[-2]
+
+        def pull(g: Tensor) -> list[Tensor]:
+            pairs = g.reshape(*g.shape[:3], *found.shape[2:]) / first.shape[-2]
+            back = (
+                torch.einsum("mrestn,mrtun->mresun", pairs, second[:, self._met]),
+                torch.einsum("mrestn,mrsun->mretun", pairs, first[:, self._met]),
+            )
+            return [part.flatten(-2) for part in back]
+
+        return self._field(Node(found.flatten(2, 3), nodes, pull), None)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        fields = [Field(None, None, v.population) for v in values]  # which do not refer to the tape
+        self._notes.append(Note(name, formula, fields, [v.value.value for v in values]))
+
     def layer(self, h: Field, features: Field) -> Field:
         h.value.kept = True
         self._layers.append((h.value, features.value))
@@ -405,6 +455,11 @@ class Tape:
             found = torch.autograd.grad(result, leaves, seed, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, found, strict=True)]
         return [part[:, self._met] for part in parts]
+
+
+def _in_units(value: Tensor, group: int) -> Tensor:
+    """(..., unit, component) of (..., N)."""
+    return value.reshape(*value.shape[:-1], -1, group)
 
 
 def _aligned(values: Sequence[Tensor]) -> list[Tensor]:

@@ -7,30 +7,37 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     apply(name, v, to=p)            W v / sqrt(N)       a square Gaussian matrix, the only place where one enters
     apply(name, v, to=p, mix=m)     sum_k sum_x m[k, y, x] W^k v_x / sqrt(N)       a bank of them, over positions
     vector(name, of=p)              b                   a number for each neuron of p: a bias, of weight N(0, 1)
+    number(name, start=1.0)         n                   one number that is trained: a gain, a temperature
     activate(phi, h)                phi(h)              entry by entry
     mix(h, A)                       sum_x A[y, x] h_x   a map of positions that nothing trains; A (x,) leaves none
     local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
     average(a, b)                   <a b>               over a population: a number, which `local` may use
+    overlaps(a, b)                  <a_s b_t>           of all pairs of positions (s, t), numbered row by row
     layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
+    show(name, formula, a, ...)     names what observables may take averages of: a number of each unit
     h + g,  c * h
 
 What `read`, `apply`, `vector` and these return are fields: (row, [position,] neuron) of one population, whose neurons
-come last; numbers have a last axis of length one.  Rows, and in networks members of an ensemble, are leading axes that
-belong to the interpreter: formulas count axes from the end.  Populations are named by the program with any hashable
-(`to`); layers of one population share their neurons, as those of a residual network do.  A `Population` in the place of
-a name says more of it: how wide it is beside others, and which neurons belong to one unit,
+come last; numbers have a last axis of length one, and no population.  Rows, and in networks members of an ensemble, are
+leading axes that belong to the interpreter: formulas count axes from the end.  Populations are named by the program
+with any hashable (`to`); layers of one population share their neurons, as those of a residual network do.  A
+`Population` in the place of a name says more of it: how wide it is beside others, and which neurons belong to one unit,
 
     net.apply("U", v, to=dmft.Population("branch", width=2))            2 N neurons; sums over them / sqrt(2 N)
     net.apply("K", v, to=dmft.Population("heads", group=4))             N / 4 heads of four neurons each
 
 where `local` sees (..., unit, component) in the place of neurons, and may use all components of a unit together
 (softmax within a head, averages within a head); numbers are (..., 1, 1) there.  Averages, `activate`, `mix` and
-matrices are over units and components alike.  `program` returns the field that the readout averages, without positions:
+matrices are over units and components alike.  `overlaps` are averages over units, of each component apart: numbers
+(..., 1, component) for `local`.  Numbers may have other positions than the fields that they meet there.  `program`
+returns the field that the readout averages, without positions:
 
     f_c = <w_c features> / gamma0
 
 `net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order
-in which `read` and `apply` meet them; the readout is the last.  Vectors belong to the layer of the matrix before them.
+in which `read` and `apply` meet them; the readout is the last.  Vectors and numbers belong to the layer of the matrix
+before them.  What is trained has the rate eta gamma0^2 N where it is a weight of neurons, eta gamma0^2 where it is a
+number (`dmft.specs.parameterization`), which starts where the program says, be it at a traced field.
 
 Fields of a dataclass marked `traced` enter compiled code as numbers, so that a sweep over them compiles once; a
 program must not decide by them.  Zero stays the number 0.
@@ -96,6 +103,16 @@ class Architecture:
         flat = x.reshape(len(x), -1)
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
+
+    def counts(self, width: int) -> dict[str, int]:
+        """What a network of this width has besides its N neurons, by the name of a coordinate of results."""
+        del width
+        return {}
+
+    def relative_variances(self, layers: int) -> tuple[float, ...]:
+        """Those of weights at initialisation that are N(0, 1) by `weight_variance`, for so many layers: other than 1
+        where a layer's factor in the program sets the rate at which it learns."""
+        return (1.0,) * layers
 
     def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
         """What the program is made of, for inputs of this shape."""

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.specs.activation import Activation
-from dmft.specs.networks.population import Field, Formula, Population, named, on_neurons, population, population_of
+from dmft.specs.networks.population import (
+    Field,
+    Formula,
+    Population,
+    named,
+    on_neurons,
+    on_units,
+    population,
+    population_of,
+)
+
+ATTENTION = "attention"  # what programs show by this name are matrices (query, key) of heads, row by row
 
 
 @dataclass(frozen=True)
@@ -20,14 +31,14 @@ class Part:
     """Weights of a program.
 
     layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
-    result; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of what is multiplied),
-    0 for none, the most of all its uses.
+    result, None for a number; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of
+    what is multiplied), 0 for none, the most of all its uses.
     """
 
     name: str
     layer: int
     source: Hashable | None
-    target: Hashable
+    target: Hashable | None
     bank: int = 0
     positions: tuple[int, int] = (0, 0)
 
@@ -36,9 +47,11 @@ class Part:
 class Sketch:
     """Parts in the order in which a program meets them.
 
+    vectors: numbers are among them, those of no population.
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
+    shown: (name, positions) of everything that observables may take averages of.
     """
 
     populations: tuple[Hashable, ...]
@@ -50,11 +63,19 @@ class Sketch:
     readout: Hashable
     linear: bool
     uses: int = 1
+    shown: tuple[tuple[str, int], ...] = ()
 
     @property
     def depth(self) -> int:
         """Layers that results hold."""
         return len(self.layers)
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Sizes of those that results have of it."""
+        positions = self.reads[0].positions[0]
+        heads = sum(name == ATTENTION for name, _ in self.shown)
+        return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
 
     @property
     def readout_layer(self) -> int:
@@ -84,9 +105,9 @@ class Sketch:
         needed = max(least, *(math.ceil(2 * each.components / each.ratio) for each in self.described))
         return -(-needed // step) * step
 
-    def share(self, population: Hashable) -> float:
-        """N_p / N of a population."""
-        return self.described[self.place(population)].width
+    def share(self, population: Hashable | None) -> float:
+        """N_p / N of a population; 1 of none, a number."""
+        return 1.0 if population is None else self.described[self.place(population)].width
 
     @property
     def ends(self) -> tuple[tuple[int, int], ...]:
@@ -98,6 +119,16 @@ def forget_other_sketches(bare: Any, shape: tuple[int, ...]) -> None:
     """Where functions that the program calls have been edited, which no cache knows of; `bare` is a `structure`."""
     if sketch_of.__wrapped__(bare, shape) != sketch_of(bare, shape):
         sketch_of.cache_clear()
+
+
+def starts_of(network: Any, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """What the numbers of a program start from, in the order in which it meets them."""
+    if all(part.target is not None for part in network.sketch(shape).vectors):
+        return ()
+    drawn = _Drawing(shape)
+    with np.errstate(all="ignore"):
+        network.program(drawn, network.inputs(np.ones((1, *shape))))
+    return tuple(drawn.starts.values())
 
 
 @lru_cache(maxsize=256)
@@ -130,6 +161,7 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         end.population,
         drawn.linear,
         max(drawn.uses.values(), default=1),
+        tuple(drawn.shown),
     )
 
 
@@ -144,11 +176,13 @@ class _Drawing:
         self.reads: dict[str, Part] = {}
         self.matrices: dict[str, Part] = {}
         self.vectors: dict[str, Part] = {}
+        self.starts: dict[str, float] = {}
         self.layers: list[tuple[Hashable, int]] = []
         self._named: list[Field] = []
         self.activations: list[Activation] = []
         self.linear = True
         self.uses: dict[str, int] = {}
+        self.shown: list[tuple[str, int]] = []
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
@@ -206,6 +240,7 @@ class _Drawing:
         return self._field(np.ones((*x.shape[:-1], self._neurons(to))), to, name=name)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
+        _require_rows("apply", v)
         shape = v.value.shape
         positions = shape[-2] if len(shape) == 3 else 0
         bank, after = 0, positions
@@ -219,17 +254,30 @@ class _Drawing:
         return self._field(np.ones((shape[0], *([after] if after else []), self._neurons(to))), to, v, name=name)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
-        self._noted(self.vectors, Part(name, max(len(self.reads) + len(self.matrices) - 1, 0), None, named(of)))
+        self._noted(self.vectors, Part(name, self._before, None, named(of)))
         return self._field(np.ones(self._neurons(of)), of, name=name)
 
+    def number(self, name: str, *, start: float = 1.0) -> Field:
+        if not isinstance(start, int | float | np.number) or not math.isfinite(start):
+            raise ValueError(f"the number {name!r} starts at {start!r}; give a finite number.")
+        if (known := self.starts.setdefault(name, float(start))) != start:
+            raise ValueError(f"the number {name!r} starts at {known:g} in one place, at {start:g} in another.")
+        self._noted(self.vectors, Part(name, self._before, None, None))
+        return self._field(np.full(1, float(start)), None, name=name)
+
+    @property
+    def _before(self) -> int:
+        """The layer of the last matrix so far."""
+        return max(len(self.reads) + len(self.matrices) - 1, 0)
+
     def activate(self, phi: Activation, h: Field) -> Field:
-        if h.value.ndim == 1:
-            raise ValueError("activate takes a field of rows, not a vector; add the vector to one first.")
+        _require_rows("activate", h)
         self.activations.append(phi)
         self.linear &= phi.name == "linear"
         return self._field(h.value, h.population, h)
 
     def mix(self, h: Field, A: Any) -> Field:
+        _require_rows("mix", h)
         return self._field(np.asarray(A) @ h.value, h.population, h)
 
     def local(self, formula: Formula, *values: Field) -> Field:
@@ -237,15 +285,29 @@ class _Drawing:
         population = population_of(values)
         if any(v.population not in (None, population) for v in values):
             raise ValueError("local takes fields of one population: their neurons are the same ones.")
-        _require_same_positions("used together", *values)
+        _require_same_positions("used together", *(v for v in values if v.population is not None or population is None))
         return self._field(on_neurons(formula, np, values)(*(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
         self.linear = False
-        if a.population != b.population:
+        if a.population != b.population or a.population is None:
             raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
         _require_same_positions("averaged", a, b)
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        self.linear = False
+        if a.population is None or a.population != b.population or {a.value.ndim, b.value.ndim} != {3}:
+            raise ValueError(
+                f"overlaps are of fields of one population with positions, not of {a.population!r} with "
+                f"{_positions(a)} and {b.population!r} with {_positions(b)}."
+            )
+        pairs = a.value.shape[-2] * b.value.shape[-2]
+        return self._field(np.ones((len(a.value), pairs, population(a.population).components)), None, a, b)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        found = np.shape(on_units(formula, np, values, [v.value for v in values]))
+        self.shown.append((name, found[-2] if len(found) == 3 else 0))
 
     def layer(self, h: Field, features: Field) -> Field:
         if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
@@ -270,6 +332,12 @@ class _Drawing:
                 "positions, net.local for what differs between neurons."
             )
         return self._field(h.value, h.population, h)
+
+
+def _require_rows(what: str, h: Field) -> None:
+    """ValueError for vectors and numbers that are weights."""
+    if h.value.ndim == 1:
+        raise ValueError(f"{what} takes a field of rows, not a vector or a number; add the vector to one first.")
 
 
 def _require_same_positions(what: str, *values: Field) -> None:
