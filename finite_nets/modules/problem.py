@@ -27,10 +27,19 @@ from finite_nets.modules.training import ModuleTraining
 class _Richness:
     gamma0: float
 
+    def counts(self, width: int) -> dict[str, int]:
+        """Of other numbers that grow with the width: none that are known."""
+        del width
+        return {}
+
 
 @dataclass(frozen=True)
 class _Sketch:
     depth: int
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        return {"layer": self.depth, "attention_layer": 0, "query": 0, "key": 0}
 
 
 @dataclass(frozen=True)

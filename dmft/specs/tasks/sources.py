@@ -64,7 +64,8 @@ def source_of(source: str | os.PathLike[str], names: Mapping[str, str] | None, a
     path = local(source, "source")
     if not path.exists():
         raise ValueError(
-            f"data set {str(source)!r} is neither one of {', '.join(sorted(NAMED))} nor a path that exists."
+            f"data set {str(source)!r} is neither one of {', '.join(sorted(NAMED))} nor a path that exists. (Text is "
+            "read by dmft.load_text.)"
         )
     return _from_path(path, names, allow_pickle)
 
