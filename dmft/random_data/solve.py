@@ -5,7 +5,7 @@
     ProjectedLinear   marching                                   gradient flow (population, N = infinity)   closed
     DeepLinear        marching
 
-    loss(step)        |v1|^2 / (2 P), of one pass that of the batch to come, of the population's gradient (L + sigma^2)/2
+    loss(step)        |v1|^2 / (2 P), of one pass that of the batch to come, of the population (L + sigma^2)/2
     test_loss(step)   (L + sigma^2)/2, L = error_correlation(t, t)             ell = (f - y)^2 / 2, as everywhere
     order parameters and responses (step, step_2) and, of layers, (layer, step, step_2): `ORDER`, without the 1/2; of
     flows of random features on request (two_time)
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.random_data import deep_linear, projected, random_features
+from dmft.random_data.ensembles import bias_variance
 from dmft.specs import GradientFlow, Problem, _check
 from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData, RandomFeatures
 
@@ -64,14 +65,14 @@ def solve(
     Returns:
         Dataset of kind "limit" (`dmft.schema`).
     """
-    model, data = problem.network, cast(RandomData, problem.task)
+    model, data = problem.network, cast("RandomData", problem.task)
     flow = isinstance(problem.training, GradientFlow)
     if isinstance(model, RandomFeatures):
         found, method = (_flow if flow else _features)(problem, model, data, steps, two_time)
     elif isinstance(model, ProjectedLinear):
         found, method = (_rich_flow if flow else _projected)(problem, model, data, steps)
     else:
-        found, method = _deep(problem, cast(DeepLinear, model), data, steps)
+        found, method = _deep(problem, cast("DeepLinear", model), data, steps)
     values = {"loss": found.pop("train") / 2, "test_loss": (found.pop("test") + data.noise) / 2, **found}
     if ensembles is not None:
         values |= _split(problem, data, steps, ensembles)
@@ -85,14 +86,20 @@ def _at(found: Any, steps: NDArray[np.int64]) -> dict[str, Array]:
     """Losses and order parameters at the recorded steps, by variable."""
     values = {"train": found.train[steps], "test": found.test[steps]}
     return values | {
-        name: getattr(found, field)[..., steps[:, None], steps] for field, name in ORDER.items() if hasattr(found, field)
+        name: getattr(found, field)[..., steps[:, None], steps]
+        for field, name in ORDER.items()
+        if hasattr(found, field)
     }
 
 
 def _constant(problem: Problem) -> bool:
     """Whether the optimiser is a heavy ball of one rate."""
     training = problem.training
-    return type(training).__name__ == "GradientDescent" and not training.decays and isinstance(training.learning_rate, float)
+    return (
+        type(training).__name__ == "GradientDescent"
+        and not training.decays
+        and isinstance(training.learning_rate, float)
+    )
 
 
 def _features(
@@ -167,7 +174,7 @@ def _split(
     problem: Problem, data: RandomData, steps: NDArray[np.int64], ensembles: tuple[int, int]
 ) -> dict[str, Array]:
     """Bias, variances and the loss of an ensemble, by variable."""
-    model, training = problem.network, cast(Any, problem.training)
+    model, training = problem.network, cast("Any", problem.training)
     if not isinstance(model, RandomFeatures) or data.batch is not None:
         raise ValueError(
             f"ensembles={ensembles} are of RandomFeatures without a batch; {type(model).__name__} with batch="
@@ -176,15 +183,21 @@ def _split(
     E_A, E_D = (_check.integer(f"ensembles[{i}]", each, minimum=1) for i, each in enumerate(ensembles))
     sizes: dict[str, Any] = {"features": model.features, "samples": data.samples, "noise": data.noise}
     if isinstance(training, GradientFlow):
-        split, at = random_features.bias_variance(data.spectrum, times=training.times[steps], **sizes), np.arange(len(steps))
+        split, at = (
+            bias_variance(data.spectrum, times=training.times[steps], **sizes),
+            np.arange(len(steps)),
+        )
     elif _constant(problem):
-        split, at = random_features.bias_variance(
-            data.spectrum,
-            steps=max(int(steps[-1]), 1),
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            **sizes,
-        ), steps
+        split, at = (
+            bias_variance(
+                data.spectrum,
+                steps=max(int(steps[-1]), 1),
+                learning_rate=training.learning_rate,
+                momentum=training.momentum,
+                **sizes,
+            ),
+            steps,
+        )
     else:
         raise ValueError("ensembles are there for one learning rate without weight decay, and for flows.")
     return {

@@ -76,8 +76,10 @@ class Problem:
     loss: str = "squared"
 
     def __post_init__(self) -> None:
-        if isinstance(self.network, RandomModel) or isinstance(self.task, RandomData):
-            return self._check_random()
+        data: Any = self.task
+        if isinstance(self.network, RandomModel) or isinstance(data, RandomData):
+            self._check_random()
+            return
         such = {"network": ", such as dmft.MLP(depth=2)", "training": ", such as dmft.GradientDescent(0.1, steps=10)"}
         for name, expected in {"network": Architecture, "task": Task, "training": Training}.items():
             value = getattr(self, name)
@@ -105,15 +107,18 @@ class Problem:
                     "of their own, and other networks take a dmft.Task."
                 )
         if self.loss != "squared":
-            raise ValueError(f"loss={self.loss!r} is not solved for random data, whose models are linear; use 'squared'.")
+            raise ValueError(
+                f"loss={self.loss!r} is not solved for random data, whose models are linear; use 'squared'."
+            )
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
-        self.network.check(self.task, self.training)  # type: ignore[attr-defined]
+        model: Any = self.network
+        model.check(self.task, self.training)
 
     @property
-    def depth(self) -> int:
-        """How many layers results have."""
-        return self.network.depth if isinstance(self.network, RandomModel) else self.sketch.depth
+    def dimensions(self) -> dict[str, int]:
+        """Sizes of those that results have of the network."""
+        return self.network.dimensions if isinstance(self.network, RandomModel) else self.sketch.dimensions
 
     def _check_batches(self) -> None:
         task, training = self.task, self.training
@@ -291,7 +296,8 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
         if isinstance(each, str) or not isinstance(each, Iterable):
             raise TypeError(f"{name}={each!r} is not a list of values; give e.g. {name}=[{each!r}].")
     counts = [name for name in COUNTS if name in values]
-    if counts and "frozen" not in values and problem.sketch.readout_layer in problem.network.frozen:
+    frozen = problem.network.frozen
+    if counts and frozen and "frozen" not in values and problem.sketch.readout_layer in frozen:
         raise ValueError(
             f"{counts[0]} varies and frozen={problem.network.frozen} holds the readout by its number; vary frozen, too."
         )

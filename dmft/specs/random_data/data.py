@@ -1,10 +1,10 @@
 """Random data in the place of a task: a spectrum, and how many samples of it are seen.
 
-    samples  batch     what a step sees
-    -        -         the population: the exact gradient
-    -        B         B fresh samples: one pass
-    P        -         all of P samples that are drawn once
-    P        B         B of these P, drawn with replacement
+samples  batch     what a step sees
+-        -         the population: the exact gradient
+-        B         B fresh samples: one pass
+P        -         all of P samples that are drawn once
+P        B         B of these P, drawn with replacement
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class RandomData:
     outputs = ()
     n_train = n_test = n_samples = 0
     unusual_size = ""
+    y = np.zeros(0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.spectrum, Spectrum):

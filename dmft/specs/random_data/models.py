@@ -19,7 +19,7 @@ from dmft.specs.training import GradientFlow, Training
 class RandomModel(Architecture):
     """What models of random data derive from.
 
-    solver: the module whose `solve` finds the limit.  simulator: that whose `simulate` trains members of an ensemble.
+    solver: the module whose `solve` finds the limit.  simulator: that whose `ensemble` trains members.
     """
 
     solver = "dmft.random_data.solve"
@@ -31,13 +31,18 @@ class RandomModel(Architecture):
         del shape
         raise ValueError(
             f"{type(self).__name__} is a model of random data, which has no program of neurons: there are dmft.solve, "
-            "finite_nets.train_ensemble(problem, scales=[1, 2, 4, 8], seeds=...), comparisons.compare of these, and the "
-            "functions of dmft.random_data."
+            "finite_nets.train_ensemble(problem, scales=[1, 2, 4, 8], seeds=...), comparisons.compare of these, and "
+            "the functions of dmft.random_data."
         )
 
     def program(self, net: Any, x: Any) -> Any:
         del net, x
         return self.sketch()
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Sizes of those that results have of it."""
+        return {"layer": self.depth, "attention_layer": 0, "query": 0, "key": 0}
 
     def check(self, data: RandomData, training: Training) -> None:
         """ValueError for data and training that the theory of this model does not take."""
@@ -56,6 +61,7 @@ class RandomModel(Architecture):
 
     def check_flow(self, data: RandomData) -> None:
         """ValueError where there is no gradient flow."""
+        del data
         raise ValueError(
             f"{type(self).__name__} is solved step by step; take dmft.GradientDescent with a small learning_rate."
         )
