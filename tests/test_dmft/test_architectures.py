@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def convolved(v, W, stride, padding):
 
 
 def by_torch(network, x, first, banks):
-    """Features (sample, neuron) of weights (neuron, K C), (K, neuron, neuron) by PyTorch's convolutions."""
+    """What is read (sample, neuron), or with all positions side by side, of weights (neuron, K C), (K, neuron, neuron) by
+    PyTorch's convolutions."""
     axes, C = x.ndim - 2, x.shape[-1]
     places = (network.kernel_size,) * axes
     K = network.kernel_size**axes
@@ -88,7 +90,8 @@ def by_torch(network, x, first, banks):
     for bank in banks:
         W = bank.movedim(0, -1).reshape(*bank.shape[1:], *places)
         h = convolved(torch.tanh(h), W, network.stride, network.padding) / (K * bank.shape[1]) ** 0.5
-    return torch.tanh(h).flatten(2).mean(-1)
+    features = torch.tanh(h).flatten(2)
+    return features.mean(-1) if network.pooling == "mean" else features.mT.flatten(1) / features.shape[2] ** 0.5
 
 
 NETWORKS = [
@@ -96,6 +99,7 @@ NETWORKS = [
     (dmft.CNN(2, 3, stride=2, padding="circular"), SERIES),
     (dmft.CNN(2, 3, padding="circular"), IMAGES),
     (dmft.CNN(3, 3, stride=2), IMAGES),
+    (dmft.CNN(2, 3, stride=2, pooling="flatten"), IMAGES),
 ]
 
 
@@ -106,8 +110,9 @@ def test_the_program_is_that_of_pytorch(network, x):
     K = network.kernel_size ** (x.ndim - 2)
     first = torch.as_tensor(in_general_position("W0", (WIDTH, K * x.shape[-1])))
     banks = [torch.as_tensor(in_general_position(f"W{n}", (K, WIDTH, WIDTH))) for n in range(1, network.depth)]
+    features = features.reshape(len(x), -1)
     np.testing.assert_allclose(features, by_torch(network, x, first, banks), atol=1e-13)
-    twin = replace(network, stride=3 - network.stride)
+    twin = replace(network, padding="zero" if network.padding == "circular" else "circular")
     assert abs(features - by_torch(twin, x, first, banks).numpy()).max() > 1e-3
 
 
@@ -123,7 +128,8 @@ def tangent(network, x, width, seed):
     """K (sample, sample_2) of a network of finite width at initialisation, by automatic differentiation."""
     generator = torch.Generator().manual_seed(seed)
     K, C = network.kernel_size ** (x.ndim - 2), x.shape[-1]
-    shapes = [(width, K * C), *[(K, width, width)] * (network.depth - 1), (width,)]
+    positions = math.prod(network.grids(x.shape[1:])[-1]) if network.pooling == "flatten" else 1
+    shapes = [(width, K * C), *[(K, width, width)] * (network.depth - 1), (positions * width,)]
     deviations = np.sqrt(network.weight_variance) * np.ones(network.depth + 1)
     weights = [
         (d * torch.randn(*shape, generator=generator, dtype=torch.float64)).requires_grad_()
