@@ -265,7 +265,7 @@ class Tape:
         of a traced pass from the cotangent (member, row or 1, start, N) of its end, with positions side by side, too.
         It forgets the pass."""
         self._met = rows
-        gradients: dict[Node, Tensor] = {end.value: seed.unflatten(-1, end.value.value.shape[2:])}
+        gradients: dict[Node, Tensor] = {end.value: seed.reshape(*seed.shape[:-1], *end.value.value.shape[2:])}
         kept: dict[Node, Tensor] = {}
         for node in reversed(self._nodes):
             g = gradients.pop(node, None)
