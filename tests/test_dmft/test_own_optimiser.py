@@ -228,6 +228,42 @@ def test_delayed_updates_are_combined_by_the_memory_kernels(training, monkeypatc
     assert abs(np.array(found) / share - training.rates[steps]).max() > 1e-2
 
 
+@dataclass(frozen=True)
+class Averaged(dmft.Training):
+    """Gradient descent, and the average m' = (1 - beta) m + beta theta', which remembers."""
+
+    learning_rate: float
+    steps: int = STEPS
+    beta: float = 1e-3
+
+    def recurrence(self, t):
+        eta, beta = self.rates[t], self.beta
+        return [[1, 0], [beta, 1 - beta]], [eta, beta * eta]
+
+
+def test_theta_is_not_made_of_its_average(monkeypatch):
+    """In single precision: against gradient descent, whose steps these are."""
+
+    def found(training):
+        asked = {"observables": ["prediction"], "save_steps": [400]}
+        nets = finite_nets.train_ensemble(problem(training), widths=[WIDTH], seeds=2, **asked)
+        return nets.prediction.values
+
+    expected = found(dmft.GradientDescent(0.2, 400))
+    np.testing.assert_array_equal(found(Averaged(0.2, 400)), expected)
+    linear.plan.cache_clear()
+    monkeypatch.setattr(linear, "_first", lambda *_: 1)
+    assert abs(found(Averaged(0.2, 400)) - expected).max() > 1e-3
+    linear.plan.cache_clear()
+
+
+@pytest.mark.parametrize("eta", [1e-3, 0.3, 20.0])
+def test_what_takes_the_direction_is_the_slot_of_momentum(eta):
+    kinds = [dmft.GradientDescent(eta, 2, momentum=0.9, weight_decay=0.1 / eta), Nesterov(eta, 2), QuasiHyperbolic(eta)]
+    for training in kinds:
+        assert {plan.pushed[0] for plan in linear.plans(training.recurrences)} == {1}
+
+
 def test_memory_is_said_with_all_slots_and_copies():
     for training, copies in ((OWN["nesterov"], 2), (OWN["two slots"], 5)):
         given = problem(training, dmft.CNN(2, 3), dmft.Task(RNG.standard_normal((3, 5, 2)), Y[:3]))
