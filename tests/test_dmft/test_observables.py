@@ -68,7 +68,7 @@ def test_results_hold_observables_in_one_order_and_by_default_what_they_held_bef
         *("feature_kernel", "gradient_kernel", "ntk", "feature_kernel_two_time", "gradient_kernel_two_time"),
     ]
     assert schema.OBSERVABLES == ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
-    assert schema.observables(None, some_problem(outputs=2)) == ("prediction", "loss", "feature_kernel")
+    assert schema.observables(None, some_problem(outputs=2), "dmft.solve") == ("prediction", "loss", "feature_kernel")
     files = {path.stem for path in (Path(schema.__file__).parent / "observed").glob("*.py")}
     assert files - {"__init__"} == {one.name for one in schema.registered()}
 
@@ -349,8 +349,29 @@ def test_what_follows_from_predictions_may_be_ones_own(own):
     moments = finite_nets.train_ensemble(problem, widths=[8], seeds=10, observables=[absolute_error], keep="moments")
     pooled = (moments["count"] * moments.absolute_error_mean).sum("block") / 10
     np.testing.assert_allclose(pooled, nets.absolute_error.mean("seed"), rtol=1e-6)
-    with pytest.raises(ValueError, match="absolute_error is recorded by dmft.solve"):
+    with pytest.raises(
+        ValueError, match="absolute_error is recorded by dmft.solve .*train_ensemble and finite_nets.sample_in_law only"
+    ):
         dmft.fluctuations(problem, observables=["absolute_error"])
+
+
+def test_networks_in_law_have_what_jumps(own):
+    @own(dims=("step",), smooth=False)
+    def large(seen):
+        return seen.xp.where(seen["feature_kernel"] > 0.3, 1.0, 0.0).sum((-3, -2, -1))
+
+    x = np.random.default_rng(3).standard_normal((6, 4))
+    problem = dmft.Problem(dmft.MLP(1), dmft.Task(x, np.sign(x[:, 0])), dmft.GradientDescent(0.3, 2))
+    asked = {"widths": [12], "seeds": 200, "observables": ["prediction", "feature_kernel", "accuracy", large]}
+    nets, trained = finite_nets.sample_in_law(problem, **asked), finite_nets.train_ensemble(problem, **asked)
+    right = (np.sign(nets.prediction) == nets.target).mean("sample").transpose(*nets.accuracy.dims)
+    np.testing.assert_array_equal(nets.accuracy[..., 1:], right[..., 1:])  # step 0: the output is zero
+    np.testing.assert_array_equal(nets.large, (nets.feature_kernel > 0.3).sum(("layer", "sample", "sample_2")))
+    for name in ("accuracy", "large"):
+        a, b = (ds[name].isel(width=0, step=slice(1, None)) for ds in (nets, trained))
+        z = (a.mean("seed") - b.mean("seed")) / np.sqrt((a.var("seed") + b.var("seed")) / 200)
+        assert abs(z).max() < 4
+        assert a.std("seed").min() > 0.01
 
 
 def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(own):

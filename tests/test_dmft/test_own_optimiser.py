@@ -289,6 +289,17 @@ def test_the_limit_is_the_closed_form_and_the_wrong_recurrence_is_not():
     assert abs(wrong.prediction - right.prediction).max() > 1e-2
 
 
+@dataclass(frozen=True)
+class ThereAndBack(dmft.Training):
+    """Initial weights fade, and come back."""
+
+    learning_rate: float = 0.1
+    steps: int = 2
+
+    def recurrence(self, t):
+        return [[(0.5, 2.0)[t]]], [self.rates[t]]
+
+
 def test_the_lazy_limit_is_that_of_small_richness():
     for training in (OWN["nesterov"], OWN["quasi-hyperbolic"]):
         lazy = dmft.lazy_limit(problem(training, dmft.MLP(3, dmft.linear())))
@@ -299,6 +310,8 @@ def test_the_lazy_limit_is_that_of_small_richness():
     assert abs(wrong.prediction - right.prediction).max() > 1e-2
     with pytest.raises(ValueError, match="Nesterov lets initial weights decay, to 0.97"):
         dmft.lazy_limit(problem(Nesterov(0.1, 1, decay=0.2, momentum=0.5)))
+    with pytest.raises(ValueError, match="ThereAndBack lets initial weights decay, to 0.5 of"):
+        dmft.lazy_limit(problem(ThereAndBack()))
 
 
 def test_responses_along_paths_carry_the_memory_kernels():
