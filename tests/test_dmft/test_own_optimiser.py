@@ -19,6 +19,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import linear, perceptrons
 from finite_nets.training.programs import trainer_of
+from oracles import parameter_rate
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 STEPS, WIDTH = 6, 12
@@ -171,7 +172,7 @@ def by_torch(problem, *, nesterov=True):
     training, gamma0, phi = problem.training, problem.network.gamma0, problem.network.activation
     drawn = perceptrons.Trainer(problem, CPU, DOUBLE).draw(WIDTH, torch.arange(1), 0)
     W0, W1, w = weights = [p[0].clone().requires_grad_() for p in (drawn.first, drawn.hidden[0], drawn.readout)]
-    unit = parameterization.parameter_rate(1.0, gamma0, WIDTH)
+    unit = parameter_rate(1.0, gamma0, WIDTH)
     optimiser = torch.optim.SGD(
         weights, lr=1.0, momentum=training.momentum, nesterov=nesterov, weight_decay=training.decay / unit
     )
