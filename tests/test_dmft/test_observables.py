@@ -1,5 +1,6 @@
 """Observables as objects: what may be one, how each reaches results, and that its formula is the one that is recorded."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -375,11 +376,8 @@ def test_networks_in_law_have_what_jumps(own):
 
 
 def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(own):
-    seen_there = []
-
     @own(dims=("step",))
     def target_size(seen):
-        seen_there.append(seen.train)
         return 0 * _norm(seen)[..., 0] + (seen.targets**2).sum()
 
     network = dmft.MLP(2, activation=dmft.linear(), centered=False)
@@ -388,5 +386,8 @@ def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(o
     nets = finite_nets.train_ensemble(problem, widths=[4], seeds=2, observables=["target_size"], dtype="float64")
     for ds in (theory, nets):
         np.testing.assert_allclose(ds.target_size, (problem.task.y[3:] ** 2).sum())
-    assert {(part.start, part.stop) for part in seen_there} == {(0, 0)}
+    fitted = own(dims=("step",), name="fitted")(aligned)  # would be 0 / 0
+    for produce in (dmft.solve, partial(finite_nets.train_ensemble, widths=[4], seeds=2)):
+        with pytest.raises(ValueError, match='asks for seen.train, and observe="test" shows none'):
+            produce(problem, observables=[fitted])
     assert abs((problem.task.y[:3] ** 2).sum() - theory.target_size).min() > 0.1
