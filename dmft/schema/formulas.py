@@ -9,7 +9,7 @@ new place.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,13 @@ class _Example(Seen):
         each = zip(self.problem.sketch.layers, a, b, strict=True)
         counts = [(v @ w.T / v.shape[-1], 1 if mean else max(positions, 1)) for (_, positions), v, w in each]
         return self.xp.stack([count * kernel for kernel, count in counts])
+
+    def averages(self, name: str, function: Callable[[Any], Any] = lambda a: a) -> Any:
+        samples = self.targets.shape[0]
+        counts = [positions for each, positions in self.problem.sketch.shown if each == name]
+        shapes = [(samples, *[count] * (count > 0), NEURONS[0]) for count in counts]
+        units = [self.numbers(f"{name}{i}", shape) for i, shape in enumerate(shapes)]
+        return self.xp.stack([function(a).mean(-1) for a in units])
 
     def tangent_kernel(self) -> Any:
         g = self._fields("tangents", self.targets.shape[0] * self.targets.shape[1])

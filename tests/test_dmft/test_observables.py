@@ -153,6 +153,17 @@ def test_a_formula_is_known_by_its_numbers_alike_for_both_array_libraries(own, o
         digest(lambda seen: seen["feature_kernel"][..., 7, 0, 0])
 
 
+def test_formulas_of_what_a_program_shows_are_known_too(own):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    problem = dmft.Problem(dmft.Transformer(1, head_dim=1), dmft.Task(x, x[:, 0, 0]), dmft.GradientDescent(0.3, 2))
+
+    def digest(power):
+        own(name="mine", dims=("step",))(lambda seen: seen.averages("attention", lambda a: a**power).sum())
+        return schema.digests(["mine"], problem, np)["mine"]
+
+    assert digest(2) == digest(2) != digest(3)
+
+
 def test_an_edited_formula_does_not_go_on_from_a_checkpoint(own, monkeypatch, tmp_path):
     asked = {"particles": 64, "scrambles": 2, "observables": ["mine"], "checkpoint": tmp_path / "state.npz"}
     finished = Checkpoint.finished
