@@ -126,7 +126,8 @@ class Transformer(Architecture):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
         self._check_heads()
         require_activation(self.activation)
-        put("mlp_width", Population("mlp", self.mlp_width).width)
+        put("mlp_width", _check.positive("mlp_width", self.mlp_width))
+        Population("mlp", self.mlp_width)  # which refuses what is no ratio
         last = len(self.weights) - 1
         put("frozen", frozen_layers(self._numbered(self.frozen), last))
         put("weight_variance", variances(self.weight_variance, last))
