@@ -1,7 +1,17 @@
 """What is studied: frozen dataclasses, NumPy only, no width."""
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
-from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP, Transformer
+from dmft.specs.networks import (
+    CNN,
+    MLP,
+    Architecture,
+    LayerNorm,
+    Population,
+    ResidualCNN,
+    ResidualMLP,
+    RMSNorm,
+    Transformer,
+)
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
@@ -14,8 +24,11 @@ __all__ = [
     "Architecture",
     "GradientDescent",
     "GradientFlow",
+    "LayerNorm",
     "Population",
     "Problem",
+    "RMSNorm",
+    "ResidualCNN",
     "ResidualMLP",
     "Task",
     "Training",
