@@ -29,7 +29,15 @@ def problem(rate=0.12, steps=9, data=None, **options):
     return dmft.Problem(dmft.Transformer(**given), data or task(), dmft.GradientDescent(rate, steps))
 
 
-WHOLE = {"causal": True, "positions": "learned", "mlp": True, "mlp_width": 2.0, "readout": "last", "blocks": 2}
+WHOLE = {
+    "causal": True,
+    "normalization": "layer_norm",
+    "positions": "learned",
+    "mlp": True,
+    "mlp_width": 2.0,
+    "readout": "last",
+    "blocks": 2,
+}
 CASES = {
     "heads": {"head_dim": 2},
     "alpha_A = 1/2": {"head_dim": 4, "attention_exponent": 0.5, "rate": 0.03},
@@ -77,6 +85,7 @@ def of_source(network, heads):
         "beta0": network.branch_scale,
         "causal": network.causal,
         "mlp": torch.nn.functional.gelu if network.mlp else None,
+        "norm": None if network.normalization is None else lambda h: torch.nn.functional.layer_norm(h, h.shape[-1:]),
         "last": network.readout == "last",
     }
 
@@ -95,9 +104,9 @@ def trained_by_autograd(given, width=WIDTH):
         outputs.append(f.detach().numpy())
         attention.append(sigma.detach().numpy())
         if len(outputs) == 1:
-            kernels = np.array(
-                [np.einsum("asn,bsn->ab", h, h) / h[0].size for h in (h.detach().numpy() for h in streams)]
-            )
+            norm = of_source(network, heads)["norm"] or (lambda h: h)
+            shown = [h.detach().numpy() for h in (*map(norm, streams[:-1]), streams[-1])]
+            kernels = np.array([np.einsum("asn,bsn->ab", h, h) / h[0].size for h in shown])
         pushes = torch.autograd.grad(((f - y) ** 2).mean() / 2, list(weights.values()))
         weights = {name: a - rate * g for (name, a), g in zip(weights.items(), pushes, strict=True)}
     return np.array(outputs), np.array(attention), kernels
@@ -202,12 +211,12 @@ RECORDED = ["prediction", "feature_kernel", "attention", "attention_head_varianc
 
 @pytest.fixture(scope="module")
 def many_heads():
-    return dmft.solve(problem(head_dim=2), particles=2048, scrambles=4, tolerance=1e-3, observables=RECORDED)
+    return dmft.solve(problem(head_dim=2), particles=1024, scrambles=4, tolerance=1e-3, observables=RECORDED)
 
 
 @pytest.fixture(scope="module")
 def many_wider_heads():
-    return dmft.solve(problem(head_dim=8), particles=512, scrambles=2, tolerance=1e-3, observables=RECORDED)
+    return dmft.solve(problem(head_dim=8), particles=256, scrambles=2, tolerance=1e-3, observables=RECORDED)
 
 
 def test_the_limit_of_many_heads_is_that_of_independent_codes(many_heads, many_wider_heads):
@@ -334,6 +343,8 @@ def test_networks_in_law_are_networks(options):
         ({"head_dim": 4, "frozen": ["W1"]}, "frozen holds 'W1'; the weights are W0, K1, Q1, V1, O1, w"),
         ({"head_dim": 4, "parameterization": "standard"}, "parameterization='standard' is not offered"),
         ({"head_dim": 4, "causal": 1}, "causal=1 must be True or False"),
+        ({"head_dim": 4, "normalization": "batch"}, "normalization='batch' is unknown; choose one of 'layer_norm'"),
+        ({"head_dim": 4, "trained_gain": True}, "trained_gain=True is for a normalisation"),
         ({"head_dim": 4, "mlp_width": 0}, "mlp_width=0"),
     ],
 )
@@ -360,8 +371,5 @@ def test_transformers_are_known_by_their_fields():
     assert same.problem_id == given.problem_id != problem(head_dim=4, frozen=[5, 1]).problem_id
     both = dmft.vary(given, head_dim=[2, 4], attention_exponent=[0.5, 1])
     assert len({one.problem_id for one in both}) == 4
-    assert dmft.Transformer(2, head_dim=4, attention_exponent=0.5, branch_exponent=1).relative_variances(10) == (
-        1.0,
-        *(2 * (2.0, 2.0, 0.5, 0.5)),
-        1.0,
-    )
+    deep = dmft.Transformer(2, head_dim=4, attention_exponent=0.5, branch_exponent=1)
+    np.testing.assert_allclose(deep.relative_variances(10), [1, *(2 * (2, 2, 0.5, 0.5)), 1])
