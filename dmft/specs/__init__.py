@@ -15,6 +15,7 @@ from dmft.specs.networks import (
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
+from dmft.specs.tasks.text import Text, load_text
 from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
 
 __all__ = [
@@ -31,12 +32,14 @@ __all__ = [
     "ResidualCNN",
     "ResidualMLP",
     "Task",
+    "Text",
     "Training",
     "Transformer",
     "erf",
     "gelu",
     "linear",
     "load_task",
+    "load_text",
     "one_pass",
     "random_batches",
     "relu",
