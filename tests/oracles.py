@@ -25,6 +25,11 @@ def gaussian_averages(activation, K):
     raise ValueError(activation)
 
 
+def parameter_rate(learning_rate, gamma0, width):
+    """eta gamma0^2 N: what multiplies dloss/dtheta of every parameter in a step of gradient descent."""
+    return learning_rate * gamma0**2 * width
+
+
 def lazy_limit(problem):
     """Feature kernels, gradient kernels (layer, sample, sample_2), NTK and predictions (step, sample) for gamma0 -> 0."""
     task, depth = problem.task, problem.network.depth
@@ -69,10 +74,10 @@ def autograd_network(problem, first, hidden, readout):
         torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters, retain_graph=True)]) for f in output()
     ]
     jacobian = torch.stack(jacobian)
-    ntk = parameterization.parameter_rate(1.0, network.gamma0, width) * jacobian @ jacobian.T
+    ntk = parameter_rate(1.0, network.gamma0, width) * jacobian @ jacobian.T
 
     predictions = []
-    rate = parameterization.parameter_rate(problem.training.learning_rate, network.gamma0, width)
+    rate = parameter_rate(problem.training.learning_rate, network.gamma0, width)
     for _ in range(problem.training.steps + 1):
         f = output() - offset
         predictions.append(f.detach().numpy())

@@ -59,11 +59,10 @@ class _Example(Seen):
     """Of a pass over the observed samples of `problem`."""
 
     def __init__(self, problem: Problem, xp: Any) -> None:
-        super().__init__()
+        super().__init__(splits(problem).get("", slice(0, 0)))
         self.problem, self.xp = problem, xp
         targets = problem.task.targets[problem.observed]
         self.targets = xp.asarray(targets)
-        self.train = splits(problem).get("", slice(0, 0))
 
     def numbers(self, name: str, shape: tuple[int, ...]) -> Any:
         values: NDArray[np.float64] = _own.in_general_position(name, shape)
