@@ -148,7 +148,7 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
     for part in sketch.vectors:
         if part.target is not None:
             needed[sketch.place(part.target)] += 1
-    needed[sketch.place(sketch.readout)] += rule.targets.shape[1]
+    needed[sketch.place(sketch.readout)] += sketch.rows_of_readout(rule.targets.shape[1])
     return needed
 
 
@@ -183,7 +183,7 @@ def limit_network(
         # a direction of the inputs, with a variance of its own
         return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
 
-    readout = start.weights[-1] * draw(sketch.readout, shape[1])
+    readout = start.weights[-1] * draw(sketch.readout, sketch.rows_of_readout(shape[1]))
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
     starts = iter(start.numbers)
     vectors = tuple(

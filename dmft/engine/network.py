@@ -123,7 +123,7 @@ class Pass:
 
     output: (row, output).
     h, features: tuples over layers of (row, [position,] component); gradients: of (row, event, [position,] component).
-    top: (row, component), what the readout averages.
+    top: (row, [position,] component), what the readout averages.
     uses: of weights, in the order of the program.
     tape: its record, which goes on where the pass has left the matrices; end: the field on it that is averaged.
     """
@@ -165,9 +165,9 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
     change = descent * rule.share[t][:, None]
     count = len(rows) if form.every_row else form.trained
     if form.per_output:
-        starts = jnp.broadcast_to(network.readout, (count, *network.readout.shape))
+        starts = every_output(network.readout, count, form.sketch.read)
     else:
-        starts = (change @ network.readout)[:, None]
+        starts = from_loss(change, network.readout, form.sketch.read)
     gradients = tape.backward(end, starts)
     return _shown(network, tape), _seen(tape, end, output, gradients), change
 
@@ -183,7 +183,7 @@ def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     tape, end, output = _forward(network, rule, rule.inputs[rule.probes], form)
     gradients: list[jax.Array] = []
     if form.gradients:
-        gradients = tape.backward(end, jnp.broadcast_to(network.readout, (form.probes, *network.readout.shape)))
+        gradients = tape.backward(end, every_output(network.readout, form.probes, form.sketch.read))
     return _shown(network, tape), _seen(tape, end, output, gradients)
 
 
@@ -210,7 +210,23 @@ def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Ta
     tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
     end = with_numbers(form.network, rule.numbers).program(tape, x)
     top = network.over(sketch.readout)
-    return tape, end, top.inner(end.value, network.readout) * output_scale(rule.gamma0)
+    output = top.inner(end.value.reshape(-1, end.value.shape[-1]), network.readout).reshape(len(x), -1)
+    return tape, end, output * output_scale(rule.gamma0)
+
+
+def every_output(readout: jax.Array, rows: int, positions: int) -> jax.Array:
+    """(row, output, [position,] component): cotangents of what is averaged, from every output; with `positions` outputs
+    are (position, output of it)."""
+    starts = readout
+    if positions:
+        starts = jnp.einsum("xy,cn->xcyn", jnp.eye(positions), readout).reshape(-1, positions, readout.shape[-1])
+    return jnp.broadcast_to(starts, (rows, *starts.shape))
+
+
+def from_loss(change: jax.Array, readout: jax.Array, positions: int) -> jax.Array:
+    """(row, 1, [position,] component): the sum of these with the coefficients `change` (row, output)."""
+    each = change.reshape(len(change), positions, -1) if positions else change
+    return (each @ readout)[:, None]
 
 
 def _shown(network: Network, tape: Tape) -> Network:
@@ -264,7 +280,10 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         all_of("read", len(sketch.reads)),
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
-        per_neuron(change.T @ seen.top[:n], sketch.share(sketch.readout)),
+        per_neuron(
+            change.reshape(-1, len(network.readout)).T @ seen.top[:n].reshape(-1, seen.top.shape[-1]),
+            sketch.share(sketch.readout),
+        ),
     )
     return trained_part(whole, form)
 

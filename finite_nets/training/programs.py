@@ -103,7 +103,7 @@ class ProgramTrainer(Training[Leaves]):
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
         self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
-        self._directions = directions
+        self._directions, self._read = directions, sketch.read
         self._shape = problem.task.x_train.shape[1:]
         self._constants = Constants(self.x)
         self._points = inputs.reshape(-1, inputs.shape[-1])
@@ -158,7 +158,7 @@ class ProgramTrainer(Training[Leaves]):
         if number in self.numbers.reads:
             return sizes[target], self.x.shape[-1]
         if number == self.numbers.readout:
-            return self.outputs, sizes[target]
+            return self.outputs // (self._read or 1), sizes[target]
         return (sizes[target],) if source is None else (max(bank, 1) * sizes[target], sizes[source])
 
     def scales(self, width: int, batch: int) -> Scales:
@@ -191,12 +191,12 @@ class ProgramTrainer(Training[Leaves]):
         x, readout = self.x[met.rows], state.weights.readout
         tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
         end = self.network.program(tape, x)
-        output = self.products.image(end.value.value, readout, scale=state.scales.output)
+        output = self._output(end.value.value, readout, self.products, state.scales.output)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
-        every_output = readout[:, None]
+        every_output = self._starts(readout)
         rows: Index = slice(None)
         if gradients:
             found, trace = tape.backward(end, every_output, rows)
@@ -204,7 +204,7 @@ class ProgramTrainer(Training[Leaves]):
             return seen, seen.at(met.trained)
         trained = seen.at(met.trained)
         each = self.outputs == 1 or self.stepping.by_output
-        starts = every_output if each else self.products.pullback(trained.delta, readout)[:, :, None]
+        starts = every_output if each else self._from_loss(trained.delta, readout)
         found, trace = tape.backward(end, starts, met.trained)
         return seen, trained._replace(gradients=found, trace=trace)
 
@@ -227,7 +227,26 @@ class ProgramTrainer(Training[Leaves]):
             self.products.accumulate(target.tensors[number], pushed.flatten(1, 2), inputs, None, scale=scale)
         if target.trained[-1]:
             scale = factor * update[-1]
-            self.products.accumulate(target.readout, coefficients, trace.end, None, scale=scale)
+            rows = coefficients.reshape(len(coefficients), -1, target.readout.shape[1])
+            self.products.accumulate(target.readout, rows, trace.end.flatten(1, -2), None, scale=scale)
+
+    def _output(self, end: Tensor, readout: Tensor, products: Products, scale: float) -> Tensor:
+        """(member, row, output), of positions with outputs of their own side by side."""
+        found = products.image(end.flatten(1, -2), readout, scale=scale)
+        return found.reshape(*end.shape[:2], -1)
+
+    def _starts(self, readout: Tensor) -> Tensor:
+        """(member, 1, output, [position,] N): cotangents of what is averaged, from every output."""
+        if not self._read:
+            return readout[:, None]
+        own = torch.eye(self._read, dtype=readout.dtype, device=readout.device)
+        return torch.einsum("xy,mcn->mxcyn", own, readout).flatten(1, 2)[:, None]
+
+    def _from_loss(self, delta: Tensor, readout: Tensor) -> Tensor:
+        """(member, row, 1, [position,] N): their sum with the coefficients Delta."""
+        found = self.products.pullback(delta.reshape(len(delta), -1, readout.shape[1]), readout)
+        rows = delta.shape[1]
+        return found.reshape(len(delta), rows, 1, *([self._read] if self._read else []), -1)
 
     def _fan_in(self, number: int, state: State[Leaves]) -> int:
         """Neurons of what a matrix multiplies."""
@@ -255,8 +274,10 @@ class ProgramTrainer(Training[Leaves]):
         ]
         inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
         phi = kernels(self.products, [first.end], [second.end])[:, 0]
-        same = torch.eye(self.outputs, dtype=phi.dtype, device=phi.device)[:, None]
-        K = factors[numbers.readout] * phi[:, :, None, :, None] * same
+        places = self._read or 1
+        same = torch.eye(self.outputs // places, dtype=phi.dtype, device=phi.device)[:, None, None]
+        each = phi.reshape(len(phi), -1, places, 1, phi.shape[2] // places, places, 1) * same
+        K = factors[numbers.readout] * each.flatten(5).flatten(2, 3)
         K = K + tangent_kernel(self.products, first, second, factors, inputs)
         return K.flatten(3).flatten(1, 2)
 
@@ -299,7 +320,8 @@ class Hessian(curvature.Flat):
             products = Products(trainer.precision, x.device, kernels=False)
             tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
             end = trainer.network.program(tape, x).value.value
-            self._output = products.image(end, self._leaves[trainer.numbers.readout], scale=scales.output)
+            readout = self._leaves[trainer.numbers.readout]
+            self._output = trainer._output(end, readout, products, scales.output)
             beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
             counted = self._output + beyond.detach()
             losses = loss.values(torch, trainer.loss, counted, target).mean(1).sum()

@@ -52,6 +52,7 @@ class Sketch:
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
     shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
+    read: positions that the readout reads, each with outputs of its own; 0 where it reads one field without positions.
     """
 
     populations: tuple[Hashable, ...]
@@ -64,6 +65,7 @@ class Sketch:
     linear: bool
     uses: int = 1
     shown: tuple[tuple[str, int, Hashable | None], ...] = ()
+    read: int = 0
 
     @property
     def depth(self) -> int:
@@ -76,6 +78,10 @@ class Sketch:
         positions = self.reads[0].positions[0]
         heads = sum(name == ATTENTION for name, *_ in self.shown)
         return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+
+    def rows_of_readout(self, outputs: int) -> int:
+        """Of all outputs, those of a position."""
+        return outputs // (self.read or 1)
 
     def pairs(self, sizes: Sequence[int]) -> int:
         """Numbers of a row that attention makes for each of its positions, the most: one a key and unit of populations
@@ -148,7 +154,10 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
     with np.errstate(all="ignore"):
         end = network.program(drawn, network.inputs(np.ones((1, *shape))))
     name = type(network).__name__
-    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2:
+    axes = 3 if network.every_position else 2
+    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != axes:
+        if network.every_position:
+            raise ValueError(f"the program of {name} must return a field with positions, each of which is read.")
         raise ValueError(
             f"the program of {name} must return a field without positions, which the readout averages; average over "
             "positions with net.mix(h, A)."
@@ -172,6 +181,7 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         drawn.linear,
         max(drawn.uses.values(), default=1),
         tuple(drawn.shown),
+        end.value.shape[1] if axes == 3 else 0,
     )
 
 
