@@ -61,7 +61,8 @@ from dmft.specs.parameterization import output_scale
 
 class Parameters(NamedTuple):
     """What training moves, each in the order in which the program meets it: thin matrices (input direction, component);
-    what each matrix calls `trained`; vectors (component,), numbers (1,) among them; readout (output, component)."""
+    what each matrix calls `trained`; vectors (component,), numbers (1,) among them; readout (output,
+    [position,] component)."""
 
     reads: tuple[jax.Array, ...]
     matrices: tuple[Any, ...]
@@ -210,23 +211,28 @@ def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Ta
     tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
     end = with_numbers(form.network, rule.numbers).program(tape, x)
     top = network.over(sketch.readout)
-    output = top.inner(end.value.reshape(-1, end.value.shape[-1]), network.readout).reshape(len(x), -1)
+    output = top.along(rows_read(end.value, form.sketch.read), network.readout).reshape(len(x), -1)
     return tape, end, output * output_scale(rule.gamma0)
 
 
+def rows_read(a: jax.Array, positions: int) -> jax.Array:
+    """What is averaged (row, [position,] component), or what an output has, of the rows that the readout meets: those
+    of samples, or with so many `positions` of each of them."""
+    return a.reshape(-1, *a.shape[2:]) if positions else a
+
+
 def every_output(readout: jax.Array, rows: int, positions: int) -> jax.Array:
-    """(row, output, [position,] component): cotangents of what is averaged, from every output; with `positions` outputs
-    are (position, output of it)."""
-    starts = readout
+    """(row, output, [position,] component): cotangents of what is averaged, from every output; where the readout meets
+    so many `positions`, outputs are (position, output of it)."""
     if positions:
-        starts = jnp.einsum("xy,cn->xcyn", jnp.eye(positions), readout).reshape(-1, positions, readout.shape[-1])
-    return jnp.broadcast_to(starts, (rows, *starts.shape))
+        readout = jnp.einsum("xy,cn->xcyn", jnp.eye(positions), readout).reshape(-1, positions, readout.shape[-1])
+    return jnp.broadcast_to(readout, (rows, *readout.shape))
 
 
 def from_loss(change: jax.Array, readout: jax.Array, positions: int) -> jax.Array:
     """(row, 1, [position,] component): the sum of these with the coefficients `change` (row, output)."""
     each = change.reshape(len(change), positions, -1) if positions else change
-    return (each @ readout)[:, None]
+    return jnp.tensordot(each, readout, 1)[:, None]
 
 
 def _shown(network: Network, tape: Tape) -> Network:
@@ -281,7 +287,7 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
         per_neuron(
-            change.reshape(-1, len(network.readout)).T @ seen.top[:n].reshape(-1, seen.top.shape[-1]),
+            jnp.tensordot(change.reshape(-1, len(network.readout)).T, rows_read(seen.top[:n], sketch.read), 1),
             sketch.share(sketch.readout),
         ),
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dmft.engine.form import Form
-from dmft.engine.network import Network, Pass, per_neuron
+from dmft.engine.network import Network, Pass, per_neuron, rows_read
 from dmft.engine.population import Population
 from dmft.engine.tape import Use
 
@@ -27,8 +27,8 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
                 total = total + per_neuron(_tangents(network, target, use, other, stop), sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
         top = network.over(sketch.readout)
-        flat = (v[:stop].reshape(-1, v.shape[-1]) for v in (a.top, b.top))
-        phi = per_neuron(top.inner(*flat), sketch.share(sketch.readout))
+        met = (rows_read(v[:stop], sketch.read) for v in (a.top, b.top))
+        phi = per_neuron(top.along(*met), sketch.share(sketch.readout))
         rows, columns, places = len(a.top[:stop]), len(b.top[:stop]), sketch.read or 1
         same = jnp.eye(sketch.rows_of_readout(a.output.shape[1]))[:, None, None, :]
         each = phi.reshape(rows, places, 1, columns, places, 1) * same

@@ -102,8 +102,10 @@ class ProgramTrainer(Training[Leaves]):
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
+        self._read = math.prod(sketch.flattened)  # positions that the readout has weights of its own for
         self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
-        self._directions, self._read = directions, sketch.read
+        self._each = sketch.read  # positions that share it, with outputs of their own
+        self._directions = directions
         self._shape = problem.task.x_train.shape[1:]
         self._constants = Constants(self.x)
         self._points = inputs.reshape(-1, inputs.shape[-1])
@@ -115,7 +117,7 @@ class ProgramTrainer(Training[Leaves]):
             self.draw(width, members, root_seed),
             self.numbers.layers,
             trained_layers(self.network, self.numbers.readout + 1),
-            self.sizes(width)[self._top] / width,
+            self._read * self.sizes(width)[self._top] / width,
         )
         exploded_at = weights.readout.new_full((len(members),), NEVER)
         return State(weights, self.scales(width, self.batch), exploded_at, self.slots(weights))
@@ -158,7 +160,7 @@ class ProgramTrainer(Training[Leaves]):
         if number in self.numbers.reads:
             return sizes[target], self.x.shape[-1]
         if number == self.numbers.readout:
-            return self.outputs // (self._read or 1), sizes[target]
+            return self.outputs // (self._each or 1), self._read * sizes[target]
         return (sizes[target],) if source is None else (max(bank, 1) * sizes[target], sizes[source])
 
     def scales(self, width: int, batch: int) -> Scales:
@@ -228,25 +230,23 @@ class ProgramTrainer(Training[Leaves]):
         if target.trained[-1]:
             scale = factor * update[-1]
             rows = coefficients.reshape(len(coefficients), -1, target.readout.shape[1])
-            self.products.accumulate(target.readout, rows, trace.end.flatten(1, -2), None, scale=scale)
+            self.products.accumulate(target.readout, rows, _met(trace.end, target.readout), None, scale=scale)
 
     def _output(self, end: Tensor, readout: Tensor, products: Products, scale: float) -> Tensor:
         """(member, row, output), of positions with outputs of their own side by side."""
-        found = products.image(end.flatten(1, -2), readout, scale=scale)
-        return found.reshape(*end.shape[:2], -1)
+        return products.image(_met(end, readout), readout, scale=scale).reshape(*end.shape[:2], -1)
 
     def _starts(self, readout: Tensor) -> Tensor:
-        """(member, 1, output, [position,] N): cotangents of what is averaged, from every output."""
-        if not self._read:
+        """(member, 1, output, N): cotangents of what is averaged, positions side by side, from every output."""
+        if not self._each:
             return readout[:, None]
-        own = torch.eye(self._read, dtype=readout.dtype, device=readout.device)
-        return torch.einsum("xy,mcn->mxcyn", own, readout).flatten(1, 2)[:, None]
+        own = torch.eye(self._each, dtype=readout.dtype, device=readout.device)
+        return torch.einsum("xy,mcn->mxcyn", own, readout).flatten(3).flatten(1, 2)[:, None]
 
     def _from_loss(self, delta: Tensor, readout: Tensor) -> Tensor:
-        """(member, row, 1, [position,] N): their sum with the coefficients Delta."""
+        """(member, row, 1, N): their sum with the coefficients Delta."""
         found = self.products.pullback(delta.reshape(len(delta), -1, readout.shape[1]), readout)
-        rows = delta.shape[1]
-        return found.reshape(len(delta), rows, 1, *([self._read] if self._read else []), -1)
+        return found.reshape(*delta.shape[:2], 1, -1)
 
     def _fan_in(self, number: int, state: State[Leaves]) -> int:
         """Neurons of what a matrix multiplies."""
@@ -273,8 +273,8 @@ class ProgramTrainer(Training[Leaves]):
             for number, (layer, (_, end)) in enumerate(zip(numbers.layers, numbers.ends, strict=True))
         ]
         inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
-        phi = kernels(self.products, [first.end], [second.end])[:, 0]
-        places = self._read or 1
+        tops = [_met(trace.end, state.weights.readout) for trace in (first, second)]
+        phi, places = kernels(self.products, tops[:1], tops[1:], [sizes[self._top]])[:, 0], self._each or 1
         same = torch.eye(self.outputs // places, dtype=phi.dtype, device=phi.device)[:, None, None]
         each = phi.reshape(len(phi), -1, places, 1, phi.shape[2] // places, places, 1) * same
         K = factors[numbers.readout] * each.flatten(5).flatten(2, 3)
@@ -286,6 +286,11 @@ class ProgramTrainer(Training[Leaves]):
 
     def sharpness(self, state: State[Leaves]) -> Tensor:
         return curvature.sharpness(Hessian(self, state))
+
+
+def _met(end: Tensor, readout: Tensor) -> Tensor:
+    """(member, row, N), or of every position, or with all of them side by side: what the readout multiplies."""
+    return end.reshape(len(end), -1, readout.shape[-1])
 
 
 def _trace(fields: Fields) -> Trace:
@@ -319,8 +324,7 @@ class Hessian(curvature.Flat):
             self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
             products = Products(trainer.precision, x.device, kernels=False)
             tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
-            end = trainer.network.program(tape, x).value.value
-            readout = self._leaves[trainer.numbers.readout]
+            end, readout = trainer.network.program(tape, x).value.value, self._leaves[trainer.numbers.readout]
             self._output = trainer._output(end, readout, products, scales.output)
             beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
             counted = self._output + beyond.detach()

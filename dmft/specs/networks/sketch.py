@@ -52,7 +52,8 @@ class Sketch:
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
     shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
-    read: positions that the readout reads, each with outputs of its own; 0 where it reads one field without positions.
+    flattened: (positions,) that the readout has weights of its own for; () where what it averages has none.
+    read: positions, each of which one readout gives outputs of its own; 0 where it reads a sample as a whole.
     """
 
     populations: tuple[Hashable, ...]
@@ -65,6 +66,7 @@ class Sketch:
     linear: bool
     uses: int = 1
     shown: tuple[tuple[str, int, Hashable | None], ...] = ()
+    flattened: tuple[int, ...] = ()
     read: int = 0
 
     @property
@@ -154,13 +156,17 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
     with np.errstate(all="ignore"):
         end = network.program(drawn, network.inputs(np.ones((1, *shape))))
     name = type(network).__name__
-    axes = 3 if network.every_position else 2
-    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != axes:
+    flat = any(end is each for each in drawn.flattened)
+    if (
+        not isinstance(end, Field)
+        or end.population is None
+        or np.ndim(end.value) != 2 + (flat or network.every_position)
+    ):
         if network.every_position:
             raise ValueError(f"the program of {name} must return a field with positions, each of which is read.")
         raise ValueError(
             f"the program of {name} must return a field without positions, which the readout averages; average over "
-            "positions with net.mix(h, A)."
+            "positions with net.mix(h, A), or return net.flatten(h), for a readout with weights of its own at each."
         )
     if not drawn.layers:
         raise ValueError(f"the program of {name} names no layer; call net.layer(h, features) for each.")
@@ -181,7 +187,8 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         drawn.linear,
         max(drawn.uses.values(), default=1),
         tuple(drawn.shown),
-        end.value.shape[1] if axes == 3 else 0,
+        () if network.every_position else end.value.shape[1:-1],
+        end.value.shape[1] if network.every_position else 0,
     )
 
 
@@ -197,6 +204,7 @@ class _Drawing:
         self.matrices: dict[str, Part] = {}
         self.vectors: dict[str, Part] = {}
         self.starts: dict[str, float] = {}
+        self.flattened: list[Field] = []
         self.layers: list[tuple[Hashable, int]] = []
         self._named: list[Field] = []
         self.activations: list[Activation] = []
@@ -328,6 +336,12 @@ class _Drawing:
     def show(self, name: str, formula: Formula, *values: Field) -> None:
         found = np.shape(on_units(formula, np, values, [v.value for v in values]))
         self.shown.append((name, found[-2] if len(found) == 3 else 0, population_of(values)))
+
+    def flatten(self, h: Field) -> Field:
+        if h.value.ndim != 3:
+            raise ValueError("flatten takes a field with positions, for the readout; others are returned as they are.")
+        self.flattened.append(self._field(h.value, h.population, h))
+        return self.flattened[-1]
 
     def layer(self, h: Field, features: Field) -> Field:
         if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
