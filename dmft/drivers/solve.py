@@ -31,6 +31,7 @@ dropped, unless two-time kernels are asked for (`dmft.engine.network`).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ from dmft.running.moments import Arrays
 from dmft.running.progress import Bar, progress_bar
 from dmft.specs import GradientFlow, Problem
 from dmft.specs.parameterization import require_limit
+from dmft.specs.random_data import RandomModel
 
 HALVED = 2  # scrambles with half of the particles, where these are few
 STILL = 1e-12  # of the smallest step, a step that changes nothing
@@ -81,6 +83,7 @@ def solve(
     checkpoint: str | Path | None = None,
     memory_limit: int | None = None,
     progress: bool | None = None,
+    ensembles: tuple[int, int] | None = None,
 ) -> xr.Dataset:
     """The infinite-width limit of `problem`.
 
@@ -107,13 +110,15 @@ def solve(
             it was killed; removed at the end.
         memory_limit: in bytes; by default what is available on the device.
         progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
+        ensembles: of `dmft.RandomFeatures`, so many draws of features times so many of data are averaged.  (Models of
+            random data take save_steps and two_time besides; they are solved without particles.)
 
     Returns:
         Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
         mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).  A warning says
         where one is large (`dmft.drivers.uncertainty`).  Of linear networks under a gradient flow of two steps or more
         the attribute step_error, the largest error of predictions by the finite steps (inf where steps twice as long
-        diverge).
+        diverge).  Of models of random data losses, order parameters and responses (`dmft.random_data.solve`).
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
@@ -127,7 +132,29 @@ def solve(
         >>> theory["prediction"].dims, theory["loss"].sizes["step"]
         (('step', 'sample'), 3)
     """
+    if isinstance(problem, Problem) and isinstance(problem.network, RandomModel):
+        return _of_random_data(problem, problem.network, save_steps, observables, two_time, ensembles)
     return _computed(**prepared(**locals()))
+
+
+def _of_random_data(
+    problem: Problem,
+    model: RandomModel,
+    save_steps: Iterable[int] | None,
+    observables: Sequence[str | schema.Observable] | None,
+    two_time: bool,
+    ensembles: tuple[int, int] | None,
+) -> xr.Dataset:
+    """What the solver that the model names makes of the problem."""
+    if observables is not None:
+        raise ValueError(
+            f"observables={observables!r} are of networks with neurons; {type(model).__name__} records its losses, "
+            "order parameters and responses without being asked."
+        )
+    steps = schema.saved_steps(problem, save_steps)
+    solver = importlib.import_module(model.solver)
+    found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
+    return found
 
 
 def prepared(
@@ -146,10 +173,15 @@ def prepared(
     checkpoint: str | Path | None,
     memory_limit: int | None,
     progress: bool | None,
+    ensembles: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """The arguments of `solve`, checked: what is to be computed."""
     if not isinstance(problem, Problem):
         raise TypeError(f"solve expects a dmft.Problem, got {type(problem).__name__}.")
+    if ensembles is not None:
+        raise ValueError(
+            f"ensembles={ensembles} are of dmft.RandomFeatures; for networks see comparisons.bias_variance."
+        )
     require_limit(problem.network)
     particles, scrambles, seed, tolerance, memory_limit = check_numerics(
         particles, scrambles, seed, tolerance, memory_limit

@@ -46,7 +46,7 @@ class Shown(Seen):
 
     def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> jax.Array:
         each = zip(layers(self._network), a, b, strict=True)
-        return jnp.stack([_over_positions(along(p, v, w), v, mean=mean) for p, v, w in each])
+        return jnp.stack([_over_positions(p.along(v, w), v, mean=mean) for p, v, w in each])
 
     def averages(self, name: str, function: Callable[[jax.Array], jax.Array] = lambda a: a) -> jax.Array:
         found = self._pass.tape.shown(name)
@@ -76,20 +76,13 @@ def values(network: Network, rule: Rule, seen: Pass, form: Form) -> dict[str, ja
     return {one.name: one.arranged(shown.value(one), known, outputs=not form.single) for one in form.observables}
 
 
-def along(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
-    """(vector, vector_2): the sum over equal positions of averages of (vector, [position,] component)."""
-    if v.ndim == 2:
-        return population.inner(v, w)
-    return population.weighted(v).reshape(len(v), -1) @ w.reshape(len(w), -1).T
-
-
 def two_time_kernels(vectors: Fields, populations: Sequence[Population], *, mean: bool) -> jax.Array:
     """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, [position,] component) a
     layer; the mean over equal positions, or their sum."""
 
     def kernel(v: jax.Array, population: Population) -> jax.Array:
         flat = v.reshape(-1, *v.shape[2:])
-        found = along(population, flat, flat).reshape(v.shape[:2] * 2)
+        found = population.along(flat, flat).reshape(v.shape[:2] * 2)
         return _over_positions(found, flat, mean=mean)
 
     return jnp.stack([kernel(v, p) for v, p in zip(vectors, populations, strict=True)])

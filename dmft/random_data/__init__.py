@@ -19,6 +19,7 @@ NumPy and SciPy alone; JAX and PyTorch are not loaded.
 """
 
 from dmft.random_data.deep_linear import DeepTimes, march_deep
+from dmft.random_data.ensembles import BiasVariance, bias_variance
 from dmft.random_data.equivalents import (
     BranchError,
     Noise,
@@ -41,15 +42,7 @@ from dmft.random_data.laws import (
     residual_of_samples,
 )
 from dmft.random_data.projected import Marched, RichFlow, march, rich_flow
-from dmft.random_data.random_features import (
-    BiasVariance,
-    ContourError,
-    Losses,
-    TwoTimes,
-    bias_variance,
-    gradient_descent,
-    gradient_flow,
-)
+from dmft.random_data.random_features import ContourError, Losses, TwoTimes, gradient_descent, gradient_flow
 from dmft.random_data.schedule import Schedule, optimal_schedule, scheduled_loss
 from dmft.random_data.sgd import largest_rate, noise_kernels, one_pass_sgd, sgd_with_replacement, stability
 from dmft.specs.random_data import Spectrum, isotropic, measured, power_law

@@ -39,7 +39,7 @@ def build(
     """
     task = problem.task
     samples = np.arange(task.n_samples)[problem.observed] if samples is None else samples
-    outputs, sizes = bool(task.outputs), problem.sketch.dimensions
+    outputs, sizes = bool(task.outputs), problem.dimensions
     variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
@@ -49,7 +49,7 @@ def build(
         **{dim: np.arange(1, sizes[dim] + 1) for dim in ("layer", "attention_layer")},
         **{dim: np.arange(sizes[dim]) for dim in ("query", "key")},
         "step_2": steps,
-        "source_layer": np.arange(1, problem.sketch.depth + 1),
+        "source_layer": np.arange(1, sizes["layer"] + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})

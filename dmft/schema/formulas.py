@@ -95,7 +95,7 @@ class _Example(Seen):
 
     def averages(self, name: str, function: Callable[[Any], Any] = lambda a: a) -> Any:
         samples = self.targets.shape[0]
-        counts = [positions for each, positions in self.problem.sketch.shown if each == name]
+        counts = [positions for each, positions, _ in self.problem.sketch.shown if each == name]
         shapes = [(samples, *[count] * (count > 0), NEURONS[0]) for count in counts]
         units = [self.numbers(f"{name}{i}", shape) for i, shape in enumerate(shapes)]
         return self.xp.stack([function(a).mean(-1) for a in units])

@@ -92,6 +92,22 @@ FOUND = {  # of a quantity, {}
 }
 
 NAMES = {  # of variables that are no quantity, and of coordinates
+    "error_correlation": "correlation of test errors between two steps",
+    "residual_correlation": "correlation of training residuals between two steps",
+    "feature_correlation": "correlation of gradients in one feature between two steps",
+    "readout_correlation": "product of readout weights of two steps",
+    "gradient_correlation": "correlation of gradients over inputs between two steps",
+    "forward_correlation": "correlation of forward signals between two steps",
+    "backward_correlation": "correlation of backward signals between two steps",
+    "data_response": "response of residuals to noise of an earlier step",
+    "feature_response": "response of features to noise of an earlier step",
+    "forward_response": "response of forward to backward signals of an earlier step",
+    "backward_response": "response of backward to forward signals of an earlier step",
+    "ensemble_test_loss": "test loss of the average over draws of features and data",
+    "test_bias": "test loss: part that no average over draws removes",
+    "variance_of_features": "test loss: variance over features",
+    "variance_of_data": "test loss: variance over data",
+    "variance_of_both": "test loss: variance over features and data together",
     "count": "number of networks that count",
     "diverged": "networks that diverged",
     "networks": "number of networks",

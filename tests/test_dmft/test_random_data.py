@@ -63,7 +63,10 @@ def test_a_measured_spectrum_keeps_the_target():
         (lambda: rd.effective_ridge(-1e-3, rd.isotropic(9), rd.Wishart(5)), "not found on its physical branch"),
         (lambda: rd.effective_ridge(-1.0, rd.isotropic(9), rd.Wishart(36)), "not found on its physical branch"),
         (lambda: rd.residual_of_samples(SPECTRUM, 60), "reaches all 60 modes"),
-        (lambda: rd.march(SPECTRUM, descent(0.1, 3, weight_decay=0.1), richness=1.0), "weight_decay=0.1"),
+        (
+            lambda: rd.march(SPECTRUM, descent(0.1, 3, weight_decay=0.1), richness=1.0),
+            "use weight_decay=0, or richness=0",
+        ),
         (lambda: rd.march(SPECTRUM, descent(3.0, 200), features=15), "the theory diverges at step"),
     ],
 )
@@ -78,7 +81,16 @@ def test_bad_input_is_named(call, message):
         "specs.random_data.spectra",
         *(
             f"random_data.{name}"
-            for name in ("deep_linear", "equivalents", "laws", "projected", "random_features", "schedule", "sgd")
+            for name in (
+                "deep_linear",
+                "ensembles",
+                "equivalents",
+                "laws",
+                "projected",
+                "random_features",
+                "schedule",
+                "sgd",
+            )
         ),
     ],
 )

@@ -4,7 +4,7 @@
     h^{l+1} = h^l + beta0 L^-alpha B^l(h^l)               l = 1 .. L, on one stream of N neurons
     B_y = sum_k W^k phi_n(h)_{y+k} / sqrt(K N)            branches of one layer
     B_y = sum_k V^k phi_n(u)_{y+k} / sqrt(K N)            of two, with u_y = sum_k U^k phi_n(h)_{y+k} / sqrt(K N)
-    f = w . mean_y phi_n(h^{L+1}_y) / (gamma0 N)
+    f = w . mean_y phi_n(h^{L+1}_y) / (gamma0 N),      or sum_y w_y . phi_n(h^{L+1}_y) / (gamma0 N sqrt(Y))
 
 Weights of branches learn at L^{2 alpha - 1} times the rate of all others (`dmft.specs.parameterization`), so that depth
 has a limit for every alpha in [1/2, 1].  Blocks have the same form.
@@ -113,7 +113,7 @@ class ResidualCNN(Architecture):
         h = net.read("W0", x, to=STREAM)
         for first in range(1, self.depth, self.branch_layers):
             h = self._block(net, h, grid, first)
-        return pooled(net, self._shown(net, h, self.depth - 1), math.prod(grid))
+        return pooled(net, self._shown(net, h, self.depth - 1), math.prod(grid), self.pooling)
 
     def _block(self, net: Any, h: Field, grid: tuple[int, ...], first: int) -> Field:
         """A block, of which the first convolution has this number."""

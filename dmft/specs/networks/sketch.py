@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -51,7 +51,8 @@ class Sketch:
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
-    shown: (name, positions) of everything that observables may take averages of.
+    shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
+    flattened: (positions,) that the readout has weights of its own for; () where what it averages has none.
     """
 
     populations: tuple[Hashable, ...]
@@ -63,7 +64,8 @@ class Sketch:
     readout: Hashable
     linear: bool
     uses: int = 1
-    shown: tuple[tuple[str, int], ...] = ()
+    shown: tuple[tuple[str, int, Hashable | None], ...] = ()
+    flattened: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -74,8 +76,18 @@ class Sketch:
     def dimensions(self) -> dict[str, int]:
         """Sizes of those that results have of it."""
         positions = self.reads[0].positions[0]
-        heads = sum(name == ATTENTION for name, _ in self.shown)
+        heads = sum(name == ATTENTION for name, *_ in self.shown)
         return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+
+    def pairs(self, sizes: Sequence[int]) -> int:
+        """Numbers of a row that attention makes for each of its positions, the most: one a key and unit of populations
+        of these sizes."""
+        each = (
+            math.isqrt(positions) * sizes[self.place(of)] // population(of).components
+            for name, positions, of in self.shown
+            if name == ATTENTION and of is not None
+        )
+        return max(each, default=0)
 
     @property
     def readout_layer(self) -> int:
@@ -138,10 +150,11 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
     with np.errstate(all="ignore"):
         end = network.program(drawn, network.inputs(np.ones((1, *shape))))
     name = type(network).__name__
-    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2:
+    flat = any(end is each for each in drawn.flattened)
+    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2 + flat:
         raise ValueError(
             f"the program of {name} must return a field without positions, which the readout averages; average over "
-            "positions with net.mix(h, A)."
+            "positions with net.mix(h, A), or return net.flatten(h), for a readout with weights of its own at each."
         )
     if not drawn.layers:
         raise ValueError(f"the program of {name} names no layer; call net.layer(h, features) for each.")
@@ -162,6 +175,7 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         drawn.linear,
         max(drawn.uses.values(), default=1),
         tuple(drawn.shown),
+        end.value.shape[1:-1],
     )
 
 
@@ -177,12 +191,13 @@ class _Drawing:
         self.matrices: dict[str, Part] = {}
         self.vectors: dict[str, Part] = {}
         self.starts: dict[str, float] = {}
+        self.flattened: list[Field] = []
         self.layers: list[tuple[Hashable, int]] = []
         self._named: list[Field] = []
         self.activations: list[Activation] = []
         self.linear = True
         self.uses: dict[str, int] = {}
-        self.shown: list[tuple[str, int]] = []
+        self.shown: list[tuple[str, int, Hashable | None]] = []
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
@@ -307,7 +322,13 @@ class _Drawing:
 
     def show(self, name: str, formula: Formula, *values: Field) -> None:
         found = np.shape(on_units(formula, np, values, [v.value for v in values]))
-        self.shown.append((name, found[-2] if len(found) == 3 else 0))
+        self.shown.append((name, found[-2] if len(found) == 3 else 0, population_of(values)))
+
+    def flatten(self, h: Field) -> Field:
+        if h.value.ndim != 3:
+            raise ValueError("flatten takes a field with positions, for the readout; others are returned as they are.")
+        self.flattened.append(self._field(h.value, h.population, h))
+        return self.flattened[-1]
 
     def layer(self, h: Field, features: Field) -> Field:
         if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
