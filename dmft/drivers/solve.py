@@ -190,6 +190,11 @@ def prepared(
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
     observables = schema.observables(observables, problem, "dmft.solve")
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
+    if schema.need(observables, schema.HESSIAN) and problem.sketch.read:
+        raise ValueError(
+            "sharpness of the limit is offered where one field is read, not every position; leave it out, or train "
+            "networks, which have it."
+        )
     exact = problem.sketch.linear
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")

@@ -140,6 +140,7 @@ NAMES = {  # of variables that are no quantity, and of coordinates
     "target": "target y",
     "layer": "hidden layer",
     "attention_layer": "block with attention",
+    "position": "position of the output",
     "query": "position that attends",
     "key": "position that is attended to",
     "heads": "attention heads of the network",

@@ -92,7 +92,21 @@ class Problem:
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
         self._check_batches()
-        _ = self.sketch  # so that a program that fails does so here
+        self._check_positions()  # and so that a program that fails does so here
+
+    def _check_positions(self) -> None:
+        read, outputs = self.sketch.read, self.task.targets.shape[1]
+        if read and (outputs % read or not self.task.outputs):
+            raise ValueError(
+                f"each of {read} positions is read, and targets have {outputs} output{'s' * (outputs > 1)}; give y "
+                f"(sample, position), or (sample, position, output) as y.reshape(len(y), -1): {read} outputs, or a "
+                "multiple."
+            )
+        if read and self.loss == "cross_entropy":
+            raise ValueError(
+                'loss="cross_entropy" is of all outputs of a sample, which are those of several positions here; take '
+                'loss="squared".'
+            )
 
     def _check_random(self) -> None:
         """The same for a model of random data, its data and training."""
