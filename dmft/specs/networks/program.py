@@ -35,6 +35,8 @@ returns the field that the readout averages, without positions, or what `flatten
 
     f_c = <w_c features> / gamma0,      sum_x <w_cx features_x> / (gamma0 sqrt(X))
 
+or f_xc = <w_c features_x> / gamma0 of every position, with one readout for all (`every_position`).
+
 `net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order
 in which `read` and `apply` meet them; the readout is the last.  Vectors and numbers belong to the layer of the matrix
 before them.  What is trained has the rate eta gamma0^2 N where it is a weight of neurons, eta gamma0^2 where it is a
@@ -104,6 +106,12 @@ class Architecture:
         flat = x.reshape(len(x), -1)
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
+
+    @property
+    def every_position(self) -> bool:
+        """Whether the readout reads each position of what `program` returns, in place of one field without: outputs are
+        (position, output), side by side."""
+        return False
 
     def counts(self, width: int) -> dict[str, int]:
         """What a network of this width has besides its N neurons, by the name of a coordinate of results."""
