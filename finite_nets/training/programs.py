@@ -284,8 +284,8 @@ class ProgramTrainer(Training[Leaves]):
     def preactivations(self, state: State[Leaves], seen: Fields, rows: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
         return [h[:, list(rows)] for h in _trace(seen).h]
 
-    def sharpness(self, state: State[Leaves]) -> Tensor:
-        return curvature.sharpness(Hessian(self, state))
+    def eigenvalues(self, state: State[Leaves]) -> Tensor:
+        return curvature.eigenvalues(Hessian(self, state))
 
 
 def _met(end: Tensor, readout: Tensor) -> Tensor:
