@@ -1,9 +1,10 @@
 """Deep linear networks in the proportional limit: wider is better and rates transfer, in mean-field scaling only.
 
-(a) Loss after four steps against the learning rate for widths N = nu D, gamma0 = 1: wide networks learn more, and their
-best rate settles.  (b) The same with gamma0 = nu^(-1/2), the NTK parameterization: width does not help, and the best
-rate goes on to shift.  (c) Loss against time for several depths, residual branches of scale L^(-1/2), which have a limit
-of infinite depth, and plain networks.  Lines are theory, points trained networks of dimension 100.
+(a) Loss after four steps against the learning rate for widths N = nu D, gamma0 = 1: wide networks learn more at every
+rate, and their best rate settles.  (b) The same with gamma0 = nu^(-1/2), the NTK parameterization: at small rates width
+does not help, and the best rate goes on to shift.  (c) Loss against time for several depths: residual networks with
+branches of scale L^(-1/2), which have a limit of infinite depth, and plain ones.  Lines are theory, points trained
+networks of dimension 100.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
             row = ds.sel(scaling=scaling, ratio=ratio)
             ax.plot(ds["rate"].values, row["by_rate"].values, color=look["color"], label=rf"$\nu={ratio:g}$")
             _points(ax, ds["trained_rate"].values, row, "by_rate", look)
-        ax.set(title=f"({letter}) {scaling}", xlabel=r"learning rate $\eta$", yscale="log", ylim=(1e-3, 10))
+        ax.set(title=f"({letter}) {scaling}", xlabel=r"learning rate $\eta$", yscale="log", ylim=(1e-5, 10))
     axes[0].set_ylabel(f"test loss after {ds.attrs['steps']} steps")
     for name, line in (("residual", "-"), ("plain", "--")):
         for depth, look in zip(ds["depth"].values, style.SERIES, strict=False):

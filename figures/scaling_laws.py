@@ -3,7 +3,7 @@
 (a) Loss against time for several numbers of features N and (b) of samples P: lines are theory, points trained models.
 (c) What finite N adds to the loss: early like 1/N, late like N^-(capacity min(1, beta)).  (d) Loss against compute
 C = N t, whose lower envelope is the compute-optimal frontier.  (e) Feature learning improves the exponent in time from
-beta to 2 beta/(1 + beta).  (f) Stochastic gradients: one pass, and batches drawn again from fixed samples.  (g) Bias and
+beta to 2 beta/(1 + beta).  (f) Stochastic gradients: one pass, and batches drawn again from fixed samples.  (g) Bias,
 variances over features and data, and the loss of averaged models.  (h) Kernel regression on images of digits, with the
 NTK of a ReLU network, and the theory of its spectrum.
 """
@@ -29,6 +29,7 @@ SIZE = (style.WIDE, 9.8)
 CAPACITY, SOURCE = 1.5, 1.75  # beta = 1/2
 MODES, SEEDS = 300, 48
 SIZES = (10, 30, 100)
+MODELS = (10, 100, 1000)
 TIMES = np.geomspace(1, 1e5, 11)
 EARLY, LATE = 10.0, 1e8
 COUNTS = np.geomspace(10, 3e3, 9)
@@ -54,17 +55,16 @@ def data(store: Path | None) -> xr.Dataset:
     early = [rd.gradient_flow(wide, [EARLY], features=n).test[0] - infinite for n in COUNTS]
     late = [rd.residual_of_features(wide, n) for n in COUNTS]
     found["correction"] = (("when", "count"), np.array([early, late]))
-    times = COMPUTE / np.array(SIZES)[:, None]
-    found["by_compute"] = (
-        ("size", "compute"),
-        np.array([rd.gradient_flow(wide, t, features=n).test for n, t in zip(SIZES, times, strict=True)]),
-    )
+    by_model = [rd.gradient_flow(wide, COMPUTE / n, features=n).test for n in MODELS]
+    found["by_compute"] = (("model", "compute"), np.array(by_model))
     frontier = rd.compute_frontier(wide, COMPUTE)
     found |= {"frontier": ("compute", frontier.loss), "frontier_features": ("compute", frontier.features)}
-    found["rich"] = (("richness", "long"), np.array([rd.rich_flow(wide, LONG, richness=g).test for g in RICHNESS]))
+    whole = rd.power_law(1e11, CAPACITY, SOURCE)
+    found["rich"] = (("richness", "long"), np.array([rd.rich_flow(whole, LONG, richness=g).test for g in RICHNESS]))
     found |= _stochastic(spectrum) | _ensembles(spectrum) | _images()
     coords = {
         "size": list(SIZES),
+        "model": list(MODELS),
         "time": TIMES,
         "when": [EARLY, np.inf],
         "count": COUNTS,
@@ -221,8 +221,8 @@ def _corrections(ds: xr.Dataset, ax: Axes) -> None:
 
 def _frontier(ds: xr.Dataset, ax: Axes) -> None:
     compute = ds["compute"].values
-    for size, look in zip(ds["size"].values, style.SERIES, strict=False):
-        ax.plot(compute, ds["by_compute"].sel(size=size).values, label=f"$N={size:g}$", **look)
+    for model, look in zip(ds["model"].values, style.SERIES, strict=False):
+        ax.plot(compute, ds["by_compute"].sel(model=model).values, label=f"$N={model:g}$", **look)
     ax.plot(compute, ds["frontier"].values, label="frontier", **style.LIMIT)
     slope, best = ds.attrs["compute_exponent"], ds["frontier"].values
     style.guide(ax, compute, (compute[-1], 0.7 * best[-1]), -slope, rf"$C^{{-{slope:.2g}}}$")
