@@ -11,22 +11,32 @@ weight omega_i in the measure, so that `local` needs it only where numbers enter
 Components of one unit share its weight, so that a formula may use all of them together.
 
 Cotangents have an axis of events after that of rows: outputs, where every one has its own pass, else one for the loss.
+
+Many equal blocks are held together (`Sketch.stacked`), and are one compiled loop, forward and backward: every array of
+their weights, uses and layers has an axis of blocks before its others.  Forward, it leaves what each block was given,
+and the images of its matrices.  Backward, from the last block to the first, the block runs once more on these, which
+needs no matrix (`_Replayed`), and its cotangents along that record, through transposes that reveal themselves further.
+Raw normals are spent in the order in which blocks one by one spend them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from dmft.engine.activations import Function, differentiable
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
+from dmft.specs.networks.blocks import Block, InTurn, Make
 from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
 from dmft.specs.networks.sketch import Part, Sketch
+
+T = TypeVar("T", bound="Tape")
 
 
 @dataclass
@@ -35,6 +45,7 @@ class Use:
 
     kind: "read", "matrix" or "vector"; index: among those.
     met: what was multiplied, x (row, [position,] direction) or a field (row, [position,] component).
+    weights: of positions, as the program gives them, or None; image: of a matrix, (row, [position,] component).
     inputs: coordinates of `met` at a matrix; outputs: of the cotangent (row, event, [position,] direction).
     gradient: the cotangent of the result (row, event, [position,] component).
     """
@@ -43,10 +54,16 @@ class Use:
     index: int
     part: Part
     met: Any = None
-    mix: jax.Array | None = None
+    weights: Any = None
+    image: jax.Array | None = None
     inputs: jax.Array | None = None
     outputs: jax.Array | None = None
     gradient: jax.Array | None = None
+
+    @property
+    def mix(self) -> jax.Array | None:
+        """m (matrix, position of the result, position of what is multiplied)."""
+        return None if self.weights is None else jnp.asarray(self.weights, self.met.dtype)
 
 
 @dataclass
@@ -67,8 +84,11 @@ class Node:
     gradient: jax.Array | None = None
 
 
-class Tape:
-    """One pass over the rows `x`; `matrices` and `populations` are what the pass has made of them."""
+class Tape(InTurn):
+    """One pass over the rows `x`; `matrices` and `populations` are what the pass has made of them.
+
+    layers: h and features of each of `sketch.groups`.
+    """
 
     def __init__(
         self,
@@ -84,6 +104,7 @@ class Tape:
         self.layers: list[tuple[Field, Field]] = []
         self.uses: list[Use] = []
         self.nodes: list[Node] = []
+        self.gradients: dict[int, jax.Array] = {}  # by identity of the field
 
     # ---- what a program asks for -------------------------------------------------------------------------------------
 
@@ -98,15 +119,15 @@ class Tape:
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         use = self._use("matrix", name, self.sketch.matrices, met=v.value)
-        use.mix = None if mix is None else jnp.asarray(mix, v.value.dtype)
-        image, use.inputs = self.image(use, v.value)
+        use.weights = mix
+        use.image, use.inputs = self._shown(use)
 
         def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
             use.gradient = g
             z, use.outputs = self.image(use, g, transposed=True)
             return (z,)
 
-        return self._made((v,), image, to, back, use=use)
+        return self._made((v,), use.image, to, back, use=use)
 
     def image(self, use: Use, v: jax.Array, *, transposed: bool = False) -> tuple[jax.Array, jax.Array]:
         """What the matrix of `use`, or its transpose, makes of v (row, [event,] [position,] component), and the
@@ -119,6 +140,10 @@ class Tape:
         )
         image, coordinates = (a.reshape(*v.shape[:lead], *a.shape[1:]) for a in found)
         return image, coordinates
+
+    def _shown(self, use: Use) -> tuple[jax.Array, jax.Array | None]:
+        """What `image` makes of what has been met."""
+        return self.image(use, use.met)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
         use = self._use("vector", name, self.sketch.vectors)
@@ -187,24 +212,116 @@ class Tape:
 
         return self._made((h,), of(h.value), h.population, lambda g, _: (factor * g,), of=of)
 
+    # ---- equal blocks ------------------------------------------------------------------------------------------------
+
+    def blocks(self, count: int, block: Make, h: Field) -> Field:
+        number = self._blocks + 1
+        if (number, count) not in self.sketch.blocks:
+            return super().blocks(count, block, h)
+        self._blocks += count
+        held = self._held(number)
+        met: list[Tape] = []  # the loop's body, when it was traced last
+
+        def forward(state: _State, i: jax.Array) -> tuple[_State, _Kept]:
+            inner, one = self._inside(Tape, state, held, i)
+            end = block(Block(inner, number), Field(inner, state.value, h.population))
+            met.append(inner)
+            kept = _Kept(
+                state.value,
+                [use.image for use in inner.uses],
+                [(use.met, use.inputs) for use in inner.uses],
+                [(each.value, features.value) for each, features in inner.layers],
+            )
+            return inner._left(state, end.value, one, held, i), kept
+
+        state, kept = lax.scan(forward, self._state(h.value, held), jnp.arange(count))
+        self._take(state, held)
+        uses = [replace(use, met=v, inputs=x) for use, (v, x) in zip(met[-1].uses, kept.met, strict=True)]
+        layers = [
+            (Field(self, a, each.population), Field(self, b, each.population))
+            for (each, _), (a, b) in zip(met[-1].layers, kept.layers, strict=True)
+        ]
+        self.uses += uses
+        self.layers += layers
+
+        def backward(state: _State, step: tuple[jax.Array, _Kept]) -> tuple[_State, tuple[Any, Any]]:
+            i, kept = step
+            inner, one = self._inside(_Replayed, state, held, i)
+            inner.images = iter(kept.images)
+            start = Field(inner, kept.given, h.population)
+            found = inner.backward(block(Block(inner, number), start), state.value)
+            parts = [(use.gradient, use.outputs) for use in inner.uses]
+            return inner._left(state, inner.gradients[id(start)], one, held, i), (parts, found)
+
+        def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
+            rows = jax.tree.map(lambda a: a[:, : len(g)], kept._replace(met=[], layers=[]))
+            state, (parts, found) = lax.scan(
+                backward, self._state(g, held), (jnp.arange(count), rows), reverse=True
+            )
+            self._take(state, held)
+            for use, part in zip(uses, parts, strict=True):
+                use.gradient, use.outputs = part
+            for (each, _), gradient in zip(layers, found, strict=True):
+                self.gradients[id(each)] = gradient
+            return (state.value,)
+
+        return self._made((h,), state.value, h.population, back)
+
+    def _held(self, number: int) -> _Held:
+        """The weights of the blocks from this number on."""
+        parts = self.sketch.matrices, self.sketch.vectors
+        return _Held(*([i for i, p in enumerate(kind) if p.layers and p.place[0] == number] for kind in parts))
+
+    def _state(self, value: jax.Array, held: _Held) -> _State:
+        return _State(value, [p.used for p in self.populations], [self.matrices[i] for i in held.matrices])
+
+    def _take(self, state: _State, held: _Held) -> None:
+        self.populations = _with_used(self.populations, state.used)
+        for i, matrix in zip(held.matrices, state.matrices, strict=True):
+            self.matrices[i] = matrix
+
+    def _inside(self, kind: type[T], state: _State, held: _Held, i: jax.Array) -> tuple[T, list[Any]]:
+        """The interpreter of block `i`, and the matrices that it begins with."""
+
+        def of_block(whole: Any) -> Any:
+            return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), whole)
+
+        one, matrices, vectors = of_block(state.matrices), list(self.matrices), list(self.parameters.vectors)
+        for j, matrix in zip(held.matrices, one, strict=True):
+            matrices[j] = matrix
+        for j in held.vectors:
+            vectors[j] = of_block(vectors[j])
+        parameters = self.parameters._replace(vectors=tuple(vectors))
+        populations = tuple(_with_used(self.populations, state.used))
+        return kind(self.sketch, self.shape, parameters, tuple(matrices), populations, self.activation), one
+
+    def _left(self, state: _State, value: jax.Array, begun: list[Any], held: _Held, i: jax.Array) -> _State:
+        """The state of all blocks after this one, which is block `i`."""
+
+        def put(whole: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+            return whole if new is old else lax.dynamic_update_index_in_dim(whole, new, i, 0)
+
+        matrices = jax.tree.map(put, state.matrices, begun, [self.matrices[j] for j in held.matrices])
+        return _State(value, [p.used for p in self.populations], matrices)
+
     # ---- the record --------------------------------------------------------------------------------------------------
 
     def backward(self, end: Field, start: jax.Array) -> list[jax.Array]:
-        """g of every named layer, from the cotangent `start` (row, event, component) of `end`; of the first rows, as
-        many as `start` has.  Uses of weights get theirs."""
+        """g of `layers`, from the cotangent `start` (row, event, component) of `end`; of the first rows, as many as
+        `start` has.  Uses of weights get theirs."""
         found = {id(end): start}
-        named = {id(h): i for i, (h, _) in enumerate(self.layers)}
-        layers: list[Any] = [None] * len(self.layers)
+        named = {id(h) for h, _ in self.layers}
         for node in reversed(self.nodes):
             g = node.gradient = found.pop(id(node.made), None)
             if g is None:
                 continue
             if id(node.made) in named:
-                layers[named[id(node.made)]] = g
+                self.gradients[id(node.made)] = g
             for given, pulled in zip(node.given, node.back(g, *(v.value for v in node.given)), strict=True):
                 before = found.get(id(given))
                 found[id(given)] = pulled if before is None else before + pulled
-        return layers
+        self.gradients |= found  # of what no operation has made
+        return [self.gradients[id(h)] for h, _ in self.layers]
 
     def _made(
         self,
@@ -235,3 +352,43 @@ class Tape:
         if v.ndim > 1:
             return v[:rows]
         return jnp.broadcast_to(v, (rows, *[1] * (axes - 2), len(v)))
+
+
+class _Replayed(Tape):
+    """Matrices whose images are given: those of the uses of weights, in their order."""
+
+    images: Iterator[jax.Array | None]
+
+    def _shown(self, use: Use) -> tuple[jax.Array, jax.Array | None]:
+        del use
+        image = next(each for each in self.images if each is not None)
+        return image, None
+
+
+class _Held(NamedTuple):
+    """Indices of the weights of equal blocks."""
+
+    matrices: list[int]
+    vectors: list[int]
+
+
+class _State(NamedTuple):
+    """What the loop over equal blocks carries: a field, or its cotangent; normals spent; the matrices of all blocks."""
+
+    value: jax.Array
+    used: list[jax.Array]
+    matrices: list[Any]
+
+
+class _Kept(NamedTuple):
+    """Of a block: what it was given; of each use the image, what was met and its coordinates; of each layer h and
+    features."""
+
+    given: jax.Array
+    images: list[jax.Array | None]
+    met: list[tuple[Any, jax.Array | None]]
+    layers: list[tuple[jax.Array, jax.Array]]
+
+
+def _with_used(populations: Sequence[Population], used: list[jax.Array]) -> list[Population]:
+    return [replace(p, used=n) for p, n in zip(populations, used, strict=True)]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
+from dmft.specs.networks.blocks import InTurn
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
 from dmft.specs.networks.population import Field, Formula, on_neurons, population, population_of
 from dmft.specs.networks.program import BESIDE, Architecture, numbers, structure, with_numbers
@@ -157,7 +158,7 @@ def _numbers(name: str, shape: tuple[int, ...]) -> Array:
     return numbers.reshape(shape)
 
 
-class _Values:
+class _Values(InTurn):
     """An interpreter of networks of a small width, whose units are turned by so many."""
 
     def __init__(self, shape: tuple[int, ...], turn: int = 0, width: int = WIDTH) -> None:

@@ -12,6 +12,7 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
     average(a, b)                   <a b>               over a population: a number, which `local` may use
     layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
+    blocks(count, block, h)         h <- block(net, h), so many times: equal blocks, each with weights of its own
     h + g,  c * h
 
 What `read`, `apply`, `vector` and these return are fields: (row, [position,] neuron) of one population, whose neurons
@@ -28,6 +29,9 @@ where `local` sees (..., unit, component) in the place of neurons, and may use a
 matrices are over units and components alike.  `program` returns the field that the readout averages, without positions:
 
     f_c = <w_c features> / gamma0
+
+A block is made of h and its own weights alone, which it names as if it were alone, and returns a field of the same
+population and positions as h.  However many there are, the compiled code of the limit has one of them.
 
 `net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order
 in which `read` and `apply` meet them; the readout is the last.  Vectors belong to the layer of the matrix before them.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.specs import _check
 from dmft.specs.activation import Activation
+from dmft.specs.networks.blocks import Block, Make
 from dmft.specs.networks.population import Field, Formula, Population, named, on_neurons, population, population_of
 
 
@@ -22,6 +24,8 @@ class Part:
     layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
     result; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of what is multiplied),
     0 for none, the most of all its uses.
+    place: in the blocks that follow each other, which and under what name; of all others None.
+    layers: of one part in the place of those of all equal blocks (`Sketch.stacked`), theirs.
     """
 
     name: str
@@ -30,6 +34,13 @@ class Part:
     target: Hashable
     bank: int = 0
     positions: tuple[int, int] = (0, 0)
+    place: tuple[int, str] | None = None
+    layers: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many blocks it stands for."""
+        return len(self.layers) or 1
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,9 @@ class Sketch:
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
+    blocks: (number of the first, how many) of blocks that follow each other.
+    places: of every layer, as of a `Part`.
+    groups: layers by number, those together that are held together: all alone, unless `stacked`.
     """
 
     populations: tuple[Hashable, ...]
@@ -50,6 +64,9 @@ class Sketch:
     readout: Hashable
     linear: bool
     uses: int = 1
+    blocks: tuple[tuple[int, int], ...] = ()
+    places: tuple[tuple[int, int] | None, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def depth(self) -> int:
@@ -59,7 +76,35 @@ class Sketch:
     @property
     def readout_layer(self) -> int:
         """The number of the readout among weights."""
-        return len(self.reads) + len(self.matrices)
+        return len(self.reads) + sum(part.count for part in self.matrices)
+
+    def stacked(self, least: float) -> Sketch:
+        """With one part for those in one place of at least so many equal blocks; the others, and `blocks`, are left."""
+        long = tuple((first, count) for first, count in self.blocks if count >= least)
+        firsts = {first for first, _ in long}
+
+        def together(places: Iterable[tuple[int, Any] | None]) -> list[list[int]]:
+            found: dict[Hashable, list[int]] = {}
+            for i, place in enumerate(places):
+                found.setdefault(place if place is not None and place[0] in firsts else i, []).append(i)
+            return list(found.values())
+
+        def merged(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+            groups = ([parts[i] for i in group] for group in together(part.place for part in parts))
+            return tuple(
+                replace(group[0], layers=tuple(part.layer for part in group))
+                if group[0].place is not None and group[0].place[0] in firsts
+                else group[0]
+                for group in groups
+            )
+
+        return replace(
+            self,
+            matrices=merged(self.matrices),
+            vectors=merged(self.vectors),
+            blocks=long,
+            groups=tuple(tuple(group) for group in together(self.places)),
+        )
 
     def place(self, population: Hashable) -> int:
         return self.populations.index(named(population))
@@ -130,6 +175,9 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         end.population,
         drawn.linear,
         max(drawn.uses.values(), default=1),
+        tuple(drawn.runs),
+        tuple(drawn.places),
+        tuple((i,) for i in range(len(drawn.layers))),
     )
 
 
@@ -150,9 +198,36 @@ class _Drawing:
         self.linear = True
         self.uses: dict[str, int] = {}
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
+        self.runs: list[tuple[int, int]] = []
+        self.places: list[tuple[int, int] | None] = []
+        self._block: _Inside | None = None
+
+    def blocks(self, count: int, block: Make, h: Field) -> Field:
+        count, first = _check.integer("count", count, minimum=0), 1 + sum(met for _, met in self.runs)
+        made: list[_Inside] = []
+        for number in range(first, first + count):
+            self._block = inside = _Inside(first, number, {id(h)})
+            after = block(Block(self, number), h)
+            self._block = None
+            if not isinstance(after, Field) or (after.population, after.value.shape) != (h.population, h.value.shape):
+                raise ValueError("a block of net.blocks returns a field of the population and positions of its h.")
+            made.append(inside)
+            if inside.form != made[0].form:
+                raise ValueError("blocks of net.blocks differ from each other; give those of each form a call.")
+            h = after
+        if count:
+            self.runs.append((first, count))
+        return h
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
         made = Field(self, value, population)
+        if self._block is not None:
+            if not all(id(each) in self._block.known for each in given):
+                raise ValueError(
+                    "a block of net.blocks uses a field from outside; it is made of its h and of weights of its own."
+                )
+            self._block.known.add(id(made))
+            self._block.form.append((self._block.alone(name), made.population, np.shape(value), len(given)))
         if made.population is not None:
             self._met(made.population)
         self._origins.append((made, name, given))
@@ -184,6 +259,8 @@ class _Drawing:
         return [name for name, reached in names.items() if not reached] + layers
 
     def _noted(self, kind: dict[str, Part], part: Part) -> None:
+        if self._block is not None:
+            part = replace(part, place=self._block.place(part.name))
         known = [p for parts in (self.reads, self.matrices, self.vectors) for p in parts.values()]
         before = next((p for p in known if p.name == part.name), None)
         if before is None:
@@ -226,6 +303,8 @@ class _Drawing:
         if h.value.ndim == 1:
             raise ValueError("activate takes a field of rows, not a vector; add the vector to one first.")
         self.activations.append(phi)
+        if self._block is not None:
+            self._block.form.append(phi)
         self.linear &= phi.name == "linear"
         return self._field(h.value, h.population, h)
 
@@ -257,6 +336,7 @@ class _Drawing:
             )
         self._named.append(h)
         self.layers.append((h.population, h.value.shape[-2] if h.value.ndim == 3 else 0))
+        self.places.append(None if self._block is None else self._block.next_layer())
         return features
 
     def add(self, a: Field, b: Field) -> Field:
@@ -270,6 +350,35 @@ class _Drawing:
                 "positions, net.local for what differs between neurons."
             )
         return self._field(h.value, h.population, h)
+
+
+@dataclass
+class _Inside:
+    """A block that is being met.
+
+    first: number of the first of the blocks that follow each other; number: its own.
+    known: h, and the fields that have been made; form: what made them, the same in each block.
+    """
+
+    first: int
+    number: int
+    known: set[int]
+    form: list[Hashable] = field(default_factory=list)
+    layers: int = 0
+
+    def place(self, name: str) -> tuple[int, str]:
+        """Of weights of this name; ValueError if they are not the block's own."""
+        alone = self.alone(name)
+        if alone == name:
+            raise ValueError(f"a block of net.blocks uses {name!r} of another interpreter than the one it is given.")
+        return self.first, alone
+
+    def alone(self, name: str) -> str:
+        return name.removesuffix(f".{self.number}")
+
+    def next_layer(self) -> tuple[int, int]:
+        self.layers += 1
+        return self.first, self.layers
 
 
 def _require_same_positions(what: str, *values: Field) -> None:
