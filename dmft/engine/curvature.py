@@ -142,14 +142,13 @@ def extended(network: Network, form: Form) -> Network:
     draws = draws_needed(form, room)
 
     def widened(parts: Any, values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        places = (form.sketch.place(part.target) for part in parts)
-        return tuple(network.populations[i].widened(a, draws) for i, a in zip(places, values, strict=True))
+        return tuple(network.over(p.target).widened(a, draws) for p, a in zip(parts, values, strict=True))
 
     return replace(
         network.with_room(room, draws),
         reads=widened(form.sketch.reads, network.reads),
         vectors=widened(form.sketch.vectors, network.vectors),
-        readout=network.populations[form.sketch.place(form.sketch.readout)].widened(network.readout, draws),
+        readout=network.over(form.sketch.readout).widened(network.readout, draws),
         populations=tuple(p.with_more(draws) for p in network.populations),
         slots=(),
     )
@@ -195,10 +194,10 @@ class _Curvature:
         self._g = [_cotangent(use) for use in self._matrices]
         self._ends = [tuple(network.populations[i] for i in sketch.ends[use.index]) for use in self._matrices]
         self._pairs = [self._paired(i) for i in range(len(self._matrices))]
-        self._top = network.populations[sketch.place(sketch.readout)]
+        self._top = network.over(sketch.readout)
         sources, targets = zip(*self._ends, strict=True) if self._ends else ((), ())
-        numbers = [network.populations[sketch.place(part.target)] for part in (*sketch.reads, *sketch.vectors)]
-        self._populations = (*numbers, *targets, *sources, self._top)
+        thin = [network.over(part.target) for part in (*sketch.reads, *sketch.vectors)]
+        self._populations = (*thin, *targets, *sources, self._top)
 
     def _backward(self, coefficients: jax.Array) -> None:
         """From sum_c coefficients_c w_c, for coefficients (sample, output)."""

@@ -24,12 +24,13 @@ class Recurrence(NamedTuple):
 
 class Start(NamedTuple):
     """Standard deviations at initialisation (`dmft.specs.parameterization.Deviations`): weights (layer,); biases; along
-    (input direction,) and extra, of the bias of the first layer."""
+    (input direction,) and extra, of the bias of the first layer.  numbers: what these are, in their order."""
 
     weights: jax.Array
     biases: jax.Array
     along: jax.Array
     extra: jax.Array
+    numbers: tuple[jax.Array, ...] = ()
 
 
 class Rule(NamedTuple):

@@ -30,7 +30,7 @@ from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
 from dmft.schema import Observable, registered
 from dmft.specs.networks.program import numbers, structure
-from dmft.specs.networks.sketch import Part, Sketch
+from dmft.specs.networks.sketch import Part, Sketch, starts_of
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 
@@ -88,7 +88,13 @@ def rule_of(problem: Problem) -> Rule:
         gamma0=jnp.asarray(network.gamma0),
         centered=jnp.asarray(float(network.centered)),
         numbers={name: jnp.asarray(value) for name, value in numbers(network).items()},
-        start=Start(*map(jnp.asarray, (start.weights, start.biases, start.along, start.extra))),
+        start=Start(
+            jnp.asarray(start.weights),
+            jnp.asarray(start.biases),
+            jnp.asarray(start.along),
+            jnp.asarray(start.extra),
+            tuple(map(jnp.asarray, starts_of(network, task.shape))),
+        ),
         kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
     )
 
@@ -141,7 +147,8 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
         needed[sketch.place(part.target)] += capacity * (part.bank or 1) * part.count
         needed[sketch.place(part.source)] += capacity * (part.bank or 1) * part.count
     for part in sketch.vectors:
-        needed[sketch.place(part.target)] += part.count
+        if part.target is not None:
+            needed[sketch.place(part.target)] += part.count
     needed[sketch.place(sketch.readout)] += rule.targets.shape[1]
     return needed
 
@@ -179,7 +186,15 @@ def limit_network(
 
     readout = start.weights[-1] * draw(sketch.readout, shape[1])
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
-    vectors, matrices = _vectors(sketch, lambda part, count: start.biases * draw(part.target, count)), list[Any]()
+    starts = iter(start.numbers)
+
+    def thin_rows(part: Part, count: int) -> jax.Array:
+        """(row, component): of vectors, or numbers."""
+        if part.target is None:
+            return jnp.stack([next(starts) for _ in range(count)])[:, None]
+        return start.biases * draw(part.target, count)
+
+    vectors, matrices = _vectors(sketch, thin_rows), list[Any]()
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
         make = partial(revealed_bank, part.bank) if part.bank else revealed

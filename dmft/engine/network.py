@@ -4,7 +4,7 @@
     backward   g = gamma0 N df/dh of every field, from w_c          (`dmft.engine.tape`)
     direction  of W in h = W v / sqrt(N)      D W = sum_a Delta_a g_a v_a^T / sqrt(N)
                of a thin matrix, h = W x      D W = sum_a Delta_a g_a x_a^T
-               of a vector b                  D b = sum_a Delta_a g_a          of w       D w = sum_a Delta_a features_a
+               of a vector b, or a number     D b = sum_a Delta_a g_a          of w       D w = sum_a Delta_a features_a
 
 `dmft.specs.networks` has the programs.  Sums run over the samples and outputs of a batch, and over positions (mixed,
 for a bank of matrices), with the factor gamma0 / P (`dmft.specs.parameterization`); directions of frozen layers are
@@ -16,7 +16,8 @@ from sum_c Delta_c w_c replaces those from every w_c ("events" are outputs, or o
 
 Parameters move as one vector theta (thin matrices; d and C of every other, `dmft.engine.matrix`; vectors; w), in a
 linear space in which an optimiser is one line (`dmft.specs.training`), with x = (theta, slots); the rate of all of them
-is eta gamma0^2 N: what ends in a population of N_p neurons moves N / N_p times its direction, whose g are per neuron:
+is eta gamma0^2 N: what ends in a population of N_p neurons moves N / N_p times its direction, whose g are per neuron;
+a number, of which g is gamma0 df/dn, has the rate eta gamma0^2:
 
     x <- A_t x + b_t D                                                     (`dmft.engine.flow` for gradient flow)
 
@@ -38,7 +39,7 @@ batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ import jax.numpy as jnp
 from dmft.engine.activations import Function, functions
 from dmft.engine.form import Form, Rule
 from dmft.engine.layers import Layers, over_layers
-from dmft.engine.population import Population
+from dmft.engine.population import Population, alone
 from dmft.engine.smoothing import smoothed
 from dmft.engine.tape import Tape, Use
 from dmft.specs import loss
@@ -62,7 +63,7 @@ from dmft.specs.parameterization import output_scale
 
 class Parameters(NamedTuple):
     """What training moves, each in the order in which the program meets it: thin matrices (input direction, component);
-    what each matrix calls `trained`; vectors (component,); readout (output, component)."""
+    what each matrix calls `trained`; vectors (component,), numbers (1,) among them; readout (output, component)."""
 
     reads: tuple[jax.Array, ...]
     matrices: tuple[Any, ...]
@@ -101,6 +102,10 @@ class Network:
     def ends(self) -> list[tuple[Population, Population]]:
         """The populations (of what is multiplied, of the image) of every matrix."""
         return [(self.populations[source], self.populations[target]) for source, target in self.sketch.ends]
+
+    def over(self, population: Hashable | None) -> Population:
+        """The population of this name; of a number, which has none, itself alone."""
+        return alone() if population is None else self.populations[self.sketch.place(population)]
 
     def with_room(self, count: int, normals: int = 0) -> Network:
         """With matrices that have room for `count` more directions, over populations with so many more `normals`."""
@@ -209,7 +214,7 @@ def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Ta
     sketch = form.sketch
     tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
     end = with_numbers(form.network, rule.numbers).program(tape, x)
-    top = network.populations[sketch.place(sketch.readout)]
+    top = network.over(sketch.readout)
     return tape, end, top.inner(end.value, network.readout) * output_scale(rule.gamma0)
 
 

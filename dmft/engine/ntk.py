@@ -31,7 +31,7 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
                 part = jnp.tensordot(jnp.asarray(trained), blocks, 1)
                 total = total + per_neuron(part, sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
-        top = network.populations[sketch.place(sketch.readout)]
+        top = network.over(sketch.readout)
         phi = per_neuron(top.inner(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
         outputs = a.output.shape[1]
         total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]
@@ -43,7 +43,7 @@ def _tangents(
 ) -> jax.Array:
     """(row, output, row_2, output_2), of one weight in two uses: of its cotangents g and h, and of v and w, which it
     met."""
-    target = network.populations[network.sketch.place(a.part.target)]
+    target = network.over(a.part.target)
     g, h = g[:stop], h[:stop]
     if a.kind == "vector":
         g, h = (each.sum(axis=2) if each.ndim == 4 else each for each in (g, h))

@@ -107,6 +107,11 @@ def particles(normals: ArrayLike | Stored | Sobol, group: int = 1) -> Population
     return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size), group=group)
 
 
+def alone() -> Population:
+    """That of a number: one component, which is its own average."""
+    return particles(jnp.zeros((0, 1)))
+
+
 def linear_forms(count: int) -> Population:
     """The linear forms in `count` raw normals."""
     return Population(Stored(jnp.eye(count)), jnp.zeros((), jnp.int32), jnp.ones(()), forms=True)

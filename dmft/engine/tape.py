@@ -43,7 +43,7 @@ T = TypeVar("T", bound="Tape")
 class Use:
     """One use of weights in a pass.
 
-    kind: "read", "matrix" or "vector"; index: among those.
+    kind: "read", "matrix" or "vector", numbers among these; index: among those.
     met: what was multiplied, x (row, [position,] direction) or a field (row, [position,] component).
     weights: of positions, as the program gives them, or None; image: of a matrix, (row, [position,] component).
     inputs: coordinates of `met` at a matrix; outputs: of the cotangent (row, event, [position,] direction).
@@ -145,7 +145,7 @@ class Tape(InTurn):
         """What `image` makes of what has been met."""
         return self.image(use, use.met)
 
-    def vector(self, name: str, *, of: Hashable) -> Field:
+    def vector(self, name: str, *, of: Hashable | None) -> Field:
         use = self._use("vector", name, self.sketch.vectors)
 
         def back(g: jax.Array) -> tuple[jax.Array, ...]:
@@ -153,6 +153,9 @@ class Tape(InTurn):
             return ()
 
         return self._made((), self.parameters.vectors[use.index], of, back, use=use)
+
+    def number(self, name: str, *, start: float = 1.0) -> Field:  # noqa: ARG002
+        return self.vector(name, of=None)
 
     def activate(self, phi: Activation, h: Field) -> Field:
         value, slope = self.activation(phi)
@@ -255,9 +258,7 @@ class Tape(InTurn):
 
         def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
             rows = jax.tree.map(lambda a: a[:, : len(g)], kept._replace(met=[], layers=[]))
-            state, (parts, found) = lax.scan(
-                backward, self._state(g, held), (jnp.arange(count), rows), reverse=True
-            )
+            state, (parts, found) = lax.scan(backward, self._state(g, held), (jnp.arange(count), rows), reverse=True)
             self._take(state, held)
             for use, part in zip(uses, parts, strict=True):
                 use.gradient, use.outputs = part

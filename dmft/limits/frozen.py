@@ -384,6 +384,9 @@ class _Frozen(InTurn):
             self._vectors[name] = self._source(FORWARD, name, self._bias * ones, ones, part=part)
         return Field(self, self._vectors[name], of)
 
+    def number(self, name: str, *, start: float = 1.0) -> Field:
+        raise UnclosedError(f"{self._name} trains the number {name!r}, from {start:g} on")
+
     def activate(self, phi: Activation, h: Field) -> Field:
         if not h.value.centred:
             raise UnclosedError(f"{self._name} takes an activation of a field that is not Gaussian at initialisation")

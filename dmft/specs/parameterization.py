@@ -49,6 +49,10 @@ eta gamma0^2 N for all parameters: with g = gamma0 N_p df/dh per neuron of p, a 
     W (N_out, N_in)   c (N / N_out) sum_a Delta_a g_a v_a^T / sqrt(N_in)      and N / N_out times its part of the NTK
     what ends in p    c (N / N_p) ...                                         likewise; of the readout N / N_w
 
+A parameter that is one number n, such as a gain (`net.number`), has no population: gamma0 df/dn = O(1), and its rate is
+eta gamma0^2, of gradient descent without N.  A step adds c sum_a Delta_a gamma0 df_a/dn, and K the product of gamma0
+df/dn.  Where rates of weights lack N, as in "ntk" below, its rate is 1/N of theirs, too.
+
 Other parameterizations, which have no limit with feature learning, in the same form: Gaussian parameters of unit
 variance, forward factors as above, g = (1 / output scale) df/dh.
 
@@ -110,6 +114,11 @@ def batch_scale(gamma0: Any, batch: int) -> Any:
 def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
     """eta gamma0^2 N: the rate that multiplies dloss/dtheta for every parameter."""
     return learning_rate * gamma0**2 * width
+
+
+def number_rate(width: int) -> float:
+    """1/N: the rate of a number beside that of weights."""
+    return 1.0 / width
 
 
 def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:

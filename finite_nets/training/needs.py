@@ -22,7 +22,8 @@ class Needs:
 
     inputs: directions of what is read, not times the width; points: positions of a sample there.
     readers, matrices, vectors: how many of them there are, a bank of K counted as K, those of populations of other
-        widths by the numbers that they have; bank: of the largest bank; readout: of one output.
+        widths by the numbers that they have; numbers: such weights, not times the width; bank: of the largest bank;
+    readout: of one output.
     forward: of a pass, by sample; backward: of its gradients, by sample and start; layers: of features, by sample.
     positions: of all uses of a weight together, the most.
     """
@@ -32,6 +33,7 @@ class Needs:
     readers: float
     matrices: float
     vectors: float
+    numbers: int
     bank: float
     readout: float
     forward: float
@@ -43,7 +45,7 @@ class Needs:
         """So many copies of all weights, and a bank that is drawn in another order."""
         inputs = min(self.inputs, self.points * samples)
         weights = self.readers * inputs + self.matrices * width + self.vectors + self.readout * outputs
-        return math.ceil(width * (copies * weights + self.bank * width))
+        return math.ceil(width * (copies * weights + self.bank * width)) + copies * self.numbers
 
 
 @lru_cache(maxsize=64)
@@ -58,7 +60,8 @@ def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
     for number, (bank, (source, target)) in enumerate(zip(numbers.banks, numbers.ends, strict=True)):
         inputs = x.shape[-1] if source is None else max(bank, 1) * sizes[source]
         vector = number > numbers.readout
-        tensors.append(torch.zeros((1, sizes[target]) if vector else (1, sizes[target], inputs), dtype=x.dtype))
+        neurons = 1 if target is None else sizes[target]
+        tensors.append(torch.zeros((1, neurons) if vector else (1, neurons, inputs), dtype=x.dtype))
     products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
     with torch.inference_mode():
         tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True)
@@ -73,7 +76,8 @@ def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
         points=math.prod(x.shape[1:-1]),
         readers=sum(sketch.share(part.target) for part in sketch.reads),
         matrices=sum(max(bank, 1) * share for bank, share in matrices),
-        vectors=sum(sketch.share(part.target) for part in sketch.vectors),
+        vectors=sum(sketch.share(part.target) for part in sketch.vectors if part.target is not None),
+        numbers=sum(part.target is None for part in sketch.vectors),
         bank=max((bank * share for bank, share in matrices), default=0.0),
         readout=sketch.share(sketch.readout),
         forward=forward / width,

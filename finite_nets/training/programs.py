@@ -10,6 +10,8 @@ numbers than the width N of the network, those of the readout N_w, g is per neur
     matrices (N_out, N_in), v / sqrt(N_in)     gradient kernel (N_p / N_w)^2 sum_x <g g>, per neuron of p
     NTK: <g g> <v v> N_out N / N_w^2 of every weight, of the readout <phi phi> N / N_w
 
+A number, of rate eta gamma0^2 alone, is a vector of one component that moves 1 / N times as fast.
+
 What is normal at initialisation has the number of its weight as parameter of `finite_nets.device.random`: matrices in
 the order in which the program meets them, then the readout, then vectors; a bank of K is drawn as (K N, N).  Numbered
 so, a perceptron has here the weights that `finite_nets.training.perceptrons` gives it.
@@ -31,6 +33,7 @@ from torch import Tensor
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import roots, start_coefficients
 from dmft.specs.networks.program import Architecture
+from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import (
     MEAN_FIELD,
     STANDARD,
@@ -121,8 +124,11 @@ class ProgramTrainer(Training[Leaves]):
         """The members' weights at initialisation, by number."""
         network, numbers = self.network, self.numbers
         variances = layer_variances(network, numbers.readout + 1)
-        found = []
+        starts, found = iter(starts_of(network, self._shape)), []
         for number, bank in enumerate(numbers.banks):
+            if numbers.ends[number][1] is None:
+                found.append(torch.full((len(members), 1), next(starts)).to(self.x))
+                continue
             shape = self._drawn_shape(number, bank, width)
             drawn = normals(
                 shape,
@@ -148,6 +154,7 @@ class ProgramTrainer(Training[Leaves]):
 
     def _drawn_shape(self, number: int, bank: int, width: int) -> tuple[int, ...]:
         sizes, (source, target) = self.sizes(width), self.numbers.ends[number]
+        assert target is not None  # numbers are not drawn
         if number in self.numbers.reads:
             return sizes[target], self.x.shape[-1]
         if number == self.numbers.readout:
@@ -210,7 +217,7 @@ class ProgramTrainer(Training[Leaves]):
             if not target.trained[layer]:
                 continue
             pushed = g[:, :, 0] if from_loss else _weighted(coefficients, g)
-            scale = factor * update[layer]
+            scale = factor * update[layer] * numbers.rate(number, state.width)
             if given is None:
                 target.tensors[number].add_(pushed.sum((1, 2)), alpha=scale)
                 continue
@@ -243,7 +250,8 @@ class ProgramTrainer(Training[Leaves]):
         sizes, tangent = self.sizes(state.width), state.scales.tangent
         one = sizes[self._top] * self._share(state.width)
         factors = [
-            tangent[layer] * sizes[end] / one for layer, (_, end) in zip(numbers.layers, numbers.ends, strict=True)
+            tangent[layer] * numbers.rate(number, state.width) * (1 if end is None else sizes[end]) / one
+            for number, (layer, (_, end)) in enumerate(zip(numbers.layers, numbers.ends, strict=True))
         ]
         inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
         phi = kernels(self.products, [first.end], [second.end])[:, 0]
@@ -282,7 +290,8 @@ class Hessian(curvature.Flat):
         n, layers = trainer.n_train, state.weights.layers
         scales = trainer.scales(state.width, n)
         by_layer = roots(scales.update, scales.output, n)
-        self._roots = [by_layer[layer] for layer in layers]
+        rates = (trainer.numbers.rate(number, state.width) for number in range(len(layers)))
+        self._roots = [by_layer[layer] * math.sqrt(rate) for layer, rate in zip(layers, rates, strict=True)]
         self._a = torch.tensor(start_coefficients(n, trainer.outputs))
         with torch.inference_mode(False), torch.enable_grad():
             x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()

@@ -35,7 +35,7 @@ from dmft.specs import Activation
 from dmft.specs.networks.blocks import InTurn
 from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
 from dmft.specs.networks.sketch import Part, Sketch
-from dmft.specs.parameterization import hidden_scale
+from dmft.specs.parameterization import hidden_scale, number_rate
 from finite_nets.device.activations import differentiable
 from finite_nets.device.products import Products
 
@@ -79,14 +79,15 @@ class Numbers:
     """Weights of a program by number: matrices in the order in which it meets them, the readout, vectors.
 
     names: of all but the readout; layers: of all; banks: how many matrices each is, 0 where it is no bank; reads:
-    numbers of those that read inputs; ends: (source, target) of all, places of populations, None for no source.
+    numbers of those that read inputs; ends: (source, target) of all, places of populations, None where there is none:
+    what is trained as a number has neither.
     """
 
     names: dict[str, int]
     layers: tuple[int, ...]
     banks: tuple[int, ...]
     reads: tuple[int, ...]
-    ends: tuple[tuple[int | None, int], ...]
+    ends: tuple[tuple[int | None, int | None], ...]
 
     @classmethod
     def of(cls, sketch: Sketch) -> Numbers:
@@ -97,8 +98,9 @@ class Numbers:
         layers = [*range(readout + 1), *(part.layer for part in vectors)]
         banks = [*(part.bank for part in matrices), *[0] * (1 + len(vectors))]
 
-        def ends(part: Part) -> tuple[int | None, int]:
-            return None if part.source is None else sketch.place(part.source), sketch.place(part.target)
+        def ends(part: Part) -> tuple[int | None, int | None]:
+            source, target = (None if end is None else sketch.place(end) for end in (part.source, part.target))
+            return source, target
 
         top = sketch.place(sketch.readout)
         pairs = (*map(ends, matrices), (top, top), *map(ends, vectors))
@@ -107,6 +109,10 @@ class Numbers:
     @property
     def readout(self) -> int:
         return max(self.layers)
+
+    def rate(self, number: int, width: int) -> float:
+        """Beside that of weights of neurons (`dmft.specs.parameterization.number_rate`)."""
+        return number_rate(width) if self.ends[number][1] is None else 1.0
 
 
 class Node:
@@ -177,7 +183,8 @@ class Tape(InTurn):
     Args:
         numbers: of the weights.
         tensors: weights by number: (member, N, D) of reads, (member, N, K N) of matrices and banks (the first N that
-            of their target, the second of their source), (member, output, N) of the readout, (member, N) of vectors.
+            of their target, the second of their source), (member, output, N) of the readout, (member, N) of vectors,
+            (member, 1) of numbers.
         shape: of one input, as the task has it.
         rows: how many samples pass.
         traced: whether a backward pass follows; if not, PyTorch can differentiate all that is done.
@@ -304,12 +311,15 @@ class Tape(InTurn):
         inputs = given.reshape(*given.shape[:2], -1, given.shape[-1])
         return self._used(number, inputs, Node(h, [source], pull), to)
 
-    def vector(self, name: str, *, of: Hashable) -> Field:
+    def vector(self, name: str, *, of: Hashable | None) -> Field:
         number = self._numbers.names[name]
         value = self._tensors[number][:, None].expand(-1, self._rows, -1)
         return self._used(number, None, Node(value), of)
 
-    def _used(self, number: int, given: Tensor | None, node: Node, population: Hashable) -> Field:
+    def number(self, name: str, *, start: float = 1.0) -> Field:  # noqa: ARG002
+        return self.vector(name, of=None)
+
+    def _used(self, number: int, given: Tensor | None, node: Node, population: Hashable | None) -> Field:
         if self._traced:
             self._uses.append((number, given, node))
         node.kept = True

@@ -11,36 +11,43 @@ import dmft
 import finite_nets
 from dmft.drivers.run import Run
 from dmft.engine import loop, matrix, network, population
+from dmft.specs.networks.program import traced
 
 WIDTH = 14
 
 
-def divided(xp, h, square):
-    return xp.tanh(h / xp.sqrt(square + 0.3))
+def divided(xp, h, square, gain):
+    return xp.tanh(gain * h / xp.sqrt(square + 0.3))
 
 
 @dataclass(frozen=True)
 class Normalised(dmft.Architecture):
-    """A stream of neurons, divided by its size before it is shown; W1 is used twice, with a bias between."""
+    """A stream of neurons, divided by its size before it is shown; W1 is used twice, with a bias and a trained gain."""
 
     gamma0: float = 1.0
     centered: bool = True
     frozen: tuple = ()
+    gain: float = traced(default=1.2)
 
     def program(self, net, x):
-        h = net.read("W0", x, to="stream")
+        h, gain = net.read("W0", x, to="stream"), net.number("gain", start=self.gain)
         for _ in range(2):
-            features = net.layer(h, net.local(divided, h, net.average(h, h)))
+            features = net.layer(h, net.local(divided, h, net.average(h, h), gain))
             h = h + 0.7 * (net.apply("W1", features, to="stream") + 0.4 * net.vector("b1", of="stream"))
-        return net.layer(h, net.local(divided, h, net.average(h, h)))
+        return net.layer(h, net.local(divided, h, net.average(h, h), gain))
+
+
+def rates(theta):
+    """Of every weight in units of eta gamma0^2: N of those of neurons, 1 of the gain."""
+    return [1 if w.size == 1 else WIDTH for w in theta]
 
 
 def forward(theta, x, gamma0):
-    first, hidden, bias, readout = theta
+    first, hidden, gain, bias, readout = theta
     h = x @ first
 
     def shown(h):
-        return jnp.tanh(h / jnp.sqrt((h**2).mean(-1, keepdims=True) + 0.3))
+        return jnp.tanh(gain * h / jnp.sqrt((h**2).mean(-1, keepdims=True) + 0.3))
 
     for _ in range(2):
         h = h + 0.7 * (shown(h) @ hidden.T / WIDTH**0.5 + 0.4 * bias)
@@ -60,38 +67,46 @@ def test_a_program_is_the_network_that_is_differentiated_automatically(outputs, 
     described, rng = problem(outputs, **options), np.random.default_rng(0)
     with jax.enable_x64(True):
         rule, form = loop.rule_of(described), loop.form_of(described)
-        theta = [rng.standard_normal(shape) for shape in ((4, WIDTH), (WIDTH, WIDTH), (WIDTH,), (outputs, WIDTH))]
+        first, hidden, bias, readout = (
+            rng.standard_normal(shape) for shape in ((4, WIDTH), (WIDTH, WIDTH), (WIDTH,), (outputs, WIDTH))
+        )
+        theta = [first, hidden, np.array([1.2]), bias, readout]
         given = [jnp.asarray(a) for a in theta]  # the loop takes them over
         theta = [jnp.array(a) for a in theta]
         start = network.Network(
             reads=(given[0],),
             matrices=(matrix.Explicit(given[1]),),
-            vectors=(given[2],),
-            readout=given[3],
+            vectors=(given[2], given[3]),
+            readout=given[4],
             populations=(population.particles(np.zeros((0, WIDTH))),),
             offset=jnp.zeros((4, outputs)),
             sketch=form.sketch,
         )
         room = loop.empty_history(start, rule, form, range(6))
-        _, seen = loop.advance(start, room, rule, 0, 6, form=form)
+        end, seen = loop.advance(start, room, rule, 0, 6, form=form)
         gamma0, x, y = 1.3, rule.inputs, rule.targets[:3]
         offset = forward(theta, x, gamma0) * float(described.network.centered)
         expected, ntk = [], None
-        trained = [0.0 if i in (1, 2) and described.network.frozen else 1.0 for i in range(4)]
+        # the gain comes before W1
+        trained = [r * (not (i in (1, 3) and described.network.frozen)) for i, r in enumerate(rates(theta))]
         for _ in range(6):
 
             def loss(theta):
                 return (((forward(theta, x, gamma0) - offset)[:3] - y) ** 2).sum() / 6
 
             expected.append(forward(theta, x, gamma0) - offset)
+            gain = theta[2]
             if ntk is None:
                 jacobians = jax.jacobian(forward)(theta, x, gamma0)
                 flat = jnp.concatenate(
-                    [t * j.reshape(4, outputs, -1) for t, j in zip(trained, jacobians, strict=True)], -1
+                    [t**0.5 * j.reshape(4, outputs, -1) for t, j in zip(trained, jacobians, strict=True)], -1
                 )
-                ntk = gamma0**2 * WIDTH * jnp.einsum("acp,bdp->acbd", flat, flat)
+                ntk = gamma0**2 * jnp.einsum("acp,bdp->acbd", flat, flat)
             pushes = jax.grad(loss)(theta)
-            theta = [w - 0.7 * gamma0**2 * WIDTH * t * g for w, t, g in zip(theta, trained, pushes, strict=True)]
+            theta = [w - 0.7 * gamma0**2 * t * g for w, t, g in zip(theta, trained, pushes, strict=True)]
+        assert [w.shape for w in end.vectors] == [(1,), (WIDTH,)]
+        np.testing.assert_allclose(end.vectors[0], gain, rtol=1e-12)
+        assert abs(gain - 1.2) > 0.01
     np.testing.assert_allclose(np.reshape(seen.vitals.prediction, (6, 4, outputs)), expected, atol=1e-13)
     np.testing.assert_allclose(np.reshape(seen.values["ntk"][0], ntk.shape), ntk, rtol=1e-10, atol=1e-12)
     assert np.abs(np.asarray(expected)[-1] - np.asarray(expected)[0]).max() > 0.1
@@ -138,6 +153,21 @@ def test_a_matrix_that_is_used_several_times_has_room_for_all_that_it_meets():
     np.testing.assert_allclose(found.prediction[-1], wide.prediction[-1], rtol=1e-9)
 
 
+def test_numbers_start_where_the_network_says_in_one_compiled_code():
+    one, other = problem(1), problem(1, gain=0.4)
+    assert one.problem_id != other.problem_id
+    assert loop.form_of(one).network == loop.form_of(other).network
+    assert [float(*loop.rule_of(each).start.numbers) for each in (one, other)] == pytest.approx([1.2, 0.4])
+    nets = finite_nets.train_ensemble(other, widths=[WIDTH], seeds=1, observables=["feature_kernel"], save_steps=[0])
+    wide = finite_nets.train_ensemble(one, widths=[WIDTH], seeds=1, observables=["feature_kernel"], save_steps=[0])
+    assert (nets.feature_kernel[..., 0, 0, 0] < 0.5 * wide.feature_kernel[..., 0, 0, 0]).all()
+
+
+def test_a_program_that_trains_a_number_has_no_frozen_kernels():
+    with pytest.raises(ValueError, match="trains the number 'gain', from 1.2 on"):
+        dmft.lazy_limit(problem(1))
+
+
 def summed(xp, h):
     return h / xp.sqrt((h * h).sum(-1)[..., None])
 
@@ -167,6 +197,18 @@ class Wrong(dmft.Architecture):
             h = net.local(gated, h, net.read("V0", x, to="b"))
         elif self.how == "activated vector":
             h = net.local(gated, h, net.activate(dmft.tanh(), net.vector("b", of="a")))
+        elif self.how == "activated number":
+            h = net.local(gated, h, net.activate(dmft.tanh(), net.number("n")))
+        elif self.how == "average of numbers":
+            h = net.local(gated, h, net.average(net.number("n"), net.number("n")))
+        elif self.how == "two starts":
+            h = net.local(gated, net.local(gated, h, net.number("n", start=2)), net.number("n", start=3))
+        elif self.how == "no start":
+            h = net.local(gated, h, net.number("n", start=float("inf")))
+        elif self.how == "number and vector":
+            h = net.local(gated, net.local(gated, h, net.number("n")), net.vector("n", of="a"))
+        elif self.how == "number aside":
+            net.number("n")
         elif self.how == "average of two":
             h = net.local(gated, h, net.average(h, net.read("V0", x, to="b")))
         features = net.activate(dmft.tanh(), h)
@@ -188,6 +230,12 @@ class Wrong(dmft.Architecture):
         ("two populations", "fields of one population"),
         ("activated vector", "not a vector"),
         ("average of two", "no average of products"),
+        ("activated number", "activate takes a field of rows, not a vector or a number"),
+        ("average of numbers", "no average of products"),
+        ("two starts", "number 'n' starts at 2 in one place, at 3 in another"),
+        ("no start", "number 'n' starts at inf; give a finite number"),
+        ("number and vector", "'n' is used for two different weights"),
+        ("number aside", "n of Wrong does not reach what its program returns"),
         ("layer of a number", "layer takes a field of rows"),
         ("layer aside", "layer 1 of Wrong does not reach"),
         ("layer twice", "that no other layer has"),

@@ -154,7 +154,7 @@ def explicit_start(problem, width, rule, form):
         return jnp.asarray(rng.standard_normal(shape))
 
     matrices = [drawn(part.bank, width, width) if part.bank else drawn(width, width) for part in sketch.matrices]
-    vectors = [drawn(width) for _ in sketch.vectors]
+    vectors = [drawn(1 if part.target is None else width) for part in sketch.vectors]
     start = network.Network(
         reads=(drawn(rule.inputs.shape[-1], width),),
         matrices=tuple(bank.ExplicitBank(w) if w.ndim == 3 else matrix.Explicit(w) for w in matrices),
@@ -184,8 +184,9 @@ def largest_of_dense(problem, theta, forward, rule, width):
     sketch = problem.sketch
     layers = [part.layer for part in (*sketch.reads, *sketch.matrices, *sketch.vectors)] + [sketch.readout_layer]
     moved = np.concatenate([np.full(w.size, i not in spec.frozen) for w, i in zip(theta, layers, strict=True)])
-    H = jax.hessian(loss)(jnp.concatenate([w.ravel() for w in theta]))
-    return np.linalg.eigvalsh(spec.gamma0**2 * width * np.asarray(H)[moved][:, moved])[-1]
+    roots = np.concatenate([np.full(w.size, 1 if w.size == 1 else width**0.5) for w in theta])[moved]
+    H = np.asarray(jax.hessian(loss)(jnp.concatenate([w.ravel() for w in theta])))[moved][:, moved]
+    return np.linalg.eigvalsh(spec.gamma0**2 * roots[:, None] * H * roots)[-1]
 
 
 PROGRAMS = {

@@ -181,8 +181,8 @@ def both(net, h):
     return net.mix(h, np.tile([0.7, -0.4], (4, 1)))
 
 
-def normalised(xp, h, mean, square):
-    return (h - mean) / xp.sqrt(square - mean**2 + 0.1)
+def normalised(xp, h, mean, square, gain):
+    return gain * (h - mean) / xp.sqrt(square - mean**2 + 0.1)
 
 
 def ones(xp, h):
@@ -212,7 +212,8 @@ class Normalised(Architecture):
         h = net.local(gated, net.read("W0", x, to="a"), net.read("V0", x, to="a"))
         for layer in (1, 2):
             mean, square = net.average(h, net.local(ones, h)), net.average(h, h)
-            v = net.layer(h, net.activate(TANH, net.local(normalised, h, mean, square)))
+            scaled = net.local(normalised, h, mean, square, net.number("gain", start=0.8))
+            v = net.layer(h, net.activate(TANH, scaled))
             h = h + 0.7 * net.apply(f"W{layer}", v, to="a")
         if self.positions:
             h = net.local(pooled, h, net.average(h, key))
@@ -224,7 +225,7 @@ class Plain:
 
     def __init__(self, names, weights, shape):
         self.shape, self._weights, self._names = shape, weights, names
-        self.width = weights[-1].shape[-1]
+        self.width = len(weights[0])
         self.layers = []
 
     def _field(self, value, population):
@@ -245,6 +246,9 @@ class Plain:
 
     def vector(self, name, *, of):
         return self._field(self._named(name), of)
+
+    def number(self, name, **_):
+        return self._field(self._named(name), None)
 
     def activate(self, phi, h):
         assert phi == TANH
@@ -288,16 +292,18 @@ def by_autograd(problem, trainer, member):
     weights = weights_of(trainer, member)
     numbers, network, training, n = trainer.numbers, problem.network, problem.training, problem.task.n_train
     x, y = trainer.x.clone(), torch.tensor(problem.task.targets)
-    unit = network.gamma0**2 * WIDTH
     moved = [w for w, layer in zip(weights, numbers.layers, strict=True) if layer not in network.frozen]
-    options = {"momentum": training.momentum, "weight_decay": training.weight_decay / unit}
-    optimiser = torch.optim.SGD(moved, lr=1.0, **options)
+    units = units_of(problem, moved)
+    groups = [{"params": [w], "weight_decay": training.weight_decay / u} for w, u in zip(moved, units, strict=True)]
+    optimiser = torch.optim.SGD(groups, lr=1.0, momentum=training.momentum)
     start, found = 0.0, []
     for t in range(STEPS + 1):
         f, net = passed(problem, numbers, weights, x)
         start = f.detach() if t == 0 and network.centered else start
         rows = [torch.autograd.grad(each, moved, retain_graph=True) for each in f.flatten()]
-        J = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+        J = torch.stack(
+            [torch.cat([u**0.5 * part.flatten() for part, u in zip(row, units, strict=True)]) for row in rows]
+        )
         phi = [features.flatten(1) for _, features in net.layers]
         gradients = [
             torch.stack([torch.autograd.grad(each, h, retain_graph=True)[0].flatten() for each in f.flatten()])
@@ -308,7 +314,7 @@ def by_autograd(problem, trainer, member):
                 "prediction": f - start,
                 "feature_kernel": torch.stack([v @ v.T / v.shape[1] for v in phi]),
                 "gradient_kernel": torch.stack([own_rows(g, len(x)) for g in gradients]) * network.gamma0**2 * WIDTH,
-                "ntk": unit * J @ J.T,
+                "ntk": J @ J.T,
             }
         )
         if t < STEPS:
@@ -319,11 +325,17 @@ def by_autograd(problem, trainer, member):
                 if problem.loss == "cross_entropy"
                 else ((error - y[batch]) ** 2).sum(1).mean() / 2
             )
-            optimiser.param_groups[0]["lr"] = training.rates[t] * unit
+            for group, u in zip(optimiser.param_groups, units, strict=True):
+                group["lr"] = training.rates[t] * u
             optimiser.zero_grad()
             losses.backward()
             optimiser.step()
     return {name: np.stack([step[name].detach().numpy() for step in found]) for name in found[0]}
+
+
+def units_of(problem, weights, width=WIDTH):
+    """Rates over eta: gamma0^2 N of weights of neurons, gamma0^2 of numbers."""
+    return [problem.network.gamma0**2 * (1 if w.numel() == 1 else width) for w in weights]
 
 
 def weights_of(trainer, member, width=WIDTH):
@@ -473,7 +485,9 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(name, monkeypa
 
     moved = torch.cat([torch.full((s,), layer not in network.frozen) for s, layer in zip(sizes, layers, strict=True)])
     H = torch.autograd.functional.hessian(loss_of, torch.cat([w.detach().flatten() for w in weights]))
-    dense = torch.linalg.eigvalsh(network.gamma0**2 * width * H[moved][:, moved])[-1]
+    units = zip(sizes, units_of(problem, weights, width), strict=True)
+    roots = torch.cat([torch.full((s,), u**0.5, dtype=H.dtype) for s, u in units])[moved]
+    dense = torch.linalg.eigvalsh(roots[:, None] * H[moved][:, moved] * roots)[-1]
     np.testing.assert_allclose(found["sharpness"][0, 0], dense, rtol=1e-8)
 
 

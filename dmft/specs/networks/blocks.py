@@ -26,6 +26,9 @@ class Block:
     def vector(self, name: str, *, of: Hashable) -> Field:
         return self._net.vector(self._named(name), of=of)  # type: ignore[no-any-return]
 
+    def number(self, name: str, *, start: float = 1.0) -> Field:
+        return self._net.number(self._named(name), start=start)  # type: ignore[no-any-return]
+
     def read(self, name: str, x: Any, *, to: Hashable) -> Field:
         del x, to
         raise ValueError(f"a block reads {name!r}; read it before net.blocks, which goes on from a field.")

@@ -189,6 +189,11 @@ class _Values(InTurn):
         order = self._order(of)
         return Field(self, _numbers(name, (len(order),))[order], of)
 
+    def number(self, name: str, *, start: float = 1.0) -> Field:
+        # near its start, where formulas are defined; not at it, where what it multiplies may vanish
+        turned = 0.1 * _numbers(name, (1,))
+        return Field(self, start * (1 + turned) if start else turned, None)
+
     def activate(self, phi: Activation, h: Field) -> Field:
         return Field(self, phi.both(np, h.value)[0], h.population)
 

@@ -7,6 +7,7 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     apply(name, v, to=p)            W v / sqrt(N)       a square Gaussian matrix, the only place where one enters
     apply(name, v, to=p, mix=m)     sum_k sum_x m[k, y, x] W^k v_x / sqrt(N)       a bank of them, over positions
     vector(name, of=p)              b                   a number for each neuron of p: a bias, of weight N(0, 1)
+    number(name, start=1.0)         n                   one number that is trained: a gain, a temperature
     activate(phi, h)                phi(h)              entry by entry
     mix(h, A)                       sum_x A[y, x] h_x   a map of positions that nothing trains; A (x,) leaves none
     local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
@@ -16,10 +17,10 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     h + g,  c * h
 
 What `read`, `apply`, `vector` and these return are fields: (row, [position,] neuron) of one population, whose neurons
-come last; numbers have a last axis of length one.  Rows, and in networks members of an ensemble, are leading axes that
-belong to the interpreter: formulas count axes from the end.  Populations are named by the program with any hashable
-(`to`); layers of one population share their neurons, as those of a residual network do.  A `Population` in the place of
-a name says more of it: how wide it is beside others, and which neurons belong to one unit,
+come last; numbers have a last axis of length one, and no population.  Rows, and in networks members of an ensemble, are
+leading axes that belong to the interpreter: formulas count axes from the end.  Populations are named by the program
+with any hashable (`to`); layers of one population share their neurons, as those of a residual network do.  A
+`Population` in the place of a name says more of it: how wide it is beside others, and which neurons belong to one unit,
 
     net.apply("U", v, to=dmft.Population("branch", width=2))            2 N neurons; sums over them / sqrt(2 N)
     net.apply("K", v, to=dmft.Population("heads", group=4))             N / 4 heads of four neurons each
@@ -34,7 +35,9 @@ A block is made of h and its own weights alone, which it names as if it were alo
 population and positions as h.  However many there are, the compiled code of the limit has one of them.
 
 `net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order
-in which `read` and `apply` meet them; the readout is the last.  Vectors belong to the layer of the matrix before them.
+in which `read` and `apply` meet them; the readout is the last.  Vectors and numbers belong to the layer of the matrix
+before them.  What is trained has the rate eta gamma0^2 N where it is a weight of neurons, eta gamma0^2 where it is a
+number (`dmft.specs.parameterization`), which starts where the program says, be it at a traced field.
 
 Fields of a dataclass marked `traced` enter compiled code as numbers, so that a sweep over them compiles once; a
 program must not decide by them.  Zero stays the number 0.

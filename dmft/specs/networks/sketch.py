@@ -22,8 +22,8 @@ class Part:
     """Weights of a program.
 
     layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
-    result; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of what is multiplied),
-    0 for none, the most of all its uses.
+    result, None for a number; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of
+    what is multiplied), 0 for none, the most of all its uses.
     place: in the blocks that follow each other, which and under what name; of all others None.
     layers: of one part in the place of those of all equal blocks (`Sketch.stacked`), theirs.
     """
@@ -31,7 +31,7 @@ class Part:
     name: str
     layer: int
     source: Hashable | None
-    target: Hashable
+    target: Hashable | None
     bank: int = 0
     positions: tuple[int, int] = (0, 0)
     place: tuple[int, str] | None = None
@@ -47,6 +47,7 @@ class Part:
 class Sketch:
     """Parts in the order in which a program meets them.
 
+    vectors: numbers are among them, those of no population.
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
@@ -129,9 +130,9 @@ class Sketch:
         needed = max(least, *(math.ceil(2 * each.components / each.ratio) for each in self.described))
         return -(-needed // step) * step
 
-    def share(self, population: Hashable) -> float:
-        """N_p / N of a population."""
-        return self.described[self.place(population)].width
+    def share(self, population: Hashable | None) -> float:
+        """N_p / N of a population; 1 of none, a number."""
+        return 1.0 if population is None else self.described[self.place(population)].width
 
     @property
     def ends(self) -> tuple[tuple[int, int], ...]:
@@ -143,6 +144,16 @@ def forget_other_sketches(bare: Any, shape: tuple[int, ...]) -> None:
     """Where functions that the program calls have been edited, which no cache knows of; `bare` is a `structure`."""
     if sketch_of.__wrapped__(bare, shape) != sketch_of(bare, shape):
         sketch_of.cache_clear()
+
+
+def starts_of(network: Any, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """What the numbers of a program start from, in the order in which it meets them."""
+    if all(part.target is not None for part in network.sketch(shape).vectors):
+        return ()
+    drawn = _Drawing(shape)
+    with np.errstate(all="ignore"):
+        network.program(drawn, network.inputs(np.ones((1, *shape))))
+    return tuple(drawn.starts.values())
 
 
 @lru_cache(maxsize=256)
@@ -192,6 +203,7 @@ class _Drawing:
         self.reads: dict[str, Part] = {}
         self.matrices: dict[str, Part] = {}
         self.vectors: dict[str, Part] = {}
+        self.starts: dict[str, float] = {}
         self.layers: list[tuple[Hashable, int]] = []
         self._named: list[Field] = []
         self.activations: list[Activation] = []
@@ -283,6 +295,7 @@ class _Drawing:
         return self._field(np.ones((*x.shape[:-1], self._neurons(to))), to, name=name)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
+        _require_rows("apply", v)
         shape = v.value.shape
         positions = shape[-2] if len(shape) == 3 else 0
         bank, after = 0, positions
@@ -296,12 +309,24 @@ class _Drawing:
         return self._field(np.ones((shape[0], *([after] if after else []), self._neurons(to))), to, v, name=name)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
-        self._noted(self.vectors, Part(name, max(len(self.reads) + len(self.matrices) - 1, 0), None, named(of)))
+        self._noted(self.vectors, Part(name, self._before, None, named(of)))
         return self._field(np.ones(self._neurons(of)), of, name=name)
 
+    def number(self, name: str, *, start: float = 1.0) -> Field:
+        if not isinstance(start, int | float | np.number) or not math.isfinite(start):
+            raise ValueError(f"the number {name!r} starts at {start!r}; give a finite number.")
+        if (known := self.starts.setdefault(name, float(start))) != start:
+            raise ValueError(f"the number {name!r} starts at {known:g} in one place, at {start:g} in another.")
+        self._noted(self.vectors, Part(name, self._before, None, None))
+        return self._field(np.full(1, float(start)), None, name=name)
+
+    @property
+    def _before(self) -> int:
+        """The layer of the last matrix so far."""
+        return max(len(self.reads) + len(self.matrices) - 1, 0)
+
     def activate(self, phi: Activation, h: Field) -> Field:
-        if h.value.ndim == 1:
-            raise ValueError("activate takes a field of rows, not a vector; add the vector to one first.")
+        _require_rows("activate", h)
         self.activations.append(phi)
         if self._block is not None:
             self._block.form.append(phi)
@@ -309,6 +334,7 @@ class _Drawing:
         return self._field(h.value, h.population, h)
 
     def mix(self, h: Field, A: Any) -> Field:
+        _require_rows("mix", h)
         return self._field(np.asarray(A) @ h.value, h.population, h)
 
     def local(self, formula: Formula, *values: Field) -> Field:
@@ -321,7 +347,7 @@ class _Drawing:
 
     def average(self, a: Field, b: Field) -> Field:
         self.linear = False
-        if a.population != b.population:
+        if a.population != b.population or a.population is None:
             raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
         _require_same_positions("averaged", a, b)
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
@@ -379,6 +405,12 @@ class _Inside:
     def next_layer(self) -> tuple[int, int]:
         self.layers += 1
         return self.first, self.layers
+
+
+def _require_rows(what: str, h: Field) -> None:
+    """ValueError for vectors and numbers that are weights."""
+    if h.value.ndim == 1:
+        raise ValueError(f"{what} takes a field of rows, not a vector or a number; add the vector to one first.")
 
 
 def _require_same_positions(what: str, *values: Field) -> None:
