@@ -188,3 +188,95 @@ def action_covariance(gamma0, learning_rate, steps, target, centered):
         "feature_kernel": np.stack([found["Phi"].diagonal()[diagonal], found["Phi2"].diagonal()]),
         "gradient_kernel": np.stack([found["G1"].diagonal(), found["G"].diagonal()[diagonal]]),
     }
+
+
+# ---- transformers (arXiv 2405.15712), in their own parameterization --------------------------------------------------
+
+
+def softmax(A):
+    weights = np.exp(A - A.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def transformer(x, weights, *, heads, alpha_A=1.0, alpha_L=1.0, beta0=1.0, causal=False, mlp=None, last=False):
+    """Residual streams h^1 .. h^{L+1}, attention (block, sample, head, s, t), and the sum w . h of the readout.
+
+    weights, torch tensors by name: W0 (d, D), w (d,), K1, Q1, V1, O1 (d, d) with a head's rows, or columns of O, side
+    by side, U1, D1 of `mlp`, its function; of standard deviations N^(1 - alpha_A) of K and Q, 1/eps of W0 and w, else 1.
+    """
+    blocks = sum(name.startswith("K") for name in weights)
+    d = len(weights["W0"])
+    N = d // heads
+    eps = blocks ** (0.5 - alpha_L)
+    h, streams, attention = eps * x @ weights["W0"].T, [], []
+    streams.append(h)
+    for block in range(1, blocks + 1):
+        W = {kind: weights[f"{kind}{block}"] for kind in "KQVO"}
+
+        def by_head(a):
+            return a.unflatten(-1, (heads, N)).transpose(-2, -3)
+
+        k, q = (by_head(h @ W[name].T) * N ** (alpha_A - 1.5) * heads**-0.5 for name in "KQ")
+        v = by_head(h @ W["V"].T) / d**0.5
+        A = k @ q.mT / N**alpha_A
+        if causal:
+            A = A.masked_fill(torch.ones_like(A).triu(1) > 0, -torch.inf)
+        attention.append(torch.softmax(A, -1))
+        m = (attention[-1] @ v).transpose(-2, -3).flatten(-2)
+        h = h + beta0 * blocks**-alpha_L * m @ W["O"].T / d**0.5
+        if mlp is not None:
+            up, down = weights[f"U{block}"], weights[f"D{block}"]
+            h = h + beta0 * blocks**-alpha_L * mlp(h @ up.T / d**0.5) @ down.T / down.shape[1] ** 0.5
+        streams.append(h)
+    read = h[:, -1] if last else h.mean(1)
+    return streams, torch.stack(attention), eps * read @ weights["w"]
+
+
+def one_block(grams, Kx, y, steps, *, N, eta, beta0=1.0, gamma0=1.0, alpha_A=1.0, w2=1.0):
+    """One attention block with W^0 and w frozen: exact for any N and number of heads, by the order parameters of each
+    head.
+
+    grams: V, K, Q, A (head, a, b), F (head, a), Z (head,) at initialisation, a = (sample, position).
+    Kx: h_a . h_b / d; y (sample,), without what f has of the stream itself; eta: of a loss that is half a sum of squares;
+    w2: |w|^2 / d.  N may be infinite.
+
+    Returns: f (step, sample), and attention (step, head, sample, s, t).
+    """
+    V, K, Q, A, F, Z = (np.array(grams[name]) for name in "VKQAFZ")
+    P, n = len(y), len(Kx)
+    S, e, tau = n // P, eta * gamma0, N ** (2 * alpha_A - 2.0)
+    outputs, attention = [], []
+    for _ in range(steps):
+        sigma = np.stack([softmax(A[:, i : i + S, i : i + S]) for i in range(0, n, S)], axis=1)
+        sbar, Fs = sigma.mean(-2), F.reshape(-1, P, S)
+        f = beta0 / gamma0 * (sbar * Fs).sum(-1).mean(0)
+        outputs.append(f)
+        attention.append(sigma)
+        delta = y - f
+        c = e * beta0 * (delta[:, None] * sbar).reshape(-1, n)
+        D = beta0 / S * sigma * (Fs[:, :, None] - (sigma * Fs[:, :, None]).sum(-1, keepdims=True))
+        E = np.einsum("hpst,pq->hpsqt", delta[:, None, None] * D, np.eye(P)).reshape(-1, n, n)
+        kappa, cF, Vc = c @ Kx, (c * F).sum(-1), np.einsum("hab,hb->ha", V, c)
+        cross = kappa[:, :, None] * F[:, None]
+        V = V + cross + cross.mT + Z[:, None, None] * kappa[:, :, None] * kappa[:, None]
+        F = F + w2 * Vc + kappa * (Z + w2 * cF)[:, None]
+        Z = Z + 2 * w2 * cF + w2**2 * (c * Vc).sum(-1)
+        M, M2 = e * Kx @ E, e * Kx @ E.mT
+        X, X2 = M @ A.mT, M2 @ A
+        A, K, Q = (
+            A + K @ M2.mT + M @ Q + tau * X @ M2.mT,
+            K + tau * (X + X.mT + M @ Q @ M.mT),
+            Q + tau * (X2 + X2.mT + M2 @ K @ M2.mT),
+        )
+    return np.array(outputs), np.array(attention)
+
+
+def initial_attention(Phi, samples, N, *, alpha_A=1.0, heads=20_000, seed=0):
+    """Attention (head, a, b) of heads at initialisation, zero between samples, over a stream of kernel Phi (a, b)."""
+    rng, n = np.random.default_rng(seed), len(Phi)
+    root = np.linalg.cholesky(Phi + 1e-12 * np.eye(n))
+    k, q = (np.einsum("ab,hbn->han", root, rng.standard_normal((heads, n, N))) for _ in range(2))
+    A, S, found = np.einsum("han,hbn->hab", k, q) / N**alpha_A, n // samples, np.zeros((heads, n, n))
+    for i in range(0, n, S):
+        found[:, i : i + S, i : i + S] = softmax(A[:, i : i + S, i : i + S])
+    return found

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -158,11 +159,6 @@ def prepared(
     observables = schema.observables(observables, problem, everything=True)
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear
-    if schema.need(observables, schema.HESSIAN) and not problem.sketch.plain:
-        raise ValueError(
-            f"sharpness is offered where all populations have the width of the network and units of one neuron, which "
-            f"those of {type(problem.network).__name__} have not; leave it out of the observables."
-        )
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):
@@ -221,6 +217,10 @@ def _computed(
         "two_time": two_time,
         **numerics,
     }
+    if checkpoint is not None:
+        with jax.enable_x64(True):
+            formulas = schema.digests(observables, problem, jnp)
+        fingerprint |= {f"formula of {name}": digest for name, digest in formulas.items()}
     saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint)
     done = Estimates() if saved is None else saved.estimates
     with (

@@ -1,24 +1,26 @@
 """Sharpness in the limit (`dmft.specs.curvature` says what it is): Lanczos' iteration on the populations.
 
-A direction q in parameter space, in units of M^(1/2), is kept by vectors over the populations.  All that the iteration
-meets has the form
+A direction in parameter space moves weights that end in a population of N_p neurons by R q, R = (M / N_p)^(1/2): the
+rate is that of all weights, and derivatives are cotangents over N_p.  It is kept by vectors over the populations.  All
+that the iteration meets has the form
 
     of W in h_y = sum_k sum_x m[k, y, x] W^k v_x / sqrt(N)
         q^k = sum_use sum_a sum_yx m[k, y, x] (E_ay v_ax^T + g_ay F_ax^T) / sqrt(N)
     of thin matrices, vectors, w: numbers for each neuron
 
 with sums over training samples: v and g are what the uses of W met in a pass, g the cotangent of minus the loss.  (A
-matrix without a mix is a bank of one whose positions are samples.)  A direction acts on these by
+matrix without a mix is a bank of one whose positions are samples.)  N is the width of the population of v, and N / r^2
+that of h (`dmft.engine.matrix`).  A direction acts on these by
 
     E^_by' = sum_kx' m[k, y', x'] q^k v_bx' / sqrt(N)  = sum_use sum_ay Phi_{by', ay} E_ay + <v_b F_a>_{by', ay} g_ay
-    F^_bx' = sum_ky' m[k, y', x'] q^kT g_by' / sqrt(N) = sum_use sum_ax G_{bx', ax} F_ax + <g_b E_a>_{bx', ax} v_ax
+    F^_bx' = r^2 sum_ky' m[k, y', x'] q^kT g_by' / sqrt(N) = sum_use sum_ax G_{bx', ax} F_ax + <g_b E_a>_{bx', ax} v_ax
 
 where averages between what two uses met are mixed, Phi_{by', ay} = sum_k sum_xx' m[k, y', x'] m[k, y, x] <v_bx' v_ax>,
 and inner products are averages, q . q' = sum <E E'^> + <F F'^>, and of all other weights <q q'>.  A moves weights by
-M^(1/2) q, follows what that does to fields and to cotangents (`dmft.engine.tangent`), and is by the product rule
+R q, follows what that does to fields and to cotangents (`dmft.engine.tangent`), and is by the product rule
 
-    of W    E = -M^(1/2) dg     F = -M^(1/2) dv             of a thin matrix    -M^(1/2) sum_a dg_a x_a^T
-    of b    -M^(1/2) sum_a dg_a                             of w                -M^(1/2) sum_a d(Delta_a features_a)
+    of W    E = -R dg     F = -R dv             of a thin matrix    -R sum_a dg_a x_a^T
+    of b    -R sum_a dg_a                       of w                -R sum_a d(Delta_a features_a)
 
 with dDelta = -H df, H the curvature of the loss in outputs.
 
@@ -33,6 +35,7 @@ every matrix.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -183,7 +186,8 @@ class _Curvature:
         self._delta = scale / n * loss.descent(jnp, form.loss, output, target)
         self._bend = -(scale**2) / n * loss.curvature(jnp, form.loss, output, target)
         updates = [batch_scale(rule.gamma0, n) * (i not in form.frozen) for i in range(sketch.readout_layer + 1)]
-        *self._roots, self._readout_root = curvature.roots(updates, scale, n)
+        self._sketch, self._layer_roots = sketch, curvature.roots(updates, scale, n)
+        self._readout_root = self._root(sketch.readout_layer, sketch.readout)
 
         self._backward(self._delta)
         self._tangents = Tangents(self.tape, self._end)
@@ -198,6 +202,10 @@ class _Curvature:
         sources, targets = zip(*self._ends, strict=True) if self._ends else ((), ())
         thin = [network.over(part.target) for part in (*sketch.reads, *sketch.vectors)]
         self._populations = (*thin, *targets, *sources, self._top)
+
+    def _root(self, layer: int, target: Hashable) -> Any:
+        """R of a layer's weights that end in this population."""
+        return self._layer_roots[layer] / self._sketch.share(target) ** 0.5
 
     def _backward(self, coefficients: jax.Array) -> None:
         """From sum_c coefficients_c w_c, for coefficients (sample, output)."""
@@ -225,7 +233,7 @@ class _Curvature:
         return mixed.reshape(mixed.shape[0] * mixed.shape[1], -1)
 
     def start(self) -> Direction:
-        """M^(1/2) J^T a, up to a factor."""
+        """R J^T a, up to a factor."""
         a = jnp.asarray(curvature.start_coefficients(*self._delta.shape), self._delta.dtype)
         self._backward(a)
         nothing = [jnp.zeros_like(v) for v in self._v]
@@ -251,7 +259,7 @@ class _Curvature:
         back: list[jax.Array] = []
         reads = iter(self._x)
         for use in self._uses:
-            root, i = self._roots[use.part.layer], use.index
+            root, i = self._root(use.part.layer, use.part.target), use.index
             if use.kind == "read":
                 moved.append(root * (next(reads) @ image.reads[i]))
             elif use.kind == "vector":
@@ -269,19 +277,22 @@ class _Curvature:
         return jax.tree.map(jnp.negative, found)  # type: ignore[no-any-return]
 
     def _direction(self, outputs: list[jax.Array], inputs: list[jax.Array], readout: jax.Array) -> Direction:
-        """M^(1/2) times the sum of what every use gives: `outputs` of all in the place of g, `inputs` of matrices in
+        """R times the sum of what every use gives: `outputs` of all in the place of g, `inputs` of matrices in
         that of v."""
         found: dict[tuple[str, int], jax.Array] = {}
         E: list[jax.Array] = []
         reads = iter(self._x)
         for use, g in zip(self._uses, outputs, strict=True):
-            key, g = (use.kind, use.index), self._roots[use.part.layer] * _flat(g)
+            key, g = (use.kind, use.index), self._root(use.part.layer, use.part.target) * _flat(g)
             if use.kind == "matrix":
                 E.append(g)
                 continue
             part = _flat(next(reads)).T @ g if use.kind == "read" else g.sum(axis=0, keepdims=True)
             found[key] = found[key] + part if key in found else part
-        F = [self._roots[use.part.layer] * _flat(v) for use, v in zip(self._matrices, inputs, strict=True)]
+        F = [
+            self._root(use.part.layer, use.part.target) * _flat(v)
+            for use, v in zip(self._matrices, inputs, strict=True)
+        ]
         r, v = (tuple(found[key] for key in sorted(found) if key[0] == kind) for kind in ("read", "vector"))
         return Direction(r, v, tuple(E), tuple(F), self._readout_root * readout)
 

@@ -6,6 +6,7 @@ K = sum over uses of a weight <g g'> <v v'>,      of the readout <phi phi'>
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,7 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
     return total
 
 
-def _tangents(
-    network: Network, a: Use, b: Use, stop: int | None, g: jax.Array, v: jax.Array, h: jax.Array, w: jax.Array
-) -> jax.Array:
+def _tangents(network: Network, a: Use, b: Use, stop: int | None, g: Any, v: Any, h: Any, w: Any) -> jax.Array:
     """(row, output, row_2, output_2), of one weight in two uses: of its cotangents g and h, and of v and w, which it
     met."""
     target = network.over(a.part.target)

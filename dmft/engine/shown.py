@@ -6,7 +6,7 @@ forms alike.  With positions a field is (row, position, component).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,10 @@ class Shown(Seen):
         sketch = self._form.sketch
         return over_layers(sketch, self._network.populations, averages, *(held(sketch.groups, v) for v in (a, b)))
 
+    def averages(self, name: str, function: Callable[[jax.Array], jax.Array] = lambda a: a) -> jax.Array:
+        found = self._pass.tape.shown(name)
+        return jnp.stack([_over_units(function(a), of) for a, of in found])
+
     def tangent_kernel(self) -> jax.Array:
         self.require_gradients(self._form.gradients)
         found = tangent_kernel(self._network, self._pass, self._pass, self._form)
@@ -61,10 +65,15 @@ class Shown(Seen):
         return found.reshape(events, events)
 
 
+def _over_units(a: jax.Array, population: Population | None) -> jax.Array:
+    """The average over the last axis, units of a population or numbers that are alike."""
+    return a.mean(-1) if population is None else jnp.sum(a * population.measure, axis=-1)
+
+
 def sizes(rule: Rule, form: Form) -> dict[str, int]:
     """Of the dimensions of observables at a step."""
     samples, outputs = form.probes or rule.rows.shape[1], rule.targets.shape[1]
-    return {"layer": form.sketch.depth, "sample": samples, "output": outputs}
+    return {**form.sketch.dimensions, "sample": samples, "output": outputs}
 
 
 def values(network: Network, rule: Rule, seen: Pass, form: Form) -> dict[str, jax.Array]:

@@ -6,37 +6,33 @@ same matrix's transpose, which reveals itself further (`dmft.engine.matrix`).  A
 weight omega_i in the measure, so that `local` needs it only where numbers enter or come out:
 
     average    n = <a b>              g_a = n' b,    n' the cotangent of the number
+    overlaps   n_st = <a_s b_t>       g_as = sum_t n'_st b_t, times the components of a unit, each of which has its own
     local      h = fn(a, n)           omega_i g_i through the derivative of fn, divided by omega_i for what is a field
 
 Components of one unit share its weight, so that a formula may use all of them together.
 
 Cotangents have an axis of events after that of rows: outputs, where every one has its own pass, else one for the loss.
 
-Many equal blocks are held together (`Sketch.stacked`), and are one compiled loop, forward and backward: every array of
-their weights, uses and layers has an axis of blocks before its others.  Forward, it leaves what each block was given,
-and the images of its matrices.  Backward, from the last block to the first, the block runs once more on these, which
-needs no matrix (`_Replayed`), and its cotangents along that record, through transposes that reveal themselves further.
-Raw normals are spent in the order in which blocks one by one spend them.
+Many equal blocks are one compiled loop (`dmft.engine.blocks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from dmft.engine.activations import Function, differentiable
+from dmft.engine.blocks import looped
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
-from dmft.specs.networks.blocks import Block, InTurn, Make
-from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
+from dmft.specs.networks.blocks import InTurn, Make
+from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population_of
 from dmft.specs.networks.sketch import Part, Sketch
-
-T = TypeVar("T", bound="Tape")
 
 
 @dataclass
@@ -102,6 +98,8 @@ class Tape(InTurn):
         self.shape, self.sketch, self.parameters, self.activation = shape, sketch, parameters, activation
         self.matrices, self.populations = list(matrices), list(populations)
         self.layers: list[tuple[Field, Field]] = []
+        self._shown: list[tuple[str, Callable[[], jax.Array], Population | None]] = []
+        self._images: Iterator[jax.Array] | None = None
         self.uses: list[Use] = []
         self.nodes: list[Node] = []
         self.gradients: dict[int, jax.Array] = {}  # by identity of the field
@@ -120,7 +118,7 @@ class Tape(InTurn):
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         use = self._use("matrix", name, self.sketch.matrices, met=v.value)
         use.weights = mix
-        use.image, use.inputs = self._shown(use)
+        use.image, use.inputs = (next(self._images), None) if self._images else self.image(use, v.value)
 
         def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
             use.gradient = g
@@ -140,10 +138,6 @@ class Tape(InTurn):
         )
         image, coordinates = (a.reshape(*v.shape[:lead], *a.shape[1:]) for a in found)
         return image, coordinates
-
-    def _shown(self, use: Use) -> tuple[jax.Array, jax.Array | None]:
-        """What `image` makes of what has been met."""
-        return self.image(use, use.met)
 
     def vector(self, name: str, *, of: Hashable | None) -> Field:
         use = self._use("vector", name, self.sketch.vectors)
@@ -202,6 +196,42 @@ class Tape(InTurn):
 
         return self._made((a, b), of(a.value, b.value), None, back, of=of)
 
+    def overlaps(self, a: Field, b: Field) -> Field:
+        population = self._population(a.population)
+        group = population.group
+
+        def split(v: jax.Array) -> jax.Array:
+            return v.reshape(*v.shape[:-1], -1, group)
+
+        def of(a: jax.Array, b: jax.Array) -> jax.Array:
+            found = group * jnp.einsum("asun,atun->astn", split(population.weighted(a)), split(b))
+            return found.reshape(len(found), -1, group)
+
+        def back(n: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+            pairs = group * n.reshape(*n.shape[:2], a.shape[1], b.shape[1], group)
+            found = (
+                jnp.einsum("aestn,atun->aesun", pairs, split(b[: len(n)])),
+                jnp.einsum("aestn,asun->aetun", pairs, split(a[: len(n)])),
+            )
+            return tuple(g.reshape(*g.shape[:3], -1) for g in found)
+
+        return self._made((a, b), of(a.value, b.value), None, back, of=of)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        of, arrays = population_of(values), [v.value for v in values]
+        self.show_made(
+            name, partial(on_units, formula, jnp, values, arrays), None if of is None else self._population(of)
+        )
+
+    def show_made(self, name: str, made: Callable[[], jax.Array], population: Population | None) -> None:
+        """What `shown` has."""
+        self._shown.append((name, made, population))
+
+    def shown(self, name: str) -> list[tuple[jax.Array, Population | None]]:
+        """What the program shows by this name, (row, [position,] unit), and whose units these are; components of
+        numbers, which are alike, are of no population."""
+        return [(made(), population) for called, made, population in self._shown if called == name]
+
     def layer(self, h: Field, features: Field) -> Field:
         self.layers.append((h, features))
         return features
@@ -215,95 +245,28 @@ class Tape(InTurn):
 
         return self._made((h,), of(h.value), h.population, lambda g, _: (factor * g,), of=of)
 
-    # ---- equal blocks ------------------------------------------------------------------------------------------------
-
     def blocks(self, count: int, block: Make, h: Field) -> Field:
         number = self._blocks + 1
         if (number, count) not in self.sketch.blocks:
             return super().blocks(count, block, h)
         self._blocks += count
-        held = self._held(number)
-        met: list[Tape] = []  # the loop's body, when it was traced last
+        return looped(self, number, count, block, h)
 
-        def forward(state: _State, i: jax.Array) -> tuple[_State, _Kept]:
-            inner, one = self._inside(Tape, state, held, i)
-            end = block(Block(inner, number), Field(inner, state.value, h.population))
-            met.append(inner)
-            kept = _Kept(
-                state.value,
-                [use.image for use in inner.uses],
-                [(use.met, use.inputs) for use in inner.uses],
-                [(each.value, features.value) for each, features in inner.layers],
-            )
-            return inner._left(state, end.value, one, held, i), kept
+    # ---- as one of equal blocks (`dmft.engine.blocks`) ---------------------------------------------------------------
 
-        state, kept = lax.scan(forward, self._state(h.value, held), jnp.arange(count))
-        self._take(state, held)
-        uses = [replace(use, met=v, inputs=x) for use, (v, x) in zip(met[-1].uses, kept.met, strict=True)]
-        layers = [
-            (Field(self, a, each.population), Field(self, b, each.population))
-            for (each, _), (a, b) in zip(met[-1].layers, kept.layers, strict=True)
-        ]
-        self.uses += uses
-        self.layers += layers
-
-        def backward(state: _State, step: tuple[jax.Array, _Kept]) -> tuple[_State, tuple[Any, Any]]:
-            i, kept = step
-            inner, one = self._inside(_Replayed, state, held, i)
-            inner.images = iter(kept.images)
-            start = Field(inner, kept.given, h.population)
-            found = inner.backward(block(Block(inner, number), start), state.value)
-            parts = [(use.gradient, use.outputs) for use in inner.uses]
-            return inner._left(state, inner.gradients[id(start)], one, held, i), (parts, found)
-
-        def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
-            rows = jax.tree.map(lambda a: a[:, : len(g)], kept._replace(met=[], layers=[]))
-            state, (parts, found) = lax.scan(backward, self._state(g, held), (jnp.arange(count), rows), reverse=True)
-            self._take(state, held)
-            for use, part in zip(uses, parts, strict=True):
-                use.gradient, use.outputs = part
-            for (each, _), gradient in zip(layers, found, strict=True):
-                self.gradients[id(each)] = gradient
-            return (state.value,)
-
-        return self._made((h,), state.value, h.population, back)
-
-    def _held(self, number: int) -> _Held:
-        """The weights of the blocks from this number on."""
-        parts = self.sketch.matrices, self.sketch.vectors
-        return _Held(*([i for i, p in enumerate(kind) if p.layers and p.place[0] == number] for kind in parts))
-
-    def _state(self, value: jax.Array, held: _Held) -> _State:
-        return _State(value, [p.used for p in self.populations], [self.matrices[i] for i in held.matrices])
-
-    def _take(self, state: _State, held: _Held) -> None:
-        self.populations = _with_used(self.populations, state.used)
-        for i, matrix in zip(held.matrices, state.matrices, strict=True):
-            self.matrices[i] = matrix
-
-    def _inside(self, kind: type[T], state: _State, held: _Held, i: jax.Array) -> tuple[T, list[Any]]:
-        """The interpreter of block `i`, and the matrices that it begins with."""
-
-        def of_block(whole: Any) -> Any:
-            return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), whole)
-
-        one, matrices, vectors = of_block(state.matrices), list(self.matrices), list(self.parameters.vectors)
-        for j, matrix in zip(held.matrices, one, strict=True):
-            matrices[j] = matrix
-        for j in held.vectors:
-            vectors[j] = of_block(vectors[j])
-        parameters = self.parameters._replace(vectors=tuple(vectors))
-        populations = tuple(_with_used(self.populations, state.used))
-        return kind(self.sketch, self.shape, parameters, tuple(matrices), populations, self.activation), one
-
-    def _left(self, state: _State, value: jax.Array, begun: list[Any], held: _Held, i: jax.Array) -> _State:
-        """The state of all blocks after this one, which is block `i`."""
-
-        def put(whole: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-            return whole if new is old else lax.dynamic_update_index_in_dim(whole, new, i, 0)
-
-        matrices = jax.tree.map(put, state.matrices, begun, [self.matrices[j] for j in held.matrices])
-        return _State(value, [p.used for p in self.populations], matrices)
+    def inside(
+        self,
+        matrices: Mapping[int, Any],
+        vectors: Mapping[int, jax.Array],
+        populations: Sequence[Population],
+        images: Iterator[jax.Array] | None = None,
+    ) -> Tape:
+        """For a single block, with its own matrices and vectors by their index; with the images of its matrices, if it
+        has run before."""
+        whole = self.parameters._replace(vectors=_with(self.parameters.vectors, vectors))
+        made = Tape(self.sketch, self.shape, whole, _with(self.matrices, matrices), tuple(populations), self.activation)
+        made._images = images
+        return made
 
     # ---- the record --------------------------------------------------------------------------------------------------
 
@@ -355,41 +318,6 @@ class Tape(InTurn):
         return jnp.broadcast_to(v, (rows, *[1] * (axes - 2), len(v)))
 
 
-class _Replayed(Tape):
-    """Matrices whose images are given: those of the uses of weights, in their order."""
-
-    images: Iterator[jax.Array | None]
-
-    def _shown(self, use: Use) -> tuple[jax.Array, jax.Array | None]:
-        del use
-        image = next(each for each in self.images if each is not None)
-        return image, None
-
-
-class _Held(NamedTuple):
-    """Indices of the weights of equal blocks."""
-
-    matrices: list[int]
-    vectors: list[int]
-
-
-class _State(NamedTuple):
-    """What the loop over equal blocks carries: a field, or its cotangent; normals spent; the matrices of all blocks."""
-
-    value: jax.Array
-    used: list[jax.Array]
-    matrices: list[Any]
-
-
-class _Kept(NamedTuple):
-    """Of a block: what it was given; of each use the image, what was met and its coordinates; of each layer h and
-    features."""
-
-    given: jax.Array
-    images: list[jax.Array | None]
-    met: list[tuple[Any, jax.Array | None]]
-    layers: list[tuple[jax.Array, jax.Array]]
-
-
-def _with_used(populations: Sequence[Population], used: list[jax.Array]) -> list[Population]:
-    return [replace(p, used=n) for p, n in zip(populations, used, strict=True)]
+def _with(parts: Sequence[Any], others: Mapping[int, Any]) -> tuple[Any, ...]:
+    """Others in the place of some."""
+    return tuple(others.get(i, part) for i, part in enumerate(parts))

@@ -407,6 +407,13 @@ class _Frozen(InTurn):
         del a, b
         raise UnclosedError(f"{self._name} uses averages over neurons (net.average)")
 
+    def overlaps(self, a: Field, b: Field) -> Field:
+        del a, b
+        raise UnclosedError(f"{self._name} uses overlaps of positions (net.overlaps)")
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        """Nothing: observables of passes are not those of kernels."""
+
     def layer(self, h: Field, features: Field) -> Field:
         self._layers.append((h.value, features.value))
         return features

@@ -52,6 +52,7 @@ from dmft.schema.arguments import (
     saved_steps,
 )
 from dmft.schema.build import build
+from dmft.schema.formulas import digests
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
 from dmft.schema.predictions import averages, following, held, losses, observed_loss, of_predictions, splits
@@ -91,6 +92,7 @@ __all__ = [
     "between_steps",
     "build",
     "check",
+    "digests",
     "dims",
     "following",
     "held",

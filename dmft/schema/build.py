@@ -39,14 +39,15 @@ def build(
     """
     task = problem.task
     samples = np.arange(task.n_samples)[problem.observed] if samples is None else samples
-    outputs = bool(task.outputs)
+    outputs, sizes = bool(task.outputs), problem.sketch.dimensions
     variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
         "step": steps,
         "sample": samples,
         "sample_2": samples,
-        "layer": np.arange(1, problem.sketch.depth + 1),
+        **{dim: np.arange(1, sizes[dim] + 1) for dim in ("layer", "attention_layer")},
+        **{dim: np.arange(sizes[dim]) for dim in ("query", "key")},
         "step_2": steps,
         "source_layer": np.arange(1, problem.sketch.depth + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
@@ -58,6 +59,9 @@ def build(
         "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
     }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
+    if "width" in ds.dims:
+        counted = [problem.network.counts(int(width)) for width in ds["width"].values]
+        ds = ds.assign_coords({name: ("width", [each[name] for each in counted]) for name in counted[0]})
     ds = ds.assign_coords(identity.coordinates(kind, ds, problem.problem_id, attrs))
     ds.attrs = {
         "schema": SCHEMA,

@@ -32,7 +32,7 @@ HESSIAN = "hessian"  # of the loss: some twenty passes
 FORWARD = "forward"
 BACKWARD = "backward"  # from every output of every observed sample
 NEEDS = (OUTPUT, PREDICTIONS, HESSIAN, FORWARD, BACKWARD)  # in the order in which results hold what needs them
-DIMS = ("layer", "step", "sample", "sample_2")
+DIMS = ("layer", "attention_layer", "step", "sample", "sample_2", "query", "key")
 
 
 def _none(problem: Problem) -> str:
@@ -52,7 +52,8 @@ class Observable:
     Args:
         name: in results, a word of Python.
         formula: see the top of this module; None for prediction, and for what needs the Hessian.
-        dims: of its variable for a single output, some of layer, step, sample, sample_2 in this order, step among them.
+        dims: of its variable for a single output, some of layer, step, sample, sample_2 in this order, step among them;
+            attention_layer, query and key are those of attention matrices (`dmft.schema.observed.attention`).
         long_name, label, symbol: in words, as tables have it, and in TeX.
         units: of UDUNITS.
         needs: of a pass: "forward", "backward", or "predictions" ("hessian" is that of sharpness).

@@ -42,7 +42,7 @@ def register(new: Observable) -> Observable:
     """
     if _registered.get(new.name) == new:
         return new
-    others = {name: one for name, one in quantities().items() if one.name != new.name}
+    others = _quantities(tuple(one for one in registered() if one.name != new.name))
     known = QUANTITIES | {name: one.long_name for name, one in others.items()}
     of_test = f"test_{new.name}" in others or new.name.removeprefix("test_") in others
     if new.name in _built_in or of_test or in_words(new.name, known) is not None:
@@ -62,6 +62,11 @@ def registered() -> tuple[Observable, ...]:
         return NEEDS.index(one.needs), one.on_request, one.name not in _built_in
 
     return tuple(sorted(_registered.values(), key=place))
+
+
+def own() -> tuple[Observable, ...]:
+    """Those of a user's own."""
+    return tuple(one for one in registered() if one.name not in _built_in)
 
 
 def quantities() -> dict[str, Observable]:

@@ -7,7 +7,7 @@ are axes that they lead with: networks side by side, or none.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dmft.schema.observable import Observable
@@ -69,6 +69,11 @@ class Seen(ABC):
     @abstractmethod
     def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> Any:
         """(..., layer, event, event_2): averages <a b> over neurons; over positions the mean, or their sum."""
+
+    @abstractmethod
+    def averages(self, name: str, function: Callable[[Any], Any] = lambda a: a) -> Any:
+        """(..., use, sample, [position]): averages over units of what the program shows by this name
+        (`dmft.specs.networks.program`), or of a function of it."""
 
     @abstractmethod
     def tangent_kernel(self) -> Any:

@@ -1,7 +1,7 @@
 """What is studied: frozen dataclasses, NumPy only, no width."""
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
-from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP
+from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP, Transformer
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
@@ -19,6 +19,7 @@ __all__ = [
     "ResidualMLP",
     "Task",
     "Training",
+    "Transformer",
     "erf",
     "gelu",
     "linear",

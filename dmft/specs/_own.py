@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dmft.specs.activation import Activation
 
 KIND, DIGEST = "kind", "sha256"
-DIGITS = 8  # of the digest, relative to the largest number
+DIGITS = 8  # of the digest
 
 
 class Sort(NamedTuple):
@@ -95,12 +95,23 @@ def require_digest(content: Mapping[str, Any], digest: str, sort: Sort) -> None:
         )
 
 
-def digest_of(beside: str, numbers: Iterable[NDArray[np.float64]], size: float) -> str:
-    """Sixteen hexadecimal digits: of text and of numbers, to DIGITS relative to their `size`."""
-    found = hashlib.sha256(beside.encode())
+def in_general_position(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Numbers, the same everywhere, of variance 1."""
+    phase = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32 * 2 * math.pi
+    found: NDArray[np.float64] = math.sqrt(2) * np.cos(phase + np.arange(math.prod(shape), dtype=np.float64) ** 2)
+    return found.reshape(shape)
+
+
+def digest_of(beside: str, numbers: Iterable[NDArray[np.float64]], size: float | None = None) -> str:
+    """Sixteen hexadecimal digits: of text, `size` and numbers, to DIGITS relative to it; without one, of each number by
+    itself."""
+    found, form = hashlib.sha256(beside.encode()), "e" if size is None else "f"
+    if size is not None:
+        found.update(f"{size:.{DIGITS}e}".encode())
     for values in numbers:
+        rounded = values if size is None else np.round(values / (size or 1), DIGITS)
         found.update(f"{values.shape}".encode())
-        found.update(",".join(f"{v:.{DIGITS}f}" for v in (np.round(values / (size or 1), DIGITS) + 0.0).flat).encode())
+        found.update(",".join(f"{v:.{DIGITS}{form}}" for v in (rounded + 0.0).flat).encode())
     return found.hexdigest()[:16]
 
 

@@ -169,8 +169,10 @@ def initial_deviations(
 
 def layer_variances(network: Any, layers: int | None = None) -> tuple[float, ...]:
     """v_0 .. v_L, of the weights of every layer at initialisation."""
+    count: int = network.depth + 1 if layers is None else layers
     given = network.weight_variance
-    return given if isinstance(given, tuple) else (given,) * (network.depth + 1 if layers is None else layers)
+    own = given if isinstance(given, tuple) else (given,) * count
+    return tuple(a * b for a, b in zip(own, network.relative_variances(count), strict=True))
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Plan:
         sizes: dict[str, int] = {
             "step": len(self.steps),
             "sample": self.observed,
-            "layer": self.problem.sketch.depth,
+            **self.problem.sketch.dimensions,
             "output": self.problem.task.targets.shape[1],
         }
         return sizes[dim.removesuffix("_2")]
@@ -149,7 +149,7 @@ class Recorder:
         """Of a saved step, from the fields of the observed samples."""
         plan, outputs = self.plan, bool(self.plan.problem.task.outputs)
         shown = Shown(self.trainer, self.state, fields)
-        sizes = {dim: plan.size(dim) for dim in ("layer", "sample", "output")}
+        sizes = plan.problem.sketch.dimensions | {dim: plan.size(dim) for dim in ("sample", "output")}
         yield "prediction", fields.output if outputs else fields.output[..., 0]
         for one in plan.of_passes:
             yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)

@@ -29,7 +29,7 @@ from finite_nets.ensembles.ensemble import default_block, find_device
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner, memory_given_back
 from finite_nets.sweeps.executors import Executor, check_executor, cores, threads_each
-from finite_nets.sweeps.settings import Settings
+from finite_nets.sweeps.settings import Settings, formulas_of
 from finite_nets.sweeps.store import Store
 
 MANY_BLOCKS = 2000  # of a width: tens of thousands of files
@@ -291,14 +291,16 @@ def plan_sweep(
         where.check()
     works, blocks = [], 0
     for problem in described:
+        names = schema.observables(observables, problem, everything=True)
         settings = Settings(
             seed=root,
             dtype=dtype,
-            observables=schema.observables(observables, problem, everything=True),
+            observables=names,
             save_steps=_steps(problem, save_steps, every),
             two_time=two_time,
             covariance=covariance,
             members=members,
+            formulas=formulas_of(names, problem),
         )
         if where.has(problem.problem_id):
             where.require_settings(problem.problem_id, settings)

@@ -225,7 +225,9 @@ def _prepared(
     path: str, problem_id: str, settings: Settings, size: int, device: str, memory_limit: int | None
 ) -> Runner:
     """What a process needs for a problem; kept from one portion to the next."""
-    return settings.runner(Store(path).problem(problem_id), size, find_device(device), memory_limit)
+    problem = Store(path).problem(problem_id)
+    settings.require_formulas(problem)
+    return settings.runner(problem, size, find_device(device), memory_limit)
 
 
 def _made(portion: Portion, runner: Runner, blocks: Sequence[int]) -> Iterator[tuple[int, Results]]:

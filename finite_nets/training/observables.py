@@ -10,7 +10,7 @@ backward fields (member, sample, output, N); an event is a sample, or a sample a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,6 +51,11 @@ class Shown(Seen):
 
     def inner(self, a: Sequence[Tensor], b: Sequence[Tensor], *, mean: bool = True) -> Tensor:
         return kernels(self._trainer.products, a, b, None if mean else self._trainer.neurons(self._state))
+
+    def averages(self, name: str, function: Callable[[Tensor], Tensor] = lambda a: a) -> Tensor:
+        assert self._fields.trace is not None  # of a program
+        found = [function(note.units()).mean(-1) for note in self._fields.trace.notes if note.name == name]
+        return torch.stack(found, dim=1)
 
     def tangent_kernel(self) -> Tensor:
         self.require_gradients(bool(self._fields.gradients))

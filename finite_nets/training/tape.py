@@ -33,7 +33,7 @@ from torch import Tensor
 
 from dmft.specs import Activation
 from dmft.specs.networks.blocks import InTurn
-from dmft.specs.networks.population import Field, Formula, on_neurons, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import hidden_scale, number_rate
 from finite_nets.device.activations import differentiable
@@ -61,17 +61,37 @@ class Use(NamedTuple):
         return Use(self.number, None if self.given is None else self.given[:, index], self.gradient[:, index])
 
 
+class Note(NamedTuple):
+    """What a program shows observables: a formula of fields, of which these are the values (member, row, ...)."""
+
+    name: str
+    formula: Formula
+    fields: list[Field]
+    values: list[Tensor]
+
+    def at(self, index: Index) -> Note:
+        """Of a part of the rows."""
+        return self._replace(values=[v[:, index] for v in self.values])
+
+    def units(self) -> Tensor:
+        """(member, row, [position,] unit)."""
+        found: Tensor = on_units(self.formula, torch, self.fields, self.values)
+        return found
+
+
 class Trace(NamedTuple):
     """What a pass leaves: h of every layer, (member, row, [position,] N); what the readout averages, (member, row, N);
-    the uses of weights."""
+    the uses of weights; what it shows."""
 
     h: list[Tensor]
     end: Tensor
     uses: list[Use]
+    notes: list[Note]
 
     def at(self, index: Index) -> Trace:
         """Of a part of the rows."""
-        return Trace([h[:, index] for h in self.h], self.end[:, index], [use.at(index) for use in self.uses])
+        uses, notes = [use.at(index) for use in self.uses], [note.at(index) for note in self.notes]
+        return Trace([h[:, index] for h in self.h], self.end[:, index], uses, notes)
 
 
 @dataclass(frozen=True)
@@ -207,6 +227,7 @@ class Tape(InTurn):
         self._traced = traced
         self._nodes: list[Node] = []
         self._layers: list[tuple[Node, Node]] = []
+        self._notes: list[Note] = []
         self._uses: list[tuple[int, Tensor | None, Node]] = []
         self._given = 0  # arrays so far
         self._met: Index = slice(None)  # rows of the backward pass
@@ -221,7 +242,7 @@ class Tape(InTurn):
 
     def trace(self, end: Field) -> Trace:
         """Of all rows, before a backward pass: without uses."""
-        return Trace([h.value for h, _ in self._layers], end.value.value, [])
+        return Trace([h.value for h, _ in self._layers], end.value.value, [], list(self._notes))
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -278,7 +299,7 @@ class Tape(InTurn):
         """Nodes refer to the tape, and would keep each other in memory."""
         for node in self._nodes:
             node.parents, node.pull = (), None
-        for met in (self._nodes, self._layers, self._uses):
+        for met in (self._nodes, self._layers, self._uses, self._notes):
             met.clear()
 
     # ---- weights -----------------------------------------------------------------------------------------------------
@@ -380,6 +401,25 @@ class Tape(InTurn):
 
         return self._field(Node(product.mean(-1, keepdim=True), nodes, pull), None)
 
+    def overlaps(self, a: Field, b: Field) -> Field:
+        nodes, group = [a.value, b.value], population(a.population).components
+        first, second = (_in_units(node.value, group) for node in nodes)
+        found = torch.einsum("...sun,...tun->...stn", first, second) / first.shape[-2]
+
+        def pull(g: Tensor) -> list[Tensor]:
+            pairs = g.reshape(*g.shape[:3], *found.shape[2:]) / first.shape[-2]
+            back = (
+                torch.einsum("mrestn,mrtun->mresun", pairs, second[:, self._met]),
+                torch.einsum("mrestn,mrsun->mretun", pairs, first[:, self._met]),
+            )
+            return [part.flatten(-2) for part in back]
+
+        return self._field(Node(found.flatten(2, 3), nodes, pull), None)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        fields = [Field(None, None, v.population) for v in values]  # which do not refer to the tape
+        self._notes.append(Note(name, formula, fields, [v.value.value for v in values]))
+
     def layer(self, h: Field, features: Field) -> Field:
         h.value.kept = True
         self._layers.append((h.value, features.value))
@@ -416,6 +456,11 @@ class Tape(InTurn):
             found = torch.autograd.grad(result, leaves, seed, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, found, strict=True)]
         return [part[:, self._met] for part in parts]
+
+
+def _in_units(value: Tensor, group: int) -> Tensor:
+    """(..., unit, component) of (..., N)."""
+    return value.reshape(*value.shape[:-1], -1, group)
 
 
 def _aligned(values: Sequence[Tensor]) -> list[Tensor]:

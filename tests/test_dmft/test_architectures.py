@@ -16,8 +16,9 @@ from torch.nn import functional
 
 import dmft
 from dmft.limits.frozen import frozen_kernels
+from dmft.specs._own import in_general_position
 from dmft.specs.networks.convolution import mixing
-from dmft.specs.networks.own import WIDTH, _numbers, _Values
+from dmft.specs.networks.own import WIDTH, _Values
 from figures.report.provenance import in_words
 
 RNG = np.random.default_rng(3)
@@ -103,8 +104,8 @@ def test_the_program_is_that_of_pytorch(network, x):
     net = _Values(x.shape[1:])
     features = network.program(net, network.inputs(x)).value
     K = network.kernel_size ** (x.ndim - 2)
-    first = torch.as_tensor(_numbers("W0", (WIDTH, K * x.shape[-1])))
-    banks = [torch.as_tensor(_numbers(f"W{n}", (K, WIDTH, WIDTH))) for n in range(1, network.depth)]
+    first = torch.as_tensor(in_general_position("W0", (WIDTH, K * x.shape[-1])))
+    banks = [torch.as_tensor(in_general_position(f"W{n}", (K, WIDTH, WIDTH))) for n in range(1, network.depth)]
     np.testing.assert_allclose(features, by_torch(network, x, first, banks), atol=1e-13)
     twin = replace(network, stride=3 - network.stride)
     assert abs(features - by_torch(twin, x, first, banks).numpy()).max() > 1e-3
@@ -287,6 +288,24 @@ def test_an_edited_program_is_another_problem(monkeypatch):
     assert problem(Own()).problem_id != before
     with pytest.raises(ValueError, match="has changed since this was written"):
         dmft.Problem.from_json(text)
+
+
+@dataclass(frozen=True)
+class Larger(dmft.Architecture):
+    """Every number of which is as much larger as `FACTOR` is."""
+
+    def program(self, net, x):
+        h = FACTOR * net.read("W0", x, to="only")
+        return net.layer(h, net.activate(dmft.relu(), h))
+
+
+FACTOR = 1.0
+
+
+def test_an_edited_factor_of_all_numbers_is_another_problem(monkeypatch):
+    before = problem(Larger()).problem_id
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert problem(Larger()).problem_id != before
 
 
 def test_nothing_is_imported_for_a_description():

@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import comparisons
 import dmft
 import finite_nets
 from dmft import schema
+from dmft.errors import StoreError
+from dmft.running.checkpoint import Checkpoint
 from dmft.schema import labels, registry
 from dmft.schema.observable import DIMS
 
@@ -56,7 +61,8 @@ def expected_alignment(kernel, y):
 
 
 def test_results_hold_observables_in_one_order_and_by_default_what_they_held_before_there_was_a_registry():
-    kept = [name for name in schema.quantities() if name not in ("participation_ratio",) and "preactiv" not in name]
+    new = ("participation_ratio", "preactiv", "attention")
+    kept = [name for name in schema.quantities() if not any(word in name for word in new)]
     assert kept == [
         *("prediction", "loss", "test_loss", "accuracy", "test_accuracy", "sharpness"),
         *("feature_kernel", "gradient_kernel", "ntk", "feature_kernel_two_time", "gradient_kernel_two_time"),
@@ -108,6 +114,90 @@ def test_dimensions_of_every_kind_follow_from_those_of_the_observable(own):
         schema.dims("limit", "yours")
     with pytest.raises(schema.SchemaError, match="import the module that makes them"):
         schema.require_known(["mine", "yours"])
+
+
+# ---- what formulas are known by -------------------------------------------------------------------------------------
+
+
+def twice_aligned(seen):
+    return 2 * aligned(seen)
+
+
+def above(factor):
+    """A formula of a sample, of predictions."""
+    return lambda xp, loss, f, y: xp.where(f > factor * y, 1.0, 0.0).sum(-1)
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_a_formula_is_known_by_its_numbers_alike_for_both_array_libraries(own, outputs):
+    problem = some_problem(outputs=outputs)
+    described = {"dims": ("step",), "name": "mine"}
+
+    def digest(formula, xp=np, **more):
+        own(**described | more)(formula)
+        with jax.enable_x64(True):
+            (found,) = schema.digests(["mine", "loss"], problem, xp).values()
+        return found
+
+    gradients = {"needs": "backward", "dims": ("step", "sample", "sample_2"), "per_output": True}
+    found = [digest(aligned), digest(twice_aligned), digest(above(1.0), needs="predictions", smooth=False)]
+    found += [digest(above(1.1), needs="predictions", smooth=False)]
+    found += [
+        digest(lambda seen, a=a: a * seen["ntk"] + seen["gradient_kernel"][..., 1, :, :], **gradients)
+        for a in (1, 1.01)
+    ]
+    assert len({*found}) == len(found)
+    assert digest(lambda seen: aligned(seen)) == digest(aligned, jnp) == digest(aligned, torch) == found[0]
+    assert schema.digests(["loss", "feature_kernel"], problem, np) == {}
+    with pytest.raises(ValueError, match="formula of mine fails for an example.*IndexError"):
+        digest(lambda seen: seen["feature_kernel"][..., 7, 0, 0])
+
+
+def test_formulas_of_what_a_program_shows_are_known_too(own):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    problem = dmft.Problem(dmft.Transformer(1, head_dim=1), dmft.Task(x, x[:, 0, 0]), dmft.GradientDescent(0.3, 2))
+
+    def digest(power):
+        own(name="mine", dims=("step",))(lambda seen: seen.averages("attention", lambda a: a**power).sum())
+        return schema.digests(["mine"], problem, np)["mine"]
+
+    assert digest(2) == digest(2) != digest(3)
+
+
+def test_an_edited_formula_does_not_go_on_from_a_checkpoint(own, monkeypatch, tmp_path):
+    asked = {"particles": 64, "scrambles": 2, "observables": ["mine"], "checkpoint": tmp_path / "state.npz"}
+    finished = Checkpoint.finished
+
+    def interrupted(self):
+        finished(self)
+        raise KeyboardInterrupt
+
+    own(dims=("step",), name="mine")(aligned)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "finished", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dmft.solve(some_problem(), **asked)
+    own(dims=("step",), name="mine")(twice_aligned)
+    with pytest.raises(ValueError, match="of another computation .formula of mine: .* there, .* here"):
+        dmft.solve(some_problem(), **asked)
+    own(dims=("step",), name="mine")(lambda seen: aligned(seen))  # the same numbers
+    found = dmft.solve(some_problem(), **asked)
+    np.testing.assert_array_equal(found.mine, dmft.solve(some_problem(), **asked).mine)
+
+
+def test_an_edited_formula_does_not_go_on_in_a_store(own, tmp_path):
+    asked = {"widths": [4], "seeds": 2, "store": tmp_path / "store", "observables": ["loss", "mine"]}
+    problem = some_problem()
+    own(dims=("step",), name="mine")(aligned)
+    plan = finite_nets.plan_sweep(problem, **asked)
+    finite_nets.sweep(problem, **asked)
+    own(dims=("step",), name="mine")(lambda seen: aligned(seen))  # the same numbers
+    finite_nets.sweep(problem, **asked | {"seeds": 4})
+    own(dims=("step",), name="mine")(twice_aligned)
+    with pytest.raises(StoreError, match="formulas="):
+        finite_nets.sweep(problem, **asked | {"seeds": 6})
+    with pytest.raises(ValueError, match="the formulas of observables have changed since the sweep was planned: mine"):
+        plan.works[0].settings.require_formulas(problem)
 
 
 # ---- formulas --------------------------------------------------------------------------------------------------------

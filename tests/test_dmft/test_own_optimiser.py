@@ -331,6 +331,37 @@ def test_an_edited_recurrence_is_another_problem(monkeypatch):
         dmft.Problem.from_json(text)
 
 
+@dataclass(frozen=True)
+class Faint(dmft.Training):
+    """Long times, small pushes, less decay."""
+
+    learning_rate: float = 1e4
+    steps: int = STEPS
+
+    def recurrence(self, _):
+        return [[1 - 1e-9]], [1e-5]
+
+
+@pytest.mark.parametrize(
+    ("edited", "other"),
+    [
+        (lambda self, _: ([[1 - 1.001e-9]], [1e-5]), True),
+        (lambda self, t: ([[1 - 1e-9]], [1e-5 * (1 + 1e-7 * (t == 5))]), True),
+        (lambda self, _: ([[(1 - 5e-10) ** 2]], [1e-5 * (1 + 4e-16)]), False),  # rounding
+    ],
+)
+def test_an_edit_of_a_small_number_is_another_problem(edited, other, monkeypatch):
+    before = problem(Faint()).problem_id
+    monkeypatch.setattr(Faint, "recurrence", edited)
+    assert (problem(Faint()).problem_id != before) == other
+
+
+def test_an_edit_of_times_is_another_problem(monkeypatch):
+    before, times = problem(Faint()).problem_id, Faint().times
+    monkeypatch.setattr(Faint, "times", property(lambda _: times + 1e-4 * (times == times[-1])))
+    assert problem(Faint()).problem_id != before
+
+
 def test_reports_name_it():
     own, builtin = (in_words(json.loads(problem(each).to_json())) for each in (QuasiHyperbolic(0.4), HEAVY))
     assert f"Training: {__name__}:QuasiHyperbolic, beta = 0.9, learning_rate = 0.4, nu = 0.7, steps = 6, loss" in own

@@ -14,7 +14,7 @@ import dmft
 import finite_nets
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
-from dmft.engine import bank, loop, matrix, network, ntk, population
+from dmft.engine import bank, curvature, loop, matrix, network, normals, ntk, population
 from dmft.finite_width import influence
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS
@@ -221,8 +221,8 @@ def test_networks_with_the_rates_of_one_width_are_others(monkeypatch):
     assert abs(nets.prediction[0, 0] - expected).max() > 1e-2
 
 
-def explicit(problem, width):
-    """The engine on the weights of a network: what `loop.advance` records, by name."""
+def with_weights_of_a_network(problem, width):
+    """The engine's network, rule and form, with explicit matrices."""
     given, theta = drawn(problem, width)
     theta, sketch, sizes = [a.numpy() for a in theta], problem.sketch, problem.sketch.sizes(width)
     rule, form = loop.rule_of(problem), loop.form_of(problem)
@@ -239,12 +239,21 @@ def explicit(problem, width):
         vectors=tuple(map(jnp.asarray, theta[count + 1 :])),
         readout=jnp.asarray(theta[count]),
         populations=tuple(
-            population.particles(np.zeros((0, size // said.components)), said.components)
+            # explicit matrices ask for no raw normals
+            population.particles(
+                normals.Stored(jnp.zeros((0, size // said.components)), jax.random.key(0)), said.components
+            )
             for size, said in zip(sizes, sketch.described, strict=True)
         ),
         offset=jnp.zeros((problem.task.n_samples, 1)),
         sketch=sketch,
     )
+    return start, rule, form
+
+
+def explicit(problem, width):
+    """The engine on the weights of a network: what `loop.advance` records, by name."""
+    start, rule, form = with_weights_of_a_network(problem, width)
     steps = problem.training.steps + 1
     room = loop.empty_history(start, rule, form, range(steps), two_time=True)
     end, history = loop.advance(start, room, rule, 0, steps, form=form)
@@ -268,14 +277,10 @@ def test_the_engine_on_the_weights_of_a_network_is_that_network(name):
         np.testing.assert_allclose(found[name], nets[name][0, 0], rtol=1e-8, atol=1e-11, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["branches", "funnel, ntk", "attention"])
-def test_sharpness_of_networks_is_that_of_the_dense_hessian(name, monkeypatch):
-    monkeypatch.setattr(dmft.specs.curvature, "ITERATIONS", 120)
+def largest_curvature(name):
+    """Of one network at initialisation: the largest eigenvalue of its dense Hessian times the rate."""
     make, forward, width = CASES[name]
     problem = make()
-    found = finite_nets.train_ensemble(
-        problem, widths=[width], seeds=[4], dtype="float64", observables=["sharpness"], save_steps=[0]
-    )
     x, theta = drawn(problem, width)
     gamma0, y, n = problem.network.gamma0, torch.tensor(problem.task.y_train), problem.task.n_train
     top = theta[problem.sketch.readout_layer].shape[-1]
@@ -289,25 +294,67 @@ def test_sharpness_of_networks_is_that_of_the_dense_hessian(name, monkeypatch):
     flat = torch.cat([a.flatten() for a in theta])
     start = output(flat) if problem.network.centered else 0.0
     H = torch.autograd.functional.hessian(lambda flat: ((output(flat) - start - y) ** 2).mean() / 2, flat)
-    np.testing.assert_allclose(found.sharpness.item(), torch.linalg.eigvalsh(rate * H)[-1], rtol=1e-6)
+    return torch.linalg.eigvalsh(rate * H)[-1].item()
 
 
-def test_sharpness_of_their_limit_is_refused():
-    """The metric of populations of other widths is not in its passes: without the refusal it is off by a quarter."""
-    with pytest.raises(ValueError, match="sharpness is offered where all populations have the width of the network"):
-        dmft.solve(branched(), observables=["sharpness"])
+@pytest.mark.parametrize("name", ["branches", "funnel, ntk", "attention"])
+def test_sharpness_of_networks_is_that_of_the_dense_hessian(name, monkeypatch):
+    monkeypatch.setattr(dmft.specs.curvature, "ITERATIONS", 120)
+    make, _, width = CASES[name]
+    found = finite_nets.train_ensemble(
+        make(), widths=[width], seeds=[4], dtype="float64", observables=["sharpness"], save_steps=[0]
+    )
+    np.testing.assert_allclose(found.sharpness.item(), largest_curvature(name), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    "problem",
+    [branched(blocks=1), *(pytest.param(make(), marks=pytest.mark.slow) for make in (branched, funnel, attention))],
+)
+def test_sharpness_of_the_engine_is_that_of_networks(problem, monkeypatch):
+    nets = finite_nets.train_ensemble(
+        problem, widths=[6], seeds=[4], dtype="float64", observables=["sharpness"], save_steps=[0]
+    )
+    start, rule, form = with_weights_of_a_network(problem, 6)
+    found = curvature.sharpness(start, rule, 0, form=form)
+    np.testing.assert_allclose(found, nets.sharpness.item(), rtol=1e-9)  # the same iteration in another order
+    if {*problem.sketch.sizes(6)} != {6}:
+        with_the_metric_of_one_width(monkeypatch)
+        assert abs(curvature.sharpness(start, rule, 0, form=form) / found - 1) > 0.05
+
+
+def with_the_metric_of_one_width(monkeypatch):
+    monkeypatch.setattr(curvature._Curvature, "_root", lambda self, layer, _: self._layer_roots[layer])
+    curvature._iterations.clear_cache()
+
+
+@pytest.mark.slow
+def test_sharpness_of_the_limit_is_that_of_wide_networks(monkeypatch):
+    asked = {"observables": ["sharpness"], "save_steps": [0, 5]}
+    limit, error = extrapolated(branched(), [32, 64], 200, name="sharpness", since=0, **asked)
+
+    def z():
+        theory = dmft.solve(branched(), particles=512, scrambles=4, tolerance=1e-3, **asked)
+        return (limit - theory.sharpness) / np.hypot(error, theory.sharpness_se)
+
+    assert abs(z()).max() < 4
+    with_the_metric_of_one_width(monkeypatch)
+    assert abs(z()).max() > 6
+    curvature._iterations.clear_cache()
 
 
 # ---- the limit -------------------------------------------------------------------------------------------------------
 
 
-def extrapolated(problem, widths, seeds, **options):
-    """f of infinite width from two widths, linear in 1/N, and its standard error; steps from 1 on."""
-    nets = finite_nets.train_ensemble(problem, widths=widths, seeds=seeds, observables=["prediction"], **options)
-    mean, error = nets.prediction.mean("seed"), nets.prediction.std("seed") / seeds**0.5
+def extrapolated(problem, widths, seeds, name="prediction", since=1, **options):
+    """f, or another observable, of infinite width from two widths, linear in 1/N, and its standard error; steps from 1
+    on, or others."""
+    nets = finite_nets.train_ensemble(problem, widths=widths, seeds=seeds, **{"observables": [name]} | options)
+    mean, error = nets[name].mean("seed"), nets[name].std("seed") / seeds**0.5
     a = widths[1] / (widths[1] - widths[0])
     limit = a * mean[1] - (a - 1) * mean[0]
-    return limit.values[1:], np.hypot(a * error[1], (a - 1) * error[0]).values[1:]
+    return limit.values[since:], np.hypot(a * error[1], (a - 1) * error[0]).values[since:]
 
 
 def solved(problem, particles, scrambles=4):

@@ -4,5 +4,6 @@ from dmft.specs.networks.convolution import CNN
 from dmft.specs.networks.perceptron import MLP, Network, ResidualMLP, perceptron
 from dmft.specs.networks.population import Population
 from dmft.specs.networks.program import Architecture
+from dmft.specs.networks.transformer import Transformer
 
-__all__ = ["CNN", "MLP", "Architecture", "Network", "Population", "ResidualMLP", "perceptron"]
+__all__ = ["CNN", "MLP", "Architecture", "Network", "Population", "ResidualMLP", "Transformer", "perceptron"]

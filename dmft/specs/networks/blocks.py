@@ -7,6 +7,7 @@ names as if it were alone: those of the third block of a program are called "nam
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 from dmft.specs.networks.population import Field
@@ -54,3 +55,32 @@ class InTurn:
             self._blocks += 1
             h = block(Block(self, self._blocks), h)
         return h
+
+
+@dataclass
+class Inside:
+    """A block that is being met.
+
+    first: number of the first of the blocks that follow each other; number: its own.
+    known: h, and the fields that have been made; form: what made them, the same in each block.
+    """
+
+    first: int
+    number: int
+    known: set[int]
+    form: list[Hashable] = field(default_factory=list)
+    layers: int = 0
+
+    def place(self, name: str) -> tuple[int, str]:
+        """Of weights of this name; ValueError if they are not the block's own."""
+        alone = self.alone(name)
+        if alone == name:
+            raise ValueError(f"a block of net.blocks uses {name!r} of another interpreter than the one it is given.")
+        return self.first, alone
+
+    def alone(self, name: str) -> str:
+        return name.removesuffix(f".{self.number}")
+
+    def next_layer(self) -> tuple[int, int]:
+        self.layers += 1
+        return self.first, self.layers

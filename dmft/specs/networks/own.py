@@ -7,7 +7,6 @@ position.  The same network with its neurons in another order shows whether all 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
 from dmft.specs.networks.blocks import InTurn
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
-from dmft.specs.networks.population import Field, Formula, on_neurons, population, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.program import BESIDE, Architecture, numbers, structure, with_numbers
 from dmft.specs.networks.sketch import Sketch, forget_other_sketches
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
@@ -144,18 +143,11 @@ def _made(network: Any, shape: tuple[int, ...], turn: int = 0) -> list[tuple[Arr
     net = _Values(shape, turn, network.sketch(shape).whole_width(WIDTH))
     try:
         with np.errstate(all="ignore"):
-            end = network.program(net, network.inputs(_numbers("inputs", (SAMPLES, *shape))))
+            end = network.program(net, network.inputs(_own.in_general_position("inputs", (SAMPLES, *shape))))
     except Exception as error:
         name = type(network).__name__
         raise ValueError(f"{_failure(name, shape)}: {type(error).__name__}: {error}") from error
     return [(net.whole(each), each.population) for each in (*net.seen, end)]
-
-
-def _numbers(name: str, shape: tuple[int, ...]) -> Array:
-    """In general position, the same everywhere, of variance 1."""
-    phase = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32 * 2 * math.pi
-    numbers: Array = math.sqrt(2) * np.cos(phase + np.arange(math.prod(shape), dtype=np.float64) ** 2)
-    return numbers.reshape(shape)
 
 
 class _Values(InTurn):
@@ -176,22 +168,24 @@ class _Values(InTurn):
 
     def read(self, name: str, x: Array, *, to: Hashable) -> Field:
         order = self._order(to)
-        return Field(self, x @ _numbers(name, (len(order), x.shape[-1]))[order].T, to)
+        return Field(self, x @ _own.in_general_position(name, (len(order), x.shape[-1]))[order].T, to)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         bank, after, before = (1 if mix is None else len(mix),), self._order(to), self._order(v.population)
-        W = _numbers(name, (*bank, len(after), len(before)))[:, after][:, :, before] / math.sqrt(len(before))
+        W = _own.in_general_position(name, (*bank, len(after), len(before)))[:, after][:, :, before] / math.sqrt(
+            len(before)
+        )
         if mix is None:
             return Field(self, v.value @ W[0].T, to)
         return Field(self, sum(np.asarray(m) @ v.value @ w.T for m, w in zip(mix, W, strict=True)), to)
 
     def vector(self, name: str, *, of: Hashable) -> Field:
         order = self._order(of)
-        return Field(self, _numbers(name, (len(order),))[order], of)
+        return Field(self, _own.in_general_position(name, (len(order),))[order], of)
 
     def number(self, name: str, *, start: float = 1.0) -> Field:
         # near its start, where formulas are defined; not at it, where what it multiplies may vanish
-        turned = 0.1 * _numbers(name, (1,))
+        turned = 0.1 * _own.in_general_position(name, (1,))
         return Field(self, start * (1 + turned) if start else turned, None)
 
     def activate(self, phi: Activation, h: Field) -> Field:
@@ -216,6 +210,17 @@ class _Values(InTurn):
 
     def average(self, a: Field, b: Field) -> Field:
         return Field(self, (a.value * b.value).mean(-1, keepdims=True), None)
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        group = population(a.population).components
+        units = [h.value.reshape(*h.value.shape[:-1], -1, group) for h in (a, b)]
+        found = np.einsum("asun,atun->astn", *units) / units[0].shape[-2]
+        return Field(self, found.reshape(len(found), -1, group), None)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        del name
+        found = on_units(formula, np, values, [v.value for v in values])
+        self.seen.append(Field(self, found.mean(-1, keepdims=True), None))
 
     def layer(self, h: Field, features: Field) -> Field:
         self.seen += [h, features]

@@ -117,19 +117,35 @@ def population_of(values: Sequence[Field]) -> Hashable | None:
     return next((v.population for v in values if v.population is not None), None)
 
 
+def group_of(values: Sequence[Field]) -> int | None:
+    """Neurons of a unit of the population of the fields among them; None where formulas see neurons, or numbers."""
+    of = population_of(values)
+    return None if of is None else population(of).group
+
+
+def in_units(values: Sequence[Field], arrays: Sequence[Any], group: int) -> list[Any]:
+    """Arrays in the place of `values` with their neurons as (unit, component); numbers are the same for all units."""
+    return [
+        a[..., None, :] if v.population is None else a.reshape(*a.shape[:-1], -1, group)
+        for v, a in zip(values, arrays, strict=True)
+    ]
+
+
+def on_units(formula: Formula, xp: Any, values: Sequence[Field], arrays: Sequence[Any]) -> Any:
+    """(..., unit): what `show` makes of the arrays in the place of `values`, a number of each unit."""
+    group = group_of(values)
+    return formula(xp, *arrays) if group is None else formula(xp, *in_units(values, arrays, group))[..., 0]
+
+
 def on_neurons(formula: Formula, xp: Any, values: Sequence[Field]) -> Callable[..., Any]:
     """What `local` makes of arrays in the place of `values`, with the neurons of a population on one axis; those of a
     grouped one are the formula's (unit, component)."""
-    of = population_of(values)
-    group = None if of is None else population(of).group
+    of, group = population_of(values), group_of(values)
     if group is None:
         return partial(formula, xp)
 
     def made(*arrays: Any) -> Any:
-        split = [
-            a[..., None] if v.population is None else a.reshape(*a.shape[:-1], -1, group)
-            for v, a in zip(values, arrays, strict=True)
-        ]
+        split = in_units(values, arrays, group)
         units, axes = max(a.shape[-2] for a in split), max(len(a.shape) for a in split)
         found = formula(xp, *split)
         if len(found.shape) < min(axes, 3) or found.shape[-1] not in (1, group) or found.shape[-2] not in (1, units):

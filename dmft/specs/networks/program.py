@@ -12,8 +12,10 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     mix(h, A)                       sum_x A[y, x] h_x   a map of positions that nothing trains; A (x,) leaves none
     local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
     average(a, b)                   <a b>               over a population: a number, which `local` may use
+    overlaps(a, b)                  <a_s b_t>           of all pairs of positions (s, t), numbered row by row
     layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
     blocks(count, block, h)         h <- block(net, h), so many times: equal blocks, each with weights of its own
+    show(name, formula, a, ...)     names what observables may take averages of: a number of each unit
     h + g,  c * h
 
 What `read`, `apply`, `vector` and these return are fields: (row, [position,] neuron) of one population, whose neurons
@@ -27,7 +29,9 @@ with any hashable (`to`); layers of one population share their neurons, as those
 
 where `local` sees (..., unit, component) in the place of neurons, and may use all components of a unit together
 (softmax within a head, averages within a head); numbers are (..., 1, 1) there.  Averages, `activate`, `mix` and
-matrices are over units and components alike.  `program` returns the field that the readout averages, without positions:
+matrices are over units and components alike.  `overlaps` are averages over units, of each component apart: numbers
+(..., 1, component) for `local`.  Numbers may have other positions than the fields that they meet there.  `program`
+returns the field that the readout averages, without positions:
 
     f_c = <w_c features> / gamma0
 
@@ -103,6 +107,16 @@ class Architecture:
         flat = x.reshape(len(x), -1)
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
+
+    def counts(self, width: int) -> dict[str, int]:
+        """What a network of this width has besides its N neurons, by the name of a coordinate of results."""
+        del width
+        return {}
+
+    def relative_variances(self, layers: int) -> tuple[float, ...]:
+        """Those of weights at initialisation that are N(0, 1) by `weight_variance`, for so many layers: other than 1
+        where a layer's factor in the program sets the rate at which it learns."""
+        return (1.0,) * layers
 
     def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
         """What the program is made of, for inputs of this shape."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +13,19 @@ from numpy.typing import NDArray
 
 from dmft.specs import _check
 from dmft.specs.activation import Activation
-from dmft.specs.networks.blocks import Block, Make
-from dmft.specs.networks.population import Field, Formula, Population, named, on_neurons, population, population_of
+from dmft.specs.networks.blocks import Block, Inside, Make
+from dmft.specs.networks.population import (
+    Field,
+    Formula,
+    Population,
+    named,
+    on_neurons,
+    on_units,
+    population,
+    population_of,
+)
+
+ATTENTION = "attention"  # what programs show by this name are matrices (query, key) of heads, row by row
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class Sketch:
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
+    shown: (name, positions) of everything that observables may take averages of.
     blocks: (number of the first, how many) of blocks that follow each other.
     places: of every layer, as of a `Part`.
     groups: layers by number, those together that are held together: all alone, unless `stacked`.
@@ -65,6 +77,7 @@ class Sketch:
     readout: Hashable
     linear: bool
     uses: int = 1
+    shown: tuple[tuple[str, int], ...] = ()
     blocks: tuple[tuple[int, int], ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
@@ -73,6 +86,13 @@ class Sketch:
     def depth(self) -> int:
         """Layers that results hold."""
         return len(self.layers)
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Sizes of those that results have of it."""
+        positions = self.reads[0].positions[0]
+        heads = sum(name == ATTENTION for name, _ in self.shown)
+        return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
 
     @property
     def readout_layer(self) -> int:
@@ -186,6 +206,7 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         end.population,
         drawn.linear,
         max(drawn.uses.values(), default=1),
+        tuple(drawn.shown),
         tuple(drawn.runs),
         tuple(drawn.places),
         tuple((i,) for i in range(len(drawn.layers))),
@@ -209,16 +230,17 @@ class _Drawing:
         self.activations: list[Activation] = []
         self.linear = True
         self.uses: dict[str, int] = {}
+        self.shown: list[tuple[str, int]] = []
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
         self.runs: list[tuple[int, int]] = []
         self.places: list[tuple[int, int] | None] = []
-        self._block: _Inside | None = None
+        self._block: Inside | None = None
 
     def blocks(self, count: int, block: Make, h: Field) -> Field:
         count, first = _check.integer("count", count, minimum=0), 1 + sum(met for _, met in self.runs)
-        made: list[_Inside] = []
+        made: list[Inside] = []
         for number in range(first, first + count):
-            self._block = inside = _Inside(first, number, {id(h)})
+            self._block = inside = Inside(first, number, {id(h)})
             after = block(Block(self, number), h)
             self._block = None
             if not isinstance(after, Field) or (after.population, after.value.shape) != (h.population, h.value.shape):
@@ -342,7 +364,7 @@ class _Drawing:
         population = population_of(values)
         if any(v.population not in (None, population) for v in values):
             raise ValueError("local takes fields of one population: their neurons are the same ones.")
-        _require_same_positions("used together", *values)
+        _require_same_positions("used together", *(v for v in values if v.population is not None or population is None))
         return self._field(on_neurons(formula, np, values)(*(v.value for v in values)), population, *values)
 
     def average(self, a: Field, b: Field) -> Field:
@@ -351,6 +373,22 @@ class _Drawing:
             raise ValueError(f"fields of {a.population!r} and {b.population!r} have no average of products.")
         _require_same_positions("averaged", a, b)
         return self._field((a.value * b.value).mean(-1, keepdims=True), None, a, b)
+
+    def overlaps(self, a: Field, b: Field) -> Field:
+        self.linear = False
+        if a.population is None or a.population != b.population or {a.value.ndim, b.value.ndim} != {3}:
+            raise ValueError(
+                f"overlaps are of fields of one population with positions, not of {a.population!r} with "
+                f"{_positions(a)} and {b.population!r} with {_positions(b)}."
+            )
+        pairs = a.value.shape[-2] * b.value.shape[-2]
+        return self._field(np.ones((len(a.value), pairs, population(a.population).components)), None, a, b)
+
+    def show(self, name: str, formula: Formula, *values: Field) -> None:
+        found = np.shape(on_units(formula, np, values, [v.value for v in values]))
+        self.shown.append((name, found[-2] if len(found) == 3 else 0))
+        if self._block is not None:
+            self._block.form.append((name, found))
 
     def layer(self, h: Field, features: Field) -> Field:
         if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
@@ -376,35 +414,6 @@ class _Drawing:
                 "positions, net.local for what differs between neurons."
             )
         return self._field(h.value, h.population, h)
-
-
-@dataclass
-class _Inside:
-    """A block that is being met.
-
-    first: number of the first of the blocks that follow each other; number: its own.
-    known: h, and the fields that have been made; form: what made them, the same in each block.
-    """
-
-    first: int
-    number: int
-    known: set[int]
-    form: list[Hashable] = field(default_factory=list)
-    layers: int = 0
-
-    def place(self, name: str) -> tuple[int, str]:
-        """Of weights of this name; ValueError if they are not the block's own."""
-        alone = self.alone(name)
-        if alone == name:
-            raise ValueError(f"a block of net.blocks uses {name!r} of another interpreter than the one it is given.")
-        return self.first, alone
-
-    def alone(self, name: str) -> str:
-        return name.removesuffix(f".{self.number}")
-
-    def next_layer(self) -> tuple[int, int]:
-        self.layers += 1
-        return self.first, self.layers
 
 
 def _require_rows(what: str, h: Field) -> None:

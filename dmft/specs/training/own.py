@@ -1,7 +1,8 @@
 """Optimisers of one's own: what they have to be, how they are described, and how they are found again
 (`dmft.specs._own`).
 
-Their digest is that of the numbers A and b of all steps, of the times and of the batches.
+Their digest is that of the numbers A (of theta, A - 1) and b of all steps, of the times between steps and of the
+batches: of each to eight digits, however small beside others, as far as rounding leaves them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from dmft.specs import _own
-from dmft.specs.training.recurrence import RECURRENCE, Training
+import numpy as np
 
+from dmft.specs import _own
+from dmft.specs.training.recurrence import RECURRENCE, Array, Training
+
+ROUNDING = 1e-13  # of sums and products of a few numbers, with room
 SORT = _own.Sort(Training, "training", "optimiser", "recurrence")
 
 
@@ -66,8 +70,18 @@ def from_described(content: Mapping[str, Any]) -> Any:
 
 def digest(training: Any) -> str:
     """Of the numbers that it makes."""
-    A, b = training.recurrences
-    numbers = (A, b, training.times)
-    return _own.digest_of(
-        repr((training.batches, training.observe)), numbers, max(float(abs(v).max()) for v in numbers)
+    found = training.recurrences
+    change, b = found.step
+    times = np.asarray(training.times, np.float64)
+    numbers = (
+        _above_rounding(change, abs(found.A).max(axis=0)),
+        _above_rounding(b, abs(b).max(axis=0)),
+        _above_rounding(np.diff(times, prepend=0.0), abs(times).max()),
     )
+    return _own.digest_of(repr((training.batches, training.observe)), numbers)
+
+
+def _above_rounding(values: Array, size: Array) -> Array:
+    """The values, without what is below ROUNDING of the numbers, up to `size`, that they were made of."""
+    unit = ROUNDING * np.where(size > 0, size, 1.0)
+    return np.round(values / unit) * unit
