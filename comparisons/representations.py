@@ -6,6 +6,8 @@ Of every network, and of the mean kernel over networks (what an infinite ensembl
     distance                          relative Frobenius distance, 0 for equal kernels
     target_alignment                  alignment of K with y y^T, training samples: how much of the task is represented
 
+Without a theory the mean kernel over the widest networks stands in for the limit, and the narrower ones are compared.
+
 Statistics of the mean kernel are free of their bias of order 1 / (number of networks) (jackknife).  Errors are those of
 the networks; those of the limit enter the distance of the mean and its own alignment with the targets, and are second
 order in similarities near one.
@@ -24,18 +26,21 @@ from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import Members, Sample, held, mean_of, pseudo_values, require_enough, samples
 from dmft import schema
 from dmft.running.host import usual_errors
-from dmft.schema.sources import by_kind
+from dmft.schema.sources import REQUIRED, by_kind
 
 Array = NDArray[np.float64]
 
 
 @usual_errors
 @by_kind(theory="theory", nets="networks")
-def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "feature_kernel") -> xr.Dataset:
+def representations(
+    theory: xr.Dataset | None = None, nets: xr.Dataset = REQUIRED, quantity: str = "feature_kernel"
+) -> xr.Dataset:
     """Similarity of networks' kernels to the limit's, for every width, layer and step.
 
     Args:
-        theory: the limit of the same problem; it and the networks may be given in any order.
+        theory: the limit of the same problem; it and the networks may be given in any order.  Without one the widest
+            networks stand in for it.
         nets: of kind "ensemble", at least eight networks a width; of kind "moments", for statistics of the mean kernel
             alone.
         quantity: "feature_kernel", "gradient_kernel", "ntk" (which has no layers), or another kernel that was recorded;
@@ -49,7 +54,7 @@ def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "featu
     Raises:
         SchemaError: inputs of another form.
         ValueError: an unknown quantity, or one that is not there; different problems, steps or samples; fewer than
-            eight networks of a width.
+            eight networks of a width; neither a theory nor a second width.
 
     Source: Cortes et al. 2012, Kornblith et al. 2019 (CKA); Song et al. 2012 (unbiased); Vyas et al. 2023 (across
     widths).
@@ -57,6 +62,8 @@ def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "featu
     Example:
         >>> comparisons.representations(nets, theory).sizes["layer"]
         1
+        >>> comparisons.representations(nets)["cka"].sizes["width"]
+        3
     """
     if quantity not in schema.kernels():
         raise ValueError(f"quantity={quantity!r} is not a kernel; choose one of {', '.join(schema.kernels())}.")
@@ -64,16 +71,19 @@ def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "featu
     if not held(nets, quantity):
         raise ValueError(f"the networks have no {quantity}; record it, with observables=['{quantity}', ...].")
     counts = require_enough(nets)
-    theory = inputs.check_theory(theory, nets, [quantity])
-    limit, limit_se = (kernels.by_event(theory[f"{quantity}{end}"]) for end in ("", "_se"))
-    dims = ("layer", "step") if "layer" in theory[quantity].dims else ("step",)
+    if theory is None:
+        nets, counts, reference = _widest(nets, counts, quantity)
+    else:
+        reference = inputs.check_theory(theory, nets, [quantity])
+    limit, limit_se = (kernels.by_event(reference[f"{quantity}{end}"]) for end in ("", "_se"))
+    dims = ("layer", "step") if "layer" in reference[quantity].dims else ("step",)
     measures = {"alignment": kernels.alignment, "cka": kernels.centred_alignment, "distance": kernels.distance}
     if limit.shape[-1] >= kernels.FEWEST_UNBIASED:
         measures["unbiased_cka"] = kernels.unbiased_centred_alignment
     of_kernel = {name: partial(_against, measure, limit) for name, measure in measures.items()}
-    train, y = kernels.events_of(theory, "train")
+    train, y = kernels.events_of(reference, "train")
     # events of feature kernels are samples, which for several outputs have no target of their own
-    if len(train) and limit.shape[-1] == theory["target"].size:
+    if len(train) and limit.shape[-1] == reference["target"].size:
         of_kernel["target_alignment"] = partial(_to_targets, train, y)
 
     variables: Variables = {}
@@ -92,7 +102,25 @@ def representations(theory: xr.Dataset, nets: xr.Dataset, quantity: str = "featu
             function = of_kernel["target_alignment"]
             error = kernels.noise_of(function, limit, limit_se)
             variables |= pair("target_alignment_limit", dims, (function(limit), error))
-    return dataset("representations", variables, {}, nets, theory, seeds=counts, quantity=quantity)
+    sources, of = ([nets], {"reference": "widest"}) if theory is None else ([nets, reference], {})
+    return dataset("representations", variables, {}, *sources, seeds=counts, quantity=quantity, **of)
+
+
+def _widest(nets: xr.Dataset, counts: list[int], quantity: str) -> tuple[xr.Dataset, list[int], xr.Dataset]:
+    """The narrower widths with their numbers of networks; and the mean over the widest, in the place of a limit."""
+    if nets.sizes["width"] < 2:
+        raise ValueError(
+            "one width without a theory has nothing to be compared with; give the theory, or train more widths."
+        )
+    widest = int(np.argmax(nets["width"].values))
+    narrower = [i for i in range(len(counts)) if i != widest]
+    one = nets.isel(width=widest)
+    name = quantity if quantity in nets else f"{quantity}_mean"
+    like = one[name].isel({dim: 0 for dim in ("seed", "block") if dim in one[name].dims})
+    mean, se = samples(nets, quantity, widest).mean()
+    found = {quantity: like.copy(data=mean), f"{quantity}_se": like.copy(data=se)}
+    reference = xr.Dataset(found).assign_coords({name: one[name] for name in ("split", "target")})
+    return nets.isel(width=narrower), [counts[i] for i in narrower], reference
 
 
 def _against(measure: kernels.Measure, limit: Array, K: Array) -> Array:

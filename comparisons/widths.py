@@ -7,7 +7,9 @@
                  of one network of width N from the limit, E |f_e - f_limit|^2; of the mean over networks,
                  |E f - f_limit|^2;
                  of networks of successive widths N, N', E |f_e - f_e'|^2 = |E f - E f'|^2 + Var f + Var f'
-                 each over |f_limit|^2 (successive widths: over |E f'|^2 of the wider one), all free of sampling noise
+                 each over |f_limit|^2 (successive widths: over |E f'|^2 of the wider one), all free of sampling noise.
+                 Without a theory the mean over the widest networks, W, stands in for the limit, and distances are
+                 fitted by powers of the width, N^s (of means from the widest: of (1/N - 1/W), which falls like 1/N)
 
 Source: Vyas et al. 2023 for the last two.
 """
@@ -26,7 +28,7 @@ from comparisons import estimators, inputs
 from comparisons.errors import UnresolvedError
 from comparisons.results import Variables, dataset, pair, stacked
 from comparisons.samples import FEWEST, held, jackknife, require_enough, samples
-from comparisons.scaling import CLEAR, fit_series
+from comparisons.scaling import CLEAR, fit_power_law, fit_series
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.schema.sources import REQUIRED, by_kind
@@ -114,16 +116,18 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
     """When each width leaves the limit: the first time at which its distance exceeds `tolerance`.
 
     Args:
-        comparison: from `comparisons.compare`.
-        quantity: "loss", "prediction", "feature_kernel", ...
-        tolerance: of the distance, relative to the limit: of kernels at the same step, of others to the largest of all
-            steps (losses and predictions may vanish).
+        comparison: from `comparisons.compare`; or from `pointwise`, for predictions, of a limit or, without one, of the
+            widest networks.
+        quantity: "loss", "prediction", "feature_kernel", ...; of `pointwise` it is the prediction.
+        tolerance: of the distance, relative to the limit: of kernels and of `pointwise` at the same step, of others to
+            the largest of all steps (losses and predictions may vanish).
         of: "error" (bias of narrower width: the mean over networks) or "distance" (one network).
 
     Returns:
         Dataset with onset(width[, layer]), a time (of the coordinate `time`), on a line between recorded steps; nan
         where the distance never exceeds the tolerance by two standard errors; onset_early and onset_late, the times of
-        the distance plus and minus its standard error (late: nan if that never exceeds it).
+        the distance plus and minus its standard error (late: nan if that never exceeds it).  Of `pointwise` they are
+        (width, split), or (narrow, split).
 
     Raises:
         SchemaError, ValueError: not a comparison; a quantity that it does not hold.
@@ -132,20 +136,14 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
         >>> comparisons.onset(comparison, tolerance=0.05).sizes["width"]
         4
     """
-    comparison = schema.validate(comparison, "comparison")
     if of not in ("error", "distance"):
         raise ValueError(f"of={of!r} is unknown; choose 'error' (of the mean over networks) or 'distance' (of one).")
     tolerance = _check.positive("tolerance", tolerance)
-    name = f"{quantity}_{of}"
-    if name not in comparison:
-        there = [q for q in schema.quantities() if f"{q}_{of}" in comparison]
-        raise ValueError(f"quantity={quantity!r} is not in this comparison, which holds {', '.join(there)}.")
-    distance, se = (comparison[v].transpose(..., "step") for v in (name, f"{name}_se"))
-    if not schema.quantities()[quantity].kernel:
-        limit = comparison[f"{quantity}_limit"]
-        inner = [dim for dim in limit.dims if dim != "step"]
-        scale = float(((limit**2).mean(inner) ** 0.5).max())
-        distance, se = distance / scale, se / scale
+    if isinstance(comparison, xr.Dataset) and comparison.attrs.get("analysis") == "pointwise":
+        quantity, (distance, se) = "prediction", _pointwise_distance(comparison, of)
+    else:
+        comparison = schema.validate(comparison, "comparison")
+        distance, se = _distance_of(comparison, quantity, of)
     time = comparison["time"].values
     shape, dims = distance.shape[:-1], distance.dims[:-1]
     found = {key: np.full(shape, np.nan) for key in ("onset", "onset_early", "onset_late")}
@@ -156,6 +154,28 @@ def onset(comparison: xr.Dataset, quantity: str = "loss", *, tolerance: float = 
                 found[key][index] = estimators.first_above(time, curve, tolerance)
     variables: Variables = {key: (tuple(map(str, dims)), value) for key, value in found.items()}
     return dataset("onset", variables, {}, comparison, quantity=quantity, tolerance=tolerance, of=of)
+
+
+def _distance_of(comparison: xr.Dataset, quantity: str, of: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Relative distances (..., step) and their errors."""
+    name = f"{quantity}_{of}"
+    if name not in comparison:
+        there = [q for q in schema.quantities() if f"{q}_{of}" in comparison]
+        raise ValueError(f"quantity={quantity!r} is not in this comparison, which holds {', '.join(there)}.")
+    distance, se = (comparison[v].transpose(..., "step") for v in (name, f"{name}_se"))
+    if schema.quantities()[quantity].kernel:
+        return distance, se
+    limit = comparison[f"{quantity}_limit"]
+    inner = [dim for dim in limit.dims if dim != "step"]
+    scale = float(((limit**2).mean(inner) ** 0.5).max())
+    return distance / scale, se / scale
+
+
+def _pointwise_distance(found: xr.Dataset, of: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """The same of `pointwise`; 0 where predictions vanish."""
+    name = of if of in found else {"error": "widest_error", "distance": "widest"}[of]
+    distance, se = (found[v].transpose(..., "step").fillna(0.0) for v in (name, f"{name}_se"))
+    return distance, se
 
 
 @usual_errors
@@ -172,6 +192,9 @@ def pointwise(theory: xr.Dataset | None = None, nets: xr.Dataset = REQUIRED) -> 
         (width, split, step), of one network and of the mean over networks from the limit, with the theory; successive,
         successive_error (wider, split, step), of one network of a width from one of the next wider width, and of their
         means, with the labels `narrower` beside `wider`.  nan where predictions vanish (a centered network at t = 0).
+        Without a theory also widest, widest_error (narrow, split, step), of one network of a width from the mean over
+        the widest, and of their means; and of all four the fitted `<name>_exponent`(split, step), nan where distances
+        do not resolve it.
 
     Raises:
         SchemaError, ValueError: as of `comparisons.compare`; neither a theory nor a second width.
@@ -179,6 +202,8 @@ def pointwise(theory: xr.Dataset | None = None, nets: xr.Dataset = REQUIRED) -> 
     Example:
         >>> comparisons.pointwise(nets, theory).sizes["width"]
         4
+        >>> comparisons.pointwise(nets)["widest"].sizes["narrow"]
+        3
     """
     nets = inputs.check_networks(nets)
     if not held(nets, "prediction"):
@@ -217,17 +242,40 @@ def pointwise(theory: xr.Dataset | None = None, nets: xr.Dataset = REQUIRED) -> 
     coords: dict[str, Any] = {"split": names, "width": sorted_widths}
     if len(x) > 1:
         for name, own in (("successive", 1.0), ("successive_error", 0.0)):
-            between = [_between(a, b, over, own) for a, b in pairwise(x)]
+            between = [_between(a, b, over, (own, own)) for a, b in pairwise(x)]
             variables |= pair(name, ("wider", "split", "step"), stacked(between))
         coords |= {"wider": sorted_widths[1:], "narrower": ("wider", sorted_widths[:-1])}
+    if theory is None:
+        for name, own in (("widest", 1.0), ("widest_error", 0.0)):
+            between = [_between(one, x[-1], over, (own, 0.0)) for one in x[:-1]]
+            variables |= pair(name, ("narrow", "split", "step"), stacked(between))
+        coords["narrow"] = sorted_widths[:-1]
+        variables |= _exponents(variables, sorted_widths)
     coords = {k: v for k, v in coords.items() if k != "width" or theory is not None}
     bare = nets.drop_vars([c for c in ("split", "width") if c in nets.coords])
     of_theory = {} if theory is None else schema.theory_attrs(theory)
     return dataset("pointwise", variables, coords, bare, seeds=[counts[i] for i in order], **of_theory)
 
 
-def _between(a: Any, b: Any, over: Any, own: float) -> tuple[Array, Array]:
-    """Relative distance of two independent samples; `own` weighs their variances."""
+def _exponents(distances: Variables, widths: NDArray[Any]) -> Variables:
+    """s of distances ~ N^s, (split, step), of those from the next wider width and from the widest."""
+    found: Variables = {}
+    narrow = widths[:-1].astype(np.float64)
+    for name in ("successive", "successive_error", "widest", "widest_error"):
+        # a/N - a/W of two means is a times this over one
+        at = 1 / (1 / narrow - 1 / widths[-1]) if name == "widest_error" else narrow
+        value, se = (distances[f"{name}{end}"][1] for end in ("", "_se"))
+        fits = np.full((2, *value.shape[1:]), np.nan)
+        for index in np.ndindex(value.shape[1:]):
+            y, error = value[:, *index], se[:, *index]
+            if len(at) > 1 and np.isfinite(y).all() and (error > 0).all():
+                fits[:, *index] = fit_power_law(at, y, error)[:2]
+        found |= pair(f"{name}_exponent", ("split", "step"), (fits[0], fits[1]))
+    return found
+
+
+def _between(a: Any, b: Any, over: Any, own: tuple[float, float]) -> tuple[Array, Array]:
+    """Relative distance of two independent samples; `own` weighs the variance of each."""
     (mean_a, _), (mean_b, _) = a.mean(), b.mean()
     (var_a, _), (var_b, _) = a.variance(), b.variance()
 
@@ -237,7 +285,7 @@ def _between(a: Any, b: Any, over: Any, own: float) -> tuple[Array, Array]:
 
     def of(side_a: tuple[Array, Array, float], side_b: tuple[Array, Array, float]) -> Array:
         (m, v, n), (m_b, v_b, n_b) = side_a, side_b
-        return np.asarray(over((m - m_b) ** 2 + v * (own - 1 / n) + v_b * (own - 1 / n_b)) / scale(*side_b))
+        return np.asarray(over((m - m_b) ** 2 + v * (own[0] - 1 / n) + v_b * (own[1] - 1 / n_b)) / scale(*side_b))
 
     all_a, all_b = (mean_a, var_a, a.count), (mean_b, var_b, b.count)
     # the jackknife over one side, with the other at hand: errors of independent samples add in squares

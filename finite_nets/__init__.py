@@ -6,6 +6,8 @@
     finite_nets.sweep(problems, [64, 128, 256], 10**6, store="runs/richness")       moments, block by block, in a store
     moments = finite_nets.open_store("runs/richness", problem=problems[0])
 
+    finite_nets.train_modules(make_module, task, training, widths, seeds)           any torch.nn.Module across widths
+
 PyTorch is loaded with the first use of a name here; JAX with `sample_in_law` alone, which runs the engine of `dmft`
 with as many particles as the network has neurons.
 """
@@ -18,13 +20,19 @@ if TYPE_CHECKING:
     from finite_nets.ensembles.in_law import sample_in_law
     from finite_nets.ensembles.neurons import neurons
     from finite_nets.ensembles.predictions import from_predictions
+    from finite_nets.modules.rates import mean_field_rates
+    from finite_nets.modules.train import measured, train_modules
+    from finite_nets.modules.training import ModuleTraining
     from finite_nets.sweeps.plan import plan_sweep
     from finite_nets.sweeps.reading import check_store, open_store, problems
     from finite_nets.sweeps.sweep import sweep
 
 __all__ = [
+    "ModuleTraining",
     "check_store",
     "from_predictions",
+    "mean_field_rates",
+    "measured",
     "neurons",
     "open_store",
     "plan_sweep",
@@ -32,11 +40,15 @@ __all__ = [
     "sample_in_law",
     "sweep",
     "train_ensemble",
+    "train_modules",
 ]
 
 _LAZY = {
+    "ModuleTraining": "finite_nets.modules.training",
     "check_store": "finite_nets.sweeps.reading",
     "from_predictions": "finite_nets.ensembles.predictions",
+    "mean_field_rates": "finite_nets.modules.rates",
+    "measured": "finite_nets.modules.train",
     "neurons": "finite_nets.ensembles.neurons",
     "open_store": "finite_nets.sweeps.reading",
     "plan_sweep": "finite_nets.sweeps.plan",
@@ -44,6 +56,7 @@ _LAZY = {
     "sample_in_law": "finite_nets.ensembles.in_law",
     "sweep": "finite_nets.sweeps.sweep",
     "train_ensemble": "finite_nets.ensembles.ensemble",
+    "train_modules": "finite_nets.modules.train",
 }
 
 

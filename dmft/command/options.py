@@ -28,7 +28,12 @@ from dmft.specs.tasks.sources import NAMED
 
 # names that are typed, where they are not those of the class in small letters
 DEFAULTS = ("MLP", "GradientDescent")
-SHORT = {"ResidualMLP": "residual", "GradientDescent": "descent", "GradientFlow": "flow"}
+SHORT = {
+    "ResidualMLP": "residual",
+    "ResidualCNN": "residual-cnn",
+    "GradientDescent": "descent",
+    "GradientFlow": "flow",
+}
 OWN: dict[str, dict[str, Call]] = {"network": {}, "training": {}}  # that command lines named
 # options of the commands themselves
 COMMANDS = (

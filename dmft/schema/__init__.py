@@ -21,6 +21,9 @@ vars    prediction(step, sample)                               f, centered if th
         feature_kernel_two_time, gradient_kernel_two_time (layer, step, sample, step_2, sample_2), on request
         <name>_se                                              standard error of the limit's Monte-Carlo average
         ensembles: diverged(width, seed), where networks diverged: they are nan and count nowhere
+        networks that are any module also: activation_size, activation_change (width, seed, layer, step), and
+            activation_density with a dimension bin, of named layers (coordinate module); weight_change(width, seed,
+            step, parameter); measured(width, seed, step, entry), of functions of the user's own
         moments (networks that are not kept): of every block of networks their count(width, block), and of how many that
             diverged(width, block) and do not count; <name>_mean and <name>_m2, the sum of squared deviations from that
             mean; prediction_comoment(width, block, step, sample, step_2, sample_2), sums of products, on request
@@ -53,7 +56,7 @@ from dmft.schema.arguments import (
 )
 from dmft.schema.build import build
 from dmft.schema.formulas import digests
-from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, TOTALS, dims
+from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, OF_MODULES, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
 from dmft.schema.predictions import averages, following, held, losses, observed_loss, of_predictions, splits
 from dmft.schema.registry import in_tables, kernels, observable, quantities, register, registered
@@ -80,6 +83,7 @@ __all__ = [
     "KINDS",
     "MOMENTS",
     "OBSERVABLES",
+    "OF_MODULES",
     "OUTPUT",
     "PREDICTIONS",
     "ROUNDING",

@@ -28,6 +28,13 @@ BY_WIDTH = ("mean", "mean_se", "variance", "variance_se", "deviation", "deviatio
 BY_WIDTH_LAYER_STEP = ("error", "error_se", "distance", "distance_se", *RATIOS)
 TOTALS = ("raw_variance", "raw_variance_se", "raw_bias_square", "raw_bias_square_se", *OVERALL)
 EXPONENTS = tuple(f"{kind}_exponent{part}" for kind in ("variance", "bias") for part in ("", "_se", "_chi2"))
+OF_MODULES = {  # of networks that are any module, beside what all have
+    "activation_size": ("width", "seed", "layer", "step"),
+    "activation_change": ("width", "seed", "layer", "step"),
+    "activation_density": ("width", "seed", "layer", "step", "bin"),
+    "weight_change": ("width", "seed", "step", "parameter"),
+    "measured": ("width", "seed", "step", "entry"),
+}
 UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 
 
@@ -103,7 +110,9 @@ KINDS = {
         errors=True,
     ),
     "ensemble": Kind(
-        "finite_nets.train_ensemble", {"": _after("width", "seed")}, besides={"diverged": ("width", "seed")}
+        "finite_nets.train_ensemble",
+        {"": _after("width", "seed")},
+        besides={"diverged": ("width", "seed"), **OF_MODULES},
     ),
     "moments": Kind(
         "finite_nets.train_ensemble(..., keep='moments')",

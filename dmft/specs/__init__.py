@@ -1,10 +1,21 @@
 """What is studied: frozen dataclasses, NumPy only, no width."""
 
 from dmft.specs.activation import Activation, erf, gelu, linear, relu, softplus, tanh
-from dmft.specs.networks import CNN, MLP, Architecture, Population, ResidualMLP, Transformer
+from dmft.specs.networks import (
+    CNN,
+    MLP,
+    Architecture,
+    LayerNorm,
+    Population,
+    ResidualCNN,
+    ResidualMLP,
+    RMSNorm,
+    Transformer,
+)
 from dmft.specs.problem import Problem, vary
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
+from dmft.specs.tasks.text import Text, load_text
 from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
 
 __all__ = [
@@ -14,16 +25,21 @@ __all__ = [
     "Architecture",
     "GradientDescent",
     "GradientFlow",
+    "LayerNorm",
     "Population",
     "Problem",
+    "RMSNorm",
+    "ResidualCNN",
     "ResidualMLP",
     "Task",
+    "Text",
     "Training",
     "Transformer",
     "erf",
     "gelu",
     "linear",
     "load_task",
+    "load_text",
     "one_pass",
     "random_batches",
     "relu",

@@ -53,6 +53,18 @@ A parameter that is one number n, such as a gain (`net.number`), has no populati
 eta gamma0^2, of gradient descent without N.  A step adds c sum_a Delta_a gamma0 df_a/dn, and K the product of gamma0
 df/dn.  Where rates of weights lack N, as in "ntk" below, its rate is 1/N of theirs, too.
 
+Of L residual blocks, h^{l+1} = h^l + beta0 L^-alpha W^l phi(h^l) / sqrt(N) with 1/2 <= alpha <= 1 has a limit of L ->
+infinity in which features are learned if the weights of branches, and they alone, learn at L^{2 alpha - 1} times the
+rate of all others: the blocks' part of the NTK, beta0^2 L^{-2 alpha} sum_l G^{l+1} Phi^l times that, is of order 1.
+A factor c^2 in the rate of a weight is a factor c in the forward pass and a variance 1 / c^2 at initialisation, so that
+all rates may remain eta gamma0^2 N: with c = L^{alpha - 1/2}
+
+    h^{l+1} = h^l + beta0 L^-1/2 W^l phi(h^l) / sqrt(N)      W^l ~ N(0, L^{1 - 2 alpha})
+
+and c besides in all layers of a branch but its last.  With alpha = 1/2 the noise of branches at initialisation has a
+limit of its own, with alpha = 1 it vanishes, and what training adds remains.  (Bordelon, Chaudhry & Pehlevan 2024 have
+the same with rates of all weights scaled, and read-in and readout scaled against that.)
+
 Other parameterizations, which have no limit with feature learning, in the same form: Gaussian parameters of unit
 variance, forward factors as above, g = (1 / output scale) df/dh.
 
@@ -147,6 +159,16 @@ class Deviations:
     biases: float
     along: NDArray[np.float64]
     extra: float
+
+
+def learned(blocks: int, exponent: Any) -> Any:
+    """c = L^{alpha - 1/2}: the factor of weights in branches that beta0 L^-alpha multiplies."""
+    return blocks ** (exponent - 0.5)
+
+
+def branch_factor(blocks: int, scale: Any, exponent: Any) -> Any:
+    """c beta0 L^-alpha: of the last weights of a branch."""
+    return scale * blocks**-exponent * learned(blocks, exponent)
 
 
 def initial_deviations(

@@ -28,6 +28,7 @@ from dmft.specs.training import own as own_training
 FORMAT = 1
 NETWORKS = kinds_in(networks, Architecture)
 TRAININGS = kinds_in(training, Training)
+COUNTS = ("depth", "blocks", "branch_layers")  # fields that the number of the readout follows from
 LONGEST = 60  # characters of a value that is shown
 # fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
 SILENT = {
@@ -250,8 +251,8 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
             residual network `branch_scale` stays as it is when `depth` varies.)
 
     Raises:
-        ValueError, TypeError: no such field; values that are no list; what the specs say of values; depths, where the
-            readout is frozen by its number, which would be another layer then.
+        ValueError, TypeError: no such field; values that are no list; what the specs say of values; depths or numbers
+            of blocks, where the readout is frozen by its number, which would be another layer then.
 
     Example:
         >>> [one.network.gamma0 for one in dmft.vary(problem, gamma0=[0.5, 1, 2])]
@@ -260,9 +261,10 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
     for name, each in values.items():
         if isinstance(each, str) or not isinstance(each, Iterable):
             raise TypeError(f"{name}={each!r} is not a list of values; give e.g. {name}=[{each!r}].")
-    if "depth" in values and "frozen" not in values and problem.sketch.readout_layer in problem.network.frozen:
+    counts = [name for name in COUNTS if name in values]
+    if counts and "frozen" not in values and problem.sketch.readout_layer in problem.network.frozen:
         raise ValueError(
-            f"depth varies and frozen={problem.network.frozen} holds the readout by its number; vary frozen, too."
+            f"{counts[0]} varies and frozen={problem.network.frozen} holds the readout by its number; vary frozen, too."
         )
     combinations = itertools.product(*map(list, values.values()))
     return [_with(problem, dict(zip(values, combination, strict=True))) for combination in combinations]

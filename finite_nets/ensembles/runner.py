@@ -175,7 +175,7 @@ class Runner:
         try:
             return work()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0]
         # after the handler: its traceback holds the memory of the batch
@@ -215,7 +215,8 @@ def indices(seeds: Sequence[int] | Indices) -> Indices:
     return np.asarray(seeds, np.int64)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, and a smaller batch may do."""
     if isinstance(error, MemoryEstimateError):
         return False
     # the allocator of PyTorch on a CPU raises a plain RuntimeError

@@ -405,10 +405,11 @@ def test_errors_of_distances_cover():
         assert (abs(pulls.std("step") - 1.06) < 0.17).all(), (name, pulls.std("step").values)
 
 
-def test_without_a_theory_only_successive_widths_are_compared(cloud):
+def test_without_a_theory_networks_are_compared_with_wider_ones(cloud):
     theory, nets, *_ = cloud
     alone = comparisons.pointwise(nets)
-    assert set(alone.data_vars) == {"successive", "successive_se", "successive_error", "successive_error_se"}
+    names = {f"{kind}{part}" for kind in ("successive", "widest") for part in ("", "_error")}
+    assert set(alone.data_vars) == {f"{n}{fit}{se}" for n in names for fit in ("", "_exponent") for se in ("", "_se")}
     assert "width" not in alone.coords
     one = comparisons.pointwise(nets.isel(width=[0]), theory)
     assert set(one.data_vars) == {"distance", "distance_se", "error", "error_se"}

@@ -336,7 +336,7 @@ def test_help_tells_of_an_architecture_of_ones_own(wavy, capsys):
         ),
         (
             f"{PROBLEM} --network mpl",
-            "--network 'mpl' is unknown; choose one of mlp, cnn, residual, transformer, or a class of your",
+            "--network 'mpl' is unknown; choose one of mlp, cnn, residual, residual-cnn, transformer, or a class of your",
         ),
         (f"{PROBLEM} --learning-rate -1", "learning_rate=-1.0 must be positive"),
         (f"{PROBLEM} --activation tang", "activation 'tang' is unknown; choose one of tanh"),

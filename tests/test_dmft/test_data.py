@@ -58,7 +58,7 @@ def test_standard_normalisation():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"source": "cifar"}, ValueError, "data set 'cifar' is neither one of digits, fashion_mnist, mnist5k nor a path"),
+        ({"source": "cifar"}, ValueError, "data set 'cifar' is neither one of acsf1, arrow_head,"),
         ({"classes": None}, ValueError, "the labels take 10 values; choose two or more of them, e.g. classes=(0, 1)"),
         ({"classes": (1, 1)}, ValueError, "classes=(1, 1) must be two or more different labels"),
         ({"classes": (1, 2, 3), "one_hot": False}, ValueError, "one_hot=False with 3 classes"),

@@ -11,6 +11,7 @@ other side.  Positions of images are numbered row by row, in one axis; so are th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -74,20 +75,7 @@ class CNN(Architecture):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("kernel_size", "stride"):
-            object.__setattr__(self, name, _check.integer(name, getattr(self, name), minimum=1))
-        if self.kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size={self.kernel_size} is even: such a kernel has no middle; take {self.kernel_size + 1}."
-            )
-        for name, known in (("padding", PADDINGS), ("pooling", POOLINGS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}.")
-        if self.parameterization == STANDARD:
-            raise ValueError(
-                f'parameterization="{STANDARD}" is for perceptrons: its rates are the inputs of their layers. Take '
-                f'"{MEAN_FIELD}", or "ntk".'
-            )
+        check_convolution(self)
 
     def program(self, net: Any, x: Any) -> Field:
         h = net.read("W0", x, to=0)
@@ -95,17 +83,11 @@ class CNN(Architecture):
         for n in range(1, self.depth):
             features = net.layer(h, net.activate(self.activation, h))
             h = net.apply(f"W{n}", features, to=n, mix=mixing(grids[n], self.kernel_size, self.stride, self.padding))
-        count = math.prod(last)
-        return net.mix(net.layer(h, net.activate(self.activation, h)), np.full(count, 1 / count))  # type: ignore[no-any-return]
+        return pooled(net, net.layer(h, net.activate(self.activation, h)), math.prod(last))
 
     def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Patches (sample, position, place of the kernel and channel) / sqrt(K C)."""
-        grid, channels = self.grids(x.shape[1:])[0], x.shape[-1]
-        seen = sources(grid, self.kernel_size, self.stride, self.padding)
-        outside = np.zeros((len(x), 1, channels))  # which OUTSIDE, the last one, finds
-        places = np.concatenate([x.reshape(len(x), -1, channels), outside], axis=1)[:, seen]
-        patches: NDArray[np.float64] = np.moveaxis(places, 1, 2).reshape(len(x), seen.shape[1], -1)
-        return patches / math.sqrt(patches.shape[2])
+        return patches(x, self.grids(x.shape[1:])[0], self.kernel_size, self.stride, self.padding)
 
     def grids(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The sizes of the axes of positions, of inputs of this shape and of h^1 .. h^L.
@@ -113,23 +95,70 @@ class CNN(Architecture):
         Raises:
             ValueError: no positions; circular kernels that are larger than these.
         """
-        if len(shape) not in (2, 3):
+        return grids_of(shape, [self.stride] * self.depth, self.kernel_size, self.padding)
+
+
+# ---- what convolutional networks share -------------------------------------------------------------------------------
+
+
+def check_convolution(network: Any) -> None:
+    """Check kernel_size, stride, padding, pooling and parameterization of a frozen dataclass, and set them.
+
+    Raises:
+        ValueError, TypeError: naming the field.
+    """
+    for name in ("kernel_size", "stride"):
+        object.__setattr__(network, name, _check.integer(name, getattr(network, name), minimum=1))
+    if network.kernel_size % 2 == 0:
+        raise ValueError(
+            f"kernel_size={network.kernel_size} is even: such a kernel has no middle; take {network.kernel_size + 1}."
+        )
+    for name, known in (("padding", PADDINGS), ("pooling", POOLINGS)):
+        if getattr(network, name) not in known:
+            raise ValueError(f"{name}={getattr(network, name)!r} is unknown; choose one of {', '.join(known)}.")
+    if network.parameterization == STANDARD:
+        raise ValueError(
+            f'parameterization="{STANDARD}" is for perceptrons: its rates are the inputs of their layers. Take '
+            f'"{MEAN_FIELD}", or "ntk".'
+        )
+
+
+def grids_of(shape: tuple[int, ...], strides: Sequence[int], kernel_size: int, padding: str) -> list[tuple[int, ...]]:
+    """The sizes of the axes of positions, of inputs of this shape and after convolutions of these strides; ValueError
+    for no positions, or circular kernels that are larger than these."""
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"a convolutional network needs positions, and an input of shape {shape} has none; give inputs "
+            "(sample, position, channel) or (sample, row, column, channel): x[:, :, None] for one channel, or "
+            "dmft.load_task(..., flatten=False)."
+        )
+    found = [shape[:-1]]
+    for stride in strides:
+        if padding == "circular" and kernel_size > min(found[-1]):
+            where = f"h^{len(found) - 1}" if len(found) > 1 else "the input"
             raise ValueError(
-                f"a convolutional network needs positions, and an input of shape {shape} has none; give inputs "
-                "(sample, position, channel) or (sample, row, column, channel): x[:, :, None] for one channel, or "
-                "dmft.load_task(..., flatten=False)."
+                f"kernel_size={kernel_size} is larger than the {' x '.join(map(str, found[-1]))} positions of "
+                f'{where}, around which padding="circular" goes; take a smaller kernel or stride, or '
+                'padding="zero".'
             )
-        found = [shape[:-1]]
-        for _ in range(self.depth):
-            if self.padding == "circular" and self.kernel_size > min(found[-1]):
-                where = f"h^{len(found) - 1}" if len(found) > 1 else "the input"
-                raise ValueError(
-                    f"kernel_size={self.kernel_size} is larger than the {' x '.join(map(str, found[-1]))} positions of "
-                    f'{where}, around which padding="circular" goes; take a smaller kernel or stride, or '
-                    'padding="zero".'
-                )
-            found.append(tuple(-(-size // self.stride) for size in found[-1]))
-        return found
+        found.append(tuple(-(-size // stride) for size in found[-1]))
+    return found
+
+
+def pooled(net: Any, features: Field, count: int) -> Field:
+    """What the readout averages, of so many positions."""
+    return net.mix(features, np.full(count, 1 / count))  # type: ignore[no-any-return]
+
+
+def patches(
+    x: NDArray[np.float64], grid: tuple[int, ...], kernel_size: int, stride: int, padding: str
+) -> NDArray[np.float64]:
+    """(sample, position, place of the kernel and channel) / sqrt(K C) of inputs with positions on this grid."""
+    channels, seen = x.shape[-1], sources(grid, kernel_size, stride, padding)
+    outside = np.zeros((len(x), 1, channels))  # which OUTSIDE, the last one, finds
+    places = np.concatenate([x.reshape(len(x), -1, channels), outside], axis=1)[:, seen]
+    found: NDArray[np.float64] = np.moveaxis(places, 1, 2).reshape(len(x), seen.shape[1], -1)
+    return found / math.sqrt(found.shape[2])
 
 
 @lru_cache(maxsize=8)

@@ -10,9 +10,9 @@ from dmft.specs.activation import NAMES, Activation
 from dmft.specs.parameterization import PARAMETERIZATIONS
 
 
-def check_fields(network: Any) -> None:
-    """Check depth, gamma0, activation, centered, frozen, weight_variance and parameterization of a frozen dataclass
-    whose weights are W^0 .. W^{depth-1} and the readout, and set them.
+def check_fields(network: Any, counted: str = "depth") -> None:
+    """Check gamma0, activation, centered, frozen, weight_variance and parameterization of a frozen dataclass whose
+    weights are W^0 .. W^{depth-1} and the readout, and set them; `counted`: the field that depth follows from.
 
     Raises:
         ValueError, TypeError: naming the field.
@@ -21,7 +21,7 @@ def check_fields(network: Any) -> None:
     def put(name: str, value: Any) -> None:
         object.__setattr__(network, name, value)
 
-    put("depth", _check.integer("depth", network.depth, minimum=1))
+    put(counted, _check.integer(counted, getattr(network, counted), minimum=1))
     hint = "The lazy limit, gamma0 -> 0, is dmft.lazy_limit(problem)."
     put("gamma0", _check.positive("gamma0", network.gamma0, hint=hint))
     require_activation(network.activation)

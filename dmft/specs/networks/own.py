@@ -133,6 +133,9 @@ def digest(network: Any, shape: tuple[int, ...]) -> str:
         )
     beside = {each: repr(getattr(network, each)) for each in BESIDE}
     beside_it = repr(sorted(beside.items()))
+    relative = network.relative_variances(sketch.readout_layer + 1)
+    if set(relative) != {1.0}:
+        beside_it += repr(relative)
     if not sketch.plain:
         beside_it += repr([(each.width, each.group) for each in sketch.described])
     return _own.digest_of(beside_it, (values for values, _ in straight), size)

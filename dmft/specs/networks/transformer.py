@@ -40,7 +40,7 @@ from dmft.specs.networks.fields import frozen_layers, require_activation, requir
 from dmft.specs.networks.population import Field, Population
 from dmft.specs.networks.program import Architecture, traced
 from dmft.specs.networks.sketch import ATTENTION
-from dmft.specs.parameterization import MEAN_FIELD, STANDARD, input_scale
+from dmft.specs.parameterization import MEAN_FIELD, STANDARD, branch_factor, input_scale, learned
 
 HEADS, HEAD_DIM = "heads", "head_dim"
 LIMITS = (HEADS, HEAD_DIM)
@@ -181,29 +181,29 @@ class Transformer(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         count = _positions(net.shape)
-        learned = self.blocks ** (self.branch_exponent - 0.5)  # c of blocks
-        branch = self.branch_scale * self.blocks**-self.branch_exponent * learned
+        c = learned(self.blocks, self.branch_exponent)
+        branch = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
         h = net.read("W0", x, to=STREAM)
         for block in range(1, self.blocks + 1):
             shown = net.layer(h, h)
-            h = h + branch * net.apply(f"O{block}", self._attended(net, shown, block, learned), to=STREAM)
+            h = h + branch * net.apply(f"O{block}", self._attended(net, shown, block, c), to=STREAM)
             if self.mlp:
-                u = learned * net.apply(f"U{block}", h, to=Population(("mlp", block), self.mlp_width))
+                u = c * net.apply(f"U{block}", h, to=Population(("mlp", block), self.mlp_width))
                 h = h + branch * net.apply(f"D{block}", net.activate(self.activation, u), to=STREAM)
         read = np.full(count, 1 / count) if self.readout == "mean" else np.eye(count)[-1]
         return net.mix(net.layer(h, h), read)  # type: ignore[no-any-return]
 
-    def _attended(self, net: Any, h: Field, block: int, learned: Any) -> Field:
+    def _attended(self, net: Any, h: Field, block: int, c: Any) -> Field:
         """m of all heads."""
         heads = Population(("heads", block), group=self._group)
         if self.limit == HEADS:
-            scale = learned * self._group ** (self.attention_exponent - 1)
+            scale = c * self._group ** (self.attention_exponent - 1)
             k, q = (scale * net.apply(f"{name}{block}", h, to=heads) for name in "KQ")
-            v = learned * net.apply(f"V{block}", h, to=heads)
+            v = c * net.apply(f"V{block}", h, to=heads)
             within = partial(scores, exponent=self.attention_exponent)
             net.show(ATTENTION, partial(_shown, of=within, causal=self.causal), k, q)
             return net.local(partial(attended, of=within, axes="hn", causal=self.causal), v, k, q)  # type: ignore[no-any-return]
-        k, q, v = (learned * net.apply(f"{name}{block}", h, to=heads) for name in "KQV")
+        k, q, v = (c * net.apply(f"{name}{block}", h, to=heads) for name in "KQV")
         A = net.overlaps(k, q)
         net.show(ATTENTION, partial(_shown_numbers, causal=self.causal), A)
         return net.local(partial(attended, of=of_pairs, axes="nh", causal=self.causal), v, A)  # type: ignore[no-any-return]
@@ -220,7 +220,7 @@ class Transformer(Architecture):
         return {self.limit: width // self._group}
 
     def relative_variances(self, layers: int) -> tuple[float, ...]:
-        of_block = self.blocks ** (1 - 2 * self.branch_exponent)
+        of_block = learned(self.blocks, self.branch_exponent) ** -2
         of_keys = of_block * self._group ** (2 - 2 * self.attention_exponent)
         by_kind = {"W": 1.0, "w": 1.0, "K": of_keys, "Q": of_keys}
         found = tuple(by_kind.get(name[0], of_block) for name in self.weights)

@@ -21,6 +21,8 @@ from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.normalization import NORMALIZATIONS, normalized
 from dmft.specs.tasks.sources import source_of
 
+LAYOUTS = (None, "flat", "image")
+
 
 @usual_errors
 def load_task(
@@ -37,13 +39,15 @@ def load_task(
     names: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     flatten: bool = True,
+    layout: str | None = None,
 ) -> Task:
     """Draw a task from a data set that is on this machine.
 
     Args:
-        source: "digits", "mnist5k", "fashion_mnist", or a path: an `.npz` file with arrays `x`, `y` (or `x_train`,
-            `y_train`, `x_test`, `y_test`), a folder of IDX files (plain or gzip), or a folder of CIFAR-10 batches
-            (binary, or Python pickles with `allow_pickle`).
+        source: "digits", "mnist5k", "fashion_mnist" or another name of `dmft.specs.tasks.sources`, or a path: an `.npz`
+            file with arrays `x`, `y` (or `x_train`, `y_train`, `x_test`, `y_test`), a folder of IDX files (plain or
+            gzip), of CIFAR-10 batches (binary, or Python pickles with `allow_pickle`), or with a sub-folder of images
+            (PNG, JPEG) a class, perhaps in train/ and test/.  Text is read by `dmft.load_text`.
         classes: two labels, of which the first becomes the target -1, the second +1; or more, with one-hot targets
             (sample, output) in their order.  In place of a label a list of them, all of one class: ((0, 2, 4), (1, 3)).
             May be left out where the labels are two in number, where they are one-hot (all columns are classes then),
@@ -62,6 +66,7 @@ def load_task(
         flatten: False: images keep their positions, (sample, row, column, channel), as convolutional networks need
             them; arrays `x` of an `.npz` file their axes, (sample, position, channel) or (sample, row, column,
             channel).  Their numbers are normalised as those of vectors are.
+        layout: "image" is flatten=False in words, "flat" the default.
 
     Returns:
         A `Task` whose `provenance` names origin, digest of the source, and every option here.
@@ -82,6 +87,9 @@ def load_task(
     seed = _check.integer("seed", seed, minimum=0)
     if normalize not in NORMALIZATIONS:
         raise ValueError(f"normalize={normalize!r} is unknown; choose one of {NORMALIZATIONS}.")
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout={layout!r} is unknown; choose "flat" or "image" (positions are kept).')
+    flatten = flatten and layout != "image"
     raw = source_of(source, names, allow_pickle)
     raw, columns = labels.labelled(raw) if not regression else (raw, 0)
     known: Classes | None = None
@@ -133,7 +141,7 @@ def _images(pool: Pool, what: str) -> NDArray[np.float64]:
     """(sample, [row,] position, channel)."""
     if len(pool.shape) < 2:
         raise ValueError(
-            f"{what} holds vectors of {pool.x.shape[1]} features without positions; leave flatten=False out, or store "
-            "x as (sample, position, channel) or (sample, row, column, channel)."
+            f"{what} holds vectors of {pool.x.shape[1]} features without positions; leave flatten=False out "
+            "(and layout=), or store x as (sample, position, channel) or (sample, row, column, channel)."
         )
     return pool.images

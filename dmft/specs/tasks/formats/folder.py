@@ -1,4 +1,4 @@
-"""Folders of files: IDX, or batches of CIFAR-10."""
+"""Folders of files: IDX, batches of CIFAR-10, or images, one sub-folder a class."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from dmft.errors import DataError
 from dmft.specs.tasks.formats.cifar import CIFAR_NAME, from_cifar
 from dmft.specs.tasks.formats.idx import IDX_WORDS, from_idx, is_idx
+from dmft.specs.tasks.formats.images import from_images, splits_of
 from dmft.specs.tasks.formats.places import Found, assign, chosen_names, place, reading
 
 
 def from_folder(folder: Path, names: Mapping[str, str] | None, *, allow_pickle: bool) -> Found:
-    """A folder of IDX files or of CIFAR-10 batches.
+    """A folder of IDX files, of CIFAR-10 batches, or with sub-folders of images.
 
     Raises:
         DataError: neither; both; damaged or ambiguous files; pickles without `allow_pickle`.
@@ -20,6 +21,7 @@ def from_folder(folder: Path, names: Mapping[str, str] | None, *, allow_pickle: 
     label = folder.absolute().name
     with reading(folder, "a folder", "make it readable"):
         files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+        images = splits_of(folder) if names is None else {}
     if names is not None:
         return from_idx(label, files, chosen_names(names, files, label))
     idx = {name: place(name, IDX_WORDS) for name in files if is_idx(name)}
@@ -34,8 +36,11 @@ def from_folder(folder: Path, names: Mapping[str, str] | None, *, allow_pickle: 
         return from_idx(label, files, assign(placed, label))
     if any(match["split"] == "data" for match in cifar.values()):
         return from_cifar(label, files, cifar, allow_pickle=allow_pickle)
+    if images:
+        return from_images(label, images)
     raise DataError(
-        f"{label} holds neither IDX files (*images-idx3-ubyte*) nor CIFAR-10 batches (data_batch_1)"
+        f"{label} holds neither IDX files (*images-idx3-ubyte*) nor CIFAR-10 batches (data_batch_1), nor sub-folders "
+        "of images (CLASS/*.png)"
         + (
             f"; of IDX files with other names say which is which: names={{'x': {next(iter(files))!r}, 'y': ...}}."
             if files

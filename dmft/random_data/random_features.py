@@ -1,0 +1,359 @@
+"""Random features: a linear readout of N frozen random projections, trained on P samples drawn once.
+
+    f = w . A psi / sqrt N,   A (N x M) iid N(0,1) frozen,  w(0) = 0,   y = w* . psi + eps,   v0 = w* - A^T w / sqrt N
+    v1 = Psi v0 + eps    v2 = Psi^T v1 / P    v3 = A v2    v4 = A^T v3 / N    d v0/dt = - v4
+
+For P, N, M -> infinity together single sites are Gaussian, and responses depend on t - s alone.  With z the symbol of
+d/dt (flow: the Laplace variable; heavy ball in x: z = (1-x)(1-mu x)/(eta x)), c that of w* and n that of the noise:
+
+    (6) kappa(z) = z / (R_1 R_3),   H_k = 1 / (z + lambda_k R_1 R_3)
+    (7) R_1 = 1 - df(kappa)/P,   R_3 = 1 - df(kappa)/N
+    (8) C_0 = c c' S[lambda w*^2] + S[lambda] C_3/N + R_3 R_3' S[lambda^2] C_1/P
+    (9) C_1 = R_1 R_1' (C_0 + sigma^2 n n')
+   (10) C_3 = R_3 R_3' { z z' S[lambda] C_1/P + R_1 R_1' ( c c' S[lambda^2 w*^2] + S[lambda^2] C_3/N ) }
+
+    S[f] = sum_k f_k H_k(z) H_k(z'), each eigenvalue mu_k times            ' second frequency
+    C_0  excess test loss (step, step_2): L = C_0(t,t)                      C_1  of residuals; train loss C_1(t,t)
+    C_3  of v3, in units of one feature: N <v3 v3>                          R_1, R_3  responses of data, of features
+    N, P features and samples, None for infinitely many                     sigma^2 variance of the noise eps
+
+Two models that share the data alone have no C_3/N in (8) and (10); that share the features alone, no C_1/P; neither,
+both: C_0 = c c' S[lambda w*^2], the bias.  With E_A x E_D models averaged (features times data sets)
+
+   (11) L = B + V_A/E_A + V_D/E_D + V_AD/(E_A E_D),   V_A = L_D - B, V_D = L_A - B, V_AD = L - L_A - L_D + B
+
+where L_A is the loss with features averaged out and L_D that with data averaged out.
+
+Checks: C_0 + sigma^2 11^T = (1 - R_02) C_1 (1 - R_02)^T with 1 - R_02 = R_1^{-1}: the gap of test and train.
+
+Errors: 1e-8 relative to the initial loss for steps (`dmft.random_data.transforms`), and for flows the difference of two
+contours, which is an error where it is too large.
+
+Cost: O(T M) for (7), O(T^2 M) for S; a flow O(n^2 M) a time, whatever the time, in chunks of modes.
+
+Assumptions and approximations: corrections of relative order 1/N, 1/P; those of a single mode that carries the loss are
+larger.
+
+Source: B. Bordelon, A. Atanasov, C. Pehlevan, arXiv:2402.01092; exponent of N as in arXiv:2409.17858.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import toeplitz
+
+from dmft.errors import DivergenceError
+from dmft.random_data.equivalents import Noise, Wishart, degrees, effective_ridge, largest_eigenvalue
+from dmft.random_data.transforms import NODES, Circle, Talbot
+from dmft.specs import _check
+from dmft.specs.random_data.spectra import Spectrum
+
+Array = NDArray[np.float64]
+Complex = NDArray[np.complex128]
+CHUNK = 2**17  # numbers of an array (point, mode) that is held at once
+SHARED = {"both": (1.0, 1.0), "data": (0.0, 1.0), "features": (1.0, 0.0), "neither": (0.0, 0.0)}
+COARSER = 4  # nodes less, of the contour that checks another
+MERGED = 1000  # modes a decade where contours are compared
+CONTOUR, CONTOUR_FLOOR = 1e-4, 1e-8  # what two contours may differ by, relative and of the initial loss
+
+
+class ContourError(ArithmeticError):
+    """Two contours of an inverse Laplace transform disagree."""
+
+
+@dataclass(frozen=True)
+class TwoTimes:
+    """Order parameters of a linear model at steps 0 .. T, (step, step_2) each.
+
+    error: C_0, of test errors, without the noise of labels.  residual: C_1, of training residuals.
+    feature: C_3.  data_response, feature_response: R_1, R_3, lower triangular.
+    """
+
+    error: Array
+    residual: Array
+    feature: Array
+    data_response: Array
+    feature_response: Array
+
+    @property
+    def test(self) -> Array:
+        """Excess test loss L (step,): mean square, without the variance of the noise."""
+        return np.diagonal(self.error).copy()
+
+    @property
+    def train(self) -> Array:
+        """Mean square of the training residuals (step,)."""
+        return np.diagonal(self.residual).copy()
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What (8) to (10) are made of at all pairs of points, (point, point_2), or (point,)."""
+
+    z: Complex
+    R1: Complex
+    R3: Complex
+    of_lam: Complex
+    of_lam2: Complex
+    target: Complex
+    target2: Complex
+    noise: Complex
+
+
+def size(name: str, value: float | None) -> float | None:
+    """A number of features or samples, a positive one; None for infinitely many."""
+    if value is None:
+        return None
+    return _check.positive(name, value, hint=f"For infinitely many leave {name} out (None).")
+
+
+def responses(z: Complex, spectrum: Spectrum, features: float | None, samples: float | None) -> tuple[Complex, ...]:
+    """kappa, R_1 and R_3 of (6) and (7), (point,)."""
+    kappa = effective_ridge(z, spectrum, Wishart(samples) * Wishart(features))
+    df, _ = degrees(kappa, spectrum)
+    R1 = 1 - df / samples if samples else np.ones_like(kappa)
+    R3 = 1 - df / features if features else np.ones_like(kappa)
+    # the smaller one, a difference of nearly equal numbers at late times, follows from the other
+    of_data = np.abs(R1) < np.abs(R3)
+    R1, R3 = np.where(of_data, z / (kappa * R3), R1), np.where(of_data, R3, z / (kappa * R1))
+    return kappa, R1, R3
+
+
+def _sums(
+    z: Complex, mirror: NDArray[np.int64], c: Complex, n: Complex, spectrum: Spectrum, N: float | None, P: float | None
+) -> _Sums:
+    """At points of which `mirror` says where the conjugate of each is."""
+    _, R1, R3 = responses(z, spectrum, N, P)
+    upper = np.flatnonzero(np.arange(len(z)) <= mirror)
+    found = np.zeros((4, len(z), len(z)), complex)
+    at_once = max(CHUNK // len(z), 16)
+    for start in range(0, len(spectrum.eigenvalues), at_once):
+        part = slice(start, start + at_once)
+        lam, w2, copies = spectrum.eigenvalues[part], spectrum.power[part], spectrum.copies[part]
+        H = np.empty((len(z), len(lam)), complex)
+        H[upper] = 1 / (z[upper, None] + lam * (R1 * R3)[upper, None])
+        H[mirror[upper]] = H[upper].conj()
+        for total, f in zip(found, (copies * lam, copies * lam**2, lam * w2, lam**2 * w2), strict=True):
+            total[upper] += (H[upper] * f) @ H.T
+    for total in found:
+        total[mirror[upper]] = total[upper][:, mirror].conj()
+    cc = np.outer(c, c)
+    return _Sums(z, R1, R3, found[0], found[1], found[2] * cc, found[3] * cc, np.outer(n, n))
+
+
+def _correlations(
+    s: _Sums, N: float | None, P: float | None, sigma2: float, shared: str = "both"
+) -> tuple[Complex, Complex, Complex]:
+    """C_0, C_1, C_3 of (8) to (10) for two models that share this much: a linear system of two at every pair."""
+    by_features, by_data = SHARED[shared]
+    by_features, by_data = by_features / N if N else 0.0, by_data / P if P else 0.0
+    R11, R33, zz = np.outer(s.R1, s.R1), np.outer(s.R3, s.R3), np.outer(s.z, s.z)
+    a, b = by_data * R11 * R33 * s.of_lam2, by_features * R11 * R33 * s.of_lam2
+    k03, k30 = by_features * s.of_lam, by_data * R33 * R11 * zz * s.of_lam
+    s0 = s.target + a * sigma2 * s.noise
+    s3 = R33 * R11 * s.target2 + k30 * sigma2 * s.noise
+    det = (1 - a) * (1 - b) - k03 * k30
+    C0, C3 = (s0 * (1 - b) + k03 * s3) / det, (s3 * (1 - a) + k30 * s0) / det
+    return C0, R11 * (C0 + sigma2 * s.noise), C3
+
+
+def require_stable(rate: float, momentum: float, spectrum: Spectrum, noise: Noise) -> None:
+    """DivergenceError, with the threshold 2 (1 + momentum) / (edge of the spectrum), for rates beyond it."""
+    threshold = 2 * (1 + momentum) / largest_eigenvalue(spectrum, noise)
+    if not rate < threshold:
+        raise DivergenceError(
+            f"learning_rate={rate:g} is beyond stability: gradient descent with momentum={momentum:g} on this problem "
+            f"converges below {threshold:.4g}. Lower the rate."
+        )
+
+
+def _on_circle(
+    spectrum: Spectrum, steps: int, eta: float, mu: float, N: float | None, P: float | None
+) -> tuple[Circle, _Sums]:
+    circle = Circle(steps + 1)
+    x = circle.points
+    z, c = (1 - x) * (1 - mu * x) / (eta * x), (1 - mu * x) / (eta * x)
+    mirror = (-np.arange(len(x))) % len(x)
+    return circle, _sums(z, mirror, c, 1 / (1 - x), spectrum, N, P)
+
+
+def _checked(
+    features: float | None, samples: float | None, noise: float, rate: float, momentum: float
+) -> tuple[float | None, float | None]:
+    _check.positive("learning_rate", rate)
+    _check.nonnegative("momentum", momentum, below=1.0)
+    _check.nonnegative("noise", noise)
+    return size("features", features), size("samples", samples)
+
+
+def gradient_descent(
+    spectrum: Spectrum,
+    *,
+    steps: int,
+    learning_rate: float,
+    momentum: float = 0.0,
+    features: float | None = None,
+    samples: float | None = None,
+    noise: float = 0.0,
+) -> TwoTimes:
+    """Full-batch gradient descent with heavy-ball momentum, at all pairs of steps.
+
+    Args:
+        spectrum: of data and target.
+        steps: number T of updates; results are at steps 0 .. T.
+        learning_rate: eta.
+        momentum: mu, v0(t+1) = v0(t) - eta v4(t) + mu (v0(t) - v0(t-1)).
+        features, samples: N, P; None for infinitely many.
+        noise: sigma^2, variance of the labels' noise.
+
+    Raises:
+        DivergenceError: a rate beyond stability, with the threshold.
+        BranchError: (7) is not solved on its branch.
+        ValueError, TypeError: arguments out of range.
+
+    Example:
+        >>> from dmft.random_data import power_law
+        >>> found = gradient_descent(power_law(60, 1.2, 1.5), steps=5, learning_rate=0.2, features=15, samples=24)
+        >>> found.test.round(3)
+        array([2.355, 1.909, 1.648, 1.484, 1.375, 1.299])
+    """
+    N, P = _checked(features, samples, noise, learning_rate, momentum)
+    steps = _check.integer("steps", steps, minimum=1)
+    require_stable(learning_rate, momentum, spectrum, Wishart(P) * Wishart(N))
+    circle, sums = _on_circle(spectrum, steps, learning_rate, momentum, N, P)
+    C0, C1, C3 = (circle.two_times(C) for C in _correlations(sums, N, P, noise))
+    R1, R3 = (toeplitz(circle.sequence(R), np.zeros(steps + 1)) for R in (sums.R1, sums.R3))
+    return TwoTimes(C0, C1, C3, R1, R3)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses at given times: excess test loss, and mean square of the training residuals; each (time,)."""
+
+    times: Array
+    test: Array
+    train: Array
+
+
+def gradient_flow(
+    spectrum: Spectrum,
+    times: Sequence[float] | Array,
+    *,
+    features: float | None = None,
+    samples: float | None = None,
+    noise: float = 0.0,
+    nodes: int = NODES,
+) -> Losses:
+    """Gradient flow at any times, up to 1e10 and beyond, each by itself.
+
+    Args:
+        spectrum: of data and target, of up to millions of modes; log-spaced ones reach k = 1e11.
+        times: (time,), at least 0, in units of the flow: learning rate times time.
+        features, samples: N, P; None for infinitely many.
+        noise: sigma^2.
+        nodes: of the contour in each of two variables.
+
+    Raises:
+        ContourError: contours with `nodes` and `COARSER` fewer nodes disagree.
+        BranchError, ValueError, TypeError: as `gradient_descent`.
+
+    Example:
+        >>> from dmft.random_data import power_law
+        >>> found = gradient_flow(power_law(1e6, 1.5, 1.75), [1.0, 1e10], features=40)
+        >>> found.test.round(4)
+        array([0.8914, 0.2405])
+    """
+    N, P = _checked(features, samples, noise, 1.0, 0.0)
+    nodes = _check.integer("nodes", nodes, minimum=COARSER + 4)
+    t = _check.finite_array("times", times, ("time",))
+    if (t < 0).any():
+        raise ValueError(f"times holds {t.min():g}; a flow starts at time 0.")
+    found = np.array([[spectrum.signal, spectrum.signal + noise] for _ in t])
+    initial = spectrum.signal + noise
+    initial = spectrum.signal + noise
+    merged = spectrum.coarse(MERGED) if len(spectrum.eigenvalues) > 8 * MERGED else spectrum
+    for i in np.flatnonzero(t):
+        found[i] = np.maximum(_flow_at(t[i], spectrum, N, P, noise, Talbot(nodes), "both"), 0.0)
+        fine, coarse = (_flow_at(t[i], merged, N, P, noise, Talbot(nodes - less), "both") for less in (0, COARSER))
+        error, allowed = np.abs(np.subtract(fine, coarse)), CONTOUR * np.abs(fine) + CONTOUR_FLOOR * initial
+        if not (error <= allowed).all():
+            raise ContourError(
+                f"the inverse Laplace transform at time {t[i]:g} does not converge: contours of {nodes} and "
+                f"{nodes - COARSER} nodes give losses {fine[0]:.6g} and {coarse[0]:.6g}. Take nodes=32, or fewer than "
+                f"40 where rounding dominates."
+            )
+    return Losses(t, found[:, 0], found[:, 1])
+
+
+def _flow_at(
+    time: float, spectrum: Spectrum, N: float | None, P: float | None, sigma2: float, rule: Talbot, shared: str
+) -> tuple[float, float]:
+    z, w = rule.at(time)
+    mirror = (np.arange(len(z)) + len(z) // 2) % len(z)
+    sums = _sums(z, mirror, np.ones_like(z), 1 / z, spectrum, N, P)
+    C0, C1, _ = _correlations(sums, N, P, sigma2, shared)
+    return float(np.real(w @ C0 @ w)), float(np.real(w @ C1 @ w))
+
+
+@dataclass(frozen=True)
+class BiasVariance:
+    """Excess test loss and its parts, (step,): of one model, bias, variances of features, of data, of both."""
+
+    loss: Array
+    bias: Array
+    of_features: Array
+    of_data: Array
+    of_both: Array
+
+    def ensemble(self, features: int, data: int) -> Array:
+        """The loss (11) of the average over E_A draws of features times E_D of data."""
+        E_A, E_D = _check.integer("features", features, minimum=1), _check.integer("data", data, minimum=1)
+        return self.bias + self.of_features / E_A + self.of_data / E_D + self.of_both / (E_A * E_D)
+
+
+def bias_variance(
+    spectrum: Spectrum,
+    *,
+    steps: int | None = None,
+    learning_rate: float = 1.0,
+    momentum: float = 0.0,
+    times: Sequence[float] | Array | None = None,
+    features: float | None = None,
+    samples: float | None = None,
+    noise: float = 0.0,
+) -> BiasVariance:
+    """The excess test loss split into bias and variances over features and data.
+
+    Args:
+        spectrum, features, samples, noise: as of `gradient_descent`.
+        steps, learning_rate, momentum: of gradient descent;
+        times: of a flow, in place of these.
+
+    Example:
+        >>> from dmft.random_data import power_law
+        >>> split = bias_variance(power_law(60, 1.2, 1.5), times=[10.0], features=15, samples=24, noise=0.1)
+        >>> bool(split.ensemble(8, 8)[0] < split.ensemble(8, 1)[0] < split.loss[0])
+        True
+    """
+    N, P = _checked(features, samples, noise, learning_rate, momentum)
+    parts: list[Array]
+    if times is not None:
+        t = _check.finite_array("times", times, ("time",))
+        rule = Talbot()
+        parts = [
+            np.array([_flow_at(s, spectrum, N, P, noise, rule, shared)[0] if s else spectrum.signal for s in t])
+            for shared in SHARED
+        ]
+    else:
+        steps = _check.integer("steps", steps, minimum=1)
+        require_stable(learning_rate, momentum, spectrum, Wishart(P) * Wishart(N))
+        circle, sums = _on_circle(spectrum, steps, learning_rate, momentum, N, P)
+        pairs: list[Any] = [_correlations(sums, N, P, noise, shared)[0] for shared in SHARED]
+        parts = [np.diagonal(circle.two_times(C0)).copy() for C0 in pairs]
+    L, L_A, L_D, B = parts
+    return BiasVariance(L, B, L_D - B, L_A - B, L - L_A - L_D + B)

@@ -1,0 +1,105 @@
+"""Folders of images, one sub-folder a class: CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png; PNG or JPEG.
+
+Labels are the names of the sub-folders.  Images are read by Pillow; all have one size, and are of three colours if one
+of them is, else of one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import DataError
+from dmft.specs.tasks.formats.places import TEST_WORDS, TRAIN_WORDS, Found, Pool, reading
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Sub-folders that hold images, by name."""
+    found = sorted(path for path in folder.iterdir() if path.is_dir())
+    return {path.name: path for path in found if any(True for _ in images_in(path))}
+
+
+def images_in(folder: Path) -> Iterable[Path]:
+    """The images of a folder, by name."""
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS)
+
+
+def splits_of(folder: Path) -> dict[str, Path]:
+    """Where the classes of "train" and of "test" are; the folder itself is "train" where it holds them."""
+    parts = {"train": TRAIN_WORDS, "test": TEST_WORDS}
+    named = [path for path in sorted(folder.iterdir()) if path.is_dir() and class_folders(path)]
+    found: dict[str, Path] = {}
+    for path in named:
+        for split, words in parts.items():
+            if path.name.lower() in words:
+                if split in found:
+                    raise DataError(
+                        f"{folder.name} has two folders for {split}, {found[split].name} and {path.name}; keep one."
+                    )
+                found[split] = path
+    if found:
+        return found
+    return {"train": folder} if class_folders(folder) else {}
+
+
+def from_images(label: str, folders: dict[str, Path]) -> Found:
+    """Images of the folders that `splits_of` found.
+
+    Raises:
+        DataError: images of several sizes, or damaged; other classes in the test part.
+    """
+    files = {
+        split: [(name, path) for name, folder in class_folders(root).items() for path in images_in(folder)]
+        for split, root in folders.items()
+    }
+    every = [path for each in files.values() for _, path in each]
+    pixels = read_images(every)
+    pools, first = {}, 0
+    for split, each in files.items():
+        part = pixels[first : first + len(each)]
+        pools[split] = Pool(part.reshape(len(part), -1), np.array([name for name, _ in each]), pixels.shape[1:])
+        first += len(each)
+    if "train" not in pools:
+        return Found(pools["test"], None, every, "folder of images")
+    test = pools.get("test")
+    if test is not None and (others := sorted(set(test.y.tolist()) - set(pools["train"].y.tolist()))):
+        raise DataError(f"{label}: the test part has the classes {others[:5]}, which the training part has not.")
+    return Found(pools["train"], test, every, "folder of images")
+
+
+def read_images(paths: list[Path]) -> NDArray[np.uint8]:
+    """(sample, row, column, channel) of image files.
+
+    Raises:
+        ImportError: Pillow is missing.  DataError: damaged files, several sizes.
+    """
+    image = pillow()
+    found: list[NDArray[np.uint8]] = []
+    for path in paths:
+        with reading(path, "an image"), image.open(path) as opened:
+            grey = opened.mode in ("1", "L", "I", "I;16", "LA")
+            found.append(np.asarray(opened.convert("L" if grey else "RGB")))
+        if found[-1].shape[:2] != found[0].shape[:2]:
+            (h, w), (rows, columns) = found[-1].shape[:2], found[0].shape[:2]
+            raise DataError(
+                f"{path} has {h} x {w} pixels and {paths[0].name} {rows} x {columns}; a data set has images of one "
+                "size: resize them first."
+            )
+    channels = max(each.shape[2] if each.ndim == 3 else 1 for each in found)
+    shaped = [each if each.ndim == 3 else np.repeat(each[..., None], channels, axis=-1) for each in found]
+    return np.stack(shaped)
+
+
+def pillow() -> Any:
+    """The module PIL.Image; ImportError that says what to install."""
+    try:
+        return importlib.import_module("PIL.Image")
+    except ImportError as error:
+        raise ImportError("images are read by Pillow, which is missing: pip install pillow") from error

@@ -1,0 +1,111 @@
+"""What results say of the modules that they are of: the description that stands in the place of a `dmft.Problem`.
+
+It has no limit that the theory would compute, and is not read back; analyses ask it for loss and labels, and it tells
+results of different modules, data and trainings apart.  The module is known by its parameters, their roles, and the
+source of the classes and of the function that make it, as far as there is source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from dmft.specs.problem import FORMAT, _identity
+from finite_nets.modules.data import Observed
+from finite_nets.modules.rates import MakeModule, Rate, Scaling
+from finite_nets.modules.training import ModuleTraining
+
+
+@dataclass(frozen=True)
+class _Richness:
+    gamma0: float
+
+    def counts(self, width: int) -> dict[str, int]:
+        """Of other numbers that grow with the width: none that are known."""
+        del width
+        return {}
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    depth: int
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        return {"layer": self.depth, "attention_layer": 0, "query": 0, "key": 0}
+
+
+@dataclass(frozen=True)
+class ModuleProblem:
+    """Attributes of the same names as those of a `dmft.Problem`, as far as results ask for them."""
+
+    described: Mapping[str, Any]  # of the network
+    task: Observed
+    training: ModuleTraining
+    loss: str
+    gamma0: float
+    layers: int
+
+    @property
+    def sketch(self) -> _Sketch:
+        return _Sketch(self.layers)
+
+    @property
+    def network(self) -> _Richness:
+        return _Richness(self.gamma0)
+
+    @property
+    def observed(self) -> slice:
+        return slice(0, self.task.n_samples)
+
+    @cached_property
+    def _physics(self) -> dict[str, Any]:
+        observed = [self.task.n_train, self.task.n_test]
+        given = self.task.provenance
+        windows = {name: given[name] for name in ("context", "stride") if name in given}
+        training = self.training.described() | {"observed": observed} | windows
+        physics = {"format": FORMAT, "network": dict(self.described), "training": training, "loss": self.loss}
+        found: dict[str, Any] = json.loads(json.dumps(physics))
+        return found
+
+    @property
+    def problem_id(self) -> str:
+        return _identity(self._physics, self.task.sha256)
+
+    def to_json(self, *, arrays: bool = False) -> str:
+        del arrays  # results name data by their digest alone
+        task = {"sha256": self.task.sha256, "shapes": self.task.shapes, "provenance": self.task.provenance}
+        return json.dumps({**self._physics, "task": task}, sort_keys=True)
+
+
+def described(make_module: MakeModule, module: nn.Module, rates: Sequence[Rate], scaling: Scaling) -> dict[str, Any]:
+    """Of a network, for JSON; `module` and `rates` at any width: sizes are left out."""
+    classes = sorted({type(part) for part in module.modules()}, key=lambda kind: kind.__qualname__)
+    own = [kind for kind in classes if not kind.__module__.startswith("torch.")]
+    digest = hashlib.sha256()
+    for each in (make_module, *own):
+        digest.update(_source(each).encode())
+    structure = [(one.name, one.role, len(one.shape)) for one in rates]
+    digest.update(json.dumps(structure).encode())
+    return {
+        "kind": "module",
+        "name": getattr(make_module, "__qualname__", type(make_module).__qualname__),
+        "module": type(module).__qualname__,
+        "parameters": len(rates),
+        "sha256": digest.hexdigest(),
+        **{name: value for name, value in asdict(scaling).items() if name != "optimiser"},
+    }
+
+
+def _source(of: Any) -> str:
+    try:
+        return inspect.getsource(of)
+    except (OSError, TypeError):  # of a console, or an object that is called
+        return getattr(of, "__qualname__", type(of).__qualname__)

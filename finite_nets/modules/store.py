@@ -1,0 +1,72 @@
+"""Finished networks in a folder, a file each: training that was stopped goes on with those that are missing.
+
+    STORE/<problem_id>-<digest of the settings>/settings.json
+    STORE/<problem_id>-<digest of the settings>/width_<N>_seed_<s>.npz
+
+A file is written under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmft.errors import StoreError
+from dmft.running.paths import local
+
+Results = dict[str, NDArray[Any]]
+
+
+class Finished:
+    """The networks of one run that are there; of none without a folder."""
+
+    def __init__(self, store: str | os.PathLike[str] | None, problem_id: str, settings: Mapping[str, Any]) -> None:
+        self._folder: Path | None = None
+        if store is None:
+            return
+        text = json.dumps(settings, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self._folder = local(store, "store").absolute() / f"{problem_id}-{digest}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "settings.json").write_text(text)
+
+    def read(self, width: int, seeds: Sequence[int]) -> dict[int, Results]:
+        """Results of the networks of a width that are there, by seed.
+
+        Raises:
+            StoreError: a damaged file.
+        """
+        found: dict[int, Results] = {}
+        for seed in seeds:
+            path = self._path(width, seed)
+            if path is None or not path.exists():
+                continue
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    found[seed] = dict(arrays)
+            except (OSError, ValueError, KeyError) as error:
+                raise StoreError(f"{path} is damaged ({error}); remove it, and train again.") from error
+        return found
+
+    def write(self, width: int, seed: int, results: Results) -> None:
+        """Keep a network."""
+        path = self._path(width, seed)
+        if path is None:
+            return
+        new = path.with_name(f".new-{uuid.uuid4().hex}.npz")
+        try:
+            np.savez(new, **results)  # type: ignore[arg-type]  # names of arrays, no option of savez
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _path(self, width: int, seed: int) -> Path | None:
+        return self._folder and self._folder / f"width_{width}_seed_{seed}.npz"

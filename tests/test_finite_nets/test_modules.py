@@ -1,0 +1,407 @@
+"""Any module across widths: roles and rates, its limit, batches of members, what is recorded, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import comparisons
+import dmft
+import finite_nets
+from dmft.errors import DivergenceError
+from finite_nets.modules.members import Batched, start
+from finite_nets.modules.rates import Rate
+from finite_nets.modules.training import Optimiser, augmented
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def perceptron(N):
+    linear = [nn.Linear(a, b, bias=False) for a, b in ((5, N), (N, N), (N, 1))]
+    return nn.Sequential(linear[0], nn.Tanh(), linear[1], nn.Tanh(), linear[2])
+
+
+class Mixed(nn.Module):
+    """Something of every role."""
+
+    def __init__(self, N):
+        super().__init__()
+        self.token, self.place = nn.Embedding(7, N), nn.Parameter(torch.zeros(3, N))
+        self.norm, self.mix = nn.LayerNorm(N), nn.Linear(N, 2 * N)
+        self.readout, self.heat = nn.Linear(2 * N, 7), nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.heat * self.readout(torch.relu(self.mix(self.norm(self.token(x) + self.place))))
+
+
+class Image(nn.Module):
+    """Convolutions with group norm."""
+
+    def __init__(self, N):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(2, N, 3, padding=1), nn.Conv2d(N, N, 3, padding=1, groups=1)
+        self.norm, self.readout = nn.GroupNorm(2, N), nn.Linear(N, 2)
+
+    def forward(self, x):
+        return self.readout(torch.relu(self.norm(self.conv(torch.relu(self.stem(x))))).mean((2, 3)))
+
+
+rng = np.random.default_rng(0)
+TASK = dmft.Task(rng.standard_normal((6, 5)), np.tile([-1.0, 1.0], 3), rng.standard_normal((4, 5)), np.ones(4))
+IMAGES = dmft.Task(rng.standard_normal((12, 4, 4, 2)), np.eye(2)[[0, 1] * 6])
+TEXT = dmft.Text(rng.integers(0, 7, 200), rng.integers(0, 7, 60), "abcdefg", context=3)
+
+
+# ---- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_roles_follow_from_shapes():
+    found = {one.name: one.role for one in finite_nets.mean_field_rates(Mixed, [4, 8]).at[4]}
+    assert found == {
+        "place": "embedding",
+        "heat": "fixed",
+        "token.weight": "embedding",
+        "norm.weight": "vector",
+        "norm.bias": "vector",
+        "mix.weight": "hidden",
+        "mix.bias": "vector",
+        "readout.weight": "output",
+        "readout.bias": "fixed",
+    }
+
+
+def test_rates_of_sgd_are_those_of_the_parameterization():
+    """Rate eta gamma0^2 N s^2 of V = s W, as docs/howto/own_networks.md has them."""
+    gamma0, D = 0.5, 5
+    for N in (8, 32):
+        rates = finite_nets.mean_field_rates(perceptron, [N], gamma0=gamma0).at[N]
+        s = np.array([D**-0.5, N**-0.5, 1 / (gamma0 * N)])
+        np.testing.assert_allclose([one.deviation for one in rates], s, rtol=1e-12)
+        np.testing.assert_allclose([one.rate for one in rates], gamma0**2 * N * s**2, rtol=1e-12)
+
+
+def test_rates_of_adam():
+    gamma0, N = 0.5, 8
+    rates = {one.name: one for one in finite_nets.mean_field_rates(Mixed, [N], optimiser="adam", gamma0=gamma0).at[N]}
+    expected = {"mix.weight": gamma0 / N, "readout.weight": 1 / (2 * N), "token.weight": gamma0, "norm.bias": gamma0}
+    for name, rate in expected.items():
+        assert rates[name].rate == pytest.approx(rate)
+    assert rates["mix.weight"].eps == pytest.approx(1 / (gamma0 * N))
+    assert rates["readout.weight"].eps == 1
+
+
+def test_roles_and_factors_may_be_given():
+    given = finite_nets.mean_field_rates(Mixed, [4], roles={"place": "fixed"}, factors={"mix.*": 3.0}).at[4]
+    plain = finite_nets.mean_field_rates(Mixed, [4]).at[4]
+    assert {one.name: one.role for one in given}["place"] == "fixed"
+    ratios = {a.name: a.rate / b.rate for a, b in zip(given, plain, strict=True)}
+    assert ratios["mix.weight"] == ratios["mix.bias"] == pytest.approx(3)
+    assert ratios["readout.weight"] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda N: nn.Linear(3, 4), "have the same shapes: none of 2 parameters grows"),
+        (lambda N: nn.Linear(N * N, 2), r"grows from \(2, 16\) to \(2, 64\), like N\^2"),
+        (lambda N: nn.Sequential(*[nn.Linear(2, N)] * (1 if N == 4 else 2), nn.Linear(N, N)), "different parameters"),
+        (lambda N: nn.Sequential(*[nn.Linear(N, N)] * 2), "is shared with another"),
+        (lambda N: 3, "returned int, not a torch.nn.Module"),
+    ],
+)
+def test_modules_without_a_width_are_refused(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        finite_nets.mean_field_rates(make, [4, 8])
+
+
+# ---- optimisers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_updates_are_those_of_torch(optimiser):
+    """Each parameter a group with its own rate, eps and decay, as the top of `finite_nets.modules.training` says."""
+    torch.manual_seed(0)
+    eta, lam, extra = 0.3, 0.2, {"momentum": 0.7} if optimiser == "sgd" else {"eps": 1e-2}
+    training = finite_nets.ModuleTraining(eta, steps=4, optimiser=optimiser, weight_decay=lam, **extra)
+    rates = [Rate("a", "hidden", (3, 3), 3, 1.0, 0.5, 0.1), Rate("b", "output", (2,), 3, 1.0, 2.0, 1.0)]
+    start_values = {one.name: torch.randn(one.shape) for one in rates}
+    ours = {name: value[None].clone() for name, value in start_values.items()}
+    theirs = {name: value.clone().requires_grad_() for name, value in start_values.items()}
+    groups = [
+        {"params": [theirs[one.name]], "lr": eta * one.rate, "weight_decay": lam / one.rate}
+        | ({"eps": 1e-2 * one.eps} if optimiser == "adam" else {})
+        for one in rates
+    ]
+    reference = torch.optim.AdamW(groups) if optimiser == "adam" else torch.optim.SGD(groups, momentum=0.7)
+    steps = Optimiser(training, rates, ours)
+    for t in range(4):
+        gradients = {name: torch.randn(value.shape) for name, value in theirs.items()}
+        for name, value in theirs.items():
+            value.grad = gradients[name]
+        reference.step()
+        steps.step(t, {name: g[None] for name, g in gradients.items()})
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name][0], value.detach(), rtol=1e-5, atol=1e-6)
+        assert (ours[name][0] - start_values[name]).abs().max() > 0.05
+
+
+def test_batches_are_epochs_or_one_pass():
+    training = finite_nets.ModuleTraining(1.0, steps=6, batch=2, repeat=True)
+    drawn = [next(found) for found in [training.indices(5)] for _ in range(4)]
+    assert len(np.unique(np.concatenate(drawn[:2]))) == 4
+    once = finite_nets.ModuleTraining(1.0, steps=3, batch=2, repeat=False).indices(6)
+    assert sorted(np.concatenate([next(once) for _ in range(3)])) == list(range(6))
+    with pytest.raises(ValueError, match="one pass over 5 samples has 2 steps of batches of 2, not steps=3"):
+        finite_nets.ModuleTraining(1.0, steps=3, batch=2, repeat=False).indices(5)
+
+
+def test_augmentation_shifts_and_flips():
+    x = torch.arange(2 * 3 * 3.0).reshape(2, 1, 3, 3) + 1
+    flipped = augmented(x.expand(2, 1, 3, 3), ["flip"], np.random.default_rng(1))
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(flipped, x, strict=True))
+    moved = augmented(x, ["crop"], np.random.default_rng(3))
+    assert moved.shape == x.shape
+    assert set(moved.unique().tolist()) <= {0.0, *x.unique().tolist()}
+    assert not torch.equal(moved, x)
+
+
+# ---- the limit -------------------------------------------------------------------------------------------------------
+
+
+def test_a_perceptron_has_the_law_of_the_same_network_of_the_library():
+    """Means over 200 networks of width 24 within four standard errors at every step; twins at a wrong rate are not."""
+    training = dmft.GradientDescent(0.8, steps=4, momentum=0.3)
+    problem = dmft.Problem(dmft.MLP(2, dmft.tanh(), gamma0=1.5), TASK, training)
+    reference = finite_nets.train_ensemble(problem, widths=[24], seeds=200, observables=["prediction", "loss"])
+
+    def z(**options):
+        nets = finite_nets.train_modules(
+            perceptron, TASK, training, [24], 200, gamma0=1.5, centered=True, save_steps=range(5), **options
+        )
+        a, b = nets.prediction.values[0, :, 1:], reference.prediction.values[0, :, 1:]
+        se = np.hypot(a.std(0), b.std(0)) / np.sqrt(200)
+        return abs(a.mean(0) - b.mean(0)) / se
+
+    assert z().max() < 4
+    assert z(factors={"2.weight": 2.0}).max() > 6
+    assert z(parameterization="standard").max() > 6
+
+
+def test_coordinate_check():
+    """Changes of activations are flat in width; with one rate for all parameters they are not."""
+    change = {}
+    for parameterization in ("mean_field", "standard"):
+        nets = finite_nets.train_modules(
+            perceptron,
+            TASK,
+            finite_nets.ModuleTraining(0.2, steps=3),
+            [32, 512],
+            4,
+            layers=["0", "2"],
+            parameterization=parameterization,
+        )
+        change[parameterization] = nets.activation_change.isel(step=-1).mean("seed").values
+    narrow, wide = change["mean_field"]
+    np.testing.assert_allclose(wide / narrow, 1, atol=0.3)
+    narrow, wide = change["standard"]
+    assert abs(np.log(wide / narrow)).min() > 0.4
+
+
+def test_adam_has_a_limit_too():
+    nets = finite_nets.train_modules(
+        Mixed,
+        TEXT,
+        finite_nets.ModuleTraining(0.1, steps=5, batch=8, optimiser="adam"),
+        [16, 128],
+        4,
+        loss="cross_entropy",
+        layers=["mix"],
+        observables=["loss", "activation_change"],
+    )
+    narrow, wide = nets.activation_change.isel(step=-1, layer=0).mean("seed").values
+    assert 0.7 < wide / narrow < 1.4
+    assert (nets.loss.isel(step=-1) < nets.loss.isel(step=0)).all()
+
+
+# ---- batches and records ---------------------------------------------------------------------------------------------
+
+
+def images(**options):
+    training = finite_nets.ModuleTraining(0.5, steps=3, batch=4, augment=("flip", "crop"))
+    return finite_nets.train_modules(
+        Image, IMAGES, training, [4, 8], 3, loss="cross_entropy", layers=["norm"], save_steps=[0, 3], **options
+    )
+
+
+def test_members_do_not_depend_on_their_batch():
+    together, alone = images(), images(memory_limit=75_000)
+    np.testing.assert_allclose(together.prediction, alone.prediction, atol=1e-5)
+    np.testing.assert_allclose(together.activation_change, alone.activation_change, atol=1e-5)
+    other = images(seed=1)
+    assert abs(other.prediction - alone.prediction).max() > 1e-3
+
+
+def test_what_is_recorded_is_what_the_module_does():
+    nets = finite_nets.train_modules(
+        perceptron,
+        TASK,
+        finite_nets.ModuleTraining(0.5, steps=1),
+        [8],
+        2,
+        layers=["2"],
+        observables=["prediction", "loss", "feature_kernel", "activation_density", "activation_size"],
+        bins=(4.0, 40),
+        measure={"twice": lambda module, x: 2 * module(x)},
+        save_steps=[0, 1],
+    )
+    rates = finite_nets.mean_field_rates(perceptron, [8]).at[8]
+    module = perceptron(8)
+    for seed in range(2):
+        values = start(module, rates, 8, torch.tensor([seed]), 0)
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.copy_(values[name][0])
+            x = torch.tensor(TASK.x, dtype=torch.float32)
+            h, f = module[:3](x), module(x)[:, 0]
+        one = nets.sel(width=8, seed=seed, step=0)
+        np.testing.assert_allclose(one.prediction, f, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one.feature_kernel[0], h @ h.T / 8, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one.activation_size[0], h.square().mean().sqrt(), rtol=1e-5)
+        density, _ = np.histogram(h, bins=40, range=(-4, 4))
+        np.testing.assert_allclose(one.activation_density[0], density / h.numel() / 0.2, atol=0.02 / h.numel() / 0.2)
+        np.testing.assert_allclose(finite_nets.measured(nets, "twice").values[0, seed, 0, :, 0], 2 * f, rtol=1e-4)
+    with pytest.raises(ValueError, match="'thrice' was not measured; there are twice"):
+        finite_nets.measured(nets, "thrice")
+
+
+def test_text_starts_from_equal_chances_and_holds_the_last_position():
+    nets = finite_nets.train_modules(
+        Mixed,
+        TEXT,
+        finite_nets.ModuleTraining(0.3, steps=2, batch=5),
+        [8],
+        2,
+        loss="cross_entropy",
+        output="zero",
+        observed=(3, 4),
+    )
+    np.testing.assert_allclose(nets.loss.isel(step=0), np.log(7), rtol=1e-6)
+    assert nets.prediction.shape == (1, 2, 3, 7, 7)
+    _, y = TEXT.windows([0], "train")
+    assert nets.target.values[0].argmax() == y[0, -1]
+    assert abs(nets.loss.isel(step=-1) - np.log(7)).min() > 1e-4
+
+
+def test_finished_networks_are_found_again(tmp_path):
+    first = images(store=tmp_path)
+    files = sorted(tmp_path.glob("*/*.npz"))
+    assert len(files) == 6
+    times = [path.stat().st_mtime_ns for path in files]
+    files[0].unlink()
+    again = images(store=tmp_path)
+    np.testing.assert_allclose(again.prediction, first.prediction, atol=1e-5)
+    assert [path.stat().st_mtime_ns for path in files[1:]] == times[1:]
+    images(store=tmp_path, factors={"stem.weight": 2.0})
+    assert len(list(tmp_path.glob("*/*.npz"))) == 12
+
+
+def test_networks_that_diverge_are_masked():
+    training = finite_nets.ModuleTraining(1e5, steps=40)
+    with pytest.raises(DivergenceError, match="Lower learning_rate=100000"):
+        finite_nets.train_modules(perceptron, TASK, training, [4], 2)
+
+
+def test_group_norms_are_those_of_torch():
+    module = Image(8)
+    rates = finite_nets.mean_field_rates(Image, [8]).at[8]
+    values = start(module, rates, 8, torch.arange(2), 0)
+    x = torch.randn(3, 2, 4, 4)
+    batched = Batched(module, "squared", torch.device("cpu"), half=False, tokens=False)
+
+    def forward(p, x):
+        return torch.func.functional_call(module, p, (x,))
+
+    together = batched.forward(forward, values, x)
+    for i in range(2):
+        torch.testing.assert_close(together[i], forward({k: v[i] for k, v in values.items()}, x))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"make": lambda N: nn.Sequential(nn.Linear(5, N), nn.BatchNorm1d(N), nn.Linear(N, 1))}, "is BatchNorm1d"),
+        ({"make": lambda N: nn.Sequential(nn.Linear(5, N), nn.Dropout(0.1), nn.Linear(N, 1))}, "is Dropout"),
+        ({"make": lambda N: nn.Sequential(nn.Linear(5, N), nn.Linear(N, 3))}, r"returns the shape \(2, 3\)"),
+        ({"layers": ["1.2"]}, "layers holds '1.2'; the submodules are 0, 1"),
+        ({"observed": (7, 1)}, "the task has 6 training and 4 test samples"),
+        ({"training": 3}, "is no finite_nets.ModuleTraining"),
+        ({"task": [1]}, r"is no dmft.Task \(dmft.load_task\)"),
+        ({"loss": "huber"}, "loss='huber' is unknown"),
+        ({"dtype": "float64"}, "dtype='float64' is not offered"),
+        ({"observables": ["feature_kernel"]}, "feature_kernel is of layers"),
+        ({"training": finite_nets.ModuleTraining(1.0, 2, augment="flip")}, "is for images"),
+        ({"training": finite_nets.ModuleTraining(1.0, 2, batch=7)}, "batch=7 is more than the 6 training samples"),
+        ({"memory_limit": 100}, "one module of width 4 needs about"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(change, message):
+    given = {"make": perceptron, "task": TASK, "training": finite_nets.ModuleTraining(0.1, 2)} | change
+    positional = [given.pop(name) for name in ("make", "task", "training")]
+    with pytest.raises((ValueError, TypeError, MemoryError), match=message):
+        finite_nets.train_modules(*positional, [4, 8], 2, **given)
+
+
+# ---- comparisons without a theory ------------------------------------------------------------------------------------
+
+
+def test_distances_to_the_widest_have_their_exponents():
+    """Predictions m + a / N + noise / sqrt(N): -1/2 of one network, -1 of means, which a law a / N^2 has not."""
+    widths, seeds = [16, 32, 64, 128], 400
+    problem = dmft.Problem(dmft.MLP(1, centered=False), TASK, dmft.GradientDescent(1.0, steps=1))
+    m, a = rng.standard_normal((2, 10)) + 2, 30.0
+
+    def made(power, noise=1.0):
+        def prediction(N, seed):
+            drawn = np.random.default_rng((N, seed)).standard_normal((2, 10))
+            return m + a / N**power + noise * drawn / np.sqrt(N)
+
+        return finite_nets.from_predictions(problem, widths, seeds, prediction)
+
+    found = comparisons.pointwise(made(1))
+    assert abs(found["widest_error_exponent"] + 1).max() < 0.15
+    assert abs(comparisons.pointwise(made(2))["widest_error_exponent"] + 1).min() > 0.3
+    assert abs(comparisons.pointwise(made(9))["widest_exponent"] + 0.5).max() < 0.1
+    assert abs(comparisons.pointwise(made(9))["successive_exponent"] + 0.5).max() < 0.1
+    onset = comparisons.onset(found, tolerance=0.3)
+    assert onset["onset"].sel(narrow=16).notnull().all()
+    assert onset["onset"].sel(narrow=64).isnull().all()
+
+
+def test_representations_without_a_theory_are_compared_with_the_widest():
+    nets = finite_nets.train_modules(
+        perceptron,
+        TASK,
+        finite_nets.ModuleTraining(0.5, 2),
+        [8, 64, 256],
+        8,
+        layers=["2"],
+        observables=["feature_kernel"],
+    )
+    alike = comparisons.representations(nets)
+    assert alike.attrs["reference"] == "widest"
+    assert alike["width"].values.tolist() == [8, 64]
+    assert (alike.cka.sel(width=64) > alike.cka.sel(width=8)).all()
+    widest = nets.feature_kernel.isel(width=-1).mean("seed").values
+    one = comparisons.kernels.centred_alignment(nets.feature_kernel.values[0].astype(float), widest.astype(float))
+    np.testing.assert_allclose(alike.cka.sel(width=8), one.mean(0), rtol=1e-5)
+    with pytest.raises(ValueError, match="one width without a theory"):
+        comparisons.representations(nets.isel(width=[0]))
