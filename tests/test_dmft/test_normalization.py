@@ -112,23 +112,24 @@ def convolutions_by_torch(problem, x, weights):
         mode = "circular" if spec.padding == "circular" else "constant"
         return convolution(functional.pad(h, [1] * (2 * dimensions), mode=mode), W, stride=stride)
 
-    def shown(h, number):
+    def shown(h, gain):
         h = h.movedim(1, -1)
         if spec.normalization is not None:
             norm = layer_norm if spec.normalization == "layer_norm" else functional.rms_norm
             h = norm(h, 1e-5) if norm is layer_norm else norm(h, h.shape[-1:], eps=1e-5)
-            h = h * (weights[f"gain{number}"] if spec.trained_gain else 1)
+            h = h * (weights[gain] if spec.trained_gain else 1)
         return torch.tanh(h).movedim(-1, 1)
 
     # rates of branches are L^(2 alpha - 1) times those of others: not here, weights are scaled instead
     c = L ** (spec.branch_exponent - 0.5)
-    h, number = convolved(images, weights["W0"], spec.stride), 0
-    for _ in range(L):
-        v = h
-        for _ in range(spec.branch_layers):
-            v, number = convolved(shown(v, number), c * weights[f"W{number + 1}"]), number + 1
+    h = convolved(images, weights["W0"], spec.stride)
+    for block in range(1, L + 1):
+        v = shown(h, f"gain.{block}")
+        if spec.branch_layers == 2:
+            v = shown(convolved(v, c * weights[f"U.{block}"]), f"inner gain.{block}")
+        v = convolved(v, c * weights[f"V.{block}"])
         h = h + spec.branch_scale * L**-spec.branch_exponent * v
-    return shown(h, number).flatten(2).mean(2) @ weights["w"][0]
+    return shown(h, "gain").flatten(2).mean(2) @ weights["w"][0]
 
 
 def trained_by_torch(problem, forward, width=WIDTH):
@@ -186,7 +187,7 @@ def test_networks_are_those_of_pytorch(name):
     np.testing.assert_allclose(nets.prediction[0, 0], expected, atol=1e-12)
     np.testing.assert_allclose(nets.ntk[0, 0, 0], ntk, rtol=1e-10, atol=1e-12)
     assert abs(expected[-1] - expected[0]).max() > 0.1
-    for gain in (w for name, w in weights.items() if name.startswith("gain")):
+    for gain in (w for name, w in weights.items() if name.startswith(("gain", "inner"))):
         assert abs(gain.item() - 1) > 1e-3
 
 
@@ -203,7 +204,7 @@ def test_branches_that_learn_at_the_rate_of_all_others_are_other_networks():
         names = {**trainer.numbers.names, "w": trainer.numbers.readout}
         # as they are in h + beta0 L^-alpha W phi(h) / sqrt(K N), of variance 1
         theta = {n: (drawn[i] * (c if 0 < i < L + 1 else 1)).clone().requires_grad_() for n, i in names.items()}
-        assert theta["W1"].var().item() == pytest.approx(1, abs=0.2)
+        assert theta["V.1"].var().item() == pytest.approx(1, abs=0.2)
         rates = [spec.gamma0**2 * WIDTH * (factor if 0 < i < L + 1 else 1) for i in names.values()]
         start, y, found = None, torch.tensor(problem.task.y_train), []
         for _ in range(problem.training.steps + 1):
