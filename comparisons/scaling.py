@@ -1,7 +1,6 @@
 """How a quantity falls with width: weighted least squares with known errors.
 
     power law     y(N) = A (N / N_0)^s                  N_0 the geometric mean of the widths
-    offset law    y(N) = a + A (N / N_0)^s              where the limit a is not known
     series        y(N) = a_0 + a_1 / N + a_2 / N^2      to the order that the data ask for
 
 All in y itself (not in its logarithm: an unbiased estimate of a small square may be negative, and still counts).  The
@@ -11,12 +10,11 @@ over entries, among those that leave a width to check with.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import curve_fit
 from scipy.stats import chi2 as chi2_distribution
 
 from comparisons.errors import UnresolvedError
@@ -160,58 +158,3 @@ def _series(n: Array, y: Array, se: Array, order: int) -> Series:
         dof,
         np.asarray(p_value).reshape(shape),
     )
-
-
-class OffsetLaw(NamedTuple):
-    """Limit a, exponent s, their errors, and chi^2 per degree of freedom, by which errors grow where it exceeds one."""
-
-    limit: float
-    limit_se: float
-    slope: float
-    slope_se: float
-    chi2_per_dof: float
-
-
-def fit_offset_law(width: ArrayLike, y: ArrayLike, se: ArrayLike) -> OffsetLaw:
-    """Fit y = a + A (N / N_0)^s with all three unknown.
-
-    Args:
-        width, y, se: (width,).
-
-    Raises:
-        UnresolvedError: fewer than four widths, no convergence, or an exponent whose error exceeds half of it; what was
-            found, if anything, is attached.
-    """
-    n, y, se = (np.asarray(a, np.float64) for a in (width, y, se))
-    if len(n) < 4:
-        raise UnresolvedError(
-            f"{len(n)} width(s) for a limit, an amplitude and an exponent leave none to check with; take at least 4.",
-            None,
-        )
-    reference = float(np.exp(np.log(n).mean()))
-    start = _series(n, y, se, 1).coefficients
-
-    def law(x: Any, a: float, amplitude: float, s: float) -> Any:
-        return a + amplitude * (x / reference) ** s
-
-    try:
-        with warnings.catch_warnings():
-            # a fit without covariance is not resolved, and says so below
-            warnings.simplefilter("ignore", OptimizeWarning)
-            found, covariance = curve_fit(
-                law, n, y, p0=(start[0], start[1] / reference, -1.0), sigma=se, absolute_sigma=True, maxfev=10_000
-            )
-    except RuntimeError as error:
-        raise UnresolvedError(
-            f"the fit does not converge ({error}); widths must reach where the law is seen.", None
-        ) from error
-    dof = len(n) - 3
-    chi2_per_dof = float((((y - law(n, *found)) / se) ** 2).sum() / dof)
-    errors = np.sqrt(np.diagonal(covariance) * max(chi2_per_dof, 1.0))
-    result = OffsetLaw(float(found[0]), float(errors[0]), float(found[2]), float(errors[2]), chi2_per_dof)
-    if not errors[2] < abs(found[2]) / 2:
-        raise UnresolvedError(
-            f"the exponent {found[2]:.2f} has an error of {errors[2]:.2g}; take more seeds, or widths further apart.",
-            result,
-        )
-    return result

@@ -8,7 +8,7 @@ activations stop moving (N^-1/2); with one learning rate for weights of ordinary
 at every width, until training is unstable: crosses mark widths at which networks diverge, and how many of six; points
 are the others.
 Threes against eights of scikit-learn's digits, three hidden layers, ReLU.  About a minute on two cores.  `make` does
-the same for any perceptron.
+the same for any problem, in the parameterizations that its network offers.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def make(
     described: dmft.Problem,
     *,
     widths: Sequence[int] = WIDTHS,
+    parameterizations: Sequence[str] = tuple(TITLES),
     seeds: int = SEEDS,
     steps: int | None = None,
     base: int | None = None,
@@ -90,8 +91,9 @@ def make(
     """The sizes in any problem, to be drawn.
 
     Args:
-        described: of a perceptron in mean-field parameterization, with as few samples as will do.
+        described: in mean-field parameterization, with as few samples as will do.
         widths: of the networks.
+        parameterizations: those to compare; "standard" is for perceptrons alone.
         seeds: networks of each width and parameterization.
         steps: of training, after which sizes are taken; those of the problem, but four at most, by default.
         base: the width at which all parameterizations are the same network, or as near to it as `parameterized` says;
@@ -104,10 +106,13 @@ def make(
         diverged(parameterization, width), how many of the networks do.  Fields are the layers and the output.
 
     Raises:
-        ValueError: another parameterization, no widths, steps outside of training; as `dmft.solve`.
+        ValueError: another parameterization, one that is not known or that the network does not offer, no widths, steps
+            outside of training; as `dmft.solve`.
     """
     if not len(widths):
         raise ValueError("widths is empty; give widths of networks, e.g. widths=[64, 256, 1024].")
+    if not len(parameterizations) or not set(parameterizations) <= set(TITLES):
+        raise ValueError(f"parameterizations={parameterizations}: give some of {', '.join(TITLES)}.")
     last = min(described.training.steps, STEPS) if steps is None else steps
     if not 1 <= last <= described.training.steps:
         raise ValueError(f"steps={last} are not among the {described.training.steps} of training; give 1 at least.")
@@ -119,10 +124,10 @@ def make(
     }
     theory = dmft.solve(described, **recorded, **numerics)
     fields = [*(f"layer {layer}" for layer in theory["layer"].values), "output"]
-    shape = (len(TITLES), len(widths), len(fields))
+    shape = (len(parameterizations), len(widths), len(fields))
     found = {f"{name}{part}": np.full(shape, np.nan) for name in QUANTITIES for part in ("", "_se")}
     diverged = np.zeros(shape[:2], int)
-    for (i, parameterization), (j, width) in itertools.product(enumerate(TITLES), enumerate(widths)):
+    for (i, parameterization), (j, width) in itertools.product(enumerate(parameterizations), enumerate(widths)):
         other = parameterized(described, parameterization, base)
         try:
             with warnings.catch_warnings():
@@ -140,7 +145,7 @@ def make(
     variables = {name: (dims, value) for name, value in found.items()} | limits
     ds = xr.Dataset(
         variables | {"diverged": (dims[:2], diverged)},
-        coords={"parameterization": list(TITLES), "width": widths, "field": fields},
+        coords={"parameterization": list(parameterizations), "width": widths, "field": fields},
     )
     ds.attrs = style.provenance(theory) | {"seeds": seeds, "steps": last}
     return ds
@@ -193,29 +198,35 @@ def drawn(*results: xr.Dataset) -> xr.Dataset:
 
 def figure(*results: xr.Dataset) -> Figure:
     """The whole figure, of what `make` returns."""
-    return style.panels(draw, drawn(*results), (len(QUANTITIES), len(TITLES)), SIZE, sharey="row", sharex=True)
+    ds = drawn(*results)
+    return style.panels(draw, ds, (len(QUANTITIES), ds.sizes["parameterization"]), SIZE, sharey="row", sharex=True)
 
 
-def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
-    """A row for sizes and one for changes, a column for each parameterization."""
-    letters = iter("abcdef")
-    steps = ds.attrs["steps"]
+def draw(ds: xr.Dataset, axes: NDArray[Any], *, letters: str = "abcdef", network: str = "") -> None:
+    """A row for sizes and one for changes, a column for each parameterization.
+
+    letters: of the panels, row by row; network: what titles say before the parameterization.
+    """
+    each = iter(letters)
+    steps, compared = ds.attrs["steps"], ds["parameterization"].values.tolist()
     for row, (name, what) in zip(axes, QUANTITIES.items(), strict=True):
-        for ax, parameterization in zip(row, ds["parameterization"].values.tolist(), strict=True):
+        for ax, parameterization in zip(row, compared, strict=True):
             draw_panel(ds.sel(parameterization=parameterization), name, ax, limit=parameterization == "mean_field")
-            ax.set_title(f"({next(letters)}) {TITLES[parameterization]}")
+            ax.set_title(f"({next(each)}) {network}{TITLES[parameterization]}")
         row[0].set_ylabel(f"root mean square, {what.format(steps)}")
     width = ds["width"].values
     for ax in axes.flat:
         style.width_axis(ax, width)
         ax.label_outer()
-    through = ds["change"].sel(parameterization="ntk").isel(width=0, field=0).item()
-    style.guide(axes[1, 1], width, (width[0], 0.7 * through), -0.5, r"$N^{-1/2}$")
-    _legend_of(axes[1, 1], r"$N^{-1/2}$")
+    if "ntk" in compared:
+        ax = axes[1, compared.index("ntk")]
+        through = ds["change"].sel(parameterization="ntk").isel(width=0, field=0).item()
+        style.guide(ax, width, (width[0], 0.7 * through), -0.5, r"$N^{-1/2}$")
+        _legend_of(ax, r"$N^{-1/2}$")
     for ax in axes[0]:
         _legend_of(ax, *(text for text in ax.get_legend_handles_labels()[1] if text.endswith("diverge")))
     axes[0, 0].plot([], [], color="0.4", linewidth=0.8, linestyle="--", label=r"theory, $N\to\infty$")
-    axes[0, 0].legend(loc="upper left")
+    axes[0, 0].legend(loc="best")
 
 
 def draw_panel(ds: xr.Dataset, name: str, ax: Axes, *, limit: bool) -> None:

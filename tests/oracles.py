@@ -25,6 +25,11 @@ def gaussian_averages(activation, K):
     raise ValueError(activation)
 
 
+def parameter_rate(learning_rate, gamma0, width):
+    """eta gamma0^2 N: what multiplies dloss/dtheta of every parameter in a step of gradient descent."""
+    return learning_rate * gamma0**2 * width
+
+
 def lazy_limit(problem):
     """Feature kernels, gradient kernels (layer, sample, sample_2), NTK and predictions (step, sample) for gamma0 -> 0."""
     task, depth = problem.task, problem.network.depth
@@ -69,10 +74,10 @@ def autograd_network(problem, first, hidden, readout):
         torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters, retain_graph=True)]) for f in output()
     ]
     jacobian = torch.stack(jacobian)
-    ntk = parameterization.parameter_rate(1.0, network.gamma0, width) * jacobian @ jacobian.T
+    ntk = parameter_rate(1.0, network.gamma0, width) * jacobian @ jacobian.T
 
     predictions = []
-    rate = parameterization.parameter_rate(problem.training.learning_rate, network.gamma0, width)
+    rate = parameter_rate(problem.training.learning_rate, network.gamma0, width)
     for _ in range(problem.training.steps + 1):
         f = output() - offset
         predictions.append(f.detach().numpy())
@@ -198,7 +203,9 @@ def softmax(A):
     return weights / weights.sum(-1, keepdims=True)
 
 
-def transformer(x, weights, *, heads, alpha_A=1.0, alpha_L=1.0, beta0=1.0, causal=False, mlp=None, last=False):
+def transformer(
+    x, weights, *, heads, alpha_A=1.0, alpha_L=1.0, beta0=1.0, causal=False, mlp=None, norm=None, last=False
+):
     """Residual streams h^1 .. h^{L+1}, attention (block, sample, head, s, t), and the sum w . h of the readout.
 
     weights, torch tensors by name: W0 (d, D), w (d,), K1, Q1, V1, O1 (d, d) with a head's rows, or columns of O, side
@@ -209,6 +216,7 @@ def transformer(x, weights, *, heads, alpha_A=1.0, alpha_L=1.0, beta0=1.0, causa
     N = d // heads
     eps = blocks ** (0.5 - alpha_L)
     h, streams, attention = eps * x @ weights["W0"].T, [], []
+    norm = norm or (lambda h: h)
     streams.append(h)
     for block in range(1, blocks + 1):
         W = {kind: weights[f"{kind}{block}"] for kind in "KQVO"}
@@ -216,8 +224,9 @@ def transformer(x, weights, *, heads, alpha_A=1.0, alpha_L=1.0, beta0=1.0, causa
         def by_head(a):
             return a.unflatten(-1, (heads, N)).transpose(-2, -3)
 
-        k, q = (by_head(h @ W[name].T) * N ** (alpha_A - 1.5) * heads**-0.5 for name in "KQ")
-        v = by_head(h @ W["V"].T) / d**0.5
+        shown = norm(h)
+        k, q = (by_head(shown @ W[name].T) * N ** (alpha_A - 1.5) * heads**-0.5 for name in "KQ")
+        v = by_head(shown @ W["V"].T) / d**0.5
         A = k @ q.mT / N**alpha_A
         if causal:
             A = A.masked_fill(torch.ones_like(A).triu(1) > 0, -torch.inf)
@@ -226,7 +235,7 @@ def transformer(x, weights, *, heads, alpha_A=1.0, alpha_L=1.0, beta0=1.0, causa
         h = h + beta0 * blocks**-alpha_L * m @ W["O"].T / d**0.5
         if mlp is not None:
             up, down = weights[f"U{block}"], weights[f"D{block}"]
-            h = h + beta0 * blocks**-alpha_L * mlp(h @ up.T / d**0.5) @ down.T / down.shape[1] ** 0.5
+            h = h + beta0 * blocks**-alpha_L * mlp(norm(h) @ up.T / d**0.5) @ down.T / down.shape[1] ** 0.5
         streams.append(h)
     read = h[:, -1] if last else h.mean(1)
     return streams, torch.stack(attention), eps * read @ weights["w"]

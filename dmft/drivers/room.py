@@ -36,6 +36,8 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     # of a bank: normals and images; coordinates and responses; what C is moved by
     each = 4 * at_once * max(sizes) + 4 * at_once * capacity + 2 * capacity**2
     blocks += run.banks * each * itemsize
+    # of attention: scores, what softmax keeps of them, and their cotangents
+    blocks += 6 * at_once * run.form.sketch.pairs(sizes) * itemsize
     known = shown.sizes(run.rule, run.form) | {"step": rows}
     held = [*run.observables, *(one.between_steps() for one in run.observables if run.two_time and one.fields)]
     results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)

@@ -156,7 +156,7 @@ def prepared(
     )
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
-    observables = schema.observables(observables, problem, everything=True)
+    observables = schema.observables(observables, problem, "dmft.solve")
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
     exact = problem.sketch.linear
     if exact and len(where) > 1:

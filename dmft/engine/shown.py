@@ -27,11 +27,10 @@ class Shown(Seen):
     xp = jnp
 
     def __init__(self, network: Network, rule: Rule, seen: Pass, form: Form) -> None:
-        super().__init__()
+        super().__init__(slice(0, 0 if form.probes else form.trained))
         self._network, self._pass, self._form = network, seen, form
         # rows are all samples in their order where these are observed
         self.targets = rule.targets[rule.probes] if form.probes else rule.targets
-        self.train = slice(0, 0 if form.probes else form.trained)
 
     @property
     def preactivations(self) -> Fields:

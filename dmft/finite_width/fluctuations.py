@@ -159,7 +159,7 @@ def prepared(
     mode = _mode(mode, problem)
     if mode == "finite" and distribution != "rademacher":
         raise ValueError(f"distribution={distribution!r}: mode='finite' leaves out halves; it needs 'rademacher'.")
-    observables = schema.observables(observables, problem)
+    observables = schema.observables(observables, problem, "dmft.fluctuations")
     sketch = problem.sketch
     if by_layer and tuple(population for population, _ in sketch.layers) != sketch.populations:
         raise ValueError("by_layer=True: the layers of this network share their neurons, which have one part.")

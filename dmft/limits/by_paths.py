@@ -67,7 +67,7 @@ def limit_by_paths(
     particles, scrambles, seed, _, memory_limit = check_numerics(
         particles, scrambles, seed, TOLERANCES[0], memory_limit
     )
-    names, steps = schema.observables(observables, problem), schema.saved_steps(problem, save_steps)
+    names, steps = schema.observables(observables, problem, "dmft.solve"), schema.saved_steps(problem, save_steps)
     if beyond := [name for name in names if name not in schema.OBSERVABLES]:
         raise ValueError(f"observables={observables!r}: limit_by_paths has no {', '.join(beyond)}; leave it out.")
     draws, needed = pathwise.draws_needed(problem), pathwise.bytes_needed(problem, particles)

@@ -397,7 +397,7 @@ class _Frozen(InTurn):
 
     def local(self, formula: Formula, *values: Field) -> Field:
         del values
-        name = getattr(formula, "__name__", "a formula")
+        name = getattr(getattr(formula, "func", formula), "__name__", "of its own")  # `func` of one with options
         raise UnclosedError(
             f"{self._name} has the formula {name} in net.local; a function of one field can be a dmft.activation in "
             "net.activate"

@@ -65,10 +65,11 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
         raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
     if problem.training.decays:
+        d = problem.training.recurrences.initial()
         raise ValueError(
-            f"{type(problem.training).__name__} lets initial weights decay, to "
-            f"{problem.training.recurrences.initial()[-1]:.3g} of what they were: it has no lazy limit with frozen "
-            "kernels. Take one without weight decay, or use dmft.solve with a small gamma0."
+            f"{type(problem.training).__name__} lets initial weights decay, to {d[abs(d - 1).argmax()]:.3g} of what "
+            "they were: it has no lazy limit with frozen kernels. Take one without weight decay, or use dmft.solve "
+            "with a small gamma0."
         )
     steps, nodes = schema.saved_steps(problem, save_steps), _check.integer("nodes", nodes, minimum=2)
     _require_memory(problem)

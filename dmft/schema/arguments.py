@@ -60,22 +60,21 @@ def observed_samples(problem: Problem, samples: Iterable[int] | None) -> NDArray
     return found
 
 
-def observables(asked: Any, problem: Problem, *, everything: bool = False) -> tuple[str, ...]:
+def observables(asked: Any, problem: Problem, producer: str) -> tuple[str, ...]:
     """The argument `observables` of a producer, or the error that says what is wrong with it; by default everything
     for a single output, without the kernels between outputs for several, and nothing of what is only on request.
 
-    An observable of a user's own is registered.  `everything` says whether the producer has those, too, that not every
-    producer has.
+    An observable of a user's own is registered.  `producer` is one of those that observables name.
     """
     if asked is None:
         return tuple(one.name for one in registered() if not one.on_request and not _between_outputs(one, problem))
     listed = not isinstance(asked, str) and isinstance(asked, Collection)
     names = [register(one).name if isinstance(one, Observable) else one for one in asked] if listed else []
     known = sorted(registered(), key=lambda one: one.on_request)
-    offered = [one for one in known if everything or one.everywhere]
+    offered = [one for one in known if producer in one.producers]
     if not names or not all(name in [one.name for one in offered] for name in names):
-        elsewhere = [one.name for one in known if one not in offered and one.name in names]
-        only = "".join(f" ({name} is recorded by dmft.solve and finite_nets.train_ensemble only)" for name in elsewhere)
+        elsewhere = [one for one in known if one not in offered and one.name in names]
+        only = "".join(f" ({one.name} is recorded by {' and '.join(one.producers)} only)" for one in elsewhere)
         raise ValueError(f"observables={asked!r}: give a list with any of {', '.join(o.name for o in offered)}{only}.")
     wanted = [one for one in offered if one.name in names]
     for one in wanted:

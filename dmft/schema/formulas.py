@@ -59,11 +59,10 @@ class _Example(Seen):
     """Of a pass over the observed samples of `problem`."""
 
     def __init__(self, problem: Problem, xp: Any) -> None:
-        super().__init__()
+        super().__init__(splits(problem).get("", slice(0, 0)))
         self.problem, self.xp = problem, xp
         targets = problem.task.targets[problem.observed]
         self.targets = xp.asarray(targets)
-        self.train = splits(problem).get("", slice(0, 0))
 
     def numbers(self, name: str, shape: tuple[int, ...]) -> Any:
         values: NDArray[np.float64] = _own.in_general_position(name, shape)
@@ -93,7 +92,7 @@ class _Example(Seen):
 
     def averages(self, name: str, function: Callable[[Any], Any] = lambda a: a) -> Any:
         samples = self.targets.shape[0]
-        counts = [positions for each, positions in self.problem.sketch.shown if each == name]
+        counts = [positions for each, positions, _ in self.problem.sketch.shown if each == name]
         shapes = [(samples, *[count] * (count > 0), NEURONS[0]) for count in counts]
         units = [self.numbers(f"{name}{i}", shape) for i, shape in enumerate(shapes)]
         return self.xp.stack([function(a).mean(-1) for a in units])

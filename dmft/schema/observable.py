@@ -125,9 +125,11 @@ class Observable:
         return "sample_2" in self.dims
 
     @property
-    def everywhere(self) -> bool:
-        """Whether every producer has it."""
-        return self.smooth and self.needs != HESSIAN
+    def producers(self) -> tuple[str, ...]:
+        """The calls that record it: expansions in 1/N what is smooth, and no passes for the Hessian but training's."""
+        in_law, expanded = self.needs != HESSIAN, self.needs != HESSIAN and self.smooth
+        others = {"finite_nets.sample_in_law": in_law, "dmft.fluctuations": expanded}
+        return ("dmft.solve", "finite_nets.train_ensemble", *(name for name, has in others.items() if has))
 
     def dims_with(self, outputs: bool) -> tuple[str, ...]:
         """Dimensions where targets have an axis of outputs, or not."""

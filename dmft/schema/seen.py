@@ -20,17 +20,27 @@ class Seen(ABC):
     """What a pass has shown of the observed samples, before the update of its step.
 
     xp: jax.numpy or torch.
-    targets: (sample, output); train: which of the samples are trained on.
+    targets: (sample, output).
     preactivations, features, gradients: of every layer, for `inner`; events of gradients are samples, with their
         outputs.  Of linear networks in the limit these are linear forms: nothing but sums and `inner` is known of them.
     """
 
     xp: Any
     targets: Any
-    train: slice
 
-    def __init__(self) -> None:
+    def __init__(self, train: slice) -> None:
+        self._train = train
         self._found: dict[str, Any] = {}
+
+    @property
+    def train(self) -> slice:
+        """Which of the samples are trained on; ValueError if none is."""
+        if self._train.stop == 0:
+            raise ValueError(
+                'a formula asks for seen.train, and observe="test" shows none of the samples that are trained on; '
+                "write it over all samples that are shown, or leave it out."
+            )
+        return self._train
 
     def __getitem__(self, name: str) -> Any:
         """Another observable of passes, found once: (..., [layer,] [event, event_2])."""

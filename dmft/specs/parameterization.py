@@ -123,11 +123,6 @@ def batch_scale(gamma0: Any, batch: int) -> Any:
     return gamma0 / batch
 
 
-def parameter_rate(learning_rate: float, gamma0: float, width: int) -> float:
-    """eta gamma0^2 N: the rate that multiplies dloss/dtheta for every parameter."""
-    return learning_rate * gamma0**2 * width
-
-
 def number_rate(width: int) -> float:
     """1/N: the rate of a number beside that of weights."""
     return 1.0 / width

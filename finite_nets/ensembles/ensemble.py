@@ -93,7 +93,7 @@ def train_ensemble(
     plan = Plan(
         problem,
         schema.saved_steps(problem, save_steps),
-        frozenset(schema.observables(observables, problem, everything=True)),
+        frozenset(schema.observables(observables, problem, "finite_nets.train_ensemble")),
         two_time,
         covariance,
     )

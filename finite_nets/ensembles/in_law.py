@@ -46,7 +46,8 @@ def sample_in_law(
             `save_steps`, too: its matrices reveal themselves to the probes at recorded steps).
         device: "cpu" or "gpu"; "auto" takes a GPU if JAX has one.
         observables: what to record, among prediction, loss (with test_loss), feature_kernel, gradient_kernel, ntk,
-            preactivation_kernel, participation_ratio, and smooth ones of a user's own (`dmft.observable`).
+            preactivation_kernel, participation_ratio, accuracy (where targets are classes), and those of a user's own
+            (`dmft.observable`).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         memory_limit: in bytes, for the results and a batch; by default what is available.
@@ -72,7 +73,7 @@ def sample_in_law(
     members = check_members(widths, seeds, seed, problem)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
-    names = schema.observables(observables, problem)
+    names = schema.observables(observables, problem, "finite_nets.sample_in_law")
     plan = Plan(problem, schema.saved_steps(problem, save_steps), frozenset(names), two_time)
     (where,) = find_devices("gpu" if device == "cuda" else device)
     collection = Collection(plan, members, "float64", memory_limit)

@@ -291,7 +291,7 @@ def plan_sweep(
         where.check()
     works, blocks = [], 0
     for problem in described:
-        names = schema.observables(observables, problem, everything=True)
+        names = schema.observables(observables, problem, "finite_nets.train_ensemble")
         settings = Settings(
             seed=root,
             dtype=dtype,

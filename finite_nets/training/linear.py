@@ -5,7 +5,9 @@ D, a sum of products of fields, is never formed: it is added once, to one compon
     x <- U x;      x_k <- x_k + b_k D;      x_i <- x_i + r_i x_k   (i != k),      r_i = b_i / b_k,   U_i = A_i - r_i A_k
 
 k being the slot with the largest b, or theta where no slot takes D.  Under a heavy ball U leaves theta as it is, and
-these are the steps v <- beta v - lambda theta, v <- v + D, theta <- theta + eta v.
+these are the steps v <- beta v - lambda theta, v <- v + D, theta <- theta + eta v.  A slot may hold theta itself: the
+average m <- (1 - beta) m + beta theta has b = beta eta, and theta <- m / beta - (1 / beta - 1) m, as it is and was,
+would lose digits in every step.  So no slot is taken with which theta is made of larger terms than it need be.
 
 Rows of U are taken in an order in which none overwrites what another still needs; where there is none, as in a rotation
 of components, one of them is copied.
@@ -18,12 +20,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from dmft.specs.training import Recurrence
 
 if TYPE_CHECKING:
     from finite_nets.training.trainer import Fields, State, Training, W
 
 ROUNDING = 4 * sys.float_info.epsilon
+LARGER = 4.0  # terms by less than this are as good
+Numbers = Sequence[Sequence[float]]
 
 
 class Row(NamedTuple):
@@ -48,13 +54,37 @@ def plan(A: tuple[tuple[float, ...], ...], b: tuple[float, ...]) -> Plan:
     """How a step with these numbers is taken."""
     if not any(b):
         return Plan(_ordered(A), None, ())
-    k = max(range(1, len(b)), key=lambda i: abs(b[i])) if any(b[1:]) else 0
+    k = _first(A, b)
+    U, ratios = _split(A, b, k)
+    return Plan(_ordered(U), (k, b[k]), tuple(Row(i, 1.0, ((k, r),)) for i, r in enumerate(ratios) if r))
+
+
+def _first(A: Numbers, b: Sequence[float]) -> int:
+    """The component k to which D is added."""
+    slots = sorted((i for i in range(1, len(b)) if b[i]), key=lambda i: -abs(b[i]))
+    if not slots or not b[0]:
+        return slots[0] if slots else 0
+    # what components hold while theta, of size one, rests
+    A_ss, A_s0 = np.array(A)[1:, 1:], np.array(A)[1:, 0]
+    held = np.abs([1.0, *np.linalg.lstsq(np.eye(len(A_s0)) - A_ss, A_s0, rcond=None)[0]])
+
+    def terms(k: int) -> float:
+        """The largest of those that make theta."""
+        U, ratios = _split(A, b, k)
+        return float(max(*np.abs(U[0] * held), abs(ratios[0]) * held[k]))
+
+    sizes = {k: terms(k) for k in (*slots, 0)}
+    return next(k for k, size in sizes.items() if size <= LARGER * min(sizes.values()))
+
+
+def _split(A: Numbers, b: Sequence[float], k: int) -> tuple[list[list[float]], list[float]]:
+    """U and r."""
     ratios = [0.0 if i == k else each / b[k] for i, each in enumerate(b)]
     U = [
         [_difference(a, r * other, float(i == j)) for j, (a, other) in enumerate(zip(row, A[k], strict=True))]
         for i, (row, r) in enumerate(zip(A, ratios, strict=True))
     ]
-    return Plan(_ordered(U), (k, b[k]), tuple(Row(i, 1.0, ((k, r),)) for i, r in enumerate(ratios) if r))
+    return U, ratios
 
 
 def _difference(a: float, b: float, unit: float) -> float:
@@ -63,7 +93,7 @@ def _difference(a: float, b: float, unit: float) -> float:
     return next((value for value in (0.0, unit) if abs(a - b - value) <= size), a - b)
 
 
-def _ordered(U: Sequence[Sequence[float]]) -> tuple[Row, ...]:
+def _ordered(U: Numbers) -> tuple[Row, ...]:
     waiting, rows = [i for i, row in enumerate(U) if any(u != (i == j) for j, u in enumerate(row))], []
     while waiting:
         needed = {i: any(U[j][i] for j in waiting if j != i) for i in waiting}

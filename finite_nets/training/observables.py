@@ -29,10 +29,9 @@ class Shown(Seen):
     xp = torch
 
     def __init__(self, trainer: Training[W], state: State[W], fields: Fields) -> None:
-        super().__init__()
+        super().__init__(slice(0, max(trainer.n_train - trainer.observed.start, 0)))
         self._trainer, self._state, self._fields = trainer, state, fields
         self.targets = fields.target
-        self.train = slice(0, max(trainer.n_train - trainer.observed.start, 0))
 
     @property
     def preactivations(self) -> list[Tensor]:

@@ -249,7 +249,9 @@ class Tape(InTurn):
         """How many numbers a traced pass keeps, and how many a start of a backward pass takes at most."""
         sizes = [node.value.numel() for node in self._nodes]
         given = [given.numel() for _, given, _ in self._uses if given is not None]
-        return sum(sizes) + self._extra, sum(node.value.numel() for node in self._nodes if node.kept) + 3 * max(
+        # what formulas make of pairs of positions on their way
+        pairs = IN_FORMULAS * sum(note.units().numel() for note in self._notes)
+        return sum(sizes) + self._extra + pairs, sum(node.value.numel() for node in self._nodes if node.kept) + 3 * max(
             *sizes, *given
         )
 

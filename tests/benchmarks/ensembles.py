@@ -114,8 +114,7 @@ def steps_row(name, width, samples, device, copy, rates):
         synchronise()
         start = time.perf_counter()
         for t in range(STEPS):
-            _, trained = trainer.evaluate(state, met, gradients=False)
-            trainer.descend(state, trained, trainer.rates[t])
+            trainer.advance(state, t, *trainer.evaluate(state, met, gradients=False))
         synchronise()
         return (time.perf_counter() - start) / STEPS, state.weights.hidden[0].store.left.shape[1]
 

@@ -81,6 +81,7 @@ def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:
     own = (
         "convolution",
         "coordinate_check",
+        "coordinate_check_of_architectures",
         "depth",
         "preactivation_densities",
         "richness",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ensembles import ceilings
 from torch.func import grad, vmap
 from torch.nn import functional
 
@@ -24,14 +25,22 @@ from finite_nets.device.precision import PRECISIONS
 from finite_nets.training.programs import trainer_of
 
 SAMPLES, CHANNELS, REPEATS = 10, 3, 5
-# members by width: of a perceptron, and of convolutions over 8, 4 x 4 and 8 x 8 positions
+TOKENS, HEAD_DIM = 8, 16
+# members by width: of a perceptron, of convolutions over 8, 4 x 4 and 8 x 8 positions, and of a transformer
 MEMBERS = {
-    "cpu": (((128, 64), (128, 8), (512, 8), (512, 1)), ((128, 8), (512, 1)), ((128, 4), (512, 1)), ((128, 2),)),
+    "cpu": (
+        ((128, 64), (128, 8), (512, 8), (512, 1)),
+        ((128, 8), (512, 1)),
+        ((128, 4), (512, 1)),
+        ((128, 2),),
+        ((128, 4), (512, 1)),
+    ),
     "cuda": (
         ((128, 8), (128, 4096), (512, 512), (1024, 128), (2048, 1), (2048, 32)),
         ((128, 1024), (512, 64), (2048, 4)),
         ((128, 256), (512, 16), (2048, 1)),
         ((128, 64), (512, 4)),
+        ((128, 256), (512, 16), (2048, 2)),
     ),
 }
 
@@ -63,19 +72,14 @@ class Convolution(Architecture):
         return net.mix(net.layer(h, net.activate(dmft.tanh(), h)), np.full(positions, 1 / positions))
 
 
-def problem(network, dimension):
-    """Of any network, on random inputs of so many numbers."""
+TRANSFORMER = dmft.Transformer(blocks=2, head_dim=HEAD_DIM, causal=True)
+
+
+def problem(network, shape):
+    """Of any network, on random inputs of this shape."""
     rng = np.random.default_rng(0)
-    found = object.__new__(dmft.Problem)
-    task = dmft.Task(rng.standard_normal((SAMPLES, dimension)), np.sign(rng.standard_normal(SAMPLES)))
-    for name, value in {
-        "network": network,
-        "task": task,
-        "training": dmft.GradientDescent(1e-3, 10),
-        "loss": "squared",
-    }.items():
-        object.__setattr__(found, name, value)
-    return found
+    task = dmft.Task(rng.standard_normal((SAMPLES, *shape)), np.sign(rng.standard_normal(SAMPLES)))
+    return dmft.Problem(network, task, dmft.GradientDescent(1e-3, 10))
 
 
 def milliseconds(step, device):
@@ -105,41 +109,66 @@ def trained(described, width, members, device, program):
         met = trainer.meet(0, everything=False)
 
         def step():
-            _, seen = trainer.evaluate(state, met, gradients=False)
-            trainer.descend(state, seen, 1e-3)
+            trainer.advance(state, 0, *trainer.evaluate(state, met, gradients=False))
 
         return milliseconds(step, device)
 
 
-def mapped(described, width, members, device):
-    """ms of a step by vmap(grad) of the same, on other weights."""
-    network = described.network
-    x, y = (
-        torch.tensor(a, dtype=torch.float32, device=device) for a in (described.task.x_train, described.task.y_train)
-    )
+def plain_convolution(network, x, width):
+    """Shapes of the weights of a member, and f(weights); a perceptron is a convolution over no axis."""
     dimension = getattr(network, "dimension", 0)
     kernel, channels = [3] * dimension, CHANNELS if dimension else x.shape[1]
     if dimension:
         x = x.reshape(-1, *[network.size] * dimension, CHANNELS).movedim(-1, 1)
-    shapes = [(width, channels, *kernel), (width, width, *kernel), (width, width, *kernel), (width,)]
-    weights = [torch.randn(members, *shape, device=device) for shape in shapes]
     linear = {0: functional.linear, 1: functional.conv1d, 2: functional.conv2d}[dimension]
 
-    def loss(*w):
+    def f(*w):
         h = x
         for i, W in enumerate(w[:-1]):
             h = torch.tanh(h) if i else h
             h = linear(h, W, **({"padding": 1} if dimension else {})) / W[0].numel() ** 0.5
         features = torch.tanh(h) if not dimension else torch.tanh(h).flatten(2).mean(2)
-        return ((features @ w[-1] / width - y) ** 2).mean() / 2
+        return features @ w[-1] / width
 
-    slopes = vmap(grad(loss, argnums=tuple(range(len(weights)))))
+    return [(width, channels, *kernel), (width, width, *kernel), (width, width, *kernel), (width,)], f
+
+
+def plain_transformer(network, x, width):
+    """Shapes of the weights of a member, and f(weights)."""
+    blocks, masked = network.blocks, torch.ones(TOKENS, TOKENS, dtype=torch.bool, device=x.device).triu(1)
+
+    def f(*w):
+        h = x @ w[0].T / x.shape[-1] ** 0.5
+        for block in range(blocks):
+            k, q, v = (
+                (h @ W.T / width**0.5).unflatten(-1, (-1, HEAD_DIM)).movedim(-2, -3)
+                for W in w[1 + 4 * block : 4 + 4 * block]
+            )
+            scores = (k @ q.mT / HEAD_DIM).masked_fill(masked, -torch.inf)
+            mixed = (scores.softmax(-1) @ v).movedim(-3, -2).flatten(-2)
+            h = h + mixed @ w[4 + 4 * block].T / (width**0.5 * blocks)
+        return h.mean(-2) @ w[-1] / width
+
+    return [(width, x.shape[-1]), *[(width, width)] * (4 * blocks), (width,)], f
+
+
+PLAIN = {dmft.MLP: plain_convolution, Convolution: plain_convolution, dmft.Transformer: plain_transformer}
+
+
+def mapped(described, width, members, device):
+    """ms of a step by vmap(grad) of the same, on other weights; and numbers of weights of all members."""
+    x, y = (
+        torch.tensor(a, dtype=torch.float32, device=device) for a in (described.task.x_train, described.task.y_train)
+    )
+    shapes, f = PLAIN[type(described.network)](described.network, x, width)
+    weights = [torch.randn(members, *shape, device=device) for shape in shapes]
+    slopes = vmap(grad(lambda *w: ((f(*w) - y) ** 2).mean() / 2, argnums=tuple(range(len(weights)))))
 
     def step():
         for w, slope in zip(weights, slopes(*weights), strict=True):
             w.sub_(slope, alpha=1e-3 * width)
 
-    return milliseconds(step, device)
+    return milliseconds(step, device), sum(w.numel() for w in weights)
 
 
 def main():
@@ -148,18 +177,28 @@ def main():
     device = torch.device(parser.parse_args().device)
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
-    print("| network | N | members | program | made for | vmap(grad) |\n|---|---|---|---|---|---|")
-    networks = [(dmft.MLP(3), 8), (Convolution(8, 1), 24), (Convolution(4, 2), 48), (Convolution(8, 2), 192)]
+    copy, rates = ceilings(device)
+    print(f"ceilings: copy {copy / 1e9:.0f} GB/s, float32 matrix product {rates['float32'] / 1e12:.3g} TFLOP/s")
+    print("\n| network | N | members | program | made for | vmap(grad) | floor |\n|---|---|---|---|---|---|---|")
+    networks = [
+        ("MLP(3)", dmft.MLP(3), (8,), 1),
+        ("CNN, 8 positions", Convolution(8, 1), (8 * CHANNELS,), 8),
+        ("CNN, 4 x 4 positions", Convolution(4, 2), (16 * CHANNELS,), 16),
+        ("CNN, 8 x 8 positions", Convolution(8, 2), (64 * CHANNELS,), 64),
+        (f"Transformer, 2 blocks, {TOKENS} tokens", TRANSFORMER, (TOKENS, CHANNELS), TOKENS),
+    ]
     sizes = MEMBERS[device.type]
     cases = [(*each, *size) for each, of_each in zip(networks, sizes, strict=True) for size in of_each]
-    cases += [(dmft.ResidualMLP(3), 8, *size) for size in sizes[0][1:-1]]
-    for network, dimension, width, members in cases:
-        described, perceptron = problem(network, dimension), not isinstance(network, Convolution)
-        size = described, width, members, device
-        found = [trained(*size, program=True), trained(*size, program=False) if perceptron else np.nan]
-        found.append(np.nan if isinstance(network, dmft.ResidualMLP) else mapped(*size))
-        name = type(network).__name__ + ("" if perceptron else f", {network.size}^{network.dimension} positions")
-        shown = " | ".join("" if np.isnan(each) else f"{each:.3g}" for each in found)
+    cases += [("ResidualMLP(3)", dmft.ResidualMLP(3), (8,), 1, *size) for size in sizes[0][1:-1]]
+    for name, network, shape, positions, width, members in cases:
+        size = problem(network, shape), width, members, device
+        found, floor = [trained(*size, program=True)], np.nan
+        found.append(trained(*size, program=False) if shape == (8,) else np.nan)
+        if type(network) in PLAIN:
+            taken, weights = mapped(*size)
+            found.append(taken)
+            floor = 1e3 * weights * max(16 / copy, 6 * SAMPLES * positions / rates["float32"])
+        shown = " | ".join("" if np.isnan(each) else f"{each:.3g}" for each in [*found, floor])
         print(f"| {name} | {width} | {members} | {shown} |", flush=True)
 
 

@@ -1,6 +1,8 @@
 """Timings of the hot loops: `make bench` (off by default)."""
 
+import programs
 import pytest
+import torch
 
 import dmft
 import finite_nets
@@ -19,3 +21,12 @@ def test_solve(benchmark, particles):
 def test_train_ensemble(benchmark, width, seeds):
     arguments = {"widths": [width], "seeds": seeds, "observables": ["prediction"]}
     benchmark(finite_nets.train_ensemble, reference_problem(), **arguments)
+
+
+def test_steps_that_scripts_measure(monkeypatch):
+    monkeypatch.setattr(programs, "SAMPLES", 3)
+    cpu = torch.device("cpu")
+    for network, shape in ((dmft.MLP(2), (8,)), (programs.TRANSFORMER, (programs.TOKENS, programs.CHANNELS))):
+        described = programs.problem(network, shape)
+        assert programs.trained(described, 32, 2, cpu, program=True) > 0
+        assert programs.mapped(described, 32, 2, cpu)[0] > 0

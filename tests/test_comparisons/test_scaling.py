@@ -6,7 +6,7 @@ from scipy.optimize import curve_fit
 from scipy.stats import distributions, kstest
 
 from comparisons.errors import UnresolvedError
-from comparisons.scaling import UNRESOLVED, fit_offset_law, fit_power_law, fit_series
+from comparisons.scaling import UNRESOLVED, fit_power_law, fit_series
 
 WIDTHS = np.array([32, 64, 128, 256, 512])
 
@@ -192,39 +192,3 @@ def test_too_few_widths_are_refused_with_what_there_is():
             fit_series(SIX, y, se, order=order)
     with pytest.raises(ValueError, match=r"widths \[16\.0, 16\.0, 32\.0\] are not all different"):
         fit_series([16, 16, 32], y[:3], se[:3])
-
-
-# ---- a law towards an unknown limit ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("slope", [-1.0, -0.5, -2.0])
-def test_an_unknown_limit_and_exponent_come_back_with_errors_that_cover(slope):
-    rng = np.random.default_rng(5)
-    n = np.array([16, 32, 64, 128, 256, 512, 1024])
-    se = np.full(7, 3e-3)
-    truth = 0.7 + 2.0 * (n / 16) ** slope
-    laws = [fit_offset_law(n, truth + se * rng.standard_normal(7), se) for _ in range(200)]
-    for name, value in (("limit", 0.7), ("slope", slope)):
-        pulls = np.array([(getattr(law, name) - value) / getattr(law, f"{name}_se") for law in laws])
-        # four standard errors of the mean of 200; errors grow with chi^2 where it exceeds one: a little generous
-        assert abs(pulls.mean()) < 0.28
-        assert 0.7 < pulls.std() < 1.15
-    assert np.mean([law.chi2_per_dof for law in laws]) == pytest.approx(1, abs=4 * np.sqrt(2 / 4 / 200))
-
-
-def test_an_unknown_limit_that_the_data_do_not_show_is_refused():
-    rng = np.random.default_rng(6)
-    se = np.full(6, 0.01)
-    with pytest.raises(UnresolvedError, match=r"3 width\(s\) .* at least 4") as caught:
-        fit_offset_law(SIX[:3], np.ones(3), se[:3])
-    assert caught.value.estimate is None
-    cases = {
-        "a constant": np.ones(6),
-        "noise about a constant": 1 + se * rng.standard_normal(6),
-        "no limit": np.log(SIX) + se * rng.standard_normal(6),
-    }
-    for name, y in cases.items():
-        with pytest.raises(UnresolvedError, match="the exponent .* has an error of|does not converge") as caught:
-            fit_offset_law(SIX, y, se)
-        estimate = caught.value.estimate
-        assert estimate is None or not estimate.slope_se < abs(estimate.slope) / 2, name

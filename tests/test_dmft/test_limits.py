@@ -15,6 +15,7 @@ from dmft.limits import distance_from_lazy, frozen_kernels, gaussian_averages, l
 from dmft.limits.distance import alignment, relative_change
 from dmft.limits.gaussian import diagonal_error, evaluate, quadrature
 from dmft.specs import loss, parameterization
+from oracles import parameter_rate
 
 ROUNDING = 1e-11  # a few hundred operations on numbers of order one, each of them good to 1e-16, and some room
 ACTIVATIONS = [dmft.tanh(0.8), dmft.softplus(1.5), dmft.gelu(), dmft.erf(), dmft.relu(), dmft.linear()]
@@ -204,7 +205,7 @@ def test_kernels_of_the_sampled_networks_are_those_of_their_parameters(network):
                 W[index] -= sign * step
             columns.append((ends[0] - ends[1]) / (2 * step))
     J = np.array(columns).T
-    ntk = parameterization.parameter_rate(1.0, network.gamma0, 5) * J @ J.T
+    ntk = parameter_rate(1.0, network.gamma0, 5) * J @ J.T
     # central differences: step^2 and rounding / step, 1e-10 each, times derivatives of order 10
     np.testing.assert_allclose(empirical_kernels(network, x, parameters)[2], ntk, atol=1e-8)
     parameters[0][0] *= 1.1  # the weights of one neuron, off by a tenth
@@ -451,14 +452,14 @@ def orthogonal_network(problem, gamma0):
         J_w = scale * np.einsum("mn,cd->mcnd", h, np.eye(C))
         J_W = scale * np.einsum("nc,mi->mcni", w, x)
         J = np.concatenate([J_w.reshape(len(x), C, -1), J_W.reshape(len(x), C, -1)], axis=-1)
-        ntk = parameterization.parameter_rate(1.0, gamma0, N) * np.einsum("mcp,ndp->mcnd", J, J)
+        ntk = parameter_rate(1.0, gamma0, N) * np.einsum("mcp,ndp->mcnd", J, J)
         paths.append(f)
         ntks.append(ntk)
         if t == training.steps:
             return np.array(paths), np.array(ntks)
         batch = problem.batches[t]
         delta = loss.descent(np, problem.loss, f[batch], y[batch]) / len(batch)
-        force = parameterization.parameter_rate(1.0, gamma0, N) * scale
+        force = parameter_rate(1.0, gamma0, N) * scale
         f = f + training.rates[t] * np.einsum("mcnd,nd->mc", ntk[:, :, batch], delta)
         VW = momentum * VW + force * w @ delta.T @ x[batch] - decay * W
         Vw = momentum * Vw + force * h[batch].T @ delta - decay * w

@@ -1,5 +1,6 @@
 """Observables as objects: what may be one, how each reaches results, and that its formula is the one that is recorded."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -68,7 +69,7 @@ def test_results_hold_observables_in_one_order_and_by_default_what_they_held_bef
         *("feature_kernel", "gradient_kernel", "ntk", "feature_kernel_two_time", "gradient_kernel_two_time"),
     ]
     assert schema.OBSERVABLES == ("prediction", "loss", "feature_kernel", "gradient_kernel", "ntk")
-    assert schema.observables(None, some_problem(outputs=2)) == ("prediction", "loss", "feature_kernel")
+    assert schema.observables(None, some_problem(outputs=2), "dmft.solve") == ("prediction", "loss", "feature_kernel")
     files = {path.stem for path in (Path(schema.__file__).parent / "observed").glob("*.py")}
     assert files - {"__init__"} == {one.name for one in schema.registered()}
 
@@ -349,16 +350,34 @@ def test_what_follows_from_predictions_may_be_ones_own(own):
     moments = finite_nets.train_ensemble(problem, widths=[8], seeds=10, observables=[absolute_error], keep="moments")
     pooled = (moments["count"] * moments.absolute_error_mean).sum("block") / 10
     np.testing.assert_allclose(pooled, nets.absolute_error.mean("seed"), rtol=1e-6)
-    with pytest.raises(ValueError, match="absolute_error is recorded by dmft.solve"):
+    with pytest.raises(
+        ValueError, match="absolute_error is recorded by dmft.solve .*train_ensemble and finite_nets.sample_in_law only"
+    ):
         dmft.fluctuations(problem, observables=["absolute_error"])
 
 
-def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(own):
-    seen_there = []
+def test_networks_in_law_have_what_jumps(own):
+    @own(dims=("step",), smooth=False)
+    def large(seen):
+        return seen.xp.where(seen["feature_kernel"] > 0.3, 1.0, 0.0).sum((-3, -2, -1))
 
+    x = np.random.default_rng(3).standard_normal((6, 4))
+    problem = dmft.Problem(dmft.MLP(1), dmft.Task(x, np.sign(x[:, 0])), dmft.GradientDescent(0.3, 2))
+    asked = {"widths": [12], "seeds": 200, "observables": ["prediction", "feature_kernel", "accuracy", large]}
+    nets, trained = finite_nets.sample_in_law(problem, **asked), finite_nets.train_ensemble(problem, **asked)
+    right = (np.sign(nets.prediction) == nets.target).mean("sample").transpose(*nets.accuracy.dims)
+    np.testing.assert_array_equal(nets.accuracy[..., 1:], right[..., 1:])  # step 0: the output is zero
+    np.testing.assert_array_equal(nets.large, (nets.feature_kernel > 0.3).sum(("layer", "sample", "sample_2")))
+    for name in ("accuracy", "large"):
+        a, b = (ds[name].isel(width=0, step=slice(1, None)) for ds in (nets, trained))
+        z = (a.mean("seed") - b.mean("seed")) / np.sqrt((a.var("seed") + b.var("seed")) / 200)
+        assert abs(z).max() < 4
+        assert a.std("seed").min() > 0.01
+
+
+def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(own):
     @own(dims=("step",))
     def target_size(seen):
-        seen_there.append(seen.train)
         return 0 * _norm(seen)[..., 0] + (seen.targets**2).sum()
 
     network = dmft.MLP(2, activation=dmft.linear(), centered=False)
@@ -367,5 +386,8 @@ def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(o
     nets = finite_nets.train_ensemble(problem, widths=[4], seeds=2, observables=["target_size"], dtype="float64")
     for ds in (theory, nets):
         np.testing.assert_allclose(ds.target_size, (problem.task.y[3:] ** 2).sum())
-    assert {(part.start, part.stop) for part in seen_there} == {(0, 0)}
+    fitted = own(dims=("step",), name="fitted")(aligned)  # would be 0 / 0
+    for produce in (dmft.solve, partial(finite_nets.train_ensemble, widths=[4], seeds=2)):
+        with pytest.raises(ValueError, match='asks for seen.train, and observe="test" shows none'):
+            produce(problem, observables=[fitted])
     assert abs((problem.task.y[:3] ** 2).sum() - theory.target_size).min() > 0.1

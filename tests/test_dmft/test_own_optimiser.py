@@ -19,6 +19,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import linear, perceptrons
 from finite_nets.training.programs import trainer_of
+from oracles import parameter_rate
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 STEPS, WIDTH = 6, 12
@@ -171,7 +172,7 @@ def by_torch(problem, *, nesterov=True):
     training, gamma0, phi = problem.training, problem.network.gamma0, problem.network.activation
     drawn = perceptrons.Trainer(problem, CPU, DOUBLE).draw(WIDTH, torch.arange(1), 0)
     W0, W1, w = weights = [p[0].clone().requires_grad_() for p in (drawn.first, drawn.hidden[0], drawn.readout)]
-    unit = parameterization.parameter_rate(1.0, gamma0, WIDTH)
+    unit = parameter_rate(1.0, gamma0, WIDTH)
     optimiser = torch.optim.SGD(
         weights, lr=1.0, momentum=training.momentum, nesterov=nesterov, weight_decay=training.decay / unit
     )
@@ -228,6 +229,42 @@ def test_delayed_updates_are_combined_by_the_memory_kernels(training, monkeypatc
     assert abs(np.array(found) / share - training.rates[steps]).max() > 1e-2
 
 
+@dataclass(frozen=True)
+class Averaged(dmft.Training):
+    """Gradient descent, and the average m' = (1 - beta) m + beta theta', which remembers."""
+
+    learning_rate: float
+    steps: int = STEPS
+    beta: float = 1e-3
+
+    def recurrence(self, t):
+        eta, beta = self.rates[t], self.beta
+        return [[1, 0], [beta, 1 - beta]], [eta, beta * eta]
+
+
+def test_theta_is_not_made_of_its_average(monkeypatch):
+    """In single precision: against gradient descent, whose steps these are."""
+
+    def found(training):
+        asked = {"observables": ["prediction"], "save_steps": [400]}
+        nets = finite_nets.train_ensemble(problem(training), widths=[WIDTH], seeds=2, **asked)
+        return nets.prediction.values
+
+    expected = found(dmft.GradientDescent(0.2, 400))
+    np.testing.assert_array_equal(found(Averaged(0.2, 400)), expected)
+    linear.plan.cache_clear()
+    monkeypatch.setattr(linear, "_first", lambda *_: 1)
+    assert abs(found(Averaged(0.2, 400)) - expected).max() > 1e-3
+    linear.plan.cache_clear()
+
+
+@pytest.mark.parametrize("eta", [1e-3, 0.3, 20.0])
+def test_what_takes_the_direction_is_the_slot_of_momentum(eta):
+    kinds = [dmft.GradientDescent(eta, 2, momentum=0.9, weight_decay=0.1 / eta), Nesterov(eta, 2), QuasiHyperbolic(eta)]
+    for training in kinds:
+        assert {plan.pushed[0] for plan in linear.plans(training.recurrences)} == {1}
+
+
 def test_memory_is_said_with_all_slots_and_copies():
     for training, copies in ((OWN["nesterov"], 2), (OWN["two slots"], 5)):
         given = problem(training, dmft.CNN(2, 3), dmft.Task(RNG.standard_normal((3, 5, 2)), Y[:3]))
@@ -253,6 +290,17 @@ def test_the_limit_is_the_closed_form_and_the_wrong_recurrence_is_not():
     assert abs(wrong.prediction - right.prediction).max() > 1e-2
 
 
+@dataclass(frozen=True)
+class ThereAndBack(dmft.Training):
+    """Initial weights fade, and come back."""
+
+    learning_rate: float = 0.1
+    steps: int = 2
+
+    def recurrence(self, t):
+        return [[(0.5, 2.0)[t]]], [self.rates[t]]
+
+
 def test_the_lazy_limit_is_that_of_small_richness():
     for training in (OWN["nesterov"], OWN["quasi-hyperbolic"]):
         lazy = dmft.lazy_limit(problem(training, dmft.MLP(3, dmft.linear())))
@@ -263,6 +311,8 @@ def test_the_lazy_limit_is_that_of_small_richness():
     assert abs(wrong.prediction - right.prediction).max() > 1e-2
     with pytest.raises(ValueError, match="Nesterov lets initial weights decay, to 0.97"):
         dmft.lazy_limit(problem(Nesterov(0.1, 1, decay=0.2, momentum=0.5)))
+    with pytest.raises(ValueError, match="ThereAndBack lets initial weights decay, to 0.5 of"):
+        dmft.lazy_limit(problem(ThereAndBack()))
 
 
 def test_responses_along_paths_carry_the_memory_kernels():

@@ -15,7 +15,8 @@ from dmft.errors import DivergenceError
 from dmft.limits import pathwise
 from dmft.limits.by_paths import limit_by_paths
 from dmft.limits.pathwise import Terms, bytes_needed, draws_needed, pathwise_limit
-from dmft.specs.parameterization import input_scale, output_scale, parameter_rate
+from dmft.specs.parameterization import input_scale, output_scale
+from oracles import parameter_rate
 
 QUANTITIES = ("prediction", "feature_kernel", "gradient_kernel", "ntk")
 PARTICLES = 1024

@@ -398,19 +398,6 @@ def test_a_forgotten_factor_gives_another_limit(forget, monkeypatch, branched_ne
     assert abs((limit - theory) / error).max() > 6
 
 
-def test_the_limit_of_many_heads_is_that_of_independent_codes():
-    theory = dmft.solve(attention(9), particles=2048, scrambles=4, observables=["prediction"])
-    assert theory.attrs["directions"] < 64
-    # of 2048 heads by another implementation, standard errors up to .0012
-    known = [[0.1955, -0.2993], [0.5268, -0.7491], [0.7736, -0.9919], [0.9497, -1.0226]]
-    error = np.hypot(theory.prediction_se.values[[1, 3, 5, 9]], 0.0012)
-    z = (theory.prediction.values[[1, 3, 5, 9]] - known) / error
-    assert abs(z).max() < 4
-    assert error.max() < 0.004
-    wide = dmft.solve(attention(9, keys=8), particles=512, scrambles=2, observables=["prediction"])
-    assert abs(wide.prediction.values[[1, 3, 5, 9]] - known).max() > 0.02  # heads of eight components are others
-
-
 # ---- in law, and what 1/N adds ---------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from dmft.specs import parameterization
 from dmft.specs._kinds import kinds_in
 from dmft.specs.loss import LOSSES, Loss
 from dmft.specs.problem import NETWORKS, TRAININGS
+from oracles import parameter_rate
 
 X = np.random.default_rng(0).standard_normal((4, 6))
 Y = [-1.0, 1.0, 1.0, -1.0]
@@ -145,7 +146,7 @@ def test_json_without_data_or_with_other_data_is_refused():
 def test_powers_of_width_are_consistent():
     # c reproduces the rate eta gamma0^2 N behind all prefactors of df/dtheta, for every kind of parameter
     eta, gamma0, n, d, p = 0.3, 1.7, 50, 9, 4
-    rate = parameterization.parameter_rate(eta, gamma0, n) / p
+    rate = parameter_rate(eta, gamma0, n) / p
     c = eta * parameterization.batch_scale(gamma0, p)
     out = parameterization.output_scale(gamma0, n)
     # g = gamma0 N df/dh, so that df/dW = g phi^T out hidden, df/dW0 = g x^T out input, df/dw = phi out

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few p
 OF_OTHERS = {
     "consistency": "consistency.make(network, data)",
     "coordinate_check": "coordinate_check.make(problem)",
+    "coordinate_check_of_architectures": "coordinate_check_of_architectures.data(None)",
     "depth": "depth.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
     "richness": "richness.of(*comparisons)",

@@ -13,7 +13,8 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError
-from dmft.specs.parameterization import hidden_scale, input_scale, output_scale, parameter_rate
+from dmft.specs.parameterization import hidden_scale, input_scale, output_scale
+from oracles import parameter_rate
 
 PROBLEM = dataclasses.replace(
     reference_problem(gamma0=1.5),

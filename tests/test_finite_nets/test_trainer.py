@@ -20,6 +20,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import flow
 from finite_nets.training.perceptrons import Trainer, initialise
+from oracles import parameter_rate
 
 WIDTH, SEED, FEATURES = 7, 3, 4
 OUTPUTS = {None: (), 3: (3,)}
@@ -109,7 +110,7 @@ def trained_by_sgd(problem, factor=1.0):
     """Predictions (step, observed sample[, output]) of `torch.optim.SGD` on `factor` times the true loss."""
     training, gamma0 = problem.training, problem.network.gamma0
     parameters, y = parameters_of(problem), torch.tensor(problem.task.targets)
-    unit = parameterization.parameter_rate(1.0, gamma0, WIDTH)
+    unit = parameter_rate(1.0, gamma0, WIDTH)
     optimiser = torch.optim.SGD(
         [p for p in parameters if p.requires_grad],
         lr=1.0,
@@ -393,7 +394,7 @@ def jacobian_kernel(problem, parameters):
         torch.cat([g.flatten() for g in torch.autograd.grad(value, free, retain_graph=True)]) for value in f.flatten()
     ]
     J = torch.stack(rows)
-    K = parameterization.parameter_rate(1.0, problem.network.gamma0, WIDTH) * J @ J.T
+    K = parameter_rate(1.0, problem.network.gamma0, WIDTH) * J @ J.T
     return K.reshape(*f.shape, *f.shape).detach().numpy()
 
 
@@ -447,7 +448,7 @@ def trained_by_flow(problem, times):
     parameters = parameters_of(problem)
     shapes = [p.shape for p in parameters]
     n, y = problem.task.n_train, torch.tensor(problem.task.targets)
-    rate = parameterization.parameter_rate(problem.training.learning_rate, problem.network.gamma0, WIDTH)
+    rate = parameter_rate(problem.training.learning_rate, problem.network.gamma0, WIDTH)
 
     def split(theta):
         parts = torch.split(torch.tensor(theta), [math.prod(s) for s in shapes])

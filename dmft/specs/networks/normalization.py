@@ -108,8 +108,12 @@ def normalized(kind: str | None, net: Any, h: Field, gain: str | None = None) ->
     return h if kind is None else NORMALIZATIONS[kind](gain)(net, h)
 
 
-def require_normalization(kind: object) -> None:
-    """ValueError for a name that is none."""
+def require_normalization(kind: object, trained_gain: object = False) -> None:
+    """ValueError for a name that is none, or a gain of none."""
     if kind is not None and kind not in NORMALIZATIONS:
         known = ", ".join(map(repr, NORMALIZATIONS))
         raise ValueError(f"normalization={kind!r} is unknown; choose one of {known}, or None for none.")
+    if not isinstance(trained_gain, bool):
+        raise TypeError(f"trained_gain={trained_gain!r} must be True or False.")
+    if trained_gain and kind is None:
+        raise ValueError('trained_gain=True is for a normalisation; give normalization="layer_norm", or leave it out.')

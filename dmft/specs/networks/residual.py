@@ -94,13 +94,7 @@ class ResidualCNN(Architecture):
             raise ValueError(f"branch_layers={self.branch_layers} is not 1 or 2.")
         check_fields(self, counted="blocks")
         check_convolution(self)
-        require_normalization(self.normalization)
-        if not isinstance(self.trained_gain, bool):
-            raise TypeError(f"trained_gain={self.trained_gain!r} must be True or False.")
-        if self.trained_gain and self.normalization is None:
-            raise ValueError(
-                'trained_gain=True is for a normalisation; give normalization="layer_norm", or leave it out.'
-            )
+        require_normalization(self.normalization, self.trained_gain)
         for name in ("branch_scale", "branch_exponent"):
             object.__setattr__(self, name, _check.positive(name, getattr(self, name)))
         least, most = EXPONENTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -62,7 +62,7 @@ class Sketch:
     layers: (population, positions) of every named layer.
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
-    shown: (name, positions) of everything that observables may take averages of.
+    shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
     blocks: (number of the first, how many) of blocks that follow each other.
     places: of every layer, as of a `Part`.
     groups: layers by number, those together that are held together: all alone, unless `stacked`.
@@ -77,7 +77,7 @@ class Sketch:
     readout: Hashable
     linear: bool
     uses: int = 1
-    shown: tuple[tuple[str, int], ...] = ()
+    shown: tuple[tuple[str, int, Hashable | None], ...] = ()
     blocks: tuple[tuple[int, int], ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
@@ -91,8 +91,18 @@ class Sketch:
     def dimensions(self) -> dict[str, int]:
         """Sizes of those that results have of it."""
         positions = self.reads[0].positions[0]
-        heads = sum(name == ATTENTION for name, _ in self.shown)
+        heads = sum(name == ATTENTION for name, *_ in self.shown)
         return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+
+    def pairs(self, sizes: Sequence[int]) -> int:
+        """Numbers of a row that attention makes for each of its positions, the most: one a key and unit of populations
+        of these sizes."""
+        each = (
+            math.isqrt(positions) * sizes[self.place(of)] // population(of).components
+            for name, positions, of in self.shown
+            if name == ATTENTION and of is not None
+        )
+        return max(each, default=0)
 
     @property
     def readout_layer(self) -> int:
@@ -230,7 +240,7 @@ class _Drawing:
         self.activations: list[Activation] = []
         self.linear = True
         self.uses: dict[str, int] = {}
-        self.shown: list[tuple[str, int]] = []
+        self.shown: list[tuple[str, int, Hashable | None]] = []
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
         self.runs: list[tuple[int, int]] = []
         self.places: list[tuple[int, int] | None] = []
@@ -386,7 +396,7 @@ class _Drawing:
 
     def show(self, name: str, formula: Formula, *values: Field) -> None:
         found = np.shape(on_units(formula, np, values, [v.value for v in values]))
-        self.shown.append((name, found[-2] if len(found) == 3 else 0))
+        self.shown.append((name, found[-2] if len(found) == 3 else 0, population_of(values)))
         if self._block is not None:
             self._block.form.append((name, found))
 

@@ -1,7 +1,7 @@
 """Transformers: blocks of multi-head attention, and of perceptrons, on one residual stream of N neurons.
 
     h^1_s = W^0 x_s / sqrt(D) + p_s                                  p_s a vector of each position, if "learned"
-    h^{l+1} = h^l + beta0 L^{-alpha_L} MHSA(h^l),  and the same way  + beta0 L^{-alpha_L} MLP(h^l)
+    h^{l+1} = h^l + beta0 L^{-alpha_L} MHSA(norm(h^l)),  and the same way  + beta0 L^{-alpha_L} MLP(norm(h^l))
     k = d^{alpha_A - 1} W_K h / sqrt(N),  q likewise,  v = W_V h / sqrt(N)       d neurons a head, N / d = H heads
     A_{st} = d^{-alpha_A} k_s . q_t,   sigma = softmax of A over t,   m_s = sum_t sigma_{st} v_t         in every head
     MHSA_s = W_O m_s / sqrt(N),    MLP_s = W_D phi(W_U h_s / sqrt(N)) / sqrt(r N)
@@ -9,7 +9,7 @@
 
 of weights N(0, 1), and W_K, W_Q of variance d^{2 - 2 alpha_A}.  All learn at the rate eta gamma0^2 N, those of blocks
 at L^{2 alpha_L - 1} times that, so that what a block learns is of order 1 / L for every alpha_L: such a factor c^2 is a
-factor c in the program of a weight of variance 1 / c^2 (`relative_variances`).
+factor c in the program of a weight of variance 1 / c^2 (`dmft.specs.parameterization`).
 
     limit "heads"        H -> inf at fixed d: heads are independent of each other, each its own softmax
     limit "head_dim"     d -> inf at fixed H: scores are averages over the neurons of a head, A = <k_s q_t>
@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from dmft.specs import _check
 from dmft.specs.activation import Activation, gelu
 from dmft.specs.networks.fields import frozen_layers, require_activation, require_movement, variances
+from dmft.specs.networks.normalization import normalized, require_normalization
 from dmft.specs.networks.population import Field, Population
 from dmft.specs.networks.program import Architecture, traced
 from dmft.specs.networks.sketch import ATTENTION
@@ -67,9 +68,12 @@ class Transformer(Architecture):
         positions: "learned", a vector of N(0, 1) for every position, which is trained as W^0 is; None, positions are
             told apart by their inputs (and the mask) alone.
         mlp: whether a perceptron of `mlp_width` N neurons with `activation` follows the attention of every block.
+        normalization: of what branches read, "layer_norm", "rms_norm" (`dmft.LayerNorm`, `dmft.RMSNorm`: over the
+            neurons, at each position), or None.
+        trained_gain: whether each normalisation trains a gain, one number, from 1 on.
         readout: what is read, "mean" of all positions, or the "last" one.
         centered: subtract from the output its value at initialisation.
-        frozen: weights that are not trained, by their names or numbers (`weights`).
+        frozen: weights that are not trained, by their names or numbers (`weights`); a gain by the weight before it.
         parameterization, weight_variance: as of `MLP`; "standard" is not offered.
 
     Raises:
@@ -99,6 +103,8 @@ class Transformer(Architecture):
     mlp: bool = False
     mlp_width: float = 4.0
     activation: Activation = field(default_factory=gelu)
+    normalization: str | None = None
+    trained_gain: bool = False
     readout: str = "mean"
     centered: bool = True
     frozen: tuple[int, ...] = ()
@@ -125,8 +131,10 @@ class Transformer(Architecture):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
         self._check_heads()
+        require_normalization(self.normalization, self.trained_gain)
         require_activation(self.activation)
-        put("mlp_width", Population("mlp", self.mlp_width).width)
+        put("mlp_width", _check.positive("mlp_width", self.mlp_width))
+        Population("mlp", self.mlp_width)  # which refuses what is no ratio
         last = len(self.weights) - 1
         put("frozen", frozen_layers(self._numbered(self.frozen), last))
         put("weight_variance", variances(self.weight_variance, last))
@@ -187,9 +195,11 @@ class Transformer(Architecture):
 
     def _block(self, net: Any, h: Field) -> Field:
         branch = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
-        h = h + branch * net.apply("O", self._attended(net, net.layer(h, h)), to=STREAM)
+        shown = net.layer(h, self._normalized(net, h, "a"))
+        h = h + branch * net.apply("O", self._attended(net, shown), to=STREAM)
         if self.mlp:
-            u = self._learned * net.apply("U", h, to=Population("mlp", self.mlp_width))
+            shown = self._normalized(net, h, "m")
+            u = self._learned * net.apply("U", shown, to=Population("mlp", self.mlp_width))
             h = h + branch * net.apply("D", net.activate(self.activation, u), to=STREAM)
         return h
 
@@ -197,6 +207,9 @@ class Transformer(Architecture):
     def _learned(self) -> Any:
         """c of blocks."""
         return learned(self.blocks, self.branch_exponent)
+
+    def _normalized(self, net: Any, h: Field, gain: str) -> Field:
+        return normalized(self.normalization, net, h, gain if self.trained_gain else None)
 
     def _attended(self, net: Any, h: Field) -> Field:
         """m of all heads."""
