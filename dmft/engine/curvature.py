@@ -35,6 +35,7 @@ every matrix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import replace
 from functools import partial
@@ -58,7 +59,7 @@ class Direction(NamedTuple):
 
     reads: of every thin matrix, (input direction, component), in an orthonormal basis of what it reads of training
     samples; vectors; outputs, inputs: E and F of every use of a matrix, rows and positions in one axis; readout:
-    (output, component).
+    (output, component), outputs and positions in one axis.
     """
 
     reads: tuple[jax.Array, ...]
@@ -129,7 +130,8 @@ def bytes_needed(rule: Rule, form: Form, capacity: int, size: int, itemsize: int
     )
     factors = sum(max(after, 1) + max(before, 1) for after, before in (part.positions for part in sketch.matrices))
     read = sum(min(samples * max(part.positions[0], 1), rule.inputs.shape[-1]) for part in sketch.reads)
-    direction = samples * sketch.uses * factors + read + len(sketch.vectors) + outputs
+    direction = samples * sketch.uses * factors + read + len(sketch.vectors)
+    direction += outputs * math.prod(sketch.flattened)
     fields = samples * sum(max(positions, 1) for _, positions in sketch.layers)
     kernels = sum(
         (samples * sketch.uses) ** 2 * (max(after, 1) ** 2 + max(before, 1) ** 2)
@@ -209,7 +211,7 @@ class _Curvature:
 
     def _backward(self, coefficients: jax.Array) -> None:
         """From sum_c coefficients_c w_c, for coefficients (sample, output)."""
-        self.tape.backward(self._end, (coefficients @ self._readout)[:, None])
+        self.tape.backward(self._end, jnp.tensordot(coefficients, self._readout, 1)[:, None])
 
     def _paired(self, i: int) -> list[_Pair]:
         found, (source, target) = [], self._ends[i]
@@ -237,7 +239,7 @@ class _Curvature:
         a = jnp.asarray(curvature.start_coefficients(*self._delta.shape), self._delta.dtype)
         self._backward(a)
         nothing = [jnp.zeros_like(v) for v in self._v]
-        return self._direction([_cotangent(use) for use in self._uses], nothing, a.T @ self._features)
+        return self._direction([_cotangent(use) for use in self._uses], nothing, jnp.tensordot(a.T, self._features, 1))
 
     def image(self, q: Direction) -> Direction:
         """What the inner product with q is a sum over; what q does to what matrices met."""
@@ -269,11 +271,13 @@ class _Curvature:
                 moved.append(root * image.outputs[j].reshape(self._g[j].shape))
                 back.append(root * image.inputs[j].reshape(self._v[j].shape))
         end, dv = self._tangents.forward(moved)
-        readout = self._readout_root * image.readout
-        df = self._top.inner(self._features, readout) + self._top.inner(end, self._readout)
+        readout = self._readout_root * image.readout.reshape(self._readout.shape)
+        df = self._top.along(self._features, readout) + self._top.along(end, self._readout)
         ddelta = jnp.einsum("acd,ad->ac", self._bend, df)
-        dg = self._tangents.backward(ddelta @ self._readout + self._delta @ readout, back)
-        found = self._direction(dg, dv, ddelta.T @ self._features + self._delta.T @ end)
+        start = jnp.tensordot(ddelta, self._readout, 1) + jnp.tensordot(self._delta, readout, 1)
+        dg = self._tangents.backward(start, back)
+        moved_readout = jnp.tensordot(ddelta.T, self._features, 1) + jnp.tensordot(self._delta.T, end, 1)
+        found = self._direction(dg, dv, moved_readout)
         return jax.tree.map(jnp.negative, found)  # type: ignore[no-any-return]
 
     def _direction(self, outputs: list[jax.Array], inputs: list[jax.Array], readout: jax.Array) -> Direction:
@@ -294,7 +298,7 @@ class _Curvature:
             for use, v in zip(self._matrices, inputs, strict=True)
         ]
         r, v = (tuple(found[key] for key in sorted(found) if key[0] == kind) for kind in ("read", "vector"))
-        return Direction(r, v, tuple(E), tuple(F), self._readout_root * readout)
+        return Direction(r, v, tuple(E), tuple(F), self._readout_root * _flat(readout))
 
     def kept(self, q: Direction, j: Any) -> Direction:
         """q_1 .. q_j on an axis before the others, and zeros beyond."""

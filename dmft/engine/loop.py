@@ -7,6 +7,7 @@ steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -138,7 +139,8 @@ def input_coordinates(problem: Problem) -> NDArray[np.float64]:
 
 def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
     """Raw normals that each population may hand out, for matrices of the given capacity on either side: for thin
-    matrices their inputs, for others the images of both sides, for vectors one, for the readout one an output."""
+    matrices their inputs, for others the images of both sides, for vectors one, for the readout one an output
+    and position that it reads."""
     sketch = form.sketch
     needed = [0] * len(sketch.populations)
     for part in sketch.reads:
@@ -149,7 +151,7 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
     for part in sketch.vectors:
         if part.target is not None:
             needed[sketch.place(part.target)] += part.count
-    needed[sketch.place(sketch.readout)] += rule.targets.shape[1]
+    needed[sketch.place(sketch.readout)] += rule.targets.shape[1] * math.prod(sketch.flattened)
     return needed
 
 
@@ -184,7 +186,8 @@ def limit_network(
         # a direction of the inputs, with a variance of its own
         return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
 
-    readout = start.weights[-1] * draw(sketch.readout, shape[1])
+    drawn = draw(sketch.readout, shape[1] * math.prod(sketch.flattened))
+    readout = start.weights[-1] * drawn.reshape(shape[1], *sketch.flattened, -1)
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
     starts = iter(start.numbers)
 

@@ -63,7 +63,8 @@ from dmft.specs.parameterization import output_scale
 
 class Parameters(NamedTuple):
     """What training moves, each in the order in which the program meets it: thin matrices (input direction, component);
-    what each matrix calls `trained`; vectors (component,), numbers (1,) among them; readout (output, component)."""
+    what each matrix calls `trained`; vectors (component,), numbers (1,) among them; readout (output,
+    [position,] component)."""
 
     reads: tuple[jax.Array, ...]
     matrices: tuple[Any, ...]
@@ -129,7 +130,7 @@ class Pass:
 
     output: (row, output).
     h, features: of every layer (row, [position,] component); gradients: (row, event, [position,] component), or none.
-    top: (row, component), what the readout averages.
+    top: (row, [position,] component), what the readout averages.
     uses: of weights, in the order of the program.
     tape: its record, which goes on where the pass has left the matrices; end: the field on it that is averaged.
     """
@@ -172,7 +173,7 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
     if form.per_output:
         starts = jnp.broadcast_to(network.readout, (count, *network.readout.shape))
     else:
-        starts = (change @ network.readout)[:, None]
+        starts = jnp.tensordot(change, network.readout, 1)[:, None]
     gradients = tape.backward(end, starts)
     return _shown(network, tape), _seen(tape, end, output, gradients), change
 
@@ -215,7 +216,7 @@ def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Ta
     tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
     end = with_numbers(form.network, rule.numbers).program(tape, x)
     top = network.over(sketch.readout)
-    return tape, end, top.inner(end.value, network.readout) * output_scale(rule.gamma0)
+    return tape, end, top.along(end.value, network.readout) * output_scale(rule.gamma0)
 
 
 def _shown(network: Network, tape: Tape) -> Network:
@@ -271,7 +272,7 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         all_of("read", len(sketch.reads)),
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
-        per_neuron(change.T @ seen.top[:n], sketch.share(sketch.readout)),
+        per_neuron(jnp.tensordot(change.T, seen.top[:n], 1), sketch.share(sketch.readout)),
     )
     return trained_part(whole, form)
 

@@ -33,7 +33,7 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
                 total = total + per_neuron(part, sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
         top = network.over(sketch.readout)
-        phi = per_neuron(top.inner(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
+        phi = per_neuron(top.along(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
         outputs = a.output.shape[1]
         total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]
     return total

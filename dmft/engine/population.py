@@ -66,6 +66,12 @@ class Population:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
         return self.weighted(a) @ b.T
 
+    def along(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """(vector, vector_2): the sum over equal positions of <a b>, for a and b (vector, [position,] component)."""
+        if a.ndim == 2:
+            return self.inner(a, b)
+        return self.weighted(a).reshape(len(a), -1) @ b.reshape(len(b), -1).T
+
     def squares(self, a: jax.Array) -> jax.Array:
         """<a a>, (vector,), for a (vector, component)."""
         return jnp.sum(self.weighted(a) * a, axis=1)

@@ -48,7 +48,7 @@ class Shown(Seen):
 
     def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> jax.Array:
         def averages(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
-            return _over_positions(along(population, v, w), v, mean=mean)
+            return _over_positions(population.along(v, w), v, mean=mean)
 
         sketch = self._form.sketch
         return over_layers(sketch, self._network.populations, averages, *(held(sketch.groups, v) for v in (a, b)))
@@ -81,20 +81,13 @@ def values(network: Network, rule: Rule, seen: Pass, form: Form) -> dict[str, ja
     return {one.name: one.arranged(shown.value(one), known, outputs=not form.single) for one in form.observables}
 
 
-def along(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
-    """(vector, vector_2): the sum over equal positions of averages of (vector, [position,] component)."""
-    if v.ndim == 2:
-        return population.inner(v, w)
-    return population.weighted(v).reshape(len(v), -1) @ w.reshape(len(w), -1).T
-
-
 def two_time_kernels(fields: Fields, network: Network, *, mean: bool) -> jax.Array:
     """(layer, step, vector, step_2, vector_2): averages between all steps of `fields`, of every group of layers (step,
     [layer,] vector, [position,] component); the mean over equal positions, or their sum."""
 
     def kernel(population: Population, v: jax.Array) -> jax.Array:
         flat = v.reshape(-1, *v.shape[2:])
-        found = along(population, flat, flat).reshape(v.shape[:2] * 2)
+        found = population.along(flat, flat).reshape(v.shape[:2] * 2)
         return _over_positions(found, flat, mean=mean)
 
     return over_layers(network.sketch, network.populations, kernel, fields, axis=1)

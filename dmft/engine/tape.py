@@ -232,6 +232,9 @@ class Tape(InTurn):
         numbers, which are alike, are of no population."""
         return [(made(), population) for called, made, population in self._shown if called == name]
 
+    def flatten(self, h: Field) -> Field:
+        return self.scale(h.value.shape[-2] ** -0.5, h)
+
     def layer(self, h: Field, features: Field) -> Field:
         self.layers.append((h, features))
         return features

@@ -281,7 +281,7 @@ class _Frozen(InTurn):
         end = self._network.program(self, x).value
         forward = list(self._nodes)
         features = [_times(1 / h.positions, _equal(self._product(h))) for _, h in self._layers]
-        top = self._product(end)[:, 0, :, 0] / self._sketch.share(self._sketch.readout)
+        top = _equal(self._product(end)) / self._sketch.share(self._sketch.readout)
         ntk, gradients = self._backward(forward, end)
         per_layer = [_equal(gradients[h]) if h in gradients else self._nothing() for h, _ in self._layers]
         ntk = ntk + self._trained[-1] * top
@@ -289,8 +289,9 @@ class _Frozen(InTurn):
 
     def _backward(self, forward: list[_Node], end: _Node) -> tuple[Array, dict[_Node, Array]]:
         """The NTK of all weights but the readout, and <g g> of every node that has one."""
-        ones = np.ones((self._samples, 1, self._samples, 1))
-        readout = self._source(BACKWARD, "readout", self._variances[-1] * ones, ones)
+        positions, samples = np.eye(end.positions), self._samples
+        seen = np.broadcast_to(positions[:, None], (samples, end.positions, samples, end.positions))
+        readout = self._source(BACKWARD, "readout", self._variances[-1] * seen, seen)
         cotangents: dict[_Node, list[tuple[Map, _Node]]] = {end: [(1.0, readout)]}
         ntk, found = self._nothing(), dict[_Node, Array]()
         for node in reversed(forward):
@@ -413,6 +414,9 @@ class _Frozen(InTurn):
 
     def show(self, name: str, formula: Formula, *values: Field) -> None:
         """Nothing: observables of passes are not those of kernels."""
+
+    def flatten(self, h: Field) -> Field:
+        return self.scale(h.value.positions**-0.5, h)
 
     def layer(self, h: Field, features: Field) -> Field:
         self._layers.append((h.value, features.value))

@@ -40,7 +40,11 @@ with g^l_y = gamma0 N df/dh^l_y, of which g^L_y = w phi'(h^L_y) / Y for Y positi
 
     K_{ab} = sum_l (1/K) sum_{k,y,y'} G^{l+1}_{ay,by'} Phi^l_{a(y+k),b(y'+k)} + mean_{y,y'} Phi^L_{ay,by'}
 
-where Phi^0 is the product of inputs over C.
+where Phi^0 is the product of inputs over C.  A readout with weights w_y of its own for each of Y positions,
+
+    f = sum_y w_y . phi(h^L_y) / (gamma0 N sqrt(Y)),      w_y += c sum_a Delta_a phi(h^L_{a,y}) / sqrt(Y)
+
+has g^L_y = w_y phi'(h^L_y) / sqrt(Y), and mean_y Phi^L_{ay,by} in the place of the last term of K.
 
 A program may have populations of N_p neurons, other numbers than N (`dmft.specs.networks.population.Population`).  Sums
 over a population are those over its neurons, W v / sqrt(N_in) and f = w . features / (gamma0 N_w), and the rate remains

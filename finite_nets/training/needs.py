@@ -79,7 +79,7 @@ def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
         vectors=sum(sketch.share(part.target) for part in sketch.vectors if part.target is not None),
         numbers=sum(part.target is None for part in sketch.vectors),
         bank=max((bank * share for bank, share in matrices), default=0.0),
-        readout=sketch.share(sketch.readout),
+        readout=sketch.share(sketch.readout) * math.prod(sketch.flattened),
         forward=forward / width,
         backward=backward / width,
         layers=sum(sketch.share(population) * max(positions, 1) for population, positions in sketch.layers),

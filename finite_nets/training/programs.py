@@ -102,6 +102,7 @@ class ProgramTrainer(Training[Leaves]):
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
+        self._read = math.prod(sketch.flattened)  # positions that the readout has weights of its own for
         self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
         self._directions = directions
         self._shape = problem.task.x_train.shape[1:]
@@ -115,7 +116,7 @@ class ProgramTrainer(Training[Leaves]):
             self.draw(width, members, root_seed),
             self.numbers.layers,
             trained_layers(self.network, self.numbers.readout + 1),
-            self.sizes(width)[self._top] / width,
+            self._read * self.sizes(width)[self._top] / width,
         )
         exploded_at = weights.readout.new_full((len(members),), NEVER)
         return State(weights, self.scales(width, self.batch), exploded_at, self.slots(weights))
@@ -158,7 +159,7 @@ class ProgramTrainer(Training[Leaves]):
         if number in self.numbers.reads:
             return sizes[target], self.x.shape[-1]
         if number == self.numbers.readout:
-            return self.outputs, sizes[target]
+            return self.outputs, self._read * sizes[target]
         return (sizes[target],) if source is None else (max(bank, 1) * sizes[target], sizes[source])
 
     def scales(self, width: int, batch: int) -> Scales:
@@ -191,7 +192,7 @@ class ProgramTrainer(Training[Leaves]):
         x, readout = self.x[met.rows], state.weights.readout
         tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
         end = self.network.program(tape, x)
-        output = self.products.image(end.value.value, readout, scale=state.scales.output)
+        output = self.products.image(end.value.value.flatten(2), readout, scale=state.scales.output)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
@@ -254,7 +255,7 @@ class ProgramTrainer(Training[Leaves]):
             for number, (layer, (_, end)) in enumerate(zip(numbers.layers, numbers.ends, strict=True))
         ]
         inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
-        phi = kernels(self.products, [first.end], [second.end])[:, 0]
+        phi = kernels(self.products, [first.end], [second.end], [sizes[self._top]])[:, 0]
         same = torch.eye(self.outputs, dtype=phi.dtype, device=phi.device)[:, None]
         K = factors[numbers.readout] * phi[:, :, None, :, None] * same
         K = K + tangent_kernel(self.products, first, second, factors, inputs)
@@ -298,7 +299,7 @@ class Hessian(curvature.Flat):
             self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
             products = Products(trainer.precision, x.device, kernels=False)
             tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
-            end = trainer.network.program(tape, x).value.value
+            end = trainer.network.program(tape, x).value.value.flatten(2)
             self._output = products.image(end, self._leaves[trainer.numbers.readout], scale=scales.output)
             beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
             counted = self._output + beyond.detach()

@@ -80,8 +80,8 @@ class Note(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a pass leaves: h of every layer, (member, row, [position,] N); what the readout averages, (member, row, N);
-    the uses of weights; what it shows."""
+    """What a pass leaves: h of every layer, (member, row, [position,] N); what the readout averages, (member, row, N),
+    with all positions side by side; the uses of weights; what it shows."""
 
     h: list[Tensor]
     end: Tensor
@@ -242,7 +242,7 @@ class Tape(InTurn):
 
     def trace(self, end: Field) -> Trace:
         """Of all rows, before a backward pass: without uses."""
-        return Trace([h.value for h, _ in self._layers], end.value.value, [], list(self._notes))
+        return Trace([h.value for h, _ in self._layers], end.value.value.flatten(2), [], list(self._notes))
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -265,9 +265,10 @@ class Tape(InTurn):
 
     def backward(self, end: Field, seed: Tensor, rows: Index) -> tuple[list[Tensor], Trace]:
         """Gradients of the layers, (member, row, start, N) with all positions side by side, and the trace, of some rows
-        of a traced pass from the cotangent (member, row or 1, start, N) of its end.  It forgets the pass."""
+        of a traced pass from the cotangent (member, row or 1, start, N) of its end, with positions side by side, too.
+        It forgets the pass."""
         self._met = rows
-        gradients: dict[Node, Tensor] = {end.value: seed}
+        gradients: dict[Node, Tensor] = {end.value: seed.reshape(*seed.shape[:-1], *end.value.value.shape[2:])}
         kept: dict[Node, Tensor] = {}
         for node in reversed(self._nodes):
             g = gradients.pop(node, None)
@@ -421,6 +422,9 @@ class Tape(InTurn):
     def show(self, name: str, formula: Formula, *values: Field) -> None:
         fields = [Field(None, None, v.population) for v in values]  # which do not refer to the tape
         self._notes.append(Note(name, formula, fields, [v.value.value for v in values]))
+
+    def flatten(self, h: Field) -> Field:
+        return self.scale(h.value.value.shape[-2] ** -0.5, h)
 
     def layer(self, h: Field, features: Field) -> Field:
         h.value.kept = True

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def convolved(v, W, stride, padding):
 
 
 def by_torch(network, x, first, banks):
-    """Features (sample, neuron) of weights (neuron, K C), (K, neuron, neuron) by PyTorch's convolutions."""
+    """What is read (sample, neuron), or with all positions side by side, of weights (neuron, K C), (K, neuron, neuron) by
+    PyTorch's convolutions."""
     axes, C = x.ndim - 2, x.shape[-1]
     places = (network.kernel_size,) * axes
     K = network.kernel_size**axes
@@ -88,7 +90,8 @@ def by_torch(network, x, first, banks):
     for bank in banks:
         W = bank.movedim(0, -1).reshape(*bank.shape[1:], *places)
         h = convolved(torch.tanh(h), W, network.stride, network.padding) / (K * bank.shape[1]) ** 0.5
-    return torch.tanh(h).flatten(2).mean(-1)
+    features = torch.tanh(h).flatten(2)
+    return features.mean(-1) if network.pooling == "mean" else features.mT.flatten(1) / features.shape[2] ** 0.5
 
 
 NETWORKS = [
@@ -96,6 +99,7 @@ NETWORKS = [
     (dmft.CNN(2, 3, stride=2, padding="circular"), SERIES),
     (dmft.CNN(2, 3, padding="circular"), IMAGES),
     (dmft.CNN(3, 3, stride=2), IMAGES),
+    (dmft.CNN(2, 3, stride=2, pooling="flatten"), IMAGES),
 ]
 
 
@@ -106,8 +110,9 @@ def test_the_program_is_that_of_pytorch(network, x):
     K = network.kernel_size ** (x.ndim - 2)
     first = torch.as_tensor(in_general_position("W0", (WIDTH, K * x.shape[-1])))
     banks = [torch.as_tensor(in_general_position(f"W{n}", (K, WIDTH, WIDTH))) for n in range(1, network.depth)]
+    features = features.reshape(len(x), -1)
     np.testing.assert_allclose(features, by_torch(network, x, first, banks), atol=1e-13)
-    twin = replace(network, stride=3 - network.stride)
+    twin = replace(network, padding="zero" if network.padding == "circular" else "circular")
     assert abs(features - by_torch(twin, x, first, banks).numpy()).max() > 1e-3
 
 
@@ -123,7 +128,8 @@ def tangent(network, x, width, seed):
     """K (sample, sample_2) of a network of finite width at initialisation, by automatic differentiation."""
     generator = torch.Generator().manual_seed(seed)
     K, C = network.kernel_size ** (x.ndim - 2), x.shape[-1]
-    shapes = [(width, K * C), *[(K, width, width)] * (network.depth - 1), (width,)]
+    positions = math.prod(network.grids(x.shape[1:])[-1]) if network.pooling == "flatten" else 1
+    shapes = [(width, K * C), *[(K, width, width)] * (network.depth - 1), (positions * width,)]
     deviations = np.sqrt(network.weight_variance) * np.ones(network.depth + 1)
     weights = [
         (d * torch.randn(*shape, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -432,7 +438,23 @@ def test_a_class_inside_a_function_is_refused():
         (lambda: dmft.CNN(2, 0), ValueError, "kernel_size=0 is too small"),
         (lambda: dmft.CNN(2, 3, stride=0), ValueError, "stride=0 is too small"),
         (lambda: dmft.CNN(2, 3, padding="same"), ValueError, "padding='same' is unknown; choose one of zero, circular"),
-        (lambda: dmft.CNN(2, 3, pooling="flatten"), ValueError, "pooling='flatten' is unknown"),
+        (lambda: dmft.CNN(2, 3, pooling="median"), ValueError, "pooling='median' is unknown; choose one of mean, flatten"),
+        (lambda: dmft.CNN(2, 3, pooling="max"), ValueError, 'pooling="max" is not offered: where two positions are equal'),
+        (lambda: dmft.ResidualCNN(0, 3), ValueError, "blocks=0 is too small"),
+        (lambda: dmft.ResidualCNN(2, 4), ValueError, "kernel_size=4 is even"),
+        (lambda: dmft.ResidualCNN(2, 3, branch_layers=3), ValueError, "branch_layers=3 is not 1 or 2"),
+        (lambda: dmft.ResidualCNN(2, 3, branch_exponent=0.4), ValueError, "branch_exponent=0.4 is not between 1/2 and 1"),
+        (lambda: dmft.ResidualCNN(2, 3, branch_exponent=1.1), ValueError, "branch_exponent=1.1 is not between 1/2 and 1"),
+        (lambda: dmft.ResidualCNN(2, 3, branch_scale=0), ValueError, "branch_scale=0 must be positive"),
+        (
+            lambda: dmft.ResidualCNN(2, 3, normalization="batch_norm"),
+            ValueError,
+            "normalization='batch_norm' is unknown; choose one of 'layer_norm', 'rms_norm'",
+        ),
+        (lambda: dmft.ResidualCNN(2, 3, trained_gain=True), ValueError, "trained_gain=True is for a normalisation"),
+        (lambda: problem(dmft.ResidualCNN(2, 3), IMAGES[..., 0, 0]), ValueError, "an input of shape (5,) has none"),
+        (lambda: dmft.LayerNorm(epsilon=-1.0), ValueError, "epsilon=-1.0 must be at least 0"),
+        (lambda: dmft.RMSNorm(gain=True), TypeError, "gain=True is no name of a number to train"),
         (lambda: dmft.CNN(2, 3, parameterization="standard"), ValueError, '"standard" is for perceptrons'),
         (lambda: dmft.CNN(2, 3, "tanh"), TypeError, "activation='tanh' is not an activation"),
         (lambda: problem(dmft.CNN(2, 3), IMAGES.reshape(3, -1)), ValueError, "x[:, :, None] for one channel"),

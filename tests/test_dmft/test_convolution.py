@@ -1,6 +1,7 @@
 """Convolutional networks: one program through the limit, in law, its 1/N and PyTorch's convolutions with autograd."""
 
 import dataclasses
+import math
 from functools import cache
 
 import jax
@@ -51,7 +52,7 @@ def explicit(problem, width, seed=0):
     patches = problem.network.inputs(problem.task.x)
     first = rng.standard_normal((patches.shape[-1], width))
     hidden = [rng.standard_normal((part.bank, width, width)) for part in sketch.matrices]
-    readout = rng.standard_normal(width)
+    readout = rng.standard_normal(width * math.prod(sketch.flattened))
     with jax.enable_x64(True):
         rule, form = loop.rule_of(problem), loop.form_of(problem)
         coordinates = rule.inputs.reshape(-1, rule.inputs.shape[-1])
@@ -59,7 +60,7 @@ def explicit(problem, width, seed=0):
         start = network.Network(
             reads=(jnp.linalg.lstsq(coordinates, images)[0],),
             matrices=tuple(bank.ExplicitBank(jnp.asarray(w)) for w in hidden),
-            readout=jnp.asarray(readout)[None],
+            readout=jnp.asarray(readout).reshape(1, *sketch.flattened, width),
             populations=tuple(population.particles(np.zeros((0, width))) for _ in sketch.populations),
             offset=jnp.zeros((problem.task.n_samples, 1)),
             sketch=form.sketch,
@@ -90,7 +91,11 @@ def by_torch(problem, width, weights):
             inputs = torch.tanh(h) if i else h
             inputs = torch.nn.functional.pad(inputs, [spec.kernel_size // 2] * (2 * axes), mode=pad)
             h = convolution(inputs, w, stride=spec.stride) / (inputs.shape[1] * places) ** 0.5
-        return torch.tanh(h).flatten(2).mean(2) @ theta[-1] / (spec.gamma0 * width)
+        features = torch.tanh(h).flatten(2)  # (sample, neuron, position)
+        if spec.pooling == "flatten":
+            weights = theta[-1].reshape(-1, width)
+            return torch.einsum("any,yn->a", features, weights) / (spec.gamma0 * width * len(weights) ** 0.5)
+        return features.mean(2) @ theta[-1] / (spec.gamma0 * width)
 
     jacobians = torch.autograd.functional.jacobian(output, tuple(theta))
     flat = torch.cat([j.flatten(1) for j in jacobians], dim=1)
@@ -109,8 +114,16 @@ def by_torch(problem, width, weights):
 
 @pytest.mark.parametrize(
     "problem",
-    [line(2), line(3, 2.0), line(2, padding="circular"), image(3), image(2, stride=2), line(1)],
-    ids=["line", "deep line", "circular", "image", "stride", "one layer"],
+    [
+        line(2),
+        line(3, 2.0),
+        line(2, padding="circular"),
+        image(3),
+        image(2, stride=2),
+        line(1),
+        line(2, pooling="flatten"),
+    ],
+    ids=["line", "deep line", "circular", "image", "stride", "one layer", "flattened"],
 )
 def test_the_program_is_the_convolution_of_pytorch(problem):
     predictions, ntk, weights = explicit(problem, 12)

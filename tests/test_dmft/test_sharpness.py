@@ -138,6 +138,9 @@ def convolved(theta, problem, x):
     for n, w in enumerate(hidden, start=1):
         seen = jnp.asarray(convolution.mixing(grids[n], spec.kernel_size, spec.stride, spec.padding))
         h = jnp.einsum("kyx,axi,koi->ayo", seen, jnp.tanh(h), w) / w.shape[-1] ** 0.5
+    if spec.pooling == "flatten":
+        scale = spec.gamma0 * readout.shape[2] * readout.shape[1] ** 0.5
+        return jnp.einsum("ayi,cyi->ac", jnp.tanh(h), readout) / scale
     return jnp.tanh(h).mean(1) @ readout.T / (spec.gamma0 * readout.shape[1])
 
 
@@ -159,7 +162,7 @@ def explicit_start(problem, width, rule, form):
         reads=(drawn(rule.inputs.shape[-1], width),),
         matrices=tuple(bank.ExplicitBank(w) if w.ndim == 3 else matrix.Explicit(w) for w in matrices),
         vectors=tuple(vectors),
-        readout=drawn(outputs, width),
+        readout=drawn(outputs, *sketch.flattened, width),
         populations=tuple(
             population.particles(normals.Stored(jnp.zeros((0, width)), jax.random.key(i)))
             for i in range(len(sketch.populations))
@@ -191,6 +194,7 @@ def largest_of_dense(problem, theta, forward, rule, width):
 
 PROGRAMS = {
     "line": (line(2), convolved, 5),
+    "flattened": (line(2, rate=0.3, pooling="flatten"), convolved, 4),
     "deep line, frozen": (line(3, 2.0, frozen=(1,)), convolved, 4),
     "image, stride": (image(2, stride=2), convolved, 4),
     "numbers, a matrix used twice": (test_programs.problem(1), normalised, test_programs.WIDTH),

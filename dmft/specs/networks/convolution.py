@@ -1,7 +1,7 @@
 """Convolutional networks, over one axis of positions or two.
 
     h^1_y = sum_k W^{0k} x_{y+k} / sqrt(K C)     h^{l+1}_y = sum_k W^{lk} phi(h^l_{y+k}) / sqrt(K N)
-    f = w . mean_y phi(h^L_y) / (gamma0 N)
+    f = w . mean_y phi(h^L_y) / (gamma0 N),      or sum_y w_y . phi(h^L_y) / (gamma0 N sqrt(Y))
 
 The k are the K places of a kernel, `kernel_size` of them along each axis of positions, with the middle at k = 0, and C
 are the channels of the input.  With a stride s, y + k stands for s y + k.  What lies outside is zero, or, circular, the
@@ -27,7 +27,7 @@ from dmft.specs.networks.program import Architecture
 from dmft.specs.parameterization import MEAN_FIELD, STANDARD
 
 PADDINGS = ("zero", "circular")
-POOLINGS = ("mean",)
+POOLINGS = ("mean", "flatten")
 OUTSIDE = -1
 
 
@@ -44,7 +44,8 @@ class CNN(Architecture):
         gamma0: richness (feature-learning strength); gamma0 -> 0 is the lazy (NTK) limit.
         stride: of every layer: of n positions along an axis ceil(n / stride) are left.
         padding: "zero", what lies outside is zero; "circular", it is the other side.
-        pooling: "mean", the readout averages over positions.
+        pooling: "mean", the readout averages over positions; "flatten", it has weights of its own for each of them,
+            sum_y w_y . phi(h^L_y) / (gamma0 N sqrt(Y)) of Y positions.
         centered, frozen, parameterization, weight_variance: as of `MLP`; "standard" is not offered.
 
     Raises:
@@ -83,7 +84,7 @@ class CNN(Architecture):
         for n in range(1, self.depth):
             features = net.layer(h, net.activate(self.activation, h))
             h = net.apply(f"W{n}", features, to=n, mix=mixing(grids[n], self.kernel_size, self.stride, self.padding))
-        return pooled(net, net.layer(h, net.activate(self.activation, h)), math.prod(last))
+        return pooled(net, net.layer(h, net.activate(self.activation, h)), math.prod(last), self.pooling)
 
     def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Patches (sample, position, place of the kernel and channel) / sqrt(K C)."""
@@ -112,6 +113,11 @@ def check_convolution(network: Any) -> None:
     if network.kernel_size % 2 == 0:
         raise ValueError(
             f"kernel_size={network.kernel_size} is even: such a kernel has no middle; take {network.kernel_size + 1}."
+        )
+    if network.pooling == "max":
+        raise ValueError(
+            'pooling="max" is not offered: where two positions are equal it has a kink, which what 1/N adds does not '
+            'see. Take "mean" or "flatten", or a program of your own with a formula of net.local.'
         )
     for name, known in (("padding", PADDINGS), ("pooling", POOLINGS)):
         if getattr(network, name) not in known:
@@ -145,8 +151,10 @@ def grids_of(shape: tuple[int, ...], strides: Sequence[int], kernel_size: int, p
     return found
 
 
-def pooled(net: Any, features: Field, count: int) -> Field:
+def pooled(net: Any, features: Field, count: int, pooling: str) -> Field:
     """What the readout averages, of so many positions."""
+    if pooling == "flatten":
+        return net.flatten(features)  # type: ignore[no-any-return]
     return net.mix(features, np.full(count, 1 / count))  # type: ignore[no-any-return]
 
 

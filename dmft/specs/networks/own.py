@@ -225,6 +225,9 @@ class _Values(InTurn):
         found = on_units(formula, np, values, [v.value for v in values])
         self.seen.append(Field(self, found.mean(-1, keepdims=True), None))
 
+    def flatten(self, h: Field) -> Field:
+        return self.scale(h.value.shape[-2] ** -0.5, h)
+
     def layer(self, h: Field, features: Field) -> Field:
         self.seen += [h, features]
         return features

@@ -13,6 +13,7 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     local(formula, a, b, ...)       formula(xp, a, b, ...)       of what alike neurons hold: treats all neurons alike
     average(a, b)                   <a b>               over a population: a number, which `local` may use
     overlaps(a, b)                  <a_s b_t>           of all pairs of positions (s, t), numbered row by row
+    flatten(h)                      h / sqrt(X)         of X positions, which the readout has weights of its own for
     layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
     blocks(count, block, h)         h <- block(net, h), so many times: equal blocks, each with weights of its own
     show(name, formula, a, ...)     names what observables may take averages of: a number of each unit
@@ -31,9 +32,9 @@ where `local` sees (..., unit, component) in the place of neurons, and may use a
 (softmax within a head, averages within a head); numbers are (..., 1, 1) there.  Averages, `activate`, `mix` and
 matrices are over units and components alike.  `overlaps` are averages over units, of each component apart: numbers
 (..., 1, component) for `local`.  Numbers may have other positions than the fields that they meet there.  `program`
-returns the field that the readout averages, without positions:
+returns the field that the readout averages, without positions, or what `flatten` gives:
 
-    f_c = <w_c features> / gamma0
+    f_c = <w_c features> / gamma0,      sum_x <w_cx features_x> / (gamma0 sqrt(X))
 
 A block is made of h and its own weights alone, which it names as if it were alone, and returns a field of the same
 population and positions as h.  However many there are, the compiled code of the limit has one of them.

@@ -4,7 +4,7 @@
     h^{l+1} = h^l + beta0 L^-alpha B^l(h^l)               l = 1 .. L, on one stream of N neurons
     B_y = sum_k W^k phi_n(h)_{y+k} / sqrt(K N)            branches of one layer
     B_y = sum_k V^k phi_n(u)_{y+k} / sqrt(K N)            of two, with u_y = sum_k U^k phi_n(h)_{y+k} / sqrt(K N)
-    f = w . mean_y phi_n(h^{L+1}_y) / (gamma0 N)
+    f = w . mean_y phi_n(h^{L+1}_y) / (gamma0 N),      or sum_y w_y . phi_n(h^{L+1}_y) / (gamma0 N sqrt(Y))
 
 Weights of branches learn at L^{2 alpha - 1} times the rate of all others (`dmft.specs.parameterization`), so that depth
 has a limit for every alpha in [1/2, 1].  Blocks have the same form.
@@ -112,7 +112,7 @@ class ResidualCNN(Architecture):
     def program(self, net: Any, x: Any) -> Field:
         *_, grid = self.grids(net.shape)
         h = net.blocks(self.blocks, partial(self._block, grid=grid), net.read("W0", x, to=STREAM))
-        return pooled(net, self._shown(net, h), math.prod(grid))
+        return pooled(net, self._shown(net, h), math.prod(grid), self.pooling)
 
     def _block(self, net: Any, h: Field, grid: tuple[int, ...]) -> Field:
         mix, shown = mixing(grid, self.kernel_size, 1, self.padding), self._shown(net, h)

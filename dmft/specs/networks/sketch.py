@@ -63,6 +63,7 @@ class Sketch:
     readout: the population that is averaged; linear: whether the output is linear in every matrix.
     uses: of one matrix in a pass, the most.
     shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
+    flattened: (positions,) that the readout has weights of its own for; () where what it averages has none.
     blocks: (number of the first, how many) of blocks that follow each other.
     places: of every layer, as of a `Part`.
     groups: layers by number, those together that are held together: all alone, unless `stacked`.
@@ -78,6 +79,7 @@ class Sketch:
     linear: bool
     uses: int = 1
     shown: tuple[tuple[str, int, Hashable | None], ...] = ()
+    flattened: tuple[int, ...] = ()
     blocks: tuple[tuple[int, int], ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
@@ -193,10 +195,11 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
     with np.errstate(all="ignore"):
         end = network.program(drawn, network.inputs(np.ones((1, *shape))))
     name = type(network).__name__
-    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2:
+    flat = any(end is each for each in drawn.flattened)
+    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2 + flat:
         raise ValueError(
             f"the program of {name} must return a field without positions, which the readout averages; average over "
-            "positions with net.mix(h, A)."
+            "positions with net.mix(h, A), or return net.flatten(h), for a readout with weights of its own at each."
         )
     if not drawn.layers:
         raise ValueError(f"the program of {name} names no layer; call net.layer(h, features) for each.")
@@ -217,6 +220,7 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         drawn.linear,
         max(drawn.uses.values(), default=1),
         tuple(drawn.shown),
+        end.value.shape[1:-1],
         tuple(drawn.runs),
         tuple(drawn.places),
         tuple((i,) for i in range(len(drawn.layers))),
@@ -235,6 +239,7 @@ class _Drawing:
         self.matrices: dict[str, Part] = {}
         self.vectors: dict[str, Part] = {}
         self.starts: dict[str, float] = {}
+        self.flattened: list[Field] = []
         self.layers: list[tuple[Hashable, int]] = []
         self._named: list[Field] = []
         self.activations: list[Activation] = []
@@ -399,6 +404,12 @@ class _Drawing:
         self.shown.append((name, found[-2] if len(found) == 3 else 0, population_of(values)))
         if self._block is not None:
             self._block.form.append((name, found))
+
+    def flatten(self, h: Field) -> Field:
+        if h.value.ndim != 3:
+            raise ValueError("flatten takes a field with positions, for the readout; others are returned as they are.")
+        self.flattened.append(self._field(h.value, h.population, h))
+        return self.flattened[-1]
 
     def layer(self, h: Field, features: Field) -> Field:
         if h.population is None or h.value.ndim == 1 or any(h is each for each in self._named):
