@@ -43,7 +43,7 @@ class Run:
     devices: over which the particles are spread.
     in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
         are held, however many.
-    sharpness: whether it is recorded.
+    curvature: whether eigenvalues of that of the loss are recorded.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.form.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
@@ -61,7 +61,7 @@ class Run:
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
     in_law: bool = False
-    sharpness: bool = False
+    curvature: bool = False
     joint: bool = True
     doubled: bool = False
     smoothed: bool = False
@@ -207,7 +207,7 @@ class Run:
 
     def _kept(self, source: Sobol) -> Stored:
         """All its rows; where the curvature of the loss asks for more, with those of its tail."""
-        return Stored(stored(source), source.key if self.sharpness else None)
+        return Stored(stored(source), source.key if self.curvature else None)
 
     def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""

@@ -151,7 +151,8 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
     for part in sketch.vectors:
         if part.target is not None:
             needed[sketch.place(part.target)] += part.count
-    needed[sketch.place(sketch.readout)] += rule.targets.shape[1] * math.prod(sketch.flattened)
+    outputs = sketch.rows_of_readout(rule.targets.shape[1])
+    needed[sketch.place(sketch.readout)] += outputs * math.prod(sketch.flattened)
     return needed
 
 
@@ -186,8 +187,9 @@ def limit_network(
         # a direction of the inputs, with a variance of its own
         return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
 
-    drawn = draw(sketch.readout, shape[1] * math.prod(sketch.flattened))
-    readout = start.weights[-1] * drawn.reshape(shape[1], *sketch.flattened, -1)
+    outputs = sketch.rows_of_readout(shape[1])
+    drawn = draw(sketch.readout, outputs * math.prod(sketch.flattened))
+    readout = start.weights[-1] * drawn.reshape(outputs, *sketch.flattened, -1)
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
     starts = iter(start.numbers)
 

@@ -171,9 +171,9 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
     change = descent * rule.share[t][:, None]
     count = len(rows) if form.every_row else form.trained
     if form.per_output:
-        starts = jnp.broadcast_to(network.readout, (count, *network.readout.shape))
+        starts = every_output(network.readout, count, form.sketch.read)
     else:
-        starts = jnp.tensordot(change, network.readout, 1)[:, None]
+        starts = from_loss(change, network.readout, form.sketch.read)
     gradients = tape.backward(end, starts)
     return _shown(network, tape), _seen(tape, end, output, gradients), change
 
@@ -189,7 +189,7 @@ def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     tape, end, output = _forward(network, rule, rule.inputs[rule.probes], form)
     gradients = None
     if form.gradients:
-        gradients = tape.backward(end, jnp.broadcast_to(network.readout, (form.probes, *network.readout.shape)))
+        gradients = tape.backward(end, every_output(network.readout, form.probes, form.sketch.read))
     return _shown(network, tape), _seen(tape, end, output, gradients)
 
 
@@ -216,7 +216,28 @@ def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Ta
     tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
     end = with_numbers(form.network, rule.numbers).program(tape, x)
     top = network.over(sketch.readout)
-    return tape, end, top.along(end.value, network.readout) * output_scale(rule.gamma0)
+    output = top.along(rows_read(end.value, form.sketch.read), network.readout).reshape(len(x), -1)
+    return tape, end, output * output_scale(rule.gamma0)
+
+
+def rows_read(a: jax.Array, positions: int) -> jax.Array:
+    """What is averaged (row, [position,] component), or what an output has, of the rows that the readout meets: those
+    of samples, or with so many `positions` of each of them."""
+    return a.reshape(-1, *a.shape[2:]) if positions else a
+
+
+def every_output(readout: jax.Array, rows: int, positions: int) -> jax.Array:
+    """(row, output, [position,] component): cotangents of what is averaged, from every output; where the readout meets
+    so many `positions`, outputs are (position, output of it)."""
+    if positions:
+        readout = jnp.einsum("xy,cn->xcyn", jnp.eye(positions), readout).reshape(-1, positions, readout.shape[-1])
+    return jnp.broadcast_to(readout, (rows, *readout.shape))
+
+
+def from_loss(change: jax.Array, readout: jax.Array, positions: int) -> jax.Array:
+    """(row, 1, [position,] component): the sum of these with the coefficients `change` (row, output)."""
+    each = change.reshape(len(change), positions, -1) if positions else change
+    return jnp.tensordot(each, readout, 1)[:, None]
 
 
 def _shown(network: Network, tape: Tape) -> Network:
@@ -272,7 +293,10 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         all_of("read", len(sketch.reads)),
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
-        per_neuron(jnp.tensordot(change.T, seen.top[:n], 1), sketch.share(sketch.readout)),
+        per_neuron(
+            jnp.tensordot(change.reshape(-1, len(network.readout)).T, rows_read(seen.top[:n], sketch.read), 1),
+            sketch.share(sketch.readout),
+        ),
     )
     return trained_part(whole, form)
 

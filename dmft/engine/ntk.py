@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dmft.engine.form import Form
-from dmft.engine.network import Network, Pass, per_neuron, trained_blocks
+from dmft.engine.network import Network, Pass, per_neuron, rows_read, trained_blocks
 from dmft.engine.tape import Use
 
 
@@ -33,9 +33,12 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
                 total = total + per_neuron(part, sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
         top = network.over(sketch.readout)
-        phi = per_neuron(top.along(a.top[:stop], b.top[:stop]), sketch.share(sketch.readout))
-        outputs = a.output.shape[1]
-        total = total + phi[:, None, :, None] * jnp.eye(outputs)[:, None, :]
+        met = (rows_read(v[:stop], sketch.read) for v in (a.top, b.top))
+        phi = per_neuron(top.along(*met), sketch.share(sketch.readout))
+        rows, columns, places = len(a.top[:stop]), len(b.top[:stop]), sketch.read or 1
+        same = jnp.eye(sketch.rows_of_readout(a.output.shape[1]))[:, None, None, :]
+        each = phi.reshape(rows, places, 1, columns, places, 1) * same
+        total = total + each.reshape(rows, a.output.shape[1], columns, b.output.shape[1])
     return total
 
 

@@ -278,6 +278,8 @@ class _Frozen(InTurn):
     def kernels(self, x: Any) -> FrozenKernels:
         """Of all samples of what the program reads."""
         self._samples = len(x.of if isinstance(x, _Products) else x)
+        if self._sketch.read:
+            raise UnclosedError(f"{self._name} has outputs at every position")
         end = self._network.program(self, x).value
         forward = list(self._nodes)
         features = [_times(1 / h.positions, _equal(self._product(h))) for _, h in self._layers]

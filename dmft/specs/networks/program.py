@@ -36,6 +36,8 @@ returns the field that the readout averages, without positions, or what `flatten
 
     f_c = <w_c features> / gamma0,      sum_x <w_cx features_x> / (gamma0 sqrt(X))
 
+or f_xc = <w_c features_x> / gamma0 of every position, with one readout for all (`every_position`).
+
 A block is made of h and its own weights alone, which it names as if it were alone, and returns a field of the same
 population and positions as h.  However many there are, the compiled code of the limit has one of them.
 
@@ -108,6 +110,12 @@ class Architecture:
         flat = x.reshape(len(x), -1)
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
+
+    @property
+    def every_position(self) -> bool:
+        """Whether the readout reads each position of what `program` returns, in place of one field without: outputs are
+        (position, output), side by side."""
+        return False
 
     def counts(self, width: int) -> dict[str, int]:
         """What a network of this width has besides its N neurons, by the name of a coordinate of results."""

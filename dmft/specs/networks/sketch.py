@@ -64,6 +64,7 @@ class Sketch:
     uses: of one matrix in a pass, the most.
     shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
     flattened: (positions,) that the readout has weights of its own for; () where what it averages has none.
+    read: positions, each of which one readout gives outputs of its own; 0 where it reads a sample as a whole.
     blocks: (number of the first, how many) of blocks that follow each other.
     places: of every layer, as of a `Part`.
     groups: layers by number, those together that are held together: all alone, unless `stacked`.
@@ -80,6 +81,7 @@ class Sketch:
     uses: int = 1
     shown: tuple[tuple[str, int, Hashable | None], ...] = ()
     flattened: tuple[int, ...] = ()
+    read: int = 0
     blocks: tuple[tuple[int, int], ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
@@ -95,6 +97,10 @@ class Sketch:
         positions = self.reads[0].positions[0]
         heads = sum(name == ATTENTION for name, *_ in self.shown)
         return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+
+    def rows_of_readout(self, outputs: int) -> int:
+        """Of all outputs, those of a position."""
+        return outputs // (self.read or 1)
 
     def pairs(self, sizes: Sequence[int]) -> int:
         """Numbers of a row that attention makes for each of its positions, the most: one a key and unit of populations
@@ -196,7 +202,13 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         end = network.program(drawn, network.inputs(np.ones((1, *shape))))
     name = type(network).__name__
     flat = any(end is each for each in drawn.flattened)
-    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2 + flat:
+    if (
+        not isinstance(end, Field)
+        or end.population is None
+        or np.ndim(end.value) != 2 + (flat or network.every_position)
+    ):
+        if network.every_position:
+            raise ValueError(f"the program of {name} must return a field with positions, each of which is read.")
         raise ValueError(
             f"the program of {name} must return a field without positions, which the readout averages; average over "
             "positions with net.mix(h, A), or return net.flatten(h), for a readout with weights of its own at each."
@@ -220,7 +232,8 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         drawn.linear,
         max(drawn.uses.values(), default=1),
         tuple(drawn.shown),
-        end.value.shape[1:-1],
+        () if network.every_position else end.value.shape[1:-1],
+        end.value.shape[1] if network.every_position else 0,
         tuple(drawn.runs),
         tuple(drawn.places),
         tuple((i,) for i in range(len(drawn.layers))),

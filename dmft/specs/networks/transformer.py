@@ -5,7 +5,7 @@
     k = d^{alpha_A - 1} W_K h / sqrt(N),  q likewise,  v = W_V h / sqrt(N)       d neurons a head, N / d = H heads
     A_{st} = d^{-alpha_A} k_s . q_t,   sigma = softmax of A over t,   m_s = sum_t sigma_{st} v_t         in every head
     MHSA_s = W_O m_s / sqrt(N),    MLP_s = W_D phi(W_U h_s / sqrt(N)) / sqrt(r N)
-    f = w . mean_s h^{L+1}_s / (gamma0 N)
+    f = w . mean_s h^{L+1}_s / (gamma0 N),   or f_s = w . h^{L+1}_s / (gamma0 N) at every position
 
 of weights N(0, 1), and W_K, W_Q of variance d^{2 - 2 alpha_A}.  All learn at the rate eta gamma0^2 N, those of blocks
 at L^{2 alpha_L - 1} times that, so that what a block learns is of order 1 / L for every alpha_L: such a factor c^2 is a
@@ -46,7 +46,7 @@ from dmft.specs.parameterization import MEAN_FIELD, STANDARD, branch_factor, inp
 HEADS, HEAD_DIM = "heads", "head_dim"
 LIMITS = (HEADS, HEAD_DIM)
 POSITIONS = (None, "learned")
-READOUTS = ("mean", "last")
+READOUTS = ("mean", "last", "every position")
 STREAM = "stream"
 
 
@@ -71,7 +71,9 @@ class Transformer(Architecture):
         normalization: of what branches read, "layer_norm", "rms_norm" (`dmft.LayerNorm`, `dmft.RMSNorm`: over the
             neurons, at each position), or None.
         trained_gain: whether each normalisation trains a gain, one number, from 1 on.
-        readout: what is read, "mean" of all positions, or the "last" one.
+        readout: what is read, "mean" of all positions, the "last" one, or "every position": outputs are then those of
+            all positions side by side, targets (sample, position), or (sample, position, output) with the last two
+            axes flattened.
         centered: subtract from the output its value at initialisation.
         frozen: weights that are not trained, by their names or numbers (`weights`); a gain by the weight before it.
         parameterization, weight_variance: as of `MLP`; "standard" is not offered.
@@ -181,6 +183,10 @@ class Transformer(Architecture):
         return {name: number for number, name in enumerate(names)}
 
     @property
+    def every_position(self) -> bool:
+        return self.readout == READOUTS[-1]
+
+    @property
     def _group(self) -> int:
         """Neurons of a unit of the population of heads."""
         fixed = self.head_dim if self.limit == HEADS else self.heads
@@ -190,6 +196,8 @@ class Transformer(Architecture):
     def program(self, net: Any, x: Any) -> Field:
         count = _positions(net.shape)
         h = net.blocks(self.blocks, self._block, net.read("W0", x, to=STREAM))
+        if self.every_position:
+            return net.layer(h, h)  # type: ignore[no-any-return]
         read = np.full(count, 1 / count) if self.readout == "mean" else np.eye(count)[-1]
         return net.mix(net.layer(h, h), read)  # type: ignore[no-any-return]
 
