@@ -84,7 +84,7 @@ class Run:
     @cached_property
     def form(self) -> Form:
         form = loop.form_of(self.problem, self.observables, joint=self.joint)
-        alone = self.alone or self.sharpness
+        alone = self.alone or self.curvature
         return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM)
 
     @cached_property

@@ -27,8 +27,8 @@ def tangent_kernel(network: Network, a: Pass, b: Pass, form: Form, stop: int | N
         for other in b.uses:
             if (use.kind, use.index) == (other.kind, other.index):
                 alone = partial(_tangents, network, use, other, stop)
-                met = use.gradient, use.met, other.gradient, other.met
-                blocks = jax.vmap(alone)(*met) if use.part.layers else alone(*met)[None]
+                given = use.gradient, use.met, other.gradient, other.met
+                blocks = jax.vmap(alone)(*given) if use.part.layers else alone(*given)[None]
                 part = jnp.tensordot(jnp.asarray(trained), blocks, 1)
                 total = total + per_neuron(part, sketch.share(use.part.target))
     if sketch.readout_layer not in form.frozen:
