@@ -211,7 +211,7 @@ def prepared(
         observables=of_passes(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
-        sharpness=schema.need(observables, schema.HESSIAN),
+        curvature=schema.need(observables, schema.HESSIAN),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
     )
@@ -306,7 +306,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
     if name is None:
         return attrs
-    half, halves = replace(run, doubled=True, sharpness=False), Estimates(capacity=done.capacity)
+    half, halves = replace(run, doubled=True, curvature=False), Estimates(capacity=done.capacity)
     bar.total = (done.moments.count + HALVED) * (run.last + 1)
     try:
         for trained in repetitions(half, seed, HALVED, bar, memory_limit=None, done=halves):
@@ -344,8 +344,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     unwanted = {one.name for one in run.observables} - {*observables}
     values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
-    if trained.sharpness is not None:
-        values["sharpness"] = trained.sharpness
+    if trained.eigenvalues is not None:
+        values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
     return {name: np.asarray(values[name], np.float64) for name in schema.quantities() if name in values}
 
 
@@ -368,7 +368,7 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
     still = np.full(training.steps - len(pairs), STILL * pairs.min())
     coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
-    other = replace(run, problem=replace(run.problem, training=coarse), sharpness=False)
+    other = replace(run, problem=replace(run.problem, training=coarse), curvature=False)
     try:
         (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
     except DivergenceError:

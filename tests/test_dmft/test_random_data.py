@@ -372,6 +372,38 @@ def test_regimes():
     assert (super_easy.regime, super_easy.compute) == ("super-easy", pytest.approx(1 - 1 / 3))
 
 
+# ---- real data -------------------------------------------------------------------------------------------------------
+
+
+def digits(count):
+    """The NTK of one hidden layer on images of digits, and whether these are odd."""
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    chosen = np.random.default_rng(0).permutation(len(data.data))[:count]
+    x = data.data[chosen] - data.data.mean(axis=0)
+    y = np.where(data.target[chosen] % 2, 1.0, -1.0)
+    task = dmft.Task(x / x.std(), y)
+    lazy = dmft.lazy_limit(dmft.Problem(dmft.MLP(1, dmft.relu()), task, descent(0.1, 1)), save_steps=[0])
+    return lazy["ntk"].values[0], y
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(1797, marks=pytest.mark.slow)])
+def test_kernel_regression_on_digits(count):
+    kernel, y = digits(count)
+    found = rd.learning_curves(kernel, y, samples=[10, 30, 60], times=[1.0, 100.0], draws=12)
+    ratio = (found["measured_test_loss"] / found["test_loss"]).values
+    se = (found["measured_test_loss_se"] / found["test_loss"]).values
+    # Gaussian equivalence of real images: some per cent, more where the last modes are fitted
+    assert (abs(ratio - 1) < 0.06 + 3 * se).all()
+    train = (found["measured_train_loss"] / found["train_loss"]).values[:, 0]
+    assert (abs(train - 1) < 0.15).all()
+    # the twin: the same spectrum with a target that lies elsewhere in it
+    other = rd.learning_curves(kernel, np.random.default_rng(1).permutation(y), samples=[60], times=[100.0])
+    assert other["test_loss"].values[0, 0] > 1.5 * found["test_loss"].values[-1, -1]
+
+
 # ---- deep linear networks --------------------------------------------------------------------------------------------
 
 

@@ -350,6 +350,18 @@ def test_networks_with_convolutions_by_products_are_the_same(monkeypatch):
     assert calls
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bf16"])
+def test_networks_on_a_gpu_are_those_of_the_cpu(dtype, monkeypatch):
+    """The same draws and batches: apart by rounding, of bfloat16 2^-8 a product; products of convolutions as well."""
+    monkeypatch.setattr(members, "LARGE", 1)
+    one, other = images(device="cpu"), images(device="gpu", dtype=dtype)
+    np.testing.assert_allclose(
+        other.prediction, one.prediction, atol={"float32": 1e-4, "tf32": 5e-3, "bf16": 5e-2}[dtype]
+    )
+    assert other.attrs["device"] != "cpu"
+
+
 def test_a_plan_says_what_there_is_to_do():
     plan = finite_nets.plan_modules(perceptron, TASK, finite_nets.ModuleTraining(0.5, steps=20), [4, 8], 3)
     assert [cost.parameters for cost in plan.costs] == [40, 112]
