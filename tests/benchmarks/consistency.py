@@ -19,13 +19,14 @@ from dmft.specs.tasks.sources import source_of
 from figures import consistency, style
 
 FULL = {"widths": [32, 64, 128, 256, 512], "seeds": 8, "steps": 400, "batch": 64, "context": 64}
+TEST = 200  # images, some of which results hold
 TOY = {"widths": [8, 16, 32], "seeds": 8, "steps": 16, "batch": 16, "context": 12}
 
 
-def images(source, needed, test):
-    """Ten classes of images, of which `needed` are for training."""
+def images(source, needed):
+    """All classes of images, of which `needed` are for training."""
     given = {"layout": "image", "normalize": "standard", "balanced": False, "allow_pickle": True}
-    return dmft.load_task(source, classes=_classes(source), n_train=needed, n_test=test, **given)
+    return dmft.load_task(source, classes=_classes(source), n_train=needed, n_test=TEST, **given)
 
 
 def _classes(source):
@@ -56,7 +57,7 @@ def main(arguments=None):
     for network in given.networks:
         started = time.perf_counter()
         if network == "resnet":
-            data = images(given.images, needed, 200 if given.toy else 1000)
+            data = images(given.images, needed)
         else:
             data = dmft.load_text(given.text, context=context)
             stride = max(1, min(context, (len(data.train) - context - 1) // needed))

@@ -195,35 +195,41 @@ class Transformer(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         count = _positions(net.shape)
-        c = learned(self.blocks, self.branch_exponent)
-        branch = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
-        h = net.read("W0", x, to=STREAM)
-        for block in range(1, self.blocks + 1):
-            shown = net.layer(h, self._normalized(net, h, f"a{block}"))
-            h = h + branch * net.apply(f"O{block}", self._attended(net, shown, block, c), to=STREAM)
-            if self.mlp:
-                shown = self._normalized(net, h, f"m{block}")
-                u = c * net.apply(f"U{block}", shown, to=Population(("mlp", block), self.mlp_width))
-                h = h + branch * net.apply(f"D{block}", net.activate(self.activation, u), to=STREAM)
+        h = net.blocks(self.blocks, self._block, net.read("W0", x, to=STREAM))
         if self.every_position:
             return net.layer(h, h)  # type: ignore[no-any-return]
         read = np.full(count, 1 / count) if self.readout == "mean" else np.eye(count)[-1]
         return net.mix(net.layer(h, h), read)  # type: ignore[no-any-return]
 
+    def _block(self, net: Any, h: Field) -> Field:
+        branch = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
+        shown = net.layer(h, self._normalized(net, h, "a"))
+        h = h + branch * net.apply("O", self._attended(net, shown), to=STREAM)
+        if self.mlp:
+            shown = self._normalized(net, h, "m")
+            u = self._learned * net.apply("U", shown, to=Population("mlp", self.mlp_width))
+            h = h + branch * net.apply("D", net.activate(self.activation, u), to=STREAM)
+        return h
+
+    @property
+    def _learned(self) -> Any:
+        """c of blocks."""
+        return learned(self.blocks, self.branch_exponent)
+
     def _normalized(self, net: Any, h: Field, gain: str) -> Field:
         return normalized(self.normalization, net, h, gain if self.trained_gain else None)
 
-    def _attended(self, net: Any, h: Field, block: int, c: Any) -> Field:
+    def _attended(self, net: Any, h: Field) -> Field:
         """m of all heads."""
-        heads = Population(("heads", block), group=self._group)
+        c, heads = self._learned, Population("heads", group=self._group)
         if self.limit == HEADS:
             scale = c * self._group ** (self.attention_exponent - 1)
-            k, q = (scale * net.apply(f"{name}{block}", h, to=heads) for name in "KQ")
-            v = c * net.apply(f"V{block}", h, to=heads)
+            k, q = (scale * net.apply(name, h, to=heads) for name in "KQ")
+            v = c * net.apply("V", h, to=heads)
             within = partial(scores, exponent=self.attention_exponent)
             net.show(ATTENTION, partial(_shown, of=within, causal=self.causal), k, q)
             return net.local(partial(attended, of=within, axes="hn", causal=self.causal), v, k, q)  # type: ignore[no-any-return]
-        k, q, v = (c * net.apply(f"{name}{block}", h, to=heads) for name in "KQV")
+        k, q, v = (c * net.apply(name, h, to=heads) for name in "KQV")
         A = net.overlaps(k, q)
         net.show(ATTENTION, partial(_shown_numbers, causal=self.causal), A)
         return net.local(partial(attended, of=of_pairs, axes="nh", causal=self.causal), v, A)  # type: ignore[no-any-return]
