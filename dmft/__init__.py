@@ -14,11 +14,15 @@ from dmft.specs import (
     MLP,
     Activation,
     Architecture,
+    DeepLinear,
     GradientDescent,
     GradientFlow,
     LayerNorm,
     Population,
     Problem,
+    ProjectedLinear,
+    RandomData,
+    RandomFeatures,
     ResidualCNN,
     ResidualMLP,
     RMSNorm,
@@ -39,7 +43,7 @@ from dmft.specs import (
     vary,
 )
 from dmft.specs.activation import activation
-from dmft.specs.problem import NETWORKS, TRAININGS
+from dmft.specs.problem import MODELS, NETWORKS, TRAININGS
 
 if TYPE_CHECKING:
     from dmft.drivers.adaptive_flow import adaptive_flow
@@ -64,13 +68,17 @@ __all__ = [
     "MLP",
     "Activation",
     "Architecture",
+    "DeepLinear",
     "GradientDescent",
     "GradientFlow",
     "LayerNorm",
     "Observable",
     "Population",
     "Problem",
+    "ProjectedLinear",
     "RMSNorm",
+    "RandomData",
+    "RandomFeatures",
     "ResidualCNN",
     "ResidualMLP",
     "Task",
@@ -131,7 +139,9 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
-    for kinds in (NETWORKS, TRAININGS):  # of files that are not named above
+    if name == "random_data":
+        return importlib.import_module("dmft.random_data")
+    for kinds in (NETWORKS, TRAININGS, MODELS):  # of files that are not named above
         if name in kinds:
             return kinds[name]
     raise AttributeError(f"module 'dmft' has no attribute {name!r}")

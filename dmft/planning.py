@@ -266,5 +266,6 @@ def _operations(run: Run, capacity: int) -> int:
     size, rows = max(run.sizes(capacity)), run.rule.rows.shape[1]
     first = 36 * rows * run.rule.inputs[0].size * size
     # both passes orthogonalise, project and mix: 8 K + 10 products with the directions of either side
-    each = (2 * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in run.form.sketch.matrices)
+    matrices = run.form.sketch.matrices
+    each = (2 * part.count * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in matrices)
     return first + size * rows * capacity * sum(each)

@@ -1,7 +1,8 @@
 """Consistency across widths: a network without a theory, against the widest and the next wider one.
 
-A small ResNet on images, or a causal Transformer on the characters of a text, in mean-field parameterization, trained
-with Adam by `finite_nets.train_modules`: online, every sample once, and on a few samples again and again.
+A small ResNet on images, or a causal Transformer on the characters of a text, in mean-field parameterization with
+readouts that start from zero, trained with Adam by `finite_nets.train_modules`: online, every sample once, and on a few
+samples again and again.
 (a) test loss, online (solid) and repeated (dashed): means over networks, bands of one standard error.
 (b) the output for the class of one test sample, of the repeated samples: mean over networks, their standard deviation.
 (c) root mean square distance of predictions on test samples after training, relative: one network from the mean over
@@ -52,6 +53,7 @@ OBSERVABLES = (
     "activation_density",
     "weight_change",
 )
+COMPARED = 96  # samples of kernels, the last ones
 TOLERANCE = 0.2  # of the distance of means, for the onset
 EPOCHS = 8  # how often repeated samples are met
 DISTANCES = {
@@ -115,6 +117,42 @@ def make(
     Raises:
         ValueError: an unknown network, data of another kind or too few; as `train_modules`.
     """
+    make_module, described = _trainings(network, data, steps, batch, rate, observed)
+    found = []
+    for part, training, given in described:
+        nets = finite_nets.train_modules(
+            make_module, part, training, sorted(widths), seeds, **given, progress=progress, **options
+        )
+        found.append(of(nets, make_module, tolerance=tolerance))
+    ds = xr.concat(
+        found, xr.DataArray(list(SETTINGS), dims="data", name="data"), join="exact", combine_attrs="drop_conflicts"
+    )
+    ds.attrs |= {"network": network, "analysis": "consistency"}
+    return ds
+
+
+def plan(
+    network: str,
+    data: Any,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    seeds: int = SEEDS,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    rate: float = RATE,
+    observed: tuple[int, int] = (64, 128),
+    **options: Any,
+) -> Any:
+    """The cost of one of the two trainings of `make`, a `finite_nets.modules.plan.ModulePlan`; arguments as there."""
+    make_module, described = _trainings(network, data, steps, batch, rate, observed)
+    part, training, given = described[0]
+    return finite_nets.plan_modules(make_module, part, training, sorted(widths), seeds, **given, **options)
+
+
+def _trainings(
+    network: str, data: Any, steps: int, batch: int, rate: float, observed: tuple[int, int]
+) -> tuple[Any, list[tuple[Any, Any, dict[str, Any]]]]:
+    """What makes a network, and of each setting the data, the training and further arguments."""
     makers: dict[str, tuple[Any, Callable[..., Any]]] = {
         "resnet": (dmft.Task, _resnet),
         "transformer": (dmft.Text, _transformer),
@@ -126,32 +164,20 @@ def make(
         raise ValueError(f"network={network!r} takes a dmft.{kind.__name__}, not {type(data).__name__}.")
     make_module, layers, measure = maker(data)
     repeated = min(data.n_train, max(batch, steps * batch // EPOCHS))
-    seen = min(observed[0], repeated), min(observed[1], data.n_test)
+    given = {
+        "loss": "cross_entropy",
+        "output": "zero",
+        "layers": layers,
+        "measure": measure,
+        "observed": (min(observed[0], repeated), min(observed[1], data.n_test)),
+        "observables": OBSERVABLES,
+    }
     found = []
     for setting in SETTINGS:
         repeat = setting == "repeated"
-        part = first_samples(data, repeated) if repeat else data
         training = finite_nets.ModuleTraining(rate, steps, batch, optimiser="adam", repeat=repeat)
-        nets = finite_nets.train_modules(
-            make_module,
-            part,
-            training,
-            sorted(widths),
-            seeds,
-            loss="cross_entropy",
-            layers=layers,
-            measure=measure,
-            observed=seen,
-            observables=OBSERVABLES,
-            progress=progress,
-            **options,
-        )
-        found.append(of(nets, make_module, tolerance=tolerance))
-    ds = xr.concat(
-        found, xr.DataArray(list(SETTINGS), dims="data", name="data"), join="exact", combine_attrs="drop_conflicts"
-    )
-    ds.attrs |= {"network": network, "analysis": "consistency"}
-    return ds
+        found.append((first_samples(data, repeated) if repeat else data, training, given))
+    return make_module, found
 
 
 def first_samples(data: Any, count: int) -> Any:
@@ -205,7 +231,8 @@ def of(nets: xr.Dataset, make_module: Any, *, tolerance: float = TOLERANCE) -> x
     found |= {f"{name}{end}": distances[f"{name}{end}"] for name in (*DISTANCES, "successive_error") for end in ends}
     onsets = comparisons.onset(pointwise, tolerance=tolerance).sel(split="test", drop=True)
     found |= {name: onsets[name] for name in ("onset", "onset_early", "onset_late")}
-    alike = comparisons.representations(nets).rename(width="narrow")
+    few = slice(-COMPARED, None)  # kernels cost their square
+    alike = comparisons.representations(nets.isel(sample=few, sample_2=few)).rename(width="narrow")
     found |= {f"cka{end}": alike[f"cka{end}"] for end in ("", "_se", "_of_mean", "_of_mean_se")}
     found |= _ensembles(nets)
     count = nets.sizes["seed"]

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from finite_nets.ensembles.in_law import sample_in_law
     from finite_nets.ensembles.neurons import neurons
     from finite_nets.ensembles.predictions import from_predictions
+    from finite_nets.modules.plan import plan_modules
     from finite_nets.modules.rates import mean_field_rates
-    from finite_nets.modules.train import measured, train_modules
+    from finite_nets.modules.results import measured
+    from finite_nets.modules.train import train_modules
     from finite_nets.modules.training import ModuleTraining
     from finite_nets.sweeps.plan import plan_sweep
     from finite_nets.sweeps.reading import check_store, open_store, problems
@@ -35,6 +37,7 @@ __all__ = [
     "measured",
     "neurons",
     "open_store",
+    "plan_modules",
     "plan_sweep",
     "problems",
     "sample_in_law",
@@ -48,9 +51,10 @@ _LAZY = {
     "check_store": "finite_nets.sweeps.reading",
     "from_predictions": "finite_nets.ensembles.predictions",
     "mean_field_rates": "finite_nets.modules.rates",
-    "measured": "finite_nets.modules.train",
+    "measured": "finite_nets.modules.results",
     "neurons": "finite_nets.ensembles.neurons",
     "open_store": "finite_nets.sweeps.reading",
+    "plan_modules": "finite_nets.modules.plan",
     "plan_sweep": "finite_nets.sweeps.plan",
     "problems": "finite_nets.sweeps.reading",
     "sample_in_law": "finite_nets.ensembles.in_law",

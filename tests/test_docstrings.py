@@ -15,6 +15,7 @@ import pytest
 import comparisons
 import dmft
 import finite_nets
+from dmft.schema import registry
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PUBLIC = {
@@ -58,6 +59,16 @@ def names(tmp_path_factory):
     del sys.modules["notebook"]
 
 
+@pytest.fixture
+def registered():
+    """What an example registers does not stay."""
+    before = dict(registry._registered)
+    yield
+    registry._registered.clear()
+    registry._registered.update(before)
+    registry.registered.cache_clear()
+
+
 def failures(text, name, names):
     """What goes wrong in the examples of a docstring, as text; how many examples there are."""
     test = doctest.DocTestParser().get_doctest(inspect.cleandoc(text), {}, name, None, 0)
@@ -69,11 +80,9 @@ def failures(text, name, names):
 
 @pytest.mark.filterwarnings("ignore")  # few particles and networks
 @pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.usefixtures("registered")
 def test_examples_run(name, names):
     text = inspect.getdoc(PUBLIC[name])
-    # descents and flows are shown by all others; what `observable` makes would stay
-    if PUBLIC[name].__module__.startswith("dmft.specs.training") or name == "dmft.observable":
-        pytest.skip("without an example of its own")
     told, count = failures(text, name, dict(names) if "def " not in text else names)
     assert not told, told
     assert count

@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from dmft.drivers.repetitions import repetitions
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import few_particles, warn_of_few_particles
 from dmft.engine.form import Form, Rule
+from dmft.engine.layers import over_layers
 from dmft.engine.network import Network, observe
 from dmft.running import memory
 from dmft.running.host import usual_errors
@@ -197,7 +197,7 @@ def _computed(
 def _preactivations(network: Network, rule: Rule, t: jax.Array | int, *, form: Form) -> jax.Array:
     """(layer, observed row, particle): h of step `t`, by a pass whose effect on the state is not kept."""
     _, seen = observe(network, rule, t, form)
-    return jnp.stack(seen.h)
+    return over_layers(network.sketch, network.populations, lambda _, h: h, seen.h.held)
 
 
 def _coordinates(scrambles: int, particles: int) -> dict[str, Any]:

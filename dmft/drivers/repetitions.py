@@ -13,7 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
+from dmft import schema
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
 from dmft.engine import curvature, loop
@@ -23,20 +25,21 @@ from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.progress import Bar
 from dmft.specs import Problem
+from dmft.specs.curvature import ITERATIONS
 
 CALLS = 20  # of the compiled loop a run: progress and checks in between
 Look = Callable[[Network, int], None]
 
 
 class Trained(NamedTuple):
-    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; sharpness (saved step,), where
-    it is recorded."""
+    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; eigenvalues (saved step,
+    iteration) of the curvature, where they are recorded."""
 
     capacity: int
     stream: np.random.SeedSequence
     network: Network
     history: loop.History
-    sharpness: jax.Array | None
+    eigenvalues: jax.Array | None
 
     @property
     def directions(self) -> int:
@@ -85,21 +88,21 @@ def _train(
 ) -> tuple[Network, loop.History, jax.Array | None] | None:
     """From initialisation to the last step; None if `capacity` directions do not suffice."""
     network, history = run.begun(capacity, stream)
-    sharpness = jnp.zeros(len(run.steps)) if run.sharpness else None
+    eigenvalues = jnp.zeros((len(run.steps), ITERATIONS)) if run.curvature else None
     first = 0
     if checkpoint is not None:
-        begin = network, history, sharpness
-        (network, history, sharpness), first = checkpoint.resumed(begin, capacity)
+        begin = network, history, eigenvalues
+        (network, history, eigenvalues), first = checkpoint.resumed(begin, capacity)
     stride, begun = -(-(run.last + 1) // CALLS), bar.n
     bar.update(first)
     pauses = {*range(first, run.last + 1, stride), run.last + 1}
-    looked_at = look is not None or sharpness is not None
+    looked_at = look is not None or eigenvalues is not None
     looks = {t for t in run.steps.tolist() if t >= first} if looked_at else set()
     for start, stop in pairwise(sorted(pauses | looks)):
         if look is not None and start in looks:
             look(network, start)
-        if sharpness is not None and start in looks:
-            sharpness = sharpness.at[run.steps.tolist().index(start)].set(_sharpness(run, network, start))
+        if eigenvalues is not None and start in looks:
+            eigenvalues = eigenvalues.at[run.steps.tolist().index(start)].set(_eigenvalues(run, network, start))
         network, history = loop.advance(network, history, run.rule, start, stop, form=run.form)
         ranks = np.asarray(history.vitals.ranks)
         # with room for all that the last step may add to what the one before it left, every call had its room
@@ -109,16 +112,17 @@ def _train(
         _raise_if_diverged(run.problem, history.vitals, stop)
         bar.update(stop - start)
         if checkpoint is not None and stop <= run.last:
-            checkpoint.reached((network, history, sharpness), capacity, stop)
-    return network, history, sharpness
+            checkpoint.reached((network, history, eigenvalues), capacity, stop)
+    return network, history, eigenvalues
 
 
-def _sharpness(run: Run, network: Network, t: int) -> float:
-    found = curvature.sharpness(network, run.rule, t, form=run.form)
-    if not np.isfinite(found):
+def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
+    found = curvature.eigenvalues(network, run.rule, t, form=run.form)
+    if not np.isfinite(found).all():
+        names = ", ".join(one.name for one in schema.registered() if one.needs == schema.HESSIAN)
         raise DivergenceError(
-            f"the sharpness at step {t} is not finite; raise particles={run.particles}, or leave it out of the "
-            "observables."
+            f"the curvature of the loss at step {t} is not finite; raise particles={run.particles}, or leave out of "
+            f"the observables what needs it ({names})."
         )
     return found
 

@@ -41,7 +41,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     known = shown.sizes(run.rule, run.form) | {"step": rows}
     held = [*run.observables, *(one.between_steps() for one in run.observables if run.two_time and one.fields)]
     results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)
-    if run.sharpness:
+    if run.curvature:
         blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
     return (kept + blocks) // max(len(run.devices), 1) + results, 4 * results
 

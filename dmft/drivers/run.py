@@ -7,6 +7,7 @@ for networks without nonlinearity, linear forms, which are exact.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from dmft import schema
 from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
-from dmft.engine.form import Form, Rule
+from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
@@ -42,10 +43,12 @@ class Run:
     devices: over which the particles are spread.
     in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
         are held, however many.
-    sharpness: whether it is recorded.
+    curvature: whether eigenvalues of that of the loss are recorded.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.form.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
+    alone: whether equal blocks are compiled one by one, however many there are: for derivatives backward, which would
+        keep the state of all blocks for each of them; those of the curvature, too.
     """
 
     problem: Problem
@@ -58,10 +61,11 @@ class Run:
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
     in_law: bool = False
-    sharpness: bool = False
+    curvature: bool = False
     joint: bool = True
     doubled: bool = False
     smoothed: bool = False
+    alone: bool = False
 
     @property
     def last(self) -> int:
@@ -80,7 +84,8 @@ class Run:
     @cached_property
     def form(self) -> Form:
         form = loop.form_of(self.problem, self.observables, joint=self.joint)
-        return replace(form, smoothed=self.smoothed)
+        alone = self.alone or self.curvature
+        return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM)
 
     @cached_property
     def rule(self) -> Rule:
@@ -202,7 +207,7 @@ class Run:
 
     def _kept(self, source: Sobol) -> Stored:
         """All its rows; where the curvature of the loss asks for more, with those of its tail."""
-        return Stored(stored(source), source.key if self.sharpness else None)
+        return Stored(stored(source), source.key if self.curvature else None)
 
     def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""

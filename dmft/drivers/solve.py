@@ -31,6 +31,7 @@ dropped, unless two-time kernels are asked for (`dmft.engine.network`).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,7 @@ from dmft.running.moments import Arrays
 from dmft.running.progress import Bar, progress_bar
 from dmft.specs import GradientFlow, Problem
 from dmft.specs.parameterization import require_limit
+from dmft.specs.random_data import RandomModel
 
 HALVED = 2  # scrambles with half of the particles, where these are few
 STILL = 1e-12  # of the smallest step, a step that changes nothing
@@ -81,6 +83,7 @@ def solve(
     checkpoint: str | Path | None = None,
     memory_limit: int | None = None,
     progress: bool | None = None,
+    ensembles: tuple[int, int] | None = None,
 ) -> xr.Dataset:
     """The infinite-width limit of `problem`.
 
@@ -107,13 +110,15 @@ def solve(
             it was killed; removed at the end.
         memory_limit: in bytes; by default what is available on the device.
         progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
+        ensembles: of `dmft.RandomFeatures`, so many draws of features times so many of data are averaged.  (Models of
+            random data take save_steps and two_time besides; they are solved without particles.)
 
     Returns:
         Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
         mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).  A warning says
         where one is large (`dmft.drivers.uncertainty`).  Of linear networks under a gradient flow of two steps or more
         the attribute step_error, the largest error of predictions by the finite steps (inf where steps twice as long
-        diverge).
+        diverge).  Of models of random data losses, order parameters and responses (`dmft.random_data.solve`).
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
@@ -127,7 +132,29 @@ def solve(
         >>> theory["prediction"].dims, theory["loss"].sizes["step"]
         (('step', 'sample'), 3)
     """
+    if isinstance(problem, Problem) and isinstance(problem.network, RandomModel):
+        return _of_random_data(problem, problem.network, save_steps, observables, two_time, ensembles)
     return _computed(**prepared(**locals()))
+
+
+def _of_random_data(
+    problem: Problem,
+    model: RandomModel,
+    save_steps: Iterable[int] | None,
+    observables: Sequence[str | schema.Observable] | None,
+    two_time: bool,
+    ensembles: tuple[int, int] | None,
+) -> xr.Dataset:
+    """What the solver that the model names makes of the problem."""
+    if observables is not None:
+        raise ValueError(
+            f"observables={observables!r} are of networks with neurons; {type(model).__name__} records its losses, "
+            "order parameters and responses without being asked."
+        )
+    steps = schema.saved_steps(problem, save_steps)
+    solver = importlib.import_module(model.solver)
+    found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
+    return found
 
 
 def prepared(
@@ -146,10 +173,15 @@ def prepared(
     checkpoint: str | Path | None,
     memory_limit: int | None,
     progress: bool | None,
+    ensembles: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """The arguments of `solve`, checked: what is to be computed."""
     if not isinstance(problem, Problem):
         raise TypeError(f"solve expects a dmft.Problem, got {type(problem).__name__}.")
+    if ensembles is not None:
+        raise ValueError(
+            f"ensembles={ensembles} are of dmft.RandomFeatures; for networks see comparisons.bias_variance."
+        )
     require_limit(problem.network)
     particles, scrambles, seed, tolerance, memory_limit = check_numerics(
         particles, scrambles, seed, tolerance, memory_limit
@@ -158,6 +190,11 @@ def prepared(
         raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(DTYPES)}.")
     observables = schema.observables(observables, problem, "dmft.solve")
     steps, where = schema.saved_steps(problem, save_steps), find_devices(device, devices)
+    if schema.need(observables, schema.HESSIAN) and problem.sketch.read:
+        raise ValueError(
+            "sharpness of the limit is offered where one field is read, not every position; leave it out, or train "
+            "networks, which have it."
+        )
     exact = problem.sketch.linear
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
@@ -174,7 +211,7 @@ def prepared(
         observables=of_passes(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
-        sharpness=schema.need(observables, schema.HESSIAN),
+        curvature=schema.need(observables, schema.HESSIAN),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
     )
@@ -269,7 +306,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
     if name is None:
         return attrs
-    half, halves = replace(run, doubled=True, sharpness=False), Estimates(capacity=done.capacity)
+    half, halves = replace(run, doubled=True, curvature=False), Estimates(capacity=done.capacity)
     bar.total = (done.moments.count + HALVED) * (run.last + 1)
     try:
         for trained in repetitions(half, seed, HALVED, bar, memory_limit=None, done=halves):
@@ -307,8 +344,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     unwanted = {one.name for one in run.observables} - {*observables}
     values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
-    if trained.sharpness is not None:
-        values["sharpness"] = trained.sharpness
+    if trained.eigenvalues is not None:
+        values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
     return {name: np.asarray(values[name], np.float64) for name in schema.quantities() if name in values}
 
 
@@ -331,7 +368,7 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
     still = np.full(training.steps - len(pairs), STILL * pairs.min())
     coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
-    other = replace(run, problem=replace(run.problem, training=coarse), sharpness=False)
+    other = replace(run, problem=replace(run.problem, training=coarse), curvature=False)
     try:
         (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
     except DivergenceError:

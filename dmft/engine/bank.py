@@ -95,7 +95,7 @@ class RevealedBank:
     ) -> tuple[RevealedBank, Population, jax.Array, jax.Array]:
         """The transposes; `source` is the population of u, `mix` as in `apply`."""
         bank, target, image, coordinates = self.transposed.apply(u, source, target, mix.swapaxes(1, 2))
-        return bank.transposed, target, image, coordinates
+        return replace(bank.transposed, trained=self.trained), target, image, coordinates
 
     def _fresh(self, target: Population, vectors: int, matrices: int, rank: jax.Array) -> jax.Array:
         """(vector, matrix, component): images of the first `rank` vectors, which are new; zero for all others."""

@@ -45,6 +45,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network, Pass, evaluate, most_vectors
@@ -69,14 +70,15 @@ class Direction(NamedTuple):
     readout: jax.Array
 
 
-def sharpness(network: Network, rule: Rule, t: int, *, form: Form) -> float:
-    """Of the state before step `t`, all of whose training samples come first in the rows; nan if that is not finite."""
+def eigenvalues(network: Network, rule: Rule, t: int, *, form: Form) -> NDArray[np.float64]:
+    """(iteration,), ascending, of the state before step `t`, all of whose training samples come first in the rows; nan
+    if that is not finite."""
     square, alpha, beta = (
         np.asarray(a, np.float64) for a in _iterations(network, rule, t, form=form, iterations=curvature.ITERATIONS)
     )
     if not 0 < float(square) < np.inf:
-        return float("nan")
-    return float(curvature.largest(alpha, beta)[0])
+        return np.full(len(alpha), np.nan)
+    return curvature.eigenvalues(alpha, beta)[0]
 
 
 @partial(jax.jit, static_argnames=("form", "iterations"))

@@ -12,6 +12,8 @@ from dmft.schema import BACKWARD, Observable
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.training import Stepping
 
+STACKED_FROM = 8  # equal blocks: fewer take less time one by one, and as much to compile
+
 
 class Recurrence(NamedTuple):
     """Of an optimiser: change (step, component, component_2) and b (step, component), theta first, then slots."""
@@ -73,6 +75,7 @@ class Form:
     single: whether targets have no axis of outputs; nor have observables then.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     program: what the code of an architecture of one's own is known by, whose functions may be edited.
+    stacked_from: so many equal blocks (`net.blocks`) or more are held together, and compiled as one.
     """
 
     network: Any
@@ -88,12 +91,13 @@ class Form:
     single: bool
     smoothed: bool = False
     program: str = ""
+    stacked_from: float = STACKED_FROM
 
     @cached_property
     def sketch(self) -> Sketch:
-        """The parts of the program."""
+        """The parts of the program, those of many equal blocks together."""
         found: Sketch = self.network.sketch(self.shape)
-        return found
+        return found.stacked(self.stacked_from)
 
     @property
     def per_output(self) -> bool:

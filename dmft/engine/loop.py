@@ -8,7 +8,7 @@ steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,13 +24,14 @@ from dmft.engine import flow, smoothing
 from dmft.engine.bank import revealed_bank
 from dmft.engine.basis import rounding
 from dmft.engine.form import Form, Recurrence, Rule, Start
+from dmft.engine.layers import held
 from dmft.engine.matrix import revealed
-from dmft.engine.network import Network, Pass, Vitals, layers, predictions, vitals
+from dmft.engine.network import Network, Pass, Vitals, over_blocks, predictions, vitals
 from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
 from dmft.schema import Observable, registered
 from dmft.specs.networks.program import numbers, structure
-from dmft.specs.networks.sketch import starts_of
+from dmft.specs.networks.sketch import Part, Sketch, starts_of
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 
@@ -43,8 +44,8 @@ class History(NamedTuple):
 
     vitals: of every step, with a leading step axis.
     values: of observables of the saved steps by name, with a leading axis over them.
-    fields: of the saved steps, by the observable that is recorded between steps, too: tuples over layers of (saved
-        step, vector, [position,] component).
+    fields: of the saved steps, by the observable that is recorded between steps, too: of every group of layers (saved
+        step, [layer,] vector, [position,] component).
     slots: (step,) where a step is saved on these axes; beyond their end if it is not.
     """
 
@@ -145,12 +146,13 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
     for part in sketch.reads:
         needed[sketch.place(part.target)] += rule.inputs.shape[-1]
     for part in sketch.matrices:
-        needed[sketch.place(part.target)] += capacity * (part.bank or 1)
-        needed[sketch.place(part.source)] += capacity * (part.bank or 1)
+        needed[sketch.place(part.target)] += capacity * (part.bank or 1) * part.count
+        needed[sketch.place(part.source)] += capacity * (part.bank or 1) * part.count
     for part in sketch.vectors:
         if part.target is not None:
-            needed[sketch.place(part.target)] += 1
-    needed[sketch.place(sketch.readout)] += rule.targets.shape[1] * math.prod(sketch.flattened)
+            needed[sketch.place(part.target)] += part.count
+    outputs = sketch.rows_of_readout(rule.targets.shape[1])
+    needed[sketch.place(sketch.readout)] += outputs * math.prod(sketch.flattened)
     return needed
 
 
@@ -185,26 +187,49 @@ def limit_network(
         # a direction of the inputs, with a variance of its own
         return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
 
-    drawn = draw(sketch.readout, shape[1] * math.prod(sketch.flattened))
-    readout = start.weights[-1] * drawn.reshape(shape[1], *sketch.flattened, -1)
+    outputs = sketch.rows_of_readout(shape[1])
+    drawn = draw(sketch.readout, outputs * math.prod(sketch.flattened))
+    readout = start.weights[-1] * drawn.reshape(outputs, *sketch.flattened, -1)
     reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
     starts = iter(start.numbers)
-    vectors = tuple(
-        next(starts).reshape(1) if part.target is None else start.biases * draw(part.target, 1)[0]
-        for part in sketch.vectors
-    )
-    matrices = list[Any]()
+
+    def thin_rows(part: Part, count: int) -> jax.Array:
+        """(row, component): of vectors, or numbers."""
+        if part.target is None:
+            return jnp.stack([next(starts) for _ in range(count)])[:, None]
+        return start.biases * draw(part.target, count)
+
+    vectors, matrices = _vectors(sketch, thin_rows), list[Any]()
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
         make = partial(revealed_bank, part.bank) if part.bank else revealed
         ratio = sketch.share(part.source) / sketch.share(part.target)
-        matrices.append(make(*ends, project=project, initial=start.weights[part.layer], ratio=ratio))
+
+        def begun(initial: jax.Array, make: Any = make, ends: Any = ends, ratio: float = ratio) -> Any:
+            return make(*ends, project=project, initial=initial, ratio=ratio)
+
+        matrices.append(over_blocks(part, begun, start.weights[jnp.asarray(part.layers or part.layer)]))
     carried = jnp.zeros(shape) if form.stepping.follows_output else None
     network = Network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch
     )
     slots = tuple(jax.tree.map(jnp.zeros_like, network.parameters) for _ in range(form.slots))
     return replace(network, slots=slots)
+
+
+def _vectors(sketch: Sketch, draw: Callable[[Part, int], jax.Array]) -> tuple[jax.Array, ...]:
+    """Those of the program, where `draw` gives so many rows; of blocks that are held together, block by block."""
+    together: dict[Hashable, list[int]] = {}
+    for i, part in enumerate(sketch.vectors):
+        blocks = part.place[0] if part.place is not None and part.layers else None
+        together.setdefault(i if blocks is None else (blocks, part.target), []).append(i)
+    found: dict[int, jax.Array] = {}
+    for indices in together.values():
+        first = sketch.vectors[indices[0]]
+        drawn = draw(first, first.count * len(indices))
+        for i, place in enumerate(indices):
+            found[place] = drawn[i :: len(indices)] if first.layers else drawn[0]
+    return tuple(found[i] for i in range(len(sketch.vectors)))
 
 
 def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
@@ -216,19 +241,25 @@ def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
 
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their observables."""
-    matrices, depth = len(network.matrices), form.sketch.depth
+    sketch, matrices = form.sketch, sum(part.count for part in form.sketch.matrices)
     steps, kept, known, shapes = max(saved) + 1, len(saved), sizes(rule, form), observed_shapes(rule, form)
 
     def vectors(one: Observable) -> tuple[jax.Array, ...]:
         count = known["sample"] * (known["output"] if one.per_output else 1)
-        positions = [(n,) if n else () for _, n in form.sketch.layers]
-        return tuple(jnp.zeros((kept, count, *x, p.size)) for x, p in zip(positions, layers(network), strict=True))
+
+        def room(group: tuple[int, ...]) -> jax.Array:
+            population, positions = sketch.layers[group[0]]
+            size = network.populations[sketch.place(population)].size
+            together = (len(group),) if len(group) > 1 else ()
+            return jnp.zeros((kept, *together, count, *((positions,) if positions else ()), size))
+
+        return tuple(map(room, sketch.groups))
 
     return History(
         Vitals(
             prediction=jnp.zeros((steps, *shapes["prediction"])),
             loss=jnp.zeros(steps),
-            sizes=jnp.zeros((steps, 2, depth)),
+            sizes=jnp.zeros((steps, 2, sketch.depth)),
             ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
         ),
         values={one.name: jnp.zeros((kept, *shapes[one.name])) for one in form.observables},
@@ -257,7 +288,9 @@ def advance(
             return predictions(seen, form), {
                 "values": values(network, rule, seen, form),
                 "fields": {
-                    one.name: tuple(one.fields(shown)) for one in form.observables if one.fields and one.name in kept
+                    one.name: held(form.sketch.groups, one.fields(shown))
+                    for one in form.observables
+                    if one.fields and one.name in kept
                 },
             }
 
@@ -284,5 +317,5 @@ def recorded(network: Network, history: History, rule: Rule, form: Form) -> dict
         if one.name in history.fields:
             kept, two = history.fields[one.name], one.between_steps()
             whole = two.shape({**sizes(rule, form), "step": len(kept[0])}, outputs=not form.single, step=True)
-            found[two.name] = two_time_kernels(kept, layers(network), mean=one.mean).reshape(whole)
+            found[two.name] = two_time_kernels(kept, network, mean=one.mean).reshape(whole)
     return found

@@ -156,7 +156,7 @@ class RevealedGaussian:
     ) -> tuple[RevealedGaussian, Population, jax.Array, jax.Array]:
         """W^T u / sqrt(N); `source` is the population of u (the matrix's output), `target` its input."""
         matrix, target, image, coordinates = self.transposed.apply(u, source, target)
-        return matrix.transposed, target, image, coordinates
+        return replace(matrix.transposed, trained=self.trained), target, image, coordinates
 
     def with_room(self, count: int, source: Population, target: Population, normals: int) -> RevealedGaussian:
         """With room for `count` more directions on either side, over populations with so many more `normals`."""

@@ -39,8 +39,9 @@ batches.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ import jax.numpy as jnp
 
 from dmft.engine.activations import Function, functions
 from dmft.engine.form import Form, Rule
+from dmft.engine.layers import Layers, over_layers
 from dmft.engine.population import Population, alone
 from dmft.engine.smoothing import smoothed
 from dmft.engine.tape import Tape, Use
@@ -55,7 +57,7 @@ from dmft.specs import loss
 from dmft.specs.activation import Activation
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import with_numbers
-from dmft.specs.networks.sketch import Sketch
+from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import output_scale
 
 
@@ -108,8 +110,12 @@ class Network:
 
     def with_room(self, count: int, normals: int = 0) -> Network:
         """With matrices that have room for `count` more directions, over populations with so many more `normals`."""
-        pairs = zip(self.matrices, self.ends, strict=True)
-        return replace(self, matrices=tuple(m.with_room(count, *pair, normals) for m, pair in pairs))
+
+        def wider(part: Part, matrix: Any, ends: tuple[Population, Population]) -> Any:
+            return over_blocks(part, lambda m: m.with_room(count, *ends, normals), matrix)
+
+        each = zip(self.sketch.matrices, self.matrices, self.ends, strict=True)
+        return replace(self, matrices=tuple(wider(*one) for one in each))
 
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
@@ -123,30 +129,29 @@ class Pass:
     """One forward and backward pass.
 
     output: (row, output).
-    h, features: tuples over layers of (row, [position,] component); gradients: of (row, event, [position,] component).
+    h, features: of every layer (row, [position,] component); gradients: (row, event, [position,] component), or none.
     top: (row, [position,] component), what the readout averages.
     uses: of weights, in the order of the program.
     tape: its record, which goes on where the pass has left the matrices; end: the field on it that is averaged.
     """
 
     output: jax.Array
-    h: tuple[jax.Array, ...]
-    features: tuple[jax.Array, ...]
-    gradients: tuple[jax.Array, ...]
+    h: Layers
+    features: Layers
+    gradients: Layers | None
     top: jax.Array
     uses: tuple[Use, ...]
     tape: Tape
     end: Field
 
-    def squares(self, fields: tuple[jax.Array, ...], network: Network) -> jax.Array:
+    def squares(self, fields: Layers | None, network: Network) -> jax.Array:
         """(layer,): mean squares of fields."""
-        each = zip(layers(network), fields, strict=True)
-        return jnp.stack([jnp.mean(p.squares(v.reshape(-1, v.shape[-1]))) for p, v in each])
 
+        def square(population: Population, v: jax.Array) -> jax.Array:
+            return jnp.mean(population.squares(v.reshape(-1, v.shape[-1])))
 
-def layers(network: Network) -> tuple[Population, ...]:
-    """The population of every named layer."""
-    return tuple(network.over(population) for population, _ in network.sketch.layers)
+        assert fields is not None
+        return over_layers(network.sketch, network.populations, square, fields.held)
 
 
 def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass, jax.Array]:
@@ -166,9 +171,9 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
     change = descent * rule.share[t][:, None]
     count = len(rows) if form.every_row else form.trained
     if form.per_output:
-        starts = jnp.broadcast_to(network.readout, (count, *network.readout.shape))
+        starts = every_output(network.readout, count, form.sketch.read)
     else:
-        starts = jnp.tensordot(change, network.readout, 1)[:, None]
+        starts = from_loss(change, network.readout, form.sketch.read)
     gradients = tape.backward(end, starts)
     return _shown(network, tape), _seen(tape, end, output, gradients), change
 
@@ -182,9 +187,9 @@ def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     if not form.joint:
         network = network.with_room(probe_block(rule, form))
     tape, end, output = _forward(network, rule, rule.inputs[rule.probes], form)
-    gradients: list[jax.Array] = []
+    gradients = None
     if form.gradients:
-        gradients = tape.backward(end, jnp.broadcast_to(network.readout, (form.probes, *network.readout.shape)))
+        gradients = tape.backward(end, every_output(network.readout, form.probes, form.sketch.read))
     return _shown(network, tape), _seen(tape, end, output, gradients)
 
 
@@ -211,16 +216,39 @@ def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Ta
     tape = Tape(sketch, form.shape, network.parameters, network.matrices, network.populations, activation)
     end = with_numbers(form.network, rule.numbers).program(tape, x)
     top = network.over(sketch.readout)
-    return tape, end, top.along(end.value, network.readout) * output_scale(rule.gamma0)
+    output = top.along(rows_read(end.value, form.sketch.read), network.readout).reshape(len(x), -1)
+    return tape, end, output * output_scale(rule.gamma0)
+
+
+def rows_read(a: jax.Array, positions: int) -> jax.Array:
+    """What is averaged (row, [position,] component), or what an output has, of the rows that the readout meets: those
+    of samples, or with so many `positions` of each of them."""
+    return a.reshape(-1, *a.shape[2:]) if positions else a
+
+
+def every_output(readout: jax.Array, rows: int, positions: int) -> jax.Array:
+    """(row, output, [position,] component): cotangents of what is averaged, from every output; where the readout meets
+    so many `positions`, outputs are (position, output of it)."""
+    if positions:
+        readout = jnp.einsum("xy,cn->xcyn", jnp.eye(positions), readout).reshape(-1, positions, readout.shape[-1])
+    return jnp.broadcast_to(readout, (rows, *readout.shape))
+
+
+def from_loss(change: jax.Array, readout: jax.Array, positions: int) -> jax.Array:
+    """(row, 1, [position,] component): the sum of these with the coefficients `change` (row, output)."""
+    each = change.reshape(len(change), positions, -1) if positions else change
+    return jnp.tensordot(each, readout, 1)[:, None]
 
 
 def _shown(network: Network, tape: Tape) -> Network:
     return replace(network, matrices=tuple(tape.matrices), populations=tuple(tape.populations))
 
 
-def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array]) -> Pass:
-    h, features = zip(*((h.value, phi.value) for h, phi in tape.layers), strict=True)
-    return Pass(output, h, features, tuple(gradients), end.value, tuple(tape.uses), tape, end)
+def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array] | None) -> Pass:
+    groups = tape.sketch.groups
+    h, features = (Layers(groups, [pair[i].value for pair in tape.layers]) for i in (0, 1))
+    backward = None if gradients is None else Layers(groups, gradients)
+    return Pass(output, h, features, backward, end.value, tuple(tape.uses), tape, end)
 
 
 def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Parameters:
@@ -236,24 +264,24 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
             return jnp.einsum("ac,ac...->a...", change, events[:n])
         return change.reshape(n, *[1] * (events.ndim - 2)) * events[:n, 0]
 
+    def moved_by(use: Use, given: jax.Array, g: jax.Array, matrix: Any) -> Any:
+        """Of one weight: from what it met, for a matrix its coordinates, and the cotangents, or theirs."""
+        g = pushed(g)
+        if use.kind == "vector":
+            return g.reshape(-1, g.shape[-1]).sum(axis=0)
+        given = given[:n]
+        if use.kind == "read":
+            return given.reshape(-1, given.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+        if use.mix is None:
+            return matrix.outer(given.reshape(-1, given.shape[-1]), g.reshape(-1, g.shape[-1]))
+        return matrix.outer(given, g, use.mix)
+
     sketch = form.sketch
     parts: dict[tuple[str, int], Any] = {}
     for use in seen.uses:
-        assert use.gradient is not None
-        if use.kind == "read":
-            x, g = use.met[:n], pushed(use.gradient)
-            moved = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
-        elif use.kind == "vector":
-            g = pushed(use.gradient)
-            moved = g.reshape(-1, g.shape[-1]).sum(axis=0)
-        else:
-            assert use.inputs is not None
-            assert use.outputs is not None
-            x, y = use.inputs[:n], pushed(use.outputs)
-            if use.mix is None:
-                moved = network.matrices[use.index].outer(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
-            else:
-                moved = network.matrices[use.index].outer(x, y, use.mix)
+        matrix = network.matrices[use.index] if use.kind == "matrix" else None
+        found = (use.inputs, use.outputs) if use.kind == "matrix" else (use.met, use.gradient)
+        moved = over_blocks(use.part, partial(moved_by, use), *found, matrix)
         moved = per_neuron(moved, sketch.share(use.part.target))
         key = (use.kind, use.index)
         parts[key] = jax.tree.map(jnp.add, parts[key], moved) if key in parts else moved
@@ -265,9 +293,17 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         all_of("read", len(sketch.reads)),
         all_of("matrix", len(sketch.matrices)),
         all_of("vector", len(sketch.vectors)),
-        per_neuron(jnp.tensordot(change.T, seen.top[:n], 1), sketch.share(sketch.readout)),
+        per_neuron(
+            jnp.tensordot(change.reshape(-1, len(network.readout)).T, rows_read(seen.top[:n], sketch.read), 1),
+            sketch.share(sketch.readout),
+        ),
     )
     return trained_part(whole, form)
+
+
+def over_blocks(part: Part, formula: Callable[..., Any], *given: Any) -> Any:
+    """`formula` of what belongs to a part, with an axis of blocks before all others where it is that of many."""
+    return jax.vmap(formula)(*given) if part.layers else formula(*given)
 
 
 def per_neuron(change: Any, share: float) -> Any:
@@ -279,11 +315,16 @@ def trained_part(change: Parameters, form: Form) -> Parameters:
     """The change of parameters without that of frozen layers."""
     sketch = form.sketch
 
-    def kept(parts: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            jax.tree.map(jnp.zeros_like, each) if part.layer in form.frozen else each
-            for part, each in zip(parts, given, strict=True)
-        )
+    def free(part: Part, change: Any) -> Any:
+        blocks = trained_blocks(part, form)
+        if all(blocks):
+            return change
+        if not any(blocks):
+            return jax.tree.map(jnp.zeros_like, change)
+        return over_blocks(part, lambda one, each: jax.tree.map(lambda a: one * a, each), jnp.asarray(blocks), change)
+
+    def kept(parts: tuple[Part, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(free, parts, given))
 
     return Parameters(
         kept(sketch.reads, change.reads),
@@ -291,6 +332,11 @@ def trained_part(change: Parameters, form: Form) -> Parameters:
         kept(sketch.vectors, change.vectors),
         jnp.zeros_like(change.readout) if sketch.readout_layer in form.frozen else change.readout,
     )
+
+
+def trained_blocks(part: Part, form: Form) -> tuple[float, ...]:
+    """(block,), 1 where the weights of a part are trained, 0 where they are frozen; of one block for single weights."""
+    return tuple(float(layer not in form.frozen) for layer in part.layers or (part.layer,))
 
 
 def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
@@ -330,11 +376,11 @@ def predictions(seen: Pass, form: Form) -> jax.Array:
 
 def vitals(network: Network, rule: Rule, t: jax.Array | int, seen: Pass, prediction: jax.Array, form: Form) -> Vitals:
     """Of step `t`, from its pass `seen` over the rows trained on; `network` is the state after it."""
-    ranks = [matrix.ranks for matrix in network.matrices]
+    ranks = [jnp.atleast_2d(matrix.ranks.T) for matrix in network.matrices]
     each = loss.values(jnp, form.loss, seen.output[: form.trained], rule.targets[rule.rows[t][: form.trained]])
     return Vitals(
         prediction=prediction,
         loss=jnp.mean(each),
         sizes=jnp.stack([seen.squares(seen.h, network), seen.squares(seen.gradients, network)]),
-        ranks=jnp.stack(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
+        ranks=jnp.concatenate(ranks) if ranks else jnp.zeros((0, 2), jnp.int32),
     )

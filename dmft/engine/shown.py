@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from dmft.engine.form import Form, Rule
-from dmft.engine.network import Network, Pass, layers
+from dmft.engine.layers import held, over_layers
+from dmft.engine.network import Network, Pass
 from dmft.engine.ntk import tangent_kernel
 from dmft.engine.population import Population
 from dmft.schema import Seen
@@ -42,11 +43,15 @@ class Shown(Seen):
     @property
     def gradients(self) -> Fields:
         self.require_gradients(self._form.gradients)
-        return [g.reshape(-1, *g.shape[2:]) for g in self._pass.gradients]
+        assert self._pass.gradients is not None
+        return self._pass.gradients.map(lambda g: g.reshape(-1, *g.shape[2:]))
 
     def inner(self, a: Fields, b: Fields, *, mean: bool = True) -> jax.Array:
-        each = zip(layers(self._network), a, b, strict=True)
-        return jnp.stack([_over_positions(p.along(v, w), v, mean=mean) for p, v, w in each])
+        def averages(population: Population, v: jax.Array, w: jax.Array) -> jax.Array:
+            return _over_positions(population.along(v, w), v, mean=mean)
+
+        sketch = self._form.sketch
+        return over_layers(sketch, self._network.populations, averages, *(held(sketch.groups, v) for v in (a, b)))
 
     def averages(self, name: str, function: Callable[[jax.Array], jax.Array] = lambda a: a) -> jax.Array:
         found = self._pass.tape.shown(name)
@@ -76,16 +81,16 @@ def values(network: Network, rule: Rule, seen: Pass, form: Form) -> dict[str, ja
     return {one.name: one.arranged(shown.value(one), known, outputs=not form.single) for one in form.observables}
 
 
-def two_time_kernels(vectors: Fields, populations: Sequence[Population], *, mean: bool) -> jax.Array:
-    """(layer, step, vector, step_2, vector_2): averages between all steps of (step, vector, [position,] component) a
-    layer; the mean over equal positions, or their sum."""
+def two_time_kernels(fields: Fields, network: Network, *, mean: bool) -> jax.Array:
+    """(layer, step, vector, step_2, vector_2): averages between all steps of `fields`, of every group of layers (step,
+    [layer,] vector, [position,] component); the mean over equal positions, or their sum."""
 
-    def kernel(v: jax.Array, population: Population) -> jax.Array:
+    def kernel(population: Population, v: jax.Array) -> jax.Array:
         flat = v.reshape(-1, *v.shape[2:])
         found = population.along(flat, flat).reshape(v.shape[:2] * 2)
         return _over_positions(found, flat, mean=mean)
 
-    return jnp.stack([kernel(v, p) for v, p in zip(vectors, populations, strict=True)])
+    return over_layers(network.sketch, network.populations, kernel, fields, axis=1)
 
 
 def _over_positions(total: jax.Array, v: jax.Array, *, mean: bool) -> jax.Array:

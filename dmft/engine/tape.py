@@ -12,20 +12,25 @@ weight omega_i in the measure, so that `local` needs it only where numbers enter
 Components of one unit share its weight, so that a formula may use all of them together.
 
 Cotangents have an axis of events after that of rows: outputs, where every one has its own pass, else one for the loss.
+
+Many equal blocks are one compiled loop (`dmft.engine.blocks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dmft.engine.activations import Function, differentiable
+from dmft.engine.blocks import looped
 from dmft.engine.population import Population
 from dmft.specs.activation import Activation
+from dmft.specs.networks.blocks import InTurn, Make
 from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population_of
 from dmft.specs.networks.sketch import Part, Sketch
 
@@ -36,6 +41,7 @@ class Use:
 
     kind: "read", "matrix" or "vector", numbers among these; index: among those.
     met: what was multiplied, x (row, [position,] direction) or a field (row, [position,] component).
+    weights: of positions, as the program gives them, or None; image: of a matrix, (row, [position,] component).
     inputs: coordinates of `met` at a matrix; outputs: of the cotangent (row, event, [position,] direction).
     gradient: the cotangent of the result (row, event, [position,] component).
     """
@@ -44,10 +50,16 @@ class Use:
     index: int
     part: Part
     met: Any = None
-    mix: jax.Array | None = None
+    weights: Any = None
+    image: jax.Array | None = None
     inputs: jax.Array | None = None
     outputs: jax.Array | None = None
     gradient: jax.Array | None = None
+
+    @property
+    def mix(self) -> jax.Array | None:
+        """m (matrix, position of the result, position of what is multiplied)."""
+        return None if self.weights is None else jnp.asarray(self.weights, self.met.dtype)
 
 
 @dataclass
@@ -68,8 +80,11 @@ class Node:
     gradient: jax.Array | None = None
 
 
-class Tape:
-    """One pass over the rows `x`; `matrices` and `populations` are what the pass has made of them."""
+class Tape(InTurn):
+    """One pass over the rows `x`; `matrices` and `populations` are what the pass has made of them.
+
+    layers: h and features of each of `sketch.groups`.
+    """
 
     def __init__(
         self,
@@ -83,9 +98,11 @@ class Tape:
         self.shape, self.sketch, self.parameters, self.activation = shape, sketch, parameters, activation
         self.matrices, self.populations = list(matrices), list(populations)
         self.layers: list[tuple[Field, Field]] = []
-        self._shown: list[tuple[str, Formula, tuple[Field, ...]]] = []
+        self._shown: list[tuple[str, Callable[[], jax.Array], Population | None]] = []
+        self._images: Iterator[jax.Array] | None = None
         self.uses: list[Use] = []
         self.nodes: list[Node] = []
+        self.gradients: dict[int, jax.Array] = {}  # by identity of the field
 
     # ---- what a program asks for -------------------------------------------------------------------------------------
 
@@ -100,15 +117,15 @@ class Tape:
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         use = self._use("matrix", name, self.sketch.matrices, met=v.value)
-        use.mix = None if mix is None else jnp.asarray(mix, v.value.dtype)
-        image, use.inputs = self.image(use, v.value)
+        use.weights = mix
+        use.image, use.inputs = (next(self._images), None) if self._images else self.image(use, v.value)
 
         def back(g: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
             use.gradient = g
             z, use.outputs = self.image(use, g, transposed=True)
             return (z,)
 
-        return self._made((v,), image, to, back, use=use)
+        return self._made((v,), use.image, to, back, use=use)
 
     def image(self, use: Use, v: jax.Array, *, transposed: bool = False) -> tuple[jax.Array, jax.Array]:
         """What the matrix of `use`, or its transpose, makes of v (row, [event,] [position,] component), and the
@@ -201,19 +218,19 @@ class Tape:
         return self._made((a, b), of(a.value, b.value), None, back, of=of)
 
     def show(self, name: str, formula: Formula, *values: Field) -> None:
-        self._shown.append((name, formula, values))
+        of, arrays = population_of(values), [v.value for v in values]
+        self.show_made(
+            name, partial(on_units, formula, jnp, values, arrays), None if of is None else self._population(of)
+        )
+
+    def show_made(self, name: str, made: Callable[[], jax.Array], population: Population | None) -> None:
+        """What `shown` has."""
+        self._shown.append((name, made, population))
 
     def shown(self, name: str) -> list[tuple[jax.Array, Population | None]]:
         """What the program shows by this name, (row, [position,] unit), and whose units these are; components of
         numbers, which are alike, are of no population."""
-        return [
-            (
-                on_units(formula, jnp, values, [v.value for v in values]),
-                None if (of := population_of(values)) is None else self._population(of),
-            )
-            for called, formula, values in self._shown
-            if called == name
-        ]
+        return [(made(), population) for called, made, population in self._shown if called == name]
 
     def flatten(self, h: Field) -> Field:
         return self.scale(h.value.shape[-2] ** -0.5, h)
@@ -231,24 +248,47 @@ class Tape:
 
         return self._made((h,), of(h.value), h.population, lambda g, _: (factor * g,), of=of)
 
+    def blocks(self, count: int, block: Make, h: Field) -> Field:
+        number = self._blocks + 1
+        if (number, count) not in self.sketch.blocks:
+            return super().blocks(count, block, h)
+        self._blocks += count
+        return looped(self, number, count, block, h)
+
+    # ---- as one of equal blocks (`dmft.engine.blocks`) ---------------------------------------------------------------
+
+    def inside(
+        self,
+        matrices: Mapping[int, Any],
+        vectors: Mapping[int, jax.Array],
+        populations: Sequence[Population],
+        images: Iterator[jax.Array] | None = None,
+    ) -> Tape:
+        """For a single block, with its own matrices and vectors by their index; with the images of its matrices, if it
+        has run before."""
+        whole = self.parameters._replace(vectors=_with(self.parameters.vectors, vectors))
+        made = Tape(self.sketch, self.shape, whole, _with(self.matrices, matrices), tuple(populations), self.activation)
+        made._images = images
+        return made
+
     # ---- the record --------------------------------------------------------------------------------------------------
 
     def backward(self, end: Field, start: jax.Array) -> list[jax.Array]:
-        """g of every named layer, from the cotangent `start` (row, event, component) of `end`; of the first rows, as
-        many as `start` has.  Uses of weights get theirs."""
+        """g of `layers`, from the cotangent `start` (row, event, component) of `end`; of the first rows, as many as
+        `start` has.  Uses of weights get theirs."""
         found = {id(end): start}
-        named = {id(h): i for i, (h, _) in enumerate(self.layers)}
-        layers: list[Any] = [None] * len(self.layers)
+        named = {id(h) for h, _ in self.layers}
         for node in reversed(self.nodes):
             g = node.gradient = found.pop(id(node.made), None)
             if g is None:
                 continue
             if id(node.made) in named:
-                layers[named[id(node.made)]] = g
+                self.gradients[id(node.made)] = g
             for given, pulled in zip(node.given, node.back(g, *(v.value for v in node.given)), strict=True):
                 before = found.get(id(given))
                 found[id(given)] = pulled if before is None else before + pulled
-        return layers
+        self.gradients |= found  # of what no operation has made
+        return [self.gradients[id(h)] for h, _ in self.layers]
 
     def _made(
         self,
@@ -279,3 +319,8 @@ class Tape:
         if v.ndim > 1:
             return v[:rows]
         return jnp.broadcast_to(v, (rows, *[1] * (axes - 2), len(v)))
+
+
+def _with(parts: Sequence[Any], others: Mapping[int, Any]) -> tuple[Any, ...]:
+    """Others in the place of some."""
+    return tuple(others.get(i, part) for i, part in enumerate(parts))

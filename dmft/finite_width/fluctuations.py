@@ -182,6 +182,7 @@ def prepared(
         observables=_recorded(observables, smoothed),
         devices=where,
         smoothed=smoothed,
+        alone=mode == "reverse",
     )
     influence = Influence(
         run=run,

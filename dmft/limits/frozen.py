@@ -47,6 +47,7 @@ from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages
 from dmft.limits.result import FrozenKernels
 from dmft.running.host import usual_errors
 from dmft.specs import MLP, Activation, ResidualMLP, _check
+from dmft.specs.networks.blocks import InTurn
 from dmft.specs.networks.population import Field, Formula
 from dmft.specs.networks.program import Architecture
 from dmft.specs.networks.sketch import Part
@@ -258,7 +259,7 @@ def _mixed(mix: Array | None, kernel: Array) -> Array:
 # ---- the interpreter -------------------------------------------------------------------------------------------------
 
 
-class _Frozen:
+class _Frozen(InTurn):
     """The interpreter `net`: values of fields are nodes."""
 
     def __init__(self, network: Architecture, shape: tuple[int, ...], nodes: int) -> None:
@@ -277,6 +278,8 @@ class _Frozen:
     def kernels(self, x: Any) -> FrozenKernels:
         """Of all samples of what the program reads."""
         self._samples = len(x.of if isinstance(x, _Products) else x)
+        if self._sketch.read:
+            raise UnclosedError(f"{self._name} has outputs at every position")
         end = self._network.program(self, x).value
         forward = list(self._nodes)
         features = [_times(1 / h.positions, _equal(self._product(h))) for _, h in self._layers]

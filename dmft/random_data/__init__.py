@@ -8,6 +8,7 @@
     rd.march, rd.rich_flow                                           feature learning; any schedule and batch
     rd.march_deep                                                    deep linear and residual networks
     rd.one_point, rd.two_point, rd.Wishart, rd.Projection            deterministic equivalents
+    rd.learning_curves                                               kernels of real data, beside regression on them
     rd.exponents, rd.compute_frontier, rd.optimal_schedule           laws
 
 Linear models whose features, widths, samples and dimension grow together: single sites are Gaussian, and what is left
@@ -19,6 +20,7 @@ NumPy and SciPy alone; JAX and PyTorch are not loaded.
 """
 
 from dmft.random_data.deep_linear import DeepTimes, march_deep
+from dmft.random_data.ensembles import BiasVariance, bias_variance
 from dmft.random_data.equivalents import (
     BranchError,
     Noise,
@@ -41,15 +43,8 @@ from dmft.random_data.laws import (
     residual_of_samples,
 )
 from dmft.random_data.projected import Marched, RichFlow, march, rich_flow
-from dmft.random_data.random_features import (
-    BiasVariance,
-    ContourError,
-    Losses,
-    TwoTimes,
-    bias_variance,
-    gradient_descent,
-    gradient_flow,
-)
+from dmft.random_data.random_features import ContourError, Losses, TwoTimes, gradient_descent, gradient_flow
+from dmft.random_data.real_data import learning_curves
 from dmft.random_data.schedule import Schedule, optimal_schedule, scheduled_loss
 from dmft.random_data.sgd import largest_rate, noise_kernels, one_pass_sgd, sgd_with_replacement, stability
 from dmft.specs.random_data import Spectrum, isotropic, measured, power_law
@@ -81,6 +76,7 @@ __all__ = [
     "kappa_of_rank",
     "largest_eigenvalue",
     "largest_rate",
+    "learning_curves",
     "local_slopes",
     "march",
     "march_deep",

@@ -46,7 +46,7 @@ from dmft.random_data.causal import DataSite, between, require_finite_loss, set_
 from dmft.random_data.projected import optimiser_memory
 from dmft.random_data.random_features import size
 from dmft.running import memory
-from dmft.specs import GradientDescent, _check
+from dmft.specs import Training, _check
 from dmft.specs.random_data.spectra import Spectrum
 
 Array = NDArray[np.float64]
@@ -115,7 +115,7 @@ class _Layers:
 
 def march_deep(
     spectrum: Spectrum,
-    training: GradientDescent,
+    training: Training,
     *,
     depth: int,
     ratio: float,
@@ -150,10 +150,8 @@ def march_deep(
     """
     L, nu = _check.integer("depth", depth, minimum=1), _check.positive("ratio", ratio)
     gam = _check.positive("gamma0", gamma0)
-    if training.weight_decay:
-        raise ValueError(
-            f"weight_decay={training.weight_decay:g} is not solved for deep linear networks; leave it out."
-        )
+    if training.decays:
+        raise ValueError("weights of deep linear networks that decay are not solved; use weight_decay=0.")
     beta = 1.0 if branch is None else _check.positive("branch", branch) / math.sqrt(L)
     D, T, c = spectrum.modes, training.steps + 1, optimiser_memory(training)
     lam, weight, target = spectrum.eigenvalues, spectrum.copies / D, spectrum.power

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from dmft.random_data.causal import DataSite, between, inverse_row, require_finite_loss, set_symmetric
 from dmft.random_data.random_features import Losses, TwoTimes, size
 from dmft.running import memory
-from dmft.specs import GradientDescent, _check
+from dmft.specs import Training, _check
 from dmft.specs.random_data.spectra import Spectrum
 
 Array = NDArray[np.float64]
@@ -57,15 +57,15 @@ class Marched(TwoTimes):
     readout: Array
 
 
-def optimiser_memory(training: GradientDescent) -> Array:
+def optimiser_memory(training: Training) -> Array:
     """c(t, s), (step, step_2) of steps 0 .. T."""
-    c = training.recurrences.memory().c
+    c = training.memory.c
     return np.concatenate([c, np.zeros((len(c), 1))], axis=1)
 
 
 def march(
     spectrum: Spectrum,
-    training: GradientDescent,
+    training: Training,
     *,
     features: float | None = None,
     samples: float | None = None,
@@ -98,8 +98,8 @@ def march(
     """
     N, P, B = size("features", features), size("samples", samples), size("batch", batch)
     G, T = _check.nonnegative("richness", richness), training.steps + 1
-    if G and training.weight_decay:
-        raise ValueError(f"weight_decay={training.weight_decay:g} of a trained layer is not solved; use richness=0.")
+    if G and training.decays:
+        raise ValueError("weights of a trained layer that decay are not solved; use weight_decay=0, or richness=0.")
     lam, w2, mu = spectrum.eigenvalues, spectrum.power, spectrum.copies
     memory.require(
         8 * len(lam) * T * T,

@@ -17,13 +17,6 @@ d/dt (flow: the Laplace variable; heavy ball in x: z = (1-x)(1-mu x)/(eta x)), c
     C_3  of v3, in units of one feature: N <v3 v3>                          R_1, R_3  responses of data, of features
     N, P features and samples, None for infinitely many                     sigma^2 variance of the noise eps
 
-Two models that share the data alone have no C_3/N in (8) and (10); that share the features alone, no C_1/P; neither,
-both: C_0 = c c' S[lambda w*^2], the bias.  With E_A x E_D models averaged (features times data sets)
-
-   (11) L = B + V_A/E_A + V_D/E_D + V_AD/(E_A E_D),   V_A = L_D - B, V_D = L_A - B, V_AD = L - L_A - L_D + B
-
-where L_A is the loss with features averaged out and L_D that with data averaged out.
-
 Checks: C_0 + sigma^2 11^T = (1 - R_02) C_1 (1 - R_02)^T with 1 - R_02 = R_1^{-1}: the gap of test and train.
 
 Errors: 1e-8 relative to the initial loss for steps (`dmft.random_data.transforms`), and for flows the difference of two
@@ -41,7 +34,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +48,9 @@ from dmft.specs.random_data.spectra import Spectrum
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 CHUNK = 2**17  # numbers of an array (point, mode) that is held at once
-SHARED = {"both": (1.0, 1.0), "data": (0.0, 1.0), "features": (1.0, 0.0), "neither": (0.0, 0.0)}
+SHARED = {"both": (1.0, 1.0), "data": (0.0, 1.0), "features": (1.0, 0.0), "neither": (0.0, 0.0)}  # of two models
 COARSER = 4  # nodes less, of the contour that checks another
+EARLY = 1e-9  # of the first time, that stands for 0 where pairs of times are asked for
 MERGED = 1000  # modes a decade where contours are compared
 CONTOUR, CONTOUR_FLOOR = 1e-4, 1e-8  # what two contours may differ by, relative and of the initial loss
 
@@ -92,7 +85,7 @@ class TwoTimes:
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """What (8) to (10) are made of at all pairs of points, (point, point_2), or (point,)."""
 
     z: Complex
@@ -124,9 +117,9 @@ def responses(z: Complex, spectrum: Spectrum, features: float | None, samples: f
     return kappa, R1, R3
 
 
-def _sums(
+def sums_at(
     z: Complex, mirror: NDArray[np.int64], c: Complex, n: Complex, spectrum: Spectrum, N: float | None, P: float | None
-) -> _Sums:
+) -> Sums:
     """At points of which `mirror` says where the conjugate of each is."""
     _, R1, R3 = responses(z, spectrum, N, P)
     upper = np.flatnonzero(np.arange(len(z)) <= mirror)
@@ -143,11 +136,11 @@ def _sums(
     for total in found:
         total[mirror[upper]] = total[upper][:, mirror].conj()
     cc = np.outer(c, c)
-    return _Sums(z, R1, R3, found[0], found[1], found[2] * cc, found[3] * cc, np.outer(n, n))
+    return Sums(z, R1, R3, found[0], found[1], found[2] * cc, found[3] * cc, np.outer(n, n))
 
 
-def _correlations(
-    s: _Sums, N: float | None, P: float | None, sigma2: float, shared: str = "both"
+def correlations(
+    s: Sums, N: float | None, P: float | None, sigma2: float, shared: str = "both"
 ) -> tuple[Complex, Complex, Complex]:
     """C_0, C_1, C_3 of (8) to (10) for two models that share this much: a linear system of two at every pair."""
     by_features, by_data = SHARED[shared]
@@ -172,19 +165,21 @@ def require_stable(rate: float, momentum: float, spectrum: Spectrum, noise: Nois
         )
 
 
-def _on_circle(
+def on_circle(
     spectrum: Spectrum, steps: int, eta: float, mu: float, N: float | None, P: float | None
-) -> tuple[Circle, _Sums]:
+) -> tuple[Circle, Sums]:
+    """Sums at all pairs of points of the circle, for steps 0 .. T."""
     circle = Circle(steps + 1)
     x = circle.points
     z, c = (1 - x) * (1 - mu * x) / (eta * x), (1 - mu * x) / (eta * x)
     mirror = (-np.arange(len(x))) % len(x)
-    return circle, _sums(z, mirror, c, 1 / (1 - x), spectrum, N, P)
+    return circle, sums_at(z, mirror, c, 1 / (1 - x), spectrum, N, P)
 
 
-def _checked(
+def checked(
     features: float | None, samples: float | None, noise: float, rate: float, momentum: float
 ) -> tuple[float | None, float | None]:
+    """N and P, after all of these are checked."""
     _check.positive("learning_rate", rate)
     _check.nonnegative("momentum", momentum, below=1.0)
     _check.nonnegative("noise", noise)
@@ -222,11 +217,11 @@ def gradient_descent(
         >>> found.test.round(3)
         array([2.355, 1.909, 1.648, 1.484, 1.375, 1.299])
     """
-    N, P = _checked(features, samples, noise, learning_rate, momentum)
+    N, P = checked(features, samples, noise, learning_rate, momentum)
     steps = _check.integer("steps", steps, minimum=1)
     require_stable(learning_rate, momentum, spectrum, Wishart(P) * Wishart(N))
-    circle, sums = _on_circle(spectrum, steps, learning_rate, momentum, N, P)
-    C0, C1, C3 = (circle.two_times(C) for C in _correlations(sums, N, P, noise))
+    circle, sums = on_circle(spectrum, steps, learning_rate, momentum, N, P)
+    C0, C1, C3 = (circle.two_times(C) for C in correlations(sums, N, P, noise))
     R1, R3 = (toeplitz(circle.sequence(R), np.zeros(steps + 1)) for R in (sums.R1, sums.R3))
     return TwoTimes(C0, C1, C3, R1, R3)
 
@@ -268,7 +263,7 @@ def gradient_flow(
         >>> found.test.round(4)
         array([0.8914, 0.2405])
     """
-    N, P = _checked(features, samples, noise, 1.0, 0.0)
+    N, P = checked(features, samples, noise, 1.0, 0.0)
     nodes = _check.integer("nodes", nodes, minimum=COARSER + 4)
     t = _check.finite_array("times", times, ("time",))
     if (t < 0).any():
@@ -278,8 +273,8 @@ def gradient_flow(
     initial = spectrum.signal + noise
     merged = spectrum.coarse(MERGED) if len(spectrum.eigenvalues) > 8 * MERGED else spectrum
     for i in np.flatnonzero(t):
-        found[i] = np.maximum(_flow_at(t[i], spectrum, N, P, noise, Talbot(nodes), "both"), 0.0)
-        fine, coarse = (_flow_at(t[i], merged, N, P, noise, Talbot(nodes - less), "both") for less in (0, COARSER))
+        found[i] = np.maximum(flow_at(t[i], spectrum, N, P, noise, Talbot(nodes), "both"), 0.0)
+        fine, coarse = (flow_at(t[i], merged, N, P, noise, Talbot(nodes - less), "both") for less in (0, COARSER))
         error, allowed = np.abs(np.subtract(fine, coarse)), CONTOUR * np.abs(fine) + CONTOUR_FLOOR * initial
         if not (error <= allowed).all():
             raise ContourError(
@@ -290,70 +285,48 @@ def gradient_flow(
     return Losses(t, found[:, 0], found[:, 1])
 
 
-def _flow_at(
+def flow_at(
     time: float, spectrum: Spectrum, N: float | None, P: float | None, sigma2: float, rule: Talbot, shared: str
 ) -> tuple[float, float]:
+    """Excess test loss and train loss of a flow at one time."""
     z, w = rule.at(time)
     mirror = (np.arange(len(z)) + len(z) // 2) % len(z)
-    sums = _sums(z, mirror, np.ones_like(z), 1 / z, spectrum, N, P)
-    C0, C1, _ = _correlations(sums, N, P, sigma2, shared)
+    sums = sums_at(z, mirror, np.ones_like(z), 1 / z, spectrum, N, P)
+    C0, C1, _ = correlations(sums, N, P, sigma2, shared)
     return float(np.real(w @ C0 @ w)), float(np.real(w @ C1 @ w))
 
 
-@dataclass(frozen=True)
-class BiasVariance:
-    """Excess test loss and its parts, (step,): of one model, bias, variances of features, of data, of both."""
-
-    loss: Array
-    bias: Array
-    of_features: Array
-    of_data: Array
-    of_both: Array
-
-    def ensemble(self, features: int, data: int) -> Array:
-        """The loss (11) of the average over E_A draws of features times E_D of data."""
-        E_A, E_D = _check.integer("features", features, minimum=1), _check.integer("data", data, minimum=1)
-        return self.bias + self.of_features / E_A + self.of_data / E_D + self.of_both / (E_A * E_D)
-
-
-def bias_variance(
+def flow_between(
     spectrum: Spectrum,
+    times: Sequence[float] | Array,
     *,
-    steps: int | None = None,
-    learning_rate: float = 1.0,
-    momentum: float = 0.0,
-    times: Sequence[float] | Array | None = None,
     features: float | None = None,
     samples: float | None = None,
     noise: float = 0.0,
-) -> BiasVariance:
-    """The excess test loss split into bias and variances over features and data.
+) -> dict[str, Array]:
+    """C_0, C_1 and C_3 of a gradient flow between all pairs of times, "error", "residual", "feature", (time, time_2).
 
     Args:
-        spectrum, features, samples, noise: as of `gradient_descent`.
-        steps, learning_rate, momentum: of gradient descent;
-        times: of a flow, in place of these.
+        spectrum, features, samples, noise: as of `gradient_flow`.
+        times: (time,), at least 0, of which 0 counts as the smallest of the others times 1e-9.
 
     Example:
         >>> from dmft.random_data import power_law
-        >>> split = bias_variance(power_law(60, 1.2, 1.5), times=[10.0], features=15, samples=24, noise=0.1)
-        >>> bool(split.ensemble(8, 8)[0] < split.ensemble(8, 1)[0] < split.loss[0])
-        True
+        >>> found = flow_between(power_law(60, 1.2, 1.5), [1.0, 4.0], features=15, samples=24)
+        >>> found["error"].shape, bool(abs(found["error"] - found["error"].T).max() < 1e-9)
+        ((2, 2), True)
     """
-    N, P = _checked(features, samples, noise, learning_rate, momentum)
-    parts: list[Array]
-    if times is not None:
-        t = _check.finite_array("times", times, ("time",))
-        rule = Talbot()
-        parts = [
-            np.array([_flow_at(s, spectrum, N, P, noise, rule, shared)[0] if s else spectrum.signal for s in t])
-            for shared in SHARED
-        ]
-    else:
-        steps = _check.integer("steps", steps, minimum=1)
-        require_stable(learning_rate, momentum, spectrum, Wishart(P) * Wishart(N))
-        circle, sums = _on_circle(spectrum, steps, learning_rate, momentum, N, P)
-        pairs: list[Any] = [_correlations(sums, N, P, noise, shared)[0] for shared in SHARED]
-        parts = [np.diagonal(circle.two_times(C0)).copy() for C0 in pairs]
-    L, L_A, L_D, B = parts
-    return BiasVariance(L, B, L_D - B, L_A - B, L - L_A - L_D + B)
+    N, P = checked(features, samples, noise, 1.0, 0.0)
+    t = _check.finite_array("times", times, ("time",))
+    after = np.where(t > 0, t, EARLY * (t[t > 0].min() if (t > 0).any() else 1.0))
+    z_unit, w_unit = Talbot().unit
+    nodes = len(z_unit)
+    z = (z_unit / after[:, None]).ravel()
+    mirror = (np.arange(len(z)) // nodes) * nodes + (np.arange(len(z)) + nodes // 2) % nodes
+    sums = sums_at(z, mirror, np.ones_like(z), 1 / z, spectrum, N, P)
+    weights = w_unit / after[:, None]
+    found = {}
+    for name, C in zip(("error", "residual", "feature"), correlations(sums, N, P, noise), strict=True):
+        each = C.reshape(len(t), nodes, len(t), nodes)
+        found[name] = np.einsum("an,anbm,bm->ab", weights, each, weights).real
+    return found

@@ -58,7 +58,16 @@ from dmft.schema.build import build
 from dmft.schema.formulas import digests
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, OF_MODULES, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
-from dmft.schema.predictions import averages, following, held, losses, observed_loss, of_predictions, splits
+from dmft.schema.predictions import (
+    averages,
+    following,
+    held,
+    losses,
+    observed_loss,
+    of_eigenvalues,
+    of_predictions,
+    splits,
+)
 from dmft.schema.registry import in_tables, kernels, observable, quantities, register, registered
 from dmft.schema.seen import Seen
 from dmft.schema.validate import (
@@ -108,6 +117,7 @@ __all__ = [
     "observables",
     "observed_loss",
     "observed_samples",
+    "of_eigenvalues",
     "of_predictions",
     "quantities",
     "register",

@@ -39,7 +39,7 @@ def build(
     """
     task = problem.task
     samples = np.arange(task.n_samples)[problem.observed] if samples is None else samples
-    outputs, sizes = bool(task.outputs), problem.sketch.dimensions
+    outputs, sizes = bool(task.outputs), problem.dimensions
     variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
@@ -49,7 +49,7 @@ def build(
         **{dim: np.arange(1, sizes[dim] + 1) for dim in ("layer", "attention_layer")},
         **{dim: np.arange(sizes[dim]) for dim in ("query", "key")},
         "step_2": steps,
-        "source_layer": np.arange(1, problem.sketch.depth + 1),
+        "source_layer": np.arange(1, sizes["layer"] + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
@@ -59,6 +59,9 @@ def build(
         "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
     }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
+    if problem.sketch.read and "output" in ds.dims:
+        each = problem.sketch.rows_of_readout(ds.sizes["output"])
+        ds = ds.assign_coords(position=("output", ds["output"].values // each))
     if "width" in ds.dims:
         counted = [problem.network.counts(int(width)) for width in ds["width"].values]
         ds = ds.assign_coords({name: ("width", [each[name] for each in counted]) for name in counted[0]})

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.schema.observable import PREDICTIONS, Observable
+from dmft.schema.observable import HESSIAN, PREDICTIONS, Observable
 from dmft.schema.predictions import splits
 from dmft.schema.registry import own
 from dmft.schema.seen import Fields, Seen
 from dmft.specs import Problem, _own
+from dmft.specs.curvature import ITERATIONS
 
 NEURONS = (8, 256)  # of every layer, or between these as twice the events, so that small kernels have full rank
-PREDICTED = 4096  # predictions
+PREDICTED, SPECTRA = 4096, 64  # predictions; lists of eigenvalues
 
 
 def digests(names: Collection[str], problem: Problem, xp: Any) -> dict[str, str]:
@@ -52,6 +53,8 @@ def _values(one: Observable, seen: _Example) -> list[Any]:
     if one.needs == PREDICTIONS:
         rows = max(1, PREDICTED // math.prod(seen.targets.shape))
         return [one.formula(seen.xp, seen.problem.loss, seen.numbers("f", (rows, *seen.targets.shape)), seen.targets)]
+    if one.needs == HESSIAN:
+        return [one.formula(seen.xp.asarray(np.sort(_own.in_general_position("A", (SPECTRA, ITERATIONS)))))]
     return [one.formula(seen), *([] if one.fields is None else one.fields(seen))]
 
 

@@ -35,6 +35,27 @@ OF_MODULES = {  # of networks that are any module, beside what all have
     "weight_change": ("width", "seed", "step", "parameter"),
     "measured": ("width", "seed", "step", "entry"),
 }
+OF_RANDOM_DATA: dict[str, Dims] = {  # limits of models of random data, beside losses
+    **dict.fromkeys(
+        (
+            "error_correlation",
+            "residual_correlation",
+            "feature_correlation",
+            "readout_correlation",
+            "gradient_correlation",
+            "data_response",
+            "feature_response",
+        ),
+        ("step", "step_2"),
+    ),
+    **dict.fromkeys(
+        ("forward_correlation", "backward_correlation", "forward_response", "backward_response"),
+        ("layer", "step", "step_2"),
+    ),
+    **dict.fromkeys(
+        ("ensemble_test_loss", "test_bias", "variance_of_features", "variance_of_data", "variance_of_both"), ("step",)
+    ),
+}
 UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 
 
@@ -96,7 +117,12 @@ class Kind:
 
 
 KINDS = {
-    "limit": Kind("dmft.solve", {"": _same, "_se": _same}, errors=True),
+    "limit": Kind(
+        "dmft.solve",
+        {"": _same, "_se": _same},
+        besides={f"{name}{end}": dims for name, dims in OF_RANDOM_DATA.items() for end in ("", "_se")},
+        errors=True,
+    ),
     "fluctuations": Kind(
         "dmft.fluctuations",
         _all(("variance", "bias"), _same, errors=True)

@@ -13,6 +13,11 @@ An observable that follows from predictions is an average over samples, and has 
 
 A file of `dmft.schema.observed` holds each of this library; those of a user's own are registered alike
 (`dmft.schema.registry`).
+
+One that needs the Hessian of the loss has a formula of the eigenvalues that are found of it, in the metric of its
+descent (`dmft.specs.curvature`):
+
+    formula(eigenvalues) -> (...)                              (..., iteration), ascending
 """
 
 from __future__ import annotations
@@ -40,6 +45,12 @@ def _none(problem: Problem) -> str:
     return ""
 
 
+def _of_stream(problem: Problem) -> str:
+    if problem.training.observe != "test":
+        return ""
+    return 'the curvature is that of the loss over all training samples, which observe="test" never meets together'
+
+
 def _never(problem: Problem, names: Collection[str]) -> bool:
     del problem, names
     return False
@@ -51,12 +62,12 @@ class Observable:
 
     Args:
         name: in results, a word of Python.
-        formula: see the top of this module; None for prediction, and for what needs the Hessian.
+        formula: see the top of this module; None for prediction.
         dims: of its variable for a single output, some of layer, step, sample, sample_2 in this order, step among them;
             attention_layer, query and key are those of attention matrices (`dmft.schema.observed.attention`).
         long_name, label, symbol: in words, as tables have it, and in TeX.
         units: of UDUNITS.
-        needs: of a pass: "forward", "backward", or "predictions" ("hessian" is that of sharpness).
+        needs: of a pass: "forward", "backward", "predictions", or "hessian".
         per_output: whether samples stand with their outputs, where there are several.
         on_request: whether it is recorded only if it is asked for.
         smooth: whether it is differentiable: `dmft.fluctuations` expands it in 1/N.
@@ -101,15 +112,17 @@ class Observable:
             )
         if self.needs not in NEEDS:
             raise ValueError(f"needs={self.needs!r} of {self.name} is unknown; choose one of {', '.join(NEEDS)}.")
-        if not callable(self.formula) and self.needs not in (OUTPUT, HESSIAN):
+        if not callable(self.formula) and self.needs != OUTPUT:
             raise TypeError(f"formula={self.formula!r} of {self.name} must be a function.")
-        if self.formula is not None and self.needs in (OUTPUT, HESSIAN):
+        if self.formula is not None and self.needs == OUTPUT:
             raise ValueError(
                 f"needs={self.needs!r} of {self.name}: no formula is called for what needs it; take 'forward', "
-                "'backward' or 'predictions'."
+                "'backward', 'predictions' or 'hessian'."
             )
-        if self.needs == PREDICTIONS and self.dims != ("step",):
-            raise ValueError(f"dims={self.dims} of {self.name}: what follows from predictions is ('step',), a mean.")
+        if self.needs in (PREDICTIONS, HESSIAN) and self.dims != ("step",):
+            raise ValueError(f"dims={self.dims} of {self.name}: what needs {self.needs!r} is ('step',), a number.")
+        if self.needs == HESSIAN and self.refusal is _none:
+            object.__setattr__(self, "refusal", _of_stream)
         object.__setattr__(self, "long_name", self.long_name or self.name.replace("_", " "))
         object.__setattr__(self, "label", self.label or self.long_name)
         object.__setattr__(self, "symbol", self.symbol or rf"\mathrm{{{self.label}}}".replace(" ", r"\ "))

@@ -1,11 +1,12 @@
-"""What follows from predictions: averages of a formula over training samples, and over test samples."""
+"""What follows from predictions, averages of a formula over training samples, and over test samples; and from
+eigenvalues of the curvature of the loss."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from dmft.schema.observable import PREDICTIONS, Observable
+from dmft.schema.observable import HESSIAN, PREDICTIONS, Observable
 from dmft.schema.observed.loss import loss
 from dmft.schema.registry import registered
 from dmft.specs import Problem
@@ -50,6 +51,16 @@ def averages(
         assert one.formula is not None
         each = one.formula(xp, problem.loss, f, y)
         found |= {f"{prefix}{one.name}": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
+    return found
+
+
+def of_eigenvalues(eigenvalues: Any, names: Collection[str]) -> dict[str, Any]:
+    """What follows from eigenvalues of the curvature of the loss (..., iteration), of what is asked for, by name."""
+    found: dict[str, Any] = {}
+    for one in registered():
+        if one.needs == HESSIAN and one.name in names:
+            assert one.formula is not None
+            found[one.name] = one.formula(eigenvalues)
     return found
 
 

@@ -24,6 +24,14 @@ def observable(**described: Any) -> Callable[[Callable[..., Any]], Observable]:
 
     Raises:
         ValueError: as `register`.
+
+    Example:
+        >>> @dmft.observable(dims=("layer", "step"))
+        ... def feature_size(seen):
+        ...     return seen.xp.einsum("...aa->...", seen["feature_kernel"])
+        >>> nets = finite_nets.train_ensemble(problem, widths=[8], seeds=2, observables=["feature_size"])
+        >>> nets["feature_size"].dims
+        ('width', 'seed', 'layer', 'step')
     """
 
     def made(formula: Callable[..., Any]) -> Observable:

@@ -13,6 +13,7 @@ from dmft.specs.networks import (
     Transformer,
 )
 from dmft.specs.problem import Problem, vary
+from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData, RandomFeatures
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
 from dmft.specs.tasks.text import Text, load_text
@@ -23,12 +24,16 @@ __all__ = [
     "MLP",
     "Activation",
     "Architecture",
+    "DeepLinear",
     "GradientDescent",
     "GradientFlow",
     "LayerNorm",
     "Population",
     "Problem",
+    "ProjectedLinear",
     "RMSNorm",
+    "RandomData",
+    "RandomFeatures",
     "ResidualCNN",
     "ResidualMLP",
     "Task",

@@ -16,7 +16,8 @@ directions q_j, in which A is tridiagonal,
 
     A q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}
 
-and reports the largest eigenvalue of that matrix after ITERATIONS products with A.
+and the sharpness is the largest eigenvalue of that matrix after ITERATIONS products with A.  Others of its eigenvalues
+are there for observables, too (`dmft.schema.observable`).
 
     start       M^(1/2) J^T a: what a step would be with fixed numbers a in the place of Delta, iid N(0, 1) once drawn
 
@@ -109,9 +110,11 @@ def _normalised(xp: Any, operator: Operator, u: Any, image: Any, before: Any) ->
     return operator.times(u, factor), operator.times(image, factor), length
 
 
-def largest(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(...,): the largest eigenvalue of tridiagonal matrices (..., iteration), nan where one is not finite; and the
-    last component of its eigenvector, which times the last beta is the residual in A."""
+def eigenvalues(
+    alpha: NDArray[np.float64], beta: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(..., iteration): those of tridiagonal matrices (..., iteration), ascending, nan where one is not finite; and the
+    last components of eigenvectors, which times the last beta are the residuals in A."""
     healthy = np.isfinite(np.stack([alpha, beta])).all(axis=(0, -1))
     alpha, beta = (np.where(np.expand_dims(healthy, -1), a, 0.0) for a in (alpha, beta))
     T = np.zeros((*alpha.shape, alpha.shape[-1]))
@@ -119,7 +122,7 @@ def largest(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> tuple[NDAr
     T[..., i, i] = alpha
     T[..., i[1:], i[:-1]] = T[..., i[:-1], i[1:]] = beta[..., :-1]
     values, vectors = np.linalg.eigh(T)
-    return np.where(healthy, values[..., -1], np.nan), np.abs(vectors[..., -1, -1])
+    return np.where(np.expand_dims(healthy, -1), values, np.nan), np.abs(vectors[..., -1, :])
 
 
 def roots(update: Sequence[Any], output: Any, samples: int) -> tuple[Any, ...]:

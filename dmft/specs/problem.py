@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import faces
-from dmft.specs import networks, training
+from dmft.specs import networks, random_data, training
 from dmft.specs._kinds import kinds_in
 from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets
 from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
+from dmft.specs.random_data import RandomData, RandomModel
 from dmft.specs.tasks.given import Task
 from dmft.specs.training import Training
 from dmft.specs.training import own as own_training
@@ -28,6 +29,8 @@ from dmft.specs.training import own as own_training
 FORMAT = 1
 NETWORKS = kinds_in(networks, Architecture)
 TRAININGS = kinds_in(training, Training)
+MODELS = kinds_in(random_data, RandomModel)  # of random data
+BUILT_IN = NETWORKS | MODELS
 COUNTS = ("depth", "blocks", "branch_layers")  # fields that the number of the readout follows from
 LONGEST = 60  # characters of a value that is shown
 # fields added after the first version: left out of descriptions, and so of identities, while they say nothing new
@@ -73,6 +76,10 @@ class Problem:
     loss: str = "squared"
 
     def __post_init__(self) -> None:
+        data: Any = self.task
+        if isinstance(self.network, RandomModel) or isinstance(data, RandomData):
+            self._check_random()
+            return
         such = {"network": ", such as dmft.MLP(depth=2)", "training": ", such as dmft.GradientDescent(0.1, steps=10)"}
         for name, expected in {"network": Architecture, "task": Task, "training": Training}.items():
             value = getattr(self, name)
@@ -85,7 +92,47 @@ class Problem:
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
         self._check_batches()
-        _ = self.sketch  # so that a program that fails does so here
+        self._check_positions()  # and so that a program that fails does so here
+
+    def _check_positions(self) -> None:
+        read, outputs = self.sketch.read, self.task.targets.shape[1]
+        if read and (outputs % read or not self.task.outputs):
+            raise ValueError(
+                f"each of {read} positions is read, and targets have {outputs} output{'s' * (outputs > 1)}; give y "
+                f"(sample, position), or (sample, position, output) as y.reshape(len(y), -1): {read} outputs, or a "
+                "multiple."
+            )
+        if read and self.loss == "cross_entropy":
+            raise ValueError(
+                'loss="cross_entropy" is of all outputs of a sample, which are those of several positions here; take '
+                'loss="squared".'
+            )
+
+    def _check_random(self) -> None:
+        """The same for a model of random data, its data and training."""
+        pairs = {"network": RandomModel, "task": RandomData, "training": Training}
+        such = {"network": "dmft.RandomFeatures(100)", "task": "dmft.RandomData(spectrum, samples=100)"}
+        for name, expected in pairs.items():
+            value = getattr(self, name)
+            if not isinstance(value, expected):
+                raise TypeError(
+                    f"{name}={value!r} does not go with random data: expected e.g. "
+                    f"{such.get(name, 'dmft.GradientDescent(0.1, steps=10)')}. Models of random data have no samples "
+                    "of their own, and other networks take a dmft.Task."
+                )
+        if self.loss != "squared":
+            raise ValueError(
+                f"loss={self.loss!r} is not solved for random data, whose models are linear; use 'squared'."
+            )
+        if type(self.training) not in TRAININGS.values():
+            own_training.require_sound(self.training)
+        model: Any = self.network
+        model.check(self.task, self.training)
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Sizes of those that results have of the network."""
+        return self.network.dimensions if isinstance(self.network, RandomModel) else self.sketch.dimensions
 
     def _check_batches(self) -> None:
         task, training = self.task, self.training
@@ -103,8 +150,8 @@ class Problem:
     @cached_property
     def sketch(self) -> Sketch:
         """What the program of the network is made of, for inputs of the shape that the task has."""
-        if type(self.network) in NETWORKS.values():
-            return self.network.sketch(self.task.shape)
+        if type(self.network) in BUILT_IN.values():
+            return self.network.sketch(() if isinstance(self.network, RandomModel) else self.task.shape)
         return self._own[0]
 
     @cached_property
@@ -144,7 +191,7 @@ class Problem:
 
     def _physics(self) -> dict[str, Any]:
         def described(spec: Any) -> dict[str, Any]:
-            if isinstance(spec, Architecture) and type(spec) not in NETWORKS.values():
+            if isinstance(spec, Architecture) and type(spec) not in BUILT_IN.values():
                 return own.described(spec, self._own[1])
             if isinstance(spec, Training) and type(spec) not in TRAININGS.values():
                 return own_training.described(spec)
@@ -181,6 +228,7 @@ class Problem:
             "sha256": task.sha256,
             "shapes": {name: list(array.shape) for name, array in task.arrays.items()},
             "provenance": dict(task.provenance),
+            **task.settings,
         }
         if arrays:
             described["float64"] = {
@@ -262,7 +310,8 @@ def vary(problem: Problem, **values: Iterable[Any]) -> list[Problem]:
         if isinstance(each, str) or not isinstance(each, Iterable):
             raise TypeError(f"{name}={each!r} is not a list of values; give e.g. {name}=[{each!r}].")
     counts = [name for name in COUNTS if name in values]
-    if counts and "frozen" not in values and problem.sketch.readout_layer in problem.network.frozen:
+    frozen = problem.network.frozen
+    if counts and frozen and "frozen" not in values and problem.sketch.readout_layer in frozen:
         raise ValueError(
             f"{counts[0]} varies and frozen={problem.network.frozen} holds the readout by its number; vary frozen, too."
         )
@@ -327,14 +376,14 @@ def _parsed(text: str) -> dict[str, Any]:
     return content
 
 
-def _stored_task(described: Mapping[str, Any]) -> Task:
+def _stored_task(described: Mapping[str, Any]) -> Any:
     """The data that problem JSON holds; ValueError if they are damaged."""
     try:
         arrays = {
             name: np.frombuffer(base64.b64decode(data), dtype="<f8").reshape(described["shapes"][name])
             for name, data in described["float64"].items()
         }
-        return Task(**arrays, provenance=described.get("provenance", {}))
+        return (RandomData if "kind" in described else Task).stored(arrays, described)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the data in this problem JSON are damaged: {error}.") from error
 
@@ -350,6 +399,8 @@ def _network(given: Mapping[str, Any], task: Task) -> Any:
     """The network that JSON describes, for inputs of the shape that the task has."""
     if _is_own(given):
         return own.from_described(given, task.shape)
+    if given.get("kind") in MODELS:
+        return _known_kind("network", given, MODELS)
     return _known_kind("network", {**given, "activation": _activation(given.get("activation"))}, NETWORKS)
 
 

@@ -13,7 +13,11 @@ import torch
 from finite_nets.device.forks import forked
 
 # where PyTorch 2.9 and later keep how products of float32 are made, one place a backend
-PRODUCTS = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+PRODUCTS = (
+    torch.backends.cuda.matmul,
+    getattr(torch.backends.mkldnn, "matmul", None),
+    getattr(torch.backends.cudnn, "conv", None),
+)
 NAME = "fp32_precision"
 
 

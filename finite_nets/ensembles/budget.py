@@ -104,7 +104,7 @@ class Budget:
             each = (recorded - two_time) // len(self.plan.steps) + two_time
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
         if schema.need(self.plan.observables, schema.HESSIAN):
-            results += self._sharpness_numbers(width) * self._itemsize
+            results += self._curvature_numbers(width) * self._itemsize
         fields = self._field_numbers(width, samples, events, history) * self._itemsize
         total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
         return total
@@ -121,7 +121,7 @@ class Budget:
         products = 3 * samples * (outputs * needed.positions) ** 2 if tangent else 0
         return math.ceil(fields) + products
 
-    def _sharpness_numbers(self, width: int) -> int:
+    def _curvature_numbers(self, width: int) -> int:
         problem, needed = self.plan.problem, self._needs
         if needed is None:
             return curvature.numbers_needed(problem, width)

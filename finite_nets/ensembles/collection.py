@@ -36,7 +36,7 @@ class Members:
     root: int
 
 
-def check_members(widths: Sequence[int], seeds: int | Sequence[int], seed: int, *problems: Problem) -> Members:
+def check_members(widths: Sequence[int] | None, seeds: int | Sequence[int], seed: int, *problems: Problem) -> Members:
     """The arguments `widths`, `seeds` and `seed` of a producer, or the error that says what is wrong with them, or with
     the populations that networks of the problems would have."""
     different_widths = _distinct("widths", widths, minimum=1)

@@ -7,6 +7,7 @@ memory than a thousand.
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -18,8 +19,9 @@ from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
-from finite_nets.device.precision import precision
-from finite_nets.ensembles.collection import Collection, MomentCollection, check_members
+from dmft.specs.random_data import RandomModel
+from finite_nets.device.precision import Precision, precision
+from finite_nets.ensembles.collection import Collection, Members, MomentCollection, check_members
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner, memory_given_back
 
@@ -32,7 +34,8 @@ FEWEST_BLOCKS, SMALLEST_BLOCK = 8, 16  # of few seeds, which may become more: bl
 def train_ensemble(
     problem: Problem,
     *,
-    widths: Sequence[int],
+    widths: Sequence[int] | None = None,
+    scales: Sequence[int] | None = None,
     seeds: int | Sequence[int],
     seed: int = 0,
     device: str = "auto",
@@ -51,6 +54,7 @@ def train_ensemble(
     Args:
         problem: network, task, training: the same that the theory solves.
         widths: N, different whole numbers.
+        scales: of models of random data, in the place of widths: by what all of their sizes are multiplied.
         seeds: how many members a width, or the seed indices themselves.
         seed: the root seed; a member depends on it, its width and its seed index only.
         device: "cpu", "gpu", "cuda:1", ...; "auto" takes a GPU if there is one.
@@ -86,10 +90,20 @@ def train_ensemble(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"train_ensemble expects a dmft.Problem, got {type(problem).__name__}.")
-    members = check_members(widths, seeds, seed, problem)
     if memory_limit is not None:
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     numbers = precision(dtype)
+    if isinstance(problem.network, RandomModel):
+        if keep != "members" or block is not None or covariance or two_time or observables is not None:
+            raise ValueError(
+                f"{type(problem.network).__name__} records the losses of every member; leave out keep, block, "
+                "covariance, two_time and observables."
+            )
+        members = check_members(scales if widths is None else widths, seeds, seed)
+        return _of_random_data(problem, problem.network, members, save_steps, device, numbers, memory_limit, progress)
+    if scales is not None:
+        raise ValueError(f"scales={scales!r} are of models of random data; give widths of networks.")
+    members = check_members(widths, seeds, seed, problem)
     plan = Plan(
         problem,
         schema.saved_steps(problem, save_steps),
@@ -117,6 +131,33 @@ def train_ensemble(
                 moments.put(width, first, found)
                 bar.update(int((found.count + found.diverged).sum()))
         return moments.dataset(**attrs, diverged=moments.divergences.report())
+
+
+def _of_random_data(
+    problem: Problem,
+    model: RandomModel,
+    members: Members,
+    save_steps: Iterable[int] | None,
+    device: str,
+    numbers: Precision,
+    memory_limit: int | None,
+    progress: bool | None,
+) -> xr.Dataset:
+    """What the simulator that the model names makes of the problem."""
+    where, simulator = find_device(device), importlib.import_module(model.simulator)
+    total = len(members.widths) * len(members.seeds)
+    with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
+        found: xr.Dataset = simulator.ensemble(
+            problem,
+            members,
+            steps=schema.saved_steps(problem, save_steps),
+            device=where,
+            dtype=numbers.fields,
+            memory_limit=memory_limit,
+            finished=bar.update,
+            attrs={"producer": "finite_nets.train_ensemble", "dtype": numbers.name, "device": device_name(where)},
+        )
+    return found
 
 
 def _check_keep(keep: str, block: int | None, covariance: bool, seeds: int | Sequence[int]) -> int | None:

@@ -153,8 +153,8 @@ class Recorder:
         yield "prediction", fields.output if outputs else fields.output[..., 0]
         for one in plan.of_passes:
             yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
-        for name in plan.of_hessian:
-            yield name, self.trainer.sharpness(self.state)
+        if plan.of_hessian:
+            yield from schema.of_eigenvalues(self.trainer.eigenvalues(self.state), plan.of_hessian).items()
         for one, history in zip(plan.between_steps, self._histories, strict=True):
             assert one.fields is not None
             history.append(one.fields(shown))

@@ -24,6 +24,7 @@ from finite_nets.modules.rates import Rate
 from finite_nets.modules.recording import Parameters
 
 Function = Callable[..., Any]
+LARGE = 64 * 64  # channels in times channels out, from which on a convolution is worth as many products as places
 
 
 def require_trainable(module: nn.Module) -> None:
@@ -76,17 +77,60 @@ def _is_constant(value: Tensor) -> bool:
     return bool((value == value.flatten()[0]).all())
 
 
-class _GroupNorms(TorchFunctionMode):
-    """Group norms from means and variances: PyTorch's own asks for memory formats, which `vmap` does not know."""
+class _SideBySide(TorchFunctionMode):
+    """What PyTorch does not do well for several members at once.
+
+    Group norms are made of means and variances: those of PyTorch ask for memory formats, which `vmap` does not know.
+    On a GPU convolutions are made of batched products, one for each place of the kernel, which run at the speed of
+    matrix units; those of PyTorch become grouped ones.
+    """
+
+    def __init__(self, products: bool) -> None:
+        super().__init__()
+        self._products = products
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func is torch.nn.functional.group_norm:
-            return _group_norm(*args, **(kwargs or {}))
+            return group_norm(*args, **(kwargs or {}))
+        if func is torch.conv2d and self._products and args[1].shape[0] * args[1].shape[1] >= LARGE:
+            found = conv_by_products(*args, **(kwargs or {}))
+            if found is not None:
+                return found
         return func(*args, **(kwargs or {}))
 
 
-def _group_norm(
+def conv_by_products(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """`torch.conv2d` of images (sample, channel, row, column); None for groups and paddings that have names."""
+    if groups != 1 or isinstance(padding, str):
+        return None
+    pairs = ((each, each) if isinstance(each, int) else tuple(each) for each in (stride, padding, dilation))
+    (down, right), (rows, columns), (apart, beside) = pairs
+    height, width = weight.shape[2:]
+    x = torch.nn.functional.pad(x, (columns, columns, rows, rows)).permute(0, 2, 3, 1)
+    out_rows = (x.shape[1] - apart * (height - 1) - 1) // down + 1
+    out_columns = (x.shape[2] - beside * (width - 1) - 1) // right + 1
+    found: Tensor | None = None
+    for i in range(height):
+        for j in range(width):
+            first, left = apart * i, beside * j
+            part = x[:, first : first + down * out_rows : down, left : left + right * out_columns : right]
+            product = part.reshape(-1, part.shape[-1]) @ weight[:, :, i, j].T
+            found = product if found is None else found + product
+    assert found is not None
+    found = found if bias is None else found + bias
+    return found.reshape(len(x), out_rows, out_columns, -1).permute(0, 3, 1, 2)
+
+
+def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     grouped = x.float().reshape(len(x), num_groups, -1)
@@ -107,7 +151,7 @@ class Batched:
     def __init__(self, module: nn.Module, loss: str, device: torch.device, *, half: bool, tokens: bool) -> None:
         self._module, self._loss, self._device = module, loss, device
         self._half, self._tokens = half, tokens
-        self._group_norms = any(isinstance(part, nn.GroupNorm) for part in module.modules())
+        self._replaced = any(isinstance(part, (nn.GroupNorm, nn.Conv2d)) for part in module.modules())
         self._gradient = grad_and_value(self._batch_loss)
 
     def run(self, function: Function, parameters: Parameters, *inputs: Tensor) -> Any:
@@ -115,7 +159,7 @@ class Batched:
         if len(next(iter(parameters.values()))) == 1:
             found = function({name: value[0] for name, value in parameters.items()}, *inputs)
             return torch.utils._pytree.tree_map(lambda x: x[None], found)
-        with _GroupNorms() if self._group_norms else nullcontext():
+        with _SideBySide(self._device.type == "cuda") if self._replaced else nullcontext():
             return vmap(function, in_dims=(0, *(None for _ in inputs)))(parameters, *inputs)
 
     def forward(self, function: Function, parameters: Parameters, *inputs: Tensor) -> Any:
@@ -160,16 +204,19 @@ class Batched:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
 
 
-def shape_of(module: nn.Module, x: Tensor) -> tuple[tuple[int, ...], int]:
-    """Of the output for these inputs, and how many numbers a pass makes for each of them."""
-    made = 0
+def sizes_of(module: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[tuple[int, ...], int, int]:
+    """The shape of the output for these inputs; of each input, how many numbers a pass makes, and those of layers."""
+    made, kept = 0, 0
 
-    def count(_module: nn.Module, _args: Any, output: Any) -> None:
-        nonlocal made
-        made += sum(each.numel() for each in torch.utils._pytree.tree_leaves(output) if isinstance(each, Tensor))
+    def count(part: nn.Module, _args: Any, output: Any) -> None:
+        nonlocal made, kept
+        numbers = sum(each.numel() for each in torch.utils._pytree.tree_leaves(output) if isinstance(each, Tensor))
+        made += numbers * (part in leaves)
+        kept += numbers * (part in shown)
 
-    leaves = [part for part in module.modules() if not any(True for _ in part.children())]
-    handles = [part.register_forward_hook(count) for part in leaves]
+    leaves = {part for part in module.modules() if not any(True for _ in part.children())}
+    shown = {module.get_submodule(name) for name in layers}
+    handles = [part.register_forward_hook(count) for part in leaves | shown]
     try:
         with torch.no_grad():
             output = module(x)
@@ -178,4 +225,4 @@ def shape_of(module: nn.Module, x: Tensor) -> tuple[tuple[int, ...], int]:
             handle.remove()
     if not isinstance(output, Tensor):
         raise TypeError(f"the module returns {type(output).__name__}, not a tensor of outputs.")
-    return tuple(output.shape), -(-made // len(x))
+    return tuple(output.shape), -(-made // len(x)), -(-kept // len(x))

@@ -34,15 +34,6 @@ class _Richness:
 
 
 @dataclass(frozen=True)
-class _Sketch:
-    depth: int
-
-    @property
-    def dimensions(self) -> dict[str, int]:
-        return {"layer": self.depth, "attention_layer": 0, "query": 0, "key": 0}
-
-
-@dataclass(frozen=True)
 class ModuleProblem:
     """Attributes of the same names as those of a `dmft.Problem`, as far as results ask for them."""
 
@@ -54,8 +45,8 @@ class ModuleProblem:
     layers: int
 
     @property
-    def sketch(self) -> _Sketch:
-        return _Sketch(self.layers)
+    def dimensions(self) -> dict[str, int]:
+        return {"layer": self.layers, "attention_layer": 0, "query": 0, "key": 0}
 
     @property
     def network(self) -> _Richness:

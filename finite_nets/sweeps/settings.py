@@ -12,6 +12,7 @@ import torch
 
 from dmft import schema
 from dmft.specs import Problem
+from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import precision
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner
@@ -19,7 +20,8 @@ from finite_nets.ensembles.runner import Runner
 
 def formulas_of(names: Collection[str], problem: Problem) -> tuple[str, ...]:
     """Of observables of one's own among them: the name and the digest of the formula."""
-    return tuple(f"{name} {digest}" for name, digest in schema.digests(names, problem, torch).items())
+    with usual_torch(torch.device("cpu")):
+        return tuple(f"{name} {digest}" for name, digest in sorted(schema.digests(names, problem, torch).items()))
 
 
 @dataclass(frozen=True)

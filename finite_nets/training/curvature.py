@@ -66,11 +66,11 @@ class Direction(NamedTuple):
     readout: Tensor
 
 
-def sharpness(operator: Flat) -> Tensor:
-    """(member,): largest eigenvalue of A; nan where the network is not finite."""
+def eigenvalues(operator: Flat) -> Tensor:
+    """(member, iteration): those of A that are found, ascending; nan where the network is not finite."""
     found = lanczos(operator)
     alpha, beta = (a.double().cpu().numpy() for a in found)
-    return torch.from_numpy(curvature.largest(alpha, beta)[0]).to(found.alpha)
+    return torch.from_numpy(curvature.eigenvalues(alpha, beta)[0]).to(found.alpha)
 
 
 def lanczos(operator: Flat, iterations: int | None = None) -> Krylov:
@@ -239,6 +239,6 @@ def vectors_needed(problem: Problem) -> int:
 
 
 def numbers_needed(problem: Problem, width: int) -> int:
-    """Numbers that a network takes while its sharpness is computed."""
+    """Numbers that a network takes while its curvature is computed."""
     samples, depth = problem.task.n_train, problem.sketch.depth
     return width * vectors_needed(problem) + 2 * depth * samples**2

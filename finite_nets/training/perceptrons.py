@@ -312,8 +312,8 @@ class Trainer(Training[Parameters]):
             h.append(_kept(matrix.activated(products, below, phi, scale=scale, add=add, keep=True).y))
         return h
 
-    def sharpness(self, state: State[Parameters]) -> Tensor:
-        return curvature.sharpness(curvature.Curvature(self, state))
+    def eigenvalues(self, state: State[Parameters]) -> Tensor:
+        return curvature.eigenvalues(curvature.Curvature(self, state))
 
 
 def _kept(y: Tensor | None) -> Tensor:

@@ -104,6 +104,7 @@ class ProgramTrainer(Training[Leaves]):
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
         self._read = math.prod(sketch.flattened)  # positions that the readout has weights of its own for
         self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
+        self._each = sketch.read  # positions that share it, with outputs of their own
         self._directions = directions
         self._shape = problem.task.x_train.shape[1:]
         self._constants = Constants(self.x)
@@ -159,7 +160,7 @@ class ProgramTrainer(Training[Leaves]):
         if number in self.numbers.reads:
             return sizes[target], self.x.shape[-1]
         if number == self.numbers.readout:
-            return self.outputs, self._read * sizes[target]
+            return self.outputs // (self._each or 1), self._read * sizes[target]
         return (sizes[target],) if source is None else (max(bank, 1) * sizes[target], sizes[source])
 
     def scales(self, width: int, batch: int) -> Scales:
@@ -192,12 +193,12 @@ class ProgramTrainer(Training[Leaves]):
         x, readout = self.x[met.rows], state.weights.readout
         tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
         end = self.network.program(tape, x)
-        output = self.products.image(end.value.value.flatten(2), readout, scale=state.scales.output)
+        output = self._output(end.value.value, readout, self.products, state.scales.output)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
-        every_output = readout[:, None]
+        every_output = self._starts(readout)
         rows: Index = slice(None)
         if gradients:
             found, trace = tape.backward(end, every_output, rows)
@@ -205,7 +206,7 @@ class ProgramTrainer(Training[Leaves]):
             return seen, seen.at(met.trained)
         trained = seen.at(met.trained)
         each = self.outputs == 1 or self.stepping.by_output
-        starts = every_output if each else self.products.pullback(trained.delta, readout)[:, :, None]
+        starts = every_output if each else self._from_loss(trained.delta, readout)
         found, trace = tape.backward(end, starts, met.trained)
         return seen, trained._replace(gradients=found, trace=trace)
 
@@ -228,7 +229,24 @@ class ProgramTrainer(Training[Leaves]):
             self.products.accumulate(target.tensors[number], pushed.flatten(1, 2), inputs, None, scale=scale)
         if target.trained[-1]:
             scale = factor * update[-1]
-            self.products.accumulate(target.readout, coefficients, trace.end, None, scale=scale)
+            rows = coefficients.reshape(len(coefficients), -1, target.readout.shape[1])
+            self.products.accumulate(target.readout, rows, _met(trace.end, target.readout), None, scale=scale)
+
+    def _output(self, end: Tensor, readout: Tensor, products: Products, scale: float) -> Tensor:
+        """(member, row, output), of positions with outputs of their own side by side."""
+        return products.image(_met(end, readout), readout, scale=scale).reshape(*end.shape[:2], -1)
+
+    def _starts(self, readout: Tensor) -> Tensor:
+        """(member, 1, output, N): cotangents of what is averaged, positions side by side, from every output."""
+        if not self._each:
+            return readout[:, None]
+        own = torch.eye(self._each, dtype=readout.dtype, device=readout.device)
+        return torch.einsum("xy,mcn->mxcyn", own, readout).flatten(3).flatten(1, 2)[:, None]
+
+    def _from_loss(self, delta: Tensor, readout: Tensor) -> Tensor:
+        """(member, row, 1, N): their sum with the coefficients Delta."""
+        found = self.products.pullback(delta.reshape(len(delta), -1, readout.shape[1]), readout)
+        return found.reshape(*delta.shape[:2], 1, -1)
 
     def _fan_in(self, number: int, state: State[Leaves]) -> int:
         """Neurons of what a matrix multiplies."""
@@ -255,17 +273,24 @@ class ProgramTrainer(Training[Leaves]):
             for number, (layer, (_, end)) in enumerate(zip(numbers.layers, numbers.ends, strict=True))
         ]
         inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
-        phi = kernels(self.products, [first.end], [second.end], [sizes[self._top]])[:, 0]
-        same = torch.eye(self.outputs, dtype=phi.dtype, device=phi.device)[:, None]
-        K = factors[numbers.readout] * phi[:, :, None, :, None] * same
+        tops = [_met(trace.end, state.weights.readout) for trace in (first, second)]
+        phi, places = kernels(self.products, tops[:1], tops[1:], [sizes[self._top]])[:, 0], self._each or 1
+        same = torch.eye(self.outputs // places, dtype=phi.dtype, device=phi.device)[:, None, None]
+        each = phi.reshape(len(phi), -1, places, 1, phi.shape[2] // places, places, 1) * same
+        K = factors[numbers.readout] * each.flatten(5).flatten(2, 3)
         K = K + tangent_kernel(self.products, first, second, factors, inputs)
         return K.flatten(3).flatten(1, 2)
 
     def preactivations(self, state: State[Leaves], seen: Fields, rows: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
         return [h[:, list(rows)] for h in _trace(seen).h]
 
-    def sharpness(self, state: State[Leaves]) -> Tensor:
-        return curvature.sharpness(Hessian(self, state))
+    def eigenvalues(self, state: State[Leaves]) -> Tensor:
+        return curvature.eigenvalues(Hessian(self, state))
+
+
+def _met(end: Tensor, readout: Tensor) -> Tensor:
+    """(member, row, N), or of every position, or with all of them side by side: what the readout multiplies."""
+    return end.reshape(len(end), -1, readout.shape[-1])
 
 
 def _trace(fields: Fields) -> Trace:
@@ -299,8 +324,8 @@ class Hessian(curvature.Flat):
             self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
             products = Products(trainer.precision, x.device, kernels=False)
             tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
-            end = trainer.network.program(tape, x).value.value.flatten(2)
-            self._output = products.image(end, self._leaves[trainer.numbers.readout], scale=scales.output)
+            end, readout = trainer.network.program(tape, x).value.value, self._leaves[trainer.numbers.readout]
+            self._output = trainer._output(end, readout, products, scales.output)
             beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
             counted = self._output + beyond.detach()
             losses = loss.values(torch, trainer.loss, counted, target).mean(1).sum()

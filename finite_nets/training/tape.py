@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
+from dmft.specs.networks.blocks import InTurn
 from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import hidden_scale, number_rate
@@ -196,7 +197,7 @@ class Constants:
         return torch.as_tensor(np.array(array)).to(self._like)
 
 
-class Tape:
+class Tape(InTurn):
     """The interpreter `net` of one pass.
 
     Args:

@@ -185,8 +185,8 @@ class Training(Generic[W]):
         """h of every layer, (member, sample, N), of these rows of a pass whose update has not been made yet."""
         raise NotImplementedError
 
-    def sharpness(self, state: State[W]) -> Tensor:
-        """(member,): `dmft.specs.curvature`."""
+    def eigenvalues(self, state: State[W]) -> Tensor:
+        """(member, iteration), of the curvature of the loss: `dmft.specs.curvature`."""
         raise NotImplementedError
 
     # ---- one update --------------------------------------------------------------------------------------------------

@@ -342,7 +342,7 @@ def test_help_tells_of_an_architecture_of_ones_own(wavy, capsys):
         (f"{PROBLEM} --activation tang", "activation 'tang' is unknown; choose one of tanh"),
         (f"{PROBLEM} --loss cross_entropy", 'For targets -1 and +1 take loss="logistic"'),
         (f"{PROBLEM} --classes 3 11", "class 11 does not occur"),
-        (f"{PROBLEM} --source nowhere", "'nowhere' is neither one of digits"),
+        (f"{PROBLEM} --source nowhere", "'nowhere' is neither one of acsf1"),
         (f"{PROBLEM} --branch-scale 1", "--branch-scale does not go with --network mlp"),
         (f"{PROBLEM} --step-size 1 --scheme euler", "--step-size and --scheme do not go with --training descent"),
         (f"{PROBLEM} --training flow --step-size 1 --momentum 0", "--momentum does not go with --training flow"),

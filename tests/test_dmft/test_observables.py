@@ -87,7 +87,8 @@ def test_results_hold_observables_in_one_order_and_by_default_what_they_held_bef
         ({"name": "mine", "dims": ("layer",)}, "step among them"),
         ({"name": "mine", "dims": ("step", "layer")}, "in this order"),
         ({"name": "mine", "dims": ("step",), "needs": "a miracle"}, "needs='a miracle' of mine is unknown"),
-        ({"name": "mine", "dims": ("layer", "step"), "needs": "predictions"}, "what follows from predictions is"),
+        ({"name": "mine", "dims": ("layer", "step"), "needs": "predictions"}, "what needs 'predictions' is"),
+        ({"name": "mine", "dims": ("layer", "step"), "needs": "hessian"}, "what needs 'hessian' is"),
     ],
 )
 def test_what_is_no_observable_is_refused_with_a_reason(described, error, own):
@@ -373,6 +374,24 @@ def test_networks_in_law_have_what_jumps(own):
         z = (a.mean("seed") - b.mean("seed")) / np.sqrt((a.var("seed") + b.var("seed")) / 200)
         assert abs(z).max() < 4
         assert a.std("seed").min() > 0.01
+
+
+def test_what_the_curvature_shows_has_a_formula_of_eigenvalues(own):
+    @own(dims=("step",), needs="hessian")
+    def condition(eigenvalues):
+        return eigenvalues[..., -1] - eigenvalues[..., 0]
+
+    problem = some_problem(network=dmft.MLP(1, gamma0=2.0))
+    asked = {"observables": ["sharpness", condition], "save_steps": [3]}
+    theory = dmft.solve(problem, particles=256, scrambles=4, **asked)
+    nets = finite_nets.train_ensemble(problem, widths=[256], seeds=40, **asked)
+    for name in ("sharpness", "condition"):
+        error = np.hypot(theory[f"{name}_se"], nets[name].std("seed").values.ravel() / 40**0.5)
+        assert abs(theory[name] - nets[name].mean(("width", "seed"))) < 4 * error
+    assert theory.condition > 1.02 * theory.sharpness  # some directions are curved downwards
+    stream = some_problem(network=dmft.MLP(2, centered=False), batches=[[0, 1], [1, 2], [0, 2]], observe="test")
+    with pytest.raises(ValueError, match='the curvature is that of the loss .* observe="test"'):
+        dmft.solve(stream, observables=[condition])
 
 
 def test_of_a_stream_an_observable_sees_its_probes_and_none_that_is_trained_on(own):

@@ -103,7 +103,7 @@ def explicit_sharpness(problem, width):
     found = []
     room = loop.empty_history(start, rule, form, [problem.training.steps])
     for t in range(problem.training.steps + 1):
-        found.append(float(curvature.sharpness(start, rule, t, form=form)))
+        found.append(float(curvature.eigenvalues(start, rule, t, form=form)[-1]))
         start, room = loop.advance(start, room, rule, t, t + 1, form=form)
     return found
 
@@ -207,7 +207,7 @@ FAST = ("line", "numbers, a matrix used twice")
 def explicit_program(problem, width):
     rule, form = loop.rule_of(problem), loop.form_of(problem)
     start, theta = explicit_start(problem, width, rule, form)
-    return curvature.sharpness(start, rule, 0, form=form), theta, rule
+    return curvature.eigenvalues(start, rule, 0, form=form)[-1], theta, rule
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_what_is_not_offered_is_refused():
 
 def test_memory_is_that_of_the_state_with_room_for_banks():
     problem = line(2)
-    run = Run(problem, np.arange(2), 64, 0.03, centered=True, sharpness=True)
+    run = Run(problem, np.arange(2), 64, 0.03, centered=True, curvature=True)
     capacity = run.block
 
     def extended():

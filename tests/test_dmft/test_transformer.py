@@ -145,6 +145,72 @@ def test_a_block_is_that_of_pytorch(name):
         assert abs(h + theirs(h, h, h)[0] - after).max() > 0.1
 
 
+def every_position(**options):
+    """Two outputs at each of three positions."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 6))
+    y = np.random.default_rng(1).choice([-1.0, 1.0], size=(2, 3, 2))
+    options = {"head_dim": 2, "readout": "every position", "causal": True, "steps": 5} | options
+    return problem(data=dmft.Task(x, y.reshape(2, -1)), **options)
+
+
+def test_outputs_of_every_position_are_those_of_automatic_differentiation():
+    given, width = every_position(), WIDTH
+    asked = ["prediction", "ntk", "loss"]
+    nets = finite_nets.train_ensemble(given, widths=[width], seeds=[4], dtype="float64", observables=asked)
+    x, weights, heads = drawn(given)
+    weights["w"] = drawn_readout(given)
+    y, rate = torch.tensor(given.task.y_train), given.training.learning_rate * width
+
+    def outputs(weights):
+        streams, _, _ = transformer(x, weights | {"w": weights["w"][0]}, **of_source(given.network, heads))
+        return (streams[-1] @ weights["w"].T / width).flatten(1)  # (position, output)
+
+    found = []
+    for step in range(given.training.steps + 1):
+        weights = {name: a.detach().requires_grad_() for name, a in weights.items()}
+        f = outputs(weights)
+        if step == 0:
+            rows = [torch.autograd.grad(each, list(weights.values()), retain_graph=True) for each in f.flatten()]
+            J = torch.stack([torch.cat([a.flatten() for a in row]) for row in rows])
+        found.append(f.detach().numpy())
+        pushes = torch.autograd.grad(((f - y) ** 2).sum(1).mean() / 2, list(weights.values()))
+        weights = {name: a - rate * g for (name, a), g in zip(weights.items(), pushes, strict=True)}
+    np.testing.assert_allclose(nets.prediction[0, 0], found, atol=1e-12)
+    assert nets.position.values.tolist() == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_allclose(nets.ntk[0, 0, 0].values.reshape(12, 12), width * (J @ J.T), rtol=1e-9, atol=1e-12)
+    assert abs(found[-1] - found[0]).max() > 0.1
+
+
+def drawn_readout(given):
+    with usual_torch(torch.device("cpu")):
+        trainer = programs.trainer_of(given, torch.device("cpu"), PRECISIONS["float64"])
+        drawn = trainer.draw(WIDTH, torch.tensor([4]), 0)[trainer.numbers.readout][0]
+    return drawn.clone()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{}, {"head_dim": None, "heads": 2, "limit": "head_dim"}], ids=["heads", "head_dim"]
+)
+def test_the_limit_of_outputs_of_every_position_is_that_of_networks(options):
+    given, counts = every_position(**options), (600, 300)
+    theory = dmft.solve(given, particles=1024, scrambles=4, tolerance=1e-3, observables=["prediction", "ntk"])
+    nets = [
+        finite_nets.train_ensemble(given, widths=[n], seeds=count, observables=["prediction"])
+        .prediction[0]
+        .astype(float)
+        for n, count in zip((32, 64), counts, strict=True)
+    ]
+    few, many = (each.mean("seed").values for each in nets)
+    error = np.hypot(*(f * each.std("seed").values / c**0.5 for f, each, c in zip((1, 2), nets, counts, strict=True)))
+    z = (2 * many - few - theory.prediction.values) / np.hypot(error, theory.prediction_se.values)
+    assert np.sqrt((z[1:] ** 2).mean()) < 2
+    mean = (
+        dmft.solve(problem(data=given.task, steps=5, head_dim=2), particles=256, scrambles=2) if not options else None
+    )
+    assert mean is None or abs(mean.prediction.values - theory.prediction.values).max() > 0.1
+
+
 # ---- the exact recursion ---------------------------------------------------------------------------------------------
 
 
@@ -332,7 +398,7 @@ def test_networks_in_law_are_networks(options):
         ({"heads": 0, "limit": "head_dim"}, "heads=0 is too small"),
         ({"head_dim": 4, "blocks": 0}, "blocks=0 is too small"),
         ({"head_dim": 4, "limit": "width"}, "limit='width' is unknown; choose one of 'heads', 'head_dim'"),
-        ({"head_dim": 4, "readout": "every position"}, "readout='every position' is unknown"),
+        ({"head_dim": 4, "readout": "first"}, "readout='first' is unknown; choose one of 'mean', 'last', 'every pos"),
         ({"head_dim": 4, "positions": "sine"}, "positions='sine' is unknown; choose one of None, 'learned'"),
         ({"head_dim": 4, "attention_exponent": 0.4}, "attention_exponent=0.4 is not between 1/2 and 1"),
         ({"head_dim": 4, "branch_exponent": 2}, "branch_exponent=2.0 is not between 1/2 and 1"),
@@ -361,6 +427,24 @@ def test_inputs_without_positions_are_refused():
         dmft.solve(mlp, observables=["attention"])
     with pytest.raises(ValueError, match="width=9 gives the population .* 9 neurons, .* units of 2"):
         finite_nets.train_ensemble(problem(head_dim=2), widths=[9], seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([1.0, -1.0], "each of 2 positions is read, and targets have 1 output; give y"),
+        (np.ones((2, 3)), "each of 2 positions is read, and targets have 3 outputs; .* or a multiple"),
+    ],
+)
+def test_targets_without_every_position_are_refused(y, message):
+    data = dmft.Task(task().x, y)
+    with pytest.raises(ValueError, match=message):
+        problem(data=data, head_dim=2, readout="every position")
+    wide = problem(data=dmft.Task(task().x, np.ones((2, 4))), head_dim=2, readout="every position")
+    with pytest.raises(ValueError, match="sharpness of the limit is offered where one field is read"):
+        dmft.solve(wide, observables=["sharpness"])
+    with pytest.raises(ValueError, match="has outputs at every position"):
+        dmft.lazy_limit(wide)
 
 
 def test_transformers_are_known_by_their_fields():

@@ -9,7 +9,8 @@ import comparisons
 import dmft
 import finite_nets
 from dmft.errors import DivergenceError
-from finite_nets.modules.members import Batched, start
+from finite_nets.modules import members
+from finite_nets.modules.members import Batched, conv_by_products, start
 from finite_nets.modules.rates import Rate
 from finite_nets.modules.training import Optimiser, augmented
 
@@ -330,6 +331,42 @@ def test_group_norms_are_those_of_torch():
     together = batched.forward(forward, values, x)
     for i in range(2):
         torch.testing.assert_close(together[i], forward({k: v[i] for k, v in values.items()}, x))
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"padding": (0, 2), "dilation": (2, 1)}])
+def test_convolutions_by_products_are_convolutions(options):
+    x, weight, bias = torch.randn(2, 3, 7, 6), torch.randn(4, 3, 3, 2), torch.randn(4)
+    torch.testing.assert_close(conv_by_products(x, weight, bias, **options), torch.conv2d(x, weight, bias, **options))
+    assert conv_by_products(x, torch.randn(3, 1, 3, 3), groups=3) is None
+
+
+def test_networks_with_convolutions_by_products_are_the_same(monkeypatch):
+    plain, calls = images(), []
+    made = members._SideBySide.__init__
+    monkeypatch.setattr(members, "LARGE", 1)
+    monkeypatch.setattr(members._SideBySide, "__init__", lambda self, _: made(self, True))
+    monkeypatch.setattr(members, "conv_by_products", lambda *a, **k: calls.append(1) or conv_by_products(*a, **k))
+    np.testing.assert_allclose(images().prediction, plain.prediction, atol=1e-5)
+    assert calls
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bf16"])
+def test_networks_on_a_gpu_are_those_of_the_cpu(dtype, monkeypatch):
+    """The same draws and batches: apart by rounding, of bfloat16 2^-8 a product; products of convolutions as well."""
+    monkeypatch.setattr(members, "LARGE", 1)
+    one, other = images(device="cpu"), images(device="gpu", dtype=dtype)
+    np.testing.assert_allclose(
+        other.prediction, one.prediction, atol={"float32": 1e-4, "tf32": 5e-3, "bf16": 5e-2}[dtype]
+    )
+    assert other.attrs["device"] != "cpu"
+
+
+def test_a_plan_says_what_there_is_to_do():
+    plan = finite_nets.plan_modules(perceptron, TASK, finite_nets.ModuleTraining(0.5, steps=20), [4, 8], 3)
+    assert [cost.parameters for cost in plan.costs] == [40, 112]
+    assert str(plan).splitlines()[1].split()[:4] == ["4", "40", "3", "3"]
+    assert plan.seconds > 0
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ HOSTS = {
     "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
     "deterministic": lambda: everywhere(torch.use_deterministic_algorithms, True, False),
     "products": lambda: everywhere(torch.set_float32_matmul_precision, "medium", "highest"),
-    "products, by newer names": lambda: everywhere(products, ("tf32", "bf16"), ("none", "none")),
+    "products, by newer names": lambda: everywhere(products, ("tf32", "bf16", "ieee"), ("none", "none", "tf32")),
     "denormals": lambda: everywhere(torch.set_flush_denormal, True, False),
     "NumPy": lambda: np.errstate(all="raise"),
 }

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from dmft.schema.observable import HESSIAN, Observable
-from dmft.schema.registry import register
-from dmft.specs import Problem
+from typing import Any
+
+from dmft.schema.observable import HESSIAN
+from dmft.schema.registry import observable
 
 
-def _refusal(problem: Problem) -> str:
-    if problem.training.observe != "test":
-        return ""
-    return 'sharpness is that of the loss over all training samples, which observe="test" never meets together'
-
-
-register(Observable("sharpness", None, dims=("step",), needs=HESSIAN, refusal=_refusal))
+@observable(dims=("step",), needs=HESSIAN)
+def sharpness(eigenvalues: Any) -> Any:
+    return eigenvalues[..., -1]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
+from dmft.specs.networks.blocks import InTurn
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
 from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.program import BESIDE, Architecture, numbers, structure, with_numbers
@@ -152,7 +153,7 @@ def _made(network: Any, shape: tuple[int, ...], turn: int = 0) -> list[tuple[Arr
     return [(net.whole(each), each.population) for each in (*net.seen, end)]
 
 
-class _Values:
+class _Values(InTurn):
     """An interpreter of networks of a small width, whose units are turned by so many."""
 
     def __init__(self, shape: tuple[int, ...], turn: int = 0, width: int = WIDTH) -> None:

@@ -116,10 +116,11 @@ class ResidualMLP(Architecture):
         object.__setattr__(self, "branch_scale", _check.positive("branch_scale", scale))
 
     def program(self, net: Any, x: Any) -> Field:
-        h = net.read("W0", x, to=0)
-        for layer in range(1, self.depth):
-            h = h + self.branch * _image(self, net, layer, net.layer(h, net.activate(self.activation, h)), to=0)
+        h = net.blocks(self.depth - 1, self._block, net.read("W0", x, to=0))
         return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
+
+    def _block(self, net: Any, h: Field) -> Field:
+        return h + self.branch * _image(self, net, "", net.layer(h, net.activate(self.activation, h)), to=0)
 
     @property
     def residual(self) -> bool:
@@ -136,8 +137,8 @@ class ResidualMLP(Architecture):
 Network = MLP | ResidualMLP
 
 
-def _image(network: Network, net: Any, layer: int, features: Field, *, to: int) -> Field:
-    """W^l features / sqrt(N) + bias b^l."""
+def _image(network: Network, net: Any, layer: int | str, features: Field, *, to: int) -> Field:
+    """W^l features / sqrt(N) + bias b^l, of the weights of a layer of this name."""
     u: Field = net.apply(f"W{layer}", features, to=to)
     # a traced number is not asked whether it is zero
     biased = not isinstance(network.bias, int | float) or network.bias != 0

@@ -15,6 +15,7 @@ An architecture is a frozen dataclass with one method, its forward pass, written
     overlaps(a, b)                  <a_s b_t>           of all pairs of positions (s, t), numbered row by row
     flatten(h)                      h / sqrt(X)         of X positions, which the readout has weights of its own for
     layer(h, features)              names h^l and what it shows the next layer, of which results hold kernels
+    blocks(count, block, h)         h <- block(net, h), so many times: equal blocks, each with weights of its own
     show(name, formula, a, ...)     names what observables may take averages of: a number of each unit
     h + g,  c * h
 
@@ -34,6 +35,11 @@ matrices are over units and components alike.  `overlaps` are averages over unit
 returns the field that the readout averages, without positions, or what `flatten` gives:
 
     f_c = <w_c features> / gamma0,      sum_x <w_cx features_x> / (gamma0 sqrt(X))
+
+or f_xc = <w_c features_x> / gamma0 of every position, with one readout for all (`every_position`).
+
+A block is made of h and its own weights alone, which it names as if it were alone, and returns a field of the same
+population and positions as h.  However many there are, the compiled code of the limit has one of them.
 
 `net.shape` is the shape of one input as the task has it.  Weights and their layers are numbered 0, 1, ... in the order
 in which `read` and `apply` meet them; the readout is the last.  Vectors and numbers belong to the layer of the matrix
@@ -104,6 +110,12 @@ class Architecture:
         flat = x.reshape(len(x), -1)
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
+
+    @property
+    def every_position(self) -> bool:
+        """Whether the readout reads each position of what `program` returns, in place of one field without: outputs are
+        (position, output), side by side."""
+        return False
 
     def counts(self, width: int) -> dict[str, int]:
         """What a network of this width has besides its N neurons, by the name of a coordinate of results."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,24 +111,21 @@ class ResidualCNN(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         *_, grid = self.grids(net.shape)
-        h = net.read("W0", x, to=STREAM)
-        for first in range(1, self.depth, self.branch_layers):
-            h = self._block(net, h, grid, first)
-        return pooled(net, self._shown(net, h, self.depth - 1), math.prod(grid), self.pooling)
+        h = net.blocks(self.blocks, partial(self._block, grid=grid), net.read("W0", x, to=STREAM))
+        return pooled(net, self._shown(net, h), math.prod(grid), self.pooling)
 
-    def _block(self, net: Any, h: Field, grid: tuple[int, ...], first: int) -> Field:
-        """A block, of which the first convolution has this number."""
-        mix, shown = mixing(grid, self.kernel_size, 1, self.padding), self._shown(net, h, first - 1)
+    def _block(self, net: Any, h: Field, grid: tuple[int, ...]) -> Field:
+        mix, shown = mixing(grid, self.kernel_size, 1, self.padding), self._shown(net, h)
         if self.branch_layers == 2:
-            u = learned(self.blocks, self.branch_exponent) * net.apply(f"W{first}", shown, to=INNER, mix=mix)
-            shown = self._shown(net, u, first)
+            u = learned(self.blocks, self.branch_exponent) * net.apply("U", shown, to=INNER, mix=mix)
+            shown = self._shown(net, u, "inner gain")
         scale = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
-        branch: Field = scale * net.apply(f"W{first + self.branch_layers - 1}", shown, to=STREAM, mix=mix)
+        branch: Field = scale * net.apply("V", shown, to=STREAM, mix=mix)
         return h + branch
 
-    def _shown(self, net: Any, h: Field, number: int) -> Field:
-        """phi_n(h), of the layer of this number."""
-        scaled = normalized(self.normalization, net, h, f"gain{number}" if self.trained_gain else None)
+    def _shown(self, net: Any, h: Field, gain: str = "gain") -> Field:
+        """phi_n(h), with a gain of this name."""
+        scaled = normalized(self.normalization, net, h, gain if self.trained_gain else None)
         return net.layer(h, net.activate(self.activation, scaled))  # type: ignore[no-any-return]
 
     def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.specs import _check
 from dmft.specs.activation import Activation
+from dmft.specs.networks.blocks import Block, Inside, Make
 from dmft.specs.networks.population import (
     Field,
     Formula,
@@ -33,6 +35,8 @@ class Part:
     layer: its number; source: population that is multiplied, None for inputs and vectors; target: population of the
     result, None for a number; bank: matrices that share their ends, 0 for a single one; positions: (of the result, of
     what is multiplied), 0 for none, the most of all its uses.
+    place: in the blocks that follow each other, which and under what name; of all others None.
+    layers: of one part in the place of those of all equal blocks (`Sketch.stacked`), theirs.
     """
 
     name: str
@@ -41,6 +45,13 @@ class Part:
     target: Hashable | None
     bank: int = 0
     positions: tuple[int, int] = (0, 0)
+    place: tuple[int, str] | None = None
+    layers: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many blocks it stands for."""
+        return len(self.layers) or 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,10 @@ class Sketch:
     uses: of one matrix in a pass, the most.
     shown: (name, positions, population) of everything that observables may take averages of; None for numbers.
     flattened: (positions,) that the readout has weights of its own for; () where what it averages has none.
+    read: positions, each of which one readout gives outputs of its own; 0 where it reads a sample as a whole.
+    blocks: (number of the first, how many) of blocks that follow each other.
+    places: of every layer, as of a `Part`.
+    groups: layers by number, those together that are held together: all alone, unless `stacked`.
     """
 
     populations: tuple[Hashable, ...]
@@ -66,6 +81,10 @@ class Sketch:
     uses: int = 1
     shown: tuple[tuple[str, int, Hashable | None], ...] = ()
     flattened: tuple[int, ...] = ()
+    read: int = 0
+    blocks: tuple[tuple[int, int], ...] = ()
+    places: tuple[tuple[int, int] | None, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def depth(self) -> int:
@@ -78,6 +97,10 @@ class Sketch:
         positions = self.reads[0].positions[0]
         heads = sum(name == ATTENTION for name, *_ in self.shown)
         return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+
+    def rows_of_readout(self, outputs: int) -> int:
+        """Of all outputs, those of a position."""
+        return outputs // (self.read or 1)
 
     def pairs(self, sizes: Sequence[int]) -> int:
         """Numbers of a row that attention makes for each of its positions, the most: one a key and unit of populations
@@ -92,7 +115,35 @@ class Sketch:
     @property
     def readout_layer(self) -> int:
         """The number of the readout among weights."""
-        return len(self.reads) + len(self.matrices)
+        return len(self.reads) + sum(part.count for part in self.matrices)
+
+    def stacked(self, least: float) -> Sketch:
+        """With one part for those in one place of at least so many equal blocks; the others, and `blocks`, are left."""
+        long = tuple((first, count) for first, count in self.blocks if count >= least)
+        firsts = {first for first, _ in long}
+
+        def together(places: Iterable[tuple[int, Any] | None]) -> list[list[int]]:
+            found: dict[Hashable, list[int]] = {}
+            for i, place in enumerate(places):
+                found.setdefault(place if place is not None and place[0] in firsts else i, []).append(i)
+            return list(found.values())
+
+        def merged(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+            groups = ([parts[i] for i in group] for group in together(part.place for part in parts))
+            return tuple(
+                replace(group[0], layers=tuple(part.layer for part in group))
+                if group[0].place is not None and group[0].place[0] in firsts
+                else group[0]
+                for group in groups
+            )
+
+        return replace(
+            self,
+            matrices=merged(self.matrices),
+            vectors=merged(self.vectors),
+            blocks=long,
+            groups=tuple(tuple(group) for group in together(self.places)),
+        )
 
     def place(self, population: Hashable) -> int:
         return self.populations.index(named(population))
@@ -151,7 +202,13 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         end = network.program(drawn, network.inputs(np.ones((1, *shape))))
     name = type(network).__name__
     flat = any(end is each for each in drawn.flattened)
-    if not isinstance(end, Field) or end.population is None or np.ndim(end.value) != 2 + flat:
+    if (
+        not isinstance(end, Field)
+        or end.population is None
+        or np.ndim(end.value) != 2 + (flat or network.every_position)
+    ):
+        if network.every_position:
+            raise ValueError(f"the program of {name} must return a field with positions, each of which is read.")
         raise ValueError(
             f"the program of {name} must return a field without positions, which the readout averages; average over "
             "positions with net.mix(h, A), or return net.flatten(h), for a readout with weights of its own at each."
@@ -175,7 +232,11 @@ def sketch_of(network: Any, shape: tuple[int, ...]) -> Sketch:
         drawn.linear,
         max(drawn.uses.values(), default=1),
         tuple(drawn.shown),
-        end.value.shape[1:-1],
+        () if network.every_position else end.value.shape[1:-1],
+        end.value.shape[1] if network.every_position else 0,
+        tuple(drawn.runs),
+        tuple(drawn.places),
+        tuple((i,) for i in range(len(drawn.layers))),
     )
 
 
@@ -199,9 +260,36 @@ class _Drawing:
         self.uses: dict[str, int] = {}
         self.shown: list[tuple[str, int, Hashable | None]] = []
         self._origins: list[tuple[Field, str, tuple[Field, ...]]] = []
+        self.runs: list[tuple[int, int]] = []
+        self.places: list[tuple[int, int] | None] = []
+        self._block: Inside | None = None
+
+    def blocks(self, count: int, block: Make, h: Field) -> Field:
+        count, first = _check.integer("count", count, minimum=0), 1 + sum(met for _, met in self.runs)
+        made: list[Inside] = []
+        for number in range(first, first + count):
+            self._block = inside = Inside(first, number, {id(h)})
+            after = block(Block(self, number), h)
+            self._block = None
+            if not isinstance(after, Field) or (after.population, after.value.shape) != (h.population, h.value.shape):
+                raise ValueError("a block of net.blocks returns a field of the population and positions of its h.")
+            made.append(inside)
+            if inside.form != made[0].form:
+                raise ValueError("blocks of net.blocks differ from each other; give those of each form a call.")
+            h = after
+        if count:
+            self.runs.append((first, count))
+        return h
 
     def _field(self, value: Any, population: Hashable, *given: Field, name: str = "") -> Field:
         made = Field(self, value, population)
+        if self._block is not None:
+            if not all(id(each) in self._block.known for each in given):
+                raise ValueError(
+                    "a block of net.blocks uses a field from outside; it is made of its h and of weights of its own."
+                )
+            self._block.known.add(id(made))
+            self._block.form.append((self._block.alone(name), made.population, np.shape(value), len(given)))
         if made.population is not None:
             self._met(made.population)
         self._origins.append((made, name, given))
@@ -233,6 +321,8 @@ class _Drawing:
         return [name for name, reached in names.items() if not reached] + layers
 
     def _noted(self, kind: dict[str, Part], part: Part) -> None:
+        if self._block is not None:
+            part = replace(part, place=self._block.place(part.name))
         known = [p for parts in (self.reads, self.matrices, self.vectors) for p in parts.values()]
         before = next((p for p in known if p.name == part.name), None)
         if before is None:
@@ -288,6 +378,8 @@ class _Drawing:
     def activate(self, phi: Activation, h: Field) -> Field:
         _require_rows("activate", h)
         self.activations.append(phi)
+        if self._block is not None:
+            self._block.form.append(phi)
         self.linear &= phi.name == "linear"
         return self._field(h.value, h.population, h)
 
@@ -323,6 +415,8 @@ class _Drawing:
     def show(self, name: str, formula: Formula, *values: Field) -> None:
         found = np.shape(on_units(formula, np, values, [v.value for v in values]))
         self.shown.append((name, found[-2] if len(found) == 3 else 0, population_of(values)))
+        if self._block is not None:
+            self._block.form.append((name, found))
 
     def flatten(self, h: Field) -> Field:
         if h.value.ndim != 3:
@@ -340,6 +434,7 @@ class _Drawing:
             )
         self._named.append(h)
         self.layers.append((h.population, h.value.shape[-2] if h.value.ndim == 3 else 0))
+        self.places.append(None if self._block is None else self._block.next_layer())
         return features
 
     def add(self, a: Field, b: Field) -> Field:

@@ -5,7 +5,7 @@
     k = d^{alpha_A - 1} W_K h / sqrt(N),  q likewise,  v = W_V h / sqrt(N)       d neurons a head, N / d = H heads
     A_{st} = d^{-alpha_A} k_s . q_t,   sigma = softmax of A over t,   m_s = sum_t sigma_{st} v_t         in every head
     MHSA_s = W_O m_s / sqrt(N),    MLP_s = W_D phi(W_U h_s / sqrt(N)) / sqrt(r N)
-    f = w . mean_s h^{L+1}_s / (gamma0 N)
+    f = w . mean_s h^{L+1}_s / (gamma0 N),   or f_s = w . h^{L+1}_s / (gamma0 N) at every position
 
 of weights N(0, 1), and W_K, W_Q of variance d^{2 - 2 alpha_A}.  All learn at the rate eta gamma0^2 N, those of blocks
 at L^{2 alpha_L - 1} times that, so that what a block learns is of order 1 / L for every alpha_L: such a factor c^2 is a
@@ -46,7 +46,7 @@ from dmft.specs.parameterization import MEAN_FIELD, STANDARD, branch_factor, inp
 HEADS, HEAD_DIM = "heads", "head_dim"
 LIMITS = (HEADS, HEAD_DIM)
 POSITIONS = (None, "learned")
-READOUTS = ("mean", "last")
+READOUTS = ("mean", "last", "every position")
 STREAM = "stream"
 
 
@@ -71,7 +71,9 @@ class Transformer(Architecture):
         normalization: of what branches read, "layer_norm", "rms_norm" (`dmft.LayerNorm`, `dmft.RMSNorm`: over the
             neurons, at each position), or None.
         trained_gain: whether each normalisation trains a gain, one number, from 1 on.
-        readout: what is read, "mean" of all positions, or the "last" one.
+        readout: what is read, "mean" of all positions, the "last" one, or "every position": outputs are then those of
+            all positions side by side, targets (sample, position), or (sample, position, output) with the last two
+            axes flattened.
         centered: subtract from the output its value at initialisation.
         frozen: weights that are not trained, by their names or numbers (`weights`); a gain by the weight before it.
         parameterization, weight_variance: as of `MLP`; "standard" is not offered.
@@ -181,6 +183,10 @@ class Transformer(Architecture):
         return {name: number for number, name in enumerate(names)}
 
     @property
+    def every_position(self) -> bool:
+        return self.readout == READOUTS[-1]
+
+    @property
     def _group(self) -> int:
         """Neurons of a unit of the population of heads."""
         fixed = self.head_dim if self.limit == HEADS else self.heads
@@ -189,33 +195,41 @@ class Transformer(Architecture):
 
     def program(self, net: Any, x: Any) -> Field:
         count = _positions(net.shape)
-        c = learned(self.blocks, self.branch_exponent)
-        branch = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
-        h = net.read("W0", x, to=STREAM)
-        for block in range(1, self.blocks + 1):
-            shown = net.layer(h, self._normalized(net, h, f"a{block}"))
-            h = h + branch * net.apply(f"O{block}", self._attended(net, shown, block, c), to=STREAM)
-            if self.mlp:
-                shown = self._normalized(net, h, f"m{block}")
-                u = c * net.apply(f"U{block}", shown, to=Population(("mlp", block), self.mlp_width))
-                h = h + branch * net.apply(f"D{block}", net.activate(self.activation, u), to=STREAM)
+        h = net.blocks(self.blocks, self._block, net.read("W0", x, to=STREAM))
+        if self.every_position:
+            return net.layer(h, h)  # type: ignore[no-any-return]
         read = np.full(count, 1 / count) if self.readout == "mean" else np.eye(count)[-1]
         return net.mix(net.layer(h, h), read)  # type: ignore[no-any-return]
+
+    def _block(self, net: Any, h: Field) -> Field:
+        branch = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
+        shown = net.layer(h, self._normalized(net, h, "a"))
+        h = h + branch * net.apply("O", self._attended(net, shown), to=STREAM)
+        if self.mlp:
+            shown = self._normalized(net, h, "m")
+            u = self._learned * net.apply("U", shown, to=Population("mlp", self.mlp_width))
+            h = h + branch * net.apply("D", net.activate(self.activation, u), to=STREAM)
+        return h
+
+    @property
+    def _learned(self) -> Any:
+        """c of blocks."""
+        return learned(self.blocks, self.branch_exponent)
 
     def _normalized(self, net: Any, h: Field, gain: str) -> Field:
         return normalized(self.normalization, net, h, gain if self.trained_gain else None)
 
-    def _attended(self, net: Any, h: Field, block: int, c: Any) -> Field:
+    def _attended(self, net: Any, h: Field) -> Field:
         """m of all heads."""
-        heads = Population(("heads", block), group=self._group)
+        c, heads = self._learned, Population("heads", group=self._group)
         if self.limit == HEADS:
             scale = c * self._group ** (self.attention_exponent - 1)
-            k, q = (scale * net.apply(f"{name}{block}", h, to=heads) for name in "KQ")
-            v = c * net.apply(f"V{block}", h, to=heads)
+            k, q = (scale * net.apply(name, h, to=heads) for name in "KQ")
+            v = c * net.apply("V", h, to=heads)
             within = partial(scores, exponent=self.attention_exponent)
             net.show(ATTENTION, partial(_shown, of=within, causal=self.causal), k, q)
             return net.local(partial(attended, of=within, axes="hn", causal=self.causal), v, k, q)  # type: ignore[no-any-return]
-        k, q, v = (c * net.apply(f"{name}{block}", h, to=heads) for name in "KQV")
+        k, q, v = (c * net.apply(name, h, to=heads) for name in "KQV")
         A = net.overlaps(k, q)
         net.show(ATTENTION, partial(_shown_numbers, causal=self.causal), A)
         return net.local(partial(attended, of=of_pairs, axes="nh", causal=self.causal), v, A)  # type: ignore[no-any-return]

@@ -1,5 +1,17 @@
 """High-dimensional random data: their spectra, and the models that are trained on them."""
 
+from dmft.specs.random_data.data import RandomData
+from dmft.specs.random_data.models import DeepLinear, ProjectedLinear, RandomFeatures, RandomModel
 from dmft.specs.random_data.spectra import Spectrum, isotropic, measured, power_law
 
-__all__ = ["Spectrum", "isotropic", "measured", "power_law"]
+__all__ = [
+    "DeepLinear",
+    "ProjectedLinear",
+    "RandomData",
+    "RandomFeatures",
+    "RandomModel",
+    "Spectrum",
+    "isotropic",
+    "measured",
+    "power_law",
+]

@@ -177,6 +177,16 @@ class Task:
         """The arrays that are there, by field name."""
         return {name: value for name in ARRAYS if (value := getattr(self, name)) is not None}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What JSON holds beside the arrays: nothing."""
+        return {}
+
+    @classmethod
+    def stored(cls, arrays: Mapping[str, NDArray[np.float64]], described: Mapping[str, Any]) -> Task:
+        """The data that JSON describes."""
+        return cls(**arrays, provenance=described.get("provenance", {}))
+
     @cached_property
     def sha256(self) -> str:
         """Digest of names, shapes and float64 bytes of the arrays."""

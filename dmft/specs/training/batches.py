@@ -11,7 +11,13 @@ OBSERVE = ("all", "test")
 
 
 def random_batches(n_train: int, size: int, steps: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """(step, position): batches of shuffled epochs; the last n_train % size samples of each epoch rest."""
+    """(step, position): batches of shuffled epochs; the last n_train % size samples of each epoch rest.
+
+    Example:
+        >>> batches = dmft.random_batches(n_train=6, size=2, steps=4)
+        >>> batches.shape, sorted(batches[:3].ravel().tolist())
+        ((4, 2), [0, 1, 2, 3, 4, 5])
+    """
     n_train = _check.integer("n_train", n_train, minimum=1)
     size, steps = _batch_size(size, n_train), _check.integer("steps", steps, minimum=1)
     rng = np.random.default_rng(_check.integer("seed", seed, minimum=0))
@@ -23,7 +29,12 @@ def random_batches(n_train: int, size: int, steps: int, *, seed: int = 0) -> NDA
 
 
 def one_pass(n_train: int, size: int) -> NDArray[np.int64]:
-    """(step, position): consecutive batches, each sample in one of them (online learning); n_train // size steps."""
+    """(step, position): consecutive batches, each sample in one of them (online learning); n_train // size steps.
+
+    Example:
+        >>> dmft.one_pass(n_train=6, size=2).tolist()
+        [[0, 1], [2, 3], [4, 5]]
+    """
     n_train = _check.integer("n_train", n_train, minimum=1)
     size = _batch_size(size, n_train)
     return np.arange(n_train // size * size).reshape(-1, size)

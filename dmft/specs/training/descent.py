@@ -38,6 +38,13 @@ class GradientDescent(Training):
 
     Raises:
         ValueError, TypeError: naming the argument.
+
+    Example:
+        >>> warmed_up = dmft.GradientDescent((0.1, 0.2, 0.4), steps=3, momentum=0.9)
+        >>> warmed_up.times.round(1).tolist()
+        [0.0, 0.1, 0.3, 0.7]
+        >>> warmed_up.memory.c[3].round(3).tolist()  # heavy balls go on with what they were given
+        [0.604, 0.56, 0.4]
     """
 
     learning_rate: float | tuple[float, ...]

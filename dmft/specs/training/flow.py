@@ -39,6 +39,11 @@ class GradientFlow(Training):
 
     Raises:
         ValueError, TypeError: naming the argument.
+
+    Example:
+        >>> flow = dmft.GradientFlow(learning_rate=1.0, step_size=(0.1, 0.2, 0.4))
+        >>> flow.steps, flow.times.round(1).tolist()
+        (3, [0.0, 0.1, 0.3, 0.7])
     """
 
     learning_rate: float

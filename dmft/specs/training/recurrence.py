@@ -126,6 +126,20 @@ class Training:
     and trains the limit, its fluctuations, the closed forms and networks.  Fields named `batches` and `observe` mean
     what they mean for `dmft.GradientDescent`, and are checked in the same way.  It is described by its module and name,
     which has to be importable where a description is read.
+
+    Example:
+        >>> from dataclasses import dataclass, replace
+        >>> @dataclass(frozen=True)
+        ... class Fading(dmft.Training):
+        ...     learning_rate: float
+        ...     steps: int
+        ...
+        ...     def recurrence(self, t):
+        ...         return [[0.9]], [self.learning_rate]
+        >>> dmft.solve(replace(problem, training=Fading(0.5, 2)), particles=256, scrambles=2).sizes["step"]
+        3
+        >>> Fading(0.5, 2).memory.d.round(2).tolist()
+        [1.0, 0.9, 0.81]
     """
 
     steps: int
