@@ -1,8 +1,9 @@
 """What results say of the modules that they are of: the description that stands in the place of a `dmft.Problem`.
 
 It has no limit that the theory would compute, and is not read back; analyses ask it for loss and labels, and it tells
-results of different modules, data and trainings apart.  The module is known by its parameters, their roles, and the
-source of the classes and of the function that make it, as far as there is source.
+results of different modules, data and trainings apart.  The module is known by its parameters, with their roles and
+shapes in units of the width, and by the function and the classes that make it: their source, as far as there is one,
+and the numbers and words of the function's surroundings that it uses.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dmft.specs.problem import FORMAT, _identity
 from finite_nets.modules.data import Observed
 from finite_nets.modules.rates import MakeModule, Rate, Scaling
 from finite_nets.modules.training import ModuleTraining
+
+PLAIN = (bool, int, float, str, tuple, type(None))  # values whose text says what they are
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,13 @@ class ModuleProblem:
 
 
 def described(make_module: MakeModule, module: nn.Module, rates: Sequence[Rate], scaling: Scaling) -> dict[str, Any]:
-    """Of a network, for JSON; `module` and `rates` at any width: sizes are left out."""
+    """Of a network, for JSON; `module` and `rates` at any width."""
     classes = sorted({type(part) for part in module.modules()}, key=lambda kind: kind.__qualname__)
     own = [kind for kind in classes if not kind.__module__.startswith("torch.")]
     digest = hashlib.sha256()
     for each in (make_module, *own):
-        digest.update(_source(each).encode())
-    structure = [(one.name, one.role, len(one.shape)) for one in rates]
+        digest.update(source_of(each).encode())
+    structure = [(one.name, one.role, one.axes) for one in rates]
     digest.update(json.dumps(structure).encode())
     return {
         "kind": "module",
@@ -95,8 +98,14 @@ def described(make_module: MakeModule, module: nn.Module, rates: Sequence[Rate],
     }
 
 
-def _source(of: Any) -> str:
+def source_of(of: Any) -> str:
+    """The text of a function or class; of a function also the values that it takes from around it."""
     try:
-        return inspect.getsource(of)
+        text = inspect.getsource(of)
     except (OSError, TypeError):  # of a console, or an object that is called
-        return getattr(of, "__qualname__", type(of).__qualname__)
+        text = getattr(of, "__qualname__", type(of).__qualname__)
+    if not inspect.isfunction(of):
+        return text
+    around = inspect.getclosurevars(of)
+    values = {**around.globals, **around.nonlocals, "defaults": of.__defaults__}
+    return text + repr(sorted((name, repr(value)) for name, value in values.items() if isinstance(value, PLAIN)))

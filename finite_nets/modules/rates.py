@@ -32,8 +32,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -84,6 +85,18 @@ class Rate:
     deviation: float | None
     rate: float
     eps: float
+    axes: tuple[str, ...] = ()  # sizes, of those that grow in units of the width: "2 N"
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """What a parameter is, and which of its axes grow."""
+
+    role: str
+    growing: tuple[int, ...]
+
+    def axes(self, shape: tuple[int, ...], width: int) -> tuple[str, ...]:
+        return tuple(f"{Fraction(n, width)} N" if i in self.growing else str(n) for i, n in enumerate(shape))
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,10 @@ def mean_field_rates(
     by_pattern("factors", factors, list(found))
     at = {
         width: tuple(
-            _rate(name, found[name], tuple(p.shape), width, scaling, _factor(name, factors))
+            replace(
+                _rate(name, found[name].role, tuple(p.shape), width, scaling, _factor(name, factors)),
+                axes=found[name].axes(tuple(p.shape), width),
+            )
             for name, p in module.named_parameters()
         )
         for width, module in modules.items()
@@ -188,8 +204,8 @@ def made(make_module: MakeModule, width: int) -> nn.Module:
 
 def parameter_roles(
     make_module: MakeModule, modules: Mapping[int, nn.Module], roles: Mapping[str, str] | None
-) -> dict[str, str]:
-    """The role of each parameter; errors as of `mean_field_rates`."""
+) -> dict[str, _Grown]:
+    """What each parameter is; errors as of `mean_field_rates`."""
     widths = list(modules)[:2] if len(modules) > 1 else [next(iter(modules)), 2 * next(iter(modules))]
     first, second = (modules[n] if n in modules else made(make_module, n) for n in widths)
     shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in (first, second)]
@@ -213,10 +229,12 @@ def parameter_roles(
             raise ValueError(f"roles[{name!r}]={role!r} is unknown; choose one of {', '.join(ROLES)}.")
     owners = {f"{path}.{name}".lstrip("."): m for path, m in first.named_modules() for name in m._parameters}
     ratio = math.log(widths[1] / widths[0])
-    return {
-        name: given.get(name) or _role(name, owners[name], shape, shapes[1][name], ratio)
-        for name, shape in shapes[0].items()
-    }
+    found = {}
+    for name, shape in shapes[0].items():
+        wider = shapes[1][name]
+        role = given.get(name) or _role(name, owners[name], shape, wider, ratio)
+        found[name] = _Grown(role, tuple(i for i, (a, b) in enumerate(zip(shape, wider, strict=False)) if a != b))
+    return found
 
 
 def by_pattern(what: str, given: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from finite_nets.ensembles.collection import Members, check_members
 from finite_nets.ensembles.ensemble import find_device
 from finite_nets.modules.data import Data, checked_loss, on_device
 from finite_nets.modules.members import drawn, require_trainable, sizes_of
-from finite_nets.modules.problem import ModuleProblem, described
+from finite_nets.modules.problem import ModuleProblem, described, source_of
 from finite_nets.modules.rates import MakeModule, Rate, Scaling, made, mean_field_rates
 from finite_nets.modules.recording import Measure
 from finite_nets.modules.training import ModuleTraining, checked_training
@@ -30,6 +30,7 @@ COSTLY = ("feature_kernel", "activation_density")  # recorded if they are asked 
 DTYPES = ("float32", "tf32", "bf16")
 BINS = (5.0, 100)  # of densities: between -5 and 5
 COPIES = 5  # of parameters: their start, gradients and changes
+RESULTS = 3  # copies of what is recorded
 BACKWARD = 3  # times the numbers of a pass, for its gradients
 
 
@@ -68,8 +69,22 @@ class Run:
             "layers": self.layers,
             "observables": sorted(self.observables),
             "bins": self.bins,
-            "measure": list(self.measure),
+            "measure": {name: source_of(function) for name, function in self.measure.items()},
         }
+
+    def require_memory(self) -> None:
+        """MemoryEstimateError for results that do not fit."""
+        samples, steps = self.data.observed.n_samples, len(self.steps)
+        each = steps * self.data.observed.targets.size
+        if "feature_kernel" in self.observables:
+            each += len(self.layers) * steps * samples**2
+        memory.require(
+            RESULTS * 4 * each * len(self.members.widths) * len(self.members.seeds),
+            limit=self.memory_limit,
+            available=memory.available_on_host(),
+            what=f"the results of {len(self.members.widths)} widths with {len(self.members.seeds)} networks each",
+            ways_out="observe fewer samples, record fewer save_steps, layers or observables, or train fewer seeds",
+        )
 
     def module(self, width: int) -> nn.Module:
         """On the device."""
@@ -149,6 +164,8 @@ def prepared(
     narrow = made(make_module, width)
     _require_layers(narrow, names)
     description = described(make_module, narrow, rates[width], scaling) | {"centered": centered} | _named(factors)
+    if centered and save_steps is not None and 0 not in list(save_steps):
+        raise ValueError(f"centered=True subtracts the outputs of step 0; add it to save_steps={list(save_steps)}.")
     problem: Any = ModuleProblem(description, data.observed, training, loss, scaling.gamma0, len(names))
     return Run(
         make_module=make_module,

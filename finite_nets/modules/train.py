@@ -132,6 +132,7 @@ def train_modules(
         dtype=dtype,
         memory_limit=memory_limit,
     )
+    run.require_memory()
     members, last = run.members, int(run.steps[-1])
     finished = Finished(store, run.problem.problem_id, run.settings)
     divergences = Divergences(run.problem)

@@ -192,7 +192,8 @@ class ProgramTrainer(Training[Leaves]):
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         x, readout = self.x[met.rows], state.weights.readout
         tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
-        end = self.network.program(tape, x)
+        with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
+            end = self.network.program(tape, x)
         output = self._output(end.value.value, readout, self.products, state.scales.output)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]

@@ -378,7 +378,7 @@ class Tape(InTurn):
         if not self._traced:
             return self._field(Node(of(*given)), population)
         with torch.inference_mode(False), torch.enable_grad():
-            leaves = [value.clone().requires_grad_() for value in given]
+            leaves = [(v.clone() if v.is_inference() else v.detach()).requires_grad_() for v in given]
             result = of(*leaves)
         self._extra += IN_FORMULAS * sum(value.numel() for value in leaves)
 
@@ -386,8 +386,8 @@ class Tape(InTurn):
             if not result.requires_grad:
                 return [None] * len(nodes)
             starts = [self._differentiated(result, leaves, g[:, :, s]) for s in range(g.shape[2])]
-            stacked = (torch.stack(parts, dim=2) for parts in zip(*starts, strict=True))
-            return [_summed(part, node.value) for part, node in zip(stacked, nodes, strict=True)]
+            joined = (_side_by_side([part[:, :, None] for part in parts], 2) for parts in zip(*starts, strict=True))
+            return [_summed(part, node.value) for part, node in zip(joined, nodes, strict=True)]
 
         return self._field(Node(result.detach(), nodes, pull), population)
 
@@ -457,8 +457,11 @@ class Tape(InTurn):
     def _differentiated(self, result: Tensor, leaves: Sequence[Tensor], g: Tensor) -> list[Tensor]:
         """Cotangents of the leaves from that of the result, (member, row, ...) of the rows of the backward pass."""
         with torch.inference_mode(False), torch.enable_grad():
-            seed = torch.zeros_like(result)
-            seed[:, self._met] = g
+            if isinstance(self._met, slice) and g.shape == result.shape:  # all rows
+                seed = g
+            else:
+                seed = torch.zeros_like(result)
+                seed[:, self._met] = g
             found = torch.autograd.grad(result, leaves, seed, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, found, strict=True)]
         return [part[:, self._met] for part in parts]

@@ -312,6 +312,21 @@ def test_finished_networks_are_found_again(tmp_path):
     assert len(list(tmp_path.glob("*/*.npz"))) == 12
 
 
+def test_results_of_other_modules_are_of_other_problems():
+    def problem_id(kernel, **options):
+        def convolution(N):
+            layers = nn.Conv2d(2, N, kernel, padding=kernel // 2), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(N, 2)
+            return nn.Sequential(*layers)
+
+        widths = options.pop("widths", [4])
+        training = finite_nets.ModuleTraining(0.5, steps=1)
+        nets = finite_nets.train_modules(convolution, IMAGES, training, widths, 1, loss="cross_entropy", **options)
+        return nets.attrs["problem_id"]
+
+    assert problem_id(1) == problem_id(1) == problem_id(1, widths=[8, 6])
+    assert len({problem_id(1), problem_id(3), problem_id(1, gamma0=2.0), problem_id(1, centered=True)}) == 4
+
+
 def test_networks_that_diverge_are_masked():
     training = finite_nets.ModuleTraining(1e5, steps=40)
     with pytest.raises(DivergenceError, match="Lower learning_rate=100000"):
@@ -387,7 +402,8 @@ def test_a_plan_says_what_there_is_to_do():
         ({"observables": ["feature_kernel"]}, "feature_kernel is of layers"),
         ({"training": finite_nets.ModuleTraining(1.0, 2, augment="flip")}, "is for images"),
         ({"training": finite_nets.ModuleTraining(1.0, 2, batch=7)}, "batch=7 is more than the 6 training samples"),
-        ({"memory_limit": 100}, "one module of width 4 needs about"),
+        ({"memory_limit": 100}, "the results of 2 widths with 2 networks each needs about"),
+        ({"centered": True, "save_steps": [1, 2]}, r"add it to save_steps=\[1, 2\]"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(change, message):
