@@ -56,7 +56,9 @@ def infinite_depth_kernels(
 
     Args:
         input_kernel: K^x = x . x' / D (sample, sample_2).
-        activation: phi; beta0: branches are beta0 L^-exponent, 1/2 or 1.
+        activation: phi.
+        beta0: scale of branches, which are beta0 L^-exponent.
+        exponent: 1/2 or 1.
         nodes: of quadratures, as of `frozen_kernels`.
 
     Raises:
@@ -115,8 +117,13 @@ def linear_residual(
     """f (step, sample) of linear residual networks under gradient descent, by the sweep above; O(L^2 P^2 T^3).
 
     Args:
-        input_kernel: K^x (sample, sample_2), all of them trained on; targets: (sample,), with the squared error.
-        blocks: L; learning_rate: eta; steps: T.
+        input_kernel: K^x (sample, sample_2), all of them trained on.
+        targets: (sample,), with the squared error.
+        blocks: L.
+        gamma0: richness.
+        learning_rate: eta.
+        steps: T.
+        beta0: scale of branches, which are beta0 / sqrt(L).
         response: False leaves A and B out: another network, for checks.
 
     Example:
