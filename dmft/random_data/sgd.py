@@ -112,7 +112,8 @@ def largest_rate(
     return edge if excess(edge) < 0 else float(brentq(excess, edge * 1e-12, edge, rtol=1e-10))
 
 
-def _require_stable(spectrum: Spectrum, rate: float, batch: float, N: float | None, P: float | None) -> None:
+def require_stable_sgd(spectrum: Spectrum, rate: float, batch: float, N: float | None, P: float | None) -> None:
+    """DivergenceError, with the threshold, for rates beyond it; features N, samples P of a fixed set."""
     found = stability(spectrum, rate, batch, features=N, samples=P)
     if not found < 1:
         threshold = largest_rate(spectrum, batch, features=N, samples=P)
@@ -152,7 +153,7 @@ def one_pass_sgd(
         >>> one_pass_sgd(power_law(60, 1.2, 1.5), steps=3, learning_rate=0.2, batch=20, features=15).test.round(3)
         array([2.355, 1.911, 1.63 , 1.445])
     """
-    _require_stable(spectrum, _check.positive("learning_rate", learning_rate), batch, features, None)
+    require_stable_sgd(spectrum, _check.positive("learning_rate", learning_rate), batch, features, None)
     F = gradient_descent(spectrum, steps=steps, learning_rate=learning_rate, features=features).test
     K, _ = noise_kernels(spectrum, steps + 1, learning_rate, features, None)
     L, strength = np.zeros(steps + 1), learning_rate**2 / batch
@@ -187,7 +188,7 @@ def sgd_with_replacement(
         array([2.355, 1.787, 1.417])
     """
     P = _check.positive("samples", samples)
-    _require_stable(spectrum, _check.positive("learning_rate", learning_rate), batch, None, P)
+    require_stable_sgd(spectrum, _check.positive("learning_rate", learning_rate), batch, None, P)
     forcing = gradient_descent(spectrum, steps=steps, learning_rate=learning_rate, samples=P, noise=noise)
     F, F_tr = forcing.test, forcing.train
     K, K_te = noise_kernels(spectrum, steps + 1, learning_rate, None, P)

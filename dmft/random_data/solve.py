@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from dmft import schema
 from dmft.random_data import deep_linear, projected, random_features
 from dmft.random_data.ensembles import bias_variance
-from dmft.specs import GradientFlow, Problem, _check
+from dmft.random_data.sgd import require_stable_sgd
+from dmft.specs import GradientDescent, GradientFlow, Problem, _check
 from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData, RandomFeatures
 
 Array = NDArray[np.float64]
@@ -95,11 +96,9 @@ def _at(found: Any, steps: NDArray[np.int64]) -> dict[str, Array]:
 def _constant(problem: Problem) -> bool:
     """Whether the optimiser is a heavy ball of one rate."""
     training = problem.training
-    return (
-        type(training).__name__ == "GradientDescent"
-        and not training.decays
-        and isinstance(training.learning_rate, float)
-    )
+    if not isinstance(training, GradientDescent) or training.decays:
+        return False
+    return isinstance(training.learning_rate, float)
 
 
 def _features(
@@ -114,6 +113,8 @@ def _features(
             data.spectrum, steps=last, learning_rate=training.learning_rate, momentum=training.momentum, **sizes
         )
         return _at(descent, steps), FREQUENCIES
+    if data.batch is not None and _constant(problem) and not training.momentum:
+        require_stable_sgd(data.spectrum, training.learning_rate, data.batch, model.features, data.samples)
     return _at(projected.march(data.spectrum, training, batch=data.batch, **sizes), steps), MARCHING
 
 

@@ -36,6 +36,9 @@ vars    prediction(step, sample)                               f, centered if th
         single neurons: preactivation(layer, step, sample, neuron), h^l; of the limit those of its particles, with the
             coordinate scramble(neuron); of networks (width, ...), as many neurons of every width, with the coordinate
             member(width, neuron), the seed index of the network
+        limits of models of random data: losses, correlations and responses of two steps (step, step_2) and, of layers,
+            (layer, step, step_2), parts of the test loss (step): `dmft.random_data.solve`; the width of their networks
+            is a scale, by which all sizes are multiplied
         Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
 attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics", "comparison",
         "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed,

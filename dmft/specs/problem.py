@@ -54,7 +54,8 @@ class Problem:
     Args:
         network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, a `dmft.ResidualMLP`, a `dmft.CNN`, or one of one's
             own, a frozen dataclass that derives from `dmft.Architecture`.
-        task: `dmft.Task(...)` or `dmft.load_task(...)`.
+        task: `dmft.Task(...)` or `dmft.load_task(...)`; for `dmft.RandomFeatures`, `dmft.ProjectedLinear` and
+            `dmft.DeepLinear`, whose sizes are part of the problem, a `dmft.RandomData`.
         training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, a `dmft.GradientFlow`, or one of one's own,
             a frozen dataclass that derives from `dmft.Training`.
         loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for

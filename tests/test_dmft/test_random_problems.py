@@ -146,8 +146,9 @@ def test_networks_that_diverge_are_told():
     wild = problem(training=dmft.GradientDescent(9.0, 60))
     with pytest.raises(DivergenceError, match="3 of 3 networks of scale 1 diverge. Lower learning_rate=9"):
         finite_nets.train_ensemble(wild, scales=[1], seeds=3)
-    with pytest.raises(DivergenceError, match="learning_rate=9 is beyond stability"):
-        dmft.solve(wild)
+    for batch in (None, 4):
+        with pytest.raises(DivergenceError, match=r"learning_rate=9 is beyond stability: .* converges below \d"):
+            dmft.solve(problem(training=dmft.GradientDescent(9.0, 60), batch=batch))
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
