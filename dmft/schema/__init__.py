@@ -37,9 +37,9 @@ vars    prediction(step, sample)                               f, centered if th
             coordinate scramble(neuron); of networks (width, ...), as many neurons of every width, with the coordinate
             member(width, neuron), the seed index of the network
         Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
-attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics", "comparison",
-        "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed,
-        result, created, and the numerical settings of the producer; of every variable and coordinate long_name and
+attrs   schema, kind ("limit", "depth_limit", "fluctuations", "expansion", "ensemble", "moments", "statistics",
+        "comparison", "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype,
+        device, seed, result, created, and the numerical settings of the producer; of every variable and coordinate long_name and
         units (`dmft.schema.labels`)
 """
 
