@@ -99,7 +99,8 @@ def linear_problem(outputs, tests, loss, depth):
     return dmft.Problem(dmft.MLP(depth, dmft.linear()), task, dmft.GradientDescent(0.2, 3), loss=loss)
 
 
-LONG = ("several outputs", "no test samples")  # whose fluctuations take long
+# whose fluctuations take long, or which draw as many figures of nearly the same
+LONG = ("several outputs", "no test samples", "two widths", "without fluctuations", "no kernels")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES])
