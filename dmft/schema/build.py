@@ -59,10 +59,8 @@ def build(
         "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
     }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
-    # modules and models of data have no program
-    sketch = getattr(problem, "sketch", None) if "output" in ds.dims else None
-    if sketch is not None and sketch.read:
-        each = sketch.rows_of_readout(ds.sizes["output"])
+    if (read := sizes.get("position", 0)) and "output" in ds.dims:
+        each = ds.sizes["output"] // read
         ds = ds.assign_coords(position=("output", ds["output"].values // each))
     if "width" in ds.dims:
         counted = [problem.network.counts(int(width)) for width in ds["width"].values]

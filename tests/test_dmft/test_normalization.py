@@ -274,3 +274,62 @@ def test_without_the_response_or_the_norm_the_limit_is_another(monkeypatch):
     wrong = solved(perceptrons(2), 1024)
     jax.clear_caches()
     assert abs(wrong - right).max() > 0.1  # independent code: .18
+
+
+# ---- finite width ----------------------------------------------------------------------------------------------------
+
+
+def around():
+    """Four positions of 16 channels around which two-layer branches go, with trained gains."""
+    network = dmft.ResidualCNN(
+        1, 3, gamma0=1.5, branch_layers=2, normalization="layer_norm", trained_gain=True, padding="circular"
+    )
+    x = digits().reshape(3, 4, 16)
+    return dmft.Problem(network, dmft.Task(x / x.std(), [1.0, -1.0, 1.0]), dmft.GradientDescent(1.5, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "width"), [(perceptrons(steps=4), 24), (around(), 12)], ids=["norm", "convolution"]
+)
+def test_narrow_networks_are_sampled_in_law(problem, width):
+    options = {"seeds": 1000, "observables": ["prediction"]}
+
+    def trained(width):
+        nets = finite_nets.train_ensemble(problem, widths=[width], dtype="float64", **options)
+        return nets.prediction.values[0, :, 1:]
+
+    found = finite_nets.sample_in_law(problem, widths=[width], **options).prediction.values[0, :, 1:]
+    nets, wider = trained(width), trained(2 * width)
+    z = (found - nets).mean(0) / np.sqrt((found.var(0) + nets.var(0)) / len(found))
+    assert abs(z).max() < 4
+    np.testing.assert_allclose(found[:, 0].var(0) / nets[:, 0].var(0), 1, atol=0.25)  # measured: within .14
+    assert (found[:, 0].var(0) / wider[:, 0].var(0)).min() > 1.5  # the twin: networks of another width
+
+
+@pytest.mark.slow
+def test_kernels_at_initialisation_are_those_of_wide_networks():
+    for options in ({"branch_layers": 2, "branch_exponent": 1.0}, {"pooling": "flatten"}):
+        problem = image(**options)
+        K = dmft.lazy_limit(problem).ntk.values[0]
+        nets = finite_nets.train_ensemble(problem, widths=[64, 128], seeds=150, observables=["ntk"], save_steps=[0])
+        mean, error = nets.ntk[:, :, 0].mean("seed").values, nets.ntk[:, :, 0].std("seed").values / 150**0.5
+        found, error = 2 * mean[1] - mean[0], np.hypot(2 * error[1], error[0])
+        assert abs((found - K) / error).max() < 4  # measured: 1.2
+        twin = dmft.lazy_limit(image(**options, branch_scale=2.0)).ntk.values[0]
+        assert abs((found - twin) / error).max() > 8
+    with pytest.raises(ValueError, match="uses averages over neurons"):
+        dmft.lazy_limit(image(normalization="rms_norm"))
+
+
+@pytest.mark.slow
+def test_what_width_adds_is_that_of_networks():
+    problem, steps, count = perceptrons(steps=4), [2, 4], 3000
+    found = dmft.fluctuations(
+        problem, mode="reverse", observables=["prediction"], particles=4096, scrambles=2, save_steps=steps
+    ).prediction_variance
+    nets = finite_nets.train_ensemble(
+        problem, widths=[128], seeds=count, observables=["prediction"], save_steps=steps
+    ).prediction[0]
+    # measured: 1.03 1.00 1.01, .99 .92 .92 of 1500 networks, of relative errors .04 and more
+    np.testing.assert_allclose(found / (128 * nets.var("seed", ddof=1)).values, 1, atol=0.1)

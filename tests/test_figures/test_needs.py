@@ -25,9 +25,11 @@ OF_OTHERS = {
     "consistency": "consistency.make(network, data)",
     "coordinate_check": "coordinate_check.make(problem)",
     "coordinate_check_of_architectures": "coordinate_check_of_architectures.data(None)",
+    "deep_linear": "deep_linear.data(None)",
     "depth": "depth.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
     "richness": "richness.of(*comparisons)",
+    "scaling_laws": "scaling_laws.data(None)",
     "solver_convergence": "solver_convergence.make(problems)",
 }
 NO_SHARPNESS = {"edge_of_stability": "has no sharpness"}

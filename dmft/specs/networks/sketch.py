@@ -96,7 +96,8 @@ class Sketch:
         """Sizes of those that results have of it."""
         positions = self.reads[0].positions[0]
         heads = sum(name == ATTENTION for name, *_ in self.shown)
-        return {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+        sizes = {"layer": self.depth, "attention_layer": heads, "query": positions, "key": positions}
+        return sizes | {"position": self.read}  # of those that have outputs of their own
 
     def rows_of_readout(self, outputs: int) -> int:
         """Of all outputs, those of a position."""
