@@ -47,10 +47,12 @@ from dmft.specs.problem import MODELS, NETWORKS, TRAININGS
 
 if TYPE_CHECKING:
     from dmft.drivers.adaptive_flow import adaptive_flow
+    from dmft.drivers.depth import depth_limit
     from dmft.drivers.neurons import neurons
     from dmft.drivers.solve import solve
     from dmft.finite_width.expansion import at_width, required_width
     from dmft.finite_width.fluctuations import fluctuations
+    from dmft.limits.depth import infinite_depth_kernels, linear_residual
     from dmft.limits.distance import distance_from_lazy
     from dmft.limits.initial import initial_fluctuations
     from dmft.limits.lazy import lazy_limit
@@ -88,13 +90,16 @@ __all__ = [
     "activation",
     "adaptive_flow",
     "at_width",
+    "depth_limit",
     "distance_from_lazy",
     "erf",
     "fluctuations",
     "gelu",
+    "infinite_depth_kernels",
     "initial_fluctuations",
     "lazy_limit",
     "linear",
+    "linear_residual",
     "load",
     "load_task",
     "load_text",
@@ -118,10 +123,13 @@ _LAZY = {
     "Observable": "dmft.schema.observable",
     "adaptive_flow": "dmft.drivers.adaptive_flow",
     "at_width": "dmft.finite_width.expansion",
+    "depth_limit": "dmft.drivers.depth",
     "distance_from_lazy": "dmft.limits.distance",
     "fluctuations": "dmft.finite_width.fluctuations",
+    "infinite_depth_kernels": "dmft.limits.depth",
     "initial_fluctuations": "dmft.limits.initial",
     "lazy_limit": "dmft.limits.lazy",
+    "linear_residual": "dmft.limits.depth",
     "load": "dmft.schema.storage",
     "neurons": "dmft.drivers.neurons",
     "observable": "dmft.schema.registry",

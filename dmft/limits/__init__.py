@@ -1,5 +1,6 @@
 """Limits that are known in closed form; also independent checks of the solver.  NumPy and SciPy, no JAX."""
 
+from dmft.limits.depth import infinite_depth_kernels, linear_residual
 from dmft.limits.distance import distance_from_lazy
 from dmft.limits.frozen import frozen_kernels
 from dmft.limits.gaussian import gaussian_averages
@@ -12,7 +13,9 @@ __all__ = [
     "distance_from_lazy",
     "frozen_kernels",
     "gaussian_averages",
+    "infinite_depth_kernels",
     "initial_fluctuations",
     "lazy_limit",
+    "linear_residual",
     "two_layer_linear",
 ]

@@ -123,6 +123,7 @@ KINDS = {
         besides={f"{name}{end}": dims for name, dims in OF_RANDOM_DATA.items() for end in ("", "_se")},
         errors=True,
     ),
+    "depth_limit": Kind("dmft.depth_limit", {"": _after("depth"), "_se": _after("depth")}, errors=True),
     "fluctuations": Kind(
         "dmft.fluctuations",
         _all(("variance", "bias"), _same, errors=True)

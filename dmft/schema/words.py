@@ -149,6 +149,7 @@ NAMES = {  # of variables that are no quantity, and of coordinates
     "output": "output",
     "output_2": "output",
     "width": "width N",
+    "depth": "residual blocks L",
     "wider": "width N, the wider of two",
     "narrower": "width N, the narrower of two",
     "narrow": "width N, of all but the widest",

@@ -81,3 +81,12 @@ def frozen_layers(layers: object, depth: int) -> tuple[int, ...]:
     if len(found) > depth:
         raise ValueError(f"frozen={found} leaves nothing to train; leave out one of the layers 0..{depth}.")
     return tuple(found)
+
+
+def require_same_layers(network: Any, readout: int) -> None:
+    """ValueError if layers are told apart by numbers, which other blocks would shift; `readout`: its number."""
+    if set(network.frozen) - {0} or isinstance(network.weight_variance, tuple):
+        raise ValueError(
+            f"frozen={network.frozen} and weight_variance={network.weight_variance} name layers of {readout} by their "
+            "numbers, which are others with more blocks; freeze layer 0 alone, and give one variance."
+        )

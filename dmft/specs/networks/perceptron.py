@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dmft.specs import _check
 from dmft.specs.activation import Activation, tanh
-from dmft.specs.networks.fields import check_fields
+from dmft.specs.networks.fields import check_fields, require_same_layers
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import Architecture, traced
 from dmft.specs.parameterization import MEAN_FIELD, STANDARD
@@ -118,6 +118,18 @@ class ResidualMLP(Architecture):
     def program(self, net: Any, x: Any) -> Field:
         h = net.blocks(self.depth - 1, self._block, net.read("W0", x, to=0))
         return net.layer(h, net.activate(self.activation, h))  # type: ignore[no-any-return]
+
+    def with_blocks(self, count: int) -> ResidualMLP:
+        """With so many blocks L and branches 1 / sqrt(L): of the limit of branches 1 / sqrt(depth), the usual ones, and
+        nearer to it."""
+        require_same_layers(self, self.depth)
+        if abs(self.branch * math.sqrt(self.depth) - 1) > 1e-12:
+            raise ValueError(
+                f"branch_scale={self.branch:g} is a number of its own, which has no limit of infinite depth: it has to "
+                "fall with depth. Leave it out, 1 / sqrt(depth), or take a dmft.ResidualCNN of one position and "
+                "kernel_size=1, a perceptron with branches branch_scale * blocks^-branch_exponent."
+            )
+        return replace(self, depth=count + 1, branch_scale=count**-0.5)
 
     def _block(self, net: Any, h: Field) -> Field:
         return h + self.branch * _image(self, net, "", net.layer(h, net.activate(self.activation, h)), to=0)

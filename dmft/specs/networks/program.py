@@ -127,6 +127,12 @@ class Architecture:
         where a layer's factor in the program sets the rate at which it learns."""
         return (1.0,) * layers
 
+    def with_blocks(self, count: int) -> Architecture:
+        """The same network with so many residual blocks, which `dmft.depth_limit` makes more of."""
+        raise ValueError(
+            f"{type(self).__name__} has no number of residual blocks that could be {count}; take a residual network."
+        )
+
     def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
         """What the program is made of, for inputs of this shape."""
         return sketch_of(structure(self), shape)

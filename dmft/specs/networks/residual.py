@@ -16,7 +16,7 @@ Bordelon, Chaudhry & Pehlevan 2024 (alpha).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dmft.specs import _check
 from dmft.specs.activation import Activation, tanh
 from dmft.specs.networks.convolution import check_convolution, grids_of, mixing, patches, pooled
-from dmft.specs.networks.fields import check_fields
+from dmft.specs.networks.fields import check_fields, require_same_layers
 from dmft.specs.networks.normalization import normalized, require_normalization
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import Architecture, traced
@@ -108,6 +108,10 @@ class ResidualCNN(Architecture):
     def depth(self) -> int:
         """Number of the readout: convolutions, the first one and those of branches."""
         return 1 + self.blocks * self.branch_layers
+
+    def with_blocks(self, count: int) -> ResidualCNN:
+        require_same_layers(self, self.depth)
+        return replace(self, blocks=count)
 
     def program(self, net: Any, x: Any) -> Field:
         *_, grid = self.grids(net.shape)

@@ -27,7 +27,7 @@ Source: Bordelon, Chaudhry & Pehlevan 2024 (arXiv 2405.15712), with L_0 = 1.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,13 @@ from numpy.typing import NDArray
 
 from dmft.specs import _check
 from dmft.specs.activation import Activation, gelu
-from dmft.specs.networks.fields import frozen_layers, require_activation, require_movement, variances
+from dmft.specs.networks.fields import (
+    frozen_layers,
+    require_activation,
+    require_movement,
+    require_same_layers,
+    variances,
+)
 from dmft.specs.networks.normalization import normalized, require_normalization
 from dmft.specs.networks.population import Field, Population
 from dmft.specs.networks.program import Architecture, traced
@@ -193,6 +199,10 @@ class Transformer(Architecture):
         fixed = self.head_dim if self.limit == HEADS else self.heads
         assert fixed is not None  # checked on construction
         return fixed
+
+    def with_blocks(self, count: int) -> Transformer:
+        require_same_layers(self, len(self.weights) - 1)
+        return replace(self, blocks=count)
 
     def program(self, net: Any, x: Any) -> Field:
         count = _positions(net.shape)

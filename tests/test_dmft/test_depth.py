@@ -1,0 +1,157 @@
+"""Infinitely many residual blocks: closed forms, the equations of deep linear networks, extrapolation in depth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import dmft
+import finite_nets
+from dmft.limits import frozen_kernels
+
+DEPTHS = [2, 4, 8, 16, 32]
+
+
+def data(samples=2, seed=1):
+    x = np.random.default_rng(seed).standard_normal((samples, 5))
+    return x / np.sqrt((x**2).mean(1, keepdims=True))
+
+
+def linear_problem(blocks, gamma0, steps):
+    network = dmft.ResidualMLP(blocks + 1, dmft.linear(), gamma0, branch_scale=blocks**-0.5)
+    return dmft.Problem(network, dmft.Task(data(), [1.0, -1.0]), dmft.GradientDescent(0.1, steps))
+
+
+# dmft.relu() is sqrt(2) max(h, 0): with beta0 / sqrt(2), twice the kernels of max(h, 0)
+PLAIN = 0.5**0.5
+
+
+def solved(problem):
+    return dmft.solve(problem, observables=["prediction"]).prediction.values
+
+
+def kernel_at(K, phi, blocks, beta0=1.0):
+    network = dmft.ResidualMLP(blocks + 1, phi, branch_scale=beta0 / blocks**0.5)
+    return frozen_kernels(network, K).ntk
+
+
+@pytest.mark.parametrize("beta0", [0.7, 1.5])
+def test_kernels_of_infinite_depth_are_closed_forms(beta0):
+    x = data(3)
+    K, square = x @ x.T / 5, beta0**2
+    linear = dmft.infinite_depth_kernels(K, dmft.linear(), beta0=beta0)
+    np.testing.assert_allclose(linear.ntk, K * np.exp(square) * (2 + square), rtol=1e-8)
+    relu = dmft.infinite_depth_kernels(K, dmft.relu(), beta0=beta0)
+    np.testing.assert_allclose(relu.covariance.diagonal(), K.diagonal() * np.exp(square), rtol=1e-8)
+    expected = K.diagonal() * np.exp(square) * (2 + square)
+    np.testing.assert_allclose(relu.ntk.diagonal(), expected, rtol=1e-8)
+    still = dmft.infinite_depth_kernels(K, dmft.linear(), beta0=beta0, exponent=1)
+    np.testing.assert_allclose(still.ntk, K * (2 + square), rtol=1e-12)
+    with pytest.raises(ValueError, match="exponent=0.25"):
+        dmft.infinite_depth_kernels(K, dmft.relu(), exponent=0.25)
+
+
+def test_recursions_of_finite_depth_approach_the_equation_like_one_over_depth():
+    x = np.random.default_rng(1).standard_normal((6, 10))
+    K = x @ x.T / 10
+    limit = dmft.infinite_depth_kernels(K, dmft.relu(), beta0=PLAIN).ntk
+    off = np.array([L * np.linalg.norm(kernel_at(K, dmft.relu(), L, PLAIN) - limit) for L in (16, 32, 64)])
+    np.testing.assert_allclose(off / np.linalg.norm(limit), [0.224, 0.228, 0.229], atol=0.002)
+    # the twin: branches without 1 / sqrt(L)
+    assert np.linalg.norm(kernel_at(K, dmft.relu(), 16, beta0=4.0)) > 10 * np.linalg.norm(limit)
+
+
+def test_the_edge_of_learning_rates_has_a_limit_of_depth():
+    """Data of the prototype: 32 samples, one step of a generator that has drawn other data before."""
+    rng = np.random.default_rng(1)
+    for size in ((6, 10), (2, 5)):
+        rng.normal(size=size)
+    x = rng.normal(size=(32, 10))
+    x /= np.linalg.norm(x, axis=1)[:, None] / np.sqrt(10)
+    K = x @ x.T / 10
+    edges = [128 / np.linalg.eigvalsh(kernel_at(K, dmft.relu(), L, PLAIN))[-1] for L in DEPTHS]
+    np.testing.assert_allclose(edges, [4.17, 3.98, 3.88, 3.82, 3.79], atol=0.006)
+    limit = dmft.infinite_depth_kernels(K, dmft.relu(), beta0=PLAIN).ntk
+    assert 128 / np.linalg.eigvalsh(limit)[-1] == pytest.approx(3.76, abs=0.006)
+
+
+@pytest.mark.parametrize("blocks", [2, 9])  # one by one, and in a loop
+def test_deep_linear_networks_are_those_of_their_own_equations(blocks):
+    x, problem = data(), linear_problem(blocks, gamma0=1.3, steps=6)
+    given = {"blocks": blocks, "gamma0": 1.3, "learning_rate": 0.1, "steps": 6}
+    found = solved(problem)
+    exact = dmft.linear_residual(x @ x.T / 5, [1.0, -1.0], **given)
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+    without = dmft.linear_residual(x @ x.T / 5, [1.0, -1.0], **given, response=False)
+    assert abs(found - without).max() > 1e-4
+
+
+def test_small_richness_is_the_lazy_limit_at_infinite_depth():
+    x = data()
+    K = x @ x.T / 5
+    limits = {L: dmft.linear_residual(K, [1, -1], blocks=L, gamma0=1e-3, learning_rate=0.1, steps=5) for L in (8, 16)}
+    ntk, f = dmft.infinite_depth_kernels(K, dmft.linear()).ntk, np.zeros(2)
+    for _ in range(5):
+        f = f + 0.1 / 2 * ntk @ ([1, -1] - f)
+    once, twice = limits[16][-1], 2 * limits[16][-1] - limits[8][-1]
+    assert abs(twice - f).max() < 2e-3 < abs(once - f).max()
+
+
+def test_the_limit_of_depth_is_approached_like_one_over_depth():
+    x = data()
+    found = dmft.depth_limit(
+        dmft.Problem(dmft.ResidualMLP(3, dmft.linear()), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.05, 6)),
+        depths=[4, 8, 16],
+    )
+    assert list(found.depth.values) == [4, 8, 16, np.inf]
+    f = found.prediction.values
+    first, second = (abs(f[i + 1] - f[i]).max() for i in (0, 1))
+    assert 1.6 < first / second < 2.1  # .054 / .032 for other data; 2 for larger depths
+    # far beyond, by their own equations
+    given = {"gamma0": 1.0, "learning_rate": 0.05, "steps": 6}
+    far = [dmft.linear_residual(x @ x.T / 5, [1.0, -1.0], blocks=L, **given) for L in (32, 64)]
+    expected = 2 * far[1] - far[0]
+    off = abs(f[-1] - expected)
+    assert off.max() < abs(f[-2] - expected).max() / 5
+    assert (off <= found.prediction_se.values[-1] + 1e-12).all()
+    assert found.feature_kernel.sizes["layer"] == 5
+    dmft.schema.validate(found, "depth_limit")
+
+
+def test_what_has_no_limit_of_depth_is_refused():
+    task, training = dmft.Task(data(), [1.0, -1.0]), dmft.GradientDescent(0.1, 2)
+    for network, message in (
+        (dmft.MLP(3), "no number of residual blocks"),
+        (dmft.ResidualMLP(3, branch_scale=0.5), "branch_scale=0.5 is a number of its own"),
+        (dmft.ResidualMLP(3, frozen=(3,)), "by their numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dmft.depth_limit(dmft.Problem(network, task, training))
+    problem = dmft.Problem(dmft.ResidualMLP(3), task, training)
+    for depths in ([8], [8, 24]):
+        with pytest.raises(ValueError, match="each twice the one before"):
+            dmft.depth_limit(problem, depths)
+    with pytest.raises(ValueError, match="two_time"):
+        dmft.depth_limit(problem, two_time=True)
+
+
+def deep(exponent, branch_scale=1.0):
+    network = dmft.ResidualCNN(4, 1, dmft.tanh(), 1.5, branch_scale=branch_scale, branch_exponent=exponent)
+    return dmft.Problem(network, dmft.Task(data()[:, None], [1.0, -1.0]), dmft.GradientDescent(0.15, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_the_limit_of_depth_is_that_of_deep_wide_networks(exponent):
+    found = dmft.depth_limit(deep(exponent), depths=[8, 16, 32], particles=2048, observables=["prediction"])
+    network = replace(deep(exponent).network, blocks=48)
+    nets = finite_nets.train_ensemble(replace(deep(exponent), network=network), widths=[128, 256], seeds=24)
+    f = nets.prediction.values  # (width, seed, step, sample)
+    mean, error = 2 * f[1].mean(0) - f[0].mean(0), np.sqrt((4 * f[1].var(0) + f[0].var(0)) / 24)
+    limit, se = found.prediction.values[-1], found.prediction_se.values[-1]
+    z = (limit - mean)[1:] / np.hypot(error, se)[1:]
+    print(exponent, np.sqrt((z**2).mean()), abs(limit - mean).max(), se.max())
+    assert np.sqrt((z**2).mean()) < 2
+    other = dmft.depth_limit(deep(1.5 - exponent), depths=[8, 16], particles=1024, observables=["prediction"])
+    wrong = (other.prediction.values[-1] - mean)[1:] / np.hypot(error, se)[1:]
+    assert np.sqrt((wrong**2).mean()) > 4
