@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few p
 
 # what each case lacks for figures that cannot be drawn of it; the others are drawn
 OF_OTHERS = {
+    "attention": "attention.data(None)",
     "consistency": "consistency.make(network, data)",
     "coordinate_check": "coordinate_check.make(problem)",
     "coordinate_check_of_architectures": "coordinate_check_of_architectures.data(None)",
