@@ -89,10 +89,10 @@ def data(store: Path | None) -> xr.Dataset:
     return xr.Dataset(found, coords=coords, attrs=attrs)
 
 
-def _trained(described: dmft.Problem, name: str, dims: tuple[str, ...], steps: slice = slice(None)) -> dict[str, Any]:
-    """Twice the test loss of trained models, mean and standard error."""
+def _trained(described: Any, name: str, dims: tuple[str, ...], steps: slice = slice(None)) -> dict[str, Any]:
+    """The excess test loss of trained models, mean and standard error."""
     nets = finite_nets.train_ensemble(described, scales=[1], seeds=SEEDS, progress=False)
-    x = 2 * nets["test_loss"].values[0, :, steps]
+    x = 2 * nets["test_loss"].values[0, :, steps] - described.task.noise
     return {f"{name}_mean": (dims, x.mean(axis=0)), f"{name}_mean_se": (dims, x.std(axis=0) / np.sqrt(SEEDS))}
 
 
@@ -122,7 +122,7 @@ def _stochastic(spectrum: rd.Spectrum) -> dict[str, Any]:
             task = dmft.RandomData(spectrum, samples=samples, batch=batch, noise=0.1)
             training = dmft.GradientDescent(0.25, STEPS)
             described = dmft.Problem(dmft.RandomFeatures(40), task, training)  # type: ignore[arg-type]
-            theory = 2 * dmft.solve(described)["test_loss"].values
+            theory = np.diagonal(dmft.solve(described)["error_correlation"].values)
             rows.append({name: (("update",), theory), **_trained(described, name, ("update",))})
         found |= _together(rows, "batch")
     return found
