@@ -39,8 +39,8 @@ vars    prediction(step, sample)                               f, centered if th
         Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
 attrs   schema, kind ("limit", "depth_limit", "fluctuations", "expansion", "ensemble", "moments", "statistics",
         "comparison", "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype,
-        device, seed, result, created, and the numerical settings of the producer; of every variable and coordinate long_name and
-        units (`dmft.schema.labels`)
+        device, seed, result, created, and the numerical settings of the producer; of every variable and coordinate
+        long_name and units (`dmft.schema.labels`)
 """
 
 from dmft.errors import SchemaError
