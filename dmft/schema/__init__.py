@@ -40,10 +40,10 @@ vars    prediction(step, sample)                               f, centered if th
             (layer, step, step_2), parts of the test loss (step): `dmft.random_data.solve`; the width of their networks
             is a scale, by which all sizes are multiplied
         Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
-attrs   schema, kind ("limit", "fluctuations", "expansion", "ensemble", "moments", "statistics", "comparison",
-        "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype, device, seed,
-        result, created, and the numerical settings of the producer; of every variable and coordinate long_name and
-        units (`dmft.schema.labels`)
+attrs   schema, kind ("limit", "depth_limit", "fluctuations", "expansion", "ensemble", "moments", "statistics",
+        "comparison", "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype,
+        device, seed, result, created, and the numerical settings of the producer; of every variable and coordinate
+        long_name and units (`dmft.schema.labels`)
 """
 
 from dmft.errors import SchemaError

@@ -79,6 +79,7 @@ def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:
     """By the name of the file."""
     shared = ("after_kernel", "kernel_alignment", "kernel_heatmaps", "loss_and_predictions")
     own = (
+        "attention",
         "convolution",
         "coordinate_check",
         "coordinate_check_of_architectures",

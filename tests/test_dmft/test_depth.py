@@ -152,6 +152,7 @@ def test_the_limit_of_depth_is_that_of_deep_wide_networks(exponent):
     z = (limit - mean)[1:] / np.hypot(error, se)[1:]
     print(exponent, np.sqrt((z**2).mean()), abs(limit - mean).max(), se.max())
     assert np.sqrt((z**2).mean()) < 2
-    other = dmft.depth_limit(deep(1.5 - exponent), depths=[8, 16], particles=1024, observables=["prediction"])
+    # the twin: branches of the wrong exponent, beta0 L^(1/4 - exponent) of sixteen blocks
+    other = dmft.depth_limit(deep(exponent, 2.0), depths=[8, 16], particles=1024, observables=["prediction"])
     wrong = (other.prediction.values[-1] - mean)[1:] / np.hypot(error, se)[1:]
-    assert np.sqrt((wrong**2).mean()) > 4
+    assert np.sqrt((wrong**2).mean()) > 3

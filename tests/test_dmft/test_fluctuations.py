@@ -118,9 +118,10 @@ def test_linear_limit_is_exact_and_symmetric():
     assert "particles" not in theory.attrs
 
 
+@pytest.mark.slow  # of linear networks the whole course is held by `action_covariance`
 @pytest.mark.parametrize(
     ("activation", "V", "tolerance"),
-    [(dmft.linear(), 2.0, 1e-12), pytest.param(dmft.relu(), 5.0, 0.05, marks=pytest.mark.slow)],
+    [(dmft.linear(), 2.0, 1e-12), (dmft.relu(), 5.0, 0.05)],
     ids=str,
 )
 def test_kernel_variance_accumulates_through_layers_at_initialisation(activation, V, tolerance):

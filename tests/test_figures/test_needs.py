@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few p
 
 # what each case lacks for figures that cannot be drawn of it; the others are drawn
 OF_OTHERS = {
+    "attention": "attention.data(None)",
     "consistency": "consistency.make(network, data)",
     "coordinate_check": "coordinate_check.make(problem)",
     "coordinate_check_of_architectures": "coordinate_check_of_architectures.data(None)",
@@ -99,7 +100,8 @@ def linear_problem(outputs, tests, loss, depth):
     return dmft.Problem(dmft.MLP(depth, dmft.linear()), task, dmft.GradientDescent(0.2, 3), loss=loss)
 
 
-LONG = ("several outputs", "no test samples")  # whose fluctuations take long
+# whose fluctuations take long, or which draw as many figures of nearly the same
+LONG = ("several outputs", "no test samples", "two widths", "without fluctuations", "no kernels")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES])

@@ -57,6 +57,7 @@ def run(results, tmp_path, monkeypatch):
     return shown
 
 
+@pytest.mark.slow  # a kernel of its own each, as the one below
 def test_a_figure_and_then_a_plot_show_once_each(run):
     found = run(
         SETTINGS,
@@ -79,6 +80,7 @@ def test_with_matplotlib_inline(run):
     assert run("%matplotlib inline", FIGURE, OWN, FIGURE, f"plt.plot([1, 2]); {FIGURE};") == [0, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_report_and_then_a_plot(run, results):
     made = f"""
         import comparisons

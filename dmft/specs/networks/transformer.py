@@ -68,12 +68,13 @@ class Transformer(Architecture):
         head_dim: d, neurons of a head, with `limit="heads"` alone.
         limit: what grows with the width of networks, "heads" or "head_dim".
         gamma0: richness (feature-learning strength).
-        branch_scale: beta0; branch_exponent: alpha_L in [1/2, 1], branches are added beta0 L^{-alpha_L} times.
+        branch_scale, branch_exponent: beta0, and alpha_L in [1/2, 1]; branches are added beta0 L^{-alpha_L} times.
         attention_exponent: alpha_A in [1/2, 1]; 1 alone where the dimension of heads grows.
         causal: whether positions attend to themselves and earlier ones alone.
         positions: "learned", a vector of N(0, 1) for every position, which is trained as W^0 is; None, positions are
             told apart by their inputs (and the mask) alone.
-        mlp: whether a perceptron of `mlp_width` N neurons with `activation` follows the attention of every block.
+        mlp: whether a perceptron follows the attention of every block.
+        mlp_width, activation: of its layer, neurons beside N, and phi.
         normalization: of what branches read, "layer_norm", "rms_norm" (`dmft.LayerNorm`, `dmft.RMSNorm`: over the
             neurons, at each position), or None.
         trained_gain: whether each normalisation trains a gain, one number, from 1 on.
