@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 
 from dmft.random_data.causal import DataSite, between, require_finite_loss, set_symmetric
 from dmft.random_data.projected import optimiser_memory
-from dmft.random_data.random_features import size
+from dmft.random_data.random_features import OnDiagonal, size
 from dmft.running import memory
 from dmft.specs import Training, _check
 from dmft.specs.random_data.spectra import Spectrum
@@ -53,7 +53,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class DeepTimes:
+class DeepTimes(OnDiagonal):
     """Order parameters (step, step_2) at steps 0 .. T.
 
     error: C_v.  residual: C_Delta.  data_response: R_Delta.  gradient: C_g.
@@ -68,16 +68,6 @@ class DeepTimes:
     backward: Array
     forward_response: Array
     backward_response: Array
-
-    @property
-    def test(self) -> Array:
-        """Excess test loss (step,)."""
-        return np.diagonal(self.error).copy()
-
-    @property
-    def train(self) -> Array:
-        """Mean square of the training residuals (step,)."""
-        return np.diagonal(self.residual).copy()
 
 
 class _Layers:

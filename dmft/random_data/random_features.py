@@ -59,8 +59,25 @@ class ContourError(ArithmeticError):
     """Two contours of an inverse Laplace transform disagree."""
 
 
+class OnDiagonal:
+    """Losses, the diagonals of two correlations: C_0 of errors and C_1 of residuals, (step, step_2)."""
+
+    error: Array
+    residual: Array
+
+    @property
+    def test(self) -> Array:
+        """Excess test loss L (step,): mean square, without the variance of the noise."""
+        return np.diagonal(self.error).copy()
+
+    @property
+    def train(self) -> Array:
+        """Mean square of the training residuals (step,)."""
+        return np.diagonal(self.residual).copy()
+
+
 @dataclass(frozen=True)
-class TwoTimes:
+class TwoTimes(OnDiagonal):
     """Order parameters of a linear model at steps 0 .. T, (step, step_2) each.
 
     error: C_0, of test errors, without the noise of labels.  residual: C_1, of training residuals.
@@ -72,16 +89,6 @@ class TwoTimes:
     feature: Array
     data_response: Array
     feature_response: Array
-
-    @property
-    def test(self) -> Array:
-        """Excess test loss L (step,): mean square, without the variance of the noise."""
-        return np.diagonal(self.error).copy()
-
-    @property
-    def train(self) -> Array:
-        """Mean square of the training residuals (step,)."""
-        return np.diagonal(self.residual).copy()
 
 
 @dataclass(frozen=True)
@@ -270,17 +277,17 @@ def gradient_flow(
         raise ValueError(f"times holds {t.min():g}; a flow starts at time 0.")
     found = np.array([[spectrum.signal, spectrum.signal + noise] for _ in t])
     initial = spectrum.signal + noise
-    initial = spectrum.signal + noise
     merged = spectrum.coarse(MERGED) if len(spectrum.eigenvalues) > 8 * MERGED else spectrum
     for i in np.flatnonzero(t):
-        found[i] = np.maximum(flow_at(t[i], spectrum, N, P, noise, Talbot(nodes), "both"), 0.0)
         fine, coarse = (flow_at(t[i], merged, N, P, noise, Talbot(nodes - less), "both") for less in (0, COARSER))
+        exact = fine if merged is spectrum else flow_at(t[i], spectrum, N, P, noise, Talbot(nodes), "both")
+        found[i] = np.maximum(exact, 0.0)
         error, allowed = np.abs(np.subtract(fine, coarse)), CONTOUR * np.abs(fine) + CONTOUR_FLOOR * initial
         if not (error <= allowed).all():
             raise ContourError(
                 f"the inverse Laplace transform at time {t[i]:g} does not converge: contours of {nodes} and "
-                f"{nodes - COARSER} nodes give losses {fine[0]:.6g} and {coarse[0]:.6g}. Take nodes=32, or fewer than "
-                f"40 where rounding dominates."
+                f"{nodes - COARSER} nodes give losses {fine[0]:.6g} and {coarse[0]:.6g}. Take nodes between 24 and 36: "
+                "fewer do not resolve the contour, and more lose digits to rounding."
             )
     return Losses(t, found[:, 0], found[:, 1])
 
