@@ -84,6 +84,7 @@ def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:
         "coordinate_check",
         "coordinate_check_of_architectures",
         "depth",
+        "infinite_depth",
         "preactivation_densities",
         "richness",
         "solver_convergence",

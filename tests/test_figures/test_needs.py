@@ -27,6 +27,7 @@ OF_OTHERS = {
     "coordinate_check_of_architectures": "coordinate_check_of_architectures.data(None)",
     "deep_linear": "deep_linear.data(None)",
     "depth": "depth.data(None)",
+    "infinite_depth": "infinite_depth.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
     "richness": "richness.of(*comparisons)",
     "scaling_laws": "scaling_laws.data(None)",
