@@ -58,14 +58,15 @@ eta gamma0^2, of gradient descent without N.  A step adds c sum_a Delta_a gamma0
 df/dn.  Where rates of weights lack N, as in "ntk" below, its rate is 1/N of theirs, too.
 
 Of L residual blocks, h^{l+1} = h^l + beta0 L^-alpha W^l phi(h^l) / sqrt(N) with 1/2 <= alpha <= 1 has a limit of L ->
-infinity in which features are learned if the weights of branches, and they alone, learn at L^{2 alpha - 1} times the
+infinity in which features are learned if what is trained in branches, and it alone, learns at L^{2 alpha - 1} times the
 rate of all others: the blocks' part of the NTK, beta0^2 L^{-2 alpha} sum_l G^{l+1} Phi^l times that, is of order 1.
 A factor c^2 in the rate of a weight is a factor c in the forward pass and a variance 1 / c^2 at initialisation, so that
 all rates may remain eta gamma0^2 N: with c = L^{alpha - 1/2}
 
     h^{l+1} = h^l + beta0 L^-1/2 W^l phi(h^l) / sqrt(N)      W^l ~ N(0, L^{1 - 2 alpha})
 
-and c besides in all layers of a branch but its last.  With alpha = 1/2 the noise of branches at initialisation has a
+and c besides in all layers of a branch but its last.  Gains in branches are numbers of blocks, too: c n of a number n
+that starts at 1 / c moves c^2 times as fast as n alone.  With alpha = 1/2 the noise of branches at initialisation has a
 limit of its own, with alpha = 1 it vanishes, and what training adds remains.  (Bordelon, Chaudhry & Pehlevan 2024 have
 the same with rates of all weights scaled, and read-in and readout scaled against that.)
 
@@ -161,7 +162,7 @@ class Deviations:
 
 
 def learned(blocks: int, exponent: Any) -> Any:
-    """c = L^{alpha - 1/2}: the factor of weights in branches that beta0 L^-alpha multiplies."""
+    """c = L^{alpha - 1/2}: the factor of weights and gains in branches that beta0 L^-alpha multiplies."""
     return blocks ** (exponent - 0.5)
 
 

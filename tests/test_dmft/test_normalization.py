@@ -15,6 +15,7 @@ import dmft
 import finite_nets
 from dmft.engine import loop, matrix
 from dmft.specs.networks.program import traced
+from dmft.specs.networks.sketch import starts_of
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training import programs
@@ -118,21 +119,21 @@ def convolutions_by_torch(problem, x, weights):
         mode = "circular" if spec.padding == "circular" else "constant"
         return convolution(functional.pad(h, [1] * (2 * dimensions), mode=mode), W, stride=stride)
 
-    def shown(h):
+    def shown(h, c=1.0):
         h = h.movedim(1, -1)
         if spec.normalization is not None:
             norm = layer_norm if spec.normalization == "layer_norm" else functional.rms_norm
             h = norm(h, 1e-5) if norm is layer_norm else norm(h, h.shape[-1:], eps=1e-5)
-            h = h * (next(gains) if spec.trained_gain else 1)
+            h = h * (c * next(gains) if spec.trained_gain else 1)
         return torch.tanh(h).movedim(-1, 1)
 
-    # rates of branches are L^(2 alpha - 1) times those of others: not here, weights are scaled instead
+    # rates of branches are L^(2 alpha - 1) times those of others: not here, weights and gains are scaled instead
     c = L ** (spec.branch_exponent - 0.5)
     h = convolved(images, first, spec.stride)
     for _ in range(L):
         v = h
         for _ in range(spec.branch_layers):
-            v = convolved(shown(v), c * next(kernels))
+            v = convolved(shown(v, c), c * next(kernels))
         h = h + spec.branch_scale * L**-spec.branch_exponent * v
     features = shown(h).flatten(2)
     if spec.pooling == "flatten":
@@ -196,30 +197,39 @@ def test_networks_are_those_of_pytorch(name):
     np.testing.assert_allclose(nets.prediction[0, 0], expected, atol=1e-12)
     np.testing.assert_allclose(nets.ntk[0, 0, 0], ntk, rtol=1e-10, atol=1e-12)
     assert abs(expected[-1] - expected[0]).max() > 0.1
-    for gain in (w for w in weights.values() if w.numel() == 1):
-        assert abs(gain.item() - 1) > 1e-3
+    c = 1.0 if forward is perceptrons_by_torch else problem.network.blocks ** (problem.network.branch_exponent - 0.5)
+    for name, gain in ((name, w) for name, w in weights.items() if w.numel() == 1):
+        assert abs(gain.item() * (c if "." in name else 1) - 1) > 1e-3
 
 
-def test_branches_that_learn_at_the_rate_of_all_others_are_other_networks():
-    """The twin: the definition of alpha by rates, against weights of another variance."""
-    problem = image(4, branch_exponent=1.0)
+@pytest.mark.parametrize("normalization", [None, "layer_norm"])
+def test_branches_that_learn_at_the_rate_of_all_others_are_other_networks(normalization):
+    """The twins: the definition of alpha by rates of weights and of gains, against those of another variance or start."""
+    gains = normalization is not None
+    problem = image(4, branch_exponent=1.0, normalization=normalization, trained_gain=gains)
     spec, L = problem.network, 4
     expected, _, _ = trained_by_torch(problem, convolutions_by_torch)
-    for factor in (1, L):  # of the rates of branches, L^(2 alpha - 1)
-        with usual_torch(CPU):
-            trainer = programs.trainer_of(problem, CPU, PRECISIONS["float64"])
-            drawn = [a[0] for a in trainer.draw(WIDTH, torch.tensor([4]), 0)]
-        c = L ** (spec.branch_exponent - 0.5)
-        names = {**trainer.numbers.names, "w": trainer.numbers.readout}
-        # as they are in h + beta0 L^-alpha W phi(h) / sqrt(K N), of variance 1
-        theta = {n: (drawn[i] * (c if 0 < i < L + 1 else 1)).clone().requires_grad_() for n, i in names.items()}
+    with usual_torch(CPU):
+        trainer = programs.trainer_of(problem, CPU, PRECISIONS["float64"])
+        drawn = [a[0] for a in trainer.draw(WIDTH, torch.tensor([4]), 0)]
+    c = L ** (spec.branch_exponent - 0.5)
+    names = {**trainer.numbers.names, "w": trainer.numbers.readout}
+    inside = {n: 0 < i < L + 1 or n.startswith("gain.") for n, i in names.items()}
+    # of the rates of weights and of gains in branches, L^(2 alpha - 1)
+    for of_weights, of_gains in [(L, L), (1, L), *([(L, 1)] if gains else [])]:
+        # as they are in h + beta0 L^-alpha W phi(h) / sqrt(K N), weights of variance 1 and gains from 1 on
+        theta = {n: (drawn[i] * (c if inside[n] else 1)).clone().requires_grad_() for n, i in names.items()}
         assert list(theta.values())[1].var().item() == pytest.approx(1, abs=0.2)
-        rates = [spec.gamma0**2 * WIDTH * (factor if 0 < i < L + 1 else 1) for i in names.values()]
+        assert all(w.item() == 1 for w in theta.values() if w.numel() == 1)
+        rates = [
+            spec.gamma0**2
+            * ((of_gains if w.numel() == 1 else of_weights) if inside[n] else 1)
+            * (1 if w.numel() == 1 else WIDTH)
+            for n, w in theta.items()
+        ]
         start, y, found = None, torch.tensor(problem.task.y_train), []
         for _ in range(problem.training.steps + 1):
-            f = convolutions_by_torch(
-                problem, None, {n: w / c if n not in ("W0", "w") else w for n, w in theta.items()}
-            )
+            f = convolutions_by_torch(problem, None, {n: w / c if inside[n] else w for n, w in theta.items()})
             f = f / (spec.gamma0 * WIDTH)
             start = f.detach() if start is None else start
             found.append((f - start).detach().numpy())
@@ -227,7 +237,43 @@ def test_branches_that_learn_at_the_rate_of_all_others_are_other_networks():
             for w, r, g in zip(theta.values(), rates, pushes, strict=True):
                 w.data -= problem.training.learning_rate * r * g
         off = abs(np.array(found) - expected).max()
-        assert off < 1e-12 if factor == L else off > 1e-2
+        right = of_weights == of_gains == L
+        assert off < 1e-12 if right else off > 1e-3
+
+
+def test_gains_of_branches_learn_at_every_depth():
+    """Their part of the NTK at the end of training, and how far they move; the twin has their factor taken back."""
+    depths, parts, moved = np.array([2, 8, 32]), [], []
+    given = {"normalization": "layer_norm", "trained_gain": True, "branch_exponent": 1.0, "branch_scale": 3.0}
+    for blocks in depths.tolist():
+        problem = image(blocks, 2.0, 10, (16, 4), **given)
+        _, _, weights = trained_by_torch(problem, convolutions_by_torch, 64)
+        gains = [w for name, w in weights.items() if name.startswith("gain.")]
+        assert len(gains) == blocks
+        f = convolutions_by_torch(problem, None, weights) / 64
+        parts.append(sum(g.item() ** 2 for one in f for g in torch.autograd.grad(one, gains, retain_graph=True)))
+        moved.append(np.mean([blocks**0.5 * gain.item() - 1 for gain in gains]))
+    assert max(parts) < 2 * min(parts)  # measured: .044 .033 .032
+    assert max(moved) < 1.5 * min(moved)  # measured: .66 .58 .57
+    without = parts / depths
+    assert without[0] > 4 * without[1] > 12 * without[2]  # measured: .022 .0041 .0010
+
+
+def test_layers_of_gains_and_their_factor():
+    network = dmft.ResidualCNN(2, 3, branch_layers=2, normalization="rms_norm", trained_gain=True, branch_exponent=0.75)
+    sketch = network.sketch((4, 2))
+    layers = {part.name: part.layer for part in (*sketch.matrices, *sketch.vectors)}
+    for gain, before in {"gain.1": 0, "inner gain.1": "U.1", "gain.2": "V.1", "inner gain.2": "U.2"}.items():
+        assert layers[gain] == layers.get(before, before)
+    assert layers["gain"] == layers["V.2"] == 4
+    expected = [2**-0.25] * 4 + [1]
+    np.testing.assert_allclose(starts_of(network, (4, 2)), expected)
+    encoder = dmft.Transformer(4, head_dim=2, mlp=True, normalization="layer_norm", trained_gain=True)
+    np.testing.assert_allclose(starts_of(encoder, (4, 2)), [0.5] * 8)
+    assert starts_of(dataclasses.replace(encoder, branch_exponent=0.5), (4, 2)) == (1,) * 8
+    for factor, error in ((0.0, ValueError), ("2", TypeError)):
+        with pytest.raises(error, match="gain_factor="):
+            dmft.LayerNorm("gain", gain_factor=factor)
 
 
 # ---- the limit -------------------------------------------------------------------------------------------------------

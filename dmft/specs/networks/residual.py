@@ -6,8 +6,8 @@
     B_y = sum_k V^k phi_n(u)_{y+k} / sqrt(K N)            of two, with u_y = sum_k U^k phi_n(h)_{y+k} / sqrt(K N)
     f = w . mean_y phi_n(h^{L+1}_y) / (gamma0 N),      or sum_y w_y . phi_n(h^{L+1}_y) / (gamma0 N sqrt(Y))
 
-Weights of branches learn at L^{2 alpha - 1} times the rate of all others (`dmft.specs.parameterization`), so that depth
-has a limit for every alpha in [1/2, 1].  Blocks have the same form.
+Weights of branches, and gains of normalisations in them, learn at L^{2 alpha - 1} times the rate of all others
+(`dmft.specs.parameterization`), so that depth has a limit for every alpha in [1/2, 1].  Blocks have the same form.
 
 Sources: He et al. 2016 (normalisation and activation before convolutions); Bordelon et al. 2023 (alpha = 1/2);
 Bordelon, Chaudhry & Pehlevan 2024 (alpha).
@@ -57,7 +57,7 @@ class ResidualCNN(Architecture):
         padding, pooling: as of `CNN`.
         centered: subtract from the output its value at initialisation.
         frozen: numbers of layers that stay at initialisation: 0 for the first convolution, 1, 2, .. for those of
-            branches in their order (with their gains), the last for the readout.
+            branches in their order, the last for the readout; a gain by the convolution before it.
         parameterization, weight_variance: as of `MLP`; "standard" is not offered.
 
     Raises:
@@ -119,17 +119,18 @@ class ResidualCNN(Architecture):
         return pooled(net, self._shown(net, h), math.prod(grid), self.pooling)
 
     def _block(self, net: Any, h: Field, grid: tuple[int, ...]) -> Field:
-        mix, shown = mixing(grid, self.kernel_size, 1, self.padding), self._shown(net, h)
+        c, mix = learned(self.blocks, self.branch_exponent), mixing(grid, self.kernel_size, 1, self.padding)
+        shown = self._shown(net, h, gain_factor=c)
         if self.branch_layers == 2:
-            u = learned(self.blocks, self.branch_exponent) * net.apply("U", shown, to=INNER, mix=mix)
-            shown = self._shown(net, u, "inner gain")
+            u = c * net.apply("U", shown, to=INNER, mix=mix)
+            shown = self._shown(net, u, "inner gain", c)
         scale = branch_factor(self.blocks, self.branch_scale, self.branch_exponent)
         branch: Field = scale * net.apply("V", shown, to=STREAM, mix=mix)
         return h + branch
 
-    def _shown(self, net: Any, h: Field, gain: str = "gain") -> Field:
+    def _shown(self, net: Any, h: Field, gain: str = "gain", gain_factor: Any = 1.0) -> Field:
         """phi_n(h), with a gain of this name."""
-        scaled = normalized(self.normalization, net, h, gain if self.trained_gain else None)
+        scaled = normalized(self.normalization, net, h, gain if self.trained_gain else None, gain_factor)
         return net.layer(h, net.activate(self.activation, scaled))  # type: ignore[no-any-return]
 
     def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,8 +8,9 @@
     f = w . mean_s h^{L+1}_s / (gamma0 N),   or f_s = w . h^{L+1}_s / (gamma0 N) at every position
 
 of weights N(0, 1), and W_K, W_Q of variance d^{2 - 2 alpha_A}.  All learn at the rate eta gamma0^2 N, those of blocks
-at L^{2 alpha_L - 1} times that, so that what a block learns is of order 1 / L for every alpha_L: such a factor c^2 is a
-factor c in the program of a weight of variance 1 / c^2 (`dmft.specs.parameterization`).
+at L^{2 alpha_L - 1} times that (gains likewise, beside other numbers), so that what a block learns is of order 1 / L
+for every alpha_L: such a factor c^2 is a factor c in the program of a weight of variance 1 / c^2
+(`dmft.specs.parameterization`).
 
     limit "heads"        H -> inf at fixed d: heads are independent of each other, each its own softmax
     limit "head_dim"     d -> inf at fixed H: scores are averages over the neurons of a head, A = <k_s q_t>
@@ -228,7 +229,7 @@ class Transformer(Architecture):
         return learned(self.blocks, self.branch_exponent)
 
     def _normalized(self, net: Any, h: Field, gain: str) -> Field:
-        return normalized(self.normalization, net, h, gain if self.trained_gain else None)
+        return normalized(self.normalization, net, h, gain if self.trained_gain else None, self._learned)
 
     def _attended(self, net: Any, h: Field) -> Field:
         """m of all heads."""
