@@ -129,7 +129,7 @@ class ProgramTrainer(Training[Leaves]):
         starts, found = iter(starts_of(network, self._shape)), []
         for number, bank in enumerate(numbers.banks):
             if numbers.ends[number][1] is None:
-                found.append(torch.full((len(members), 1), next(starts)).to(self.x))
+                found.append(self.x.new_full((len(members), 1), next(starts)))
                 continue
             shape = self._drawn_shape(number, bank, width)
             drawn = normals(

@@ -42,6 +42,7 @@ CASES = {
     "heads": {"head_dim": 2},
     "alpha_A = 1/2": {"head_dim": 4, "attention_exponent": 0.5, "rate": 0.03},
     "head_dim": {"heads": 2, "limit": "head_dim"},
+    "gains": {"head_dim": 2, "rate": 0.02, **WHOLE, "trained_gain": True},
     "all of it": {"head_dim": 2, "rate": 0.02, **WHOLE},
     "all of it, head_dim": {"heads": 2, "limit": "head_dim", "rate": 0.02, "branch_exponent": 0.5, **WHOLE},
 }
@@ -69,7 +70,7 @@ def drawn(given, width=WIDTH):
                 theta[number] = theta[number][neurons]
             elif name[0] == "O":
                 theta[number] = theta[number][:, neurons]
-    found = dict(zip(names, theta, strict=True))
+    found = dict(zip(names, theta[: len(names)], strict=True))  # gains, which start from 1, come after them
     c = L ** (network.branch_exponent - 0.5)
     weights = {name: a * c for name, a in found.items()}  # of W0 and w, 1 / eps = c
     weights["w"] = weights["w"][0]
@@ -96,10 +97,15 @@ def trained_by_autograd(given, width=WIDTH):
     x, weights, heads = drawn(given, width)
     rate = given.training.learning_rate * network.gamma0**2 * width
     rate *= network.blocks ** (2 * network.branch_exponent - 1)
-    outputs, attention = [], []
+    outputs, attention, source = [], [], of_source(network, heads)
+    if network.trained_gain:  # in the order in which blocks meet them
+        weights |= {f"gain{i}": torch.ones(1, dtype=torch.float64) for i in range(network.blocks * (1 + network.mlp))}
     for _ in range(given.training.steps + 1):
         weights = {name: a.detach().requires_grad_() for name, a in weights.items()}
-        streams, sigma, sums = transformer(x, weights, **of_source(network, heads))
+        gains = iter([a for name, a in weights.items() if name.startswith("gain")])
+        if network.trained_gain:
+            source["norm"] = lambda h, gains=gains: next(gains) * torch.nn.functional.layer_norm(h, h.shape[-1:])
+        streams, sigma, sums = transformer(x, weights, **source)
         f = sums / (network.gamma0 * width)
         outputs.append(f.detach().numpy())
         attention.append(sigma.detach().numpy())
@@ -108,7 +114,9 @@ def trained_by_autograd(given, width=WIDTH):
             shown = [h.detach().numpy() for h in (*map(norm, streams[:-1]), streams[-1])]
             kernels = np.array([np.einsum("asn,bsn->ab", h, h) / h[0].size for h in shown])
         pushes = torch.autograd.grad(((f - y) ** 2).mean() / 2, list(weights.values()))
-        weights = {name: a - rate * g for (name, a), g in zip(weights.items(), pushes, strict=True)}
+        rates = [rate / width if name.startswith("gain") else rate for name in weights]
+        weights = {name: a - r * g for (name, a), r, g in zip(weights.items(), rates, pushes, strict=True)}
+    assert all(abs(a.item() - 1) > 1e-3 for name, a in weights.items() if name.startswith("gain"))
     return np.array(outputs), np.array(attention), kernels
 
 
