@@ -13,6 +13,7 @@ from dmft.errors import DivergenceError, MemoryEstimateError
 from finite_nets.random_data import AT_ONCE
 
 SMALL = rd.power_law(20, 1.3, 1.4)
+MANY = rd.power_law(60, 1.2, 1.5)
 STRUCTURED = rd.Spectrum([2.0, 1.0, 0.25], [0.4, 0.4, 0.8], [5, 15, 20])
 
 
@@ -146,6 +147,17 @@ def test_networks_that_diverge_are_told():
     wild = problem(training=dmft.GradientDescent(9.0, 60))
     with pytest.raises(DivergenceError, match="3 of 3 networks of scale 1 diverge. Lower learning_rate=9"):
         finite_nets.train_ensemble(wild, scales=[1], seeds=3)
+    late = {"scales": [1], "seeds": 2, "save_steps": [59, 60]}
+    for rate in (2.0, 3.0):  # where the first recorded loss is 1e25, and beyond all numbers
+        growing = problem(dmft.RandomFeatures(15), dmft.GradientDescent(rate, 60), spectrum=MANY, samples=24)
+        with pytest.raises(DivergenceError, match="2 of 2 networks of scale 1 diverge"):
+            finite_nets.train_ensemble(growing, **late)
+    calm = problem(dmft.RandomFeatures(15), dmft.GradientDescent(0.1, 60), spectrum=MANY, samples=24)
+    found = finite_nets.train_ensemble(calm, **late)
+    assert "diverged" not in found and list(found["step"].values) == [59, 60]
+    np.testing.assert_array_equal(
+        found["loss"].values, finite_nets.train_ensemble(calm, scales=[1], seeds=2)["loss"].values[..., 59:]
+    )
     for batch in (None, 4):
         with pytest.raises(DivergenceError, match=r"learning_rate=9 is beyond stability: .* converges below \d"):
             dmft.solve(problem(training=dmft.GradientDescent(9.0, 60), batch=batch))
