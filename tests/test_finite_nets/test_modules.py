@@ -1,5 +1,7 @@
 """Any module across widths: roles and rates, its limit, batches of members, what is recorded, what is refused."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import dmft
 import finite_nets
 from dmft.errors import DivergenceError
 from finite_nets.modules import members
+from finite_nets.modules.identity import probed, source_of
 from finite_nets.modules.members import Batched, conv_by_products, start
 from finite_nets.modules.rates import Rate
 from finite_nets.modules.training import Optimiser, augmented
@@ -325,6 +328,58 @@ def test_results_of_other_modules_are_of_other_problems():
 
     assert problem_id(1) == problem_id(1) == problem_id(1, widths=[8, 6])
     assert len({problem_id(1), problem_id(3), problem_id(1, gamma0=2.0), problem_id(1, centered=True)}) == 4
+
+
+class Acting(nn.Module):
+    def __init__(self, N, act, plain):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, N), nn.Linear(N, 1)
+        self.act = lambda x: act(x) + 0 * plain
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x)))
+
+
+def layered(N, act):
+    return nn.Sequential(nn.Linear(5, N), act(), nn.Linear(N, 1))
+
+
+def test_the_same_source_with_other_activations_is_another_problem(tmp_path):
+    def found(make):
+        training = finite_nets.ModuleTraining(0.5, steps=1)
+        return finite_nets.train_modules(make, TASK, training, [4], 1, store=tmp_path)
+
+    def closed(act):
+        return lambda N: Acting(N, act, 0.0)
+
+    makers = [functools.partial(layered, act=act) for act in (nn.Tanh, nn.ReLU, functools.partial(nn.LeakyReLU, 0.3))]
+    makers += [closed(torch.sigmoid), closed(torch.cos), closed(lambda x: torch.cos(x) + 1e-3)]
+    nets = [found(make) for make in makers]
+    assert len({each.attrs["problem_id"] for each in nets}) == len(makers)
+    assert len({float(each.prediction[0, 0, -1, 0]) for each in nets}) == len(makers)
+    assert found(functools.partial(layered, act=nn.Tanh)).attrs["problem_id"] == nets[0].attrs["problem_id"]
+
+
+def test_outputs_at_fixed_weights_tell_what_no_text_does():
+    def probe(act):
+        return probed(lambda N: Acting(N, act, 0.0), torch.zeros(1, 5), 1)
+
+    assert probe(torch.tanh) == probe(torch.tanh)
+    assert probe(torch.tanh) != probe(torch.relu)
+    assert [each[1] for each in probe(torch.tanh)] == [each[1] for each in probe(torch.relu)]  # the same layers
+    assert [each[0] for each in probed(lambda N: nn.Linear(N // 24 * 5, 1), torch.zeros(1, 5), 1)] == [24, 32]
+
+
+def test_sources_hold_what_they_take_from_around():
+    def measure(power):
+        return lambda module, x: module(x) ** power
+
+    first, second = (lambda x: x + 1), (lambda x: x - 1)  # of one line
+    different = [measure(1), measure(2), measure(torch.tensor(2)), first, second, functools.partial(first, 1)]
+    assert len({source_of(each) for each in different}) == len(different)
+    assert source_of(measure(1)) == source_of(measure(1))
+    assert len({source_of(each) for each in (np.sin, np.cos, torch.sin, torch.cos, nn.Tanh, nn.Tanh(), np)}) == 7
+    assert " 0x" not in source_of([torch.tanh, nn.Tanh(), object(), eval("lambda x: [y for y in x if y in 'ab']")])
 
 
 def test_networks_that_diverge_are_masked():
