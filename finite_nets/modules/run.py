@@ -216,6 +216,8 @@ def _observables(asked: Sequence[str] | None, layers: bool) -> tuple[str, ...]:
 
 
 def _bins(bins: Any) -> tuple[float, int]:
+    if np.shape(bins) != (2,):
+        raise ValueError(f"bins={bins!r} is no pair of a reach and a number; give e.g. bins={BINS}.")
     reach, count = bins
     return _check.positive("bins[0]", reach), _check.integer("bins[1]", count, minimum=1)
 
