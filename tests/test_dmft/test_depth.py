@@ -1,13 +1,15 @@
 """Infinitely many residual blocks: closed forms, the equations of deep linear networks, extrapolation in depth."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import dmft
 import finite_nets
-from dmft.limits import frozen_kernels
+from dmft.errors import DivergenceError
+from dmft.limits import depth, frozen_kernels
 
 DEPTHS = [2, 4, 8, 16, 32]
 
@@ -133,6 +135,42 @@ def test_what_has_no_limit_of_depth_is_refused():
             dmft.depth_limit(problem, depths)
     with pytest.raises(ValueError, match="two_time"):
         dmft.depth_limit(problem, two_time=True)
+
+
+LINEAR = {"blocks": 2, "gamma0": 1.0, "learning_rate": 0.1, "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"gamma0": 0.0}, ValueError, "gamma0=0.0 must be positive"),
+        ({"blocks": 0}, ValueError, "blocks=0 is too small"),
+        ({"steps": 2.5}, TypeError, "steps=2.5 is not an integer"),
+        ({"learning_rate": 10.0, "steps": 12}, DivergenceError, r"explodes at step \d+.*Lower learning_rate=10"),
+        ({"targets": [1.0]}, ValueError, "targets of 1 samples do not fit input_kernel of 2"),
+        ({"targets": [1.0, np.nan]}, ValueError, "targets holds 1 non-finite"),
+        ({"input_kernel": [[1.0, 0.0]]}, ValueError, "expected as many rows as columns"),
+    ],
+)
+def test_equations_of_deep_linear_networks_refuse_what_they_cannot_take(changed, error, message):
+    given = {"input_kernel": np.eye(2), "targets": [1.0, -1.0], **LINEAR}
+    assert np.isfinite(dmft.linear_residual(**given)).all()
+    with pytest.raises(error, match=message):
+        dmft.linear_residual(**given | changed)
+
+
+def test_kernels_of_infinite_depth_refuse_what_they_cannot_take(monkeypatch):
+    for kernel, message in (([[1.0, 0.5]], "as many rows as columns"), ([[1.0, 0.2], [0.5, 1.0]], "its mirror")):
+        with pytest.raises(ValueError, match=message):
+            dmft.infinite_depth_kernels(kernel, dmft.relu())
+    with pytest.raises(TypeError, match="is no Activation"):
+        dmft.infinite_depth_kernels([[1.0]], "relu")
+    assert np.isfinite(dmft.infinite_depth_kernels([[1e98]], dmft.relu()).ntk).all()
+    with pytest.raises(DivergenceError, match=r"reach 1\S* with beta0=3; lower it"):
+        dmft.infinite_depth_kernels([[1e98]], dmft.relu(), beta0=3.0)  # exp(9)
+    monkeypatch.setattr(depth, "solve_ivp", lambda *_, **__: SimpleNamespace(success=False, message="small steps"))
+    with pytest.raises(DivergenceError, match="beta0=1 are not found: small steps"):
+        dmft.infinite_depth_kernels([[1.0]], dmft.relu())
 
 
 def deep(exponent, branch_scale=1.0):
