@@ -225,7 +225,7 @@ def test_coordinate_check():
         nets = finite_nets.train_modules(
             perceptron,
             TASK,
-            finite_nets.ModuleTraining(0.2, steps=3),
+            finite_nets.ModuleTraining(0.1, steps=3),
             [32, 512],
             4,
             layers=["0", "2"],
