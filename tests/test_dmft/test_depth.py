@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import dmft
 import finite_nets
+from dmft.drivers.depth import _common_layers
 from dmft.errors import DivergenceError
 from dmft.limits import depth, frozen_kernels
 
@@ -135,6 +137,65 @@ def test_what_has_no_limit_of_depth_is_refused():
             dmft.depth_limit(problem, depths)
     with pytest.raises(ValueError, match="two_time"):
         dmft.depth_limit(problem, two_time=True)
+    for given, message in (
+        ({"depths": 8}, "depths=8 is not a list"),
+        ({"seed": 0.5}, "seed=0.5 is not an integer"),
+        ({"particle": 64, "scramble": 2}, "does not know particle, scramble; it takes arguments of dmft.solve"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            dmft.depth_limit(problem, **given)
+
+
+def usual_problem():
+    return dmft.Problem(
+        dmft.ResidualMLP(3, dmft.linear()), dmft.Task(data(), [1.0, -1.0]), dmft.GradientDescent(0.1, 1)
+    )
+
+
+def test_depths_have_scrambles_of_their_own(monkeypatch):
+    used = []
+
+    def spied(problem, *, seed):
+        used.append(seed)
+        return dmft.solve(problem, seed=seed, observables=["prediction"])
+
+    monkeypatch.setattr("dmft.drivers.depth.solve", spied)
+    for seed in (0, 1, 2):
+        found = dmft.depth_limit(usual_problem(), [2, 4], seed=seed)
+        assert found.attrs["seed"] == seed
+    assert len({*used}) == 6
+
+
+def test_accuracies_are_those_of_extrapolated_predictions(monkeypatch):
+    def shifted(problem, *, seed):
+        found = dmft.solve(problem, seed=seed, observables=["prediction", "accuracy"])
+        share = {2: 0.25, 4: 0.75}[problem.network.depth - 1]
+        return found.assign(accuracy=0 * found.accuracy + share, prediction=0 * found.prediction + share - 0.6)
+
+    monkeypatch.setattr("dmft.drivers.depth.solve", shifted)
+    found = dmft.depth_limit(usual_problem(), [2, 4])
+    # predictions of .65 are right for one of two samples; accuracies extrapolate to 1.25
+    assert found.prediction.values[-1] == pytest.approx(0.65)
+    assert (found.accuracy.values == np.array([0.25, 0.75, 0.5])[:, None]).all()
+
+
+def test_layers_and_attention_are_those_of_the_same_blocks():
+    deep = xr.Dataset({"kernel": ("layer", range(9)), "attention": ("attention_layer", range(4))})
+    found = _common_layers(deep, 2, 2)  # of four blocks of two layers and an attention, two
+    assert [*found.kernel.values] == [0, 1, 4, 5, 8]
+    assert [*found.attention.values] == [0, 2]
+
+
+@pytest.mark.slow
+def test_attention_has_a_limit_of_depth():
+    words = np.random.default_rng(0).standard_normal((2, 3, 4))
+    problem = dmft.Problem(
+        dmft.Transformer(blocks=1, head_dim=2), dmft.Task(words, [-1.0, 1.0]), dmft.GradientDescent(0.2, 1)
+    )
+    found = dmft.depth_limit(problem, [1, 2], observables=["attention"], particles=64, scrambles=2)
+    assert found.attention.sizes["depth"] == 3
+    assert found.attention.sizes["attention_layer"] == 1
+    np.testing.assert_allclose(found.attention.sum("key"), 1.0)
 
 
 LINEAR = {"blocks": 2, "gamma0": 1.0, "learning_rate": 0.1, "steps": 3}
