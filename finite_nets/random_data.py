@@ -260,18 +260,20 @@ def ensemble(
         ValueError: sizes that are not whole at a scale.
     """
     seeds = np.asarray(members.seeds, np.int64)
-    found = np.zeros((2, len(members.widths), len(seeds), len(steps)))
+    seen = np.union1d([0], steps)  # networks are judged by where they began, recorded or not
+    found = np.zeros((2, len(members.widths), len(seeds), len(seen)))
     for i, scale in enumerate(members.widths):
         at_once = _at_once(problem, scale, device, dtype, memory_limit)
         for first in range(0, len(seeds), at_once):
             part = seeds[first : first + at_once]
             draw = _Draws(torch.as_tensor(part, device=device), members.root, scale, dtype)
             with torch.no_grad():
-                found[:, i, first : first + len(part)] = _train(problem, scale, draw, steps, device, dtype)
+                found[:, i, first : first + len(part)] = _train(problem, scale, draw, seen, device, dtype)
             finished(len(part))
     train, test = found / 2
     healthy = ~(exploded(test, test[..., :1]) | exploded(train, train[..., :1])).any(axis=-1)
-    values = {"loss": train, "test_loss": test}
+    recorded = np.isin(seen, steps)
+    values = {"loss": train[..., recorded], "test_loss": test[..., recorded]}
     if not healthy.all():
         _tell(problem, members, healthy)
         values = {name: np.where(healthy[..., None], value, np.nan) for name, value in values.items()}

@@ -12,12 +12,13 @@ from the one before, or, with two depths, from the larger depth.
 Assumptions and approximations: an expansion in 1 / L, which holds where the depths are large enough (`dmft.solve` of
 the depths themselves are in the result, to be looked at).  Depths have scrambles of their own: blocks of one depth
 have no counterpart among those of another whose normals they could share, since each matrix draws normals in the order
-in which its own directions come, so that errors of different depths are independent.  Accuracies are those of the
-extrapolated predictions.
+in which its own directions come, so that errors of different depths are independent.  Accuracies, and what else of
+predictions is not smooth, are those of the extrapolated predictions.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -30,7 +31,7 @@ from dmft.drivers.solve import solve
 from dmft.running.host import usual_errors
 from dmft.specs import Problem, _check, vary
 
-ACCURACY = "accuracy"
+ENDS = {"layer": 1, "attention_layer": 0}  # of these, so many behind the last block
 
 
 @usual_errors
@@ -48,6 +49,7 @@ def depth_limit(problem: Problem, depths: Sequence[int] = (8, 16, 32), **numeric
         depths and infinity.  Layers are those of the smallest depth; of others the ones at the same fraction of it.
 
     Raises:
+        TypeError: depths that are no list, options that `dmft.solve` does not have.
         ValueError: networks without residual blocks, or with branches that have no limit; depths that do not double;
             and what `dmft.solve` raises.
 
@@ -61,14 +63,18 @@ def depth_limit(problem: Problem, depths: Sequence[int] = (8, 16, 32), **numeric
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"depth_limit expects a dmft.Problem, got {type(problem).__name__}.")
+    if not isinstance(depths, (list, tuple, range, np.ndarray)):
+        raise TypeError(f"depths={depths!r} is not a list of numbers of blocks; give e.g. [8, 16, 32].")
     counts = [_check.integer("depths", count, minimum=1) for count in depths]
     if len(counts) < 2 or any(b != 2 * a for a, b in pairwise(counts)):
         raise ValueError(f"depths={counts} are not two or more, each twice the one before; give e.g. [8, 16, 32].")
     if refused := {"two_time", "checkpoint"} & numerics.keys():
         raise ValueError(f"depth_limit does not take {', '.join(sorted(refused))}; use dmft.solve at one depth.")
+    if unknown := numerics.keys() - inspect.signature(solve).parameters.keys():
+        raise TypeError(f"depth_limit does not know {', '.join(sorted(unknown))}; it takes arguments of dmft.solve.")
+    seed = _check.integer("seed", numerics.pop("seed", 0), minimum=0)
     problems = vary(problem, network=[problem.network.with_blocks(count) for count in counts])
-    seed = numerics.pop("seed", 0)
-    found = [solve(one, seed=seed + i, **numerics) for i, one in enumerate(problems)]
+    found = [solve(one, seed=_seed(seed, count), **numerics) for one, count in zip(problems, counts, strict=True)]
     common = [_common_layers(one, count // counts[0], counts[0]) for one, count in zip(found, counts, strict=True)]
     names = [name for name in found[0].data_vars if f"{name}_se" in found[0]]
     values: dict[str, Any] = {}
@@ -81,12 +87,11 @@ def depth_limit(problem: Problem, depths: Sequence[int] = (8, 16, 32), **numeric
         values[name] = np.concatenate([each, limit[None]])
         values[f"{name}_se"] = np.concatenate([errors, error[None]])
     if "prediction" in values:
-        whole = schema.of_predictions(problems[0], values["prediction"][-1])
-        values |= {
-            name: np.concatenate([value[:-1], whole[name][None]])
-            for name, value in values.items()
-            if ACCURACY in name and name in whole
-        }
+        known = schema.quantities()
+        shares = [name for name in values if name in known and not known[name].smooth]
+        asked = [name.removeprefix("test_") for name in shares]
+        whole = schema.of_predictions(problems[0], values["prediction"][-1], asked)
+        values |= {name: np.concatenate([values[name][:-1], whole[name][None]]) for name in shares if name in whole}
     kept = ("dtype", "device", "particles", "scrambles", "tolerance", "memory_estimate")
     attrs = {name: found[-1].attrs[name] for name in kept if name in found[-1].attrs}
     return schema.build(
@@ -99,10 +104,17 @@ def depth_limit(problem: Problem, depths: Sequence[int] = (8, 16, 32), **numeric
     )
 
 
+def _seed(seed: int, blocks: int) -> int:
+    """Of the scrambles of a depth: those of other seeds and depths have nothing to do with them."""
+    return int(np.random.SeedSequence((seed, blocks)).generate_state(1)[0])
+
+
 def _common_layers(found: xr.Dataset, ratio: int, blocks: int) -> xr.Dataset:
-    """Those at the places of the layers of so many blocks."""
-    if "layer" not in found.dims:
-        return found
-    inside = (found.sizes["layer"] - 1) // (blocks * ratio)
-    layers = [ratio * block * inside + i for block in range(blocks) for i in range(inside)]
-    return found.isel(layer=[*layers, found.sizes["layer"] - 1])
+    """Those at the places of the layers of so many blocks: of block b, block ratio * b."""
+    places = {}
+    for dim, ends in ENDS.items():
+        if size := found.sizes.get(dim, 0):
+            inside = (size - ends) // (blocks * ratio)
+            layers = [ratio * block * inside + i for block in range(blocks) for i in range(inside)]
+            places[dim] = [*layers, *range(size - ends, size)]
+    return found.isel(places)

@@ -32,6 +32,7 @@ dropped, unless two-time kernels are asked for (`dmft.engine.network`).
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,8 @@ from dmft.specs import GradientFlow, Problem
 from dmft.specs.parameterization import require_limit
 from dmft.specs.random_data import RandomModel
 
+# of settings of particles, those that hold without any, besides the defaults
+UNPARTICLED = {"device": ("cpu",), "progress": (False,)}
 HALVED = 2  # scrambles with half of the particles, where these are few
 STILL = 1e-12  # of the smallest step, a step that changes nothing
 METHODS = {True: "causal linear forms, exact", False: "causal particles, revealed Gaussian matrices"}  # by exactness
@@ -111,7 +114,7 @@ def solve(
         memory_limit: in bytes; by default what is available on the device.
         progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
         ensembles: of `dmft.RandomFeatures`, so many draws of features times so many of data are averaged.  (Models of
-            random data take save_steps and two_time besides; they are solved without particles.)
+            random data take save_steps and two_time besides; they are solved without particles, and refuse the others.)
 
     Returns:
         Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
@@ -133,24 +136,31 @@ def solve(
         (('step', 'sample'), 3)
     """
     if isinstance(problem, Problem) and isinstance(problem.network, RandomModel):
-        return _of_random_data(problem, problem.network, save_steps, observables, two_time, ensembles)
+        return _of_random_data(**locals())
     return _computed(**prepared(**locals()))
 
 
 def _of_random_data(
     problem: Problem,
-    model: RandomModel,
     save_steps: Iterable[int] | None,
-    observables: Sequence[str | schema.Observable] | None,
     two_time: bool,
     ensembles: tuple[int, int] | None,
+    **others: Any,
 ) -> xr.Dataset:
     """What the solver that the model names makes of the problem."""
-    if observables is not None:
+    model: Any = problem.network
+    if others["observables"] is not None:
         raise ValueError(
-            f"observables={observables!r} are of networks with neurons; {type(model).__name__} records its losses, "
-            "order parameters and responses without being asked."
+            f"observables={others['observables']!r} are of networks with neurons; {type(model).__name__} records its "
+            "losses, order parameters and responses without being asked."
         )
+    usual = {name: one.default for name, one in inspect.signature(solve).parameters.items()}
+    for name, value in others.items():
+        if value not in (usual[name], *UNPARTICLED.get(name, ())):
+            raise ValueError(
+                f"{name}={value!r} is not for {type(model).__name__}, which is solved without particles: leave it out; "
+                "it takes save_steps, two_time and ensembles."
+            )
     steps = schema.saved_steps(problem, save_steps)
     solver = importlib.import_module(model.solver)
     found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)

@@ -28,17 +28,21 @@ Source: Bordelon, Noci, Li, Hanin & Pehlevan 2023 (the setting).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
 
-from dmft.limits.gaussian import NODES, gaussian_averages
+from dmft.errors import DivergenceError, exploded
+from dmft.limits.gaussian import NODES, check_covariance, gaussian_averages
 from dmft.specs import Activation, _check
 
 Array = NDArray[np.float64]
 RTOL, ATOL = 1e-10, 1e-12  # of the differential equations
+LARGEST = 1e100  # entry of a kernel
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,18 @@ def infinite_depth_kernels(
         nodes: of quadratures, as of `frozen_kernels`.
 
     Raises:
-        ValueError: another exponent, for which there is no limit (below 1/2), or none that is computed here.
+        ValueError, TypeError: another exponent, for which there is no limit (below 1/2), or none that is computed here;
+            a kernel that is no covariance.
+        DivergenceError: kernels too large for the integration through depth.
 
     Example:
         >>> K = dmft.infinite_depth_kernels([[1.0]], dmft.relu()).ntk[0, 0]
         >>> bool(abs(K - 3 * np.exp(1)) < 1e-8)
         True
     """
-    K = np.asarray(input_kernel, np.float64)
+    K, nodes = check_covariance(input_kernel), _check.integer("nodes", nodes, minimum=2)
+    if not isinstance(activation, Activation):
+        raise TypeError(f"activation={activation!r} is no Activation; give e.g. dmft.relu().")
     square = _check.positive("beta0", beta0) ** 2
     if exponent not in (0.5, 1):
         raise ValueError(
@@ -89,8 +97,7 @@ def infinite_depth_kernels(
     def forward(_: float, H: Array) -> Array:
         return square * averages(H.reshape(K.shape))[0].ravel()
 
-    stream = solve_ivp(forward, (0, 1), K.ravel(), rtol=RTOL, atol=ATOL, dense_output=True).sol
-    assert stream is not None  # that a dense output has
+    stream = _integrated(forward, K.ravel(), beta0).sol
 
     def backward(back: float, state: Array) -> Array:
         feature, slope = averages(stream(1 - back).reshape(K.shape))
@@ -99,8 +106,25 @@ def infinite_depth_kernels(
 
     feature, slope = averages(stream(1.0).reshape(K.shape))
     start = np.concatenate([slope.ravel(), np.zeros(count)])
-    G, of_blocks = solve_ivp(backward, (0, 1), start, rtol=RTOL, atol=ATOL).y[:, -1].reshape(2, *K.shape)
+    G, of_blocks = _integrated(backward, start, beta0).y[:, -1].reshape(2, *K.shape)
     return DeepKernels(stream(1.0).reshape(K.shape), feature + of_blocks + G * K)
+
+
+def _integrated(slope: Callable[[float, Array], Array], start: Array, beta0: float) -> Any:
+    """What SciPy finds from 0 to 1, if it gets there."""
+
+    def bounded(at: float, state: Array) -> Array:
+        if not abs(state).max() < LARGEST:
+            raise DivergenceError(
+                f"kernels of infinite depth reach {abs(state).max():.3g} with beta0={beta0:g}; lower it, or the size "
+                "of input_kernel."
+            )
+        return slope(at, state)
+
+    found = solve_ivp(bounded, (0, 1), start, rtol=RTOL, atol=ATOL, dense_output=True)
+    if not found.success:
+        raise DivergenceError(f"kernels of infinite depth with beta0={beta0:g} are not found: {found.message}")
+    return found
 
 
 def linear_residual(
@@ -126,12 +150,21 @@ def linear_residual(
         beta0: scale of branches, which are beta0 / sqrt(L).
         response: False leaves A and B out: another network, for checks.
 
+    Raises:
+        ValueError, TypeError: arguments out of range, or of shapes that do not fit.
+        DivergenceError: the loss explodes, naming the step.
+
     Example:
         >>> f = dmft.linear_residual([[1.0]], [1.0], blocks=2, gamma0=1.0, learning_rate=0.1, steps=3)
         >>> f.shape
         (4, 1)
     """
-    K, y = np.asarray(input_kernel, np.float64), np.asarray(targets, np.float64)
+    K, y = check_covariance(input_kernel), _check.finite_array("targets", targets, ("sample",))
+    if len(K) != len(y):
+        raise ValueError(f"targets of {len(y)} samples do not fit input_kernel of {len(K)}; give one for each of them.")
+    blocks, steps = _check.integer("blocks", blocks, minimum=1), _check.integer("steps", steps, minimum=0)
+    gamma0, beta0 = _check.positive("gamma0", gamma0), _check.positive("beta0", beta0)
+    learning_rate = _check.positive("learning_rate", learning_rate)
     P, L, T = len(y), blocks, steps + 1
     c, e = beta0 / np.sqrt(L), learning_rate * gamma0 / P
     sources = P + 1 + L * T * (P + 1)
@@ -189,4 +222,10 @@ def linear_residual(
             if layer == L + 1:
                 f[t] = h[layer, :, t] @ end / gamma0
                 delta[:, t] = y - f[t]
+                loss, initial = (np.square(delta[:, s]).mean() / 2 for s in (t, 0))
+                if exploded(loss, initial):
+                    raise DivergenceError(
+                        f"the loss explodes at step {t}: {loss:.3g} (initially {initial:.3g}). "
+                        f"Lower learning_rate={learning_rate:g}."
+                    )
     return f

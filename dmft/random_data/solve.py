@@ -17,6 +17,7 @@ Nothing is sampled: standard errors are 0.  Errors of circles and contours: `dmf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -181,6 +182,8 @@ def _split(
             f"ensembles={ensembles} are of RandomFeatures without a batch; {type(model).__name__} with batch="
             f"{data.batch} has no split into bias and variances here."
         )
+    if not isinstance(ensembles, Sequence) or len(ensembles) != 2:
+        raise TypeError(f"ensembles={ensembles!r} is no pair; give (draws of features, draws of data), e.g. (4, 1).")
     E_A, E_D = (_check.integer(f"ensembles[{i}]", each, minimum=1) for i, each in enumerate(ensembles))
     sizes: dict[str, Any] = {"features": model.features, "samples": data.samples, "noise": data.noise}
     if isinstance(training, GradientFlow):

@@ -1,13 +1,17 @@
 """Infinitely many residual blocks: closed forms, the equations of deep linear networks, extrapolation in depth."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import dmft
 import finite_nets
-from dmft.limits import frozen_kernels
+from dmft.drivers.depth import _common_layers
+from dmft.errors import DivergenceError
+from dmft.limits import depth, frozen_kernels
 
 DEPTHS = [2, 4, 8, 16, 32]
 
@@ -133,6 +137,101 @@ def test_what_has_no_limit_of_depth_is_refused():
             dmft.depth_limit(problem, depths)
     with pytest.raises(ValueError, match="two_time"):
         dmft.depth_limit(problem, two_time=True)
+    for given, message in (
+        ({"depths": 8}, "depths=8 is not a list"),
+        ({"seed": 0.5}, "seed=0.5 is not an integer"),
+        ({"particle": 64, "scramble": 2}, "does not know particle, scramble; it takes arguments of dmft.solve"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            dmft.depth_limit(problem, **given)
+
+
+def usual_problem():
+    return dmft.Problem(
+        dmft.ResidualMLP(3, dmft.linear()), dmft.Task(data(), [1.0, -1.0]), dmft.GradientDescent(0.1, 1)
+    )
+
+
+def test_depths_have_scrambles_of_their_own(monkeypatch):
+    used = []
+
+    def spied(problem, *, seed):
+        used.append(seed)
+        return dmft.solve(problem, seed=seed, observables=["prediction"])
+
+    monkeypatch.setattr("dmft.drivers.depth.solve", spied)
+    for seed in (0, 1, 2):
+        found = dmft.depth_limit(usual_problem(), [2, 4], seed=seed)
+        assert found.attrs["seed"] == seed
+    assert len({*used}) == 6
+
+
+def test_accuracies_are_those_of_extrapolated_predictions(monkeypatch):
+    def shifted(problem, *, seed):
+        found = dmft.solve(problem, seed=seed, observables=["prediction", "accuracy"])
+        share = {2: 0.25, 4: 0.75}[problem.network.depth - 1]
+        return found.assign(accuracy=0 * found.accuracy + share, prediction=0 * found.prediction + share - 0.6)
+
+    monkeypatch.setattr("dmft.drivers.depth.solve", shifted)
+    found = dmft.depth_limit(usual_problem(), [2, 4])
+    # predictions of .65 are right for one of two samples; accuracies extrapolate to 1.25
+    assert found.prediction.values[-1] == pytest.approx(0.65)
+    assert (found.accuracy.values == np.array([0.25, 0.75, 0.5])[:, None]).all()
+
+
+def test_layers_and_attention_are_those_of_the_same_blocks():
+    deep = xr.Dataset({"kernel": ("layer", range(9)), "attention": ("attention_layer", range(4))})
+    found = _common_layers(deep, 2, 2)  # of four blocks of two layers and an attention, two
+    assert [*found.kernel.values] == [0, 1, 4, 5, 8]
+    assert [*found.attention.values] == [0, 2]
+
+
+@pytest.mark.slow
+def test_attention_has_a_limit_of_depth():
+    words = np.random.default_rng(0).standard_normal((2, 3, 4))
+    problem = dmft.Problem(
+        dmft.Transformer(blocks=1, head_dim=2), dmft.Task(words, [-1.0, 1.0]), dmft.GradientDescent(0.2, 1)
+    )
+    found = dmft.depth_limit(problem, [1, 2], observables=["attention"], particles=64, scrambles=2)
+    assert found.attention.sizes["depth"] == 3
+    assert found.attention.sizes["attention_layer"] == 1
+    np.testing.assert_allclose(found.attention.sum("key"), 1.0)
+
+
+LINEAR = {"blocks": 2, "gamma0": 1.0, "learning_rate": 0.1, "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"gamma0": 0.0}, ValueError, "gamma0=0.0 must be positive"),
+        ({"blocks": 0}, ValueError, "blocks=0 is too small"),
+        ({"steps": 2.5}, TypeError, "steps=2.5 is not an integer"),
+        ({"learning_rate": 10.0, "steps": 12}, DivergenceError, r"explodes at step \d+.*Lower learning_rate=10"),
+        ({"targets": [1.0]}, ValueError, "targets of 1 samples do not fit input_kernel of 2"),
+        ({"targets": [1.0, np.nan]}, ValueError, "targets holds 1 non-finite"),
+        ({"input_kernel": [[1.0, 0.0]]}, ValueError, "expected as many rows as columns"),
+    ],
+)
+def test_equations_of_deep_linear_networks_refuse_what_they_cannot_take(changed, error, message):
+    given = {"input_kernel": np.eye(2), "targets": [1.0, -1.0], **LINEAR}
+    assert np.isfinite(dmft.linear_residual(**given)).all()
+    with pytest.raises(error, match=message):
+        dmft.linear_residual(**given | changed)
+
+
+def test_kernels_of_infinite_depth_refuse_what_they_cannot_take(monkeypatch):
+    for kernel, message in (([[1.0, 0.5]], "as many rows as columns"), ([[1.0, 0.2], [0.5, 1.0]], "its mirror")):
+        with pytest.raises(ValueError, match=message):
+            dmft.infinite_depth_kernels(kernel, dmft.relu())
+    with pytest.raises(TypeError, match="is no Activation"):
+        dmft.infinite_depth_kernels([[1.0]], "relu")
+    assert np.isfinite(dmft.infinite_depth_kernels([[1e98]], dmft.relu()).ntk).all()
+    with pytest.raises(DivergenceError, match=r"reach 1\S* with beta0=3; lower it"):
+        dmft.infinite_depth_kernels([[1e98]], dmft.relu(), beta0=3.0)  # exp(9)
+    monkeypatch.setattr(depth, "solve_ivp", lambda *_, **__: SimpleNamespace(success=False, message="small steps"))
+    with pytest.raises(DivergenceError, match="beta0=1 are not found: small steps"):
+        dmft.infinite_depth_kernels([[1.0]], dmft.relu())
 
 
 def deep(exponent, branch_scale=1.0):

@@ -13,6 +13,7 @@ from dmft.errors import DivergenceError, MemoryEstimateError
 from finite_nets.random_data import AT_ONCE
 
 SMALL = rd.power_law(20, 1.3, 1.4)
+MANY = rd.power_law(60, 1.2, 1.5)
 STRUCTURED = rd.Spectrum([2.0, 1.0, 0.25], [0.4, 0.4, 0.8], [5, 15, 20])
 
 
@@ -146,6 +147,18 @@ def test_networks_that_diverge_are_told():
     wild = problem(training=dmft.GradientDescent(9.0, 60))
     with pytest.raises(DivergenceError, match="3 of 3 networks of scale 1 diverge. Lower learning_rate=9"):
         finite_nets.train_ensemble(wild, scales=[1], seeds=3)
+    late = {"scales": [1], "seeds": 2, "save_steps": [59, 60]}
+    for rate in (2.0, 3.0):  # where the first recorded loss is 1e25, and beyond all numbers
+        growing = problem(dmft.RandomFeatures(15), dmft.GradientDescent(rate, 60), spectrum=MANY, samples=24)
+        with pytest.raises(DivergenceError, match="2 of 2 networks of scale 1 diverge"):
+            finite_nets.train_ensemble(growing, **late)
+    calm = problem(dmft.RandomFeatures(15), dmft.GradientDescent(0.1, 60), spectrum=MANY, samples=24)
+    found = finite_nets.train_ensemble(calm, **late)
+    assert "diverged" not in found
+    assert list(found["step"].values) == [59, 60]
+    np.testing.assert_array_equal(
+        found["loss"].values, finite_nets.train_ensemble(calm, scales=[1], seeds=2)["loss"].values[..., 59:]
+    )
     for batch in (None, 4):
         with pytest.raises(DivergenceError, match=r"learning_rate=9 is beyond stability: .* converges below \d"):
             dmft.solve(problem(training=dmft.GradientDescent(9.0, 60), batch=batch))
@@ -191,6 +204,32 @@ def test_sizes_and_noise_are_part_of_the_problem():
     assert [one.network.depth for one in dmft.vary(deep, depth=[1, 2])] == [1, 2]
     limits = dmft.stack([dmft.solve(one) for one in dmft.vary(problem(), features=[3, 5])], "features")
     assert limits["loss"].sizes == {"features": 2, "step": 7}
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        {"particles": -3},
+        {"scrambles": 4},
+        {"seed": 1},
+        {"tolerance": 1e-2},
+        {"dtype": "nonsense"},
+        {"device": "gpu"},
+        {"devices": 2},
+        {"checkpoint": "state"},
+        {"memory_limit": 10**9},
+        {"progress": True},
+    ],
+)
+def test_settings_of_particles_are_refused_by_models_without(ignored):
+    ((name, value),) = ignored.items()
+    with pytest.raises(ValueError, match=f"^{name}={value!r} is not for RandomFeatures, .* leave it out"):
+        dmft.solve(problem(), **ignored)
+
+
+def test_settings_that_hold_without_particles_are_taken():
+    found = dmft.solve(problem(), particles=4096, device="cpu", progress=False, save_steps=[2, 6])
+    assert list(found["step"].values) == [2, 6]
 
 
 def test_ensembles_of_features_and_data():
@@ -258,6 +297,8 @@ def test_other_readings_say_what_there_is(reading):
         (lambda: problem(dmft.ProjectedLinear(5), FLOW), ValueError, "closed for infinitely many features"),
         (lambda: problem(dmft.DeepLinear(1), dmft.GradientDescent(0.1, 2, weight_decay=1.0)), ValueError, "use weight_decay=0"),
         (lambda: dmft.solve(problem(), observables=["loss"]), ValueError, "records its losses, order parameters"),
+        (lambda: dmft.solve(problem(), ensembles=3), TypeError, "ensembles=3 is no pair; give (draws of features"),
+        (lambda: dmft.solve(problem(), ensembles=(1, 2, 3)), TypeError, "ensembles=(1, 2, 3) is no pair"),
         (lambda: dmft.solve(linear_network(), ensembles=(2, 2)), ValueError, "ensembles=(2, 2) are of dmft.RandomFeatures"),
         (lambda: finite_nets.train_ensemble(linear_network(), scales=[1], seeds=8), ValueError, "scales=[1] are of models of random data"),
         (lambda: finite_nets.train_ensemble(problem(), scales=[1], seeds=8, keep="moments"), ValueError, "records the losses of every member"),
