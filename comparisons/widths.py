@@ -193,8 +193,8 @@ def pointwise(theory: xr.Dataset | None = None, nets: xr.Dataset = REQUIRED) -> 
         successive_error (wider, split, step), of one network of a width from one of the next wider width, and of their
         means, with the labels `narrower` beside `wider`.  nan where predictions vanish (a centered network at t = 0).
         Without a theory also widest, widest_error (narrow, split, step), of one network of a width from the mean over
-        the widest, and of their means; and of all four the fitted `<name>_exponent`(split, step), nan where distances
-        do not resolve it.
+        the widest, and of their means; and of all four the fitted exponents `<name>_exponent` (split, step), nan where
+        distances do not resolve them.
 
     Raises:
         SchemaError, ValueError: as of `comparisons.compare`; neither a theory nor a second width.

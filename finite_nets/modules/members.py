@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from dmft.specs import loss as losses
 from finite_nets.device.random import normals
+from finite_nets.ensembles.runner import out_of_memory
 from finite_nets.modules.data import Batch
 from finite_nets.modules.rates import Rate
 from finite_nets.modules.recording import Parameters
@@ -220,6 +221,14 @@ def sizes_of(module: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[tuple
     try:
         with torch.no_grad():
             output = module(x)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if out_of_memory(error):
+            raise
+        raise ValueError(
+            f"the module cannot be run with the inputs of the task, of shape {tuple(x.shape)}, "
+            f"{'(sample, position) of tokens' if x.ndim == 2 and not x.is_floating_point() else '(sample, ...)'}; "
+            f"PyTorch says: {error}. Make it for such inputs, or give other ones (dmft.Task)."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

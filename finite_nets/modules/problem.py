@@ -2,28 +2,26 @@
 
 It has no limit that the theory would compute, and is not read back; analyses ask it for loss and labels, and it tells
 results of different modules, data and trainings apart.  The module is known by its parameters, with their roles and
-shapes in units of the width, and by the function and the classes that make it: their source, as far as there is one,
-and the numbers and words of the function's surroundings that it uses.
+shapes in units of the width, by the source of the function and the classes that make it, with what they use of their
+surroundings, and by its layers and its outputs at fixed weights (`finite_nets.modules.identity`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dmft.specs.problem import FORMAT, _identity
 from finite_nets.modules.data import Observed
+from finite_nets.modules.identity import probed, source_of
 from finite_nets.modules.rates import MakeModule, Rate, Scaling
 from finite_nets.modules.training import ModuleTraining
-
-PLAIN = (bool, int, float, str, tuple, type(None))  # values whose text says what they are
 
 
 @dataclass(frozen=True)
@@ -79,15 +77,17 @@ class ModuleProblem:
         return json.dumps({**self._physics, "task": task}, sort_keys=True)
 
 
-def described(make_module: MakeModule, module: nn.Module, rates: Sequence[Rate], scaling: Scaling) -> dict[str, Any]:
-    """Of a network, for JSON; `module` and `rates` at any width."""
+def described(
+    make_module: MakeModule, module: nn.Module, rates: Sequence[Rate], scaling: Scaling, seen: Tensor, outputs: int
+) -> dict[str, Any]:
+    """Of a network, for JSON; `module` and `rates` at any width, of such inputs `seen` and so many outputs."""
     classes = sorted({type(part) for part in module.modules()}, key=lambda kind: kind.__qualname__)
     own = [kind for kind in classes if not kind.__module__.startswith("torch.")]
     digest = hashlib.sha256()
     for each in (make_module, *own):
         digest.update(source_of(each).encode())
     structure = [(one.name, one.role, one.axes) for one in rates]
-    digest.update(json.dumps(structure).encode())
+    digest.update(json.dumps([structure, probed(make_module, seen, outputs)]).encode())
     return {
         "kind": "module",
         "name": getattr(make_module, "__qualname__", type(make_module).__qualname__),
@@ -96,16 +96,3 @@ def described(make_module: MakeModule, module: nn.Module, rates: Sequence[Rate],
         "sha256": digest.hexdigest(),
         **{name: value for name, value in asdict(scaling).items() if name != "optimiser"},
     }
-
-
-def source_of(of: Any) -> str:
-    """The text of a function or class; of a function also the values that it takes from around it."""
-    try:
-        text = inspect.getsource(of)
-    except (OSError, TypeError):  # of a console, or an object that is called
-        text = getattr(of, "__qualname__", type(of).__qualname__)
-    if not inspect.isfunction(of):
-        return text
-    around = inspect.getclosurevars(of)
-    values = {**around.globals, **around.nonlocals, "defaults": of.__defaults__}
-    return text + repr(sorted((name, repr(value)) for name, value in values.items() if isinstance(value, PLAIN)))

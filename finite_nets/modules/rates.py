@@ -160,7 +160,8 @@ def mean_field_rates(
 
     Raises:
         ValueError: a module whose shapes do not change with width, or grow otherwise than proportionally to it;
-            shared parameters; names of parameters that do not occur.
+            shared parameters, or with requires_grad=False; transposed convolutions; names of parameters that do not
+            occur.
         TypeError: what is no module.
 
     Example:
@@ -191,6 +192,11 @@ def mean_field_rates(
 
 def made(make_module: MakeModule, width: int) -> nn.Module:
     """A module on the CPU in single precision, drawn without a trace in the generator of the caller."""
+    if isinstance(make_module, nn.Module):
+        raise TypeError(
+            f"make_module={type(make_module).__name__}(...) is a module; give the function of the width that makes it, "
+            "such as lambda N: torch.nn.Sequential(torch.nn.Linear(3, N), ...)."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = make_module(int(width))
@@ -228,6 +234,7 @@ def parameter_roles(
         if role not in ROLES:
             raise ValueError(f"roles[{name!r}]={role!r} is unknown; choose one of {', '.join(ROLES)}.")
     owners = {f"{path}.{name}".lstrip("."): m for path, m in first.named_modules() for name in m._parameters}
+    _require_known(first, owners)
     ratio = math.log(widths[1] / widths[0])
     found = {}
     for name, shape in shapes[0].items():
@@ -235,6 +242,21 @@ def parameter_roles(
         role = given.get(name) or _role(name, owners[name], shape, wider, ratio)
         found[name] = _Grown(role, tuple(i for i, (a, b) in enumerate(zip(shape, wider, strict=False)) if a != b))
     return found
+
+
+def _require_known(module: nn.Module, owners: Mapping[str, nn.Module]) -> None:
+    """ValueError for weights whose axes are others, and for parameters that are not to be trained."""
+    for name, parameter in module.named_parameters():
+        if isinstance(owners[name], nn.modules.conv._ConvTransposeNd):
+            raise ValueError(
+                f"{name} is of {type(owners[name]).__name__}, whose weights are (in, out, ...), not (out, in, ...): "
+                "its fan-in is not known here; use Upsample and a convolution."
+            )
+        if not parameter.requires_grad:
+            raise ValueError(
+                f"{name} has requires_grad=False, but every parameter would be trained; keep numbers that stay as they "
+                "are with register_buffer, or leave requires_grad at True."
+            )
 
 
 def by_pattern(what: str, given: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any]:

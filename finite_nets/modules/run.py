@@ -19,8 +19,9 @@ from finite_nets.ensembles.budget import CPU_BATCH, GPU_SHARE
 from finite_nets.ensembles.collection import Members, check_members
 from finite_nets.ensembles.ensemble import find_device
 from finite_nets.modules.data import Data, checked_loss, on_device
+from finite_nets.modules.identity import source_of
 from finite_nets.modules.members import drawn, require_trainable, sizes_of
-from finite_nets.modules.problem import ModuleProblem, described, source_of
+from finite_nets.modules.problem import ModuleProblem, described
 from finite_nets.modules.rates import MakeModule, Rate, Scaling, made, mean_field_rates
 from finite_nets.modules.recording import Measure
 from finite_nets.modules.training import ModuleTraining, checked_training
@@ -163,7 +164,10 @@ def prepared(
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     narrow = made(make_module, width)
     _require_layers(narrow, names)
-    description = described(make_module, narrow, rates[width], scaling) | {"centered": centered} | _named(factors)
+    description = described(
+        make_module, narrow, rates[width], scaling, data.seen[:1].cpu(), data.observed.targets.shape[1]
+    )
+    description |= {"centered": centered} | _named(factors)
     if centered and save_steps is not None and 0 not in list(save_steps):
         raise ValueError(f"centered=True subtracts the outputs of step 0; add it to save_steps={list(save_steps)}.")
     problem: Any = ModuleProblem(description, data.observed, training, loss, scaling.gamma0, len(names))
@@ -212,6 +216,8 @@ def _observables(asked: Sequence[str] | None, layers: bool) -> tuple[str, ...]:
 
 
 def _bins(bins: Any) -> tuple[float, int]:
+    if np.shape(bins) != (2,):
+        raise ValueError(f"bins={bins!r} is no pair of a reach and a number; give e.g. bins={BINS}.")
     reach, count = bins
     return _check.positive("bins[0]", reach), _check.integer("bins[1]", count, minimum=1)
 

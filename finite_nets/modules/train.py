@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import nn
 
+from dmft import schema
 from dmft.errors import MemoryEstimateError, exploded
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
@@ -211,6 +212,10 @@ def train_together(
     prediction = recording.as_predictions(found["prediction"], scalar=not data.observed.outputs)
     found["prediction"] = prediction - prediction[:, :1] if run.centered else prediction
     bad = ~np.isfinite(found["prediction"]).reshape(*found["prediction"].shape[:2], -1).all(axis=2)
+    with np.errstate(all="ignore"):  # of networks that diverged
+        losses = schema.observed_loss(run.problem, found["prediction"].astype(np.float64))
+    first = losses[:, 0] if run.steps[0] == 0 else initial.double().cpu().numpy()
+    bad |= exploded(losses, first[:, None])  # the last update too, after which no batch follows
     at = np.minimum(at, np.where(bad.any(axis=1), run.steps[bad.argmax(axis=1)], NEVER))
     shapes = {f"shape {name}": np.array(shape) for name, shape in recorder.shapes.items()}
     return [

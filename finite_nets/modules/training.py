@@ -34,7 +34,8 @@ class ModuleTraining:
     """Training of modules, the same samples at every step for every width and seed.
 
     Args:
-        learning_rate: eta of the limit's units (`finite_nets.mean_field_rates`), one number or one for each step.
+        learning_rate: eta of the limit's units (`finite_nets.mean_field_rates`), one number or one for each step
+            (some may be 0).
         steps: number of updates.
         batch: samples of a step; all of them by default.
         optimiser: "sgd" or "adam".
@@ -67,7 +68,9 @@ class ModuleTraining:
 
     def __post_init__(self) -> None:
         steps = _check.integer("steps", self.steps, minimum=1)
-        checked: dict[str, Any] = {"learning_rate": checked_rates("learning_rate", self.learning_rate, steps)}
+        checked: dict[str, Any] = {
+            "learning_rate": checked_rates("learning_rate", self.learning_rate, steps, zeros=True)
+        }
         if self.batch is not None:
             checked["batch"] = _check.integer("batch", self.batch, minimum=1)
         if self.optimiser not in OPTIMISERS:
@@ -75,6 +78,8 @@ class ModuleTraining:
         checked["momentum"] = _check.nonnegative("momentum", self.momentum, below=1.0)
         if self.momentum and self.optimiser != "sgd":
             raise ValueError("momentum is that of SGD; Adam has betas=(0.9, 0.999).")
+        if np.shape(self.betas) != (2,):
+            raise ValueError(f"betas={self.betas!r} is no pair of numbers; give e.g. betas=(0.9, 0.999).")
         checked["betas"] = tuple(_check.nonnegative(f"betas[{i}]", b, below=1.0) for i, b in enumerate(self.betas))
         checked["eps"] = _check.nonnegative("eps", self.eps)
         checked["weight_decay"] = _check.nonnegative("weight_decay", self.weight_decay)
@@ -142,13 +147,18 @@ class _GivenBatches(ModuleTraining):
 
 
 def checked_training(training: Any) -> ModuleTraining:
-    """A `ModuleTraining`, perhaps of a `dmft.GradientDescent`; TypeError for others."""
+    """A `ModuleTraining`, perhaps of a `dmft.GradientDescent`; TypeError for others, ValueError for what it has not."""
     if isinstance(training, ModuleTraining):
         return training
     if not isinstance(training, GradientDescent):
         raise TypeError(
             f"training={training!r} is no finite_nets.ModuleTraining, such as ModuleTraining(0.1, steps=100, "
             "batch=32), and no dmft.GradientDescent."
+        )
+    if training.observe != "all":
+        raise ValueError(
+            f"observe={training.observe!r} of dmft.GradientDescent does not say what modules record; leave it out, and "
+            "give train_modules e.g. observed=(0, 256) for test samples alone."
         )
     fields: dict[str, Any] = {name: getattr(training, name) for name in ("learning_rate", "steps", "momentum")}
     fields["weight_decay"] = training.weight_decay
@@ -173,8 +183,6 @@ class Optimiser:
     def step(self, t: int, gradients: Mapping[str, Tensor]) -> None:
         """Update number t, from gradients of the loss."""
         eta = float(self._training.rates[t])
-        if not eta:
-            return
         g = [gradients[name] for name in self._names]
         decay = self._training.weight_decay
         if self._training.optimiser == "sgd":

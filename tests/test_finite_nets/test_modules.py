@@ -1,5 +1,7 @@
 """Any module across widths: roles and rates, its limit, batches of members, what is recorded, what is refused."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import dmft
 import finite_nets
 from dmft.errors import DivergenceError
 from finite_nets.modules import members
+from finite_nets.modules.identity import probed, source_of
 from finite_nets.modules.members import Batched, conv_by_products, start
 from finite_nets.modules.rates import Rate
 from finite_nets.modules.training import Optimiser, augmented
@@ -114,6 +117,9 @@ def test_roles_and_factors_may_be_given():
         (lambda N: nn.Sequential(*[nn.Linear(2, N)] * (1 if N == 4 else 2), nn.Linear(N, N)), "different parameters"),
         (lambda N: nn.Sequential(*[nn.Linear(N, N)] * 2), "is shared with another"),
         (lambda N: 3, "returned int, not a torch.nn.Module"),
+        (nn.Linear(3, 4), r"make_module=Linear\(...\) is a module; give the function of the width"),
+        (lambda N: nn.ConvTranspose2d(2, N, 3), r"weight is of ConvTranspose2d, whose weights are \(in, out, ...\)"),
+        (lambda N: nn.Linear(2, N).requires_grad_(False), "weight has requires_grad=False"),
     ],
 )
 def test_modules_without_a_width_are_refused(make, message):
@@ -128,28 +134,46 @@ def test_modules_without_a_width_are_refused(make, message):
 def test_updates_are_those_of_torch(optimiser):
     """Each parameter a group with its own rate, eps and decay, as the top of `finite_nets.modules.training` says."""
     torch.manual_seed(0)
-    eta, lam, extra = 0.3, 0.2, {"momentum": 0.7} if optimiser == "sgd" else {"eps": 1e-2}
+    eta, lam, extra = (0.0, 0.3, 0.0, 0.2), 0.2, {"momentum": 0.7} if optimiser == "sgd" else {"eps": 1e-2}
     training = finite_nets.ModuleTraining(eta, steps=4, optimiser=optimiser, weight_decay=lam, **extra)
     rates = [Rate("a", "hidden", (3, 3), 3, 1.0, 0.5, 0.1), Rate("b", "output", (2,), 3, 1.0, 2.0, 1.0)]
     start_values = {one.name: torch.randn(one.shape) for one in rates}
     ours = {name: value[None].clone() for name, value in start_values.items()}
     theirs = {name: value.clone().requires_grad_() for name, value in start_values.items()}
     groups = [
-        {"params": [theirs[one.name]], "lr": eta * one.rate, "weight_decay": lam / one.rate}
+        {"params": [theirs[one.name]], "lr": one.rate, "weight_decay": lam / one.rate}
         | ({"eps": 1e-2 * one.eps} if optimiser == "adam" else {})
         for one in rates
     ]
     reference = torch.optim.AdamW(groups) if optimiser == "adam" else torch.optim.SGD(groups, momentum=0.7)
-    steps = Optimiser(training, rates, ours)
+    skipping = {name: value.clone() for name, value in ours.items()}
+    steps, others = Optimiser(training, rates, ours), Optimiser(training, rates, skipping)
     for t in range(4):
         gradients = {name: torch.randn(value.shape) for name, value in theirs.items()}
         for name, value in theirs.items():
             value.grad = gradients[name]
+        for group, one in zip(reference.param_groups, rates, strict=True):
+            group |= {"lr": eta[t] * one.rate}
         reference.step()
         steps.step(t, {name: g[None] for name, g in gradients.items()})
+        if eta[t]:
+            others.step(t, {name: g[None] for name, g in gradients.items()})
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name][0], value.detach(), rtol=1e-5, atol=1e-6)
         assert (ours[name][0] - start_values[name]).abs().max() > 0.05
+        assert (skipping[name][0] - value).abs().max() > 0.01  # moments move at rate 0 too
+
+
+def test_schedules_may_start_at_zero_and_betas_are_two():
+    training = dmft.GradientDescent((0.0, 0.5), steps=2)
+    nets = finite_nets.train_modules(perceptron, TASK, training, [4], 1, save_steps=[0, 1, 2])
+    first, second, third = nets.prediction.values[0, 0]
+    np.testing.assert_array_equal(first, second)
+    assert abs(third - second).max() > 1e-3
+    with pytest.raises(ValueError, match="zero at every step"):
+        finite_nets.ModuleTraining((0.0, 0.0), steps=2)
+    with pytest.raises(ValueError, match=r"betas=0.9 is no pair of numbers; give e.g. betas=\(0.9, 0.999\)"):
+        finite_nets.ModuleTraining(0.1, steps=2, optimiser="adam", betas=0.9)
 
 
 def test_batches_are_epochs_or_one_pass():
@@ -201,7 +225,7 @@ def test_coordinate_check():
         nets = finite_nets.train_modules(
             perceptron,
             TASK,
-            finite_nets.ModuleTraining(0.2, steps=3),
+            finite_nets.ModuleTraining(0.1, steps=3),
             [32, 512],
             4,
             layers=["0", "2"],
@@ -327,10 +351,83 @@ def test_results_of_other_modules_are_of_other_problems():
     assert len({problem_id(1), problem_id(3), problem_id(1, gamma0=2.0), problem_id(1, centered=True)}) == 4
 
 
+class Acting(nn.Module):
+    def __init__(self, N, act, plain):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, N), nn.Linear(N, 1)
+        self.act = lambda x: act(x) + 0 * plain
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x)))
+
+
+def layered(N, act):
+    return nn.Sequential(nn.Linear(5, N), act(), nn.Linear(N, 1))
+
+
+def test_the_same_source_with_other_activations_is_another_problem(tmp_path):
+    def found(make):
+        training = finite_nets.ModuleTraining(0.5, steps=1)
+        return finite_nets.train_modules(make, TASK, training, [4], 1, store=tmp_path)
+
+    def closed(act):
+        return lambda N: Acting(N, act, 0.0)
+
+    makers = [functools.partial(layered, act=act) for act in (nn.Tanh, nn.ReLU, functools.partial(nn.LeakyReLU, 0.3))]
+    makers += [closed(torch.sigmoid), closed(torch.cos), closed(lambda x: torch.cos(x) + 1e-3)]
+    nets = [found(make) for make in makers]
+    assert len({each.attrs["problem_id"] for each in nets}) == len(makers)
+    assert len({float(each.prediction[0, 0, -1, 0]) for each in nets}) == len(makers)
+    assert found(functools.partial(layered, act=nn.Tanh)).attrs["problem_id"] == nets[0].attrs["problem_id"]
+
+
+def test_outputs_at_fixed_weights_tell_what_no_text_does():
+    def probe(act):
+        return probed(lambda N: Acting(N, act, 0.0), torch.zeros(1, 5), 1)
+
+    assert probe(torch.tanh) == probe(torch.tanh)
+    assert probe(torch.tanh) != probe(torch.relu)
+    assert [each[1] for each in probe(torch.tanh)] == [each[1] for each in probe(torch.relu)]  # the same layers
+    assert [each[0] for each in probed(lambda N: nn.Linear(N // 24 * 5, 1), torch.zeros(1, 5), 1)] == [24, 32]
+
+
+def test_sources_hold_what_they_take_from_around():
+    def measure(power):
+        return lambda module, x: module(x) ** power
+
+    first, second = (lambda x: x + 1), (lambda x: x - 1)  # of one line
+    different = [measure(1), measure(2), measure(torch.tensor(2)), first, second, functools.partial(first, 1)]
+    assert len({source_of(each) for each in different}) == len(different)
+    assert source_of(measure(1)) == source_of(measure(1))
+    assert len({source_of(each) for each in (np.sin, np.cos, torch.sin, torch.cos, nn.Tanh, nn.Tanh(), np)}) == 7
+    assert " 0x" not in source_of([torch.tanh, nn.Tanh(), object(), eval("lambda x: [y for y in x if y in 'ab']")])
+
+
 def test_networks_that_diverge_are_masked():
+    """Also in the last update, after which there is no other batch; one that is large, but no explosion, is none."""
     training = finite_nets.ModuleTraining(1e5, steps=40)
     with pytest.raises(DivergenceError, match="Lower learning_rate=100000"):
         finite_nets.train_modules(perceptron, TASK, training, [4], 2)
+    with pytest.raises(DivergenceError, match="Lower learning_rate=1e"):
+        finite_nets.train_modules(perceptron, TASK, finite_nets.ModuleTraining(1e9, 1), [4], 2, save_steps=[1])
+    nets = finite_nets.train_modules(perceptron, TASK, finite_nets.ModuleTraining(100.0, 1), [4], 2, save_steps=[1])
+    assert (nets.loss > 5).any()
+    assert "diverged" not in nets
+
+
+def test_numbers_that_are_kept_are_buffers():
+    class Kept(nn.Module):
+        def __init__(self, N):
+            super().__init__()
+            self.register_buffer("matrix", torch.randn(N, 5))
+            self.readout = nn.Linear(N, 1)
+
+        def forward(self, x):
+            return self.readout(torch.relu(x @ self.matrix.T))
+
+    nets = finite_nets.train_modules(Kept, TASK, finite_nets.ModuleTraining(0.1, 2), [4, 8], 2)
+    assert nets["parameter"].values.tolist() == ["readout.weight"]
+    assert abs(nets.prediction.isel(step=-1) - nets.prediction.isel(step=0)).max() > 1e-3
 
 
 def test_group_norms_are_those_of_torch():
@@ -393,6 +490,9 @@ def test_a_plan_says_what_there_is_to_do():
         ({"make": lambda N: nn.Sequential(nn.Linear(5, N), nn.BatchNorm1d(N), nn.Linear(N, 1))}, "is BatchNorm1d"),
         ({"make": lambda N: nn.Sequential(nn.Linear(5, N), nn.Dropout(0.1), nn.Linear(N, 1))}, "is Dropout"),
         ({"make": lambda N: nn.Sequential(nn.Linear(5, N), nn.Linear(N, 3))}, r"returns the shape \(2, 3\)"),
+        ({"make": lambda N: nn.Sequential(nn.Linear(4, N), nn.Linear(N, 1))}, r"inputs of the task, of shape \(2, 5\)"),
+        ({"bins": 3}, "bins=3 is no pair"),
+        ({"training": dmft.GradientDescent(0.1, steps=2, observe="test")}, "observe='test' of dmft.GradientDescent"),
         ({"layers": ["1.2"]}, "layers holds '1.2'; the submodules are 0, 1"),
         ({"observed": (7, 1)}, "the task has 6 training and 4 test samples"),
         ({"training": 3}, "is no finite_nets.ModuleTraining"),
