@@ -305,10 +305,13 @@ def _hint(of: Mapping[str, Argument], calls: int) -> str:
     """The default, or that there is none, of the calls that have an argument."""
     if required := [call for call, one in of.items() if one.default is MISSING]:
         return "(required)" if len(required) == calls else f"(required for {', '.join(required)})"
-    shown = {call: _shown(one.default) for call, one in of.items()}
-    if len(set(shown.values())) == 1:
-        return f"(default: {value})" if (value := next(iter(shown.values()))) else ""
-    return f"(default: {', '.join(f'{value} for {call}' for call, value in shown.items() if value)})"
+    calls_of: dict[str, list[str]] = {}
+    for call, one in of.items():
+        calls_of.setdefault(_shown(one.default), []).append(call)
+    if len(calls_of) == 1:
+        return f"(default: {value})" if (value := next(iter(calls_of))) else ""
+    each = [f"{value} for {', '.join(names)}" for value, names in calls_of.items() if value]
+    return f"(default: {'; '.join(each)})"
 
 
 def _shown(default: Any) -> str:

@@ -101,7 +101,7 @@ def test_home_is_expanded_by_every_entry(tmp_path, monkeypatch, capsys):
     ("arguments", "said"),
     [
         (["-m", "figures", "--list"], "Losses and predictions across widths"),
-        (["-m", "dmft", "solve", "--help"], "Number L of hidden layers"),
+        (["-m", "dmft", "solve", "--help"], "number L of hidden layers"),
         (["-m", "finite_nets", "sweep", "--help"], "Networks of each width"),
         (["-c", "import dmft, comparisons as c; c.report; t = dmft.Task([[1.0]], [1.0]); print(dmft.lazy_limit(dmft.Problem(dmft.MLP(1), t, dmft.GradientDescent(.5, 2))).sizes)"], "sample"),
     ],
