@@ -52,7 +52,8 @@ from finite_nets.device.random import normals
 from finite_nets.training import curvature
 from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
-from finite_nets.training.tape import Constants, Index, Numbers, Tape, Trace, tangent_kernel
+from finite_nets.training.tape import Constants, Numbers, Tape
+from finite_nets.training.traces import Index, Trace, tangent_kernel
 from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
 
 

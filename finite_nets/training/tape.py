@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,65 +33,16 @@ from torch import Tensor
 
 from dmft.specs import Activation
 from dmft.specs.networks.blocks import InTurn
-from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
+from dmft.specs.networks.population import Field, Formula, on_neurons, population, population_of
 from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import hidden_scale, number_rate
 from finite_nets.device.activations import differentiable
 from finite_nets.device.products import Products
+from finite_nets.training.traces import Index, Note, Trace, Use, side_by_side
 
 MANY_POSITIONS = 48  # from which on moving them takes less time than a product (measured on a CPU: equal from 16 to 64)
 IN_FORMULAS = 3  # numbers that a formula keeps for its derivatives, a number that it is given
-Index = slice | Tensor
 Pull = Callable[[Tensor], Sequence[Tensor | None]]
-
-
-class Use(NamedTuple):
-    """A use of a weight in a program, whose positions are one if it has none.
-
-    number: of the weight (`Numbers`); given: (member or 1, row, position, input), None for a vector; gradient: (member,
-    row, start, position, N).
-    """
-
-    number: int
-    given: Tensor | None
-    gradient: Tensor
-
-    def at(self, index: Index) -> Use:
-        """Of a part of the rows."""
-        return Use(self.number, None if self.given is None else self.given[:, index], self.gradient[:, index])
-
-
-class Note(NamedTuple):
-    """What a program shows observables: a formula of fields, of which these are the values (member, row, ...)."""
-
-    name: str
-    formula: Formula
-    fields: list[Field]
-    values: list[Tensor]
-
-    def at(self, index: Index) -> Note:
-        """Of a part of the rows."""
-        return self._replace(values=[v[:, index] for v in self.values])
-
-    def units(self) -> Tensor:
-        """(member, row, [position,] unit)."""
-        found: Tensor = on_units(self.formula, torch, self.fields, self.values)
-        return found
-
-
-class Trace(NamedTuple):
-    """What a pass leaves: h of every layer, (member, row, [position,] N); what the readout averages, (member, row, N),
-    with all positions side by side; the uses of weights; what it shows."""
-
-    h: list[Tensor]
-    end: Tensor
-    uses: list[Use]
-    notes: list[Note]
-
-    def at(self, index: Index) -> Trace:
-        """Of a part of the rows."""
-        uses, notes = [use.at(index) for use in self.uses], [note.at(index) for note in self.notes]
-        return Trace([h[:, index] for h in self.h], self.end[:, index], uses, notes)
 
 
 @dataclass(frozen=True)
@@ -386,7 +337,7 @@ class Tape(InTurn):
             if not result.requires_grad:
                 return [None] * len(nodes)
             starts = [self._differentiated(result, leaves, g[:, :, s]) for s in range(g.shape[2])]
-            joined = (_side_by_side([part[:, :, None] for part in parts], 2) for parts in zip(*starts, strict=True))
+            joined = (side_by_side([part[:, :, None] for part in parts], 2) for parts in zip(*starts, strict=True))
             return [_summed(part, node.value) for part, node in zip(joined, nodes, strict=True)]
 
         return self._field(Node(result.detach(), nodes, pull), population)
@@ -485,60 +436,3 @@ def _summed(g: Tensor, value: Tensor) -> Tensor:
         g = g.sum(tuple(range(3, 3 + more)))
     repeated = [i + 1 for i in range(2, value.ndim) if value.shape[i] == 1 != g.shape[i + 1]]
     return g.sum(repeated, keepdim=True) if repeated else g
-
-
-# ---- what is made of traces ------------------------------------------------------------------------------------------
-
-
-def tangent_kernel(
-    products: Products, a: Trace, b: Trace, factors: Sequence[float], inputs: Sequence[float]
-) -> Tensor | float:
-    """(member, row, start, row_2, start_2): the part of all weights but the readout in the NTK between two passes.
-
-    factors: m of the weights by number; 0 for those that are not trained.  inputs: by number, what products of what
-    was given are multiplied by: 1 for reads, 1 / N for matrices.
-    """
-    total: Tensor | float = 0.0
-    for number in dict.fromkeys(use.number for use in a.uses):
-        if factors[number]:
-            pair = [_joined([use for use in trace.uses if use.number == number]) for trace in (a, b)]
-            total = total + factors[number] * _part(products, pair[0], pair[1], inputs[number])
-    return total
-
-
-def _joined(uses: Sequence[Use]) -> Use:
-    """All uses of a weight as one, at more positions; of a vector the sum over positions."""
-    gradients = _side_by_side([use.gradient for use in uses], dim=3)
-    given = [use.given for use in uses if use.given is not None]
-    if not given:
-        return Use(uses[0].number, None, gradients.sum(3, keepdim=True))
-    return Use(uses[0].number, _side_by_side(given, dim=2), gradients)
-
-
-def _side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
-
-
-def _part(products: Products, a: Use, b: Use, scale: float) -> Tensor:
-    """sum_yy' <g_ay g_by'> <v_ay v_by'>, by rows of `a` where there are positions."""
-    g, h = a.gradient, b.gradient
-    members, rows, starts, positions, width = g.shape
-    shape = (starts, positions, len(h[0]), *h.shape[2:4])
-    flat = h.flatten(1, 3)
-    without = positions == h.shape[3] == 1
-    at_once = rows if without else 1
-    found = []
-    for first in range(0, rows, at_once):
-        part = slice(first, first + at_once)
-        G = products.image(g[:, part].flatten(1, 3), flat, scale=1 / width).reshape(members, -1, *shape)
-        if a.given is None or b.given is None:
-            found.append(G[:, :, :, 0, :, :, 0])
-            continue
-        v, w = a.given[:, part], b.given
-        V = (scale * (v.flatten(1, 2) @ w.flatten(1, 2).mT)).reshape(len(v), -1, positions, *w.shape[1:3])
-        found.append(
-            G[:, :, :, 0, :, :, 0] * V[:, :, None, 0, :, None, 0]
-            if without
-            else torch.einsum("maiybjz,maybz->maibj", G, V.expand(members, *V.shape[1:]))
-        )
-    return torch.cat(found, dim=1)

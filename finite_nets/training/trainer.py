@@ -28,7 +28,7 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.training import flow, linear
 from finite_nets.training.observables import Shown
-from finite_nets.training.tape import Trace
+from finite_nets.training.traces import Trace
 
 NEVER = math.inf  # the step at which a healthy member explodes
 Index = slice | Tensor

@@ -21,7 +21,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.neurons import NeuronPlan
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner
-from finite_nets.training import programs, tape
+from finite_nets.training import programs, tape, traces
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 WIDTH, MEMBERS, STEPS = 6, (2, 5), 4
@@ -383,8 +383,8 @@ def test_programs_train_as_automatic_differentiation_does(name):
 def test_uses_of_one_matrix_meet_in_the_tangent_kernel(monkeypatch):
     problem = some_problem(**OTHERS["strided"])
     right, _ = trained(problem)
-    joined = tape._joined
-    monkeypatch.setattr(tape, "_joined", lambda uses: joined(uses[:1]))
+    joined = traces._joined
+    monkeypatch.setattr(traces, "_joined", lambda uses: joined(uses[:1]))
     wrong, _ = trained(problem)
     assert abs(right["ntk"] - wrong["ntk"]).max() > 1e-2
     np.testing.assert_array_equal(right["prediction"], wrong["prediction"])
