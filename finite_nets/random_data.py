@@ -32,6 +32,7 @@ from dmft.errors import DivergenceError, exploded
 from dmft.running import memory
 from dmft.specs import GradientFlow, Problem
 from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData
+from finite_nets.device.free_memory import free_memory
 from finite_nets.device.random import normals
 from finite_nets.ensembles.collection import Members
 
@@ -314,7 +315,7 @@ def _at_once(problem: Problem, scale: int, device: torch.device, dtype: torch.dt
     flow = isinstance(problem.training, GradientFlow)
     copies = COPIES * (1 if flow else problem.training.recurrences.slots + 1)
     numbers = copies * weights + COPIES * sizes.rows * sizes.modes + (4 * width**2 if flow else 0)
-    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available_on_host()
+    available = free_memory(device)
     memory.require(
         numbers * dtype.itemsize,
         limit=limit,

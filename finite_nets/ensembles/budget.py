@@ -11,6 +11,7 @@ from dmft import schema
 from dmft.running import memory
 from dmft.specs.curvature import ITERATIONS
 from dmft.specs.training import Stepping
+from finite_nets.device.free_memory import free_memory
 from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
@@ -148,13 +149,8 @@ class Budget:
         """
         needed = self.working_bytes(width)
         generator = 0 if have_kernels(self.device) else GENERATOR_BYTES[self.device.type]
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            # what PyTorch holds from batches before is free, too
-            available = free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            target = min(int(GPU_SHARE * available), GPU_BATCH)
-        else:
-            available, target = memory.available_on_host(), CPU_BATCH
+        available = free_memory(self.device)
+        target = CPU_BATCH if self.device.type == "cpu" else min(int(GPU_SHARE * available), GPU_BATCH)
         memory.require(
             self.batch_bytes(width, 1) + (generator if self.memory_limit is None else 0),
             limit=self.memory_limit,

@@ -14,6 +14,7 @@ from torch import nn
 from dmft import schema
 from dmft.running import memory
 from dmft.specs import _check
+from finite_nets.device.free_memory import free_memory
 from finite_nets.device.host import usual_torch
 from finite_nets.ensembles.budget import CPU_BATCH, GPU_SHARE
 from finite_nets.ensembles.collection import Members, check_members
@@ -105,12 +106,8 @@ class Run:
         copies = COPIES + (2 if self.training.optimiser == "adam" else int(self.training.momentum > 0))
         kept = 2 * len(self.data.seen) * shown
         needed = 4 * (copies * parameters + BACKWARD * batch * numbers + kept)
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            available = free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            target = int(GPU_SHARE * available)
-        else:
-            available, target = memory.available_on_host(), CPU_BATCH
+        available = free_memory(self.device)
+        target = CPU_BATCH if self.device.type == "cpu" else int(GPU_SHARE * available)
         memory.require(
             needed,
             limit=self.memory_limit,
