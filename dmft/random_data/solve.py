@@ -70,7 +70,7 @@ def solve(
     model, data = problem.network, cast("RandomData", problem.task)
     flow = isinstance(problem.training, GradientFlow)
     if isinstance(model, RandomFeatures):
-        found, method = (_flow if flow else _features)(problem, model, data, steps, two_time)
+        found, method = _flow(problem, model, data, steps, two_time) if flow else _features(problem, model, data, steps)
     elif isinstance(model, ProjectedLinear):
         found, method = (_rich_flow if flow else _projected)(problem, model, data, steps)
     else:
@@ -94,6 +94,11 @@ def _at(found: Any, steps: NDArray[np.int64]) -> dict[str, Array]:
     }
 
 
+def _sizes(model: RandomFeatures | ProjectedLinear, data: RandomData) -> dict[str, Any]:
+    """What theories of features are given beside the spectrum."""
+    return {"features": model.features, "samples": data.samples, "noise": data.noise}
+
+
 def _constant(problem: Problem) -> bool:
     """Whether the optimiser is a heavy ball of one rate."""
     training = problem.training
@@ -103,34 +108,28 @@ def _constant(problem: Problem) -> bool:
 
 
 def _features(
-    problem: Problem, model: RandomFeatures, data: RandomData, steps: NDArray[np.int64], two_time: bool
+    problem: Problem, model: RandomFeatures, data: RandomData, steps: NDArray[np.int64]
 ) -> tuple[dict[str, Array], str]:
-    del two_time  # all of them are there
-    training: Any = problem.training
-    sizes: dict[str, Any] = {"features": model.features, "samples": data.samples, "noise": data.noise}
-    last = int(steps[-1])
+    training, last = cast("Any", problem.training), int(steps[-1])
     if data.batch is None and last and _constant(problem):
         descent = random_features.gradient_descent(
-            data.spectrum, steps=last, learning_rate=training.learning_rate, momentum=training.momentum, **sizes
+            data.spectrum,
+            steps=last,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            **_sizes(model, data),
         )
         return _at(descent, steps), FREQUENCIES
     if data.batch is not None and _constant(problem) and not training.momentum:
         require_stable_sgd(data.spectrum, training.learning_rate, data.batch, model.features, data.samples)
-    return _at(projected.march(data.spectrum, training, batch=data.batch, **sizes), steps), MARCHING
+    return _projected(problem, model, data, steps)
 
 
 def _projected(
-    problem: Problem, model: ProjectedLinear, data: RandomData, steps: NDArray[np.int64]
+    problem: Problem, model: RandomFeatures | ProjectedLinear, data: RandomData, steps: NDArray[np.int64]
 ) -> tuple[dict[str, Array], str]:
-    found = projected.march(
-        data.spectrum,
-        problem.training,
-        features=model.features,
-        samples=data.samples,
-        batch=data.batch,
-        noise=data.noise,
-        richness=model.richness,
-    )
+    richness = model.richness if isinstance(model, ProjectedLinear) else 0.0
+    found = projected.march(data.spectrum, problem.training, batch=data.batch, richness=richness, **_sizes(model, data))
     return _at(found, steps), MARCHING
 
 
@@ -154,8 +153,7 @@ def _deep(
 def _flow(
     problem: Problem, model: RandomFeatures, data: RandomData, steps: NDArray[np.int64], two_time: bool
 ) -> tuple[dict[str, Array], str]:
-    times = problem.training.times[steps]
-    sizes: dict[str, Any] = {"features": model.features, "samples": data.samples, "noise": data.noise}
+    times, sizes = problem.training.times[steps], _sizes(model, data)
     found = random_features.gradient_flow(data.spectrum, times, **sizes)
     values = {"train": found.train, "test": found.test}
     if two_time:
@@ -185,25 +183,15 @@ def _split(
     if not isinstance(ensembles, Sequence) or len(ensembles) != 2:
         raise TypeError(f"ensembles={ensembles!r} is no pair; give (draws of features, draws of data), e.g. (4, 1).")
     E_A, E_D = (_check.integer(f"ensembles[{i}]", each, minimum=1) for i, each in enumerate(ensembles))
-    sizes: dict[str, Any] = {"features": model.features, "samples": data.samples, "noise": data.noise}
+    course: dict[str, Any]
     if isinstance(training, GradientFlow):
-        split, at = (
-            bias_variance(data.spectrum, times=training.times[steps], **sizes),
-            np.arange(len(steps)),
-        )
+        course, at = {"times": training.times[steps]}, np.arange(len(steps))
     elif _constant(problem):
-        split, at = (
-            bias_variance(
-                data.spectrum,
-                steps=max(int(steps[-1]), 1),
-                learning_rate=training.learning_rate,
-                momentum=training.momentum,
-                **sizes,
-            ),
-            steps,
-        )
+        last = max(int(steps[-1]), 1)
+        course, at = {"steps": last, "learning_rate": training.learning_rate, "momentum": training.momentum}, steps
     else:
         raise ValueError("ensembles are there for one learning rate without weight decay, and for flows.")
+    split = bias_variance(data.spectrum, **course, **_sizes(model, data))
     return {
         "test_bias": split.bias[at] / 2,
         "variance_of_features": split.of_features[at] / 2,

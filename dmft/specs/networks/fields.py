@@ -9,6 +9,8 @@ from dmft.specs import _check
 from dmft.specs.activation import NAMES, Activation
 from dmft.specs.parameterization import PARAMETERIZATIONS
 
+EXPONENTS = (0.5, 1.0)  # of branches, between which there is a limit of many blocks
+
 
 def check_fields(network: Any, counted: str = "depth") -> None:
     """Check gamma0, activation, centered, frozen, weight_variance and parameterization of a frozen dataclass whose
@@ -33,6 +35,22 @@ def check_fields(network: Any, counted: str = "depth") -> None:
     if network.parameterization not in PARAMETERIZATIONS:
         raise ValueError(
             f"parameterization={network.parameterization!r} is unknown; choose one of {', '.join(PARAMETERIZATIONS)}."
+        )
+
+
+def check_branches(network: Any) -> None:
+    """Check branch_scale and branch_exponent of a frozen dataclass, and set them.
+
+    Raises:
+        ValueError, TypeError: naming the field.
+    """
+    for name in ("branch_scale", "branch_exponent"):
+        object.__setattr__(network, name, _check.positive(name, getattr(network, name)))
+    least, most = EXPONENTS
+    if not least <= network.branch_exponent <= most:
+        raise ValueError(
+            f"branch_exponent={network.branch_exponent} is not between 1/2 and 1: below, the output of many blocks "
+            "grows without bound, above, they learn less and less. Take 0.5 or 1."
         )
 
 

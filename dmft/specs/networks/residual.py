@@ -26,14 +26,13 @@ from numpy.typing import NDArray
 from dmft.specs import _check
 from dmft.specs.activation import Activation, tanh
 from dmft.specs.networks.convolution import check_convolution, grids_of, mixing, patches, pooled
-from dmft.specs.networks.fields import check_fields, require_same_layers
+from dmft.specs.networks.fields import check_branches, check_fields, require_same_layers
 from dmft.specs.networks.normalization import normalized, require_normalization
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import Architecture, traced
 from dmft.specs.parameterization import MEAN_FIELD, branch_factor, learned
 
 STREAM, INNER = "stream", "inner"
-EXPONENTS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,7 @@ class ResidualCNN(Architecture):
         check_fields(self, counted="blocks")
         check_convolution(self)
         require_normalization(self.normalization, self.trained_gain)
-        for name in ("branch_scale", "branch_exponent"):
-            object.__setattr__(self, name, _check.positive(name, getattr(self, name)))
-        least, most = EXPONENTS
-        if not least <= self.branch_exponent <= most:
-            raise ValueError(
-                f"branch_exponent={self.branch_exponent} is not between 1/2 and 1: below, the output of many blocks "
-                "grows without bound, above, they learn less and less. Take 0.5 or 1."
-            )
+        check_branches(self)
 
     @property
     def depth(self) -> int:

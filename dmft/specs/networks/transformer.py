@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from dmft.specs import _check
 from dmft.specs.activation import Activation, gelu
 from dmft.specs.networks.fields import (
+    check_branches,
     frozen_layers,
     require_activation,
     require_movement,
@@ -128,15 +129,16 @@ class Transformer(Architecture):
         put("blocks", _check.integer("blocks", self.blocks, minimum=1))
         hint = "The lazy limit, gamma0 -> 0, is that of small gamma0 here."
         put("gamma0", _check.positive("gamma0", self.gamma0, hint=hint))
-        put("branch_scale", _check.positive("branch_scale", self.branch_scale))
+        check_branches(self)
         for name, known in (("limit", LIMITS), ("positions", POSITIONS), ("readout", READOUTS)):
             if getattr(self, name) not in known:
                 choices = ", ".join(map(repr, known))
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {choices}.")
-        for name in ("branch_exponent", "attention_exponent"):
-            put(name, _check.positive(name, getattr(self, name)))
-            if not 0.5 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not between 1/2 and 1, where limits are.")
+        put("attention_exponent", _check.positive("attention_exponent", self.attention_exponent))
+        if not 0.5 <= self.attention_exponent <= 1:
+            raise ValueError(
+                f"attention_exponent={self.attention_exponent} is not between 1/2 and 1, where limits are."
+            )
         for name in ("causal", "mlp", "centered"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False.")
