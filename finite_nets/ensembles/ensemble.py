@@ -7,7 +7,6 @@ memory than a thousand.
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from finite_nets.device.precision import Precision, precision
 from finite_nets.ensembles.collection import Collection, Members, MomentCollection, check_members
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner, memory_given_back
+from finite_nets.random_data import ensemble as random_data
 
 KEEP = ("members", "moments")
 BLOCKS = (32, 64)  # how many blocks of moments a width has, if it is not said: enough for errors from their scatter
@@ -100,7 +100,7 @@ def train_ensemble(
                 "covariance, two_time and observables."
             )
         members = check_members(scales if widths is None else widths, seeds, seed)
-        return _of_random_data(problem, problem.network, members, save_steps, device, numbers, memory_limit, progress)
+        return _of_random_data(problem, members, save_steps, device, numbers, memory_limit, progress)
     if scales is not None:
         raise ValueError(f"scales={scales!r} are of models of random data; give widths of networks.")
     members = check_members(widths, seeds, seed, problem)
@@ -135,7 +135,6 @@ def train_ensemble(
 
 def _of_random_data(
     problem: Problem,
-    model: RandomModel,
     members: Members,
     save_steps: Iterable[int] | None,
     device: str,
@@ -143,21 +142,20 @@ def _of_random_data(
     memory_limit: int | None,
     progress: bool | None,
 ) -> xr.Dataset:
-    """What the simulator that the model names makes of the problem."""
-    where, simulator = find_device(device), importlib.import_module(model.simulator)
+    """What the simulation that the model names makes of the problem."""
+    where = find_device(device)
     total = len(members.widths) * len(members.seeds)
     with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
-        found: xr.Dataset = simulator.ensemble(
+        return random_data.ensemble(
             problem,
             members,
             steps=schema.saved_steps(problem, save_steps),
             device=where,
-            dtype=numbers.fields,
+            numbers=numbers,
             memory_limit=memory_limit,
             finished=bar.update,
             attrs={"producer": "finite_nets.train_ensemble", "dtype": numbers.name, "device": device_name(where)},
         )
-    return found
 
 
 def _check_keep(keep: str, block: int | None, covariance: bool, seeds: int | Sequence[int]) -> int | None:
