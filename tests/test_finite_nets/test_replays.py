@@ -63,10 +63,11 @@ def test_a_phase_can_be_entered_again(monkeypatch):
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
 class Host(dmft.Architecture):
     """Two layers whose activation looks at a number on the host, which no graph can record."""
 
-    gamma0 = 1.0
+    gamma0: float = 1.0
 
     def program(self, net, x):
         def looked_at(xp, h):
