@@ -71,7 +71,7 @@ class Host(dmft.Architecture):
 
     def program(self, net, x):
         def looked_at(xp, h):
-            return h * (1.0 if xp is not torch or float(h.abs().max()) > 0 else 0.0)
+            return h * (1.0 if xp is not torch or h.detach().abs().max().item() > 0 else 0.0)
 
         h = net.read("W0", x, to=0)
         return net.layer(h, net.local(looked_at, h))
