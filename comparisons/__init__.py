@@ -9,6 +9,7 @@ variances and covariances alone.
     bias_variance                   what of the loss of narrow networks an ensemble removes, and what stays
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
+    grokking                        how much later test losses fall than training losses
     spectra, after_kernel           the NTK's modes, and regression with it
     report                          a comparison as one HTML file
 
@@ -21,6 +22,7 @@ from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
+from comparisons.grokking import grokking
 from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
@@ -36,6 +38,7 @@ __all__ = [
     "bias_variance",
     "compare",
     "densities",
+    "grokking",
     "onset",
     "pointwise",
     "report",
