@@ -32,7 +32,7 @@ def grokking(result: xr.Dataset, threshold: float) -> xr.Dataset:
 
     Example:
         >>> comparisons.grokking(theory, threshold=0.47)["delay"].item()
-        2.0
+        1.0
     """
     threshold = _check.positive("threshold", threshold)
     missing = [name for name in (*LOSSES, "time") if not isinstance(result, xr.Dataset) or name not in result]
