@@ -110,7 +110,7 @@ class Problem:
     def sample_loss(self) -> str:
         """The name of the loss of a sample (`dmft.specs.loss`): where positions have outputs of their own, the sum of
         theirs."""
-        return of_positions(self.loss, self.sketch.read)
+        return of_positions(self.loss, 0 if isinstance(self.network, RandomModel) else self.sketch.read)
 
     def _check_random(self) -> None:
         """The same for a model of random data, its data and training."""
