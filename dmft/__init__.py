@@ -46,6 +46,7 @@ from dmft.specs.activation import activation
 from dmft.specs.problem import MODELS, NETWORKS, TRAININGS
 
 if TYPE_CHECKING:
+    from dmft.adaptive_kernels.drive import adaptive_kernel
     from dmft.drivers.adaptive_flow import adaptive_flow
     from dmft.drivers.depth import depth_limit
     from dmft.drivers.neurons import neurons
@@ -89,6 +90,7 @@ __all__ = [
     "Transformer",
     "activation",
     "adaptive_flow",
+    "adaptive_kernel",
     "at_width",
     "depth_limit",
     "distance_from_lazy",
@@ -122,6 +124,7 @@ __all__ = [
 _LAZY = {
     "Observable": "dmft.schema.observable",
     "adaptive_flow": "dmft.drivers.adaptive_flow",
+    "adaptive_kernel": "dmft.adaptive_kernels.drive",
     "at_width": "dmft.finite_width.expansion",
     "depth_limit": "dmft.drivers.depth",
     "distance_from_lazy": "dmft.limits.distance",

@@ -11,6 +11,17 @@ class DivergenceError(ArithmeticError):
     """Training left the finite numbers, or its loss exploded; the message names step and place."""
 
 
+class NotConvergedError(ArithmeticError):
+    """An iteration ended before its errors were as small as asked for; the message says by how much, and what to do.
+
+    estimate: the Dataset that was reached, which is no result.
+    """
+
+    def __init__(self, message: str, estimate: Any = None) -> None:
+        super().__init__(message)
+        self.estimate = estimate
+
+
 class MemoryEstimateError(MemoryError):
     """The work would not fit in memory; the message holds the numbers and the ways out."""
 

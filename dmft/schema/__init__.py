@@ -36,14 +36,20 @@ vars    prediction(step, sample)                               f, centered if th
         single neurons: preactivation(layer, step, sample, neuron), h^l; of the limit those of its particles, with the
             coordinate scramble(neuron); of networks (width, ...), as many neurons of every width, with the coordinate
             member(width, neuron), the seed index of the network
+        adaptive kernels: what training ends with, without steps: feature_kernel(layer, sample, sample_2),
+            prediction(sample), losses, and of networks that follow gradients gradient_kernel and ntk; prediction_dual
+            (sample), r, and feature_dual(layer, sample, sample_2), zero for test samples, which have no duals; action
+            (a number): `dmft.adaptive_kernels`
+        posteriors of networks: means over the draws of a chain, (width, seed, ...) without steps, and their
+            acceptance(width, seed); <name>_se, <name>_r_hat and <name>_effective_size of all chains, (width, ...)
         limits of models of random data: losses, correlations and responses of two steps (step, step_2) and, of layers,
             (layer, step, step_2), parts of the test loss (step): `dmft.random_data.solve`; the width of their networks
             is a scale, by which all sizes are multiplied
         Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
 attrs   schema, kind ("limit", "depth_limit", "fluctuations", "expansion", "ensemble", "moments", "statistics",
-        "comparison", "particles" or "neurons"), problem (JSON without the data), problem_id, producer, version, dtype,
-        device, seed, result, created, and the numerical settings of the producer; of every variable and coordinate
-        long_name and units (`dmft.schema.labels`)
+        "comparison", "adaptive_kernel", "posterior", "particles" or "neurons"), problem (JSON without the data),
+        problem_id, producer, version, dtype, device, seed, result, created, and the numerical settings of the producer;
+        of every variable and coordinate long_name and units (`dmft.schema.labels`)
 """
 
 from dmft.errors import SchemaError

@@ -22,7 +22,7 @@ def build(
     problem: Problem,
     values: Mapping[str, NDArray[Any]],
     *,
-    steps: NDArray[np.int64],
+    steps: NDArray[np.int64] | None = None,
     attrs: Mapping[str, Any],
     coords: Mapping[str, Any] | None = None,
     samples: NDArray[np.int64] | None = None,
@@ -30,30 +30,31 @@ def build(
     """A validated result Dataset.
 
     Args:
-        kind: "limit", "fluctuations", "ensemble", "moments", "particles" or "neurons".
+        kind: one of `dmft.schema.kinds`.
         values: arrays by variable name, with the dimensions that `dims` gives.
-        steps: the recorded steps.
+        steps: the recorded steps; None for results that have none.
         attrs: what the producer says of itself (producer, dtype, device, seed, ...).
         coords: coordinates of the leading dimensions.
         samples: those in `values`; all that are observed by default.
     """
     task = problem.task
     samples = np.arange(task.n_samples)[problem.observed] if samples is None else samples
+    recorded = np.arange(0) if steps is None else steps
     outputs, sizes = bool(task.outputs), problem.dimensions
     variables = {name: (dims(kind, name, outputs=outputs), value) for name, value in values.items()}
     used = {dim for names, _ in variables.values() for dim in names}
     labels: dict[str, Any] = {
-        "step": steps,
+        "step": recorded,
         "sample": samples,
         "sample_2": samples,
         **{dim: np.arange(1, sizes[dim] + 1) for dim in ("layer", "attention_layer")},
         **{dim: np.arange(sizes[dim]) for dim in ("query", "key")},
-        "step_2": steps,
+        "step_2": recorded,
         "source_layer": np.arange(1, sizes["layer"] + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
     ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
-    by_step = {"time": ("step", problem.training.times[steps])}
+    by_step = {} if steps is None else {"time": ("step", problem.training.times[steps])}
     by_sample = {
         "split": ("sample", np.where(samples < task.n_train, "train", "test")),
         "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),

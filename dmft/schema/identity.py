@@ -25,6 +25,7 @@ TRAINED = ("finite_nets.train_ensemble", "finite_nets.sweep")  # the same networ
 PROBLEM, ENTRY = "entry_problem", "entry_id"
 ENTRIES: dict[str, tuple[str, ...]] = {  # by kind; the last is the one that tells the entries of a width apart
     "ensemble": ("width", "seed"),
+    "posterior": ("width", "seed"),
     "moments": ("width", "block"),
     "neurons": ("width", "neuron"),
     "particles": ("neuron",),

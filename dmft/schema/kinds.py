@@ -56,6 +56,8 @@ OF_RANDOM_DATA: dict[str, Dims] = {  # limits of models of random data, beside l
         ("ensemble_test_loss", "test_bias", "variance_of_features", "variance_of_data", "variance_of_both"), ("step",)
     ),
 }
+DUALS: dict[str, Dims] = {"feature_dual": ("layer", "sample", "sample_2"), "action": ()}  # of adaptive kernels
+OF_CHAINS = ("r_hat", "effective_size")
 UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 
 
@@ -74,6 +76,11 @@ def _after(*leading: str) -> Change:
 
 def _layer_step(dims: Dims) -> Dims:
     return tuple(dim for dim in dims if dim in ("layer", "step"))
+
+
+def _still(*leading: str) -> Change:
+    """Of what does not change in time: without steps."""
+    return lambda dims: (*leading, *(dim for dim in dims if not dim.startswith("step")))
 
 
 def _by_width(dims: Dims) -> Dims:
@@ -160,6 +167,18 @@ KINDS = {
         | _all(BY_WIDTH_LAYER_STEP, _by_width)
         | _all(TOTALS, _by_width_alone)
         | _all(EXPONENTS, _no),
+    ),
+    "adaptive_kernel": Kind(
+        "dmft.adaptive_kernel",
+        {"": _still(), "_se": _still()},
+        besides={f"{name}{end}": dims for name, dims in DUALS.items() for end in ("", "_se")},
+        of_predictions={f"prediction_dual{end}": ("sample",) for end in ("", "_se")},
+        errors=True,
+    ),
+    "posterior": Kind(
+        "finite_nets.sample_posterior",
+        {"": _still("width", "seed"), **dict.fromkeys(("_se", *(f"_{each}" for each in OF_CHAINS)), _still("width"))},
+        besides={"acceptance": ("width", "seed")},
     ),
     "particles": Kind("dmft.neurons", besides={"preactivation": EACH_NEURON}),
     "neurons": Kind("finite_nets.neurons", besides={"preactivation": ("width", *EACH_NEURON)}),

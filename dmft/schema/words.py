@@ -88,6 +88,8 @@ FOUND = {  # of a quantity, {}
     "variance_part_predicted": "{}: part that an ensemble removes, predicted",
     "bias_part_predicted": "{}: part that an ensemble does not remove, predicted",
     "worth_predicted": "{}: width that an ensemble is worth, predicted",
+    "r_hat": "{}: spread of chains over that within them (R-hat)",
+    "effective_size": "{}: independent draws that those of all chains are worth",
     "floor": "{}: expected of two samples of one law",
 }
 
@@ -108,6 +110,10 @@ NAMES = {  # of variables that are no quantity, and of coordinates
     "variance_of_features": "test loss: variance over features",
     "variance_of_data": "test loss: variance over data",
     "variance_of_both": "test loss: variance over features and data together",
+    "feature_dual": "dual of the feature kernel, which tilts the law of a neuron",
+    "prediction_dual": "dual of the prediction, residual over temperature",
+    "action": "action of the saddle point: minus the logarithm of the evidence, over the width",
+    "acceptance": "share of proposed networks that the chain accepted",
     "count": "number of networks that count",
     "diverged": "networks that diverged",
     "networks": "number of networks",
