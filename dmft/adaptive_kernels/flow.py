@@ -5,7 +5,7 @@
 comes to rest with kernels Phi^l, G^l that know the targets; where layers are homogeneous
 (`dmft.adaptive_kernels.homogeneous`) its predictions are regression with its own NTK, whatever the width:
 
-    f(x) = k(x)^T [K + (L+1) lambda]^{-1} y          K = sum_{l=0}^L G^{l+1} o Phi^l,  Phi^0 = K^x, G^{L+1} = 1       (1)
+    f(x) = k(x)^T [K + (L+1) lambda]^{-1} y          K = sum_{l=0}^L G^{l+1} o Phi^l,  Phi^0 = K^x, G^{L+1} = 1      (1)
 
 since df/dt = K Delta - (L+1) lambda f.  (lambda is P times the weight decay of the problem, whose loss is a mean.)
 
@@ -24,6 +24,7 @@ Source: Lauditi, Bordelon & Pehlevan 2025; averages over kinks and the convex pr
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from dmft.adaptive_kernels.homogeneous import decay_of, slopes
 from dmft.adaptive_kernels.rest import at_rest, regression, tangent_kernel
 from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
-from dmft.specs import Problem, _check
+from dmft.specs import MLP, Problem, _check
 
 Array = NDArray[np.float64]
 CLOSED, CONVEX, TRAINING = METHODS = ("closed form", "convex", "training")
@@ -66,9 +67,9 @@ def flow_kernel(
         method: see above; "auto" takes the first that there is.
         collapsed: of the closed form, f = 0 in place of the largest stable root.
         tolerance: of "convex", the duality gap over the sum of squares of the targets (1e-10): half the squared error
-            of f is below the gap.  Of "training", relative to the root mean square of the targets, the change of
-            predictions over the last 0.3 of the time and the error of (1); and the share of the initial weights that is
-            left (2e-2).
+            of f is below the gap.  Of "training" (2e-2), relative to the root mean square of the targets, by how much
+            predictions still have to move, as their change over the last 0.3 of the time says (`at_rest`), and the
+            error of (1); and the share of the initial weights that is left.
         iterations: of "convex", at most.
         particles, sets, device, progress: of "training": of so many independent pairs of scrambles.
         looks: of "training", steps that are averaged over.
@@ -78,20 +79,22 @@ def flow_kernel(
         Dataset of kind "adaptive_kernel" (`dmft.schema`): prediction, losses, feature_kernel, gradient_kernel, ntk,
         standard errors of zero but of "training".  Attributes: method, decay (lambda), identity_error (of (1)); of the
         closed form rho, its roots, which of them are stable, their energies and that of f = 0; of "convex" gap,
-        certified (1 where all patterns were tried), neurons; of "training" drift and initial_weights.
+        certified (1 where all patterns were tried), neurons; of "training" remaining and initial_weights.
 
     Raises:
-        NotConvergedError: a gap, drift or error above the tolerance; `estimate` is the Dataset.
+        NotConvergedError: a gap, distance or error above the tolerance; `estimate` is the Dataset.
         ValueError, TypeError: no such problem; arguments out of range.
     """
-    bounds, decay = slopes(problem.network.activation), decay_of(problem)
+    network = problem.network
+    assert isinstance(network, MLP)  # checked by `adaptive_kernel`
+    bounds, decay = slopes(network.activation), decay_of(problem)
     if problem.task.outputs:
         raise ValueError(f"{problem.task.targets.shape[1]} outputs: the flow is solved for one; give y (sample,).")
-    linear, shallow = bounds[0] == bounds[1], problem.network.depth == 1
+    linear, shallow = bounds[0] == bounds[1], network.depth == 1
     offered = [CLOSED] * linear + [CONVEX] * shallow + [TRAINING]
     method = offered[0] if method == "auto" else method
     if method not in offered:
-        raise ValueError(f"method={method!r} is not for {problem.network}; it has {', '.join(offered)}.")
+        raise ValueError(f"method={method!r} is not for {network}; it has {', '.join(offered)}.")
     if collapsed and method != CLOSED:
         raise ValueError(f"collapsed=True is of the closed form; {method!r} finds where networks come to rest.")
     tolerance = TOLERANCES[method] if tolerance is None else _check.positive("tolerance", tolerance)
@@ -114,8 +117,8 @@ def flow_kernel(
 
 def _one(problem: Problem, decay: float, prediction: Array, **kernels: Array) -> tuple[dict[str, Array], float]:
     """A set of one, and its error of (1)."""
-    y = problem.task.y_train
-    off = abs(regression(kernels["ntk"], y, (problem.network.depth + 1) * decay) - prediction).max()
+    y, layers = problem.task.y_train, problem.sketch.readout_layer + 1
+    off = abs(regression(kernels["ntk"], y, layers * decay) - prediction).max()
     values = {"prediction": prediction[None, :, None], **{name: kernel[None] for name, kernel in kernels.items()}}
     return values, float(off / (np.sqrt(np.mean(y**2)) or 1.0))
 
@@ -124,13 +127,14 @@ Found = tuple[dict[str, Array], dict[str, Any], str]  # values, attributes, why 
 
 
 def _closed(problem: Problem, decay: float, scale: float, collapsed: bool) -> Found:
-    task, depth = problem.task, problem.network.depth
+    task, depth = problem.task, problem.sketch.depth
     y, kernel = task.y_train, task.input_kernel
-    known = {"depth": depth, "decay": decay, "scale": scale}
-    roots = linear_flow.roots(kernel[: len(y), : len(y)], y, gamma0=problem.network.gamma0, **known)
+    roots = linear_flow.roots(
+        kernel[: len(y), : len(y)], y, depth=depth, gamma0=problem.network.gamma0, decay=decay, scale=scale
+    )
     stable = roots.rho[roots.stable]
     rho = float(stable[-1]) if len(stable) and not collapsed else 0.0
-    state = linear_flow.state(kernel, y, rho, **known)
+    state = linear_flow.state(kernel, y, rho, depth=depth, decay=decay, scale=scale)
     values, error = _one(
         problem, decay, state.prediction, feature_kernel=state.feature, gradient_kernel=state.gradient, ntk=state.ntk
     )
@@ -181,30 +185,30 @@ def _convex(
     trouble = ""
     if found.gap > tolerance:
         trouble = (
-            f"after iterations={iterations} the duality gap is {found.gap:.2g} of |y|^2, above tolerance={tolerance:g}; "
-            "raise one of them."
+            f"after iterations={iterations} the duality gap is {found.gap:.2g} of |y|^2, above "
+            f"tolerance={tolerance:g}; raise one of them."
         )
     return values, attrs, trouble
 
 
-def _trained(
-    problem: Problem, tolerance: float, sets: int, looks: int, seed: int, numerics: dict[str, Any]
-) -> Found:
+def _trained(problem: Problem, tolerance: float, sets: int, looks: int, seed: int, numerics: dict[str, Any]) -> Found:
     from dmft.drivers.solve import solve  # JAX
 
     training = problem.training
     first = round((1 - WINDOW) * training.steps)
     steps = np.unique(np.linspace(first, training.steps, looks).round().astype(int))
-    asked = {"observables": ("prediction", "feature_kernel", "gradient_kernel"), "two_time": True}
-    rests = [
-        at_rest(problem, solve(problem, save_steps=steps, scrambles=SCRAMBLES, seed=seed + i, **asked, **numerics))
-        for i in range(sets)
-    ]
+    asked: dict[str, Any] = {"observables": ("prediction", "feature_kernel", "gradient_kernel"), "two_time": True}
+    with warnings.catch_warnings():  # of errors of kernels between steps, where slopes jump: means over these are used
+        warnings.simplefilter("ignore", UserWarning)
+        rests = [
+            at_rest(problem, solve(problem, save_steps=steps, scrambles=SCRAMBLES, seed=seed + i, **asked, **numerics))
+            for i in range(sets)
+        ]
     rest = xr.concat(rests, "set")
     values = {name: rest[name].values for name in ("feature_kernel", "gradient_kernel", "ntk")}
     values["prediction"] = rest["prediction"].values[..., None]
     left = float(abs(training.recurrences.initial()[-1]))
-    errors = {"drift": float(rest["drift"].max()), "identity_error": float(rest["identity_error"].max())}
+    errors = {"remaining": float(rest["remaining"].max()), "identity_error": float(rest["identity_error"].max())}
     errors["initial_weights"] = left
     attrs = errors | {"instant_error": float(rest["instant_error"].max()), "particles": numerics["particles"]}
     attrs |= {"sets": sets, "looks": len(steps), "seed": seed}

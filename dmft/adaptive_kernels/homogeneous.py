@@ -1,6 +1,6 @@
 """What the fixed points of gradient flow with weight decay ask of a problem: homogeneous layers, and a decay.
 
-    f(s theta_l) = s f(theta)   for the weights of any layer l alone, s > 0          phi(h) = a_+ h, h > 0;  a_- h, h < 0
+    f(s theta_l) = s f(theta)   for the weights of any layer l alone, s > 0        phi(h) = a_+ h, h > 0;  a_- h, h < 0
 
 With it theta_l . df/dtheta_l = f for each of the L+1 layers, and where the flow has come to rest, where lambda theta =
 gamma0^2 N sum_a Delta_a df_a/dtheta, f is regression with the kernel that the network has then

@@ -5,11 +5,11 @@ one function v of the inputs:
 
     f = k^x(x)^T r      r = (K^x + mu)^-1 y      mu = lambda / (c^2 rho)^L                                           (1)
     rho^((L+1)/2) = c^-L gamma0 (r^T K^x r)^(1/2)                                                                    (2)
-    v = f / (r^T K^x r)^(1/2)     Phi^l = (c^2 rho)^l v v^T     G^l = (c^2 rho)^(L+1-l)     K = (c^2 rho)^L (K^x + L v v^T)
+    v = f / (r^T K^x r)^(1/2)    Phi^l = (c^2 rho)^l v v^T    G^l = (c^2 rho)^(L+1-l)    K = (c^2 rho)^L (K^x + L v v^T)
     E = |y - f|^2 / 2 + (L+1) lambda rho / (2 gamma0^2)                                                              (3)
 
     K^x = x.x'/D   y targets (training sample)   lambda weight decay times P   c: phi(h) = c h   L hidden layers
-    E: the loss with its decay, of which (2) is the stationarity in rho
+    E: the loss with its decay, least for a given rho; (2) is its stationarity in rho
 
 L = 1 has one root of (2), if gamma0 c (y^T K^x y)^(1/2) > lambda, and f = 0 else.  For L >= 2 roots come in pairs, and
 f = 0 is always stable besides: a root is stable where E has a minimum in rho.  Which of them is reached is decided by
@@ -75,7 +75,8 @@ def roots(input_kernel: Array, y: Array, *, depth: int, gamma0: float, decay: fl
     def energy(rho: Array) -> Array:
         mu = lam / rho[:, None] ** L
         residual = (power * (mu / (k + mu)) ** 2).sum(1) + y @ y - power.sum()
-        return residual / 2 + (L + 1) * decay * rho / (2 * gamma0**2)
+        found: Array = residual / 2 + (L + 1) * decay * rho / (2 * gamma0**2)
+        return found
 
     nothing = Roots(np.zeros(0), np.zeros(0), np.zeros(0, bool), float(y @ y / 2))
     if not first or (L == 1 and first <= lam):
@@ -85,7 +86,7 @@ def roots(input_kernel: Array, y: Array, *, depth: int, gamma0: float, decay: fl
     places = np.linspace(np.log(least) - 0.01, np.log(max(most, least)) + 0.01, SCAN)
     values = np.array([excess(x) for x in places])
     crossings = np.flatnonzero(values[:-1] * values[1:] < 0)
-    rho = np.exp([brentq(excess, *places[i : i + 2], xtol=1e-14, rtol=1e-14) for i in crossings])
+    rho = np.exp([brentq(excess, places[i], places[i + 1], xtol=1e-14, rtol=1e-14) for i in crossings])
     return Roots(rho, energy(rho), values[crossings] > 0, nothing.energy_of_zero) if len(rho) else nothing
 
 

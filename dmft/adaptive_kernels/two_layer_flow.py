@@ -1,9 +1,9 @@
-"""Two-layer networks of a homogeneous activation under gradient flow with weight decay, t -> infinity: a convex problem.
+"""Two-layer networks under gradient flow with weight decay, t -> infinity: a convex problem.
 
-The mean-field flow of one hidden layer goes to the global minimum of its loss with decay, which is convex in the
-measure a of neurons over directions n, |n| = 1:
+The mean-field flow of one hidden layer with a homogeneous activation goes to the global minimum of its loss with decay,
+which is convex in the measure a of neurons over directions n, |n| = 1:
 
-    min_a  |y - sum_n a_n phi_n|^2 / 2 + tau sum_n |a_n|      phi_n = phi(X n / sqrt(D))      tau = lambda / gamma0   (1)
+    min_a  |y - sum_n a_n phi_n|^2 / 2 + tau sum_n |a_n|      phi_n = phi(X n / sqrt(D))      tau = lambda / gamma0  (1)
 
     f = sum_n a_n phi_n       Phi = gamma0 sum_n |a_n| phi_n phi_n^T       G = gamma0 sum_n |a_n| s_n s_n^T
     K = Phi + G o K^x
@@ -11,14 +11,14 @@ measure a of neurons over directions n, |n| = 1:
 Its dual is a projection: Delta = y - f is the point nearest to y with |c(n)| <= tau for all n, c(n) = Delta . phi_n,
 so that for any u with |c| <= tau
 
-    gap = (1) - (|y|^2 - |y - u|^2) / 2  >=  (1) - its minimum  >=  |f - f_min|^2 / 2                                 (2)
+    gap = (1) - (|y|^2 - |y - u|^2) / 2  >=  (1) - its minimum  >=  |f - f_min|^2 / 2                                (2)
 
 Columns n are generated: (1) over those that are there, by non-negative least squares, then those with the largest
-sigma c(n), sigma = +-1.  With phi(h) = s h, of slopes s in {a_-, a_+}, and C the samples with sigma Delta_mu (a_+ - a_-)
-> 0, where phi sigma Delta_mu is the larger of its two branches,
+sigma c(n), sigma = +-1.  With phi(h) = s h, of slopes s in {a_-, a_+}, and C the samples with sigma Delta_mu (a_+ -
+a_-) > 0, where sigma Delta_mu phi is the larger of its two branches,
 
-    max_n sigma c(n) = max_{s in {a_-, a_+}^C} min_{t between a_-, a_+} |sum_C sigma Delta s x + sum_rest sigma Delta t x|
-                                                                                                         / sqrt(D)    (3)
+    max_n sigma c(n) = max_{s of C, in {a_-, a_+}} min_{t of others, between a_- and a_+} |v|
+    v = (sum_{mu in C} sigma Delta_mu s_mu x_mu + sum_{mu not in C} sigma Delta_mu t_mu x_mu) / sqrt(D)              (3)
 
 bounded least squares, whose residual is the direction n.  Alternating s <- slopes at n, n <- residual never lowers c.
 With few samples all s are tried, which makes the gap a certificate; with many, alternations from many starts find the
@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,14 +50,14 @@ STARTS = 64  # random directions from which c is raised first
 FURTHER = 8  # and in each iteration from then on
 ALTERNATIONS = 50
 NEAR = 1e-3  # relative: local maxima of c so little below tau are columns, too
-RIDGE = 1e-14  # relative, of products of columns
 SAME = 1e-6  # distance between directions that are one
+BOUNDED: Any = {"method": "bvls", "tol": 1e-15, "max_iter": 1000}  # of least squares
 GONE = 1e-12  # relative weight of a neuron that is none
 
 
 class Neurons(NamedTuple):
-    """weights a (neuron,); directions n (neuron, direction of inputs), unit vectors; slopes: s_n (neuron, sample), at the
-    training samples."""
+    """weights a (neuron,); directions n (neuron, direction of inputs), unit vectors; slopes: s_n (neuron, sample), at
+    the training samples."""
 
     weights: Array
     directions: Array
@@ -128,18 +128,22 @@ class _Search:
         return self.y - neurons.weights @ self.features(neurons.directions)
 
     def fitted(self, neurons: Neurons) -> Neurons:
-        """(1) over these directions, with the signs that their weights have; those that are left."""
+        """(1) over these directions, with the signs that their weights have; those that are left.
+
+        Its dual is the least distance |Delta - y| with B^T Delta <= tau, which non-negative least squares solve (Lawson
+        & Hanson 1974, ch. 23) however alike the columns B are.
+        """
         signs = np.sign(neurons.weights)
         columns = signs[:, None] * self.features(neurons.directions)
-        products = columns @ columns.T
-        lower = np.linalg.cholesky(products + RIDGE * np.trace(products) * np.eye(len(products)))
-        weights, _ = nnls(lower.T, np.linalg.solve(lower, columns @ self.y - self.tau))
+        above = columns @ self.y - self.tau
+        u, _ = nnls(np.vstack([-columns.T, above]), np.append(np.zeros_like(self.y), 1.0))
+        weights = u / (1 - above @ u)
         left = weights > GONE * weights.max(initial=0.0)
         return neurons._replace(weights=signs * weights).at(left)
 
     def certificate(self, held: Neurons, starts: Iterable[Array], enough: float) -> tuple[float, bool, Neurons]:
-        """The gap, whether all patterns were tried for it, and columns that lower it; all patterns are tried where others
-        find none."""
+        """The gap, whether all patterns were tried for it, and columns that lower it; all are tried where others find
+        none."""
         delta = self.residual(held)
         found, certified = self.raised(delta, starts), False
         if self.gap(held, delta, found) <= enough and self.patterns(delta) <= PATTERNS:
@@ -150,7 +154,7 @@ class _Search:
         """(2), with u = Delta scaled into the dual; the values of c that are known are the weights of `found`."""
         u = delta / max(1.0, abs(found.weights).max(initial=0.0) / self.tau)
         primal = delta @ delta / 2 + self.tau * abs(held.weights).sum()
-        return float(primal - (self.y @ self.y - (self.y - u) @ (self.y - u)) / 2)
+        return max(float(primal - (self.y @ self.y - (self.y - u) @ (self.y - u)) / 2), 0.0)
 
     def distinct(self, found: Neurons) -> Neurons:
         """Of columns with c not far below tau, one of those that are the same."""
@@ -205,10 +209,10 @@ class _Search:
     def least(self, e: Array, s: Array) -> tuple[Array, Array]:
         """The smallest residual for slopes `s` of C, and the slopes of all samples."""
         branching = self.branching(e)
-        slopes = np.full(len(e), self.lowest)
+        slopes = np.full(len(e), self.lowest, dtype=np.float64)
         slopes[branching] = s
         rows = self.X[~branching] * e[~branching, None]
         if len(rows) and self.lowest < self.highest:
             fixed = (e[branching] * s) @ self.X[branching]
-            slopes[~branching] = lsq_linear(rows.T, -fixed, (self.lowest, self.highest), method="bvls", tol=1e-15).x
+            slopes[~branching] = lsq_linear(rows.T, -fixed, (self.lowest, self.highest), **BOUNDED).x
         return (e * slopes) @ self.X, slopes
