@@ -18,7 +18,7 @@ from dmft import faces
 from dmft.specs import networks, random_data, training
 from dmft.specs._kinds import kinds_in
 from dmft.specs.activation import Activation
-from dmft.specs.loss import LOSSES, check_targets
+from dmft.specs.loss import LOSSES, check_targets, of_positions
 from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.random_data import RandomData, RandomModel
@@ -59,7 +59,7 @@ class Problem:
         training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, a `dmft.GradientFlow`, or one of one's own,
             a frozen dataclass that derives from `dmft.Training`.
         loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for
-            one-hot targets (`dmft.specs.loss`).
+            one-hot targets (`dmft.specs.loss`); of a network with outputs at every position the sum over these.
 
     Raises:
         TypeError, ValueError: naming the argument that is of another kind, or that does not suit the others; a program
@@ -89,11 +89,11 @@ class Problem:
                 raise TypeError(f"{name}={value!r} is not a {kind}; the order is network, task, training.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
-        check_targets(self.loss, self.task.targets)
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
         self._check_batches()
         self._check_positions()  # and so that a program that fails does so here
+        check_targets(self.sample_loss, self.task.targets)
 
     def _check_positions(self) -> None:
         read, outputs = self.sketch.read, self.task.targets.shape[1]
@@ -103,11 +103,12 @@ class Problem:
                 f"(sample, position), or (sample, position, output) as y.reshape(len(y), -1): {read} outputs, or a "
                 "multiple."
             )
-        if read and self.loss == "cross_entropy":
-            raise ValueError(
-                'loss="cross_entropy" is of all outputs of a sample, which are those of several positions here; take '
-                'loss="squared".'
-            )
+
+    @property
+    def sample_loss(self) -> str:
+        """The name of the loss of a sample (`dmft.specs.loss`): where positions have outputs of their own, the sum of
+        theirs."""
+        return of_positions(self.loss, self.sketch.read)
 
     def _check_random(self) -> None:
         """The same for a model of random data, its data and training."""

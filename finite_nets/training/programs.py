@@ -84,6 +84,9 @@ class Leaves(Moved):
     def readout(self) -> Tensor:  # type: ignore[override]
         return self.tensors[max(self.layers)]
 
+    def tensors_moved(self) -> list[Tensor]:
+        return self.tensors
+
     def parts(self) -> list[Tensor]:
         return [tensor for tensor, layer in zip(self.tensors, self.layers, strict=True) if self.trained[layer]]
 
