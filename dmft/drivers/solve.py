@@ -162,8 +162,8 @@ def _of_random_data(
                 "it takes save_steps, two_time and ensembles."
             )
     steps = schema.saved_steps(problem, save_steps)
-    random_data = importlib.import_module("dmft.random_data.solve")
-    found: xr.Dataset = random_data.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
+    solver = importlib.import_module(model.solver)
+    found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
     return found
 
 

@@ -4,7 +4,7 @@
     flow        by Runge-Kutta steps, which are an optimiser     `march` of ever finer ones, unless it has a closed form
     split       bias and variances                               only where a model has them
 
-A model names its theory (`dmft.specs.random_data.model`); `dmft.random_data.solve` puts what it finds into the schema.
+A model names its theory (`dmft.specs.random_data.models`); `dmft.random_data.solve` puts what it finds into the schema.
 """
 
 from __future__ import annotations

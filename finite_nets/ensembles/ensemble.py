@@ -7,6 +7,7 @@ memory than a thousand.
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -19,11 +20,11 @@ from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
 from dmft.specs.random_data import RandomModel
+from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision, precision
 from finite_nets.ensembles.collection import Collection, Members, MomentCollection, check_members
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner, memory_given_back
-from finite_nets.random_data import ensemble as random_data
 
 KEEP = ("members", "moments")
 BLOCKS = (32, 64)  # how many blocks of moments a width has, if it is not said: enough for errors from their scatter
@@ -100,7 +101,7 @@ def train_ensemble(
                 "covariance, two_time and observables."
             )
         members = check_members(scales if widths is None else widths, seeds, seed)
-        return _of_random_data(problem, members, save_steps, device, numbers, memory_limit, progress)
+        return _of_random_data(problem, problem.network, members, save_steps, device, numbers, memory_limit, progress)
     if scales is not None:
         raise ValueError(f"scales={scales!r} are of models of random data; give widths of networks.")
     members = check_members(widths, seeds, seed, problem)
@@ -135,6 +136,7 @@ def train_ensemble(
 
 def _of_random_data(
     problem: Problem,
+    model: RandomModel,
     members: Members,
     save_steps: Iterable[int] | None,
     device: str,
@@ -142,20 +144,22 @@ def _of_random_data(
     memory_limit: int | None,
     progress: bool | None,
 ) -> xr.Dataset:
-    """What the simulation that the model names makes of the problem."""
-    where = find_device(device)
+    """What the simulator that the model names makes of the problem."""
+    where, simulator = find_device(device), importlib.import_module(model.simulator)
     total = len(members.widths) * len(members.seeds)
-    with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
-        return random_data.ensemble(
+    settings = usual_torch(where, tf32=numbers.name == "tf32")
+    with memory_given_back(where), settings, progress_bar(total, "networks", "net", progress) as bar:
+        found: xr.Dataset = simulator.ensemble(
             problem,
             members,
             steps=schema.saved_steps(problem, save_steps),
             device=where,
-            numbers=numbers,
+            dtype=numbers.fields,
             memory_limit=memory_limit,
             finished=bar.update,
             attrs={"producer": "finite_nets.train_ensemble", "dtype": numbers.name, "device": device_name(where)},
         )
+    return found
 
 
 def _check_keep(keep: str, block: int | None, covariance: bool, seeds: int | Sequence[int]) -> int | None:

@@ -14,20 +14,10 @@ import torch
 from torch import Tensor
 
 from dmft.specs.random_data import RandomData
-from finite_nets.device.random import normals
+from finite_nets.ensembles.simulated import Draws
 
 FEATURES, SAMPLES, NOISE, BATCHES = 0, 1, 2, 3
 WEIGHTS = 2**24  # beyond the batches of any training
-
-
-class Draws:
-    """Normals of a batch of members."""
-
-    def __init__(self, members: Tensor, root: int, scale: int, dtype: torch.dtype) -> None:
-        self.members, self._given = members, {"root_seed": root, "width": scale, "members": members, "dtype": dtype}
-
-    def __call__(self, parameter: int, *shape: int) -> Tensor:
-        return normals(shape, parameter=parameter, **self._given)  # type: ignore[arg-type]
 
 
 class Sizes:

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from dmft.specs import Training
-from finite_nets.random_data.data import WEIGHTS, Draws, Sizes
+from finite_nets.ensembles.simulated import Draws
+from finite_nets.random_data.data import WEIGHTS, Sizes
 from finite_nets.random_data.learned import Learned, Vector, memory_of
 from finite_nets.random_data.network import Network
 

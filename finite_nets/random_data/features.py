@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import GradientFlow, Training
-from finite_nets.random_data.data import FEATURES, Draws, Sizes, applied
+from finite_nets.ensembles.simulated import Draws
+from finite_nets.random_data.data import FEATURES, Sizes, applied
 from finite_nets.random_data.learned import Vector
 from finite_nets.random_data.network import Network
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dmft.specs import GradientFlow, Training
 from dmft.specs.random_data.stages import TOLERANCE, refinements
-from finite_nets.random_data.data import Data, Draws, Sizes
+from finite_nets.ensembles.simulated import Draws
+from finite_nets.random_data.data import Data, Sizes
 
 EVALUATIONS = 2**11  # of a flow, at most
 

@@ -15,7 +15,7 @@ from dmft.random_data.random_features import OnDiagonal
 from dmft.random_data.theory import Theory
 from dmft.specs import problem as specs_problem
 from dmft.specs.random_data import RandomModel
-from finite_nets.random_data.ensemble import AT_ONCE
+from finite_nets.ensembles.simulated import AT_ONCE
 from finite_nets.random_data.learned import Vector
 from finite_nets.random_data.network import Network
 
@@ -207,7 +207,9 @@ def test_the_closed_flow_has_correlations():
     assert "closed" in closed.attrs["method"]
     for name in ("error", "residual", "feature"):
         scale = marched.between[name].max()
-        np.testing.assert_allclose(closed[f"{name}_correlation"], marched.between[name], atol=5e-5 * scale)  # losses: 1e-5
+        np.testing.assert_allclose(
+            closed[f"{name}_correlation"], marched.between[name], atol=5e-5 * scale
+        )  # losses: 1e-5
 
 
 # ---- a model of one's own --------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmft.specs import _check
-from dmft.specs.random_data.model import RandomModel
+from dmft.specs.random_data.models import RandomModel
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmft.specs.random_data.model import RandomModel, check_features
+from dmft.specs.random_data.models import RandomModel, check_features
 
 
 @dataclass(frozen=True)

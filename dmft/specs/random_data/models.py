@@ -1,13 +1,15 @@
-"""What models of random data have in common: linear models, whose limit is that of all sizes together.
+"""What models of random data have in common.
 
-A model is one file here, found by its folder: a frozen dataclass with what it refuses, and where its two readings are,
+A model is one file here, found by its folder: a frozen dataclass with what it refuses, and where its two readings are.
+Of linear models of spectra, whose limit is that of all sizes together (`dmft.random_data`), these are
 
     theory        of `dmft.solve`, a class derived from `dmft.random_data.theory.Theory`
     simulation    of `finite_nets.train_ensemble`, one derived from `finite_nets.random_data.network.Network`
 
-each as "module:Class", one file a side.  Their results are losses and order parameters of two times; fields of neurons,
-kernels between samples and what 1/N adds to them are not theirs, so that other readings of a problem refuse them, in
-one place: `RandomModel.sketch`.
+each as "module:Class", one file a side.  Others name modules of their own, `solver` and `simulator`.
+
+Results are losses and order parameters of two times; fields of neurons, kernels between samples and what 1/N adds to
+them are not theirs, so that other readings of a problem refuse them, in one place: `RandomModel.sketch`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,19 @@ from dmft.specs.training import GradientFlow, Training
 class RandomModel(Architecture):
     """What models of random data derive from.
 
+    takes: the kinds of data that it is trained on, such as `such`.  sizes: what its networks differ in, as an argument.
     theory, simulation: where these are, "module:Class".  decays: whether the theory takes weights that decay.
+    solver: the module whose `solve` finds the limit.  simulator: that whose `ensemble` trains members.
     """
 
+    takes: tuple[type, ...] = (RandomData,)
+    such = "dmft.RandomData(spectrum, samples=100)"
+    sizes = "scales=[1, 2, 4, 8]"
     theory = ""
     simulation = ""
     decays = False
+    solver = "dmft.random_data.solve"
+    simulator = "finite_nets.random_data.ensemble"
     centered = False
     depth: int = 1
     sized = "scale"
@@ -45,7 +54,7 @@ class RandomModel(Architecture):
         del shape
         raise ValueError(
             f"{type(self).__name__} is a model of random data, which has no program of neurons: there are dmft.solve, "
-            "finite_nets.train_ensemble(problem, scales=[1, 2, 4, 8], seeds=...), comparisons.compare of these, and "
+            f"finite_nets.train_ensemble(problem, {self.sizes}, seeds=...), comparisons.compare of these, and "
             "the functions of dmft.random_data."
         )
 
