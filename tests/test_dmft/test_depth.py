@@ -1,6 +1,5 @@
 """Infinitely many residual blocks: closed forms, the equations of deep linear networks, extrapolation in depth."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import xarray as xr
 
 import dmft
-import finite_nets
 from dmft.drivers.depth import _common_layers
 from dmft.errors import DivergenceError
 from dmft.limits import depth, frozen_kernels
