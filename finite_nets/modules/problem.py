@@ -50,6 +50,10 @@ class ModuleProblem:
         return {"layer": self.layers, "attention_layer": 0, "query": 0, "key": 0}
 
     @property
+    def sample_loss(self) -> str:
+        return self.loss
+
+    @property
     def network(self) -> _Richness:
         return _Richness(self.gamma0)
 
