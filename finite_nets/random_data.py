@@ -16,7 +16,6 @@ the batches of steps; deep networks have their weights from `WEIGHTS` on.  As ma
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
@@ -27,31 +26,17 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmft import schema
-from dmft.errors import DivergenceError, exploded
 from dmft.running import memory
 from dmft.specs import GradientFlow, Problem
 from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData
 from finite_nets.device.free_memory import free_memory
-from finite_nets.device.random import normals
 from finite_nets.ensembles.collection import Members
+from finite_nets.ensembles.simulated import AT_ONCE, SHARE, Draws, simulated
 
 Array = NDArray[np.float64]
 FEATURES, SAMPLES, NOISE, BATCHES = 0, 1, 2, 3
 WEIGHTS = 2**24  # beyond the batches of any training
-SHARE = 0.4  # of the memory that is there, for a batch of members
-AT_ONCE = {"cpu": 2**23, "cuda": 2**31}  # numbers of a batch of members: what a cache, or a GPU, takes
 COPIES = 3  # of the largest arrays, with temporaries
-
-
-class _Draws:
-    """Normals of a batch of members."""
-
-    def __init__(self, members: Tensor, root: int, scale: int, dtype: torch.dtype) -> None:
-        self.members, self._given = members, {"root_seed": root, "width": scale, "members": members, "dtype": dtype}
-
-    def __call__(self, parameter: int, *shape: int) -> Tensor:
-        return normals(shape, parameter=parameter, **self._given)  # type: ignore[arg-type]
 
 
 class _Sizes:
@@ -83,7 +68,7 @@ class _Sizes:
 class _Data:
     """Gradients and losses of a step, for errors v (member, mode) of every member."""
 
-    def __init__(self, sizes: _Sizes, draw: _Draws) -> None:
+    def __init__(self, sizes: _Sizes, draw: Draws) -> None:
         self.sizes, self._draw = sizes, draw
         self._fixed = self.drawn(SAMPLES, NOISE, sizes.samples) if sizes.samples else None
 
@@ -159,7 +144,7 @@ class _Model(ABC):
 class _Readout(_Model):
     """Random features; with richness, features that learn in their span."""
 
-    def __init__(self, sizes: _Sizes, features: int | None, richness: float, slots: int, draw: _Draws) -> None:
+    def __init__(self, sizes: _Sizes, features: int | None, richness: float, slots: int, draw: Draws) -> None:
         self._target, self._richness = sizes.target, richness
         if features is None:
             eye = torch.eye(sizes.modes, dtype=sizes.target.dtype, device=sizes.target.device)
@@ -189,7 +174,7 @@ class _Readout(_Model):
 class _Deep(_Model):
     """Deep linear networks, plain or residual."""
 
-    def __init__(self, sizes: _Sizes, model: DeepLinear, slots: int, draw: _Draws) -> None:
+    def __init__(self, sizes: _Sizes, model: DeepLinear, slots: int, draw: Draws) -> None:
         width, D = round(model.ratio * sizes.modes), sizes.modes
         self._scale, self._target, self._gamma0 = D**0.5, sizes.target, model.gamma0
         self._width, self._skip = width, model.branch is not None
@@ -260,37 +245,23 @@ def ensemble(
         MemoryEstimateError: a single member does not fit.  DivergenceError: all members of a scale diverge.
         ValueError: sizes that are not whole at a scale.
     """
-    seeds = np.asarray(members.seeds, np.int64)
-    seen = np.union1d([0], steps)  # networks are judged by where they began, recorded or not
-    found = np.zeros((2, len(members.widths), len(seeds), len(seen)))
-    for i, scale in enumerate(members.widths):
-        at_once = _at_once(problem, scale, device, dtype, memory_limit)
-        for first in range(0, len(seeds), at_once):
-            part = seeds[first : first + at_once]
-            draw = _Draws(torch.as_tensor(part, device=device), members.root, scale, dtype)
-            with torch.no_grad():
-                found[:, i, first : first + len(part)] = _train(problem, scale, draw, seen, device, dtype)
-            finished(len(part))
-    train, test = found / 2
-    healthy = ~(exploded(test, test[..., :1]) | exploded(train, train[..., :1])).any(axis=-1)
-    recorded = np.isin(seen, steps)
-    values = {"loss": train[..., recorded], "test_loss": test[..., recorded]}
-    if not healthy.all():
-        _tell(problem, members, healthy)
-        values = {name: np.where(healthy[..., None], value, np.nan) for name, value in values.items()}
-        values["diverged"] = ~healthy
-    coords = {"width": np.array(members.widths), "seed": seeds}
-    attrs = {**attrs, "seed": members.root, "diverged": int((~healthy).sum())}
-    return schema.build("ensemble", problem, values, steps=steps, coords=coords, attrs=attrs)
 
+    def train(scale: int, draws: Draws, seen: NDArray[np.int64]) -> dict[str, Array]:
+        train, test = _train(problem, scale, draws, seen, device, dtype) / 2
+        return {"loss": train, "test_loss": test}
 
-def _tell(problem: Problem, members: Members, healthy: NDArray[np.bool_]) -> None:
-    by_scale = zip(members.widths, healthy, strict=True)
-    rows = [f"{int((~row).sum())} of {row.size} networks of scale {m} diverge" for m, row in by_scale if not row.all()]
-    told = f"{'; '.join(rows)}. Lower {problem.training.largest_step}."
-    if not healthy.any(axis=1).all():
-        raise DivergenceError(told)
-    warnings.warn(f"{told} Results are those of the others.", stacklevel=4)
+    return simulated(
+        problem,
+        members,
+        train,
+        lambda scale: _at_once(problem, scale, device, dtype, memory_limit),
+        steps=steps,
+        device=device,
+        dtype=dtype,
+        finished=finished,
+        attrs=attrs,
+        size="scale",
+    )
 
 
 def _widths(problem: Problem, scale: int, modes: int) -> tuple[int, int]:
@@ -328,7 +299,7 @@ def _at_once(problem: Problem, scale: int, device: torch.device, dtype: torch.dt
 
 
 def _train(
-    problem: Problem, scale: int, draw: _Draws, steps: NDArray[np.int64], device: torch.device, dtype: torch.dtype
+    problem: Problem, scale: int, draw: Draws, steps: NDArray[np.int64], device: torch.device, dtype: torch.dtype
 ) -> Array:
     """Train and test mean squares (2, member, step)."""
     model: Any = problem.network

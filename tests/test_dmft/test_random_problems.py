@@ -10,7 +10,7 @@ import dmft
 import finite_nets
 from dmft import random_data as rd
 from dmft.errors import DivergenceError, MemoryEstimateError
-from finite_nets.random_data import AT_ONCE
+from finite_nets.ensembles.simulated import AT_ONCE
 
 SMALL = rd.power_law(20, 1.3, 1.4)
 MANY = rd.power_law(60, 1.2, 1.5)

@@ -19,9 +19,13 @@ from dmft.specs.training import GradientFlow, Training
 class RandomModel(Architecture):
     """What models of random data derive from.
 
+    takes: the kinds of data that it is trained on, such as `such`.  sizes: what its networks differ in, as an argument.
     solver: the module whose `solve` finds the limit.  simulator: that whose `ensemble` trains members.
     """
 
+    takes: tuple[type, ...] = (RandomData,)
+    such = "dmft.RandomData(spectrum, samples=100)"
+    sizes = "scales=[1, 2, 4, 8]"
     solver = "dmft.random_data.solve"
     simulator = "finite_nets.random_data"
     centered = False
@@ -31,7 +35,7 @@ class RandomModel(Architecture):
         del shape
         raise ValueError(
             f"{type(self).__name__} is a model of random data, which has no program of neurons: there are dmft.solve, "
-            "finite_nets.train_ensemble(problem, scales=[1, 2, 4, 8], seeds=...), comparisons.compare of these, and "
+            f"finite_nets.train_ensemble(problem, {self.sizes}, seeds=...), comparisons.compare of these, and "
             "the functions of dmft.random_data."
         )
 
