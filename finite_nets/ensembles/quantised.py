@@ -97,7 +97,7 @@ def quantise(
     numbers = with_quantisation(precision(dtype), Quantisation() if quantisation is None else quantisation, plan)
     where = find_device(device)
     runner = Runner(plan, numbers, where, members.root, block=None, memory_limit=memory_limit)
-    divergences, counts = Divergences(problem), []
+    divergences, counts = Divergences(problem), dict.fromkeys(members.widths, 0)
     shape = (len(members.widths), len(members.seeds), len(steps), len(rounded) + 1)
     found: Losses = {}
     with memory_given_back(where), progress_bar(shape[0] * shape[1], "networks", "net", progress) as bar:
@@ -106,22 +106,20 @@ def quantise(
             def work(part: Indices, width: int = width) -> tuple[Losses, NDArray[np.float64], int]:
                 return _of_batch(runner, width, part, rounded)
 
-            count = 0
             for first, (losses, exploded_at, count) in runner.batches(width, members.seeds, work):
-                bad = exploded_at < NEVER
+                bad, counts[width] = exploded_at < NEVER, count
                 divergences.add(width, int(bad.sum()), len(bad), float(exploded_at.min()))
                 for name, values in losses.items():
                     values[bad] = np.nan
                     every = found.setdefault(name, np.full(shape, np.nan))
                     every[i, first : first + len(bad)] = values
                 bar.update(len(bad))
-            counts.append(count)
     coords = {
         "width": list(members.widths),
         "seed": list(members.seeds),
         "step": steps,
         "post": [*(float(each.weights or np.inf) for each in rounded), np.inf],
-        "parameters": ("width", counts),
+        "parameters": ("width", list(counts.values())),
         "tokens": ("step", steps * problem.batches.shape[1]),
         "time": ("step", problem.training.times[steps]),
     }
