@@ -150,7 +150,7 @@ class Training(Generic[W]):
         task, network, training = problem.task, problem.network, problem.training
         dtype = precision.fields
         self.network, self.centered = network, network.centered
-        self.loss, self.precision = problem.loss, precision
+        self.loss, self.precision = problem.sample_loss, precision
         self.products = Products(precision, device)
         self.x = torch.tensor(inputs, device=device, dtype=dtype).contiguous()
         self.targets = torch.tensor(task.targets, device=device, dtype=dtype)

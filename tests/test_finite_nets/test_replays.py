@@ -63,14 +63,15 @@ def test_a_phase_can_be_entered_again(monkeypatch):
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
 class Host(dmft.Architecture):
     """Two layers whose activation looks at a number on the host, which no graph can record."""
 
-    gamma0 = 1.0
+    gamma0: float = 1.0
 
     def program(self, net, x):
         def looked_at(xp, h):
-            return h * (1.0 if xp is not torch or float(h.abs().max()) > 0 else 0.0)
+            return h * (1.0 if xp is not torch or h.detach().abs().max().item() > 0 else 0.0)
 
         h = net.read("W0", x, to=0)
         return net.layer(h, net.local(looked_at, h))
