@@ -44,7 +44,7 @@ NEEDS = Needs(
 def problem(source: str = "digits", n_train: int = 1400, n_test: int = 390, batch: int = BATCH) -> dmft.Problem:
     """One pass over images of all classes."""
     task = dmft.load_task(source, classes=tuple(range(10)), n_train=n_train, n_test=n_test, balanced=False)
-    batches = dmft.one_pass(n_train, batch)
+    batches: Any = dmft.one_pass(n_train, batch)
     training = dmft.GradientDescent(RATE, len(batches), batches=batches, observe="test")
     return dmft.Problem(dmft.MLP(2, dmft.relu(), centered=False), task, training, "cross_entropy")
 

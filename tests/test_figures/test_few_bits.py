@@ -15,7 +15,9 @@ BITS = (2, 3, 4)
 def test_the_table_has_the_networks_of_each_kind():
     x, y = np.random.default_rng(0).standard_normal((12, 3)), np.eye(2)[np.arange(12) % 2]
     training = dmft.GradientDescent(0.2, 4, batches=dmft.one_pass(8, 2), observe="test")
-    problem = dmft.Problem(dmft.MLP(1), dmft.Task(x[:8], y[:8], x[8:], y[8:]), training, "cross_entropy")
+    problem = dmft.Problem(
+        dmft.MLP(1, centered=False), dmft.Task(x[:8], y[:8], x[8:], y[8:]), training, "cross_entropy"
+    )
     found = module.measure(problem, [4, 8], [3], [2, 4], 3, dtype="float64")
     kinds = {
         (w, a, p)
