@@ -9,7 +9,10 @@ variances and covariances alone.
     bias_variance                   what of the loss of narrow networks an ensemble removes, and what stays
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
+    grokking                        how much later test losses fall than training losses
     spectra, after_kernel           the NTK's modes, and regression with it
+    PrecisionLaw, fit_precision, predict_precision
+                                    losses at few bits: a law, its constants from runs, what it says of them
     report                          a comparison as one HTML file
 
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
@@ -21,6 +24,9 @@ from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
+from comparisons.grokking import grokking
+from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
+from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
 from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
@@ -31,13 +37,20 @@ if TYPE_CHECKING:
     from figures.report import report
 
 __all__ = [
+    "AfterTraining",
+    "PrecisionFit",
+    "PrecisionLaw",
+    "Saturation",
     "UnresolvedError",
     "after_kernel",
     "bias_variance",
     "compare",
     "densities",
+    "fit_precision",
+    "grokking",
     "onset",
     "pointwise",
+    "predict_precision",
     "report",
     "representations",
     "spectra",

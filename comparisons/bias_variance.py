@@ -123,7 +123,9 @@ def bias_variance(
             found = [_squared(one, part, target, sizes) for one in predictions]
         else:
             inputs.check_networks(nets, members=f"the ensembles' loss {problem['loss']!r}")
-            found = [_general(one, part, target, problem["loss"], sizes, seed) for one in predictions]
+            places = len(np.unique(nets["position"])) if "position" in nets.coords else 0
+            each_loss = loss.of_positions(problem["loss"], places)
+            found = [_general(one, part, target, each_loss, sizes, seed) for one in predictions]
         for name, dims in (("ensemble", ("width", "ensemble", "step")), ("infinite", EACH), ("variance_part", EACH)):
             variables |= pair(f"{q}_{name}", dims, stacked([one[name] for one in found]))
         single = stacked([one["single"] for one in found])

@@ -112,7 +112,7 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
     return Form(
         network=structure(network),
         shape=task.shape,
-        loss=problem.loss,
+        loss=problem.sample_loss,
         stepping=training.stepping,
         slots=training.recurrences.slots,
         trained=problem.batches.shape[1] if stream else task.n_train,

@@ -60,7 +60,7 @@ class DivergenceCheck:
 
     def __call__(self, step: int, f: Array, y: Array) -> None:
         """f, y: (sample, output)."""
-        now = loss.values(np, self.problem.loss, f, y).mean()
+        now = loss.values(np, self.problem.sample_loss, f, y).mean()
         self.initial = now if self.initial is None else self.initial
         if exploded(now, self.initial):
             raise DivergenceError(

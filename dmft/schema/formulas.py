@@ -52,7 +52,9 @@ def _values(one: Observable, seen: _Example) -> list[Any]:
     assert one.formula is not None
     if one.needs == PREDICTIONS:
         rows = max(1, PREDICTED // math.prod(seen.targets.shape))
-        return [one.formula(seen.xp, seen.problem.loss, seen.numbers("f", (rows, *seen.targets.shape)), seen.targets)]
+        return [
+            one.formula(seen.xp, seen.problem.sample_loss, seen.numbers("f", (rows, *seen.targets.shape)), seen.targets)
+        ]
     if one.needs == HESSIAN:
         return [one.formula(seen.xp.asarray(np.sort(_own.in_general_position("A", (SPECTRA, ITERATIONS)))))]
     return [one.formula(seen), *([] if one.fields is None else one.fields(seen))]

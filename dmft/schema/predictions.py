@@ -49,7 +49,7 @@ def averages(
     found: dict[str, Any] = {}
     for one in wanted:
         assert one.formula is not None
-        each = one.formula(xp, problem.loss, f, y)
+        each = one.formula(xp, problem.sample_loss, f, y)
         found |= {f"{prefix}{one.name}": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
     return found
 

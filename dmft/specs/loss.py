@@ -9,6 +9,9 @@
 
 A loss is an entry of `LOSSES`; nothing else asks for its name.  The formulas serve NumPy, JAX and PyTorch: the first
 argument is the module (numpy, jax.numpy, torch).  Predictions and targets are (..., sample, output).
+
+Where a network has outputs at each of X positions, side by side, ell is the sum over positions of that of the outputs
+of each: such a loss goes by the name "cross_entropy/X" (`of_positions`).
 """
 
 from __future__ import annotations
@@ -46,26 +49,68 @@ class Loss:
     jumps: bool = False
 
 
+def of_positions(loss: str, count: int) -> str:
+    """The name of a loss of samples with outputs at so many positions; 0: of their own.
+
+    Example:
+        >>> f, y = np.log([[1, 3, 1, 1]]), np.array([[0, 1, 1, 0]])  # two outputs at two positions
+        >>> np.exp(-dmft.specs.loss.values(np, dmft.specs.loss.of_positions("cross_entropy", 2), f, y)).round(3)
+        array([0.375])
+    """
+    return f"{loss}/{count}" if count else loss
+
+
+def _found(name: str) -> tuple[Loss, int]:
+    """A loss, and the number of positions whose outputs are side by side."""
+    loss, _, count = name.partition("/")
+    return LOSSES[loss], int(count or 1)
+
+
 def values(xp: Any, loss: str, f: Any, y: Any) -> Any:
     """ell, (..., sample)."""
-    return LOSSES[loss].values(xp, f, y)
+    found, count = _found(loss)
+    if count == 1:
+        return found.values(xp, f, y)
+    return found.values(xp, _by_position(f, count), _by_position(y, count)).sum(-1)
 
 
 def descent(xp: Any, loss: str, f: Any, y: Any) -> Any:
     """Delta, (..., sample, output)."""
-    return LOSSES[loss].descent(xp, f, y)
+    found, count = _found(loss)
+    if count == 1:
+        return found.descent(xp, f, y)
+    return found.descent(xp, _by_position(f, count), _by_position(y, count)).reshape(f.shape)
 
 
 def curvature(xp: Any, loss: str, f: Any, y: Any) -> Any:
     """H, (..., sample, output, output_2)."""
-    return LOSSES[loss].curvature(xp, f, y)
+    found, count = _found(loss)
+    if count == 1:
+        return found.curvature(xp, f, y)
+    each = found.curvature(xp, _by_position(f, count), _by_position(y, count))  # (..., position, output, output_2)
+    blocks = _diagonal(xp, xp.moveaxis(each, -3, -1))  # (..., output, output_2, position, position_2)
+    whole = xp.moveaxis(blocks, (-2, -4, -1, -3), (-4, -3, -2, -1))
+    return whole.reshape(*f.shape, f.shape[-1])
 
 
-def correct(xp: Any, f: Any, y: Any) -> Any:
-    """Share of a sample that is classified correctly, (..., sample): 1 or 0, less than 1 where classes tie.
+def correct(xp: Any, loss: str, f: Any, y: Any) -> Any:
+    """Share of a sample that is classified correctly, (..., sample): 1 or 0, or between where classes tie, or where
+    several positions are classified.
 
     The class is the largest output, or the sign of a single one; with signs as targets of several outputs, the largest.
     """
+    _, count = _found(loss)
+    if count > 1:
+        return _correct(xp, _by_position(f, count), _by_position(y, count)).mean(-1)
+    return _correct(xp, f, y)
+
+
+def _by_position(a: Any, count: int) -> Any:
+    """(..., position, output) of outputs at so many positions side by side."""
+    return a.reshape(*a.shape[:-1], count, a.shape[-1] // count)
+
+
+def _correct(xp: Any, f: Any, y: Any) -> Any:
     if f.shape[-1] == 1:
         agree = f[..., 0] * y[..., 0]
         return (1 + xp.sign(agree)) / 2
@@ -75,8 +120,9 @@ def correct(xp: Any, f: Any, y: Any) -> Any:
     return (top * right).sum(axis=-1) / top.sum(axis=-1)
 
 
-def of_classes(y: NDArray[np.float64]) -> bool:
+def of_classes(loss: str, y: NDArray[np.float64]) -> bool:
     """Whether targets (sample, output) are classes: signs of a single output, or one-hot rows of several."""
+    y = _of_each(loss, y)
     if y.shape[1] == 1:
         return bool(np.isin(y, (-1.0, 1.0)).all())
     return bool(np.isin(y, (0.0, 1.0)).all() and (y.sum(axis=1) == 1).all()) or bool(
@@ -178,7 +224,15 @@ LOSSES = {
 
 def check_targets(loss: str, y: NDArray[np.float64]) -> None:
     """ValueError if targets (sample, output) do not suit the loss."""
+    found, count = _found(loss)
     try:
-        LOSSES[loss].check(y)
+        found.check(_of_each(loss, y))
     except ValueError as error:
-        raise ValueError(f"loss={loss!r} {error}") from None
+        name = repr(loss.partition("/")[0]) + (f", of each of {count} positions," if count > 1 else "")
+        raise ValueError(f"loss={name} {error}") from None
+
+
+def _of_each(loss: str, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Targets of every position of every sample, one after the other."""
+    _, count = _found(loss)
+    return y.reshape(-1, y.shape[1] // count)

@@ -18,10 +18,10 @@ from dmft import faces
 from dmft.specs import networks, random_data, training
 from dmft.specs._kinds import kinds_in
 from dmft.specs.activation import Activation
-from dmft.specs.loss import LOSSES, check_targets
+from dmft.specs.loss import LOSSES, check_targets, of_positions
 from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
-from dmft.specs.random_data import RandomData, RandomModel
+from dmft.specs.random_data import RandomModel, RandomSource
 from dmft.specs.tasks.given import Task
 from dmft.specs.training import Training
 from dmft.specs.training import own as own_training
@@ -30,6 +30,7 @@ FORMAT = 1
 NETWORKS = kinds_in(networks, Architecture)
 TRAININGS = kinds_in(training, Training)
 MODELS = kinds_in(random_data, RandomModel)  # of random data
+SOURCES = kinds_in(random_data, RandomSource)
 BUILT_IN = NETWORKS | MODELS
 COUNTS = ("depth", "blocks", "branch_layers")  # fields that the number of the readout follows from
 LONGEST = 60  # characters of a value that is shown
@@ -55,11 +56,12 @@ class Problem:
         network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, a `dmft.ResidualMLP`, a `dmft.CNN`, or one of one's
             own, a frozen dataclass that derives from `dmft.Architecture`.
         task: `dmft.Task(...)` or `dmft.load_task(...)`; for `dmft.RandomFeatures`, `dmft.ProjectedLinear` and
-            `dmft.DeepLinear`, whose sizes are part of the problem, a `dmft.RandomData`.
+            `dmft.DeepLinear`, whose sizes are part of the problem, a `dmft.RandomData`; for a
+            `dmft.QuadraticPerceptron` a `dmft.QuadraticTeacher`, too.
         training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, a `dmft.GradientFlow`, or one of one's own,
             a frozen dataclass that derives from `dmft.Training`.
         loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for
-            one-hot targets (`dmft.specs.loss`).
+            one-hot targets (`dmft.specs.loss`); of a network with outputs at every position the sum over these.
 
     Raises:
         TypeError, ValueError: naming the argument that is of another kind, or that does not suit the others; a program
@@ -78,7 +80,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         data: Any = self.task
-        if isinstance(self.network, RandomModel) or isinstance(data, RandomData):
+        if isinstance(self.network, RandomModel) or isinstance(data, RandomSource):
             self._check_random()
             return
         such = {"network": ", such as dmft.MLP(depth=2)", "training": ", such as dmft.GradientDescent(0.1, steps=10)"}
@@ -89,11 +91,11 @@ class Problem:
                 raise TypeError(f"{name}={value!r} is not a {kind}; the order is network, task, training.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
-        check_targets(self.loss, self.task.targets)
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
         self._check_batches()
         self._check_positions()  # and so that a program that fails does so here
+        check_targets(self.sample_loss, self.task.targets)
 
     def _check_positions(self) -> None:
         read, outputs = self.sketch.read, self.task.targets.shape[1]
@@ -103,16 +105,18 @@ class Problem:
                 f"(sample, position), or (sample, position, output) as y.reshape(len(y), -1): {read} outputs, or a "
                 "multiple."
             )
-        if read and self.loss == "cross_entropy":
-            raise ValueError(
-                'loss="cross_entropy" is of all outputs of a sample, which are those of several positions here; take '
-                'loss="squared".'
-            )
+
+    @property
+    def sample_loss(self) -> str:
+        """The name of the loss of a sample (`dmft.specs.loss`): where positions have outputs of their own, the sum of
+        theirs."""
+        return of_positions(self.loss, 0 if isinstance(self.network, RandomModel) else self.sketch.read)
 
     def _check_random(self) -> None:
         """The same for a model of random data, its data and training."""
-        pairs = {"network": RandomModel, "task": RandomData, "training": Training}
-        such = {"network": "dmft.RandomFeatures(100)", "task": "dmft.RandomData(spectrum, samples=100)"}
+        model: Any = self.network if isinstance(self.network, RandomModel) else RandomModel
+        pairs = {"network": (RandomModel,), "task": model.takes, "training": (Training,)}
+        such = {"network": "dmft.RandomFeatures(100)", "task": model.such}
         for name, expected in pairs.items():
             value = getattr(self, name)
             if not isinstance(value, expected):
@@ -127,7 +131,6 @@ class Problem:
             )
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
-        model: Any = self.network
         model.check(self.task, self.training)
 
     @property
@@ -384,7 +387,8 @@ def _stored_task(described: Mapping[str, Any]) -> Any:
             name: np.frombuffer(base64.b64decode(data), dtype="<f8").reshape(described["shapes"][name])
             for name, data in described["float64"].items()
         }
-        return (RandomData if "kind" in described else Task).stored(arrays, described)
+        kind: type[RandomSource] | type[Task] = SOURCES[described["kind"]] if "kind" in described else Task
+        return kind.stored(arrays, described)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the data in this problem JSON are damaged: {error}.") from error
 

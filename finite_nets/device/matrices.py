@@ -18,6 +18,8 @@ combination of the same W_0 and pairs, and costs no memory until they are folded
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -81,6 +83,14 @@ class Store:
         self.used = 0
 
 
+class Phase(NamedTuple):
+    """What of a matrix is no tensor: its d and c, and how many pairs are kept."""
+
+    factor: float
+    weights: tuple[tuple[int, float], ...]
+    used: int
+
+
 class Matrix:
     """d W_0 + sum_j c_j l_j r_j^T, of a batch: (member, N, N).
 
@@ -105,6 +115,14 @@ class Matrix:
         matrix = Matrix(self.start, self.store, self.factor)
         matrix.weights = list(self.weights)
         return matrix
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.factor, tuple(self.weights), self.store.used)
+
+    def enter(self, phase: Phase) -> None:
+        """Be in this phase; tensors are to be those it was left with."""
+        self.factor, self.weights, self.store.used = phase.factor, list(phase.weights), phase.used
 
     # ---- a linear space ----------------------------------------------------------------------------------------------
 
@@ -191,5 +209,9 @@ class Matrix:
         weights = [c for _, c in self.weights]
         if min(weights) == max(weights):
             return weights[0], None
-        each = [c for rows, c in self.weights for _ in range(rows)]
-        return 1.0, torch.tensor(each, dtype=like.dtype, device=like.device)[None]
+        return 1.0, _row(tuple(c for rows, c in self.weights for _ in range(rows)), like.dtype, like.device)
+
+
+@lru_cache(maxsize=1024)
+def _row(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=device)[None]

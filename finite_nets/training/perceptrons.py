@@ -20,7 +20,7 @@ operations for each of the three products.  Fields of P samples, P N numbers eac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ from dmft.specs.parameterization import (
     trained_layers,
     with_bias,
 )
-from finite_nets.device.matrices import Matrix, Store, room
+from finite_nets.device.matrices import Matrix, Phase, Store, room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
@@ -80,6 +80,18 @@ class Parameters(Moved):
         weights: list[Tensor | Matrix] = [self.first, *self.hidden, self.readout]
         by_layer = [*zip(range(len(weights)), weights, strict=True), *enumerate(self.biases, start=1)]
         return [part for layer, part in by_layer if self.trained[layer]]
+
+    def tensors_moved(self) -> list[Tensor]:
+        stored = [t for matrix in self.hidden for t in (matrix.start, matrix.store.left, matrix.store.right)]
+        return [self.first, self.readout, *self.biases, *stored]
+
+    @property
+    def phase(self) -> Hashable:
+        return tuple(matrix.phase for matrix in self.hidden)
+
+    def enter(self, phase: Sequence[Phase]) -> None:
+        for matrix, its in zip(self.hidden, phase, strict=True):
+            matrix.enter(its)
 
     def zeros(self) -> Parameters:
         first, readout, *biases = (torch.zeros_like(part) for part in (self.first, self.readout, *self.biases))

@@ -10,7 +10,7 @@ Every array has the member of the ensemble as its first axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -26,6 +26,7 @@ from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
+from finite_nets.device.replays import Replays
 from finite_nets.training import flow, linear
 from finite_nets.training.observables import Shown
 from finite_nets.training.traces import Trace
@@ -50,6 +51,18 @@ class Moved:
     def copy(self) -> Self:
         raise NotImplementedError
 
+    def tensors_moved(self) -> list[Tensor]:
+        """All that steps change in place."""
+        raise NotImplementedError
+
+    @property
+    def phase(self) -> Hashable:
+        """What steps change besides tensors."""
+        return ()
+
+    def enter(self, phase: Any) -> None:
+        """Set it."""
+
     def scale(self, factor: float) -> None:
         for part in self.parts():
             part.mul_(factor)
@@ -70,6 +83,7 @@ class State(Generic[W]):
     offset: (member, sample, output), the output at initialisation, which a centered network subtracts; zero for others.
     carried: (member, sample, output), the output where it follows the NTK (`finite_nets.training.flow`), else None.
     exploded_at: (member,), the step at which the loss of its batch exploded (`dmft.errors`); infinite for the healthy.
+    initial_loss: (member,), of the first batch.
     """
 
     weights: W
@@ -78,6 +92,7 @@ class State(Generic[W]):
     slots: tuple[W, ...] = ()
     offset: Tensor | None = None
     carried: Tensor | None = None
+    initial_loss: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -135,7 +150,7 @@ class Training(Generic[W]):
         task, network, training = problem.task, problem.network, problem.training
         dtype = precision.fields
         self.network, self.centered = network, network.centered
-        self.loss, self.precision = problem.loss, precision
+        self.loss, self.precision = problem.sample_loss, precision
         self.products = Products(precision, device)
         self.x = torch.tensor(inputs, device=device, dtype=dtype).contiguous()
         self.targets = torch.tensor(task.targets, device=device, dtype=dtype)
@@ -233,21 +248,58 @@ class Training(Generic[W]):
         Without `gradients` their backward fields are left out.  Members that explode go on; at the end,
         `state.exploded_at` says which did at any step, saved or not, by the loss of its batch.
         """
-        last = max(save_steps)
-        initial_loss = torch.zeros_like(state.exploded_at)
+        last, unseen = max(save_steps), Unseen(self, state)
         for t in range(last + 1):
             saved, everywhere = t in save_steps, self.stepping.follows_output
+            if t and not saved and not everywhere:
+                unseen.step(t)
+                continue
             met = self.meet(t, everything=saved or everywhere or (t == 0 and self.centered))
             seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or everywhere)
-            batch_loss = loss.values(torch, self.loss, trained.output, trained.target).mean(1)
-            initial_loss = batch_loss if t == 0 else initial_loss
-            now = exploded(batch_loss, initial_loss)
-            state.exploded_at = torch.where(now, state.exploded_at.clamp(max=t), state.exploded_at)
+            self.watch(state, trained, t)
             if saved:
                 yield seen.at(met.observed)
             if t < last:
                 self.advance(state, t, seen, trained)
             del seen, trained  # the next pass takes their memory
+
+    def watch(self, state: State[W], trained: Fields, t: int | Tensor) -> None:
+        """Note members whose loss explodes at step t."""
+        batch_loss = loss.values(torch, self.loss, trained.output, trained.target).mean(1)
+        if state.initial_loss is None:
+            state.initial_loss = batch_loss
+        now = exploded(batch_loss, state.initial_loss)
+        state.exploded_at.copy_(torch.where(now, state.exploded_at.clamp(max=t), state.exploded_at))
+
+
+class Unseen(Generic[W]):
+    """Steps of one run of training of which nothing is recorded: on a GPU, where they repeat, by
+    `finite_nets.device.replays`."""
+
+    def __init__(self, trainer: Training[W], state: State[W]) -> None:
+        self._trainer, self._state = trainer, state
+        self._replays: Replays | None = None
+        device = trainer.x.device
+        if device.type == "cuda" and trainer.stepping == RECURRENCE:
+            self._replays = Replays(device, [state.weights, *state.slots])
+            self._time = state.exploded_at.new_zeros(())
+            self._rows = torch.empty(0) if trainer.batches is None else trainer.batches[0].clone()
+
+    def step(self, t: int) -> None:
+        trainer = self._trainer
+        met = trainer.meet(t, everything=False)
+        if self._replays is None:
+            self._taken(met, t, t)
+            return
+        self._time.fill_(t)
+        if isinstance(met.rows, Tensor):
+            met = met._replace(rows=self._rows.copy_(met.rows))
+        self._replays.step(trainer.plans[t], lambda: self._taken(met, t, self._time))
+
+    def _taken(self, met: Met, t: int, time: int | Tensor) -> None:
+        seen, trained = self._trainer.evaluate(self._state, met, gradients=False)
+        self._trainer.watch(self._state, trained, time)
+        self._trainer.advance(self._state, t, seen, trained)
 
 
 STEPS: dict[Stepping, Callable[[Training[Any], State[Any], Fields, Fields, int], None]] = {

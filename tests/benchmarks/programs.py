@@ -4,9 +4,11 @@
 Prints Markdown: time of a step of training (forward, backward, update; 10 samples, float32, the least of several), in
 ms; on a CPU processor time of one thread.
 
-    program     `finite_nets.training.programs`
+    program     `finite_nets.training.programs`; on a GPU replayed (`finite_nets.device.replays`), and as it is taken
     made for    `finite_nets.training.perceptrons`, which is made for perceptrons
-    vmap(grad)  a plain function of PyTorch, differentiated and mapped over members
+    vmap(grad)  a plain function of PyTorch, differentiated and mapped over members; recorded as a CUDA graph, too
+    floor       weights read twice, read and written, or their six multiplications and additions a sample, whichever
+                takes longer at the measured ceilings
 """
 
 import argparse
@@ -23,6 +25,7 @@ import dmft
 from dmft.specs.networks import Architecture
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training.programs import trainer_of
+from finite_nets.training.trainer import Unseen
 
 SAMPLES, CHANNELS, REPEATS = 10, 3, 5
 TOKENS, HEAD_DIM = 8, 16
@@ -37,10 +40,10 @@ MEMBERS = {
     ),
     "cuda": (
         ((128, 8), (128, 4096), (512, 512), (1024, 128), (2048, 1), (2048, 32)),
-        ((128, 1024), (512, 64), (2048, 4)),
-        ((128, 256), (512, 16), (2048, 1)),
-        ((128, 64), (512, 4)),
-        ((128, 256), (512, 16), (2048, 2)),
+        ((128, 1024), (512, 64), (2048, 16)),
+        ((128, 256), (512, 16), (2048, 8)),
+        ((128, 64), (512, 16)),
+        ((128, 256), (512, 16), (512, 128), (2048, 16)),
     ),
 }
 
@@ -83,7 +86,8 @@ def problem(network, shape):
 
 
 def milliseconds(step, device):
-    """The least time of a call, after two to warm up: of the processor, or until the GPU has done it."""
+    """The least time of a call, after some to warm up: of the processor, or until the GPU has done it, of ten calls."""
+    calls = 1 if device.type == "cpu" else 10
 
     def now():
         if device.type == "cpu":
@@ -91,27 +95,30 @@ def milliseconds(step, device):
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    step()
-    step()
+    for _ in range(2 * calls):
+        step()
     times = []
     for _ in range(REPEATS):
         start = now()
-        step()
-        times.append(now() - start)
+        for _ in range(calls):
+            step()
+        times.append((now() - start) / calls)
     return 1e3 * min(times)
 
 
 def trained(described, width, members, device, program):
-    """ms of a step of a batch."""
+    """ms of a step of a batch, replayed and taken; on a CPU there is one way."""
     trainer = trainer_of(described, device, PRECISIONS["float32"], program=program)
-    with torch.inference_mode():
-        state = trainer.start(width, torch.arange(members, device=device), 0)
-        met = trainer.meet(0, everything=False)
-
-        def step():
-            trainer.advance(state, 0, *trainer.evaluate(state, met, gradients=False))
-
-        return milliseconds(step, device)
+    found = []
+    for replayed in (True, False) if device.type == "cuda" else (False,):
+        with torch.inference_mode():
+            state = trainer.start(width, torch.arange(members, device=device), 0)
+            trainer.evaluate(state, trainer.meet(0, everything=True), gradients=False)
+            unseen = Unseen(trainer, state)
+            if not replayed:
+                unseen._replays = None
+            found.append(milliseconds(lambda: unseen.step(1), device))  # noqa: B023
+    return found
 
 
 def plain_convolution(network, x, width):
@@ -156,7 +163,7 @@ PLAIN = {dmft.MLP: plain_convolution, Convolution: plain_convolution, dmft.Trans
 
 
 def mapped(described, width, members, device):
-    """ms of a step by vmap(grad) of the same, on other weights; and numbers of weights of all members."""
+    """ms of a step by vmap(grad) of the same, on other weights, and recorded; and numbers of weights of all members."""
     x, y = (
         torch.tensor(a, dtype=torch.float32, device=device) for a in (described.task.x_train, described.task.y_train)
     )
@@ -168,7 +175,13 @@ def mapped(described, width, members, device):
         for w, slope in zip(weights, slopes(*weights), strict=True):
             w.sub_(slope, alpha=1e-3 * width)
 
-    return milliseconds(step, device), sum(w.numel() for w in weights)
+    found = [milliseconds(step, device)]
+    if device.type == "cuda":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        found.append(milliseconds(graph.replay, device))
+    return found, sum(w.numel() for w in weights)
 
 
 def main():
@@ -179,7 +192,10 @@ def main():
     torch.backends.cudnn.allow_tf32 = False
     copy, rates = ceilings(device)
     print(f"ceilings: copy {copy / 1e9:.0f} GB/s, float32 matrix product {rates['float32'] / 1e12:.3g} TFLOP/s")
-    print("\n| network | N | members | program | made for | vmap(grad) | floor |\n|---|---|---|---|---|---|---|")
+    ways = ("replayed", "taken") if device.type == "cuda" else ("",)
+    columns = [f"{name} {way}".strip() for name in ("program", "made for", "vmap(grad)") for way in ways]
+    header = ["network", "N", "members", *columns, "floor"]
+    print("\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
     networks = [
         ("MLP(3)", dmft.MLP(3), (8,), 1),
         ("CNN, 8 positions", Convolution(8, 1), (8 * CHANNELS,), 8),
@@ -192,14 +208,19 @@ def main():
     cases += [("ResidualMLP(3)", dmft.ResidualMLP(3), (8,), 1, *size) for size in sizes[0][1:-1]]
     for name, network, shape, positions, width, members in cases:
         size = problem(network, shape), width, members, device
-        found, floor = [trained(*size, program=True)], np.nan
-        found.append(trained(*size, program=False) if shape == (8,) else np.nan)
+        none, floor = [np.nan] * len(ways), np.nan
+        found = trained(*size, program=True)
+        found += trained(*size, program=False) if shape == (8,) else none
         if type(network) in PLAIN:
             taken, weights = mapped(*size)
-            found.append(taken)
+            found += taken[::-1]
             floor = 1e3 * weights * max(16 / copy, 6 * SAMPLES * positions / rates["float32"])
+        else:
+            found += none
         shown = " | ".join("" if np.isnan(each) else f"{each:.3g}" for each in [*found, floor])
         print(f"| {name} | {width} | {members} | {shown} |", flush=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -28,5 +28,5 @@ def test_steps_that_scripts_measure(monkeypatch):
     cpu = torch.device("cpu")
     for network, shape in ((dmft.MLP(2), (8,)), (programs.TRANSFORMER, (programs.TOKENS, programs.CHANNELS))):
         described = programs.problem(network, shape)
-        assert programs.trained(described, 32, 2, cpu, program=True) > 0
-        assert programs.mapped(described, 32, 2, cpu)[0] > 0
+        assert programs.trained(described, 32, 2, cpu, program=True)[0] > 0
+        assert programs.mapped(described, 32, 2, cpu)[0][0] > 0

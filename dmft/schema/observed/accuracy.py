@@ -15,7 +15,7 @@ from dmft.specs.loss import LOSSES, correct, of_classes
 
 
 def _refusal(problem: Problem) -> str:
-    if of_classes(problem.task.targets):
+    if of_classes(problem.sample_loss, problem.task.targets):
         return ""
     return (
         "accuracy is for targets that are classes, signs of a single output or one-hot rows of several; these are none"
@@ -28,5 +28,4 @@ def _brought(problem: Problem, names: Collection[str]) -> bool:
 
 @observable(dims=("step",), needs=PREDICTIONS, smooth=False, refusal=_refusal, brought=_brought)
 def accuracy(xp: Any, loss: str, f: Any, y: Any) -> Any:
-    del loss
-    return correct(xp, f, y)
+    return correct(xp, loss, f, y)

@@ -6,9 +6,9 @@ from typing import Any
 
 from dmft.schema.observable import PREDICTIONS
 from dmft.schema.registry import observable
-from dmft.specs.loss import LOSSES
+from dmft.specs.loss import values
 
 
 @observable(dims=("step",), needs=PREDICTIONS, on_request=False)
 def loss(xp: Any, name: str, f: Any, y: Any) -> Any:
-    return LOSSES[name].values(xp, f, y)
+    return values(xp, name, f, y)

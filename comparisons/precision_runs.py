@@ -1,0 +1,375 @@
+"""Runs of one's own beside the law of precision (`comparisons.precision`): its fit, with errors, and predictions.
+
+A table has one run a row: parameters N, tokens D, the bits of each channel in training, perhaps the bits that weights
+were rounded to afterwards (post), and the loss.  Constants minimise, over the runs i,
+
+    sum_i H(log L(N_i, D_i, P_i) - log L_i)            H of Huber: squares up to delta, then straight lines
+
+from several starts, in the logarithms of A, B, E, of exponents and of gammas, and in n_x.
+Errors are those of the bootstrap: half the distance of the quantiles 16 and 84 % over fits of runs drawn again.
+
+Source: Kumar et al. 2024 (arXiv:2411.04330), whose delta is 1e-3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from comparisons.errors import UnresolvedError
+from comparisons.precision import LEAST, AfterTraining, PrecisionLaw, Saturation
+from comparisons.run_table import LOSS, POST, SIZES, read_runs
+from dmft.specs import _check
+from dmft.text import table, with_error
+
+Array = NDArray[np.float64]
+
+EXPONENTS = ("alpha", "beta", "gamma data", "gamma parameters")
+AT_MOST = 400  # evaluations of a fit
+INNER = (16.0, 84.0)  # quantiles, in per cent: one standard error to both sides
+
+
+@dataclass(frozen=True)
+class PrecisionFit:
+    """The law that fits a table of runs, and those that fit tables drawn again.
+
+    Print it for the constants with their errors.
+
+    Args:
+        law: the best.
+        refits: of the bootstrap.
+        runs: the table with what the law predicts (`predict_precision`).
+
+    Example:
+        >>> law = comparisons.PrecisionLaw(60.0, 0.5, 200.0, 0.4, 1.0)
+        >>> comparisons.PrecisionFit(law, (law, law), runs=None).error(lambda each: each.loss(1e3, 1e4))
+        np.float64(0.0)
+    """
+
+    law: PrecisionLaw
+    refits: tuple[PrecisionLaw, ...]
+    runs: xr.Dataset
+
+    def error(self, quantity: Callable[[PrecisionLaw], Any]) -> Any:
+        """The standard error of anything that follows from the law.
+
+        Fits for which it does not exist (`UnresolvedError`) are left out.
+        """
+        found = []
+        for law in self.refits:
+            try:
+                found.append(np.asarray(quantity(law), np.float64))
+            except UnresolvedError:
+                continue
+        if not found:
+            return np.nan
+        low, high = np.percentile(found, INNER, axis=0)
+        return (high - low) / 2
+
+    def __str__(self) -> str:
+        rows = []
+        for name, value in _constants(self.law).items():
+            error = self.error(lambda law, of=name: _constants(law)[of])  # type: ignore[misc]
+            rows.append((name, with_error(value, float(error))))
+        attrs = self.runs.attrs
+        text = table(list(zip(("", "value"), *rows, strict=True)))
+        return f"{text}\n{self.runs.sizes['run']} runs, R^2 {attrs['r2']:.4f}, rms {attrs['rms']:.2g} of log L"
+
+
+def _constants(law: PrecisionLaw) -> dict[str, float]:
+    """By name, of a fit."""
+    found = {name: getattr(law, name) for name in ("A", "alpha", "B", "beta", "E")}
+    for name, each in law.channels.items():
+        found |= {f"gamma {name}": each.gamma, f"bias {name}": each.bias}
+    if law.post is not None:
+        post = law.post
+        found |= {"C": post.scale, "gamma data": post.gamma_data, "gamma parameters": post.gamma_parameters}
+        found["gamma post"] = post.gamma_bits
+    return found
+
+
+def fit_precision(
+    runs: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    channels: Sequence[str] | None = None,
+    tied: bool = False,
+    delta: float = 1e-3,
+    starts: int = 8,
+    bootstrap: int = 100,
+    seed: int = 0,
+) -> PrecisionFit:
+    """Fit the law to a table of runs.
+
+    Args:
+        runs: the path of a CSV file, a mapping of columns (such as a data frame), or a Dataset, whose variables and
+            coordinates are the columns.  An empty cell of bits, and one that is not a number, is full precision.
+        columns: by the names used here, parameters, tokens, loss, post and those of channels, those of the table.
+        channels: what was rounded in training; by default those of weights, activations and kv that are columns.
+        tied: whether alpha = beta, as in the source.
+        delta: of Huber, in log L: about the noise of a run.
+        starts: fits, of which the best is taken.
+        bootstrap: fits of runs drawn again, for errors.
+        seed: of starts and of the bootstrap.
+
+    Raises:
+        UnresolvedError: fewer runs than constants; parameters, tokens or bits that do not vary.
+        ValueError: columns that are not there; numbers out of range, with the row; bits both in and after training.
+        TypeError: what is no table.
+
+    Example:
+        >>> law = comparisons.PrecisionLaw(60.0, 0.5, 200.0, 0.4, 1.0, {"weights": comparisons.Saturation(2.0)})
+        >>> n, d, p = map(np.ravel, np.meshgrid([1e3, 4e3, 16e3], [1e4, 1e5, 1e6], [2, 3, 4, 6, 8]))
+        >>> runs = {"N": n, "D": d, "weights": p, "loss": law.loss(n, d, p)}
+        >>> names = {"parameters": "N", "tokens": "D"}
+        >>> fit = comparisons.fit_precision(runs, columns=names, starts=4, bootstrap=0)
+        >>> round(fit.law.channels["weights"].gamma, 3)
+        2.0
+    """
+    starts, bootstrap = _check.integer("starts", starts, minimum=1), _check.integer("bootstrap", bootstrap, minimum=0)
+    delta = _check.positive("delta", delta)
+    found = read_runs(runs, columns, channels)
+    _require_loss(found)
+    names = tuple(name for name in found.data_vars if name not in (*SIZES, LOSS, POST))
+    shape = _Shape(tuple(map(str, names)), tied, POST in found)
+    data = {str(name): found[name].values for name in found.data_vars}
+    _require_resolved(data, shape)
+    rng = np.random.default_rng(seed)
+    fits = [_fit(shape, data, shape.start(data, rng), delta) for _ in range(starts)]
+    best, _ = min(fits, key=lambda each: each[1])
+    refits = []
+    for _ in range(bootstrap):
+        drawn = rng.integers(0, found.sizes["run"], found.sizes["run"])
+        again = {name: value[drawn] for name, value in data.items()}
+        refits.append(shape.law(_fit(shape, again, best, delta)[0], again))
+    law = shape.law(best, data)
+    return PrecisionFit(law, tuple(refits), predict_precision(law, found))
+
+
+def predict_precision(
+    law: PrecisionLaw | PrecisionFit,
+    runs: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """The losses that a law has for a table of runs, beside those measured where it has them.
+
+    Args:
+        law: a law; or a fit, whose predictions have errors.
+        runs, columns: as of `fit_precision`; the loss may be missing.
+
+    Returns:
+        Dataset (run): the columns, effective_parameters, predicted (and predicted_se of a fit); where there are losses
+        residual, log(measured) - log(predicted), and in attrs r2 of the losses and rms of the residuals.
+
+    Raises:
+        ValueError, TypeError: as `fit_precision`.
+
+    Example:
+        >>> runs = {"parameters": [30e6], "tokens": [1.5e9], "weights": [16], "activations": [16], "kv": [16]}
+        >>> comparisons.predict_precision(comparisons.PrecisionLaw.published(), runs)["predicted"].values.round(3)
+        array([4.103])
+    """
+    fit = law if isinstance(law, PrecisionFit) else None
+    one = fit.law if fit is not None else law
+    if not isinstance(one, PrecisionLaw):
+        raise TypeError(f"law={type(law).__name__} is no PrecisionLaw, and no fit of one.")
+    found = read_runs(runs, columns, tuple(one.channels), optional=True)
+    names = [name for name in one.channels if name in found]
+
+    def predicted(each: PrecisionLaw) -> Array:
+        n, d = (found[name].values for name in SIZES)
+        bits = {name: found[name].values for name in names}
+        loss = each.loss(n, d, bits)
+        if POST not in found:
+            return loss
+        rounded = np.isfinite(post := found[POST].values)
+        after = {name: value[rounded] for name, value in bits.items()}
+        loss[rounded] = each.loss(n[rounded], d[rounded], after, post=post[rounded])
+        return loss
+
+    effective = one.effective_parameters(found["parameters"].values, {name: found[name].values for name in names})
+    found = found.assign(effective_parameters=("run", effective), predicted=("run", predicted(one)))
+    if fit is not None and fit.refits:
+        found["predicted_se"] = ("run", np.asarray(fit.error(predicted)))
+    if LOSS in found:
+        measured, there = found[LOSS].values, found["predicted"].values
+        found["residual"] = ("run", np.log(measured) - np.log(there))
+        spread = float(((measured - measured.mean()) ** 2).sum())
+        found.attrs["r2"] = 1 - float(((measured - there) ** 2).sum()) / spread if spread else np.nan
+        found.attrs["rms"] = float(np.sqrt((found["residual"].values ** 2).mean()))
+    return found
+
+
+def _require_loss(found: xr.Dataset) -> None:
+    if LOSS not in found:
+        raise ValueError(
+            f"the table has no column {LOSS!r}, to which the law is fitted; say which is meant, "
+            "columns={'loss': ...}."
+        )
+
+
+def _require_resolved(data: Mapping[str, Array], shape: _Shape) -> None:
+    runs = len(data[LOSS])
+    if runs <= len(shape.names):
+        raise UnresolvedError(f"{runs} runs do not determine {len(shape.names)} constants; give more of them.")
+    for name in SIZES:
+        if len(np.unique(data[name])) < 2:
+            raise UnresolvedError(f"all runs have {name} {data[name][0]:g}; the law needs several.")
+    for name in shape.channels:
+        if len(np.unique(data[name])) < 3:
+            raise UnresolvedError(
+                f"{name} has the bits {', '.join(f'{b:g}' for b in np.unique(data[name]))} alone; two constants need "
+                "three different ones at least; give more, or name the other channels, channels=[...]."
+            )
+    if shape.post:
+        after = np.isfinite(data[POST])
+        if len(np.unique(data[POST][after])) < 2:
+            raise UnresolvedError("post has fewer than two numbers of bits; give more, or leave the column out.")
+        for name in shape.channels:
+            if bad := np.flatnonzero(after & np.isfinite(data[name])).tolist():
+                raise ValueError(
+                    f"run {bad[0]} (from 0) has {data[name][bad[0]]:g} bits of {name} in training and is rounded to "
+                    f"{data[POST][bad[0]]:g} afterwards; only runs in full precision (empty cells) may be rounded."
+                )
+
+
+# ---- the fit ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Which constants there are.  Sizes are counted in their geometric means."""
+
+    channels: tuple[str, ...]
+    tied: bool
+    post: bool
+
+    @property
+    def names(self) -> list[str]:
+        found = ["A", "B", "E", "alpha"] + ([] if self.tied else ["beta"])
+        for name in self.channels:
+            found += [f"gamma {name}", f"bias {name}"]
+        return found + (["C", "gamma data", "gamma parameters", "gamma post"] if self.post else [])
+
+    def start(self, data: Mapping[str, Array], rng: np.random.Generator) -> Array:
+        """Somewhere sensible: a part of the losses does not fall, the rest is shared."""
+        low, high = data[LOSS].min(), data[LOSS].max()
+        parts = {
+            "A": (high - low + 0.1 * low) * rng.uniform(0.1, 1),
+            "B": (high - low + 0.1 * low) * rng.uniform(0.1, 1),
+            "E": low * rng.uniform(0.3, 0.95),
+            "alpha": rng.uniform(0.2, 1.0),
+            "beta": rng.uniform(0.2, 1.0),
+            "C": (high - low) * rng.uniform(0.3, 3),
+            "gamma data": rng.uniform(0.2, 0.8),
+            "gamma parameters": rng.uniform(0.2, 0.8),
+            "gamma post": rng.uniform(0.3, 1.5),
+        }
+        found: list[float] = []
+        for name in self.names:
+            if name.startswith("bias "):
+                # the law ends at gamma n: below the fewest bits
+                gamma = np.exp(found[-1])
+                found.append(rng.uniform(0, 0.6) * data[name.removeprefix("bias ")].min() / gamma)
+            else:
+                found.append(np.log(parts[name] if name in parts else rng.uniform(0.5, 3.0)))
+        return np.array(found)
+
+    def bounds(self, data: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Far beyond what runs determine; steps into nowhere end there."""
+        largest = float(data[LOSS].max())
+        found = []
+        for name in self.names:
+            if name in ("A", "B", "E", "C"):
+                found.append(np.log((1e-9 * largest, 1e9 * largest)))
+            elif name.startswith("bias "):
+                found.append(np.array([-30.0, 30.0]))
+            else:  # or gammas, in bits
+                found.append(np.log((0.01, 5.0) if name in EXPONENTS else (0.02, 200.0)))
+        low, high = np.transpose(found)
+        return low, high
+
+    def values(self, v: Array) -> dict[str, float]:
+        found = {
+            name: float(value if name.startswith("bias ") else np.exp(value))
+            for name, value in zip(self.names, v, strict=True)
+        }
+        return found | ({"beta": found["alpha"]} if self.tied else {})
+
+    def law(self, v: Array, data: Mapping[str, Array]) -> PrecisionLaw:
+        """In the units of the table."""
+        c, (n, d) = self.values(v), _units(data)
+        channels = {name: Saturation(c[f"gamma {name}"], c[f"bias {name}"]) for name in self.channels}
+        post = None
+        if self.post:
+            scale = c["C"] * d ** -c["gamma data"] * n ** c["gamma parameters"]
+            post = AfterTraining(scale, c["gamma data"], c["gamma parameters"], c["gamma post"])
+        return PrecisionLaw(
+            c["A"] * n ** c["alpha"], c["alpha"], c["B"] * d ** c["beta"], c["beta"], c["E"], channels, post
+        )
+
+    def loss(self, v: Array, data: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Losses (run,) and their derivatives (run, constant)."""
+        c, (n, d) = self.values(v), _units(data)
+        log_n, log_d = np.log(data["parameters"] / n), np.log(data["tokens"] / d)
+        slopes: dict[str, Array] = {}
+        for name in self.channels:
+            each = Saturation(c[f"gamma {name}"], c[f"bias {name}"])
+            steps = data[name] / each.gamma
+            free = each.bias - steps < LEAST  # where the exponent is held, nothing depends on it
+            slopes[f"bias {name}"] = np.where(free, -each.odds(data[name]), 0.0)
+            slopes[f"gamma {name}"] = slopes[f"bias {name}"] * np.where(np.isfinite(steps), steps, 0.0)
+            log_n = log_n + np.log(each.share(data[name]))
+        by_n, by_d = c["A"] * np.exp(-c["alpha"] * log_n), c["B"] * np.exp(-c["beta"] * log_d)
+        # so far of log N_eff
+        slopes = {name: -c["alpha"] * by_n * slope for name, slope in slopes.items()}
+        of_n, of_d = -c["alpha"] * by_n * log_n, -c["beta"] * by_d * log_d
+        loss = by_n + by_d + c["E"]
+        slopes |= {"A": by_n, "B": by_d, "E": np.full_like(loss, c["E"])}
+        slopes |= {"alpha": of_n + of_d} if self.tied else {"alpha": of_n, "beta": of_d}
+        if self.post:
+            steps = data[POST] / c["gamma post"]
+            delta = c["C"] * np.exp(c["gamma data"] * log_d - c["gamma parameters"] * log_n - steps)
+            slopes |= {"C": delta, "gamma data": c["gamma data"] * log_d * delta}
+            slopes |= {"gamma parameters": -c["gamma parameters"] * log_n * delta}
+            slopes |= {"gamma post": np.where(np.isfinite(steps), steps, 0.0) * delta}
+            loss = loss + delta
+        return loss, np.stack([slopes[name] for name in self.names], axis=1)
+
+
+def _units(data: Mapping[str, Array]) -> tuple[float, float]:
+    """Geometric means of parameters and tokens."""
+    n, d = (float(np.exp(np.log(data[name]).mean())) for name in SIZES)
+    return n, d
+
+
+def _fit(shape: _Shape, data: Mapping[str, Array], start: Array, delta: float) -> tuple[Array, float]:
+    """The best constants from a start, and their cost."""
+    log_loss = np.log(data[LOSS])
+
+    def residual(v: Array) -> Array:
+        return np.asarray(np.log(shape.loss(v, data)[0]) - log_loss)
+
+    def slopes(v: Array) -> Array:
+        loss, jacobian = shape.loss(v, data)
+        return np.asarray(jacobian / loss[:, None])
+
+    with np.errstate(over="ignore"):
+        found = least_squares(
+            residual,
+            start,
+            slopes,
+            bounds=shape.bounds(data),
+            loss="huber",
+            f_scale=delta,
+            x_scale="jac",
+            max_nfev=AT_MOST,
+        )
+    return np.asarray(found.x), float(found.cost)

@@ -1,0 +1,141 @@
+"""Steps that repeat: what a GPU replays is what would have been taken."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import dmft
+import finite_nets
+from conftest import reference_problem
+from dmft.errors import DivergenceError
+from finite_nets.device import replays
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.training import perceptrons
+
+STEPS = 24
+RNG = np.random.default_rng(0)
+WORDS = dmft.Task(RNG.standard_normal((4, 3, 2)), [1, -1, 1, -1])
+IMAGES = dmft.Task(RNG.standard_normal((4, 6)), [1, -1, 1, -1])
+CASES = {
+    "descent": dmft.GradientDescent(0.3, STEPS),
+    "momentum and decay": dmft.GradientDescent(0.1, STEPS, momentum=0.8, weight_decay=0.01),
+    "batches": dmft.GradientDescent(0.2, STEPS, batches=dmft.random_batches(4, 2, STEPS)),
+    "two rates": dmft.GradientDescent(np.repeat([0.3, 0.1], STEPS // 2), STEPS),
+}
+
+
+def phases_of(monkeypatch, training, *, room):
+    """Phases and places before every step but the first two, on a CPU with delayed updates."""
+    monkeypatch.setattr(perceptrons, "room", lambda *_: room)
+    problem = dmft.Problem(dmft.MLP(3), IMAGES, training)
+    trainer = perceptrons.Trainer(problem, torch.device("cpu"), PRECISIONS["float64"])
+    state, found = trainer.start(8, torch.arange(2), 0), []
+    with torch.inference_mode():
+        for t in range(STEPS):
+            seen, trained = trainer.evaluate(state, trainer.meet(t, everything=t == 0), gradients=False)
+            moved = [state.weights, *state.slots]
+            found.append(tuple((each.phase, *(x.data_ptr() for x in each.tensors_moved())) for each in moved))
+            trainer.advance(state, t, seen, trained)
+    return found, state
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_phases_of_folded_matrices_come_again(monkeypatch, name):
+    rows = 2 if name == "batches" else 4
+    found, _ = phases_of(monkeypatch, CASES[name], room=3 * rows)
+    between_folds = 3 * (2 if name == "two rates" else 1)
+    assert len(set(found[6:])) == between_folds
+    assert found[15:18] == found[18:21]
+    # and where nothing is folded, none does
+    found, _ = phases_of(monkeypatch, CASES[name], room=rows * STEPS)
+    assert len(set(found)) == STEPS
+
+
+def test_a_phase_can_be_entered_again(monkeypatch):
+    found, state = phases_of(monkeypatch, CASES["momentum and decay"], room=12)
+    last = state.weights.phase
+    state.weights.enter(found[1][0][0])
+    assert state.weights.phase == found[1][0][0] != last
+
+
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Host(dmft.Architecture):
+    """Two layers whose activation looks at a number on the host, which no graph can record."""
+
+    gamma0: float = 1.0
+
+    def program(self, net, x):
+        def looked_at(xp, h):
+            return h * (1.0 if xp is not torch or h.detach().abs().max().item() > 0 else 0.0)
+
+        h = net.read("W0", x, to=0)
+        return net.layer(h, net.local(looked_at, h))
+
+
+NETWORKS = {
+    "perceptron": (dmft.MLP(3), IMAGES),
+    "residual": (dmft.ResidualMLP(3), IMAGES),
+    "transformer": (dmft.Transformer(blocks=2, head_dim=4, causal=True), WORDS),
+}
+
+
+def ends(problem, device, **options):
+    """Recorded at three steps alone, so that there are others to replay."""
+    return finite_nets.train_ensemble(
+        problem, widths=[32, 128], seeds=5, device=device, save_steps=[0, 13, STEPS], dtype="float64", **options
+    )
+
+
+def counted(monkeypatch):
+    """How often steps are recorded and taken."""
+    record, found = replays.Replays._record, []
+
+    def watched(self, key, taken):
+        record(self, key, taken)
+        found.append(key in self._recorded)
+
+    monkeypatch.setattr(replays.Replays, "_record", watched)
+    return found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", CASES)
+def test_replayed_steps_are_those_of_a_cpu(monkeypatch, network, name):
+    problem = dmft.Problem(*NETWORKS[network], CASES[name])
+    found = counted(monkeypatch)
+    replayed, taken = ends(problem, "cuda"), ends(problem, "cpu")
+    assert found
+    assert all(found)
+    for variable in ("prediction", "loss"):
+        np.testing.assert_allclose(replayed[variable], taken[variable], rtol=1e-8, atol=1e-9)
+    # another step would be seen
+    other = dataclasses.replace(problem, training=dmft.GradientDescent(0.31, STEPS))
+    assert abs(ends(other, "cuda").prediction - taken.prediction).max() > 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_explosions_are_noted_at_their_step(monkeypatch):
+    problem = dataclasses.replace(reference_problem(), training=dmft.GradientDescent(60.0, STEPS))
+    found = counted(monkeypatch)
+    with pytest.raises(DivergenceError):
+        ends(problem, "cuda")
+    assert found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_what_cannot_be_recorded_is_taken(monkeypatch):
+    problem = dmft.Problem(Host(), IMAGES, CASES["descent"])
+    found = counted(monkeypatch)
+    replayed, taken = ends(problem, "cuda"), ends(problem, "cpu")
+    assert found
+    assert not any(found)
+    np.testing.assert_allclose(replayed.prediction, taken.prediction, rtol=1e-9)
