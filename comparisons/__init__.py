@@ -14,6 +14,7 @@ variances and covariances alone.
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
     predictors                      kernel predictors and networks over draws of data
+    transfer                        how the best value of a hyperparameter moves and scatters with width
     report                          a comparison as one HTML file
 
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
@@ -33,6 +34,7 @@ from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
 from comparisons.summary import summary
+from comparisons.transfer import transfer
 from comparisons.widths import onset, pointwise, width_law
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ __all__ = [
     "spectra",
     "statistics",
     "summary",
+    "transfer",
     "width_law",
 ]
 

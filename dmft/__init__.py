@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dmft.drivers.solve import solve
     from dmft.finite_width.expansion import at_width, required_width
     from dmft.finite_width.fluctuations import fluctuations
+    from dmft.finite_width.transfer import transfer
     from dmft.limits.depth import infinite_depth_kernels, linear_residual
     from dmft.limits.distance import distance_from_lazy
     from dmft.limits.initial import initial_fluctuations
@@ -125,6 +126,7 @@ __all__ = [
     "solve",
     "stack",
     "tanh",
+    "transfer",
     "two_layer_linear",
     "vary",
 ]
@@ -151,6 +153,7 @@ _LAZY = {
     "save": "dmft.schema.storage",
     "solve": "dmft.drivers.solve",
     "stack": "dmft.schema.stacking",
+    "transfer": "dmft.finite_width.transfer",
     "two_layer_linear": "dmft.limits.two_layer",
 }
 

@@ -74,7 +74,10 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Influence:
-    """What is asked of every scramble: arguments of `dmft.fluctuations`, `draws` those of one scramble."""
+    """What is asked of every scramble: arguments of `dmft.fluctuations`, `draws` those of one scramble.
+
+    directions: the least that matrices have room for, so that code of several problems is compiled once.
+    """
 
     run: Run
     mode: str
@@ -85,10 +88,11 @@ class Influence:
     deflate: bool
     distribution: str
     memory_limit: int | None
+    directions: int = 0
 
     def estimate(self, trained: Trained, key: jax.Array, scrambles: int, bar: Bar) -> Arrays:
         """One estimate of all variables of the result."""
-        network = self._network(trained)
+        network = self.network(trained)
         bar.total = self.steps(scrambles, trained)
 
         def advance(done: int) -> None:
@@ -145,13 +149,14 @@ class Influence:
         """What is asked for of what follows from predictions."""
         return schema.following(self.run.problem, self.observables, smooth=True)
 
-    def _network(self, trained: Trained) -> Network:
+    def network(self, trained: Trained) -> Network:
+        """The beginning of a run that was trained."""
         return self.begun(trained.capacity, trained.stream, trained.directions)
 
     def begun(self, capacity: int, stream: np.random.SeedSequence, directions: int) -> Network:
         """At the start of a run, its measures written out, with no more room than the `directions` it meets need."""
         # every call of a matrix needs room for a whole block
-        most = directions + self.run.step_room
+        most = max(directions, self.directions) + self.run.step_room
         needed = -(-most // ROOM_STEP) * ROOM_STEP
         network = self.run.network(capacity, stream, min(capacity, needed))
         populations = (
@@ -229,8 +234,8 @@ class Influence:
         slopes: list[Measures] = []
         bends: list[Measures] = []
         curved = self.run.smoothed
-        count = -(-found // 2) if curved else found
-        at_once = min(self._at_once(network, "reverse"), count, BEND_BATCH if curved else count)
+        count = self._combinations
+        at_once = self.backward_at_once(network)
         for start in range(0, count, at_once):
             leaves = jax.tree.leaves(weights)
             keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
@@ -246,6 +251,16 @@ class Influence:
         # all of the first half, then as many bends as are wanted
         joined = [*of_batches(slopes, count), *of_batches(bends, found - count)]
         return scaled(tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True)), self._spreads)
+
+    @property
+    def _combinations(self) -> int:
+        """Random combinations of observables whose slopes `_probe` takes."""
+        return -(-self.deflated // 2) if self.run.smoothed else self.deflated
+
+    def backward_at_once(self, network: Network) -> int:
+        """Of these combinations, how many at the same time: what is compiled."""
+        most = max(self._combinations, 1)
+        return min(self._at_once(network, "reverse"), most, BEND_BATCH if self.run.smoothed else most)
 
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
@@ -309,16 +324,14 @@ class Influence:
         """The contributions of each population's neurons; `prediction` (step, sample[, output]) is that of the run."""
         scalars = Scalars(self.run, self._wanted, prediction)
         at_once = min(self._at_once(network, self.mode), scalars.count)
-        size, depth = network.populations[0].units, len(network.populations)
+        depth = len(network.populations)
         variances = np.zeros((depth, scalars.count))
         kept: list[Measures] = []
         for start in range(0, scalars.count, at_once):
             stop = min(start + at_once, scalars.count)
             combinations = scalars.combinations(start, start + at_once)
-            _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
-            slopes = tuple(s[: stop - start] - s[: stop - start].mean(axis=1, keepdims=True) for s in slopes)
-            slopes = scaled(slopes, self._spreads)
-            variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) / size for s in slopes]
+            slopes = tuple(s[: stop - start] for s in self.influences(network, combinations))
+            variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) for s in slopes]
             if self.covariance and start < scalars.predictions:
                 kept.append(tuple(s[: scalars.predictions - start] for s in slopes))
             advance(stop - start)
@@ -328,9 +341,18 @@ class Influence:
             if self.covariance:
                 slopes = jnp.concatenate([batch[layer] for batch in kept])
                 shape = (len(self.run.steps), *prediction.shape[1:]) * 2
-                part["prediction_covariance"] = np.asarray(slopes @ slopes.T / size).reshape(shape)
+                part["prediction_covariance"] = np.asarray(slopes @ slopes.T).reshape(shape)
             parts.append(part)
         return parts
+
+    def influences(self, network: Network, combinations: Observables) -> Measures:
+        """Of every population (scalar, neuron): N Cov of two scalars is the sum of products of their influences."""
+        _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
+        if self.mode == "exact":
+            slopes = tuple((s + s.swapaxes(1, 2)).reshape(len(s), -1) / 2**0.5 for s in slopes)
+        else:
+            slopes = tuple((s - s.mean(axis=1, keepdims=True)) / s.shape[1] ** 0.5 for s in slopes)
+        return scaled(slopes, self._spreads)
 
     def some(self, network: Network, count: int) -> Any:
         """What is found along so many directions, or of so many scalars, all of them zero: to see what it takes."""

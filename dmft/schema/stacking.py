@@ -59,7 +59,7 @@ def stack(results: Sequence[xr.Dataset] | dict[Any, xr.Dataset], dim: str) -> xr
     each = [schema.validate(one, kind) for one in given]
     if dim in each[0].variables or dim in each[0].dims:
         raise ValueError(f"dim={dim!r} is the name of a variable or dimension of the results; choose another one.")
-    labels = list(results) if isinstance(results, dict) else [_value(one, dim) for one in each]
+    labels = list(results) if isinstance(results, dict) else [value_of(one, dim) for one in each]
     if len(set(labels)) < len(labels):
         raise ValueError(f"the results have {dim}={labels}, not all different; give a dictionary of results by label.")
     for label, one in zip(labels[1:], each[1:], strict=True):
@@ -85,7 +85,7 @@ def stack(results: Sequence[xr.Dataset] | dict[Any, xr.Dataset], dim: str) -> xr
     return labelled(stacked)
 
 
-def _value(result: xr.Dataset, name: str) -> Any:
+def value_of(result: xr.Dataset, name: str) -> Any:
     """The field of the problem of a result: of its network, its training, or its own."""
     problem = json.loads(result.attrs["problem"])
     if name == "task":
