@@ -63,14 +63,15 @@ def transfer(
     Returns:
         Dataset of the analysis "transfer", with `_se` of what is not counted:
 
-            mean(width, value)                          mean loss
-            optimum, scatter, curvature (width)         as above, d^2 mean / du^2 at the optimum
+            loss_mean(width, value)                     mean loss (of a test loss: test_loss_mean)
+            optimum, scatter, curvature (width)         as above, d^2 / du^2 of the mean loss at the optimum
             regret(source, width)                       sources are the widths and, with the theory, inf: its optimum
             at_end(width), count(width)                 share of networks that are best at an end; networks that count:
                                                         those that diverge at no value
-            optimum_limit, optimum_predicted, scatter_predicted, mean_predicted, shift, optimum_z
-                                                        with the theory: what it says; u*_N off its limit, with errors
-                                                        of both; and off what it predicts, in errors of both
+            optimum_limit, optimum_predicted, scatter_predicted, loss_mean_predicted
+                                                        with the theory: what it says
+            optimum_shift, optimum_z (width)            with it: u*_N off the limit's; v*_N off the predicted one, in
+                                                        errors of both
 
         nan where a mean is lowest at an end of the grid.
 
@@ -102,8 +103,8 @@ def transfer(
     u, rng = optimum.coordinate(at, scale), np.random.default_rng(seed)
     rows = [_resampled(u, loss[np.isfinite(loss).all(-1)], bootstraps, rng) for loss in losses]
     curves, places = np.stack([row[0] for row in rows], axis=1), np.stack([row[1] for row in rows], axis=1)
-    predicted = None if theory is None else _predicted(theory, at, widths, scale)
-    variables = _found(u, curves, places, scale, predicted)
+    predicted = None if theory is None else _predicted(theory, at, widths, of, scale)
+    variables = _found(u, curves, places, of, scale, predicted)
     variables |= {
         "at_end": (("width",), np.array([row[2] for row in rows])),
         "count": (("width",), np.array([row[3] for row in rows])),
@@ -168,10 +169,12 @@ def _resampled(u: Array, losses: Array, bootstraps: int, rng: np.random.Generato
     return weights @ losses / count, np.sqrt(square), float(1 - inside.mean()), count
 
 
-def _predicted(theory: xr.Dataset, at: Array, widths: NDArray[Any], scale: str) -> xr.Dataset:
+def _predicted(theory: xr.Dataset, at: Array, widths: NDArray[Any], of: str, scale: str) -> xr.Dataset:
     """What the theory says of these widths."""
     if theory["value"].shape != at.shape or not np.allclose(theory["value"], at):
         raise ValueError(f"the theory has the values {theory['value'].values}, the networks {at}; use the same ones.")
+    if theory.attrs["of"] != of:
+        raise ValueError(f"the theory is of {theory.attrs['of']}, the networks of {of}; give the same.")
     if not np.isin(widths, theory["width"]).all() or theory.attrs["scale"] != scale:
         raise ValueError(
             f"the theory has the widths {theory['width'].values} on a scale {theory.attrs['scale']}, the networks "
@@ -180,7 +183,7 @@ def _predicted(theory: xr.Dataset, at: Array, widths: NDArray[Any], scale: str) 
     return theory.sel(width=widths)
 
 
-def _found(u: Array, curves: Array, scatters: Array, scale: str, theory: xr.Dataset | None) -> Variables:
+def _found(u: Array, curves: Array, scatters: Array, of: str, scale: str, theory: xr.Dataset | None) -> Variables:
     """Of curves (sample, width, value) and scatters (sample, width), the first sample that of all networks."""
     best = optimum.lowest(u, curves)
     here = optimum.value_at(best.at, scale)
@@ -191,7 +194,7 @@ def _found(u: Array, curves: Array, scatters: Array, scale: str, theory: xr.Data
     regret = np.stack([optimum.regrets(u, curve, at) for curve, at in zip(curves, sources, strict=True)])
     found: Variables = {}
     for name, dims, samples in (
-        ("mean", ("width", "value"), curves),
+        (f"{of}_mean", ("width", "value"), curves),
         ("optimum", ("width",), here),
         ("scatter", ("width",), scatters),
         ("curvature", ("width",), best.curvature),
@@ -200,15 +203,15 @@ def _found(u: Array, curves: Array, scatters: Array, scale: str, theory: xr.Data
         found |= {name: (dims, samples[0]), f"{name}_se": (dims, samples[1:].std(axis=0, ddof=1))}
     if theory is None:
         return found
-    for name in ("optimum", "scatter", "mean"):
+    for name in ("optimum", "scatter", f"{of}_mean"):
         for end in ("", "_se"):
-            found[f"{name}_predicted{end}"] = theory[name].dims, theory[f"{name}{end}"].values
+            found[f"{name}_predicted{end}"] = found[name][0], theory[f"{name}{end}"].values
     error = np.hypot(found["optimum_se"][1], theory["optimum_se"].values)
     limit_se = theory["optimum_limit_se"].values / (theory["optimum_limit"].values if scale == "log" else 1.0)
     return found | {
         "optimum_limit": ((), theory["optimum_limit"].values),
         "optimum_limit_se": ((), theory["optimum_limit_se"].values),
-        "shift": (("width",), best.at[0] - limit),
-        "shift_se": (("width",), np.hypot(best.at[1:].std(axis=0, ddof=1), limit_se)),
+        "optimum_shift": (("width",), best.at[0] - limit),
+        "optimum_shift_se": (("width",), np.hypot(best.at[1:].std(axis=0, ddof=1), limit_se)),
         "optimum_z": (("width",), (here[0] - theory["optimum"].values) / error),
     }

@@ -339,9 +339,9 @@ class Influence:
         for layer in range(depth):
             part = {f"{name}_variance": value for name, value in scalars.named(variances[layer]).items()}
             if self.covariance:
-                slopes = jnp.concatenate([batch[layer] for batch in kept])
+                of_layer = jnp.concatenate([batch[layer] for batch in kept])
                 shape = (len(self.run.steps), *prediction.shape[1:]) * 2
-                part["prediction_covariance"] = np.asarray(slopes @ slopes.T).reshape(shape)
+                part["prediction_covariance"] = np.asarray(of_layer @ of_layer.T).reshape(shape)
             parts.append(part)
         return parts
 

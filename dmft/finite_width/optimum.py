@@ -61,6 +61,15 @@ def lowest(u: Array, curves: Array) -> Lowest:
     return Lowest(*(np.where(there, each, np.nan) for each in (at, found, curvature)))
 
 
+def off_parabola(u: Array, curve: Array) -> float:
+    """How far the lowest point of a curve (value,) is from that of the parabola through the three values around it, in
+    steps of the grid: what the choice of values may err by."""
+    i = int(np.clip(np.argmin(curve), 1, len(u) - 2))
+    near = slice(i - 1, i + 2)
+    apart = lowest(u, curve).at - lowest(u[near], curve[near]).at
+    return float(abs(apart) / (u[i + 1] - u[i - 1]) * 2)
+
+
 def slope_weights(u: Array, at: Any) -> Array:
     """w (value,): the slope at a point of any curve y (value,) on the grid is w . y."""
     return np.asarray(spline(u, np.eye(len(u)))(at, 1), np.float64)

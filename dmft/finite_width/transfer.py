@@ -17,7 +17,8 @@ without draws (`dmft.finite_width.influence`).
 
 Assumptions and approximations
     Leading order in 1/N of the losses; the optimum is that of the curve so found, through cubic splines on the grid
-    (`dmft.finite_width.optimum`), which errors do not hold: choose values near each other, a factor of 1.1 to 1.5.
+    (`dmft.finite_width.optimum`), which errors do not hold: choose values near each other, a factor of 1.05 to 1.3.  A
+    warning says where a parabola would give another one.
     What is lowest is the mean over networks: optima of single networks, averaged, differ from it at the same order 1/N.
     Standard errors are those of the jackknife over scrambles.
 """
@@ -54,6 +55,7 @@ from dmft.specs import Problem, _check, vary
 Array = NDArray[np.float64]
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 LOSSES = ("loss", "test_loss")
+COARSE = 0.2  # steps of the grid
 NETWORKS = 10_000  # curves that are drawn for probabilities
 
 
@@ -96,10 +98,11 @@ def transfer(
     Returns:
         Dataset of kind "predicted_transfer", each variable with its `_se` but grid_optimum, grid_shift and probability:
 
-            limit, bias (value), covariance(value, value_2)     L, b, C
-            mean(width, value)                                  L + b / N
+            loss_limit, loss_bias (value)                       L, b (of a test loss: test_loss_limit, ...)
+            loss_covariance(value, value_2)                     C
+            loss_mean(width, value)                             L + b / N
             optimum_limit, optimum(width)                       the best value
-            shift(width)                                        u*_N - u*: of logarithms, or of values (attribute scale)
+            optimum_shift(width)                                u*_N - u*: of logarithms, or of values (attribute scale)
             scatter(width)                                      standard deviation of u* of the mean over `seeds`
                                                                 networks
             optimum_bias, optimum_variance                      lim N shift, lim N scatter^2 of one network
@@ -122,7 +125,7 @@ def transfer(
 
     Example:
         >>> found = dmft.transfer(problem, "learning_rate", [1, 2, 4], widths=[64], draws=2, particles=64, scrambles=2)
-        >>> found["mean"].dims
+        >>> found["loss_mean"].dims
         ('width', 'value')
     """
     at = _values(over, values)
@@ -164,7 +167,7 @@ def transfer(
     return _dataset(problem, influences[0], curves, at, given, over=over, of=of, scale=scale, seeds=seeds, seed=seed)
 
 
-def _values(over: str, values: Iterable[float]) -> Array:
+def _values(over: str, values: Any) -> Array:
     """Ascending."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"values={values!r} is not a list; give at least {optimum.FEWEST} values of {over}.")
@@ -250,7 +253,7 @@ def _on_loss(influence: Influence, trained: Trained, of: str) -> Array:
     """Influences on the loss of the neurons of all populations, one after the other."""
     network = influence.network(trained)
     scalars = Scalars(influence.run, {"loss"}, trained.history.vitals.prediction)
-    which = int(scalars.named(np.arange(scalars.count))[of][-1])
+    which = int(scalars.named(np.arange(scalars.count, dtype=float))[of][-1])
     # as many as the derivatives of `Influence.along` take at once: compiled already
     combinations = scalars.combinations(which, which + influence.backward_at_once(network))
     return np.concatenate([np.asarray(layer[0]) for layer in influence.influences(network, combinations)])
@@ -277,18 +280,28 @@ def _dataset(
     samples = [curves.limit, curves.bias, curves.covariance]
 
     def of_scrambles(kept: NDArray[np.bool_]) -> Variables:
-        return _found(at, *(each[kept].mean(0) for each in samples), np.array(widths, float), seeds, scale)
+        L, b, C = (each[kept].mean(0) for each in samples)
+        found = _found(at, L, b, C, np.array(widths, float), scale, seeds)
+        return {f"{of}{name}" if name.startswith("_") else name: value for name, value in found.items()}
 
     variables = of_scrambles(np.ones(scrambles, bool))
     without = [of_scrambles(np.arange(scrambles) != i) for i in range(scrambles)] if not exact else [variables]
-    for name, (dims, value) in list(variables.items()):
+    for name, (dims, _) in list(variables.items()):
         each = np.stack([one[name][1] for one in without])
         variables[f"{name}_se"] = dims, np.sqrt((len(each) - 1) * each.var(axis=0))
-    variables |= _on_grid(at, variables, widths, scale, seeds, seed)
+    L, mean, C = (variables[f"{of}_{name}"][1] for name in ("limit", "mean", "covariance"))
+    variables |= _on_grid(at, L, mean, C, seeds * np.array(widths, float), scale, np.random.default_rng(seed))
     ds = xr.Dataset(
         variables, coords={"value": at, "value_2": at, "width": widths, "source": np.array([*widths, np.inf])}
     )
     _warn_of_ends(ds, over)
+    if (apart := optimum.off_parabola(optimum.coordinate(at, scale), L)) > COARSE:
+        warnings.warn(
+            f"the optimum of the limit and that of a parabola through three of the values are {apart:.2g} steps of the "
+            f"grid apart, more than {COARSE}: how curves run between values is a guess. Give values nearer to each "
+            f"other, around {over}={ds['optimum_limit'].item():.3g}.",
+            stacklevel=3,
+        )
     numerics = (
         {} if exact else {"particles": run.particles, "scrambles": scrambles, "draws": influence.draws * scrambles}
     )
@@ -316,8 +329,8 @@ def _dataset(
     return labelled(ds)
 
 
-def _found(at: Array, L: Array, b: Array, C: Array, n: Array, seeds: int, scale: str) -> Variables:
-    """What follows from the curves, without errors."""
+def _found(at: Array, L: Array, b: Array, C: Array, n: Array, scale: str, seeds: int) -> Variables:
+    """What follows from the curves, without errors; names of losses are to follow that of the loss."""
     u = optimum.coordinate(at, scale)
     mean = L + b / n[:, None]
     limit, each = optimum.lowest(u, L), optimum.lowest(u, mean)
@@ -325,13 +338,13 @@ def _found(at: Array, L: Array, b: Array, C: Array, n: Array, seeds: int, scale:
     variance = w @ C @ w
     sources = np.append(each.at, limit.at)
     return {
-        "limit": (("value",), L),
-        "bias": (("value",), b),
-        "covariance": (("value", "value_2"), C),
-        "mean": (("width", "value"), mean),
+        "_limit": (("value",), L),
+        "_bias": (("value",), b),
+        "_covariance": (("value", "value_2"), C),
+        "_mean": (("width", "value"), mean),
         "optimum_limit": ((), optimum.value_at(limit.at, scale)),
         "optimum": (("width",), optimum.value_at(each.at, scale)),
-        "shift": (("width",), each.at - limit.at),
+        "optimum_shift": (("width",), each.at - limit.at),
         "scatter": (("width",), np.sqrt(variance / n / seeds)),
         "optimum_bias": ((), -(w @ b)),
         "optimum_variance": ((), variance),
@@ -340,18 +353,18 @@ def _found(at: Array, L: Array, b: Array, C: Array, n: Array, seeds: int, scale:
     }
 
 
-def _on_grid(at: Array, variables: Variables, widths: list[int], scale: str, seeds: int, seed: int) -> Variables:
-    """What a search among the values finds."""
-    u, mean, C = optimum.coordinate(at, scale), variables["mean"][1], variables["covariance"][1]
+def _on_grid(at: Array, L: Array, mean: Array, C: Array, n: Array, scale: str, rng: np.random.Generator) -> Variables:
+    """What a search among the values finds; n: of every width, over what N Cov of a mean is C."""
+    u = optimum.coordinate(at, scale)
     size, axes = np.linalg.eigh(C)
-    normals = np.random.default_rng(seed).standard_normal((NETWORKS, len(at)))
-    noise = (normals * np.sqrt(np.maximum(size, 0.0))) @ axes.T  # of one network, times sqrt(N)
-    chosen = [(curve + noise / np.sqrt(n * seeds)).argmin(-1) for n, curve in zip(widths, mean, strict=True)]
-    limit = optimum.lowest(u, variables["limit"][1]).at
+    noise = (rng.standard_normal((NETWORKS, len(at))) * np.sqrt(np.maximum(size, 0.0))) @ axes.T
+    chosen = [(curve + noise / np.sqrt(each)).argmin(-1) for each, curve in zip(n, mean, strict=True)]
+    shift = optimum.in_steps(u, optimum.lowest(u, mean).at, optimum.lowest(u, L).at)
+    shares = [np.bincount(i, minlength=len(at)) / NETWORKS for i in chosen]
     return {
         "grid_optimum": (("width",), at[mean.argmin(-1)]),
-        "grid_shift": (("width",), optimum.in_steps(u, optimum.lowest(u, mean).at, limit)),
-        "probability": (("width", "value"), np.stack([np.bincount(i, minlength=len(at)) / NETWORKS for i in chosen])),
+        "grid_shift": (("width",), shift),
+        "probability": (("width", "value"), np.reshape(shares, mean.shape)),
     }
 
 
