@@ -13,6 +13,7 @@ variances and covariances alone.
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
+    posterior                       networks under their posterior, and adaptive kernels
     predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
@@ -26,6 +27,7 @@ from comparisons.compare import compare
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
+from comparisons.posterior import posterior
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
 from comparisons.predictors import predictors
@@ -52,6 +54,7 @@ __all__ = [
     "grokking",
     "onset",
     "pointwise",
+    "posterior",
     "predict_precision",
     "predictors",
     "report",

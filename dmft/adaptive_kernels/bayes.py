@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from dmft.adaptive_kernels.linear import LinearPosterior
 from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
+from dmft.running import memory
 from dmft.running.progress import progress_bar
 from dmft.specs import MLP, Problem, _check
 from dmft.specs.adaptable import adaptable, prior
@@ -35,6 +36,7 @@ Array = NDArray[np.float64]
 ROUNDS = 6  # of sampling at most, each twice as long as the one before
 FIRST = 4  # blocks of the first round
 FINER = 4  # populations are extrapolated from N / FINER and N
+FIELDS, KERNELS = 8, 16  # of a set, as many arrays of each are held
 PER_SAMPLE = 64  # neurons of a population by default, at least
 COMPARED = ("feature_kernel", "prediction")  # what has to converge
 
@@ -75,6 +77,8 @@ def bayes_kernel(
         the extrapolation, each relative, the largest of kernels and predictions; `acceptance`, `draws` of a set.
 
     Raises:
+        DivergenceError: populations left the finite numbers, as where training samples coincide.
+        MemoryEstimateError: populations that do not fit, with the numbers.
         NotConvergedError: the error or the drift stayed above the tolerance, or the correction above ten times that;
             its `estimate` is what was reached.
         ValueError, TypeError: arguments out of range.
@@ -124,11 +128,19 @@ def _sampled(
     import jax
 
     from dmft.adaptive_kernels import population as populations
-    from dmft.drivers.machine import find_devices, precision
+    from dmft.drivers.machine import available_bytes, find_devices, precision
 
     n = problem.task.n_train
     of = populations.posterior(problem.task.input_kernel, problem.task.targets[:n], temperature * n, variances)
     (where,) = find_devices(device)
+    memory.require(
+        8 * count * (FIELDS * network.depth * population * problem.task.n_samples)
+        + 8 * count * (KERNELS * network.depth * problem.task.n_samples**2),
+        limit=None,
+        available=available_bytes(where),
+        what=f"{count} sets of {population} neurons a layer at {problem.task.n_samples} samples",
+        ways_out="lower sets or population, or take fewer test samples",
+    )
     total = 2 * (2 * populations.NODES + 1 + FIRST * (2**ROUNDS - 1))
     with precision("float64", where), progress_bar(total, "adaptive kernel", "block", progress) as bar:
         keys = jax.random.split(jax.random.key(seed))
