@@ -61,15 +61,20 @@ class Budget:
     @property
     def _needs(self) -> Needs | None:
         """Of networks that are trained by their program."""
-        network = self.plan.problem.network
-        return needs(network, self.plan.problem.task.x_train.shape[1:]) if by_program(network) else None
+        network, shape = self.plan.problem.network, self.plan.problem.task.x_train.shape[1:]
+        if not by_program(network, self.precision):
+            return None
+        return needs(network, shape, self.precision.quantisation)
 
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
         task, network = self.plan.problem.task, self.plan.problem.network
         copies = linear.copies(self.plan.problem.training.recurrences)
         if self._needs is not None:
-            return self._itemsize * self._needs.weights(width, task.n_samples, task.targets.shape[1], copies)
+            # rounded weights are one more copy; inputs are not in the basis of their span then
+            points = task.n_samples if self.precision.quantisation is None else self._needs.inputs
+            copies += self.precision.quantisation is not None
+            return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft import schema
-from dmft.errors import DivergenceError, exploded
+from dmft.errors import exploded
 from dmft.specs import Problem
 from finite_nets.device.random import normals
-from finite_nets.ensembles.collection import Members
+from finite_nets.ensembles.collection import Divergences, Members
 
 Array = NDArray[np.float64]
 SHARE = 0.4  # of the memory that is there, for a batch of members
@@ -44,7 +43,6 @@ def simulated(
     dtype: torch.dtype,
     finished: Callable[[int], Any],
     attrs: dict[str, Any],
-    size: str = "width",
 ) -> xr.Dataset:
     """Train all members, as many at once as fit.
 
@@ -58,7 +56,6 @@ def simulated(
         device, dtype: where, and in which numbers.
         finished: called with the number of members of each batch.
         attrs: what the producer says of itself.
-        size: what widths are called in messages.
 
     Returns:
         Dataset of kind "ensemble" (`dmft.schema`): variables (width, seed, step, ...); nan where `diverged`.
@@ -75,28 +72,20 @@ def simulated(
         for first in range(0, len(seeds), most):
             part = seeds[first : first + most]
             draws = Draws(torch.as_tensor(part, device=device), members.root, width, dtype)
-            with torch.no_grad():
-                parts.append(train(width, draws, seen))
+            parts.append(train(width, draws, seen))
             finished(len(part))
         rows.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     found = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     losses = [found[name] for name in ("loss", "test_loss") if name in found]
-    healthy = ~np.any([exploded(one, one[..., :1]) for one in losses], axis=(0, -1))
+    gone = np.any([exploded(one, one[..., :1]) for one in losses], axis=(0, -1))
     values = {name: value[:, :, np.isin(seen, steps)] for name, value in found.items()}
-    if not healthy.all():
-        _tell(problem, members, healthy, size)
+    divergences = Divergences(problem)
+    for width, row in zip(members.widths, gone, strict=True):
+        divergences.add(width, int(row.sum()), row.size)
+    if gone.any():
         for name, value in values.items():
-            values[name] = np.where(healthy.reshape(*healthy.shape, *[1] * (value.ndim - 2)), value, np.nan)
-        values["diverged"] = ~healthy
+            values[name] = np.where(gone.reshape(*gone.shape, *[1] * (value.ndim - 2)), np.nan, value)
+        values["diverged"] = gone
     coords = {"width": np.array(members.widths), "seed": seeds}
-    attrs = {**attrs, "seed": members.root, "diverged": int((~healthy).sum())}
+    attrs = {**attrs, "seed": members.root, "diverged": divergences.report()}
     return schema.build("ensemble", problem, values, steps=steps, coords=coords, attrs=attrs)
-
-
-def _tell(problem: Problem, members: Members, healthy: NDArray[np.bool_], size: str) -> None:
-    by_width = zip(members.widths, healthy, strict=True)
-    rows = [f"{int((~row).sum())} of {row.size} networks of {size} {n} diverge" for n, row in by_width if not row.all()]
-    told = f"{'; '.join(rows)}. Lower {problem.training.largest_step}."
-    if not healthy.any(axis=1).all():
-        raise DivergenceError(told)
-    warnings.warn(f"{told} Results are those of the others.", stacklevel=5)

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import roots, start_coefficients
+from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import Architecture
 from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import (
@@ -49,6 +50,7 @@ from dmft.specs.parameterization import (
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
+from finite_nets.device.rounding import Quantisation, Rounding
 from finite_nets.training import curvature
 from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
@@ -62,13 +64,13 @@ def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, 
 
     program: whether to take the first for perceptrons, too.
     """
-    kind = ProgramTrainer if program or by_program(problem.network) else Trainer
+    kind = ProgramTrainer if program or by_program(problem.network, precision) else Trainer
     return kind(problem, device, precision)
 
 
-def by_program(network: Architecture) -> bool:
-    """Whether networks of this architecture are trained by their program."""
-    return type(network) not in (MLP, ResidualMLP)
+def by_program(network: Architecture, precision: Precision) -> bool:
+    """Whether networks of this architecture are trained by their program: all that may be rounded to few bits are."""
+    return precision.quantisation is not None or type(network) not in (MLP, ResidualMLP)
 
 
 @dataclass
@@ -102,7 +104,8 @@ class ProgramTrainer(Training[Leaves]):
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         _check(problem, precision)
-        inputs, directions = coordinates(problem)
+        # rounding is not the same in every basis
+        inputs, directions = coordinates(problem, real=precision.quantisation is not None)
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
@@ -187,19 +190,27 @@ class ProgramTrainer(Training[Leaves]):
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
-    def tape(
-        self, tensors: Sequence[Tensor], products: Products, constants: Constants, rows: int, *, traced: bool
-    ) -> Tape:
-        """For one pass of so many samples through networks with these weights."""
-        return Tape(self.numbers, tensors, products, constants, self._shape, rows, traced=traced)
+    def tape(self, tensors: Sequence[Tensor], products: Products, constants: Constants, rows: int, **kind: Any) -> Tape:
+        """For one pass of so many samples through networks with these weights; `kind` as of `Tape`."""
+        return Tape(self.numbers, tensors, products, constants, self._shape, rows, **kind)
+
+    def outputs_of(self, state: State[Leaves], met: Met, bits: Quantisation) -> Tensor:
+        """(member, sample, output), of the samples met, as networks that are rounded to these bits count them."""
+        _, _, _, output = self._forward(state, met, bits)
+        return self.counted(state, output, met.rows)
+
+    def _forward(self, state: State[Leaves], met: Met, bits: Quantisation | None) -> tuple[Tape, Field, Tensor, Tensor]:
+        """The tape of a pass and its end, the readout as it was multiplied, and the output, not centered."""
+        x, rounding = self.x[met.rows], Rounding(bits, (*self.numbers.reads, self.numbers.readout), met.trained)
+        tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True, rounding=rounding)
+        with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
+            end = tape.read_out(self.network.program(tape, x))
+        readout = rounding.weights(self.numbers.readout, state.weights.readout)
+        return tape, end, readout, self._output(end.value.value, readout, self.products, state.scales.output)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
-        x, readout = self.x[met.rows], state.weights.readout
-        tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
-        with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
-            end = self.network.program(tape, x)
-        output = self._output(end.value.value, readout, self.products, state.scales.output)
-        output = self.counted(state, output, met.rows)
+        tape, end, readout, output = self._forward(state, met, self.precision.quantisation)
+        x, output = self.x[met.rows], self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
@@ -366,13 +377,13 @@ class Hessian(curvature.Flat):
 # ---- of a problem ----------------------------------------------------------------------------------------------------
 
 
-def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
+def coordinates(problem: Problem, *, real: bool = False) -> tuple[NDArray[np.float64], int]:
     """What the program reads, (sample, [position,] direction), with the input that is the bias of the first layer, and
-    how many directions there are: in an orthonormal basis of their span when that has fewer."""
+    how many directions there are: in an orthonormal basis of their span when that has fewer, if not in `real` ones."""
     read = np.asarray(problem.network.inputs(problem.task.x), np.float64)
     directions = read.shape[-1]
     points = with_bias(read.reshape(-1, directions), problem.network.bias)
-    if len(points) < points.shape[1]:
+    if len(points) < points.shape[1] and not real:
         points = np.asarray(np.linalg.qr(points.T)[1].T)
     return points.reshape(*read.shape[:-1], -1), directions
 

@@ -124,6 +124,8 @@ class QuadraticPerceptron(RandomModel):
     takes = (QuadraticTeacher, Task)
     such = "dmft.QuadraticTeacher(dimension=50, samples=450)"
     sizes = "widths=[100, 1000]"
+    sized = "width"
+    wilder = ("gamma0",)
     solver = "dmft.random_data.quadratic"
     simulator = "finite_nets.quadratic"
 
