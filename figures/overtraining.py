@@ -76,7 +76,7 @@ def make(*, width: int = WIDTH, seeds: int = SEEDS, numerics: dict[str, Any] | N
         sizes: of `problem`: samples, tests, steps.
     """
     numerics = {**NUMERICS, **(numerics or {}), "progress": False}
-    nets = {"widths": [width], "seeds": seeds, "progress": False}
+    nets: dict[str, Any] = {"widths": [width], "seeds": seeds, "progress": False}
     rows = []
     for case in CASES:
         described = problem(case, **sizes)
