@@ -16,7 +16,7 @@ from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
 from finite_nets.ensembles.recording import Plan
-from finite_nets.training import curvature, linear
+from finite_nets.training import curvature, entrywise, linear
 from finite_nets.training.needs import Needs, needs
 from finite_nets.training.programs import by_program
 
@@ -61,15 +61,17 @@ class Budget:
     @property
     def _needs(self) -> Needs | None:
         """Of networks that are trained by their program."""
-        network = self.plan.problem.network
-        return needs(network, self.plan.problem.task.x_train.shape[1:]) if by_program(network) else None
+        problem = self.plan.problem
+        return needs(problem.network, problem.task.x_train.shape[1:]) if by_program(problem) else None
 
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
         task, network = self.plan.problem.task, self.plan.problem.network
-        copies = linear.copies(self.plan.problem.training.recurrences)
+        training = self.plan.problem.training
+        copies = entrywise.copies(training) if training.stepping.by_entry else linear.copies(training.recurrences)
         if self._needs is not None:
-            return self._itemsize * self._needs.weights(width, task.n_samples, task.targets.shape[1], copies)
+            samples = self._needs.inputs if training.stepping.by_entry else task.n_samples
+            return self._itemsize * self._needs.weights(width, samples, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)

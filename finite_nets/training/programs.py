@@ -32,13 +32,14 @@ from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import roots, start_coefficients
-from dmft.specs.networks.program import Architecture
+from dmft.specs.networks.program import input_factors
 from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import (
     MEAN_FIELD,
     STANDARD,
     Scales,
     batch_scale,
+    entry_step,
     hidden_scale,
     initial_deviations,
     layer_variances,
@@ -62,13 +63,13 @@ def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, 
 
     program: whether to take the first for perceptrons, too.
     """
-    kind = ProgramTrainer if program or by_program(problem.network) else Trainer
+    kind = ProgramTrainer if program or by_program(problem) else Trainer
     return kind(problem, device, precision)
 
 
-def by_program(network: Architecture) -> bool:
-    """Whether networks of this architecture are trained by their program."""
-    return type(network) not in (MLP, ResidualMLP)
+def by_program(problem: Problem) -> bool:
+    """Whether the networks of a problem are trained by their program."""
+    return problem.training.stepping.by_entry or type(problem.network) not in (MLP, ResidualMLP)
 
 
 @dataclass
@@ -180,6 +181,21 @@ class ProgramTrainer(Training[Leaves]):
             update=tuple(m * batch_scale(network.gamma0, batch) / (root * self._share(width)) for m in trained),
             tangent=tuple(trained),
         )
+
+    def entry_steps(self, width: int) -> list[Tensor | float]:
+        """gamma0 s of the weights by number, of reads (direction,)."""
+        sizes, numbers = self.sizes(width), self.numbers
+        read = torch.as_tensor(input_factors(self.network, self._shape)).to(self.x)
+
+        def factor(number: int) -> Tensor | float:
+            source, _ = numbers.ends[number]
+            if number in numbers.reads:
+                return read
+            if number == numbers.readout:
+                return self._read**-0.5
+            return 1.0 if source is None else hidden_scale(max(numbers.banks[number], 1) * sizes[source])
+
+        return [entry_step(self.network.gamma0, factor(number)) for number in range(len(numbers.ends))]
 
     def _share(self, width: int) -> float:
         """N_w / N, where rates have the factor N."""
@@ -368,11 +384,12 @@ class Hessian(curvature.Flat):
 
 def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
     """What the program reads, (sample, [position,] direction), with the input that is the bias of the first layer, and
-    how many directions there are: in an orthonormal basis of their span when that has fewer."""
+    how many directions there are: in an orthonormal basis of their span when that has fewer, unless entries move by
+    rules of their own."""
     read = np.asarray(problem.network.inputs(problem.task.x), np.float64)
     directions = read.shape[-1]
     points = with_bias(read.reshape(-1, directions), problem.network.bias)
-    if len(points) < points.shape[1]:
+    if len(points) < points.shape[1] and not problem.training.stepping.by_entry:
         points = np.asarray(np.linalg.qr(points.T)[1].T)
     return points.reshape(*read.shape[:-1], -1), directions
 

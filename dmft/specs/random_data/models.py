@@ -51,6 +51,7 @@ class RandomModel(Architecture):
                 "batches and observe are for tasks with samples of their own; of random data give RandomData(..., "
                 "batch=B), with samples=P for batches that are drawn again."
             )
+        training.require_linear("models of random data")
         if isinstance(training, GradientFlow):
             self.check_flow(data)
         elif training.decays and not isinstance(self, RandomFeatures):
