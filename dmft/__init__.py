@@ -46,6 +46,7 @@ from dmft.specs import (
     relu,
     softplus,
     tanh,
+    torch_groups,
     vary,
 )
 from dmft.specs.activation import activation
@@ -129,6 +130,7 @@ __all__ = [
     "solve",
     "stack",
     "tanh",
+    "torch_groups",
     "two_layer_linear",
     "vary",
 ]

@@ -17,6 +17,7 @@ from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData, Rand
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
 from dmft.specs.tasks.text import Text, load_text
+from dmft.specs.torch_groups import torch_groups
 from dmft.specs.training import (
     Adam,
     ClippedDescent,
@@ -68,5 +69,6 @@ __all__ = [
     "relu",
     "softplus",
     "tanh",
+    "torch_groups",
     "vary",
 ]

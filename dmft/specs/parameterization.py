@@ -95,14 +95,14 @@ one over it.  Q = G is gradient descent.  To `torch.optim` the same optimiser is
 decoupled, a weight_decay of each group, in the units of weights N(0, 1), or of `torch.nn.Linear`, W~ = s W and
 w~ = s w / (gamma0 N):
 
-                                s                lr             eps                  nn.Linear: lr          eps
-    W^0 (N, D)                  1 / sqrt(D)      eta gamma0 s   eps s / (gamma0 N)   eta gamma0 / D         eps / (gamma0 N)
-    W^l (N, N)                  1 / sqrt(N)      eta gamma0 s   eps s / (gamma0 N)   eta gamma0 / N         eps / (gamma0 N)
-    bank of K (N, N)            1 / sqrt(K N)    eta gamma0 s   eps s / (gamma0 N)   eta gamma0 / (K N)     eps / (gamma0 N)
-    b, h += sigma b             1                eta gamma0     eps / (gamma0 N)     eta gamma0 sigma       eps / (gamma0 N sigma)
-    w (N, C), of Y positions    1 / sqrt(Y)      eta gamma0 s   eps s / (gamma0 N)   eta / (N Y)            eps
-    a number n                  1                eta gamma0     eps / gamma0         eta gamma0             eps / gamma0
-    weight_decay                                 eta lambda / lr everywhere
+                              s               lr            eps                 nn.Linear: lr       eps
+    W^0 (N, D)                1 / sqrt(D)     eta gamma0 s  eps s / (gamma0 N)  eta gamma0 / D      eps / (gamma0 N)
+    W^l (N, N)                1 / sqrt(N)     eta gamma0 s  eps s / (gamma0 N)  eta gamma0 / N      eps / (gamma0 N)
+    bank of K (N, N)          1 / sqrt(K N)   eta gamma0 s  eps s / (gamma0 N)  eta gamma0 / (K N)  eps / (gamma0 N)
+    b, h += sigma b           1               eta gamma0    eps / (gamma0 N)    eta gamma0 sigma    eps / gamma0 N sigma
+    w (N, C), of Y positions  1 / sqrt(Y)     eta gamma0 s  eps s / (gamma0 N)  eta / (N Y)         eps
+    a number n                1               eta gamma0    eps / gamma0        eta gamma0          eps / gamma0
+    weight_decay              eta lambda / lr everywhere
 
 (`dmft.torch_groups` has them as numbers.)  An eps that is the same at every width, in all layers, as it usually is, is
 none of these: hidden layers and readout differ by gamma0 N, and Adam becomes descent with momentum once the gradients

@@ -93,10 +93,11 @@ class Problem:
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
         if self.training.stepping.by_entry and self.network.parameterization != MEAN_FIELD:
+            name = type(self.training).__name__
             raise ValueError(
-                f"{type(self.training).__name__} with parameterization={self.network.parameterization!r}: its rates are "
-                f'those of "{MEAN_FIELD}", in which every layer has its own (dmft.torch_groups). Leave parameterization '
-                "out, or take dmft.GradientDescent."
+                f"{name} with parameterization={self.network.parameterization!r}: its rates are those of "
+                f'"{MEAN_FIELD}", in which every layer has its own (dmft.torch_groups). Leave parameterization out, or '
+                "take dmft.GradientDescent."
             )
         self._check_batches()
         self._check_positions()  # and so that a program that fails does so here

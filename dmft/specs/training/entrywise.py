@@ -91,7 +91,7 @@ class Entrywise(Training):
         """The rule alone: equal for optimisers that differ in rates, steps, decay and batches."""
         found = object.__new__(type(self))
         usual = {"learning_rate": 1.0, "steps": 1, "weight_decay": 0.0, "batches": None, "observe": "all"}
-        for each in fields(self):  # type: ignore[arg-type]
+        for each in fields(self):
             object.__setattr__(found, each.name, usual.get(each.name, getattr(self, each.name)))
         return found
 
