@@ -9,6 +9,7 @@ variances and covariances alone.
     bias_variance                   what of the loss of narrow networks an ensemble removes, and what stays
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
+    grokking                        how much later test losses fall than training losses
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
@@ -23,6 +24,7 @@ from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
+from comparisons.grokking import grokking
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
 from comparisons.representations import representations
@@ -45,6 +47,7 @@ __all__ = [
     "compare",
     "densities",
     "fit_precision",
+    "grokking",
     "onset",
     "pointwise",
     "predict_precision",

@@ -7,13 +7,15 @@
     rd.one_pass_sgd, rd.sgd_with_replacement, rd.largest_rate        stochastic gradients
     rd.march, rd.rich_flow                                           feature learning; any schedule and batch
     rd.march_deep                                                    deep linear and residual networks
+    rd.march_quadratic, rd.moments                                   quadratic perceptrons of any width: grokking
     rd.one_point, rd.two_point, rd.Wishart, rd.Projection            deterministic equivalents
     rd.learning_curves                                               kernels of real data, beside regression on them
     rd.exponents, rd.compute_frontier, rd.optimal_schedule           laws
 
 Linear models whose features, widths, samples and dimension grow together: single sites are Gaussian, and what is left
 are correlations and responses of two times.  Sizes are part of such a problem; its scale, by which all of them are
-multiplied, takes the place of the width, and corrections are of relative order 1/scale.  Losses of this package are
+multiplied, takes the place of the width, and corrections are of relative order 1/scale.  (The quadratic perceptron is
+closed at any size and width.)  Losses of this package are
 mean squares, without the 1/2 of `dmft.Problem`.
 
 NumPy and SciPy alone; JAX and PyTorch are not loaded.
@@ -43,6 +45,7 @@ from dmft.random_data.laws import (
     residual_of_samples,
 )
 from dmft.random_data.projected import Marched, RichFlow, march, rich_flow
+from dmft.random_data.quadratic import Course, Moments, march_quadratic, moments
 from dmft.random_data.random_features import ContourError, Losses, TwoTimes, gradient_descent, gradient_flow
 from dmft.random_data.real_data import learning_curves
 from dmft.random_data.schedule import Schedule, optimal_schedule, scheduled_loss
@@ -53,11 +56,13 @@ __all__ = [
     "BiasVariance",
     "BranchError",
     "ContourError",
+    "Course",
     "DeepTimes",
     "Exponents",
     "Frontier",
     "Losses",
     "Marched",
+    "Moments",
     "Noise",
     "Product",
     "Projection",
@@ -80,7 +85,9 @@ __all__ = [
     "local_slopes",
     "march",
     "march_deep",
+    "march_quadratic",
     "measured",
+    "moments",
     "noise_kernels",
     "one_pass_sgd",
     "one_point",

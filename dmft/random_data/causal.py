@@ -87,8 +87,10 @@ class DataSite:
         """Row t: `errors` C_0[t, :t+1] and, of a fixed set, `fed_back` R_02[t, :t]."""
         set_symmetric(self._errors, t, errors + self.noise)
         if self.samples is None:
-            self.residual[t, t] = self._errors[t, t]
-            if self.batch is not None:
+            if self.batch is None:
+                set_symmetric(self.residual, t, self._errors[t, : t + 1])
+            else:
+                self.residual[t, t] = self._errors[t, t]
                 self.gradient_noise[t, t] = self._errors[t, t] / self.batch
             return
         R = self.response

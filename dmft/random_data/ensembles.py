@@ -16,7 +16,7 @@ Source: B. Bordelon, A. Atanasov, C. Pehlevan, arXiv:2402.01092.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class BiasVariance:
         """The loss (11) of the average over E_A draws of features times E_D of data."""
         E_A, E_D = _check.integer("features", features, minimum=1), _check.integer("data", data, minimum=1)
         return self.bias + self.of_features / E_A + self.of_data / E_D + self.of_both / (E_A * E_D)
+
+    def at(self, steps: NDArray[np.int64]) -> BiasVariance:
+        """The parts at some of the steps."""
+        return BiasVariance(*(getattr(self, each.name)[steps] for each in fields(self)))
 
 
 def bias_variance(

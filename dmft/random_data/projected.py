@@ -45,7 +45,7 @@ from dmft.specs import Training, _check
 from dmft.specs.random_data.spectra import Spectrum
 
 Array = NDArray[np.float64]
-FIRST = 1e-3  # time of the first step of the closed flow, over that of the largest eigenvalue
+FIRST = 0.05  # time up to which steps of the closed flow are equal, over that of the largest eigenvalue
 PICARD = 3  # iterations of its nonlinear coefficients
 RESOLUTION = 50.0
 
@@ -147,9 +147,14 @@ def march(
 
 @dataclass(frozen=True)
 class RichFlow(Losses):
-    """Losses (time,) of the closed flow; kernel: q = G |w|^2, by how much the kernel has grown."""
+    """Losses (time,) of the closed flow; kernel: q = G |w|^2, by how much the kernel has grown.
+
+    error, feature: C_0 and C_3 of all pairs of times (time, time_2).
+    """
 
     kernel: Array
+    error: Array
+    feature: Array
 
 
 def rich_flow(
@@ -179,16 +184,18 @@ def rich_flow(
         raise ValueError(f"times holds {t.min():g}; a flow starts at time 0.")
     G, resolution = _check.nonnegative("richness", richness), _check.positive("resolution", resolution)
     lam, target = spectrum.eigenvalues, np.sqrt(spectrum.power)
-    first = FIRST / lam.max()
+    first = FIRST / (lam.max() * resolution)
     now, v, q = 0.0, target.copy(), 0.0
-    found = np.zeros((len(t), 2))
+    errors, kernel = np.empty((len(t), len(lam))), np.empty(len(t))
     for i in np.argsort(t):
         while now < t[i] * (1 - 1e-12):
             h = min(max(first, now / resolution), t[i] - now)
             v, q = _implicit_step(v, target, lam, G, h)
             now += h
-        found[i] = lam @ v**2, q
-    return RichFlow(t, found[:, 0], found[:, 0] + _check.nonnegative("noise", noise), found[:, 1])
+        errors[i], kernel[i] = v, q
+    C0, C3 = ((errors * weight) @ errors.T for weight in (lam, lam**2))
+    test = np.diagonal(C0).copy()
+    return RichFlow(t, test, test + _check.nonnegative("noise", noise), kernel, C0, C3)
 
 
 def _implicit_step(v: Array, target: Array, lam: Array, G: float, h: float) -> tuple[Array, float]:

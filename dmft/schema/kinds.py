@@ -56,6 +56,9 @@ OF_RANDOM_DATA: dict[str, Dims] = {  # limits of models of random data, beside l
         ("ensemble_test_loss", "test_bias", "variance_of_features", "variance_of_data", "variance_of_both"), ("step",)
     ),
 }
+OF_QUADRATIC: dict[str, Dims] = dict.fromkeys(  # of quadratic perceptrons, beside losses
+    ("offset_error", "misalignment", "linear_power", "target_alignment", "ntk_change"), ("step",)
+)
 DUALS: dict[str, Dims] = {"feature_dual": ("layer", "sample", "sample_2"), "action": ()}  # of adaptive kernels
 OF_CHAINS = ("r_hat", "effective_size")
 UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
@@ -127,7 +130,7 @@ KINDS = {
     "limit": Kind(
         "dmft.solve",
         {"": _same, "_se": _same},
-        besides={f"{name}{end}": dims for name, dims in OF_RANDOM_DATA.items() for end in ("", "_se")},
+        besides={f"{name}{end}": dims for name, dims in (OF_RANDOM_DATA | OF_QUADRATIC).items() for end in ("", "_se")},
         errors=True,
     ),
     "depth_limit": Kind("dmft.depth_limit", {"": _after("depth"), "_se": _after("depth")}, errors=True),
@@ -146,7 +149,8 @@ KINDS = {
     "ensemble": Kind(
         "finite_nets.train_ensemble",
         {"": _after("width", "seed")},
-        besides={"diverged": ("width", "seed"), **OF_MODULES},
+        besides={"diverged": ("width", "seed"), **OF_MODULES}
+        | {name: ("width", "seed", *dims) for name, dims in OF_QUADRATIC.items()},
     ),
     "moments": Kind(
         "finite_nets.train_ensemble(..., keep='moments')",

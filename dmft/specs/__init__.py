@@ -13,7 +13,14 @@ from dmft.specs.networks import (
     Transformer,
 )
 from dmft.specs.problem import Problem, vary
-from dmft.specs.random_data import DeepLinear, ProjectedLinear, RandomData, RandomFeatures
+from dmft.specs.random_data import (
+    DeepLinear,
+    ProjectedLinear,
+    QuadraticPerceptron,
+    QuadraticTeacher,
+    RandomData,
+    RandomFeatures,
+)
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
 from dmft.specs.tasks.text import Text, load_text
@@ -48,6 +55,8 @@ __all__ = [
     "Population",
     "Problem",
     "ProjectedLinear",
+    "QuadraticPerceptron",
+    "QuadraticTeacher",
     "RMSNorm",
     "RMSprop",
     "RandomData",

@@ -22,7 +22,7 @@ from dmft.specs.loss import LOSSES, check_targets, of_positions
 from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.parameterization import MEAN_FIELD
-from dmft.specs.random_data import RandomData, RandomModel
+from dmft.specs.random_data import RandomModel, RandomSource
 from dmft.specs.tasks.given import Task
 from dmft.specs.training import Training
 from dmft.specs.training import own as own_training
@@ -31,6 +31,7 @@ FORMAT = 1
 NETWORKS = kinds_in(networks, Architecture)
 TRAININGS = kinds_in(training, Training)
 MODELS = kinds_in(random_data, RandomModel)  # of random data
+SOURCES = kinds_in(random_data, RandomSource)
 BUILT_IN = NETWORKS | MODELS
 COUNTS = ("depth", "blocks", "branch_layers")  # fields that the number of the readout follows from
 LONGEST = 60  # characters of a value that is shown
@@ -56,7 +57,8 @@ class Problem:
         network: e.g. `dmft.MLP(depth=2, activation=dmft.tanh())`, a `dmft.ResidualMLP`, a `dmft.CNN`, or one of one's
             own, a frozen dataclass that derives from `dmft.Architecture`.
         task: `dmft.Task(...)` or `dmft.load_task(...)`; for `dmft.RandomFeatures`, `dmft.ProjectedLinear` and
-            `dmft.DeepLinear`, whose sizes are part of the problem, a `dmft.RandomData`.
+            `dmft.DeepLinear`, whose sizes are part of the problem, a `dmft.RandomData`; for a
+            `dmft.QuadraticPerceptron` a `dmft.QuadraticTeacher`, too.
         training: e.g. `dmft.GradientDescent(learning_rate=..., steps=...)`, a `dmft.GradientFlow`, or one of one's own,
             a frozen dataclass that derives from `dmft.Training`.
         loss: "squared", ell(f, y) = |f - y|^2 / 2; "logistic" and "hinge" for targets -1 and +1; "cross_entropy" for
@@ -79,7 +81,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         data: Any = self.task
-        if isinstance(self.network, RandomModel) or isinstance(data, RandomData):
+        if isinstance(self.network, RandomModel) or isinstance(data, RandomSource):
             self._check_random()
             return
         such = {"network": ", such as dmft.MLP(depth=2)", "training": ", such as dmft.GradientDescent(0.1, steps=10)"}
@@ -116,12 +118,13 @@ class Problem:
     def sample_loss(self) -> str:
         """The name of the loss of a sample (`dmft.specs.loss`): where positions have outputs of their own, the sum of
         theirs."""
-        return of_positions(self.loss, self.sketch.read)
+        return of_positions(self.loss, 0 if isinstance(self.network, RandomModel) else self.sketch.read)
 
     def _check_random(self) -> None:
         """The same for a model of random data, its data and training."""
-        pairs = {"network": RandomModel, "task": RandomData, "training": Training}
-        such = {"network": "dmft.RandomFeatures(100)", "task": "dmft.RandomData(spectrum, samples=100)"}
+        model: Any = self.network if isinstance(self.network, RandomModel) else RandomModel
+        pairs = {"network": (RandomModel,), "task": model.takes, "training": (Training,)}
+        such = {"network": "dmft.RandomFeatures(100)", "task": model.such}
         for name, expected in pairs.items():
             value = getattr(self, name)
             if not isinstance(value, expected):
@@ -136,7 +139,6 @@ class Problem:
             )
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
-        model: Any = self.network
         model.check(self.task, self.training)
 
     @property
@@ -393,7 +395,8 @@ def _stored_task(described: Mapping[str, Any]) -> Any:
             name: np.frombuffer(base64.b64decode(data), dtype="<f8").reshape(described["shapes"][name])
             for name, data in described["float64"].items()
         }
-        return (RandomData if "kind" in described else Task).stored(arrays, described)
+        kind: type[RandomSource] | type[Task] = SOURCES[described["kind"]] if "kind" in described else Task
+        return kind.stored(arrays, described)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the data in this problem JSON are damaged: {error}.") from error
 

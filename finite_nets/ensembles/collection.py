@@ -91,13 +91,14 @@ class Divergences:
         found = {width: entry for width, entry in self._found.items() if entry[0]}
         if not found:
             return 0
+        model: Any = self._problem.network
         rows = [
-            f"{bad} of {of} networks of width {width} diverge"
+            f"{bad} of {of} networks of {model.sized} {width} diverge"
             + (f", the first at step {first:.0f}" if first < NEVER else "")
             for width, (bad, of, first) in found.items()
         ]
-        training, gamma0 = self._problem.training, self._problem.network.gamma0
-        way_out = f"Lower {training.largest_step}, or gamma0={gamma0}. {self._problem.task.unusual_size}".rstrip()
+        lower = [self._problem.training.largest_step, *(f"{name}={getattr(model, name)}" for name in model.wilder)]
+        way_out = f"Lower {', or '.join(lower)}. {self._problem.task.unusual_size}".rstrip()
         if any(bad == of for bad, of, _ in found.values()):
             raise DivergenceError(f"{'; '.join(rows)}. {way_out}")
         warnings.warn(

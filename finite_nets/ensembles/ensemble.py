@@ -20,6 +20,7 @@ from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
 from dmft.specs.random_data import RandomModel
+from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision, precision
 from finite_nets.ensembles.collection import Collection, Members, MomentCollection, check_members
 from finite_nets.ensembles.recording import Plan
@@ -146,7 +147,8 @@ def _of_random_data(
     """What the simulator that the model names makes of the problem."""
     where, simulator = find_device(device), importlib.import_module(model.simulator)
     total = len(members.widths) * len(members.seeds)
-    with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
+    settings = usual_torch(where, tf32=numbers.name == "tf32")
+    with memory_given_back(where), settings, progress_bar(total, "networks", "net", progress) as bar:
         found: xr.Dataset = simulator.ensemble(
             problem,
             members,

@@ -17,6 +17,7 @@ from dmft.running.progress import readable_time
 from finite_nets.ensembles.runner import memory_given_back
 from finite_nets.modules.rates import MakeModule
 from finite_nets.modules.run import Run, prepared
+from finite_nets.modules.store import UnderWay
 from finite_nets.modules.train import train_together
 
 PROBED = 3  # steps that are timed
@@ -91,7 +92,9 @@ def _cost(run: Run, width: int) -> ModuleCost:
 
     def seconds(steps: Sequence[int]) -> float:
         begun = time.perf_counter()
-        train_together(replace(run, steps=np.array(steps)), module, width, together, lambda _: None)
+        train_together(
+            replace(run, steps=np.array(steps)), module, width, together, UnderWay(None, together), lambda _: None
+        )
         if run.device.type == "cuda":
             torch.cuda.synchronize(run.device)
         return time.perf_counter() - begun

@@ -27,6 +27,8 @@ from finite_nets.modules.training import ModuleTraining
 @dataclass(frozen=True)
 class _Richness:
     gamma0: float
+    sized = "width"
+    wilder = ("gamma0",)
 
     def counts(self, width: int) -> dict[str, int]:
         """Of other numbers that grow with the width: none that are known."""
@@ -48,6 +50,10 @@ class ModuleProblem:
     @property
     def dimensions(self) -> dict[str, int]:
         return {"layer": self.layers, "attention_layer": 0, "query": 0, "key": 0}
+
+    @property
+    def sample_loss(self) -> str:
+        return self.loss
 
     @property
     def network(self) -> _Richness:

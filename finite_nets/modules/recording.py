@@ -63,8 +63,8 @@ class Recorder:
         self._module, self._run, self._inputs, self._chunk = module, run, inputs, chunk
         self._layers, self._observables, self._edges = list(layers), observables, edges
         self._measure = {name: _Measured(module, function) for name, function in measure.items()}
-        self._start: Parameters | None = None
-        self._activations: list[Tensor] | None = None
+        self._start: Parameters = {}
+        self._activations: list[Tensor] = []
         self.shapes: dict[str, tuple[int, ...]] = {}  # of what is measured
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
@@ -77,21 +77,27 @@ class Recorder:
             output = functional_call(self._module, parameters, (x,))
             return output, [caught[name] for name in self._layers]
 
-    def step(self, parameters: Parameters, weights: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Names and values (member, ...), of the present parameters; of these `weights` of the change."""
-        first = self._start is None
+    def begin(self, parameters: Parameters, weights: Sequence[str]) -> None:
+        """Training begins from these, of which changes are recorded."""
+        self._start = {name: parameters[name].clone() for name in weights}
+        self._activations = self._passed(parameters)[1] if "activation_change" in self._observables else []
+
+    def _passed(self, parameters: Parameters) -> tuple[Tensor, list[Tensor]]:
+        """Outputs, and activations of layers, (member, sample, ...)."""
         outputs, activations = [], []
         for x in torch.split(self._inputs, self._chunk):
             output, layers = self._run(self._seen, parameters, x)
             outputs.append(output.float())
             activations.append([layer.float().flatten(2) for layer in layers])
-        yield "prediction", torch.cat(outputs, dim=1)
         joined = [torch.cat(parts, dim=1) for parts in zip(*activations, strict=True)]
-        if self._start is None:
-            self._start = {name: parameters[name].clone() for name in weights}
-            self._activations = joined if "activation_change" in self._observables else []
-        if joined:
-            yield from self._of_layers(joined, first=first)
+        return torch.cat(outputs, dim=1), joined
+
+    def step(self, parameters: Parameters, weights: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """Names and values (member, ...), of the present parameters; of these `weights` of the change."""
+        output, layers = self._passed(parameters)
+        yield "prediction", output
+        if layers:
+            yield from self._of_layers(layers)
         if "weight_change" in self._observables and weights:
             start = self._start
             moved = [_norm(parameters[name] - start[name]) / _norm(start[name]) for name in weights]
@@ -99,7 +105,7 @@ class Recorder:
         if self._measure:
             yield "measured", torch.cat([self._measured(name, parameters) for name in self._measure], dim=1)
 
-    def _of_layers(self, layers: list[Tensor], *, first: bool) -> Iterator[tuple[str, Tensor]]:
+    def _of_layers(self, layers: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
         formulas: dict[str, Callable[[Tensor], Tensor]] = {
             "feature_kernel": lambda h: (h @ h.mT) / h.shape[-1],
             "activation_size": _root_mean,
@@ -109,11 +115,8 @@ class Recorder:
             if name in self._observables:
                 yield name, torch.stack([formula(h) for h in layers], dim=1)
         if "activation_change" in self._observables:
-            before = layers if first or not self._activations else self._activations
-            yield (
-                "activation_change",
-                torch.stack([_root_mean(h - h0) for h, h0 in zip(layers, before, strict=True)], dim=1),
-            )
+            added = [_root_mean(h - h0) for h, h0 in zip(layers, self._activations, strict=True)]
+            yield "activation_change", torch.stack(added, dim=1)
 
     def _measured(self, name: str, parameters: Parameters) -> Tensor:
         wrapped = self._measure[name]

@@ -2,6 +2,7 @@
 
     STORE/<problem_id>-<digest of the settings>/settings.json
     STORE/<problem_id>-<digest of the settings>/width_<N>_seed_<s>.npz
+    STORE/<problem_id>-<digest of the settings>/width_<N>_under_way.pt      every minute, of those that train
 
 A file is written under another name and renamed.
 """
@@ -11,18 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dmft.errors import StoreError
 from dmft.running.paths import local
 
 Results = dict[str, NDArray[Any]]
+EVERY = 60.0  # seconds between writings of networks under way
 
 
 class Finished:
@@ -68,5 +73,53 @@ class Finished:
         finally:
             new.unlink(missing_ok=True)
 
+    def under_way(self, width: int, seeds: Sequence[int]) -> UnderWay:
+        """The state of networks that train together."""
+        return UnderWay(self._folder and self._folder / f"width_{width}_under_way.pt", seeds)
+
     def _path(self, width: int, seed: int) -> Path | None:
         return self._folder and self._folder / f"width_{width}_seed_{seed}.npz"
+
+
+class UnderWay:
+    """The state of networks that train together, in a file from which training that was stopped goes on; none without
+    a path."""
+
+    def __init__(self, path: Path | None, seeds: Sequence[int]) -> None:
+        self._path, self._seeds = path, list(seeds)
+        self._written = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """What was written last of the same networks.
+
+        Raises:
+            StoreError: a damaged file.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            return found if found["seeds"] == self._seeds else None
+        except (OSError, RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+            raise StoreError(f"{self._path} is damaged ({error}); remove it, and train again.") from error
+
+    @property
+    def due(self) -> bool:
+        """Whether there is somewhere to write, and some time has passed."""
+        return self._path is not None and time.monotonic() - self._written >= EVERY
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Keep this in the place of what was written before."""
+        assert self._path is not None
+        new = self._path.with_name(f".new-{uuid.uuid4().hex}.pt")
+        try:
+            torch.save({**state, "seeds": self._seeds}, new)
+            new.replace(self._path)
+        finally:
+            new.unlink(missing_ok=True)
+        self._written = time.monotonic()
+
+    def done(self) -> None:
+        """Forget it: the networks are finished."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ Members of a width are trained side by side, as many as memory takes, all on the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from finite_nets.modules.rates import MakeModule
 from finite_nets.modules.recording import Recorder
 from finite_nets.modules.results import Results, dataset
 from finite_nets.modules.run import BINS, Run, prepared
-from finite_nets.modules.store import Finished
+from finite_nets.modules.store import Finished, UnderWay
 from finite_nets.modules.training import Optimiser
 from finite_nets.training.trainer import NEVER
 
@@ -86,7 +87,8 @@ def train_modules(
         save_steps: the steps to record; by default some 16, closer at the start.
         device, memory_limit, progress: as of `train_ensemble`.
         dtype: "float32", "tf32", or "bf16" (autocast: products in bfloat16, parameters in float32).
-        store: a folder in which every finished network is kept, and found again.
+        store: a folder in which every finished network is kept, and every minute the state of those that train:
+            training that was stopped goes on from there, to the same numbers.
 
     Returns:
         Dataset of kind "ensemble" (`dmft.schema`), with the variables of `finite_nets.modules.recording`; layers and
@@ -144,7 +146,7 @@ def train_modules(
             found[width] = finished.read(width, members.seeds)
             bar.update(last * len(found[width]))
             left = [s for s in members.seeds if s not in found[width]]
-            for s, results in trained(run, width, left, bar.update):
+            for s, results in trained(run, width, left, finished, bar.update):
                 finished.write(width, s, results)
                 found[width][s] = results
             at = np.array([found[width][s]["exploded_at"] for s in members.seeds])
@@ -152,21 +154,25 @@ def train_modules(
     return dataset(run, found, divergences.report())
 
 
-def trained(run: Run, width: int, seeds: Sequence[int], report: Callable[[int], Any]) -> Iterator[tuple[int, Results]]:
+def trained(
+    run: Run, width: int, seeds: Sequence[int], finished: Finished, report: Callable[[int], Any]
+) -> Iterator[tuple[int, Results]]:
     """Results of members, batch by batch; a batch that does not fit in memory is halved."""
     module = run.module(width)
     most, first = len(seeds), 0
     while first < len(seeds):
         count = min(run.at_once(module, width)[0], most, len(seeds) - first)
         part = list(seeds[first : first + count])
+        under_way = finished.under_way(width, part)
         try:
-            found = train_together(run, module, width, part, report)
+            found = train_together(run, module, width, part, under_way, report)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
             reason, found = str(error).splitlines()[0], None
         if found is not None:
             yield from zip(part, found, strict=True)
+            under_way.done()
             first += count
             continue
         # after the handler: its traceback holds the memory of the batch
@@ -178,9 +184,10 @@ def trained(run: Run, width: int, seeds: Sequence[int], report: Callable[[int], 
 
 
 def train_together(
-    run: Run, module: nn.Module, width: int, seeds: Sequence[int], report: Callable[[int], Any]
+    run: Run, module: nn.Module, width: int, seeds: Sequence[int], under_way: UnderWay, report: Callable[[int], Any]
 ) -> list[Results]:
-    """Train members side by side; what was recorded of each.  `report` hears of updates."""
+    """Train members side by side, from where they are under way; what was recorded of each.  `report` hears of
+    updates."""
     data, training, rates = run.data, run.training, run.rates[width]
     with usual_torch(run.device, tf32=run.dtype == "tf32"), torch.inference_mode(False), torch.no_grad():
         indices = torch.tensor(seeds, device=run.device)
@@ -191,11 +198,19 @@ def train_together(
         chunk = max(len(next(iter(training.indices(data.n_train)))), 32)
         recorder = Recorder(module, batched.forward, data.seen, run.layers, run.observables, edges, run.measure, chunk)
         seen: dict[str, list[NDArray[Any]]] = {}
-        optimiser, batches = Optimiser(training, rates, parameters), training.indices(data.n_train)
+        optimiser = Optimiser(training, rates, parameters)
         saved, last = set(run.steps.tolist()), int(run.steps[-1])
         exploded_at = torch.full((len(seeds),), NEVER, device=run.device)
-        initial = torch.zeros_like(exploded_at)
-        for t in range(last + 1):
+        initial, begin = torch.zeros_like(exploded_at), 0
+        recorder.begin(parameters, run.drawn)
+        if (before := under_way.read()) is not None:
+            begin = before["step"]
+            seen = {name: [value.numpy() for value in values] for name, values in before["seen"].items()}
+            for mine, its in zip([*optimiser.state, initial, exploded_at], before["moved"], strict=True):
+                mine.copy_(its)
+            report(begin * len(seeds))
+        batches = islice(training.indices(data.n_train), begin, None)
+        for t in range(begin, last + 1):
             if t in saved:
                 for name, value in recorder.step(parameters, run.drawn):
                     seen.setdefault(name, []).append(value.cpu().numpy())
@@ -207,6 +222,9 @@ def train_together(
             exploded_at = torch.where(exploded(value, initial), exploded_at.clamp(max=t), exploded_at)
             optimiser.step(t, gradients)
             report(len(seeds))
+            if under_way.due:
+                kept = {name: [torch.from_numpy(value) for value in values] for name, values in seen.items()}
+                under_way.write({"step": t + 1, "seen": kept, "moved": [*optimiser.state, initial, exploded_at]})
         found = {name: np.stack(values, axis=1) for name, values in seen.items()}  # (member, step, ...)
         at = exploded_at.double().cpu().numpy()
     prediction = recording.as_predictions(found["prediction"], scalar=not data.observed.outputs)

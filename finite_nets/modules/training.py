@@ -180,6 +180,11 @@ class Optimiser:
         slots = 2 if training.optimiser == "adam" else int(training.momentum > 0)
         self._slots = [[torch.zeros_like(value) for value in self._values] for _ in range(slots)]
 
+    @property
+    def state(self) -> list[Tensor]:
+        """All that it changes."""
+        return [*self._values, *(slot for slots in self._slots for slot in slots)]
+
     def step(self, t: int, gradients: Mapping[str, Tensor]) -> None:
         """Update number t, from gradients of the loss."""
         eta = float(self._training.rates[t])

@@ -68,6 +68,7 @@ def test_a_measured_spectrum_keeps_the_target():
             "use weight_decay=0, or richness=0",
         ),
         (lambda: rd.march(SPECTRUM, descent(3.0, 200), features=15), "the theory diverges at step"),
+        (lambda: rd.optimal_schedule(SPECTRUM, 500, batch=1, start=2.0), "start=2 is beyond stability"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -261,19 +262,18 @@ def test_sgd_is_stable_below_its_threshold():
 
 
 def test_schedules_of_the_recursion():
-    spectrum, rates = rd.Spectrum([1.0, 0.3], [0.5, 0.7], [2, 3]), np.array([0.3, 0.2, 0.5])
-    from dmft.random_data.schedule import _loss_and_gradient
-
-    gradient = _loss_and_gradient(spectrum, rates, 3.0, 0.1)[1]
-    near = [
-        [rd.scheduled_loss(spectrum, rates + s * e, batch=3, noise=0.1)[-1] for s in (1e-6, -1e-6)] for e in np.eye(3)
-    ]
-    np.testing.assert_allclose(gradient, [(a - b) / 2e-6 for a, b in near], rtol=1e-6)
-    best = rd.optimal_schedule(rd.power_law(100, 1.25, 1.5), 30, batch=1, noise=0.25)
-    constant = [
-        rd.scheduled_loss(rd.power_law(100, 1.25, 1.5), [r] * 30, batch=1, noise=0.25)[-1] for r in (0.1, 0.2, 0.4)
-    ]
+    spectrum, given = rd.power_law(100, 1.25, 1.5), {"batch": 1, "noise": 0.25}
+    best = rd.optimal_schedule(spectrum, 30, **given)
+    constant = [rd.scheduled_loss(spectrum, [r] * 30, **given)[-1] for r in (0.1, 0.2, 0.4)]
     assert best.loss[-1] < 0.99 * min(constant)
+    # a minimum: every rate, moved by itself, makes it worse by a square
+    for t in (0, 12, 29):
+        moved = [rd.scheduled_loss(spectrum, best.rates + s * np.eye(30)[t], **given)[-1] for s in (1e-3, -1e-3)]
+        assert min(moved) > best.loss[-1]
+        assert abs(moved[0] - moved[1]) < 0.02 * (sum(moved) - 2 * best.loss[-1])
+    # the same from where the loss explodes
+    wild = rd.optimal_schedule(spectrum, 30, start=2.0, **given)
+    assert wild.loss[-1] == pytest.approx(best.loss[-1], rel=1e-9)
     # at large batches the recursion is the theory of many samples, which drops terms 1/B of single modes
     many = rd.scheduled_loss(SPECTRUM, [0.3] * 20, batch=1e6, noise=0.1)
     np.testing.assert_allclose(many, rd.march(SPECTRUM, descent(0.3, 20), batch=1e6, noise=0.1).test, rtol=1e-5)
@@ -282,8 +282,14 @@ def test_schedules_of_the_recursion():
 @pytest.mark.slow
 def test_the_optimal_schedule_of_500_steps():
     best = rd.optimal_schedule(rd.power_law(500, 1.25, 1.5), 500, batch=1, noise=0.25)
-    # .22305620 in single precision, whose rounding is about 1e-7
-    assert best.loss[-1] == pytest.approx(0.22305631, abs=2e-8)
+    assert best.loss[-1] == pytest.approx(0.223056313236, abs=1e-11)
+    assert best.slope < 1e-7
+    # .22305620 is the same in single precision, whose rounding is some 1e-7
+    lam = np.arange(1, 501, dtype=np.float32) ** np.float32(-1.25)
+    c = np.arange(1, 501, dtype=np.float32) ** np.float32(-0.25)
+    for eta in best.rates.astype(np.float32):
+        c = (1 - eta * lam) ** 2 * c + eta**2 * (lam**2 * c + lam * (lam @ c) + np.float32(0.25) * lam)
+    assert lam @ c == pytest.approx(0.2230562, abs=2e-7)
 
 
 # ---- feature learning ------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Problems of random data: identity, dispatch, refusals, and theory against networks of several scales."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,7 +11,13 @@ import dmft
 import finite_nets
 from dmft import random_data as rd
 from dmft.errors import DivergenceError, MemoryEstimateError
-from finite_nets.random_data import AT_ONCE
+from dmft.random_data.random_features import OnDiagonal
+from dmft.random_data.theory import Theory
+from dmft.specs import problem as specs_problem
+from dmft.specs.random_data import RandomModel
+from finite_nets.ensembles.simulated import AT_ONCE
+from finite_nets.random_data.learned import Vector
+from finite_nets.random_data.network import Network
 
 SMALL = rd.power_law(20, 1.3, 1.4)
 MANY = rd.power_law(60, 1.2, 1.5)
@@ -48,6 +55,12 @@ CASES = {
         dmft.GradientDescent(0.02, 15, momentum=0.5),
         {"spectrum": STRUCTURED, "samples": 60, "batch": 40},
     ),
+    "rich flow": (dmft.ProjectedLinear(10, 0.5), dmft.GradientFlow(1.0, (0.5, 1.0, 1.5)), {}),
+    "deep flow": (
+        dmft.DeepLinear(2, 1.0),
+        dmft.GradientFlow(0.1, (1.0, 3.0)),
+        {"spectrum": STRUCTURED, "samples": 60},
+    ),
     "residual, one pass": (
         dmft.DeepLinear(3, 1.0, branch=1.0),
         dmft.GradientDescent(0.03, 15),
@@ -81,7 +94,7 @@ def agree(described, scale, seeds, finite_size):
     return found
 
 
-QUICK = ("features", "flow", "kernel regression", "rich, drawn again", "deep, drawn again")
+QUICK = ("features", "flow", "kernel regression", "rich, drawn again", "deep, drawn again", "rich flow")
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -141,6 +154,10 @@ def test_members_depend_on_their_seed_alone(monkeypatch):
     one = finite_nets.train_ensemble(described, scales=[2], seeds=[3], seed=3, dtype="float64", device="cpu")
     np.testing.assert_allclose(one["loss"].values[0, 0], both["loss"].values[1, 3], rtol=1e-10)
     assert abs(one["loss"].values[0, 0] / both["loss"].values[1, 2] - 1).max() > 1e-3
+    # of a flow, too, whose steps are halved until every member has what it needs
+    flow = case("rich flow")
+    many, few = (finite_nets.train_ensemble(flow, scales=[1], seeds=s, device="cpu") for s in (range(9), [4]))
+    np.testing.assert_allclose(few["loss"].values[0, 0], many["loss"].values[0, 4], rtol=1e-5)
 
 
 def test_networks_that_diverge_are_told():
@@ -162,6 +179,98 @@ def test_networks_that_diverge_are_told():
     for batch in (None, 4):
         with pytest.raises(DivergenceError, match=r"learning_rate=9 is beyond stability: .* converges below \d"):
             dmft.solve(problem(training=dmft.GradientDescent(9.0, 60), batch=batch))
+
+
+# ---- flows, step by step ---------------------------------------------------------------------------------------------
+
+
+def test_flows_by_steps_are_those_of_contours():
+    """Without richness a flow that is marched is one that is known; with it, another one."""
+    flow = dmft.GradientFlow(1.0, (0.25, 0.5, 0.25))
+    marched, rich = (dmft.solve(problem(dmft.ProjectedLinear(10, g), flow), two_time=True) for g in (0.0, 0.5))
+    exact = dmft.solve(problem(training=flow), two_time=True)
+    assert "marching" in marched.attrs["method"]
+    for name in ("loss", "test_loss", "error_correlation", "residual_correlation", "feature_correlation"):
+        # 1e-5 of the initial loss, 1.2, are allowed
+        np.testing.assert_allclose(marched[name], exact[name], atol=2e-5 * float(exact[name].max()), err_msg=name)
+    assert abs(rich["test_loss"] - exact["test_loss"]).max() > 1e-2
+    assert "data_response" not in marched
+    assert "error_correlation" not in dmft.solve(problem(dmft.ProjectedLinear(10, 0.0), flow))
+
+
+def test_the_closed_flow_has_correlations():
+    model, flow = dmft.ProjectedLinear(None, 2.0), dmft.GradientFlow(1.0, (0.25, 0.5, 0.25))
+    described = problem(model, flow, samples=None)
+    closed = dmft.solve(described, two_time=True)
+    theory = model.reading("theory")(described)
+    marched = Theory.flow(theory, np.arange(4), two_time=True)
+    assert "closed" in closed.attrs["method"]
+    for name in ("error", "residual", "feature"):
+        scale = marched.between[name].max()
+        np.testing.assert_allclose(
+            closed[f"{name}_correlation"], marched.between[name], atol=5e-5 * scale
+        )  # losses: 1e-5
+
+
+# ---- a model of one's own --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tilted(RandomModel):
+    """Linear regression on the population, preconditioned by a power of the covariance."""
+
+    theory = f"{__name__}:TiltedTheory"
+    simulation = f"{__name__}:TiltedNetwork"
+    tilt: float = 0.0
+
+
+class TiltedTheory(Theory):
+    def march(self, training):
+        lam, w2 = self.data.spectrum.eigenvalues, self.data.spectrum.power
+        c = training.memory.c
+        response = lam[:, None, None] ** (1 + self.model.tilt) * np.pad(c, ((0, 0), (0, 1)))
+        v = np.linalg.inv(np.eye(len(c)) + response).sum(axis=2)
+        error = np.einsum("kt,ks,k->ts", v, v, lam * w2)
+        return Tilting(error, error + self.data.noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tilting(OnDiagonal):
+    error: np.ndarray
+    residual: np.ndarray
+
+
+class TiltedNetwork(Network):
+    def __init__(self, model, sizes, training, draw):
+        super().__init__(model, sizes, training, draw)
+        self.w = Vector(sizes.target.new_zeros((len(draw.members), sizes.modes)), training)
+
+    @staticmethod
+    def numbers(model, sizes, evaluations):
+        del model, evaluations
+        return 4 * sizes.modes
+
+    def errors(self):
+        return self.sizes.target - self.w.now
+
+    def step(self, g):
+        self.w.step(self.sizes.eigenvalues**self.model.tilt * g)
+
+
+@pytest.mark.parametrize("training", [dmft.GradientDescent(0.3, 6, momentum=0.5), dmft.GradientFlow(1.0, (0.5, 2.0))])
+def test_a_fifth_model_is_one_class_a_side(training, monkeypatch):
+    for kinds in (specs_problem.MODELS, specs_problem.BUILT_IN):  # as a file in their folder would
+        monkeypatch.setitem(kinds, "Tilted", Tilted)
+    tilted = problem(Tilted(0.5), training, samples=None)
+    assert dmft.Problem.from_json(tilted.to_json()) == tilted
+    theory = dmft.solve(tilted)
+    nets = finite_nets.train_ensemble(tilted, scales=[1], seeds=2, dtype="float64", device="cpu")
+    np.testing.assert_allclose(nets["test_loss"].values[0, 1], theory["test_loss"], rtol=1e-4)
+    straight = dmft.solve(problem(dmft.RandomFeatures(), training, samples=None))
+    assert abs(straight["test_loss"] - theory["test_loss"])[1:].min() > 1e-2
+    np.testing.assert_allclose(
+        dmft.solve(problem(Tilted(0.0), training, samples=None))["test_loss"], straight["test_loss"], rtol=1e-4
+    )
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -248,7 +357,7 @@ def test_ensembles_of_features_and_data():
     one = dmft.solve(described, ensembles=(1, 1))
     np.testing.assert_allclose(one["ensemble_test_loss"], one["test_loss"], rtol=1e-7)
     assert found["ensemble_test_loss"][-1] < 0.9 * one["test_loss"][-1]
-    with pytest.raises(ValueError, match=r"ensembles=\(2, 2\) are of RandomFeatures without a batch"):
+    with pytest.raises(ValueError, match="ensembles are of RandomFeatures without a batch; with batch=3"):
         dmft.solve(problem(batch=3), ensembles=(2, 2))
 
 
@@ -293,8 +402,9 @@ def test_other_readings_say_what_there_is(reading):
         (lambda: dmft.Problem(dmft.RandomFeatures(3), linear_network().task, FLOW), TypeError, "expected e.g. dmft.RandomData"),
         (lambda: problem(training=dmft.GradientDescent(0.1, 1, batches=((0,),))), ValueError, "give RandomData(..., batch=B)"),
         (lambda: problem(training=FLOW, batch=3), ValueError, "batch=3 has no gradient flow"),
-        (lambda: problem(dmft.DeepLinear(1), FLOW), ValueError, "DeepLinear is solved step by step"),
-        (lambda: problem(dmft.ProjectedLinear(5), FLOW), ValueError, "closed for infinitely many features"),
+        (lambda: problem(dmft.DeepLinear(1), FLOW, batch=3), ValueError, "batch=3 has no gradient flow"),
+        (lambda: dmft.solve(problem(dmft.ProjectedLinear(5), FLOW)), ArithmeticError, "time 1.00001e+06 is not resolved by 1024 evaluations"),
+        (lambda: dmft.solve(problem(dmft.DeepLinear(1)), ensembles=(2, 2)), ValueError, "without a batch; DeepLinear has no split"),
         (lambda: problem(dmft.DeepLinear(1), dmft.GradientDescent(0.1, 2, weight_decay=1.0)), ValueError, "use weight_decay=0"),
         (lambda: dmft.solve(problem(), observables=["loss"]), ValueError, "records its losses, order parameters"),
         (lambda: dmft.solve(problem(), ensembles=3), TypeError, "ensembles=3 is no pair; give (draws of features"),

@@ -10,8 +10,8 @@ from torch import nn
 import comparisons
 import dmft
 import finite_nets
-from dmft.errors import DivergenceError
-from finite_nets.modules import members
+from dmft.errors import DivergenceError, StoreError
+from finite_nets.modules import members, store
 from finite_nets.modules.identity import probed, source_of
 from finite_nets.modules.members import Batched, conv_by_products, start
 from finite_nets.modules.rates import Rate
@@ -259,9 +259,8 @@ def test_adam_has_a_limit_too():
 
 def images(**options):
     training = finite_nets.ModuleTraining(0.5, steps=3, batch=4, augment=("flip", "crop"))
-    return finite_nets.train_modules(
-        Image, IMAGES, training, [4, 8], 3, loss="cross_entropy", layers=["norm"], save_steps=[0, 3], **options
-    )
+    given = {"loss": "cross_entropy", "layers": ["norm"], "save_steps": [0, 3], **options}
+    return finite_nets.train_modules(Image, IMAGES, training, [4, 8], 3, **given)
 
 
 def test_members_do_not_depend_on_their_batch():
@@ -334,6 +333,41 @@ def test_finished_networks_are_found_again(tmp_path):
     assert [path.stat().st_mtime_ns for path in files[1:]] == times[1:]
     images(store=tmp_path, factors={"stem.weight": 2.0})
     assert len(list(tmp_path.glob("*/*.npz"))) == 12
+
+
+def test_training_that_is_stopped_goes_on(monkeypatch, tmp_path):
+    whole = images()
+    monkeypatch.setattr(store, "EVERY", 0.0)
+    step, taken = Optimiser.step, []
+
+    def stopping(self, t, gradients):
+        taken.append(t)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        step(self, t, gradients)
+
+    monkeypatch.setattr(Optimiser, "step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        images(store=tmp_path)
+    (path,) = tmp_path.glob("*/*.pt")
+    kept = path.read_bytes()
+    again = images(store=tmp_path)
+    assert taken[:4] == [0, 1, 2, 2]  # not from the start
+    assert not list(tmp_path.glob("*/*.pt"))
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(again[name], whole[name])
+    path.write_bytes(kept[:100])
+    for finished in tmp_path.glob("*/*.npz"):
+        finished.unlink()
+    with pytest.raises(StoreError, match="is damaged .*; remove it, and train again"):
+        images(store=tmp_path)
+
+
+def test_changes_are_those_since_the_start_whatever_is_recorded():
+    first, last = images(save_steps=[0, 3]), images(save_steps=[3])
+    for name in ("weight_change", "activation_change"):
+        np.testing.assert_allclose(last[name].isel(step=-1), first[name].isel(step=-1), rtol=1e-6)
+        assert (last[name] > 0).all()
 
 
 def test_results_of_other_modules_are_of_other_problems():

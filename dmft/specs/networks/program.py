@@ -100,6 +100,9 @@ class Architecture:
     parameterization: str = MEAN_FIELD
     weight_variance: float | tuple[float, ...] = 1.0
     bias_variance: float = 1.0
+    # what the size of its networks is called, and which fields to lower, besides the rate, where they diverge
+    sized = "width"
+    wilder: tuple[str, ...] = ("gamma0",)
 
     def program(self, net: Any, x: Any) -> Field:
         """The field that the readout averages."""

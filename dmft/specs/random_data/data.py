@@ -26,8 +26,55 @@ from dmft.specs.random_data.spectra import Spectrum
 ARRAYS = ("eigenvalues", "power", "multiplicity")
 
 
+class RandomSource:
+    """What takes the place of a task for models of random data: its samples are not told apart in results.
+
+    Derived classes are frozen dataclasses with `arrays` and `settings`, their identity, and `stored`.
+    """
+
+    # what results ask of data
+    outputs = ()
+    n_train = n_test = n_samples = 0
+    unusual_size = ""
+    y = np.zeros(0)
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """By name."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What JSON holds beside the arrays, the name of the class as `kind` among it."""
+        raise NotImplementedError
+
+    @classmethod
+    def stored(cls, arrays: Mapping[str, NDArray[np.float64]], described: Mapping[str, Any]) -> RandomSource:
+        """The data that JSON describes."""
+        raise NotImplementedError
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of sizes and of the float64 bytes of the arrays."""
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
+        for name, array in self.arrays.items():
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(array.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, RandomSource) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+
 @dataclass(frozen=True, eq=False)
-class RandomData:
+class RandomData(RandomSource):
     """Gaussian inputs of a given spectrum and a linear target, with noise, for models of random data.
 
     Args:
@@ -53,12 +100,6 @@ class RandomData:
     batch: int | None = None
     noise: float = 0.0
 
-    # what results ask of data; samples are not told apart
-    outputs = ()
-    n_train = n_test = n_samples = 0
-    unusual_size = ""
-    y = np.zeros(0)
-
     def __post_init__(self) -> None:
         if not isinstance(self.spectrum, Spectrum):
             raise TypeError(
@@ -80,29 +121,10 @@ class RandomData:
         """What JSON holds beside the arrays."""
         return {"kind": "RandomData", "samples": self.samples, "batch": self.batch, "noise": self.noise}
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return {}
-
     @classmethod
     def stored(cls, arrays: Mapping[str, NDArray[np.float64]], described: Mapping[str, Any]) -> RandomData:
         """The data that JSON describes."""
         return cls(Spectrum(**arrays), described["samples"], described["batch"], described["noise"])
-
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of sizes and of the float64 bytes of the spectrum."""
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
-        for name, array in self.arrays.items():
-            digest.update(f"{name}{array.shape}".encode())
-            digest.update(array.astype("<f8").tobytes())
-        return digest.hexdigest()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RandomData) and self.sha256 == other.sha256
-
-    def __hash__(self) -> int:
-        return hash(self.sha256)
 
     def __repr__(self) -> str:
         sizes = {"samples": self.samples, "batch": self.batch}

@@ -1,12 +1,20 @@
-"""Linear models on random data, whose limit is that of all sizes together (`dmft.random_data`).
+"""What models of random data have in common.
 
-Their results are losses and order parameters of two times; fields of neurons, kernels between samples and what 1/N adds
-to them are not theirs, so that other readings of a problem refuse them, in one place: `RandomModel.sketch`.
+A model is one file here, found by its folder: a frozen dataclass with what it refuses, and where its two readings are.
+Of linear models of spectra, whose limit is that of all sizes together (`dmft.random_data`), these are
+
+    theory        of `dmft.solve`, a class derived from `dmft.random_data.theory.Theory`
+    simulation    of `finite_nets.train_ensemble`, one derived from `finite_nets.random_data.network.Network`
+
+each as "module:Class", one file a side.  Others name modules of their own, `solver` and `simulator`.
+
+Results are losses and order parameters of two times; fields of neurons, kernels between samples and what 1/N adds to
+them are not theirs, so that other readings of a problem refuse them, in one place: `RandomModel.sketch`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
 from typing import Any
 
 from dmft.specs import _check
@@ -19,19 +27,34 @@ from dmft.specs.training import GradientFlow, Training
 class RandomModel(Architecture):
     """What models of random data derive from.
 
+    takes: the kinds of data that it is trained on, such as `such`.  sizes: what its networks differ in, as an argument.
+    theory, simulation: where these are, "module:Class".  decays: whether the theory takes weights that decay.
     solver: the module whose `solve` finds the limit.  simulator: that whose `ensemble` trains members.
     """
 
+    takes: tuple[type, ...] = (RandomData,)
+    such = "dmft.RandomData(spectrum, samples=100)"
+    sizes = "scales=[1, 2, 4, 8]"
+    theory = ""
+    simulation = ""
+    decays = False
     solver = "dmft.random_data.solve"
-    simulator = "finite_nets.random_data"
+    simulator = "finite_nets.random_data.ensemble"
     centered = False
     depth: int = 1
+    sized = "scale"
+    wilder: tuple[str, ...] = ()
+
+    def reading(self, name: str) -> Any:
+        """The class of its `theory` or `simulation`, which is loaded only now."""
+        module, _, found = getattr(self, name).partition(":")
+        return getattr(importlib.import_module(module), found)
 
     def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
         del shape
         raise ValueError(
             f"{type(self).__name__} is a model of random data, which has no program of neurons: there are dmft.solve, "
-            "finite_nets.train_ensemble(problem, scales=[1, 2, 4, 8], seeds=...), comparisons.compare of these, and "
+            f"finite_nets.train_ensemble(problem, {self.sizes}, seeds=...), comparisons.compare of these, and "
             "the functions of dmft.random_data."
         )
 
@@ -53,114 +76,18 @@ class RandomModel(Architecture):
             )
         training.require_linear("models of random data")
         if isinstance(training, GradientFlow):
-            self.check_flow(data)
-        elif training.decays and not isinstance(self, RandomFeatures):
+            if data.batch is not None:
+                raise ValueError(
+                    f"batch={data.batch} has no gradient flow; leave it out, or take dmft.GradientDescent."
+                )
+        elif training.decays and not self.decays:
             raise ValueError(
                 f"{type(training).__name__} lets weights decay, which the theory of {type(self).__name__} does not "
                 "take; use weight_decay=0."
             )
 
-    def check_flow(self, data: RandomData) -> None:
-        """ValueError where there is no gradient flow."""
-        del data
-        raise ValueError(
-            f"{type(self).__name__} is solved step by step; take dmft.GradientDescent with a small learning_rate."
-        )
 
-
-@dataclass(frozen=True)
-class RandomFeatures(RandomModel):
-    """A linear readout of frozen random features, f = w . A psi / sqrt N, w(0) = 0.
-
-    Args:
-        features: N, at scale 1; None for infinitely many, kernel regression.
-
-    Raises:
-        ValueError, TypeError: no features.
-
-    Example:
-        >>> data = dmft.RandomData(dmft.random_data.power_law(60, 1.2, 1.5), samples=24)
-        >>> problem = dmft.Problem(dmft.RandomFeatures(15), data, dmft.GradientDescent(0.3, steps=5))
-        >>> dmft.solve(problem)["test_loss"].values.round(3)
-        array([1.178, 0.867, 0.731, 0.66 , 0.616, 0.587])
-    """
-
-    features: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_features(self)
-
-    def check_flow(self, data: RandomData) -> None:
-        if data.batch is not None:
-            raise ValueError(f"batch={data.batch} has no gradient flow; leave it out, or take dmft.GradientDescent.")
-
-
-@dataclass(frozen=True)
-class ProjectedLinear(RandomModel):
-    """A two-layer linear model whose features learn in the span of their initial ones.
-
-    Args:
-        features: N, at scale 1; None for infinitely many.
-        richness: G = gamma_0^2 of the feature learning; 0 is `RandomFeatures`.
-
-    Raises:
-        ValueError, TypeError: no features, a negative richness.
-
-    Example:
-        >>> data = dmft.RandomData(dmft.random_data.power_law(20, 1.3, 1.4), batch=8, noise=0.05)
-        >>> problem = dmft.Problem(dmft.ProjectedLinear(10, richness=0.5), data, dmft.GradientDescent(0.2, steps=3))
-        >>> dmft.solve(problem)["test_loss"].values.round(3)
-        array([1.204, 0.99 , 0.849, 0.749])
-    """
-
-    features: int | None = None
-    richness: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_features(self)
-        object.__setattr__(self, "richness", _check.nonnegative("richness", self.richness))
-
-    def check_flow(self, data: RandomData) -> None:
-        if self.features is not None or data.samples is not None or data.batch is not None:
-            raise ValueError(
-                "the flow of ProjectedLinear is closed for infinitely many features on the population alone "
-                "(features=None, no samples, no batch); take dmft.GradientDescent with a small learning_rate."
-            )
-
-
-@dataclass(frozen=True)
-class DeepLinear(RandomModel):
-    """A deep linear network from random initialisation, its width proportional to the dimension of the data.
-
-    Args:
-        depth: L hidden layers.
-        ratio: nu = N/D.
-        gamma0: richness; 1/sqrt(ratio) is the NTK parameterization, at which width does not help.
-        branch: beta0 of a residual network, whose branches have the scale beta0/sqrt(depth); None for a plain one.
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-
-    Example:
-        >>> data = dmft.RandomData(dmft.random_data.isotropic(100), samples=150)
-        >>> problem = dmft.Problem(dmft.DeepLinear(depth=1, ratio=1.0), data, dmft.GradientDescent(0.05, steps=3))
-        >>> dmft.solve(problem)["test_loss"].values.round(3)
-        array([1.   , 0.781, 0.652, 0.566])
-    """
-
-    depth: int = 1
-    ratio: float = 1.0
-    gamma0: float = 1.0
-    branch: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "depth", _check.integer("depth", self.depth, minimum=1))
-        for name in ("ratio", "gamma0"):
-            object.__setattr__(self, name, _check.positive(name, getattr(self, name)))
-        if self.branch is not None:
-            object.__setattr__(self, "branch", _check.positive("branch", self.branch))
-
-
-def _check_features(model: Any) -> None:
+def check_features(model: Any) -> None:
+    """The argument `features` of a model: a number of them, or None."""
     if model.features is not None:
         object.__setattr__(model, "features", _check.integer("features", model.features, minimum=1))

@@ -1,0 +1,110 @@
+"""Kernels of networks at rest: averages over the last steps, of the limit or of networks.
+
+Where the flow with decay rests, lambda times the weights is the time average of gradients, and with
+
+    Phi, G   averages over pairs of the last steps of Phi(t, s), G(t, s), as of features and gradients averaged in time
+    K = sum_{l=0}^L G^{l+1} o Phi^l         Phi^0 = K^x, G^{L+1} = 1
+
+homogeneous layers have
+
+    f(x) = k(x)^T [K + (L+1) lambda]^{-1} y                                                                          (1)
+
+With a kink this does not hold for the kernels of one step, off by some per cent however small the steps: neurons rest
+exactly at h = 0 for some samples, where slopes jump for ever.  Averages hold to the speed of what still moves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dmft.adaptive_kernels.homogeneous import decay_of, slopes
+from dmft.specs import MLP, Problem
+
+Array = NDArray[np.float64]
+KERNELS = ("feature_kernel", "gradient_kernel")
+
+
+def regression(ntk: Array, y: Array, ridge: float) -> Array:
+    """k^T (K + ridge)^-1 y (..., sample), from kernels (..., sample, sample_2), whose first samples have targets y."""
+    n = len(y)
+    weights = np.linalg.solve(
+        ntk[..., :n, :n] + ridge * np.eye(n), np.broadcast_to(y[:, None], (*ntk.shape[:-2], n, 1))
+    )
+    found: Array = (ntk[..., :n] @ weights)[..., 0]
+    return found
+
+
+def at_rest(problem: Problem, result: xr.Dataset) -> xr.Dataset:
+    """Kernels averaged over the steps of a result, and regression with them beside its predictions.
+
+    Args:
+        problem: of the result; with weight decay, a homogeneous activation and no biases, and networks that do not
+            subtract their output at initialisation.
+        result: of `dmft.solve` or `finite_nets.train_ensemble` with two_time=True, whose `save_steps` are the last of
+            training: those to average over, some thirty of them or more.
+
+    Returns:
+        Dataset: prediction (..., sample), feature_kernel and gradient_kernel (..., layer, sample, sample_2), ntk (...,
+        sample, sample_2), means over steps; regression (..., sample), the right side of (1); and, relative to the root
+        mean square of the targets, identity_error (...), the largest difference of the two, instant_error, that with
+        the kernels of the last step, and remaining, by how much predictions still have to move if they go on like 1/t,
+        as those of infinitely many neurons do whose directions are not those of the end, from means over the second and
+        the last third of the steps; "..." are width and seed of networks.
+
+    Raises:
+        ValueError: a result of another problem, without kernels between steps; problems without such a state.
+    """
+    network = problem.network
+    if not isinstance(network, MLP):
+        raise ValueError(f"{type(network).__name__}: states of rest are those of dmft.MLP.")
+    slopes(network.activation)
+    if result.attrs.get("problem_id") != problem.problem_id:
+        raise ValueError(f"the result is of problem {result.attrs.get('problem_id')}, not of {problem.problem_id}.")
+    names = ["prediction", *(f"{name}_two_time" for name in KERNELS)]
+    if missing := [name for name in names if name not in result]:
+        raise ValueError(f"the result lacks {', '.join(missing)}; make it with two_time=True.")
+    if "width" in result.dims and network.centered:
+        raise ValueError("centered=True: networks that subtract f(0) are no regression with their kernel; take False.")
+    leading = tuple(dim for dim in ("width", "seed") if dim in result.dims)
+    y, decay = problem.task.y_train, decay_of(problem)
+    ridge, size = (network.depth + 1) * decay, float(np.sqrt(np.mean(y**2))) or 1.0
+    f = result["prediction"].transpose(*leading, "step", "sample").values
+    mean = f.mean(-2)
+    order = (*leading, "layer", "step", "step_2", "sample", "sample_2")
+    two_time = [result[f"{name}_two_time"].transpose(*order).values for name in KERNELS]
+    features, gradients = (each.mean((-4, -3)) for each in two_time)
+    ntk = tangent_kernel(problem.task.input_kernel, features, gradients)
+    last = tangent_kernel(problem.task.input_kernel, *(each[..., -1, -1, :, :] for each in two_time))
+    found = regression(ntk, y, ridge)
+    pair = ("sample", "sample_2")
+    return xr.Dataset(
+        {
+            "prediction": ((*leading, "sample"), mean),
+            "feature_kernel": ((*leading, "layer", *pair), features),
+            "gradient_kernel": ((*leading, "layer", *pair), gradients),
+            "ntk": ((*leading, *pair), ntk),
+            "regression": ((*leading, "sample"), found),
+            "identity_error": (leading, abs(found - mean).max(-1) / size),
+            "instant_error": (leading, abs(regression(last, y, ridge) - f[..., -1, :]).max(-1) / size),
+            "remaining": (leading, remaining(f, result["time"].values) / size),
+        },
+        coords={name: result.coords[name] for name in (*leading, "layer", *pair)},
+        attrs={"analysis": "at_rest", "problem_id": problem.problem_id, "decay": decay},
+    )
+
+
+def remaining(f: Array, times: Array) -> Array:
+    """The largest distance (...) of predictions (..., step, sample) from where 1/t takes them."""
+    second, third = (part.mean(-2) for part in np.array_split(f, 3, axis=-2)[1:])
+    before, after = (part.mean() for part in np.array_split(times, 3)[1:])
+    found: Array = abs(third - second).max(-1) * before / (after - before)
+    return found
+
+
+def tangent_kernel(input_kernel: Array, features: Array, gradients: Array) -> Array:
+    """K (..., sample, sample_2) of Phi^1..Phi^L and G^1..G^L (..., layer, sample, sample_2)."""
+    between = (gradients[..., 1:, :, :] * features[..., :-1, :, :]).sum(-3)
+    found: Array = gradients[..., 0, :, :] * input_kernel + between + features[..., -1, :, :]
+    return found

@@ -1,0 +1,91 @@
+"""Ensembles of models that have a training of their own: batches of members, healthy or not, as a Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmft import schema
+from dmft.errors import exploded
+from dmft.specs import Problem
+from finite_nets.device.random import normals
+from finite_nets.ensembles.collection import Divergences, Members
+
+Array = NDArray[np.float64]
+SHARE = 0.4  # of the memory that is there, for a batch of members
+AT_ONCE = {"cpu": 2**23, "cuda": 2**31}  # numbers of a batch of members: what a cache, or a GPU, takes
+
+
+class Draws:
+    """Normals of a batch of members (member, ...), by the number of a parameter."""
+
+    def __init__(self, members: Tensor, root: int, width: int, dtype: torch.dtype) -> None:
+        self.members, self._given = members, {"root_seed": root, "width": width, "members": members, "dtype": dtype}
+
+    def __call__(self, parameter: int, *shape: int) -> Tensor:
+        return normals(shape, parameter=parameter, **self._given)  # type: ignore[arg-type]
+
+
+def simulated(
+    problem: Problem,
+    members: Members,
+    train: Callable[[int, Draws, NDArray[np.int64]], Mapping[str, Array]],
+    at_once: Callable[[int], int],
+    *,
+    steps: NDArray[np.int64],
+    device: torch.device,
+    dtype: torch.dtype,
+    finished: Callable[[int], Any],
+    attrs: dict[str, Any],
+) -> xr.Dataset:
+    """Train all members, as many at once as fit.
+
+    Args:
+        problem: what they are of.
+        members: widths, seed indices and the root seed.
+        train: (width, draws of some members, steps to record) -> arrays (member, step, ...) by variable, `loss` and
+            `test_loss`, if there is one, among them.
+        at_once: (width) -> how many members are trained together.
+        steps: the recorded steps.
+        device, dtype: where, and in which numbers.
+        finished: called with the number of members of each batch.
+        attrs: what the producer says of itself.
+
+    Returns:
+        Dataset of kind "ensemble" (`dmft.schema`): variables (width, seed, step, ...); nan where `diverged`.
+
+    Raises:
+        DivergenceError: all members of a width diverge.
+    """
+    seeds = np.asarray(members.seeds, np.int64)
+    seen = np.union1d([0], steps)  # networks are judged by where they began, recorded or not
+    rows: list[dict[str, Array]] = []
+    for width in members.widths:
+        parts = []
+        most = at_once(width)
+        for first in range(0, len(seeds), most):
+            part = seeds[first : first + most]
+            draws = Draws(torch.as_tensor(part, device=device), members.root, width, dtype)
+            parts.append(train(width, draws, seen))
+            finished(len(part))
+        rows.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    found = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    losses = [found[name] for name in ("loss", "test_loss") if name in found]
+    gone = np.any([exploded(one, one[..., :1]) for one in losses], axis=(0, -1))
+    values = {name: value[:, :, np.isin(seen, steps)] for name, value in found.items()}
+    divergences = Divergences(problem)
+    for width, row in zip(members.widths, gone, strict=True):
+        divergences.add(width, int(row.sum()), row.size)
+    if gone.any():
+        for name, value in values.items():
+            values[name] = np.where(gone.reshape(*gone.shape, *[1] * (value.ndim - 2)), np.nan, value)
+        values["diverged"] = gone
+    coords = {"width": np.array(members.widths), "seed": seeds}
+    attrs = {**attrs, "seed": members.root, "diverged": divergences.report()}
+    return schema.build("ensemble", problem, values, steps=steps, coords=coords, attrs=attrs)
