@@ -13,6 +13,7 @@ variances and covariances alone.
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
+    predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
@@ -27,6 +28,7 @@ from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
+from comparisons.predictors import predictors
 from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
@@ -51,6 +53,7 @@ __all__ = [
     "onset",
     "pointwise",
     "predict_precision",
+    "predictors",
     "report",
     "representations",
     "spectra",

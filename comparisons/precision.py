@@ -74,7 +74,7 @@ class Saturation:
 
     def odds(self, bits: ArrayLike) -> Array:
         """e^u / (1 - e^u): -d log(share) / du."""
-        return np.asarray(1 / np.expm1(-self.exponent(bits)))
+        return np.asarray(np.exp(u := self.exponent(bits)) / -np.expm1(u))
 
 
 @dataclass(frozen=True)

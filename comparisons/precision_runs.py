@@ -30,6 +30,7 @@ from dmft.text import table, with_error
 
 Array = NDArray[np.float64]
 
+EXPONENTS = ("alpha", "beta", "gamma data", "gamma parameters")
 AT_MOST = 400  # evaluations of a fit
 INNER = (16.0, 84.0)  # quantiles, in per cent: one standard error to both sides
 
@@ -290,8 +291,8 @@ class _Shape:
                 found.append(np.log((1e-9 * largest, 1e9 * largest)))
             elif name.startswith("bias "):
                 found.append(np.array([-30.0, 30.0]))
-            else:  # exponents, and gammas in bits
-                found.append(np.log((1e-3, 1e3)))
+            else:  # or gammas, in bits
+                found.append(np.log((0.01, 5.0) if name in EXPONENTS else (0.02, 200.0)))
         low, high = np.transpose(found)
         return low, high
 

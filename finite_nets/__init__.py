@@ -16,10 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finite_nets.device.rounding import Quantisation
     from finite_nets.ensembles.ensemble import train_ensemble
     from finite_nets.ensembles.in_law import sample_in_law
     from finite_nets.ensembles.neurons import neurons
     from finite_nets.ensembles.predictions import from_predictions
+    from finite_nets.ensembles.quantised import quantise
     from finite_nets.modules.plan import plan_modules
     from finite_nets.modules.rates import mean_field_rates
     from finite_nets.modules.results import measured
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModuleTraining",
+    "Quantisation",
     "check_store",
     "from_predictions",
     "mean_field_rates",
@@ -40,6 +43,7 @@ __all__ = [
     "plan_modules",
     "plan_sweep",
     "problems",
+    "quantise",
     "sample_in_law",
     "sweep",
     "train_ensemble",
@@ -48,6 +52,7 @@ __all__ = [
 
 _LAZY = {
     "ModuleTraining": "finite_nets.modules.training",
+    "Quantisation": "finite_nets.device.rounding",
     "check_store": "finite_nets.sweeps.reading",
     "from_predictions": "finite_nets.ensembles.predictions",
     "mean_field_rates": "finite_nets.modules.rates",
@@ -57,6 +62,7 @@ _LAZY = {
     "plan_modules": "finite_nets.modules.plan",
     "plan_sweep": "finite_nets.sweeps.plan",
     "problems": "finite_nets.sweeps.reading",
+    "quantise": "finite_nets.ensembles.quantised",
     "sample_in_law": "finite_nets.ensembles.in_law",
     "sweep": "finite_nets.sweeps.sweep",
     "train_ensemble": "finite_nets.ensembles.ensemble",

@@ -19,15 +19,18 @@ from dataclasses import dataclass
 import torch
 
 from dmft.schema import ROUNDING
+from finite_nets.device.rounding import Quantisation
 
 
 @dataclass(frozen=True)
 class Precision:
-    """fields: of fields, results, and all weights but hidden matrices at their start; start: of those."""
+    """fields: of fields, results, and all weights but hidden matrices at their start; start: of those; quantisation:
+    what is rounded to few bits besides, None where networks have nothing to do with it."""
 
     name: str
     fields: torch.dtype
     start: torch.dtype
+    quantisation: Quantisation | None = None
 
     @property
     def results(self) -> str:

@@ -62,7 +62,9 @@ class Budget:
     def _needs(self) -> Needs | None:
         """Of networks that are trained by their program."""
         problem = self.plan.problem
-        return needs(problem.network, problem.task.x_train.shape[1:]) if by_program(problem) else None
+        if not by_program(problem, self.precision):
+            return None
+        return needs(problem.network, problem.task.x_train.shape[1:], self.precision.quantisation)
 
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
@@ -70,8 +72,11 @@ class Budget:
         training = self.plan.problem.training
         copies = entrywise.copies(training) if training.stepping.by_entry else linear.copies(training.recurrences)
         if self._needs is not None:
-            samples = self._needs.inputs if training.stepping.by_entry else task.n_samples
-            return self._itemsize * self._needs.weights(width, samples, task.targets.shape[1], copies)
+            # rounded weights are one more copy; inputs are not in the basis of their span then, nor by entry
+            rounded = self.precision.quantisation is not None
+            points = self._needs.inputs if rounded or training.stepping.by_entry else task.n_samples
+            copies += rounded
+            return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)

@@ -11,6 +11,8 @@ import importlib
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import xarray as xr
@@ -20,8 +22,10 @@ from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
 from dmft.specs.random_data import RandomModel
+from dmft.specs.training.recurrence import RECURRENCE
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision, precision
+from finite_nets.device.rounding import Quantisation
 from finite_nets.ensembles.collection import Collection, Members, MomentCollection, check_members
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Runner, memory_given_back
@@ -47,6 +51,7 @@ def train_ensemble(
     keep: str = "members",
     block: int | None = None,
     covariance: bool = False,
+    quantisation: Quantisation | None = None,
     memory_limit: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -71,6 +76,7 @@ def train_ensemble(
             networks, from which `comparisons` finds means, variances and errors; `seeds` is a number then.
         block: of moments, how many networks a block has; by default so that there are 32 to 64 blocks.
         covariance: of moments, add the products of deviations of predictions over all (step, sample).
+        quantisation: a `finite_nets.Quantisation`: train with weights, activations or both rounded to few bits.
         memory_limit: in bytes, for the results and a batch; by default what is available.
         progress: show a bar; by default on a terminal only.
 
@@ -95,10 +101,11 @@ def train_ensemble(
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     numbers = precision(dtype)
     if isinstance(problem.network, RandomModel):
-        if keep != "members" or block is not None or covariance or two_time or observables is not None:
+        others = (block, observables, quantisation)
+        if keep != "members" or covariance or two_time or any(each is not None for each in others):
             raise ValueError(
                 f"{type(problem.network).__name__} records the losses of every member; leave out keep, block, "
-                "covariance, two_time and observables."
+                "covariance, two_time, observables and quantisation."
             )
         members = check_members(scales if widths is None else widths, seeds, seed)
         return _of_random_data(problem, problem.network, members, save_steps, device, numbers, memory_limit, progress)
@@ -112,10 +119,14 @@ def train_ensemble(
         two_time,
         covariance,
     )
+    if quantisation is not None:
+        numbers = with_quantisation(numbers, quantisation, plan)
     block = _check_keep(keep, block, covariance, seeds)
     where = find_device(device)
     runner = Runner(plan, numbers, where, members.root, block=block, memory_limit=memory_limit)
     attrs = {"producer": "finite_nets.train_ensemble", "dtype": dtype, "device": device_name(where)}
+    if quantisation is not None:
+        attrs["quantisation"] = quantisation.text
     total = len(members.widths) * len(members.seeds)
     with memory_given_back(where), progress_bar(total, "networks", "net", progress) as bar:
         if keep == "members":
@@ -132,6 +143,22 @@ def train_ensemble(
                 moments.put(width, first, found)
                 bar.update(int((found.count + found.diverged).sum()))
         return moments.dataset(**attrs, diverged=moments.divergences.report())
+
+
+def with_quantisation(numbers: Precision, quantisation: Any, plan: Plan) -> Precision:
+    """The same with what is rounded, if networks can be trained so; TypeError, ValueError for what it is not for."""
+    if not isinstance(quantisation, Quantisation):
+        raise TypeError(
+            f"quantisation={quantisation!r} is no finite_nets.Quantisation, such as Quantisation(weights=4)."
+        )
+    if plan.problem.training.stepping != RECURRENCE:
+        name = type(plan.problem.training).__name__
+        raise ValueError(f"quantisation is for steps of an optimiser, such as dmft.GradientDescent, not {name}.")
+    if plan.of_hessian:
+        raise ValueError(
+            f"{plan.of_hessian[0]} is not defined for rounded networks, whose slopes are straight through."
+        )
+    return replace(numbers, quantisation=quantisation)
 
 
 def _of_random_data(

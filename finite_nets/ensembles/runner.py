@@ -112,7 +112,7 @@ class Runner:
             probe._train_moments(width, members if self.device.type == "cuda" else members[:1], 1)
             started = self._time()
             with usual_torch(self.device, tf32=self.precision.name == "tf32"):
-                probe._begin(width, members)
+                probe.begin(width, members)
             drawing = self._time() - started
             probe._train_moments(width, members, 1)
             trained = self._time() - started - drawing
@@ -128,13 +128,20 @@ class Runner:
 
     def members(self, width: int, seeds: Sequence[int] | Indices) -> Iterator[Batch]:
         """Results of every member with these seed indices, batch by batch."""
+        for first, found in self.batches(width, seeds, partial(self._train_members, width)):
+            yield Batch(first, *found)
+
+    def batches(
+        self, width: int, seeds: Sequence[int] | Indices, work: Callable[[Indices], Found]
+    ) -> Iterator[tuple[int, Found]]:
+        """What the work finds of members with these seed indices, as many at once as fit: position of the first, and
+        that."""
         first = 0
         while first < len(seeds):
             count = min(self.at_once(width), len(seeds) - first)
-            part = indices(seeds[first : first + count])
-            found = self._attempt(width, count, partial(self._train_members, width, part))
+            found = self._attempt(width, count, partial(work, indices(seeds[first : first + count])))
             if found is not None:
-                yield Batch(first, *found)
+                yield first, found
                 first += count
 
     def moments(self, width: int, blocks: Sequence[range]) -> Iterator[tuple[int, BlockMoments]]:
@@ -188,22 +195,23 @@ class Runner:
 
     def _train_members(self, width: int, seeds: Indices) -> tuple[Results, NDArray[np.float64]]:
         with usual_torch(self.device, tf32=self.precision.name == "tf32"):
-            state = self._begin(width, seeds)
+            state = self.begin(width, seeds)
             results = batch.members(self.plan, self.trainer, state)
             return results, state.exploded_at.double().cpu().numpy()
 
     def _train_moments(self, width: int, seeds: Indices, blocks: int) -> BlockMoments:
         with usual_torch(self.device, tf32=self.precision.name == "tf32"):
             healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
-            state = self._begin(width, seeds)
+            state = self.begin(width, seeds)
             found = batch.moments(self.plan, self.trainer, state, Blocks(healthy, blocks))
             healthy = state.exploded_at == NEVER
             if not bool(healthy.all()):  # they have entered the moments of the steps before
-                state = self._begin(width, seeds)
+                state = self.begin(width, seeds)
                 found = batch.moments(self.plan, self.trainer, state, Blocks(healthy, blocks))
             return found
 
-    def _begin(self, width: int, seeds: Indices) -> State[Any]:
+    def begin(self, width: int, seeds: Indices) -> State[Any]:
+        """Training of these members."""
         members = torch.from_numpy(seeds).to(self.device)
         return self.trainer.start(width, members, self.root_seed, int(self.plan.steps[-1]))
 

@@ -13,6 +13,7 @@ from dmft.specs.networks.program import Architecture
 from dmft.specs.parameterization import with_bias
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.device.products import Products
+from finite_nets.device.rounding import Quantisation, Rounding
 from finite_nets.training.tape import Constants, Numbers, Tape
 
 
@@ -49,8 +50,8 @@ class Needs:
 
 
 @lru_cache(maxsize=64)
-def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
-    """Of the networks of a program, by a pass of a small one."""
+def needs(network: Architecture, shape: tuple[int, ...], bits: Quantisation | None = None) -> Needs:
+    """Of the networks of a program, rounded to these bits, by a pass of a small one."""
     sketch = network.sketch(shape)
     width, numbers = sketch.whole_width(8), Numbers.of(sketch)
     sizes, shares = sketch.sizes(width), [each.width for each in sketch.described]
@@ -64,8 +65,9 @@ def needs(network: Architecture, shape: tuple[int, ...]) -> Needs:
         tensors.append(torch.zeros((1, neurons) if vector else (1, neurons, inputs), dtype=x.dtype))
     products = Products(PRECISIONS["float64"], torch.device("cpu"), kernels=False)
     with torch.inference_mode():
-        tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True)
-        network.program(tape, x)
+        rounding = Rounding(bits)
+        tape = Tape(numbers, tensors, products, Constants(x), shape, 1, traced=True, rounding=rounding)
+        tape.read_out(network.program(tape, x))
     forward, backward = tape.kept
     matrices = [
         (part.bank, shares[source] * shares[target])

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import roots, start_coefficients
+from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import input_factors
 from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import (
@@ -50,6 +51,7 @@ from dmft.specs.parameterization import (
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
+from finite_nets.device.rounding import Quantisation, Rounding
 from finite_nets.training import curvature
 from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
@@ -63,13 +65,15 @@ def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, 
 
     program: whether to take the first for perceptrons, too.
     """
-    kind = ProgramTrainer if program or by_program(problem) else Trainer
+    kind = ProgramTrainer if program or by_program(problem, precision) else Trainer
     return kind(problem, device, precision)
 
 
-def by_program(problem: Problem) -> bool:
-    """Whether the networks of a problem are trained by their program."""
-    return problem.training.stepping.by_entry or type(problem.network) not in (MLP, ResidualMLP)
+def by_program(problem: Problem, precision: Precision) -> bool:
+    """Whether the networks of a problem are trained by their program: all that may be rounded to few bits are, and all
+    whose entries move by rules of their own."""
+    own = precision.quantisation is not None or problem.training.stepping.by_entry
+    return own or type(problem.network) not in (MLP, ResidualMLP)
 
 
 @dataclass
@@ -103,7 +107,9 @@ class ProgramTrainer(Training[Leaves]):
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         _check(problem, precision)
-        inputs, directions = coordinates(problem)
+        # rounding is not the same in every basis
+        own = precision.quantisation is not None or problem.training.stepping.by_entry
+        inputs, directions = coordinates(problem, real=own)
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
@@ -203,19 +209,27 @@ class ProgramTrainer(Training[Leaves]):
 
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
-    def tape(
-        self, tensors: Sequence[Tensor], products: Products, constants: Constants, rows: int, *, traced: bool
-    ) -> Tape:
-        """For one pass of so many samples through networks with these weights."""
-        return Tape(self.numbers, tensors, products, constants, self._shape, rows, traced=traced)
+    def tape(self, tensors: Sequence[Tensor], products: Products, constants: Constants, rows: int, **kind: Any) -> Tape:
+        """For one pass of so many samples through networks with these weights; `kind` as of `Tape`."""
+        return Tape(self.numbers, tensors, products, constants, self._shape, rows, **kind)
+
+    def outputs_of(self, state: State[Leaves], met: Met, bits: Quantisation) -> Tensor:
+        """(member, sample, output), of the samples met, as networks that are rounded to these bits count them."""
+        _, _, _, output = self._forward(state, met, bits)
+        return self.counted(state, output, met.rows)
+
+    def _forward(self, state: State[Leaves], met: Met, bits: Quantisation | None) -> tuple[Tape, Field, Tensor, Tensor]:
+        """The tape of a pass and its end, the readout as it was multiplied, and the output, not centered."""
+        x, rounding = self.x[met.rows], Rounding(bits, (*self.numbers.reads, self.numbers.readout), met.trained)
+        tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True, rounding=rounding)
+        with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
+            end = tape.read_out(self.network.program(tape, x))
+        readout = rounding.weights(self.numbers.readout, state.weights.readout)
+        return tape, end, readout, self._output(end.value.value, readout, self.products, state.scales.output)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
-        x, readout = self.x[met.rows], state.weights.readout
-        tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True)
-        with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
-            end = self.network.program(tape, x)
-        output = self._output(end.value.value, readout, self.products, state.scales.output)
-        output = self.counted(state, output, met.rows)
+        tape, end, readout, output = self._forward(state, met, self.precision.quantisation)
+        x, output = self.x[met.rows], self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
@@ -382,14 +396,13 @@ class Hessian(curvature.Flat):
 # ---- of a problem ----------------------------------------------------------------------------------------------------
 
 
-def coordinates(problem: Problem) -> tuple[NDArray[np.float64], int]:
+def coordinates(problem: Problem, *, real: bool = False) -> tuple[NDArray[np.float64], int]:
     """What the program reads, (sample, [position,] direction), with the input that is the bias of the first layer, and
-    how many directions there are: in an orthonormal basis of their span when that has fewer, unless entries move by
-    rules of their own."""
+    how many directions there are: in an orthonormal basis of their span when that has fewer, if not in `real` ones."""
     read = np.asarray(problem.network.inputs(problem.task.x), np.float64)
     directions = read.shape[-1]
     points = with_bias(read.reshape(-1, directions), problem.network.bias)
-    if len(points) < points.shape[1] and not problem.training.stepping.by_entry:
+    if len(points) < points.shape[1] and not real:
         points = np.asarray(np.linalg.qr(points.T)[1].T)
     return points.reshape(*read.shape[:-1], -1), directions
 

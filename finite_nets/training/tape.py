@@ -38,6 +38,7 @@ from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import hidden_scale, number_rate
 from finite_nets.device.activations import differentiable
 from finite_nets.device.products import Products
+from finite_nets.device.rounding import NOTHING, Rounding
 from finite_nets.training.traces import Index, Note, Trace, Use, side_by_side
 
 MANY_POSITIONS = 48  # from which on moving them takes less time than a product (measured on a CPU: equal from 16 to 64)
@@ -159,6 +160,7 @@ class Tape(InTurn):
         shape: of one input, as the task has it.
         rows: how many samples pass.
         traced: whether a backward pass follows; if not, PyTorch can differentiate all that is done.
+        rounding: of weights and of what they multiply.
     """
 
     def __init__(
@@ -171,8 +173,9 @@ class Tape(InTurn):
         rows: int,
         *,
         traced: bool,
+        rounding: Rounding = NOTHING,
     ) -> None:
-        self.shape, self._rows = shape, rows
+        self.shape, self._rows, self._rounding = shape, rows, rounding
         self._numbers, self._tensors, self._products, self._constants = numbers, tensors, products, constants
         self.members = len(tensors[numbers.readout])
         self._traced = traced
@@ -260,14 +263,15 @@ class Tape(InTurn):
 
     def read(self, name: str, x: Any, *, to: Hashable) -> Field:
         number = self._numbers.names[name]
-        weights, inputs = self._tensors[number], torch.as_tensor(x).to(self._tensors[number])
+        weights = self._rounding.weights(number, self._tensors[number])
+        inputs = self._rounding.given(number, torch.as_tensor(x).to(weights)[None])[0]
         flat = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.members, -1, -1)
         h = self._products.image(flat, weights).reshape(self.members, *inputs.shape[:-1], weights.shape[1])
         return self._used(number, inputs.reshape(1, self._rows, -1, inputs.shape[-1]), Node(h), to)
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         number, source = self._numbers.names[name], v.value
-        weights, products = self._tensors[number], self._products
+        weights, products = self._rounding.weights(number, self._tensors[number]), self._products
         given, width = source.value, source.value.shape[-1]
         scale = hidden_scale(width)
         mixing = None
@@ -275,6 +279,8 @@ class Tape(InTurn):
             mixing = self._constants.mixing(self._next(), mix)
             given = mixing.forward(given).reshape(*given.shape[:2], mix.shape[1], -1)
             self._extra += given.numel()
+        given = self._rounding.given(number, given)
+        self._extra += given.numel() * self._rounding.copies
         shape = (*given.shape[:-1], weights.shape[1])
         h = products.image(given.flatten(1, -2), weights, scale=scale).reshape(shape)
 
@@ -285,6 +291,13 @@ class Tape(InTurn):
 
         inputs = given.reshape(*given.shape[:2], -1, given.shape[-1])
         return self._used(number, inputs, Node(h, [source], pull), to)
+
+    def read_out(self, end: Field) -> Field:
+        """What the readout multiplies."""
+        if not self._rounding.copies:
+            return end
+        value = self._rounding.given(self._numbers.readout, end.value.value)
+        return self._field(Node(value, [end.value], lambda g: [g]), end.population)
 
     def vector(self, name: str, *, of: Hashable | None) -> Field:
         number = self._numbers.names[name]

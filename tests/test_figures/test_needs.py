@@ -29,6 +29,7 @@ OF_OTHERS = {
     "depth": "depth.data(None)",
     "infinite_depth": "infinite_depth.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
+    "precision": "precision.make(runs)",
     "richness": "richness.of(*comparisons)",
     "scaling_laws": "scaling_laws.data(None)",
     "solver_convergence": "solver_convergence.make(problems)",
