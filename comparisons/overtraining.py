@@ -63,7 +63,7 @@ def overtraining(
     Example:
         >>> found = comparisons.overtraining(theory)
         >>> found["train_error"].values, found["relearning_steps"].dims
-        (array([0.5, 0. , 0. ]), ('step',))
+        (array([1., 0., 0.]), ('step',))
     """
     f, y, train = _predictions(result)
     problem = json.loads(result.attrs["problem"])
