@@ -14,6 +14,7 @@ variances and covariances alone.
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
     coordinate_check                what of a PyTorch module of one's own changes with its width, and what it misses
+    predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
 `estimators`, `scaling` and `kernels` are NumPy on plain arrays; the others are their faces on labelled Datasets.
@@ -29,6 +30,7 @@ from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
+from comparisons.predictors import predictors
 from comparisons.representations import representations
 from comparisons.spectra import after_kernel, spectra
 from comparisons.statistics import statistics
@@ -55,6 +57,7 @@ __all__ = [
     "onset",
     "pointwise",
     "predict_precision",
+    "predictors",
     "report",
     "representations",
     "spectra",

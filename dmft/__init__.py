@@ -49,6 +49,8 @@ from dmft.specs.problem import MODELS, NETWORKS, TRAININGS
 
 if TYPE_CHECKING:
     from dmft.adaptive_kernels.drive import adaptive_kernel
+    from dmft.adaptive_kernels.lazy import lazy_kernel
+    from dmft.adaptive_kernels.rest import at_rest
     from dmft.drivers.adaptive_flow import adaptive_flow
     from dmft.drivers.depth import depth_limit
     from dmft.drivers.neurons import neurons
@@ -95,6 +97,7 @@ __all__ = [
     "activation",
     "adaptive_flow",
     "adaptive_kernel",
+    "at_rest",
     "at_width",
     "depth_limit",
     "distance_from_lazy",
@@ -103,6 +106,7 @@ __all__ = [
     "gelu",
     "infinite_depth_kernels",
     "initial_fluctuations",
+    "lazy_kernel",
     "lazy_limit",
     "linear",
     "linear_residual",
@@ -129,12 +133,14 @@ _LAZY = {
     "Observable": "dmft.schema.observable",
     "adaptive_flow": "dmft.drivers.adaptive_flow",
     "adaptive_kernel": "dmft.adaptive_kernels.drive",
+    "at_rest": "dmft.adaptive_kernels.rest",
     "at_width": "dmft.finite_width.expansion",
     "depth_limit": "dmft.drivers.depth",
     "distance_from_lazy": "dmft.limits.distance",
     "fluctuations": "dmft.finite_width.fluctuations",
     "infinite_depth_kernels": "dmft.limits.depth",
     "initial_fluctuations": "dmft.limits.initial",
+    "lazy_kernel": "dmft.adaptive_kernels.lazy",
     "lazy_limit": "dmft.limits.lazy",
     "linear_residual": "dmft.limits.depth",
     "load": "dmft.schema.storage",

@@ -55,6 +55,15 @@ def at_rest(problem: Problem, result: xr.Dataset) -> xr.Dataset:
 
     Raises:
         ValueError: a result of another problem, without kernels between steps; problems without such a state.
+
+    Example:
+        >>> network = dmft.MLP(1, dmft.relu(), centered=False)
+        >>> decaying = dmft.Problem(network, problem.task, dmft.GradientDescent(0.5, steps=200, weight_decay=0.1))
+        >>> late = finite_nets.train_ensemble(
+        ...     decaying, widths=[32], seeds=1, save_steps=range(150, 201, 5), two_time=True
+        ... )
+        >>> bool(dmft.at_rest(decaying, late)["identity_error"] < 0.1)
+        True
     """
     network = problem.network
     if not isinstance(network, MLP):

@@ -38,11 +38,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear, nnls
+
+from dmft.adaptive_kernels.least_squares import bounded
 
 Array = NDArray[np.float64]
 PATTERNS = 4096  # most patterns s that are all tried
@@ -51,7 +52,7 @@ FURTHER = 8  # and in each iteration from then on
 ALTERNATIONS = 50
 NEAR = 1e-3  # relative: local maxima of c so little below tau are columns, too
 SAME = 1e-6  # distance between directions that are one
-BOUNDED: Any = {"method": "bvls", "tol": 1e-15, "max_iter": 1000}  # of least squares
+ROUNDING = 1e-14  # relative, of c
 GONE = 1e-12  # relative weight of a neuron that is none
 
 
@@ -136,7 +137,8 @@ class _Search:
         signs = np.sign(neurons.weights)
         columns = signs[:, None] * self.features(neurons.directions)
         above = columns @ self.y - self.tau
-        u, _ = nnls(np.vstack([-columns.T, above]), np.append(np.zeros_like(self.y), 1.0))
+        problem = np.vstack([-columns.T, above]), np.append(np.zeros_like(self.y), 1.0)
+        u = bounded(*problem, 0.0, np.inf, np.zeros(len(columns)))
         weights = u / (1 - above @ u)
         left = weights > GONE * weights.max(initial=0.0)
         return neurons._replace(weights=signs * weights).at(left)
@@ -179,11 +181,14 @@ class _Search:
 
     def every(self, delta: Array) -> Neurons:
         """Of all patterns."""
-        return self.collected(
-            (sign, *self.least(sign * delta, np.array(s)))
-            for sign in (1, -1)
-            for s in product(self.slopes, repeat=int(self.branching(sign * delta).sum()))
-        )
+        found = []
+        for sign in (1, -1):
+            branching, s = self.branching(sign * delta), np.full(len(delta), self.lowest)
+            for pattern in product(self.slopes, repeat=int(branching.sum())):
+                s[branching] = pattern
+                v, s = self.least(sign * delta, s)
+                found.append((sign, v, s))
+        return self.collected(found)
 
     def raised(self, delta: Array, starts: Iterable[Array]) -> Neurons:
         """Local maxima of c and of -c that alternations find."""
@@ -198,21 +203,24 @@ class _Search:
 
     def alternated(self, e: Array, n: Array) -> tuple[Array, Array]:
         """The residual and the slopes of the last of some alternations."""
-        branching, value = self.branching(e), 0.0
+        branching, value, s = self.branching(e), 0.0, self.inclines(n)
         for _ in range(ALTERNATIONS):
-            v, s = self.least(e, np.where(self.X[branching] @ n > 0, self.slopes[1], self.slopes[0]))
-            if np.linalg.norm(v) <= value:
+            v, s = self.least(e, s)
+            if np.linalg.norm(v) <= value * (1 + ROUNDING):
                 break
-            value, n = float(np.linalg.norm(v)), v
+            value = float(np.linalg.norm(v))
+            s = np.where(branching, self.inclines(v), s)
         return v, s
 
+    def inclines(self, n: Array) -> Array:
+        """phi' at all samples, of a direction n of any size."""
+        return np.where(self.X @ n > 0, self.slopes[1], self.slopes[0])
+
     def least(self, e: Array, s: Array) -> tuple[Array, Array]:
-        """The smallest residual for slopes `s` of C, and the slopes of all samples."""
-        branching = self.branching(e)
-        slopes = np.full(len(e), self.lowest, dtype=np.float64)
-        slopes[branching] = s
+        """The smallest residual for the slopes `s` of C, those of others being the first guess, and all slopes."""
+        branching, slopes = self.branching(e), np.array(s, np.float64)
         rows = self.X[~branching] * e[~branching, None]
         if len(rows) and self.lowest < self.highest:
-            fixed = (e[branching] * s) @ self.X[branching]
-            slopes[~branching] = lsq_linear(rows.T, -fixed, (self.lowest, self.highest), **BOUNDED).x
+            fixed = (e[branching] * slopes[branching]) @ self.X[branching]
+            slopes[~branching] = bounded(rows.T, -fixed, self.lowest, self.highest, slopes[~branching])
         return (e * slopes) @ self.X, slopes
