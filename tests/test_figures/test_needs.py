@@ -31,6 +31,7 @@ OF_OTHERS = {
     "infinite_depth": "infinite_depth.data(None)",
     "overtraining": "overtraining.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
+    "own_coordinate_check": "own_coordinate_check.make(checks)",
     "precision": "precision.make(runs)",
     "richness": "richness.of(*comparisons)",
     "scaling_laws": "scaling_laws.data(None)",
