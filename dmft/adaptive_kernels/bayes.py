@@ -33,8 +33,9 @@ from dmft.specs import MLP, Problem, _check
 from dmft.specs.adaptable import adaptable, prior
 
 Array = NDArray[np.float64]
-ROUNDS = 6  # of sampling at most, each twice as long as the one before
+ROUNDS = 7  # of sampling at most, each twice as long as the one before
 FIRST = 4  # blocks of the first round
+RELAXED = 30.0  # time of relaxation of the last round, at least: neurons take some units, rich ones ten
 FINER = 4  # populations are extrapolated from N / FINER and N
 FIELDS, KERNELS = 8, 16  # of a set, as many arrays of each are held
 PER_SAMPLE = 64  # neurons of a population by default, at least
@@ -74,13 +75,14 @@ def bayes_kernel(
         Dataset of kind "adaptive_kernel" (`dmft.schema`): feature_kernel, feature_dual (D), prediction,
         prediction_dual (r), action, losses.  Attributes of deep linear networks: `gains` (chi) and `actions` of all
         branches, least first.  Of sampled ones: `error`, `drift` between the halves of the last round, `correction` by
-        the extrapolation, each relative, the largest of kernels and predictions; `acceptance`, `draws` of a set.
+        the extrapolation, each relative, the largest of kernels and predictions; `acceptance`, `draws` of a set, and
+        `relaxation`, the time that they took: half the squared lengths of moves, in units of the prior.
 
     Raises:
         DivergenceError: populations left the finite numbers, as where training samples coincide.
         MemoryEstimateError: populations that do not fit, with the numbers.
-        NotConvergedError: the error or the drift stayed above the tolerance, or the correction above ten times that;
-            its `estimate` is what was reached.
+        NotConvergedError: the error or the drift stayed above the tolerance, the correction above ten times that, or
+            the time of relaxation below 30; its `estimate` is what was reached.
         ValueError, TypeError: arguments out of range.
 
     Source: Lauditi, Bordelon & Pehlevan 2025, for the saddle point.
@@ -154,7 +156,9 @@ def _sampled(
             halves = [[each.draw(network.gamma0, blocks, bar) for each in both] for _ in range(2)]
             report = _report(halves)
             report |= {"acceptance": both[1].accepted, "draws": 2 * blocks * populations.DRAWS}
+            report["relaxation"] = report["draws"] * populations.MOVES * both[1].length ** 2 / 2
             converged = max(report["error"], report["drift"], report["correction"] / 10) < tolerance
+            converged &= report["relaxation"] > RELAXED
             if converged:
                 break
     coarse, fine = ({name: (a[name] + b[name]) / 2 for name in a} for a, b in zip(*halves, strict=True))
@@ -175,8 +179,8 @@ def _sampled(
         raise NotConvergedError(
             f"the posterior at temperature={temperature:g} and gamma0={network.gamma0:g} was reached to a relative "
             f"error of {report['error']:.2g}, with a drift of {report['drift']:.2g} and a correction for populations "
-            f"of {population} of {report['correction']:.2g}; asked for was tolerance={tolerance:g} (and ten times that "
-            "of the correction). Raise population, sets or tolerance, or take a higher temperature or a smaller gamma0;"
+            f"of {population} of {report['correction']:.2g}, in {report['relaxation']:.2g} units of time; asked for was "
+            f"tolerance={tolerance:g} (ten times that of the correction), and {RELAXED:g} units. Raise population, sets or tolerance, or take a higher temperature or a smaller gamma0;"
             " the error's `estimate` is what was reached.",
             estimate=result,
         )
