@@ -179,9 +179,10 @@ def _sampled(
         raise NotConvergedError(
             f"the posterior at temperature={temperature:g} and gamma0={network.gamma0:g} was reached to a relative "
             f"error of {report['error']:.2g}, with a drift of {report['drift']:.2g} and a correction for populations "
-            f"of {population} of {report['correction']:.2g}, in {report['relaxation']:.2g} units of time; asked for was "
-            f"tolerance={tolerance:g} (ten times that of the correction), and {RELAXED:g} units. Raise population, sets or tolerance, or take a higher temperature or a smaller gamma0;"
-            " the error's `estimate` is what was reached.",
+            f"of {population} of {report['correction']:.2g}, in {report['relaxation']:.2g} units of time; asked for "
+            f"was tolerance={tolerance:g} (ten times that of the correction), and {RELAXED:g} units. Raise population, "
+            "sets or tolerance, or take a higher temperature or a smaller gamma0; the error's `estimate` is what was "
+            "reached.",
             estimate=result,
         )
     return result
