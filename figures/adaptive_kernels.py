@@ -134,14 +134,14 @@ def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
         axes, (f"(a) $P={samples}$", f"(b) $P={samples}$", rf"(c) $\gamma_0={gamma0:g}$"), strict=True
     ):
         ax.set_title(title)
-        ax.set_xscale("log")
-        ax.minorticks_off()
     axes[1].legend(fontsize="x-small")
 
 
 def _against(ds: xr.Dataset, along: str, quantity: str, ax: Axes) -> None:
     labels = {"test_error": "share of test errors", "test_loss": "test loss"}
     x = ds[along].values
+    ax.set_xscale("log")
+    ax.minorticks_off()
     for name in ds["predictor"].values.tolist():
         row = ds.sel(predictor=name)
         here = np.isfinite(row[quantity].values)
