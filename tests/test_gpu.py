@@ -89,3 +89,31 @@ def test_networks_in_law():
     limit = dmft.solve(reference_problem()).prediction
     # N Var is below one
     assert abs(wide.prediction.isel(width=0) - limit).max() < 5e-3
+
+
+RANDOM = {
+    "one pass": (dmft.RandomFeatures(10), dmft.GradientDescent(0.2, 20), {"batch": 8}),
+    "drawn again": (dmft.RandomFeatures(10), dmft.GradientDescent(0.2, 20, momentum=0.5), {"samples": 12, "batch": 8}),
+    "contours": (dmft.RandomFeatures(10), dmft.GradientFlow(1.0, (1.0, 100.0)), {"samples": 12}),
+    "rich": (dmft.ProjectedLinear(10, 0.5), dmft.GradientDescent(0.1, 20), {"samples": 12}),
+    "rich flow": (dmft.ProjectedLinear(10, 0.5), dmft.GradientFlow(1.0, (0.5, 1.0)), {"samples": 12}),
+    "deep": (dmft.DeepLinear(2, 0.5), dmft.GradientDescent(0.02, 10, momentum=0.5), {"samples": 30}),
+    "residual": (dmft.DeepLinear(3, 1.0, branch=1.0), dmft.GradientDescent(0.02, 10), {"batch": 20}),
+}
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 1e-4)])
+@pytest.mark.parametrize("name", RANDOM)
+def test_networks_of_random_data(name, dtype, rtol):
+    model, training, data = RANDOM[name]
+    spectrum = dmft.random_data.power_law(20, 1.3, 1.4)
+    problem = dmft.Problem(model, dmft.RandomData(spectrum, noise=0.05, **data), training)
+    on = {
+        device: finite_nets.train_ensemble(problem, scales=[1, 4], seeds=30, device=device, dtype=dtype)
+        for device in ("cpu", "cuda")
+    }
+    for loss in ("loss", "test_loss"):
+        # the same draws; rounding, relative to the initial loss
+        np.testing.assert_allclose(on["cuda"][loss], on["cpu"][loss], rtol=0, atol=rtol * float(on["cpu"][loss].max()))
+    fresh = finite_nets.train_ensemble(problem, scales=[1, 4], seeds=30, seed=1, device="cuda", dtype=dtype)
+    assert abs(fresh["test_loss"] - on["cpu"]["test_loss"]).max() > 100 * rtol

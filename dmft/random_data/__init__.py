@@ -11,14 +11,14 @@
     rd.one_point, rd.two_point, rd.Wishart, rd.Projection            deterministic equivalents
     rd.learning_curves                                               kernels of real data, beside regression on them
     rd.exponents, rd.compute_frontier, rd.optimal_schedule           laws
+    rd.seen_by_features                                              what N features see: a spectrum of their own
 
 Linear models whose features, widths, samples and dimension grow together: single sites are Gaussian, and what is left
 are correlations and responses of two times.  Sizes are part of such a problem; its scale, by which all of them are
 multiplied, takes the place of the width, and corrections are of relative order 1/scale.  (The quadratic perceptron is
-closed at any size and width.)  Losses of this package are
-mean squares, without the 1/2 of `dmft.Problem`.
+closed at any size and width.)  Losses of this package are mean squares, without the 1/2 of `dmft.Problem`.
 
-NumPy and SciPy alone; JAX and PyTorch are not loaded.
+NumPy and SciPy; JAX is loaded by `optimal_schedule` alone, PyTorch never.
 """
 
 from dmft.random_data.deep_linear import DeepTimes, march_deep
@@ -34,10 +34,9 @@ from dmft.random_data.equivalents import (
     one_point,
     two_point,
 )
+from dmft.random_data.frontier import Frontier, compute_frontier
 from dmft.random_data.laws import (
     Exponents,
-    Frontier,
-    compute_frontier,
     exponents,
     kappa_of_rank,
     local_slopes,
@@ -49,6 +48,7 @@ from dmft.random_data.quadratic import Course, Moments, march_quadratic, moments
 from dmft.random_data.random_features import ContourError, Losses, TwoTimes, gradient_descent, gradient_flow
 from dmft.random_data.real_data import learning_curves
 from dmft.random_data.schedule import Schedule, optimal_schedule, scheduled_loss
+from dmft.random_data.seen import Seen, seen_by_features
 from dmft.random_data.sgd import largest_rate, noise_kernels, one_pass_sgd, sgd_with_replacement, stability
 from dmft.specs.random_data import Spectrum, isotropic, measured, power_law
 
@@ -68,6 +68,7 @@ __all__ = [
     "Projection",
     "RichFlow",
     "Schedule",
+    "Seen",
     "Spectrum",
     "TwoTimes",
     "Wishart",
@@ -97,6 +98,7 @@ __all__ = [
     "residual_of_samples",
     "rich_flow",
     "scheduled_loss",
+    "seen_by_features",
     "sgd_with_replacement",
     "stability",
     "two_point",

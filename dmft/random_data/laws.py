@@ -1,4 +1,4 @@
-"""Scaling laws: closed residuals, predicted exponents, local slopes of exact curves, and the compute-optimal frontier.
+"""Scaling laws: closed residuals, predicted exponents, and local slopes of exact curves.
 
     lambda_k ~ k^-b,   lambda_k w*_k^2 ~ k^-a,   beta = (a - 1)/b
     hard: beta < 1; easy: beta < 2 - 1/b; else super-easy
@@ -17,7 +17,8 @@ late, N = infinity   (2)  df(kappa) = P,   L_P = [kappa^2 sum lambda w*^2/(lambd
 
     b capacity, a source as of `power_law`;  N features, P samples, t time, kappa, df: `dmft.random_data.equivalents`
 
-Early corrections are (1/N) t^{-(1-1/b)}, which balance t^-beta in the easy regimes, and (eta/B) t^{-(2-1/b)} of SGD.
+Frontiers that follow these: `dmft.random_data.frontier`.  Early corrections are (1/N) t^{-(1-1/b)}, which balance
+t^-beta in the easy regimes, and (eta/B) t^{-(2-1/b)} of SGD.
 
 Source: B. Bordelon, A. Atanasov, C. Pehlevan, arXiv:2402.01092 and 2409.17858.  The exponent of N is that of (1).
 """
@@ -28,16 +29,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq
 
 from dmft.random_data.equivalents import degrees
-from dmft.random_data.random_features import gradient_flow
 from dmft.specs import _check
 from dmft.specs.random_data.spectra import Spectrum
 
 Array = NDArray[np.float64]
-WIDEST = (1e-2, 1e2)  # of the size that the law predicts, between which a frontier is looked for at first
-AT_BOUND = 1e-3  # relative to the range of log N, closer than which a minimum is no minimum
 
 
 @dataclass(frozen=True)
@@ -157,50 +155,3 @@ def residual_of_samples(spectrum: Spectrum, samples: float, *, noise: float = 0.
     gam = np.sum(spectrum.copies * (lam / (lam + kappa)) ** 2) / samples
     bias = kappa**2 * np.sum(lam * spectrum.power / (lam + kappa) ** 2)
     return float((bias + noise * gam) / (1 - gam))
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """compute (point,), the smallest loss there, and the number of features that reaches it."""
-
-    compute: Array
-    loss: Array
-    features: Array
-
-
-def compute_frontier(spectrum: Spectrum, compute: ArrayLike, *, guess: float = 10.0) -> Frontier:
-    """The smallest excess loss of the population's flow at compute C = N t, by minimisation of the exact curve over N.
-
-    Args:
-        spectrum: of data and target.
-        compute: C, (point,).
-        guess: a number of features next to which the first minimum is looked for, a factor of 100 to both sides.
-
-    Raises:
-        ArithmeticError: no minimum there; the message names the end that it ran to.
-
-    Example:
-        >>> from dmft.random_data import power_law
-        >>> frontier = compute_frontier(power_law(1e5, 1.5, 1.75), [1e3])
-        >>> frontier.features.round(0)
-        array([56.])
-    """
-    C = _check.finite_array("compute", compute, ("point",))
-    near, losses, sizes = _check.positive("guess", guess), np.empty(len(C)), np.empty(len(C))
-    for i in np.argsort(C):
-
-        def loss(log_n: float, c: float = float(C[i])) -> float:
-            n = np.exp(log_n)
-            return float(np.log(gradient_flow(spectrum, [c / n], features=n).test[0]))
-
-        low, high = np.log(near * WIDEST[0]), np.log(min(near * WIDEST[1], 0.99 * spectrum.modes))
-        found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
-        at = float(found.x)
-        if min(at - low, high - at) < AT_BOUND * (high - low):
-            raise ArithmeticError(
-                f"at compute={C[i]:g} the loss has no minimum between {np.exp(low):.3g} and {np.exp(high):.3g} "
-                f"features; give another guess."
-            )
-        losses[i], sizes[i] = np.exp(found.fun), np.exp(at)
-        near = sizes[i]
-    return Frontier(C, losses, sizes)

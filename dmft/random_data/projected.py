@@ -14,7 +14,8 @@ place of eta: c(t,s) is what the direction of step s is worth at step t (eta The
 
 For G = 0 this is random features (`dmft.random_data.random_features`) in time, for schedules, SGD and any memory.
 
-Population gradient flow, N -> infinity, closed by A A^T - G N w w^T = const:
+Population gradient flow, closed by A A^T - G N w w^T = const, for N features by what they see of the spectrum
+(`dmft.random_data.seen`):
 
     (7) db/dt = [(1+q) 1 + q b b^T/|b|^2] Lambda (w* - b),   q = sqrt(1/4 + G |b|^2) - 1/2 = G |w|^2,   b = w* - v0
 
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 
 from dmft.random_data.causal import DataSite, between, inverse_row, require_finite_loss, set_symmetric
 from dmft.random_data.random_features import Losses, TwoTimes, size
+from dmft.random_data.seen import Seen, seen_by_features
 from dmft.running import memory
 from dmft.specs import Training, _check
 from dmft.specs.random_data.spectra import Spectrum
@@ -162,15 +164,17 @@ def rich_flow(
     times: Sequence[float] | Array,
     *,
     richness: float,
+    features: float | None = None,
     noise: float = 0.0,
     resolution: float = RESOLUTION,
 ) -> RichFlow:
-    """The population gradient flow (7) of infinitely many features.
+    """The population gradient flow (7).
 
     Args:
         spectrum: of data and target; log-spaced modes reach k = 1e11.
         times: (time,), at least 0.
         richness: G; 0 is the lazy flow.
+        features: N; None for infinitely many.
         noise: sigma^2, which adds to the train loss alone.
         resolution: steps a factor e of time.
 
@@ -183,7 +187,8 @@ def rich_flow(
     if (t < 0).any():
         raise ValueError(f"times holds {t.min():g}; a flow starts at time 0.")
     G, resolution = _check.nonnegative("richness", richness), _check.positive("resolution", resolution)
-    lam, target = spectrum.eigenvalues, np.sqrt(spectrum.power)
+    seen = Seen(spectrum, 0.0) if (N := size("features", features)) is None else seen_by_features(spectrum, N)
+    lam, target = seen.spectrum.eigenvalues, np.sqrt(seen.spectrum.power)
     first = FIRST / (lam.max() * resolution)
     now, v, q = 0.0, target.copy(), 0.0
     errors, kernel = np.empty((len(t), len(lam))), np.empty(len(t))
@@ -193,7 +198,7 @@ def rich_flow(
             v, q = _implicit_step(v, target, lam, G, h)
             now += h
         errors[i], kernel[i] = v, q
-    C0, C3 = ((errors * weight) @ errors.T for weight in (lam, lam**2))
+    C0, C3 = seen.rest + (errors * lam) @ errors.T, (errors * lam**2) @ errors.T
     test = np.diagonal(C0).copy()
     return RichFlow(t, test, test + _check.nonnegative("noise", noise), kernel, C0, C3)
 

@@ -68,6 +68,8 @@ def test_a_measured_spectrum_keeps_the_target():
             "use weight_decay=0, or richness=0",
         ),
         (lambda: rd.march(SPECTRUM, descent(3.0, 200), features=15), "the theory diverges at step"),
+        (lambda: rd.compute_frontier(SPECTRUM, [10.0], batch=2), "batch=2 and learning_rate=None are of SGD, together"),
+        (lambda: rd.seen_by_features(SPECTRUM, 60), "reaches all 60 modes"),
         (lambda: rd.optimal_schedule(SPECTRUM, 500, batch=1, start=2.0), "start=2 is beyond stability"),
     ],
 )
@@ -86,10 +88,12 @@ def test_bad_input_is_named(call, message):
                 "deep_linear",
                 "ensembles",
                 "equivalents",
+                "frontier",
                 "laws",
                 "projected",
                 "random_features",
                 "schedule",
+                "seen",
                 "sgd",
             )
         ),
@@ -335,6 +339,24 @@ def test_exponents_of_the_closed_flow(beta, richness, slope, kernel):
         assert rd.local_slopes(t, found.kernel)[0] == pytest.approx(kernel, abs=1.5e-3)
 
 
+def test_features_see_a_spectrum_of_their_own():
+    spectrum, t = rd.power_law(300, 1.5, 1.75), np.array([1.0, 10.0, 100.0, 1e4])
+    seen = rd.seen_by_features(spectrum, 30)
+    lam, power, copies = seen.spectrum.eigenvalues, seen.spectrum.power, seen.spectrum.copies
+    assert seen.spectrum.modes == pytest.approx(30)
+    assert seen.spectrum.signal + seen.rest == pytest.approx(spectrum.signal)
+    # 1e-3: the grid of eigenvalues
+    flow = seen.rest + np.exp(-2 * np.outer(t, lam)) @ (lam * power)
+    np.testing.assert_allclose(flow, rd.gradient_flow(spectrum, t, features=30).test, rtol=1e-3)
+    noise = [(copies * lam**2 * (1 - 0.2 * lam) ** (2 * u)).sum() for u in range(20)]
+    np.testing.assert_allclose(noise, rd.noise_kernels(spectrum, 20, 0.2, 30, None)[0], rtol=2e-3)
+    sgd = seen.rest + rd.scheduled_loss(seen.spectrum, np.full(30, 0.2), batch=1e3, noise=seen.rest + 0.1)
+    marched = rd.march(spectrum, descent(0.2, 30), features=30, batch=1e3, noise=0.1)
+    np.testing.assert_allclose(sgd, marched.test, rtol=1e-3)
+    # as many modes of the data themselves are another spectrum
+    assert abs(seen.spectrum.trace / rd.power_law(30, 1.5, 1.75).trace - 1) > 0.05
+
+
 # ---- laws ------------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +379,31 @@ def test_exponents_of_sizes_and_early_corrections():
     limit = rd.gradient_flow(SPECTRUM, [5.0]).test[0]
     corrections = [rd.gradient_flow(SPECTRUM, [5.0], features=x).test[0] - limit for x in n]
     assert rd.local_slopes(n, corrections)[0] == pytest.approx(-1, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("beta", "options", "C", "loss", "allocation", "off"),
+    [
+        (0.5, {"richness": 1.0}, (1e6, 1e7), -0.3506, 0.4683, 0.01),
+        (0.5, {"richness": 100.0}, (1e6, 1e7), -0.3543, 0.4689, 0.01),
+        # the law of SGD comes slowly
+        (2.0, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.694, 0.558, 0.05),
+        (1.6, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.690, 0.531, 0.05),
+    ],
+)
+def test_frontiers_of_rich_and_super_easy_tasks(beta, options, C, loss, allocation, off):
+    rich = "richness" in options
+    spectrum = rd.power_law(1e7 if rich else 1e6, 1.5, 1.5 * beta + 1).coarse(60)
+    frontier = rd.compute_frontier(spectrum, C, guess=1500, **options)
+    slopes = [rd.local_slopes(C, each)[0] for each in (frontier.loss, frontier.features)]
+    assert slopes[0] == pytest.approx(loss, abs=3e-3)
+    assert slopes[1] == pytest.approx(allocation, abs=1.5e-2)
+    predicted = rd.exponents(1.5, 1.5 * beta + 1, rich=rich, one_pass=not rich)
+    assert -slopes[0] == pytest.approx(predicted.compute, rel=off)
+    # the laws of lazy features, and of the exact gradient, are others
+    other = rd.exponents(1.5, 1.5 * beta + 1)
+    assert abs(slopes[0] + other.compute) > abs(slopes[0] + predicted.compute)
 
 
 @pytest.mark.parametrize(("beta", "loss", "allocation"), [(0.5, -0.299, 0.402), (1.4, -0.675, 0.513)])

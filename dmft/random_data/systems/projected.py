@@ -26,13 +26,20 @@ class Projected(Theory):
         )
 
     def flow(self, steps: Steps, *, two_time: bool) -> Found:
-        if self.model.features is not None or self.data.samples is not None:
+        data, features = self.data, self.model.features
+        if data.samples is not None or (features or 0) >= data.spectrum.modes:
             return super().flow(steps, two_time=two_time)
-        times, richness = self.training.times[steps], self.model.richness
         coarse, fine = (
-            rich_flow(self.data.spectrum, times, richness=richness, resolution=r) for r in (RESOLUTION, 2 * RESOLUTION)
+            rich_flow(
+                data.spectrum,
+                self.training.times[steps],
+                features=features,
+                richness=self.model.richness,
+                resolution=resolution,
+            )
+            for resolution in (RESOLUTION, 2 * RESOLUTION)
         )
         error, feature = (2 * getattr(fine, name) - getattr(coarse, name) for name in ("error", "feature"))
-        test, residual = np.diagonal(error).copy(), error + self.data.noise
-        between = {"error": error, "residual": residual, "feature": feature} if two_time else {}
-        return Found(test, test + self.data.noise, between, CLOSED)
+        test = np.diagonal(error).copy()
+        between = {"error": error, "residual": error + data.noise, "feature": feature} if two_time else {}
+        return Found(test, test + data.noise, between, CLOSED)
