@@ -13,6 +13,7 @@ variances and covariances alone.
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
+    coordinate_check                what of a PyTorch module of one's own changes with its width, and what it misses
     predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
+from comparisons.coordinates import CoordinateCheck, coordinate_check
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AfterTraining",
+    "CoordinateCheck",
     "PrecisionFit",
     "PrecisionLaw",
     "Saturation",
@@ -47,6 +50,7 @@ __all__ = [
     "after_kernel",
     "bias_variance",
     "compare",
+    "coordinate_check",
     "densities",
     "fit_precision",
     "grokking",

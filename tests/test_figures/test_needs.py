@@ -29,6 +29,7 @@ OF_OTHERS = {
     "depth": "depth.data(None)",
     "infinite_depth": "infinite_depth.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
+    "own_coordinate_check": "own_coordinate_check.make(checks)",
     "precision": "precision.make(runs)",
     "richness": "richness.of(*comparisons)",
     "scaling_laws": "scaling_laws.data(None)",
