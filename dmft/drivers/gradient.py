@@ -36,6 +36,7 @@ from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.progress import Bar, progress_bar
 from dmft.specs import Problem, vary
+from dmft.specs.training.recurrence import RECURRENCE
 
 Array = NDArray[np.float64]
 LOSSES = ("loss", "test_loss")
@@ -145,8 +146,12 @@ def objective_of(
         raise ValueError('of="test_loss": the task has no test samples; take of="loss".')
     if of == "loss" and problem.observed.start:
         raise ValueError('of="loss": a stream is observed on its test samples; take of="test_loss".')
-    if problem.training.stepping.approximates or problem.training.stepping.passes > 1:
-        raise ValueError("derivatives are those of steps; take dmft.GradientDescent, or an optimiser of its kind.")
+    if problem.training.stepping != RECURRENCE:
+        name = type(problem.training).__name__
+        raise ValueError(
+            f"derivatives are those of steps that are linear in gradients, and those of {name} are not; take "
+            "dmft.GradientDescent, or an optimiser of its kind."
+        )
     particles, scrambles, seed, tolerance, memory_limit = check_numerics(
         particles, scrambles, seed, tolerance, memory_limit
     )
@@ -312,5 +317,6 @@ def _difference(problem: Problem, run: Run, name: str, value: Array, index: tupl
 
 def _chained(numbers: Any, change: Any) -> float:
     """sum_r (dV/dr) (dr/dp)."""
-    pairs = zip(jax.tree.leaves(numbers, is_leaf=lambda a: a is None), jax.tree.leaves(change), strict=True)
+    slopes, changes = (jax.tree.leaves(tree, is_leaf=lambda a: a is None) for tree in (numbers, change))
+    pairs = zip(slopes, changes, strict=True)
     return float(sum(np.sum(np.asarray(a) * b) for a, b in pairs if a is not None))

@@ -3,8 +3,12 @@
     min over p of log V(p),      V and dV/dp of `dmft.gradient`, with the same normals for every p
 
 by L-BFGS-B (SciPy).  The logarithm lets the search come down from where V is large; numbers at which training diverges
-count as much worse than the first.  V is that of the scrambles of one seed: its optimum is off that of the limit by
-what these scatter, which `dmft.gradient` at the optimum, with another seed, tells.
+count as much worse than the first.
+
+V is that of the scrambles of one seed: its optimum is off that of the limit by what these scatter, which
+`dmft.gradient` at the optimum, with another seed, tells.  Where numbers change the order in which a matrix meets its
+directions, V jumps, by as much as scrambles differ: a search that meets such a jump ends there ("ABNORMAL"), within the
+error of V of the optimum; more particles make jumps smaller.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def test_test_losses_of_several_steps_are_averaged():
         ({}, {"at": 9}, ValueError, "give a step between 0 and 4"),
         ({}, {"of": "accuracy"}, ValueError, "choose one of loss, test_loss"),
         ({"task": dmft.Task(TASK.x_train, [1, -1, 1, -1])}, {"of": "test_loss"}, ValueError, "no test samples"),
-        ({"training": dmft.GradientFlow(1.0, 0.5, 4)}, {}, ValueError, "derivatives are those of steps"),
+        ({"training": dmft.GradientFlow(1.0, 0.5, 4)}, {}, ValueError, "those of GradientFlow are not"),
         (
             {"training": dmft.GradientDescent(0.1, 4)},
             {"by": "momentum"},
@@ -111,7 +111,7 @@ def test_a_schedule_comes_down_where_no_constant_rate_does():
     assert (np.diff(found.path["value"]) <= 0).all()
     assert found.path.sizes["parameter"] == 3
     assert found.path["value"].values.min() < constant.path["value"].values.min() < constant.path["value"].values[0]
-    assert abs(constant.path["gradient"].values[-1, 0]) < 5e-2 * abs(constant.path["gradient"].values[0, 0])
+    assert abs(constant.path["gradient"].values[-1, 0]) < 0.1 * abs(constant.path["gradient"].values[0, 0])
     again = dmft.gradient(found.problem, scrambles=2, **options)["value"].item()
     np.testing.assert_allclose(again, found.path["value"].values.min(), rtol=1e-8)
 
