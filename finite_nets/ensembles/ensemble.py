@@ -22,6 +22,7 @@ from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
 from dmft.specs.random_data import RandomModel
+from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.recurrence import RECURRENCE
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision, precision
@@ -151,7 +152,7 @@ def with_quantisation(numbers: Precision, quantisation: Any, plan: Plan) -> Prec
         raise TypeError(
             f"quantisation={quantisation!r} is no finite_nets.Quantisation, such as Quantisation(weights=4)."
         )
-    if plan.problem.training.stepping != RECURRENCE:
+    if plan.problem.training.stepping not in (RECURRENCE, ENTRYWISE):
         name = type(plan.problem.training).__name__
         raise ValueError(f"quantisation is for steps of an optimiser, such as dmft.GradientDescent, not {name}.")
     if plan.of_hessian:
