@@ -311,7 +311,7 @@ class PrecisionLaw:
 def _require_positive(name: str, values: ArrayLike) -> Array:
     found = np.asarray(values, np.float64)
     if not (found > 0).all():
-        raise ValueError(f"{name}={values} must be positive.")
+        raise ValueError(f"{name}={found} must be positive.")
     return found
 
 
