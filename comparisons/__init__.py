@@ -10,6 +10,7 @@ variances and covariances alone.
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
     grokking                        how much later test losses fall than training losses
+    overtraining, reversal          what changes after errors have vanished; how fast flipped labels are learned
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
@@ -28,6 +29,7 @@ from comparisons.coordinates import CoordinateCheck, coordinate_check
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
+from comparisons.overtraining import overtraining, reversal
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
 from comparisons.predictors import predictors
@@ -55,11 +57,13 @@ __all__ = [
     "fit_precision",
     "grokking",
     "onset",
+    "overtraining",
     "pointwise",
     "predict_precision",
     "predictors",
     "report",
     "representations",
+    "reversal",
     "spectra",
     "statistics",
     "summary",
