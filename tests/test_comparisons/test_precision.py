@@ -199,8 +199,8 @@ def test_what_laws_refuse():
         (lambda: PrecisionLaw(1, 1, 1, 1, 0).critical_tokens(1, 4), "nothing of rounding after training"),
         (lambda: PrecisionLaw.published("posit"), "numbers='posit' is unknown"),
         (lambda: LAW.allocation(-1), "compute=-1 must be positive"),
-        (lambda: LAW.loss(1e6, 0), "tokens=0 must be positive"),
-        (lambda: LAW.loss(1e6, 1e6, -4), "bits of weights=-4 must be positive"),
+        (lambda: LAW.loss(1e6, 0), "tokens=0.0 must be positive"),
+        (lambda: LAW.loss(1e6, 1e6, -4), "bits of weights=-4.0 must be positive"),
         (lambda: PrecisionLaw(1, 1, 1, 1, 0).loss(1e6, 1e6, 4), "bits do not matter"),
         (
             lambda: comparisons.predict_precision(PrecisionLaw.published("floating"), grid()),
