@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finite_nets.modules.results import measured
     from finite_nets.modules.train import train_modules
     from finite_nets.modules.training import ModuleTraining
+    from finite_nets.posterior.sample import sample_posterior
     from finite_nets.sweeps.plan import plan_sweep
     from finite_nets.sweeps.reading import check_store, open_store, problems
     from finite_nets.sweeps.sweep import sweep
@@ -45,6 +46,7 @@ __all__ = [
     "problems",
     "quantise",
     "sample_in_law",
+    "sample_posterior",
     "sweep",
     "train_ensemble",
     "train_modules",
@@ -64,6 +66,7 @@ _LAZY = {
     "problems": "finite_nets.sweeps.reading",
     "quantise": "finite_nets.ensembles.quantised",
     "sample_in_law": "finite_nets.ensembles.in_law",
+    "sample_posterior": "finite_nets.posterior.sample",
     "sweep": "finite_nets.sweeps.sweep",
     "train_ensemble": "finite_nets.ensembles.ensemble",
     "train_modules": "finite_nets.modules.train",

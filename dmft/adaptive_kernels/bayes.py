@@ -29,6 +29,7 @@ from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
 from dmft.running.progress import progress_bar
 from dmft.specs import MLP, Problem, _check
+from dmft.specs.adaptable import adaptable, prior
 
 Array = NDArray[np.float64]
 ROUNDS = 6  # of sampling at most, each twice as long as the one before
@@ -80,33 +81,22 @@ def bayes_kernel(
 
     Source: Lauditi, Bordelon & Pehlevan 2025, for the saddle point.
     """
-    network = problem.network
-    assert isinstance(network, MLP)  # checked by `adaptive_kernel`
+    network = adaptable(problem)
     temperature, tolerance = _check.positive("temperature", temperature), _check.positive("tolerance", tolerance)
-    n, prior = problem.task.n_train, variances(network)
+    n, variances = problem.task.n_train, prior(network)
     least = PER_SAMPLE * n
     population = max(1024, least) if population is None else _check.integer("population", population, minimum=16 * n)
     sets, seed = _check.integer("sets", sets, minimum=2), _check.integer("seed", seed, minimum=0)
     if network.activation.name == "linear" and not sampled:
-        return _linear(problem, temperature, prior)
-    return _sampled(problem, temperature, prior, population, sets, tolerance, seed, device, progress)
+        return _linear(problem, network, temperature, variances)
+    return _sampled(problem, network, temperature, variances, population, sets, tolerance, seed, device, progress)
 
 
-def variances(network: MLP) -> tuple[float, ...]:
-    """v_0 .. v_L of the weights; ValueError if one is zero."""
-    given = network.weight_variance
-    found = tuple(given) if isinstance(given, tuple) else (given,) * (network.depth + 1)
-    if 0.0 in found:
-        raise ValueError(f"weight_variance={found}: weights without variance have no posterior; give positive ones.")
-    return found
-
-
-def _linear(problem: Problem, temperature: float, prior: tuple[float, ...]) -> xr.Dataset:
-    task, network, n = problem.task, problem.network, problem.task.n_train
-    assert isinstance(network, MLP)
+def _linear(problem: Problem, network: MLP, temperature: float, variances: tuple[float, ...]) -> xr.Dataset:
+    task, n = problem.task, problem.task.n_train
     kernel, y = task.input_kernel, task.targets[:n]
     posterior = LinearPosterior(
-        kernel[:n, :n], y, network.depth, network.gamma0, temperature * n, prior, network.activation.scale
+        kernel[:n, :n], y, network.depth, network.gamma0, temperature * n, variances, network.activation.scale
     )
     branches = sorted(posterior.branches(), key=posterior.action)
     found = posterior.order_parameters(kernel, branches[0])
@@ -121,8 +111,9 @@ def _linear(problem: Problem, temperature: float, prior: tuple[float, ...]) -> x
 
 def _sampled(
     problem: Problem,
+    network: MLP,
     temperature: float,
-    prior: tuple[float, ...],
+    variances: tuple[float, ...],
     population: int,
     count: int,
     tolerance: float,
@@ -135,9 +126,8 @@ def _sampled(
     from dmft.adaptive_kernels import population as populations
     from dmft.drivers.machine import find_devices, precision
 
-    network, n = problem.network, problem.task.n_train
-    assert isinstance(network, MLP)
-    of = populations.posterior(problem.task.input_kernel, problem.task.targets[:n], temperature * n, prior)
+    n = problem.task.n_train
+    of = populations.posterior(problem.task.input_kernel, problem.task.targets[:n], temperature * n, variances)
     (where,) = find_devices(device)
     total = 2 * (2 * populations.NODES + 1 + FIRST * (2**ROUNDS - 1))
     with precision("float64", where), progress_bar(total, "adaptive kernel", "block", progress) as bar:

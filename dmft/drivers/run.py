@@ -49,6 +49,7 @@ class Run:
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     alone: whether equal blocks are compiled one by one, however many there are: for derivatives backward, which would
         keep the state of all blocks for each of them; those of the curvature, too.
+    entries: the type in which learned parts of matrices are kept, where their entries move by rules of their own.
     """
 
     problem: Problem
@@ -66,6 +67,7 @@ class Run:
     doubled: bool = False
     smoothed: bool = False
     alone: bool = False
+    entries: str = "float64"
 
     @property
     def last(self) -> int:
@@ -85,7 +87,8 @@ class Run:
     def form(self) -> Form:
         form = loop.form_of(self.problem, self.observables, joint=self.joint)
         alone = self.alone or self.curvature
-        return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM)
+        entries = self.entries if self.dtype == "float64" else self.dtype
+        return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM, entries=entries)
 
     @cached_property
     def rule(self) -> Rule:

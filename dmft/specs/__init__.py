@@ -24,27 +24,46 @@ from dmft.specs.random_data import (
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
 from dmft.specs.tasks.text import Text, load_text
-from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
+from dmft.specs.torch_groups import torch_groups
+from dmft.specs.training import (
+    Adam,
+    ClippedDescent,
+    Entrywise,
+    GradientDescent,
+    GradientFlow,
+    Lion,
+    RMSprop,
+    SignDescent,
+    Training,
+    one_pass,
+    random_batches,
+)
 
 __all__ = [
     "CNN",
     "MLP",
     "Activation",
+    "Adam",
     "Architecture",
+    "ClippedDescent",
     "DeepLinear",
+    "Entrywise",
     "GradientDescent",
     "GradientFlow",
     "LayerNorm",
+    "Lion",
     "Population",
     "Problem",
     "ProjectedLinear",
     "QuadraticPerceptron",
     "QuadraticTeacher",
     "RMSNorm",
+    "RMSprop",
     "RandomData",
     "RandomFeatures",
     "ResidualCNN",
     "ResidualMLP",
+    "SignDescent",
     "Task",
     "Text",
     "Training",
@@ -59,5 +78,6 @@ __all__ = [
     "relu",
     "softplus",
     "tanh",
+    "torch_groups",
     "vary",
 ]
