@@ -107,7 +107,7 @@ def _frontiers() -> list[rd.Frontier]:
         rd.compute_frontier(hard, COMPUTE),
         rd.compute_frontier(hard, COMPUTE, richness=1.0),
         rd.compute_frontier(easy, COMPUTE),
-        rd.compute_frontier(easy, COMPUTE, **ONE_PASS),  # type: ignore[arg-type]
+        rd.compute_frontier(easy, COMPUTE, **ONE_PASS),
     ]
 
 

@@ -389,7 +389,6 @@ def test_exponents_of_sizes_and_early_corrections():
         (0.5, {"richness": 100.0}, (1e6, 1e7), -0.3543, 0.4689, 0.01),
         # the law of SGD comes slowly
         (2.0, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.694, 0.558, 0.05),
-        (1.6, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.690, 0.531, 0.05),
     ],
 )
 def test_frontiers_of_rich_and_super_easy_tasks(beta, options, C, loss, allocation, off):
