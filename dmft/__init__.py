@@ -43,9 +43,11 @@ from dmft.specs import (
     linear,
     load_task,
     load_text,
+    odour_task,
     one_pass,
     random_batches,
     relu,
+    reversal_problem,
     softplus,
     tanh,
     torch_groups,
@@ -60,7 +62,9 @@ if TYPE_CHECKING:
     from dmft.adaptive_kernels.rest import at_rest
     from dmft.drivers.adaptive_flow import adaptive_flow
     from dmft.drivers.depth import depth_limit
+    from dmft.drivers.gradient import gradient
     from dmft.drivers.neurons import neurons
+    from dmft.drivers.optimise import optimise
     from dmft.drivers.solve import solve
     from dmft.finite_width.expansion import at_width, required_width
     from dmft.finite_width.fluctuations import fluctuations
@@ -117,6 +121,7 @@ __all__ = [
     "erf",
     "fluctuations",
     "gelu",
+    "gradient",
     "infinite_depth_kernels",
     "initial_fluctuations",
     "lazy_kernel",
@@ -128,11 +133,14 @@ __all__ = [
     "load_text",
     "neurons",
     "observable",
+    "odour_task",
     "one_pass",
+    "optimise",
     "plan",
     "random_batches",
     "relu",
     "required_width",
+    "reversal_problem",
     "save",
     "softplus",
     "solve",
@@ -152,6 +160,7 @@ _LAZY = {
     "depth_limit": "dmft.drivers.depth",
     "distance_from_lazy": "dmft.limits.distance",
     "fluctuations": "dmft.finite_width.fluctuations",
+    "gradient": "dmft.drivers.gradient",
     "infinite_depth_kernels": "dmft.limits.depth",
     "initial_fluctuations": "dmft.limits.initial",
     "lazy_kernel": "dmft.adaptive_kernels.lazy",
@@ -160,6 +169,7 @@ _LAZY = {
     "load": "dmft.schema.storage",
     "neurons": "dmft.drivers.neurons",
     "observable": "dmft.schema.registry",
+    "optimise": "dmft.drivers.optimise",
     "plan": "dmft.planning",
     "required_width": "dmft.finite_width.expansion",
     "save": "dmft.schema.storage",
