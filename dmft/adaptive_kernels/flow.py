@@ -109,7 +109,7 @@ def flow_kernel(
             values, attrs, trouble = _convex(problem, decay, bounds, tolerance, iterations, seed, bar)
     else:
         numerics = {"particles": particles, "device": device, "progress": progress}
-        sets = _check.integer("sets", sets, minimum=1)
+        sets = _check.integer("sets", sets, minimum=1 if linear else 2)  # errors are those over sets
         looks = _check.integer("looks", looks, minimum=FEWEST)
         values, attrs, trouble = _trained(problem, tolerance, sets, looks, seed, numerics)
     found = of_sets(problem, values, {"method": method, "decay": decay, "tolerance": tolerance} | attrs)

@@ -168,6 +168,7 @@ def test_training_of_the_limit_comes_to_rest_at_the_closed_form():
         ({"training": dmft.GradientDescent(0.1, 5)}, "weight decay 0"),
         ({"training": dmft.GradientFlow(1.0, 0.1, 5)}, "weight_decay"),
         ({"training": dmft.GradientDescent(0.1, 1, weight_decay=0.1, batches=((0, 1),))}, "never comes to rest"),
+        ({"training": dmft.Adam(0.1, 5, weight_decay=0.1)}, "no linear optimiser"),
         ({"network": dmft.MLP(1, dmft.tanh())}, "not homogeneous"),
         ({"network": dmft.MLP(1, dmft.relu(), bias=0.5)}, "bias=0.5"),
         ({"network": dmft.ResidualMLP(2, dmft.relu())}, "ResidualMLP"),
