@@ -68,7 +68,7 @@ def transfer(
             regret(source, width)                       sources are the widths and, with the theory, inf: its optimum
             at_end(width), count(width)                 share of networks that are best at an end; networks that count:
                                                         those that diverge at no value
-            optimum_limit, optimum_predicted, scatter_predicted, loss_mean_predicted
+            optimum_limit, loss_limit, optimum_predicted, scatter_predicted, loss_mean_predicted
                                                         with the theory: what it says
             optimum_shift, optimum_z (width)            with it: u*_N off the limit's; v*_N off the predicted one, in
                                                         errors of both
@@ -209,6 +209,8 @@ def _found(u: Array, curves: Array, scatters: Array, of: str, scale: str, theory
     error = np.hypot(found["optimum_se"][1], theory["optimum_se"].values)
     limit_se = theory["optimum_limit_se"].values / (theory["optimum_limit"].values if scale == "log" else 1.0)
     return found | {
+        f"{of}_limit": (("value",), theory[f"{of}_limit"].values),
+        f"{of}_limit_se": (("value",), theory[f"{of}_limit_se"].values),
         "optimum_limit": ((), theory["optimum_limit"].values),
         "optimum_limit_se": ((), theory["optimum_limit_se"].values),
         "optimum_shift": (("width",), best.at[0] - limit),

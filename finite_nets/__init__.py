@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from finite_nets.ensembles.neurons import neurons
     from finite_nets.ensembles.predictions import from_predictions
     from finite_nets.ensembles.quantised import quantise
+    from finite_nets.modules.coordinates import coordinates
     from finite_nets.modules.plan import plan_modules
     from finite_nets.modules.rates import mean_field_rates
     from finite_nets.modules.results import measured
     from finite_nets.modules.train import train_modules
     from finite_nets.modules.training import ModuleTraining
+    from finite_nets.posterior.sample import sample_posterior
     from finite_nets.sweeps.plan import plan_sweep
     from finite_nets.sweeps.reading import check_store, open_store, problems
     from finite_nets.sweeps.sweep import sweep
@@ -35,6 +37,7 @@ __all__ = [
     "ModuleTraining",
     "Quantisation",
     "check_store",
+    "coordinates",
     "from_predictions",
     "mean_field_rates",
     "measured",
@@ -45,6 +48,7 @@ __all__ = [
     "problems",
     "quantise",
     "sample_in_law",
+    "sample_posterior",
     "sweep",
     "train_ensemble",
     "train_modules",
@@ -54,6 +58,7 @@ _LAZY = {
     "ModuleTraining": "finite_nets.modules.training",
     "Quantisation": "finite_nets.device.rounding",
     "check_store": "finite_nets.sweeps.reading",
+    "coordinates": "finite_nets.modules.coordinates",
     "from_predictions": "finite_nets.ensembles.predictions",
     "mean_field_rates": "finite_nets.modules.rates",
     "measured": "finite_nets.modules.results",
@@ -64,6 +69,7 @@ _LAZY = {
     "problems": "finite_nets.sweeps.reading",
     "quantise": "finite_nets.ensembles.quantised",
     "sample_in_law": "finite_nets.ensembles.in_law",
+    "sample_posterior": "finite_nets.posterior.sample",
     "sweep": "finite_nets.sweeps.sweep",
     "train_ensemble": "finite_nets.ensembles.ensemble",
     "train_modules": "finite_nets.modules.train",

@@ -10,8 +10,8 @@ from typing import Any
 import xarray as xr
 
 from dmft.running.host import usual_errors
-from dmft.specs import MLP, Problem
-from dmft.specs.parameterization import require_limit
+from dmft.specs import Problem
+from dmft.specs.adaptable import adaptable
 
 KINDS = ("bayes", "flow")  # modules of this package, each with its function <kind>_kernel
 
@@ -48,7 +48,7 @@ def adaptive_kernel(problem: Problem, *, kind: str = "bayes", **settings: Any) -
         raise TypeError(f"adaptive_kernel expects a dmft.Problem, got {type(problem).__name__}.")
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}.")
-    require_adaptable(problem)
+    adaptable(problem)
     found: Callable[..., xr.Dataset] = getattr(
         importlib.import_module(f"dmft.adaptive_kernels.{kind}"), f"{kind}_kernel"
     )
@@ -56,19 +56,3 @@ def adaptive_kernel(problem: Problem, *, kind: str = "bayes", **settings: Any) -
     if unknown := sorted(set(settings) - set(known)):
         raise TypeError(f"kind={kind!r} has no setting {unknown[0]!r}; it has {', '.join(known)}.")
     return found(problem, **settings)
-
-
-def require_adaptable(problem: Problem) -> None:
-    """ValueError unless the problem is one of those whose end is known: see `adaptive_kernel`."""
-    network = problem.network
-    if type(network) is not MLP:
-        raise ValueError(f"adaptive kernels are there for dmft.MLP, got {type(network).__name__}; train it instead.")
-    require_limit(network)
-    if network.bias:
-        raise ValueError(f"bias={network.bias}: adaptive kernels are those of networks without biases; take bias=0.")
-    if network.frozen:
-        raise ValueError(f"frozen={network.frozen}: adaptive kernels are there for networks all of whose layers learn.")
-    if problem.loss != "squared":
-        raise ValueError(f'loss={problem.loss!r}: adaptive kernels are there for loss="squared" alone.')
-    if problem.training.observe != "all":
-        raise ValueError(f"observe={problem.training.observe!r}: kernels of training samples are needed; leave it out.")

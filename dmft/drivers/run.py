@@ -49,6 +49,7 @@ class Run:
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     alone: whether equal blocks are compiled one by one, however many there are: for derivatives backward, which would
         keep the state of all blocks for each of them; those of the curvature, too.
+    entries: the type in which learned parts of matrices are kept, where their entries move by rules of their own.
     """
 
     problem: Problem
@@ -66,6 +67,7 @@ class Run:
     doubled: bool = False
     smoothed: bool = False
     alone: bool = False
+    entries: str = "float64"
 
     @property
     def last(self) -> int:
@@ -85,7 +87,8 @@ class Run:
     def form(self) -> Form:
         form = loop.form_of(self.problem, self.observables, joint=self.joint)
         alone = self.alone or self.curvature
-        return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM)
+        entries = self.entries if self.dtype == "float64" else self.dtype
+        return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM, entries=entries)
 
     @cached_property
     def rule(self) -> Rule:
@@ -160,7 +163,7 @@ class Run:
 
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
-        populations = self._populations(capacity, stream)
+        populations = self.populations(capacity, stream)
         placed: Network = self.spread(self.initial(populations, room or capacity))
         return placed
 
@@ -181,7 +184,8 @@ class Run:
         )
         return found
 
-    def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
+    def populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
+        """None of whose normals are used."""
         rows = self.rows(capacity)
         if self.particles is None:
             return [linear_forms(n) for n in rows]
@@ -191,7 +195,7 @@ class Run:
         return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
 
     def blank_populations(self, capacity: int) -> list[Population]:
-        """In the shapes of `_populations`; for `jax.eval_shape`, which needs no more."""
+        """In the shapes of `populations`; for `jax.eval_shape`, which needs no more."""
         rows, size = self.rows(capacity), self.particles
         if size is None:
             return [linear_forms(n) for n in rows]

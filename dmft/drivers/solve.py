@@ -50,7 +50,12 @@ from dmft.drivers.numerics import DTYPES, TOLERANCES, check_numerics
 from dmft.drivers.repetitions import Trained, repetitions
 from dmft.drivers.room import bytes_needed
 from dmft.drivers.run import Run, of_passes
-from dmft.drivers.uncertainty import few_particles, warn_of_few_particles, warn_of_large_errors
+from dmft.drivers.uncertainty import (
+    few_particles,
+    warn_of_common_flips,
+    warn_of_few_particles,
+    warn_of_large_errors,
+)
 from dmft.engine import loop
 from dmft.errors import DivergenceError
 from dmft.running.checkpoint import Checkpoint
@@ -205,7 +210,7 @@ def prepared(
             "sharpness of the limit is offered where one field is read, not every position; leave it out, or train "
             "networks, which have it."
         )
-    exact = problem.sketch.linear
+    exact = problem.sketch.linear and not problem.training.stepping.by_entry
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):
@@ -224,6 +229,7 @@ def prepared(
         curvature=schema.need(observables, schema.HESSIAN),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
+        entries="float32",
     )
     return {
         "run": run,
@@ -274,9 +280,11 @@ def _computed(
         precision(dtype, where[0]),
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
+        every: NDArray[Any] | None = None
         runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved)
         for trained in runs:
             done.add(_values(run, trained, observables), trained.capacity, trained.directions)
+            every = np.asarray(trained.history.vitals.prediction)
             if saved is not None:
                 saved.finished()
             del trained
@@ -286,6 +294,8 @@ def _computed(
             numerics["step_error"] = _step_error(run, found["prediction"], bar, memory_limit)
         in_law = _in_law(run, seed, observables, bar, done) if few_particles(run, done.directions) else {}
     warn_of_few_particles(run, done.directions, _said(in_law) if in_law else "")
+    if every is not None:
+        warn_of_common_flips(run, every)
     result = schema.build(
         "limit",
         problem,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,6 +18,9 @@ import xarray as xr
 from dmft.drivers.run import Run
 
 LARGE = {"limit": 0.2, "fluctuations": 0.5}  # by kind of result
+NEAR = 0.15  # errors of all samples below it, in units of the targets, near which networks have either sign
+VARIANCE = 0.5  # N Var f of networks, typically
+DISTANCE = 3.0  # standard deviations of f that errors have to be off zero
 ROUNDING = 1e-10  # of the largest number in a result: below, an error is that of arithmetic
 
 
@@ -51,5 +55,32 @@ def warn_of_few_particles(run: Run, directions: int, besides: str = "") -> None:
             f"the weight matrices met {directions} directions with {run.particles} particles only: standard errors do "
             f"not hold the bias of so few. {besides + ' ' if besides else ''}"
             f"Use particles={1 << (4 * directions - 1).bit_length()} or more.",
+            stacklevel=5,
+        )
+
+
+def warn_of_common_flips(run: Run, prediction: np.ndarray[Any, Any]) -> None:
+    """Where a rule that jumps, such as the sign, meets errors of all samples near zero: where they pass it, all entries
+    flip at once, and networks whose f scatters by more than that are mixtures of two branches.
+
+    prediction: (step, row[, output]) of all steps, of one scramble, the samples trained on first.
+    """
+    training: Any = run.problem.training
+    if not training.stepping.by_entry or training.derivable or training.slots or run.problem.sample_loss != "squared":
+        return
+    targets = run.problem.task.targets[: run.form.trained]
+    f = prediction[: run.last, : len(targets)].reshape(run.last, *targets.shape)
+    if run.form.probes or not len(f):
+        return
+    errors = abs(targets - f).max(axis=(1, 2))
+    t = int(np.argmin(errors))
+    if errors[t] < NEAR * abs(targets).max():
+        width = DISTANCE**2 * VARIANCE / errors[t] ** 2
+        warnings.warn(
+            f"the errors of all training samples are at most {errors[t]:.2g} at step {t}, where "
+            f"{type(training).__name__} flips all entries at once if they pass zero together: networks, whose f "
+            "scatters around the limit, are a mixture of two branches from there on, unless they are much wider than "
+            f"about {width:.2g}. The limit holds; what 1/N adds does not at smaller widths. Momentum (dmft.Lion, "
+            "dmft.Adam) tames it.",
             stacklevel=5,
         )

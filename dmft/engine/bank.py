@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmft.engine.basis import decompose
-from dmft.engine.matrix import Directions, Learned, spread
+from dmft.engine.matrix import Directions, Entries, Learned, spread, untrained
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
@@ -44,7 +44,7 @@ class RevealedBank:
 
     forward: Directions
     backward: Directions
-    trained: Learned
+    trained: Learned | Entries
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
@@ -52,8 +52,8 @@ class RevealedBank:
 
     @property
     def transposed(self) -> RevealedBank:
-        trained = self.trained._replace(change=self.trained.change.swapaxes(0, 2))
         there, back = self.spreads
+        trained = self.trained.transposed
         return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
 
     @property
@@ -70,14 +70,14 @@ class RevealedBank:
             the bank, which now knows the images; the target population with its normals spent; the result (row,
             position, component); the coordinates of v (row, position, direction), which `outer` takes.
         """
-        known, seen, (initial, change) = self.forward, self.backward, self.trained
+        known, seen, trained = self.forward, self.backward, self.trained
         rows, _, size = v.shape
         flat, K = v.reshape(-1, size), len(mix)
         x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader)
         z = self._fresh(target, len(flat), K, rank)
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
-        response = initial * source.inner(flat, seen.image.reshape(-1, size)).reshape(len(flat), -1, K)
-        response = response + jnp.einsum("cf,bkf->cbk", coordinates, change)
+        response = trained.initial * source.inner(flat, seen.image.reshape(-1, size)).reshape(len(flat), -1, K)
+        response = response + trained.response(coordinates)
         known = Directions(
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
@@ -87,7 +87,9 @@ class RevealedBank:
         mixed = jnp.einsum("kyx,axf->ayfk", mix, coordinates)
         mixed_response = jnp.einsum("kyx,axbk->ayb", mix, response.reshape(rows, -1, *response.shape[1:]))
         flat_images = known.image.reshape(-1, known.image.shape[-1])
-        image = initial * mixed.reshape(*mixed.shape[:2], -1) @ flat_images + mixed_response @ seen.met
+        image = trained.initial * mixed.reshape(*mixed.shape[:2], -1) @ flat_images + mixed_response @ seen.met
+        if (beside := trained.image(source.weighted(flat).reshape(v.shape), mix)) is not None:
+            image = image + beside
         return replace(self, forward=known), target.spend(K * rank), image, coordinates
 
     def apply_t(
@@ -144,6 +146,7 @@ def revealed_bank(
     project: bool = True,
     initial: jax.Array | float = 1.0,
     ratio: float = 1.0,
+    entries: str | None = None,
 ) -> RevealedBank:
     """`count` matrices that have shown nothing yet; arguments as of `dmft.engine.matrix.revealed`."""
 
@@ -153,7 +156,7 @@ def revealed_bank(
     return RevealedBank(
         forward=nothing(capacity[0], source, target),
         backward=nothing(capacity[1], target, source),
-        trained=Learned(jnp.ones(()) * initial, jnp.zeros((capacity[1], count, capacity[0]))),
+        trained=untrained(initial, (capacity[1], count, capacity[0]), (count, target, source), entries),
         tolerance=jnp.asarray(tolerance, float),
         project=project,
         spreads=(1.0, ratio**0.5),

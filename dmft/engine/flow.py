@@ -30,10 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dmft.engine import entrywise
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network, Pass, descend, direction, evaluate, observe
 from dmft.engine.ntk import tangent_kernel
 from dmft.specs import loss
+from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping
 
@@ -112,6 +114,7 @@ def rosenbrock(
 
 STEPS: dict[Stepping, Callable[[Network, Rule, jax.Array | int, Form], tuple[Network, Pass]]] = {
     RECURRENCE: descend,
+    ENTRYWISE: entrywise.descend,
     EULER: _euler,
     ROSENBROCK: _rosenbrock,
 }

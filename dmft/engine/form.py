@@ -24,13 +24,16 @@ class Recurrence(NamedTuple):
 
 class Start(NamedTuple):
     """Standard deviations at initialisation (`dmft.specs.parameterization.Deviations`): weights (layer,); biases; along
-    (input direction,) and extra, of the bias of the first layer.  numbers: what these are, in their order."""
+    (input direction,) and extra, of the bias of the first layer.  numbers: what these are, in their order.  basis
+    (direction of their span, input direction): in whose coordinates thin matrices are drawn, where inputs have
+    others."""
 
     weights: jax.Array
     biases: jax.Array
     along: jax.Array
     extra: jax.Array
     numbers: tuple[jax.Array, ...] = ()
+    basis: jax.Array | None = None
 
 
 class Rule(NamedTuple):
@@ -45,6 +48,7 @@ class Rule(NamedTuple):
     numbers: traced numbers of the architecture (`dmft.specs.networks.program`), by field.
     start: how initial parameters are made of normals.
     kink_width: w, by which kinks are rounded where they are.
+    factors: s (input direction,), of what reads them, where entries move by rules of their own.
     """
 
     inputs: jax.Array
@@ -59,6 +63,7 @@ class Rule(NamedTuple):
     numbers: dict[str, jax.Array]
     start: Start
     kink_width: jax.Array
+    factors: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Form:
     single: whether targets have no axis of outputs; nor have observables then.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     program: what the code of an architecture of one's own is known by, whose functions may be edited.
+    rule: of an entrywise optimiser, else None; entries: the type in which learned parts of matrices, and what it
+        remembers of them, are kept.
     stacked_from: so many equal blocks (`net.blocks`) or more are held together, and compiled as one.
     """
 
@@ -91,6 +98,8 @@ class Form:
     single: bool
     smoothed: bool = False
     program: str = ""
+    rule: Any = None
+    entries: str = "float64"
     stacked_from: float = STACKED_FROM
 
     @cached_property

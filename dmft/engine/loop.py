@@ -30,7 +30,7 @@ from dmft.engine.network import Network, Pass, Vitals, over_blocks, predictions,
 from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
 from dmft.schema import Observable, registered
-from dmft.specs.networks.program import numbers, structure
+from dmft.specs.networks.program import input_factors, numbers, structure
 from dmft.specs.networks.sketch import Part, Sketch, starts_of
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
@@ -63,7 +63,7 @@ def rule_of(problem: Problem) -> Rule:
     """
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
-    batches, inputs = problem.batches, input_coordinates(problem)
+    batches, (inputs, basis) = problem.batches, input_coordinates(problem)
     variances = layer_variances(network, problem.sketch.readout_layer + 1)
     start = initial_deviations(network, inputs.reshape(-1, inputs.shape[-1]), network.bias, variances)
     scale = batch_scale(network.gamma0, batches.shape[1])
@@ -77,6 +77,9 @@ def rule_of(problem: Problem) -> Rule:
         np.put_along_axis(share, batches, scale, axis=1)
     # of preactivations of the first layer
     size = start.weights[0] * np.sqrt(np.sum(inputs**2) / np.prod(inputs.shape[:-1]))
+    by_entry = training.stepping.by_entry
+    if by_entry:
+        inputs = inputs @ basis
     return Rule(
         inputs=jnp.asarray(inputs),
         targets=jnp.asarray(task.targets),
@@ -95,8 +98,10 @@ def rule_of(problem: Problem) -> Rule:
             jnp.asarray(start.along),
             jnp.asarray(start.extra),
             tuple(map(jnp.asarray, starts_of(network, task.shape))),
+            jnp.asarray(basis) if by_entry else None,
         ),
         kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
+        factors=jnp.asarray(input_factors(network, task.shape)) if by_entry else None,
     )
 
 
@@ -107,14 +112,15 @@ def _with_last(numbers: NDArray[np.float64]) -> jax.Array:
 
 def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:
     """What of a problem shapes the compiled code, where these observables are recorded; `joint` as in `Form`."""
-    task, training, network = problem.task, problem.training, problem.network
-    stream = training.observe == "test"
+    task, network = problem.task, problem.network
+    training: Any = problem.training
+    by_entry, stream = training.stepping.by_entry, training.observe == "test"
     return Form(
         network=structure(network),
         shape=task.shape,
         loss=problem.sample_loss,
         stepping=training.stepping,
-        slots=training.recurrences.slots,
+        slots=training.slots if by_entry else training.recurrences.slots,
         trained=problem.batches.shape[1] if stream else task.n_train,
         probes=task.n_test if stream else 0,
         joint=joint or not stream,
@@ -122,19 +128,21 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
         frozen=network.frozen,
         single=not task.outputs,
         program=problem.program_digest,
+        rule=training.rule if by_entry else None,
     )
 
 
-def input_coordinates(problem: Problem) -> NDArray[np.float64]:
-    """X (sample, [position,] input direction) with X X^T = K^x + bias^2; directions of rounding size are left out."""
+def input_coordinates(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
+    span, input direction), orthonormal; directions of rounding size are left out."""
     given = problem.network.inputs(problem.task.x)
     x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
-    R, order = qr(x.T, mode="r", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
+    Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
-    X = np.empty((len(x), int(live.sum())))
-    X[order] = (R[: len(live)][live] * np.sign(np.diagonal(R)[live])[:, None]).T
-    return X.reshape(*given.shape[:-1], -1)
+    signs, X = np.sign(np.diagonal(R)[live]), np.empty((len(x), int(live.sum())))
+    X[order] = (R[: len(live)][live] * signs[:, None]).T
+    return X.reshape(*given.shape[:-1], -1), signs[:, None] * Q.T[: len(live)][live]
 
 
 def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
@@ -144,7 +152,7 @@ def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
     sketch = form.sketch
     needed = [0] * len(sketch.populations)
     for part in sketch.reads:
-        needed[sketch.place(part.target)] += rule.inputs.shape[-1]
+        needed[sketch.place(part.target)] += len(rule.start.along)
     for part in sketch.matrices:
         needed[sketch.place(part.target)] += capacity * (part.bank or 1) * part.count
         needed[sketch.place(part.source)] += capacity * (part.bank or 1) * part.count
@@ -182,15 +190,15 @@ def limit_network(
 
     def thin(layer: int, normals: jax.Array) -> jax.Array:
         scaled = start.weights[layer] * normals
-        if layer or not form.network.bias:
-            return scaled
-        # a direction of the inputs, with a variance of its own
-        return scaled + start.extra * jnp.outer(start.along, start.along @ normals)
+        if not layer and form.network.bias:
+            # a direction of the inputs, with a variance of its own
+            scaled = scaled + start.extra * jnp.outer(start.along, start.along @ normals)
+        return scaled if start.basis is None else start.basis.T @ scaled
 
     outputs = sketch.rows_of_readout(shape[1])
     drawn = draw(sketch.readout, outputs * math.prod(sketch.flattened))
     readout = start.weights[-1] * drawn.reshape(outputs, *sketch.flattened, -1)
-    reads = tuple(thin(part.layer, draw(part.target, rule.inputs.shape[-1])) for part in sketch.reads)
+    reads = tuple(thin(part.layer, draw(part.target, len(start.along))) for part in sketch.reads)
     starts = iter(start.numbers)
 
     def thin_rows(part: Part, count: int) -> jax.Array:
@@ -204,9 +212,10 @@ def limit_network(
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
         make = partial(revealed_bank, part.bank) if part.bank else revealed
         ratio = sketch.share(part.source) / sketch.share(part.target)
+        own = {"ratio": ratio, "entries": form.entries if form.stepping.by_entry else None}
 
-        def begun(initial: jax.Array, make: Any = make, ends: Any = ends, ratio: float = ratio) -> Any:
-            return make(*ends, project=project, initial=initial, ratio=ratio)
+        def begun(initial: jax.Array, make: Any = make, ends: Any = ends, own: Any = own) -> Any:
+            return make(*ends, project=project, initial=initial, **own)
 
         matrices.append(over_blocks(part, begun, start.weights[jnp.asarray(part.layers or part.layer)]))
     carried = jnp.zeros(shape) if form.stepping.follows_output else None

@@ -76,9 +76,57 @@ class Learned(NamedTuple):
     initial: jax.Array
     change: jax.Array
 
+    @property
+    def transposed(self) -> Learned:
+        return self._replace(change=self.change.swapaxes(0, -1))
+
+    def response(self, x: jax.Array) -> jax.Array | float:
+        """(vector, direction of `backward`[, matrix]): coordinates of what was learned, of vectors of coordinates x."""
+        return x @ self.change.T if self.change.ndim == 2 else jnp.einsum("cf,bkf->cbk", x, self.change)
+
+    def image(self, weighted: jax.Array, mix: jax.Array | None = None) -> None:
+        """Of it, what lies beside the directions that were met: nothing."""
+        del weighted, mix
+
     def with_room(self, count: int) -> Learned:
         """With room for `count` more directions on either side."""
         return self._replace(change=_padded(self.change, count, (0, -1)))
+
+
+class Entries(NamedTuple):
+    """What training has made of a revealed matrix whose entries move by rules of their own: out of the span of what it
+    has met.
+
+    initial: d; entries: E ([matrix,] output, input), O(1), what was learned being s E of factors s = 1 / sqrt(fan-in):
+        an average, s E v = <E v>.
+    """
+
+    initial: jax.Array
+    entries: jax.Array
+
+    @property
+    def transposed(self) -> Entries:
+        return self._replace(entries=self.entries.swapaxes(-1, -2))
+
+    def response(self, x: jax.Array) -> float:
+        """In the directions that were met: nothing."""
+        del x
+        return 0.0
+
+    def image(self, weighted: jax.Array, mix: jax.Array | None = None) -> jax.Array:
+        """<E v>, of vectors (vector, [position,] component) times the weights of components; of a bank the mix m of
+        K, sum_kx m[k, y, x] <E^k v_x> / sqrt(K)."""
+        v = weighted.astype(self.entries.dtype)
+        if mix is None:
+            found = jnp.matmul(v, self.entries.T, precision=lax.Precision.HIGHEST)
+        else:
+            mixed = jnp.einsum("kyx,axi->kayi", (mix * len(mix) ** -0.5).astype(v.dtype), v)
+            found = jnp.einsum("kayi,koi->ayo", mixed, self.entries, precision=lax.Precision.HIGHEST)
+        return found.astype(weighted.dtype)
+
+    def with_room(self, count: int) -> Entries:
+        del count
+        return self
 
 
 def spread(normals: jax.Array, deviation: float) -> jax.Array:
@@ -107,7 +155,7 @@ class RevealedGaussian:
 
     forward: Directions
     backward: Directions
-    trained: Learned
+    trained: Learned | Entries
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
@@ -115,8 +163,8 @@ class RevealedGaussian:
 
     @property
     def transposed(self) -> RevealedGaussian:
-        trained = self.trained._replace(change=self.trained.change.T)
         there, back = self.spreads
+        trained = self.trained.transposed
         return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
 
     @property
@@ -133,14 +181,14 @@ class RevealedGaussian:
             the matrix, which now knows the image; the target population with its normals spent; the image (vector,
             component of target); the coordinates of v (vector, direction), which `outer` takes.
         """
-        known, seen, (initial, change) = self.forward, self.backward, self.trained
+        known, seen, trained = self.forward, self.backward, self.trained
         x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader)
         z = spread(target.next_normals(len(v)), self.spreads[0])
         if self.project:
             z = z - target.inner(z, seen.met) @ seen.met
         z = jnp.where(jnp.arange(len(v))[:, None] < rank, z, 0.0)
 
-        response = initial * source.inner(v, seen.image) + x @ change.T
+        response = trained.initial * source.inner(v, seen.image) + trained.response(x)
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
         known = Directions(
@@ -148,7 +196,9 @@ class RevealedGaussian:
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
         )
-        image = (initial * coordinates) @ known.image + response @ seen.met
+        image = (trained.initial * coordinates) @ known.image + response @ seen.met
+        if (beside := trained.image(source.weighted(v))) is not None:
+            image = image + beside
         return replace(self, forward=known), target.spend(rank), image, coordinates
 
     def apply_t(
@@ -181,6 +231,7 @@ def revealed(
     project: bool = True,
     initial: jax.Array | float = 1.0,
     ratio: float = 1.0,
+    entries: str | None = None,
 ) -> RevealedGaussian:
     """A matrix that has shown nothing yet.
 
@@ -190,6 +241,7 @@ def revealed(
             must not exceed capacity minus block size before it (the caller checks).
         initial: d, the standard deviation of its entries.
         ratio: r^2, the width of the input population over that of the output.
+        entries: where these move by rules of their own, their type.
     """
 
     def nothing(capacity: int, met: int, image: int) -> Directions:
@@ -198,11 +250,19 @@ def revealed(
     return RevealedGaussian(
         forward=nothing(capacity[0], source, target),
         backward=nothing(capacity[1], target, source),
-        trained=Learned(jnp.ones(()) * initial, jnp.zeros((capacity[1], capacity[0]))),
+        trained=untrained(initial, capacity[::-1], (target, source), entries),
         tolerance=jnp.asarray(tolerance, float),
         project=project,
         spreads=(1.0, ratio**0.5),
     )
+
+
+def untrained(
+    initial: jax.Array | float, directions: tuple[int, ...], components: tuple[int, ...], entries: str | None
+) -> Learned | Entries:
+    """Of a matrix at initialisation, what moves: C of so many directions, or E of so many components."""
+    d = jnp.ones(()) * initial
+    return Learned(d, jnp.zeros(directions)) if entries is None else Entries(d, jnp.zeros(components, entries))
 
 
 @jax.tree_util.register_dataclass

@@ -251,22 +251,25 @@ def _seen(tape: Tape, end: Field, output: jax.Array, gradients: list[jax.Array] 
     return Pass(output, h, features, backward, end.value, tuple(tape.uses), tape, end)
 
 
-def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Parameters:
-    """D for the pass `seen` and coefficients `change` (trained row, output): share times Delta, or another in its place
-    where passes are per output."""
+def pushed(events: jax.Array, change: jax.Array, form: Form) -> jax.Array:
+    """(trained row, ...): sum of cotangents over outputs, with the coefficients `change` (trained row, output) unless
+    the pass has started from them."""
     n = form.trained
+    if not form.per_output:
+        return events[:, 0]
+    if change.shape[1] > 1:
+        return jnp.einsum("ac,ac...->a...", change, events[:n])
+    return change.reshape(n, *[1] * (events.ndim - 2)) * events[:n, 0]
 
-    def pushed(events: jax.Array) -> jax.Array:
-        """(trained row, ...): sum over outputs, with the coefficients unless the pass has started from them."""
-        if not form.per_output:
-            return events[:, 0]
-        if change.shape[1] > 1:
-            return jnp.einsum("ac,ac...->a...", change, events[:n])
-        return change.reshape(n, *[1] * (events.ndim - 2)) * events[:n, 0]
+
+def direction(network: Network, seen: Pass, change: jax.Array, form: Form, *, matrices: bool = True) -> Parameters:
+    """D for the pass `seen` and coefficients `change` (trained row, output): share times Delta, or another in its place
+    where passes are per output; without `matrices`, None in their places."""
+    n = form.trained
 
     def moved_by(use: Use, given: jax.Array, g: jax.Array, matrix: Any) -> Any:
         """Of one weight: from what it met, for a matrix its coordinates, and the cotangents, or theirs."""
-        g = pushed(g)
+        g = pushed(g, change, form)
         if use.kind == "vector":
             return g.reshape(-1, g.shape[-1]).sum(axis=0)
         given = given[:n]
@@ -278,7 +281,7 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
 
     sketch = form.sketch
     parts: dict[tuple[str, int], Any] = {}
-    for use in seen.uses:
+    for use in seen.uses if matrices else [use for use in seen.uses if use.kind != "matrix"]:
         matrix = network.matrices[use.index] if use.kind == "matrix" else None
         found = (use.inputs, use.outputs) if use.kind == "matrix" else (use.met, use.gradient)
         moved = over_blocks(use.part, partial(moved_by, use), *found, matrix)
@@ -287,7 +290,7 @@ def direction(network: Network, seen: Pass, change: jax.Array, form: Form) -> Pa
         parts[key] = jax.tree.map(jnp.add, parts[key], moved) if key in parts else moved
 
     def all_of(kind: str, count: int) -> tuple[Any, ...]:
-        return tuple(parts[kind, i] for i in range(count))
+        return tuple(parts.get((kind, i)) for i in range(count))
 
     whole = Parameters(
         all_of("read", len(sketch.reads)),

@@ -136,7 +136,7 @@ def _of_kernel(name: str, theory: xr.Dataset) -> dict[str, Any]:
 
 
 def _of_predictions(theory: xr.Dataset, problem: Problem) -> dict[str, Any]:
-    if problem.training.decays or not has_lazy_limit(problem):
+    if problem.training.stepping.by_entry or problem.training.decays or not has_lazy_limit(problem):
         return {}
     lazy = lazy_limit(problem, save_steps=theory["step"].values.tolist())
     found = {}

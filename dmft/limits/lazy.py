@@ -64,6 +64,7 @@ def lazy_limit(problem: Problem, *, save_steps: Iterable[int] | None = None, nod
     if not isinstance(problem, Problem):
         raise TypeError(f"lazy_limit expects a dmft.Problem, got {type(problem).__name__}.")
     require_limit(problem.network)
+    problem.training.require_linear("frozen kernels")
     if problem.training.decays:
         d = problem.training.recurrences.initial()
         raise ValueError(

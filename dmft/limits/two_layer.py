@@ -223,6 +223,7 @@ def _check_problem(problem: Problem) -> None:
         raise TypeError(f"two_layer_linear expects a dmft.Problem, got {type(problem).__name__}.")
     network, training = _network(problem), problem.training
     require_limit(network)
+    training.require_linear("closed forms")
     if network.depth != 1 or network.activation != linear():
         raise ValueError(
             f"two_layer_linear is for depth=1 and activation dmft.linear(); this network has depth={network.depth} and "

@@ -21,30 +21,51 @@ from dmft.specs.random_data import (
     RandomData,
     RandomFeatures,
 )
+from dmft.specs.reversal import reversal_problem
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
+from dmft.specs.tasks.odours import odour_task
 from dmft.specs.tasks.text import Text, load_text
-from dmft.specs.training import GradientDescent, GradientFlow, Training, one_pass, random_batches
+from dmft.specs.torch_groups import torch_groups
+from dmft.specs.training import (
+    Adam,
+    ClippedDescent,
+    Entrywise,
+    GradientDescent,
+    GradientFlow,
+    Lion,
+    RMSprop,
+    SignDescent,
+    Training,
+    one_pass,
+    random_batches,
+)
 
 __all__ = [
     "CNN",
     "MLP",
     "Activation",
+    "Adam",
     "Architecture",
+    "ClippedDescent",
     "DeepLinear",
+    "Entrywise",
     "GradientDescent",
     "GradientFlow",
     "LayerNorm",
+    "Lion",
     "Population",
     "Problem",
     "ProjectedLinear",
     "QuadraticPerceptron",
     "QuadraticTeacher",
     "RMSNorm",
+    "RMSprop",
     "RandomData",
     "RandomFeatures",
     "ResidualCNN",
     "ResidualMLP",
+    "SignDescent",
     "Task",
     "Text",
     "Training",
@@ -54,10 +75,13 @@ __all__ = [
     "linear",
     "load_task",
     "load_text",
+    "odour_task",
     "one_pass",
     "random_batches",
     "relu",
+    "reversal_problem",
     "softplus",
     "tanh",
+    "torch_groups",
     "vary",
 ]

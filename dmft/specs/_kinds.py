@@ -18,11 +18,13 @@ def modules_in(package: ModuleType) -> list[ModuleType]:
 
 
 def kinds_in(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
-    """The classes derived from `base` that files of a package define, by name."""
+    """The dataclasses derived from `base` that files of a package define, by name."""
     found: dict[str, type[T]] = {}
     for module in modules_in(package):
         defined = {name: v for name, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
         found |= {
-            name: v for name, v in defined.items() if isinstance(v, type) and issubclass(v, base) and v is not base
+            name: v
+            for name, v in defined.items()
+            if isinstance(v, type) and issubclass(v, base) and "__dataclass_params__" in vars(v)
         }
     return found

@@ -86,6 +86,28 @@ adds are those of the table.  Covariances at initialisation are then v_0 K^x + v
 is of order one.  "standard" is one learning rate eta gamma0^2 for weights of variance 1/D and 1/N, as in ordinary
 PyTorch code (without biases); its steps grow with width, K = sum_l m_l G^{l+1} Phi^l.
 
+Optimisers that are not linear in the gradient (`dmft.specs.training.entrywise`) see it scaled to be O(1) in each entry,
+
+    -dloss/dtheta = s G / (gamma0 N)      theta <- (1 - eta lambda) theta + eta gamma0 s Q(G)      (of a number N is 1)
+
+with the factor s of theta in the forward pass, for which only the fan-in counts: dh is a sum over it of terms of order
+one over it.  Q = G is gradient descent.  To `torch.optim` the same optimiser is a rate, an eps and, where decay is
+decoupled, a weight_decay of each group, in the units of weights N(0, 1), or of `torch.nn.Linear`, W~ = s W and
+w~ = s w / (gamma0 N):
+
+                              s               lr            eps                 nn.Linear: lr       eps
+    W^0 (N, D)                1 / sqrt(D)     eta gamma0 s  eps s / (gamma0 N)  eta gamma0 / D      eps / (gamma0 N)
+    W^l (N, N)                1 / sqrt(N)     eta gamma0 s  eps s / (gamma0 N)  eta gamma0 / N      eps / (gamma0 N)
+    bank of K (N, N)          1 / sqrt(K N)   eta gamma0 s  eps s / (gamma0 N)  eta gamma0 / (K N)  eps / (gamma0 N)
+    b, h += sigma b           1               eta gamma0    eps / (gamma0 N)    eta gamma0 sigma    eps / gamma0 N sigma
+    w (N, C), of Y positions  1 / sqrt(Y)     eta gamma0 s  eps s / (gamma0 N)  eta / (N Y)         eps
+    a number n                1               eta gamma0    eps / gamma0        eta gamma0          eps / gamma0
+    weight_decay              eta lambda / lr everywhere
+
+(`dmft.torch_groups` has them as numbers.)  An eps that is the same at every width, in all layers, as it usually is, is
+none of these: hidden layers and readout differ by gamma0 N, and Adam becomes descent with momentum once the gradients
+have fallen below it.  Betas and bias corrections do not scale.  Clipping by value is one of G.
+
 Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
 """
 
@@ -131,6 +153,16 @@ def batch_scale(gamma0: Any, batch: int) -> Any:
 def number_rate(width: int) -> float:
     """1/N: the rate of a number beside that of weights."""
     return 1.0 / width
+
+
+def entry_step(gamma0: Any, s: Any) -> Any:
+    """gamma0 s: what a rate multiplies in a step of Q."""
+    return gamma0 * s
+
+
+def entry_gradient(gamma0: Any, width: int, s: Any) -> Any:
+    """s / (gamma0 N), of a number with `width=1`: -dloss/dtheta over G."""
+    return s / (gamma0 * width)
 
 
 def input_kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:

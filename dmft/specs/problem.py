@@ -21,6 +21,7 @@ from dmft.specs.activation import Activation
 from dmft.specs.loss import LOSSES, check_targets, of_positions
 from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
+from dmft.specs.parameterization import MEAN_FIELD
 from dmft.specs.random_data import RandomModel, RandomSource
 from dmft.specs.tasks.given import Task
 from dmft.specs.training import Training
@@ -93,6 +94,13 @@ class Problem:
             raise ValueError(f"loss={self.loss!r} is unknown; choose one of {', '.join(LOSSES)}.")
         if type(self.training) not in TRAININGS.values():
             own_training.require_sound(self.training)
+        if self.training.stepping.by_entry and self.network.parameterization != MEAN_FIELD:
+            name = type(self.training).__name__
+            raise ValueError(
+                f"{name} with parameterization={self.network.parameterization!r}: its rates are those of "
+                f'"{MEAN_FIELD}", in which every layer has its own (dmft.torch_groups). Leave parameterization out, or '
+                "take dmft.GradientDescent."
+            )
         self._check_batches()
         self._check_positions()  # and so that a program that fails does so here
         check_targets(self.sample_loss, self.task.targets)

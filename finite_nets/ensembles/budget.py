@@ -16,7 +16,7 @@ from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
 from finite_nets.ensembles.recording import Plan
-from finite_nets.training import curvature, linear
+from finite_nets.training import curvature, entrywise, linear
 from finite_nets.training.needs import Needs, needs
 from finite_nets.training.programs import by_program
 
@@ -61,19 +61,21 @@ class Budget:
     @property
     def _needs(self) -> Needs | None:
         """Of networks that are trained by their program."""
-        network, shape = self.plan.problem.network, self.plan.problem.task.x_train.shape[1:]
-        if not by_program(network, self.precision):
+        problem = self.plan.problem
+        if not by_program(problem, self.precision):
             return None
-        return needs(network, shape, self.precision.quantisation)
+        return needs(problem.network, problem.task.x_train.shape[1:], self.precision.quantisation)
 
     def weight_bytes(self, width: int) -> int:
         """Weights, with what training adds, of one network."""
         task, network = self.plan.problem.task, self.plan.problem.network
-        copies = linear.copies(self.plan.problem.training.recurrences)
+        training = self.plan.problem.training
+        copies = entrywise.copies(training) if training.stepping.by_entry else linear.copies(training.recurrences)
         if self._needs is not None:
-            # rounded weights are one more copy; inputs are not in the basis of their span then
-            points = task.n_samples if self.precision.quantisation is None else self._needs.inputs
-            copies += self.precision.quantisation is not None
+            # rounded weights are one more copy; inputs are not in the basis of their span then, nor by entry
+            rounded = self.precision.quantisation is not None
+            points = self._needs.inputs if rounded or training.stepping.by_entry else task.n_samples
+            copies += rounded
             return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize

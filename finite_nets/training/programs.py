@@ -33,13 +33,14 @@ from torch import Tensor
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import roots, start_coefficients
 from dmft.specs.networks.population import Field
-from dmft.specs.networks.program import Architecture
+from dmft.specs.networks.program import input_factors
 from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import (
     MEAN_FIELD,
     STANDARD,
     Scales,
     batch_scale,
+    entry_step,
     hidden_scale,
     initial_deviations,
     layer_variances,
@@ -64,13 +65,15 @@ def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, 
 
     program: whether to take the first for perceptrons, too.
     """
-    kind = ProgramTrainer if program or by_program(problem.network, precision) else Trainer
+    kind = ProgramTrainer if program or by_program(problem, precision) else Trainer
     return kind(problem, device, precision)
 
 
-def by_program(network: Architecture, precision: Precision) -> bool:
-    """Whether networks of this architecture are trained by their program: all that may be rounded to few bits are."""
-    return precision.quantisation is not None or type(network) not in (MLP, ResidualMLP)
+def by_program(problem: Problem, precision: Precision) -> bool:
+    """Whether the networks of a problem are trained by their program: all that may be rounded to few bits are, and all
+    whose entries move by rules of their own."""
+    own = precision.quantisation is not None or problem.training.stepping.by_entry
+    return own or type(problem.network) not in (MLP, ResidualMLP)
 
 
 @dataclass
@@ -105,7 +108,8 @@ class ProgramTrainer(Training[Leaves]):
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         _check(problem, precision)
         # rounding is not the same in every basis
-        inputs, directions = coordinates(problem, real=precision.quantisation is not None)
+        own = precision.quantisation is not None or problem.training.stepping.by_entry
+        inputs, directions = coordinates(problem, real=own)
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
@@ -183,6 +187,21 @@ class ProgramTrainer(Training[Leaves]):
             update=tuple(m * batch_scale(network.gamma0, batch) / (root * self._share(width)) for m in trained),
             tangent=tuple(trained),
         )
+
+    def entry_steps(self, width: int) -> list[Tensor | float]:
+        """gamma0 s of the weights by number, of reads (direction,)."""
+        sizes, numbers = self.sizes(width), self.numbers
+        read = torch.as_tensor(input_factors(self.network, self._shape)).to(self.x)
+
+        def factor(number: int) -> Tensor | float:
+            source, _ = numbers.ends[number]
+            if number in numbers.reads:
+                return read
+            if number == numbers.readout:
+                return float(self._read) ** -0.5
+            return 1.0 if source is None else hidden_scale(max(numbers.banks[number], 1) * sizes[source])
+
+        return [entry_step(self.network.gamma0, factor(number)) for number in range(len(numbers.ends))]
 
     def _share(self, width: int) -> float:
         """N_w / N, where rates have the factor N."""

@@ -22,12 +22,13 @@ from torch import Tensor
 from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import Scales
+from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.replays import Replays
-from finite_nets.training import flow, linear
+from finite_nets.training import entrywise, flow, linear
 from finite_nets.training.observables import Shown
 from finite_nets.training.traces import Trace
 
@@ -219,8 +220,10 @@ class Training(Generic[W]):
         return state.carried[:, rows]
 
     def slots(self, weights: W) -> tuple[W, ...]:
-        """What the optimiser remembers at the start: nothing."""
-        return tuple(weights.zeros() for _ in range(self.training.recurrences.slots))
+        """What the optimiser remembers at the start: nothing; of entrywise ones one more, for the direction."""
+        rule: Any = self.training
+        count = rule.slots + 1 if self.stepping.by_entry else self.training.recurrences.slots
+        return tuple(weights.zeros() for _ in range(count))
 
     # ---- all steps ---------------------------------------------------------------------------------------------------
 
@@ -302,7 +305,8 @@ class Unseen(Generic[W]):
         self._trainer.advance(self._state, t, seen, trained)
 
 
-STEPS: dict[Stepping, Callable[[Training[Any], State[Any], Fields, Fields, int], None]] = {
+STEPS: dict[Stepping, Callable[[Any, State[Any], Fields, Fields, int], None]] = {
+    ENTRYWISE: entrywise.descend,
     RECURRENCE: linear.descend,
     EULER: flow.euler,
     ROSENBROCK: flow.rosenbrock,

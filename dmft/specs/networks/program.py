@@ -114,6 +114,12 @@ class Architecture:
         scaled: NDArray[np.float64] = flat * input_scale(flat.shape[1])
         return scaled
 
+    def input_factors(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """s (direction,), the factor of each direction of `inputs` there, of inputs of this shape: the unit in which
+        entrywise optimisers see the gradients of what reads them (`dmft.specs.parameterization`)."""
+        directions = self.inputs(np.ones((1, *shape))).shape[-1]
+        return np.full(directions, input_scale(directions))
+
     @property
     def every_position(self) -> bool:
         """Whether the readout reads each position of what `program` returns, in place of one field without: outputs are
@@ -139,6 +145,11 @@ class Architecture:
     def sketch(self, shape: tuple[int, ...] = (1,)) -> Sketch:
         """What the program is made of, for inputs of this shape."""
         return sketch_of(structure(self), shape)
+
+
+def input_factors(network: Architecture, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Those of the network, and 1 of the bias of the first layer, where it is one of its inputs."""
+    return np.append(network.input_factors(shape), [1.0] * bool(network.bias))
 
 
 # ---- numbers and structure -------------------------------------------------------------------------------------------

@@ -256,6 +256,11 @@ class Transformer(Architecture):
             return scaled
         return np.concatenate([scaled, np.broadcast_to(np.eye(count), (len(x), count, count))], axis=-1)
 
+    def input_factors(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """1 / sqrt(D) of channels, 1 of which position it is."""
+        count = 0 if self.positions is None else _positions(shape)
+        return np.concatenate([np.full(shape[-1], input_scale(shape[-1])), np.ones(count)])
+
     def counts(self, width: int) -> dict[str, int]:
         return {self.limit: width // self._group}
 

@@ -74,6 +74,7 @@ class RandomModel(Architecture):
                 "batches and observe are for tasks with samples of their own; of random data give RandomData(..., "
                 "batch=B), with samples=P for batches that are drawn again."
             )
+        training.require_linear("models of random data")
         if isinstance(training, GradientFlow):
             if data.batch is not None:
                 raise ValueError(

@@ -2,16 +2,23 @@
 
 from dmft.specs.training.batches import OBSERVE, one_pass, random_batches
 from dmft.specs.training.descent import GradientDescent
+from dmft.specs.training.entrywise import Adam, ClippedDescent, Entrywise, Lion, RMSprop, SignDescent
 from dmft.specs.training.flow import SCHEMES, GradientFlow
 from dmft.specs.training.recurrence import Memory, Recurrence, Stepping, Training
 
 __all__ = [
     "OBSERVE",
     "SCHEMES",
+    "Adam",
+    "ClippedDescent",
+    "Entrywise",
     "GradientDescent",
     "GradientFlow",
+    "Lion",
     "Memory",
+    "RMSprop",
     "Recurrence",
+    "SignDescent",
     "Stepping",
     "Training",
     "one_pass",

@@ -2,7 +2,8 @@
 (`dmft.specs._own`).
 
 Their digest is that of the numbers A (of theta, A - 1) and b of all steps, of the times between steps and of the
-batches: of each to eight digits, however small beside others, as far as rounding leaves them.
+batches: of each to eight digits, however small beside others, as far as rounding leaves them; of an entrywise rule
+besides of what it makes of gradients in general position.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from dmft.specs import _own
+from dmft.specs.training.entrywise import ENTRYWISE, Entrywise
 from dmft.specs.training.recurrence import RECURRENCE, Array, Training
 
+STEPS = 3  # of an entrywise rule, by which it is known
 ROUNDING = 1e-13  # of sums and products of a few numbers, with room
 SORT = _own.Sort(Training, "training", "optimiser", "recurrence")
 
@@ -30,7 +33,7 @@ def require_sound(training: Any) -> None:
     name = type(training).__name__
     _own.require_frozen_dataclass(training)
     _own.path(type(training), SORT)
-    if training.stepping != RECURRENCE:
+    if training.stepping != (ENTRYWISE if isinstance(training, Entrywise) else RECURRENCE):
         raise ValueError(f"{name} has stepping={training.stepping!r}; an optimiser of one's own leaves it as it is.")
     named = {each.name for each in fields(training)}
     for each in ("steps", "learning_rate"):
@@ -48,6 +51,51 @@ def require_sound(training: Any) -> None:
         raise
     except Exception as error:
         raise ValueError(f"the recurrence of {name} fails: {type(error).__name__}: {error}") from error
+    if isinstance(training, Entrywise):
+        _require_rule(training)
+
+
+def _require_rule(training: Any) -> None:
+    """ValueError for an `update` that fails, or gives other arrays than it is to."""
+    name = type(training).__name__
+    if isinstance(training.slots, bool) or not isinstance(training.slots, int) or training.slots < 0:
+        raise ValueError(
+            f"slots={training.slots!r} of {name} is not the number of arrays that it remembers, 0 or more."
+        )
+    try:
+        found = _moved(training)
+    except (ValueError, NotImplementedError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the update of {name} fails: {type(error).__name__}: {error}") from error
+    if (bad := next((a for a in found if not np.isfinite(a).all()), None)) is not None:
+        raise ValueError(
+            f"the update of {name} gives {bad[~np.isfinite(bad)][0]} for finite gradients, zeros among them."
+        )
+    zeros = np.zeros(2)
+    if np.any(training.stepped(np, 0, (zeros,) * training.slots, zeros)[1]):
+        raise ValueError(
+            f"the update of {name} moves entries that have met no gradient; Q has to be 0 there, as of neurons that "
+            "are off and of inputs that are 0."
+        )
+
+
+def _moved(training: Any) -> list[Array]:
+    """Q of some steps, and what is remembered at the end, for gradients in general position and zeros."""
+    state: tuple[Any, ...] = (np.zeros((4, 3)),) * training.slots
+    found: list[Array] = []
+    for t in range(STEPS):
+        G = _own.in_general_position(f"G({t})", (4, 3))
+        G[0] = 0.0
+        state, Q = training.stepped(np, t, state, G)
+        shapes = [np.shape(each) for each in (Q, *state)]
+        if len(shapes) != 1 + training.slots or any(shape != G.shape for shape in shapes):
+            raise ValueError(
+                f"the update of {type(training).__name__} gives Q and states of shapes {shapes} for gradients of shape "
+                f"{G.shape} with slots={training.slots}; expected Q and as many states, all of that shape."
+            )
+        found.append(np.asarray(Q, np.float64))
+    return [*found, *(np.asarray(each, np.float64) for each in state)]
 
 
 def described(training: Any) -> dict[str, Any]:
@@ -78,7 +126,8 @@ def digest(training: Any) -> str:
         _above_rounding(b, abs(b).max(axis=0)),
         _above_rounding(np.diff(times, prepend=0.0), abs(times).max()),
     )
-    return _own.digest_of(repr((training.batches, training.observe)), numbers)
+    rule = _moved(training) if isinstance(training, Entrywise) else []
+    return _own.digest_of(repr((training.batches, training.observe)), (*numbers, *rule))
 
 
 def _above_rounding(values: Array, size: Array) -> Array:

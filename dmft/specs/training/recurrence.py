@@ -12,13 +12,8 @@ optimiser is read from A and b alone: steps of the limit (`dmft.engine.network`)
 
 An optimiser of one's own is a frozen dataclass that derives from `Training` and has one method, `recurrence`.
 
-What this is ready for, and does not have: a causal rule for the history of each entry, Q(t) = Q(G(0), ..., G(t)), as of
-Adam and its kin.  G, the direction scaled to be O(1) for each entry, takes the place of D, and Q that of b D: the
-recurrence keeps its meaning (of Adam with decoupled decay A = 1 - eta lambda, b = eta, and d, c as above).  Such an
-optimiser would add one method, entry(xp, t, state, G) -> (state, Q), with arrays of the shape of a weight as its state,
-and a `Stepping` of its own, by which engines take another step: learned parts are then arrays of entries, not of low
-rank; directions reach the rule as their factors (g, v), out of which G is made blockwise; what multiplies the initial
-weights, d, is no entry and follows A.  Engines that need linearity in D refuse other steppings than those they know.
+Optimisers that are not linear in D put something else in its place (`dmft.specs.training.entrywise`), and keep A and b:
+of Adam with decoupled decay A = 1 - eta lambda, b = eta.
 """
 
 from __future__ import annotations
@@ -47,6 +42,7 @@ class Stepping:
     by_output: whether it needs the NTK, and with it backward passes from every output.
     follows_output: whether the output is a variable of its own, which follows the NTK.
     approximates: whether steps stand for the flow itself, which closed forms take in their place.
+    by_entry: whether entries of matrices move by rules of their own, out of the span of what was met.
     """
 
     name: str
@@ -56,6 +52,7 @@ class Stepping:
     by_output: bool = False
     follows_output: bool = False
     approximates: bool = False
+    by_entry: bool = False
 
 
 RECURRENCE = Stepping("recurrence")
@@ -218,6 +215,10 @@ class Training:
     def memory(self) -> Memory:
         """The memory kernels d and c; O(T^2) numbers."""
         return self.recurrences.memory()
+
+    def require_linear(self, what: str) -> None:
+        """ValueError where steps are not linear in D, as `what` (plural) needs it."""
+        del what
 
     @property
     def decays(self) -> bool:

@@ -1,0 +1,113 @@
+"""A step of an optimiser that moves each entry by its own rule (`dmft.specs.training.entrywise`).
+
+    G_ij = (1/P) sum_a Delta_a u_ia v_ja       u the cotangent of W v, v what W has met: a sum of few outer products
+    (state, Q) = rule(state, G)                E <- (1 - eta lambda) E + eta gamma0 Q       d <- (1 - eta lambda) d
+
+for W = d W(0) + s E (`dmft.engine.matrix.Entries`) between particles i and j.  The rule never sees W(0), and so E is a
+function of what the matrix has shown: a run over S particles remains, in law, a network of width S, and averages <E v>
+are what the limit has in the place of kernels, E_j[Q(paths of i and j) v_j].  Weights of particles stand in averages
+alone.  Thin matrices, vectors and the readout move alike, from their directions; thin ones in the real coordinates of
+inputs, in which the rule sees them, though they are drawn in those of their span.
+
+G is formed where it is used: few outer products in one loop with the rule, which reads and writes E and the states and
+nothing else; many as a product of matrices.  Rules are computed in the precision of fields, whatever E and states are
+kept in.  Cost of a step: 2 + 2 slots arrays of S^2 numbers that are read or written, and E twice more in passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmft.engine.form import Form, Rule
+from dmft.engine.matrix import Entries
+from dmft.engine.network import Network, Parameters, Pass, direction, evaluate, over_blocks, pushed, trained_part
+from dmft.engine.tape import Use
+from dmft.specs.parameterization import entry_step, hidden_scale
+
+States = tuple[jax.Array, ...]
+
+UNROLLED = 16  # outer products, of which no array of entries is made besides
+
+
+def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
+    """Step `t`; the pass is that before the update."""
+    network, seen, change = evaluate(network, rule, t, form)
+    assert rule.factors is not None  # of entrywise optimisers
+    push, sketch = direction(network, seen, change, form, matrices=False), form.sketch
+    fading, rate = rule.recurrence.change[t, 0, 0], rule.recurrence.b[t, 0]
+    time, columns_of_inputs = jnp.asarray(t, float), rule.factors[:, None]
+
+    def entries(theta: jax.Array, state: States, G: jax.Array, step: Any) -> tuple[jax.Array, States]:
+        """What is added to weights, and the states."""
+        kept, Q = form.rule.stepped(jnp, time, tuple(each.astype(G.dtype) for each in state), G)
+        added = fading * theta + rate * step * Q
+        return added.astype(theta.dtype), tuple(a.astype(b.dtype) for a, b in zip(kept, state, strict=True))
+
+    def array(s: Any, theta: jax.Array, moved: jax.Array, *state: jax.Array) -> tuple[jax.Array, States]:
+        step = entry_step(rule.gamma0, s)
+        return entries(theta, state, moved / step, step)
+
+    def matrix(index: int, theta: Any, *state: Any) -> tuple[Any, Any]:
+        part = sketch.matrices[index]
+        uses = [use for use in seen.uses if (use.kind, use.index) == ("matrix", index)]
+        share, bank = rule.gamma0 * sketch.share(part.target), part.bank or 1
+
+        def of_block(theta: Any, state: Any, met: Any, gradients: Any) -> tuple[Any, Any]:
+            pairs = [_factors(use, v, pushed(g, change, form)) for use, v, g in zip(uses, met, gradients, strict=True)]
+            u, v = (jnp.concatenate(each) for each in zip(*pairs, strict=True))
+            G = _sum_of_products(u * (math.sqrt(bank) / share), v)
+            if not isinstance(theta, Entries):
+                return entries(theta, state, G, entry_step(rule.gamma0, hidden_scale(bank * theta.shape[-1])))
+            added, kept = entries(theta.entries, tuple(each.entries for each in state), G, rule.gamma0)
+            still = jnp.zeros_like(theta.initial)
+            return Entries(fading * theta.initial, added), tuple(Entries(still, each) for each in kept)
+
+        given = [use.met for use in uses], [use.gradient for use in uses]
+        found: tuple[Any, Any] = over_blocks(part, of_block, theta, state, *given)
+        return found
+
+    def columns(of: Parameters) -> tuple[Sequence[Any], ...]:
+        return of.reads, of.matrices, of.vectors, (of.readout,)
+
+    given = zip(*map(columns, (network.parameters, push, *network.slots)), strict=True)
+    reads, matrices, vectors, readouts = (list(zip(*each, strict=True)) for each in given)
+    found = (
+        [array(columns_of_inputs, *each) for each in reads],
+        [matrix(i, theta, *state) for i, (theta, _, *state) in enumerate(matrices)],
+        [array(1.0, *each) for each in vectors],
+        [array(math.prod(sketch.flattened) ** -0.5, *each) for each in readouts],
+    )
+
+    def parameters(pick: Callable[[Any], Any]) -> Parameters:
+        reads, matrices, vectors, (readout,) = (tuple(map(pick, each)) for each in found)
+        return Parameters(reads, matrices, vectors, readout)
+
+    slots = tuple(parameters(lambda each, i=i: each[1][i]) for i in range(len(network.slots)))
+    added = trained_part(parameters(lambda each: each[0]), form)
+    added = jax.tree.map(lambda a, theta: a.astype(theta.dtype), added, network.parameters)
+    return replace(network, slots=slots).moved(added), seen
+
+
+def _factors(use: Use, v: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """u (product, output) and v (product, [matrix,] input), for what was met (row, [position,] component) and pushed
+    (trained row, [position,] component)."""
+    v = v[: len(u)]
+    if use.mix is not None:
+        v = jnp.einsum("kyx,axi->ayki", use.mix, v)
+        return u.reshape(-1, u.shape[-1]), v.reshape(-1, *v.shape[2:])
+    return u.reshape(-1, u.shape[-1]), v.reshape(-1, v.shape[-1])
+
+
+def _sum_of_products(u: jax.Array, v: jax.Array) -> jax.Array:
+    """([matrix,] output, input): sum_c u_c v_c^T."""
+    if len(u) > UNROLLED:
+        return jnp.einsum("co,c...i->...oi", u, v, precision=lax.Precision.HIGHEST)
+    total: jax.Array = sum(one[:, None] * other[..., None, :] for one, other in zip(u, v, strict=True))  # type: ignore[assignment]
+    return total

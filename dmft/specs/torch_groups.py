@@ -1,0 +1,97 @@
+"""`torch_groups`: the table of `dmft.specs.parameterization` as param groups for an ordinary call of `torch.optim`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from dmft.specs import _check
+from dmft.specs.networks.program import input_factors
+from dmft.specs.parameterization import entry_gradient, entry_step, hidden_scale, output_scale
+from dmft.specs.problem import Problem
+
+UNITS = ("linear", "unit")
+
+
+def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: int = 0) -> list[dict[str, Any]]:
+    """What `torch.optim.Adam` and its kin have to be given at a width, one group for each weight of the program.
+
+    Add "params" to each, and pass the list: torch.optim.AdamW(groups, betas=(beta1, beta2)).
+
+    Args:
+        problem: with an entrywise optimiser, such as `dmft.Adam`.
+        width: N.
+        units: "linear", those of `torch.nn.Linear` and its kin, whose weights have the factors of the forward pass in
+            them (W~ = s W of variance 1 / fan-in; of the readout, 1 / (gamma0 N)^2); "unit", weights N(0, 1).
+        step: of a schedule; its rate is that of this step.
+
+    Returns:
+        name, lr, weight_decay (decoupled), where the rule has them eps (in units of the gradient), and clip_value (for
+        `torch.nn.utils.clip_grad_value_`).  An input whose directions differ in s, as with a bias of the first layer or
+        learned positions, has a group for each s, whose columns of W^0 are called "W0[first:last]".
+
+    Raises:
+        ValueError, TypeError: an optimiser that is linear in the gradient, whose rate is eta gamma0^2 N for all weights
+            N(0, 1); arguments out of range.
+
+    Example:
+        >>> adam = dmft.Problem(dmft.MLP(2), problem.task, dmft.Adam(0.1, steps=3, eps=1e-2, weight_decay=0.5))
+        >>> for group in dmft.torch_groups(adam, width=100):
+        ...     print(group["name"], *(f"{group[key]:.3g}" for key in ("lr", "eps", "weight_decay")))
+        W0 0.004 0.0001 12.5
+        W1 0.001 0.0001 50
+        w 0.001 0.01 50
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"torch_groups expects a dmft.Problem, got {type(problem).__name__}.")
+    training: Any = problem.training
+    if not training.stepping.by_entry:
+        raise ValueError(
+            f"{type(training).__name__} has one rate for all weights N(0, 1), eta gamma0^2 N; torch_groups is for "
+            "entrywise optimisers, such as dmft.Adam."
+        )
+    if units not in UNITS:
+        raise ValueError(f"units={units!r} is unknown; choose one of {', '.join(UNITS)}.")
+    width = _check.integer("width", width, minimum=1)
+    step = _check.integer("step", step, minimum=0)
+    if step >= training.steps:
+        raise ValueError(f"step={step}: the problem has steps 0..{training.steps - 1}.")
+    sketch, network, rate = problem.sketch, problem.network, float(training.rates[step])
+    sizes = sketch.sizes(width)
+    top = sizes[sketch.place(sketch.readout)]
+
+    def group(name: str, s: float, stored: float, count: int = width) -> dict[str, Any]:
+        """Of weights that are multiplied by s, of which PyTorch has `stored` times as much."""
+        lr = rate * entry_step(network.gamma0, s) * stored
+        found: dict[str, Any] = {"name": name, "lr": lr}
+        unit = entry_gradient(network.gamma0, count, s) / stored
+        if hasattr(training, "eps"):
+            found["eps"] = training.eps * unit
+        found["weight_decay"] = rate * training.weight_decay / lr if lr else 0.0
+        if training.clip is not None:
+            found["clip_value"] = training.clip * unit
+        return found
+
+    linear = units == "linear"
+    groups, factors = [], input_factors(network, problem.task.shape)
+    edges = [0, *(i for i in range(1, len(factors)) if factors[i] != factors[i - 1]), len(factors)]
+    for part in sketch.reads:
+        for first, last in pairwise(edges):
+            name = part.name if len(edges) == 2 else f"{part.name}[{first}:{last}]"
+            s = float(factors[first])
+            bias = network.bias if linear and network.bias and last == len(factors) else 1.0
+            groups.append(group(name, s, bias * s if linear else 1.0))
+    for part, (source, _) in zip(sketch.matrices, sketch.ends, strict=True):
+        s = hidden_scale(max(part.bank, 1) * sizes[source])
+        groups.append(group(part.name, s, s if linear else 1.0))
+    positions = 1
+    for each in sketch.flattened:
+        positions *= each
+    s = positions**-0.5
+    groups.append(group("w", s, s * output_scale(network.gamma0, top) if linear else 1.0))
+    for part in sketch.vectors:
+        if part.target is None:
+            groups.append(group(part.name, 1.0, 1.0, 1))
+        else:
+            groups.append(group(part.name, 1.0, network.bias if linear and network.bias else 1.0))
+    return groups

@@ -1,0 +1,123 @@
+"""Learning-rate transfer: the best rate of wide networks, predicted from the limit, and measured.
+
+(a) mean loss after training against the rate: the limit and L + b / N (lines), networks (points); the lowest points.
+(b) the best rate against width: predicted (line, with its standard error), of networks (points); thin bars are the
+standard deviation of one network's best rate.
+(c) that standard deviation: predicted N^-1/2, and of networks.
+Threes against eights of scikit-learn's digits, four images, two hidden layers, tanh, five steps.  Some ten minutes on
+two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+import finite_nets
+from figures import style
+from figures.needs import Needs
+
+SIZE = (style.WIDE, 2.6)
+RATES = (1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5)
+WIDTHS = (32, 64, 128, 256)
+SEEDS = 2000
+STEPS = 5
+NEEDS = Needs(
+    "learning_rate_transfer",
+    "transfer",
+    "comparisons.transfer(nets, theory)",
+    ("loss_mean", "loss_mean_predicted", "optimum", "optimum_predicted", "optimum_limit", "scatter_predicted"),
+)
+
+
+def problem() -> dmft.Problem:
+    """The problem of the gallery."""
+    task = dmft.load_task("digits", classes=(3, 8), n_train=4, n_test=0)
+    return dmft.Problem(dmft.MLP(2, dmft.tanh()), task, dmft.GradientDescent(1.0, steps=STEPS))
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """What `comparisons.transfer` finds, of a folder of results (`figures.needs`); without one, networks are trained."""
+    return make() if store is None else NEEDS.stored(store)
+
+
+def make(
+    *, rates: Sequence[float] = RATES, widths: Sequence[int] = WIDTHS, seeds: int = SEEDS, **numerics: Any
+) -> xr.Dataset:
+    """The best rates of this problem; further arguments of `dmft.transfer`."""
+    theory = dmft.transfer(problem(), "learning_rate", rates, widths=widths, **numerics)
+    recorded: dict[str, Any] = {"observables": ["loss"], "save_steps": [STEPS]}
+    nets = [
+        finite_nets.train_ensemble(one, widths=widths, seeds=seeds, **recorded)
+        for one in dmft.vary(problem(), learning_rate=rates)
+    ]
+    return comparisons.transfer(nets, theory)
+
+
+def drawn(*results: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return NEEDS.take(*results)
+
+
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of what `comparisons.transfer` returns with a theory."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """All panels."""
+    draw_losses(ds, axes[0])
+    draw_optima(ds, axes[1])
+    draw_scatter(ds, axes[2])
+
+
+def draw_losses(ds: xr.Dataset, ax: Axes) -> None:
+    """(a) losses against the rate."""
+    rate = ds["value"].values
+    for width, color in style.width_colors(ds["width"].values.tolist()).items():
+        row = ds.sel(width=width)
+        style.band(ax, rate, row["loss_mean_predicted"].values, row["loss_mean_predicted_se"].values, color=color)
+        points = row["loss_mean"].values, row["loss_mean_se"].values
+        ax.errorbar(rate, *points, color=color, marker="o", markersize=3, linestyle="none", label=f"$N={width}$")
+        ax.axvline(row["optimum"].item(), color=color, linewidth=0.8, linestyle=":")
+    ax.plot(rate, ds["loss_limit"].values, label=style.INFINITE, **style.LIMIT)
+    ax.set_yscale("log")
+    ax.set(xlabel=r"learning rate $\eta$", ylabel=f"loss after {ds.attrs['step']} steps", title="(a) mean losses")
+    style.legend(ax)
+
+
+def draw_optima(ds: xr.Dataset, ax: Axes) -> None:
+    """(b) the best rate against width."""
+    width, best = ds["width"].values, ds["optimum"].values
+    predicted, se = ds["optimum_predicted"].values, ds["optimum_predicted_se"].values
+    style.band(ax, width, predicted, se, color=style.SERIES[0]["color"], label="predicted")
+    spread = ds["scatter"].values * (best if ds.attrs["scale"] == "log" else 1.0)
+    ax.errorbar(width, best, spread, color="0.6", linestyle="none", linewidth=0.8, label="one network")
+    look = style.SERIES[1]
+    ax.errorbar(width, best, ds["optimum_se"].values, linestyle="none", label="mean loss of networks", **look)
+    ax.axhline(ds["optimum_limit"].item(), label=style.INFINITE, **style.LIMIT)
+    style.width_axis(ax, width)
+    ax.set(ylabel=r"best $\eta$", title="(b) best rate")
+    style.legend(ax)
+
+
+def draw_scatter(ds: xr.Dataset, ax: Axes) -> None:
+    """(c) scatter of the best rate of one network."""
+    width = ds["width"].values
+    limit, se = ds["scatter_predicted"].values, ds["scatter_predicted_se"].values
+    style.band(ax, width, limit, se, color=style.SERIES[0]["color"], label="predicted")
+    points = ds["scatter"].values, ds["scatter_se"].values
+    ax.errorbar(width, *points, linestyle="none", label="networks", **style.SERIES[1])
+    ax.set_yscale("log")
+    style.guide(ax, width, (width[0], 0.7 * limit[0]), -0.5, r"$N^{-1/2}$")
+    style.width_axis(ax, width)
+    ax.set(ylabel="standard deviation of log best rate", title="(c) one network")
+    style.legend(ax)
