@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,7 +44,7 @@ def problem() -> dmft.Problem:
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """What `comparisons.transfer` finds, of a folder of results (`figures.needs`); without one, networks are trained."""
+    """The numbers, of a folder of results (`figures.needs`); without one, networks are trained."""
     return make() if store is None else NEEDS.stored(store)
 
 
