@@ -188,6 +188,11 @@ class ProgramTrainer(Training[Leaves]):
             tangent=tuple(trained),
         )
 
+    @property
+    def between_neurons(self) -> frozenset[int]:
+        """Numbers of matrices, banks among them."""
+        return frozenset(range(self.numbers.readout)) - {*self.numbers.reads}
+
     def entry_steps(self, width: int) -> list[Tensor | float]:
         """gamma0 s of the weights by number, of reads (direction,)."""
         sizes, numbers = self.sizes(width), self.numbers

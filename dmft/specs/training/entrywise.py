@@ -65,6 +65,7 @@ class Entrywise(Training):
     """
 
     slots: int = 0
+    by_matrix: bool = False  # whether matrices between neurons move by a rule for each as a whole (`dmft.Muon`)
     weight_decay: float = 0.0
     clip: float | None = None
     stepping: Stepping = ENTRYWISE
