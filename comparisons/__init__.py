@@ -10,9 +10,11 @@ variances and covariances alone.
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
     grokking                        how much later test losses fall than training losses
+    overtraining, reversal          what changes after errors have vanished; how fast flipped labels are learned
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
+    coordinate_check                what of a PyTorch module of one's own changes with its width, and what it misses
     predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
@@ -23,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from comparisons.bias_variance import bias_variance
 from comparisons.compare import compare
+from comparisons.coordinates import CoordinateCheck, coordinate_check
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
+from comparisons.overtraining import overtraining, reversal
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
 from comparisons.predictors import predictors
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AfterTraining",
+    "CoordinateCheck",
     "PrecisionFit",
     "PrecisionLaw",
     "Saturation",
@@ -47,15 +52,18 @@ __all__ = [
     "after_kernel",
     "bias_variance",
     "compare",
+    "coordinate_check",
     "densities",
     "fit_precision",
     "grokking",
     "onset",
+    "overtraining",
     "pointwise",
     "predict_precision",
     "predictors",
     "report",
     "representations",
+    "reversal",
     "spectra",
     "statistics",
     "summary",

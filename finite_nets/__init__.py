@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finite_nets.ensembles.neurons import neurons
     from finite_nets.ensembles.predictions import from_predictions
     from finite_nets.ensembles.quantised import quantise
+    from finite_nets.modules.coordinates import coordinates
     from finite_nets.modules.plan import plan_modules
     from finite_nets.modules.rates import mean_field_rates
     from finite_nets.modules.results import measured
@@ -36,6 +37,7 @@ __all__ = [
     "ModuleTraining",
     "Quantisation",
     "check_store",
+    "coordinates",
     "from_predictions",
     "mean_field_rates",
     "measured",
@@ -56,6 +58,7 @@ _LAZY = {
     "ModuleTraining": "finite_nets.modules.training",
     "Quantisation": "finite_nets.device.rounding",
     "check_store": "finite_nets.sweeps.reading",
+    "coordinates": "finite_nets.modules.coordinates",
     "from_predictions": "finite_nets.ensembles.predictions",
     "mean_field_rates": "finite_nets.modules.rates",
     "measured": "finite_nets.modules.results",

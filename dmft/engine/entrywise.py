@@ -117,7 +117,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         reads, matrices, vectors, (readout,) = (tuple(map(pick, each)) for each in found)
         return Parameters(reads, matrices, vectors, readout)
 
-    slots = tuple(parameters(lambda each, i=i: each[1][i]) for i in range(len(network.slots)))
+    slots = tuple(parameters(lambda each: each[1][i]) for i in range(len(network.slots)))  # noqa: B023
     added = trained_part(parameters(lambda each: each[0]), form)
     added = jax.tree.map(lambda a, theta: a.astype(theta.dtype), added, network.parameters)
     return replace(network, slots=slots).moved(added), seen
@@ -137,5 +137,8 @@ def _sum_of_products(u: jax.Array, v: jax.Array) -> jax.Array:
     """([matrix,] output, input): sum_c u_c v_c^T."""
     if len(u) > UNROLLED:
         return jnp.einsum("co,c...i->...oi", u, v, precision=lax.Precision.HIGHEST)
-    total: jax.Array = sum(one[:, None] * other[..., None, :] for one, other in zip(u, v, strict=True))  # type: ignore[assignment]
-    return total
+    total: Any = 0.0
+    for one, other in zip(u, v, strict=True):
+        total = total + one[:, None] * other[..., None, :]
+    found: jax.Array = total
+    return found

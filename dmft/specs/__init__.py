@@ -21,8 +21,10 @@ from dmft.specs.random_data import (
     RandomData,
     RandomFeatures,
 )
+from dmft.specs.reversal import reversal_problem
 from dmft.specs.tasks.given import Task
 from dmft.specs.tasks.load import load_task
+from dmft.specs.tasks.odours import odour_task
 from dmft.specs.tasks.text import Text, load_text
 from dmft.specs.torch_groups import torch_groups
 from dmft.specs.training import (
@@ -75,9 +77,11 @@ __all__ = [
     "linear",
     "load_task",
     "load_text",
+    "odour_task",
     "one_pass",
     "random_batches",
     "relu",
+    "reversal_problem",
     "softplus",
     "tanh",
     "torch_groups",

@@ -39,7 +39,7 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
         >>> adam = dmft.Problem(dmft.MLP(2), problem.task, dmft.Adam(0.1, steps=3, eps=1e-2, weight_decay=0.5))
         >>> for group in dmft.torch_groups(adam, width=100):
         ...     print(group["name"], *(f"{group[key]:.3g}" for key in ("lr", "eps", "weight_decay")))
-        W0 0.004 0.0001 12.5
+        W0 0.0333 0.0001 1.5
         W1 0.001 0.0001 50
         w 0.001 0.01 50
     """

@@ -203,7 +203,7 @@ class ProgramTrainer(Training[Leaves]):
             if number in numbers.reads:
                 return read
             if number == numbers.readout:
-                return float(self._read) ** -0.5
+                return 1 / math.sqrt(self._read)
             return 1.0 if source is None else hidden_scale(max(numbers.banks[number], 1) * sizes[source])
 
         return [entry_step(self.network.gamma0, factor(number)) for number in range(len(numbers.ends))]

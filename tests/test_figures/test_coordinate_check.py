@@ -7,6 +7,7 @@ import xarray as xr
 import dmft
 import finite_nets
 from figures import coordinate_check as module
+from figures import own_coordinate_check as own
 
 pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few particles at a large learning rate
 
@@ -101,3 +102,25 @@ def test_any_problem_several_outputs_among_them():
     for arguments, message in (({"widths": []}, "widths is empty"), ({"steps": 7}, "not among the 6 of training")):
         with pytest.raises(ValueError, match=message):
             module.make(problem, **arguments)
+
+
+def test_a_module_of_ones_own_before_and_after_its_repair(monkeypatch, tmp_path):
+    for name, value in (("WIDTHS", (32, 64, 256)), ("SEEDS", 4)):
+        monkeypatch.setattr(own, name, value)
+    made = own.data(None)
+    assert made.module.values.tolist() == ["read", "relu of read", "hidden", "relu of hidden", "readout", "(output)"]
+    faults = {
+        name: dict(zip(made.module.values, made.fault.sel(check=name).values, strict=True)) for name in own.TITLES
+    }
+    assert faults["wrong"]["readout"] == "update"
+    assert set(faults["repaired"].values()) == {""}
+    dmft.save(made, tmp_path / "own_coordinate_check.nc")
+    axes = np.array(own.figure(own.data(tmp_path)).axes).reshape(2, 2)
+    for row, name in zip(axes, own.ROWS, strict=True):
+        for ax, check in zip(row, own.TITLES, strict=True):
+            drawn = {bar.get_label(): bar.lines[0] for bar in ax.containers}
+            one = made[name].sel(check=check)
+            for part, line in drawn.items():
+                np.testing.assert_array_equal(line.get_ydata(), one.sel(module=part))
+                wrong = made.fault.sel(check=check, module=part).item() == name
+                assert (line.get_linewidth() > 2) == wrong

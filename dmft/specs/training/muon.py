@@ -47,7 +47,7 @@ class Muon(Entrywise):
     Example:
         >>> state, X = dmft.Muon(0.1, steps=3).matrix(np, (np.zeros((2, 2)),), np.diag([3.0, 1.0]))
         >>> X.round(1).tolist()  # singular values near 1
-        [[0.7, 0.0], [0.0, 1.1]]
+        [[0.8, 0.0], [0.0, 1.1]]
     """
 
     learning_rate: float | tuple[float, ...]
