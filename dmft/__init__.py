@@ -63,7 +63,9 @@ if TYPE_CHECKING:
     from dmft.adaptive_kernels.rest import at_rest
     from dmft.drivers.adaptive_flow import adaptive_flow
     from dmft.drivers.depth import depth_limit
+    from dmft.drivers.gradient import gradient
     from dmft.drivers.neurons import neurons
+    from dmft.drivers.optimise import optimise
     from dmft.drivers.solve import solve
     from dmft.finite_width.expansion import at_width, required_width
     from dmft.finite_width.fluctuations import fluctuations
@@ -121,6 +123,7 @@ __all__ = [
     "erf",
     "fluctuations",
     "gelu",
+    "gradient",
     "infinite_depth_kernels",
     "initial_fluctuations",
     "lazy_kernel",
@@ -134,6 +137,7 @@ __all__ = [
     "observable",
     "odour_task",
     "one_pass",
+    "optimise",
     "plan",
     "random_batches",
     "relu",
@@ -158,6 +162,7 @@ _LAZY = {
     "depth_limit": "dmft.drivers.depth",
     "distance_from_lazy": "dmft.limits.distance",
     "fluctuations": "dmft.finite_width.fluctuations",
+    "gradient": "dmft.drivers.gradient",
     "infinite_depth_kernels": "dmft.limits.depth",
     "initial_fluctuations": "dmft.limits.initial",
     "lazy_kernel": "dmft.adaptive_kernels.lazy",
@@ -166,6 +171,7 @@ _LAZY = {
     "load": "dmft.schema.storage",
     "neurons": "dmft.drivers.neurons",
     "observable": "dmft.schema.registry",
+    "optimise": "dmft.drivers.optimise",
     "plan": "dmft.planning",
     "required_width": "dmft.finite_width.expansion",
     "save": "dmft.schema.storage",

@@ -33,15 +33,16 @@ from numpy.typing import NDArray
 
 from dmft.adaptive_kernels import linear_flow, two_layer_flow
 from dmft.adaptive_kernels.homogeneous import decay_of, slopes
-from dmft.adaptive_kernels.rest import at_rest, regression, tangent_kernel
+from dmft.adaptive_kernels.rest import FEWEST, at_rest, late_steps, regression, tangent_kernel
 from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
+from dmft.running.progress import Bar, progress_bar
 from dmft.specs import MLP, Problem, _check
+from dmft.specs.parameterization import layer_variances
 
 Array = NDArray[np.float64]
 CLOSED, CONVEX, TRAINING = METHODS = ("closed form", "convex", "training")
 TOLERANCES = {CLOSED: 1e-8, CONVEX: 1e-10, TRAINING: 2e-2}
-WINDOW = 0.3  # of the time, the last share that is averaged over
 SCRAMBLES = 2  # of a set, the fewest that `dmft.solve` takes
 
 
@@ -68,12 +69,13 @@ def flow_kernel(
         collapsed: of the closed form, f = 0 in place of the largest stable root.
         tolerance: of "convex", the duality gap over the sum of squares of the targets (1e-10): half the squared error
             of f is below the gap.  Of "training" (2e-2), relative to the root mean square of the targets, by how much
-            predictions still have to move, as their change over the last 0.3 of the time says (`at_rest`), and the
+            predictions still have to move, as their change over the last fifth of the time says (`at_rest`), and the
             error of (1); and the share of the initial weights that is left.
         iterations: of "convex", at most.
-        particles, sets, device, progress: of "training": of so many independent pairs of scrambles.
-        looks: of "training", steps that are averaged over.
+        particles, sets, device: of "training": of so many independent pairs of scrambles.
+        looks: of "training", successive steps that are averaged over.
         seed: of "training" and of the starts of "convex".
+        progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
 
     Returns:
         Dataset of kind "adaptive_kernel" (`dmft.schema`): prediction, losses, feature_kernel, gradient_kernel, ntk,
@@ -103,11 +105,12 @@ def flow_kernel(
         values, attrs, trouble = _closed(problem, decay, bounds[1], collapsed)
     elif method == CONVEX:
         iterations = _check.integer("iterations", iterations, minimum=1)
-        values, attrs, trouble = _convex(problem, decay, bounds, tolerance, iterations, seed)
+        with progress_bar(iterations, "directions of neurons", "iteration", progress) as bar:
+            values, attrs, trouble = _convex(problem, decay, bounds, tolerance, iterations, seed, bar)
     else:
         numerics = {"particles": particles, "device": device, "progress": progress}
-        sets = _check.integer("sets", sets, minimum=1)
-        looks = _check.integer("looks", looks, minimum=2)
+        sets = _check.integer("sets", sets, minimum=1 if linear else 2)  # errors are those over sets
+        looks = _check.integer("looks", looks, minimum=FEWEST)
         values, attrs, trouble = _trained(problem, tolerance, sets, looks, seed, numerics)
     found = of_sets(problem, values, {"method": method, "decay": decay, "tolerance": tolerance} | attrs)
     if trouble:
@@ -150,14 +153,17 @@ def _closed(problem: Problem, decay: float, scale: float, collapsed: bool) -> Fo
 
 
 def _convex(
-    problem: Problem, decay: float, bounds: tuple[float, float], tolerance: float, iterations: int, seed: int
+    problem: Problem, decay: float, bounds: tuple[float, float], tolerance: float, iterations: int, seed: int, bar: Bar
 ) -> Found:
     task, gamma0 = problem.task, problem.network.gamma0
+    if not layer_variances(problem.network, 2)[0]:
+        raise ValueError("weight_variance: neurons that start at zero have no directions; give a positive one for W^0.")
     y, n = task.y_train, task.n_train
     x = task.x.reshape(task.n_samples, -1) / np.sqrt(task.x[0].size)
     _, sizes, rotation = np.linalg.svd(x[:n], full_matrices=False)
     X = x @ rotation[sizes > np.finfo(float).eps * max(x.shape) * sizes[0]].T
-    found = two_layer_flow.minimum(X[:n], y, bounds, decay / gamma0, tolerance=tolerance, most=iterations, seed=seed)
+    numerics: dict[str, Any] = {"tolerance": tolerance, "most": iterations, "seed": seed, "finished": bar.update}
+    found = two_layer_flow.minimum(X[:n], y, bounds, decay / gamma0, **numerics)
     neurons = found.neurons
     h = neurons.directions @ X.T
     inclines = np.where(h > 0, bounds[1], bounds[0])
@@ -195,8 +201,7 @@ def _trained(problem: Problem, tolerance: float, sets: int, looks: int, seed: in
     from dmft.drivers.solve import solve  # JAX
 
     training = problem.training
-    first = round((1 - WINDOW) * training.steps)
-    steps = np.unique(np.linspace(first, training.steps, looks).round().astype(int))
+    steps = late_steps(training, looks)
     asked: dict[str, Any] = {"observables": ("prediction", "feature_kernel", "gradient_kernel"), "two_time": True}
     with warnings.catch_warnings():  # of errors of kernels between steps, where slopes jump: means over these are used
         warnings.simplefilter("ignore", UserWarning)
@@ -211,7 +216,7 @@ def _trained(problem: Problem, tolerance: float, sets: int, looks: int, seed: in
     errors = {"remaining": float(rest["remaining"].max()), "identity_error": float(rest["identity_error"].max())}
     errors["initial_weights"] = left
     attrs = errors | {"instant_error": float(rest["instant_error"].max()), "particles": numerics["particles"]}
-    attrs |= {"sets": sets, "looks": len(steps), "seed": seed}
+    attrs |= {"sets": sets, "looks": looks, "seed": seed}
     above = [f"{name} {error:.2g}" for name, error in errors.items() if error > tolerance]
     trouble = ""
     if above:

@@ -36,9 +36,9 @@ Source: Bach 2017, Chizat & Bach 2018 (global minimum, measures over directions)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,15 @@ class Minimum(NamedTuple):
 
 
 def minimum(
-    X: Array, y: Array, slopes: tuple[float, float], tau: float, *, tolerance: float, most: int, seed: int
+    X: Array,
+    y: Array,
+    slopes: tuple[float, float],
+    tau: float,
+    *,
+    tolerance: float,
+    most: int,
+    seed: int,
+    finished: Callable[[int], Any] = int,
 ) -> Minimum:
     """Generate columns until the gap is at most `tolerance` times |y|^2, or `most` times.
 
@@ -89,6 +97,7 @@ def minimum(
         X: inputs / sqrt(D), in coordinates of their span (sample, direction of inputs).
         slopes: a_-, a_+.
         seed: of the random starts.
+        finished: is told of each iteration.
 
     Example:
         >>> found = minimum(np.eye(1), np.ones(1), (0.0, 1.0), 0.3, tolerance=1e-12, most=9, seed=0)
@@ -105,6 +114,7 @@ def minimum(
         if gap <= tolerance * size:
             break
         held = search.fitted(held.joined(found))
+        finished(1)
     fewer = search.fitted(search.distinct(search.raised(search.residual(held), held.directions)))
     again, certified_again, _ = search.certificate(fewer, fewer.directions, tolerance * size)
     if again <= max(gap, tolerance * size):

@@ -163,7 +163,7 @@ class Run:
 
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
-        populations = self._populations(capacity, stream)
+        populations = self.populations(capacity, stream)
         placed: Network = self.spread(self.initial(populations, room or capacity))
         return placed
 
@@ -184,7 +184,8 @@ class Run:
         )
         return found
 
-    def _populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
+    def populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
+        """None of whose normals are used."""
         rows = self.rows(capacity)
         if self.particles is None:
             return [linear_forms(n) for n in rows]
@@ -194,7 +195,7 @@ class Run:
         return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
 
     def blank_populations(self, capacity: int) -> list[Population]:
-        """In the shapes of `_populations`; for `jax.eval_shape`, which needs no more."""
+        """In the shapes of `populations`; for `jax.eval_shape`, which needs no more."""
         rows, size = self.rows(capacity), self.particles
         if size is None:
             return [linear_forms(n) for n in rows]

@@ -144,6 +144,11 @@ def gradients(
     return seen, jax.vmap(back)(scalars)[0]
 
 
+def run_from(network: Network, rule: Rule, last: int, form: Form) -> Observables:
+    """Observables of a run from this network, which is at initialisation; ready to be differentiated backward."""
+    return _run(network, _measures(network), rule, last, form)
+
+
 def _run(network: Network, measures: Measures, rule: Rule, last: int, form: Form) -> Observables:
     @jax.checkpoint
     def body(state: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], Observables]:

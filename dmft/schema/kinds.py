@@ -60,6 +60,12 @@ OF_QUADRATIC: dict[str, Dims] = dict.fromkeys(  # of quadratic perceptrons, besi
     ("offset_error", "misalignment", "linear_power", "target_alignment", "ntk_change"), ("step",)
 )
 DUALS: dict[str, Dims] = {"feature_dual": ("layer", "sample", "sample_2"), "action": ()}  # of adaptive kernels
+OF_GRADIENTS: dict[str, Dims] = {"value": (), "gradient": ("parameter",)}
+OF_OPTIMA: dict[str, Dims] = {  # of a search, by iteration
+    "value": ("iteration",),
+    "number": ("iteration", "parameter"),
+    "gradient": ("iteration", "parameter"),
+}
 OF_CHAINS = ("r_hat", "effective_size")
 UNRESOLVED = EXPONENTS + RATIOS + OVERALL  # where the data say nothing: nan
 
@@ -184,6 +190,12 @@ KINDS = {
         {"": _still("width", "seed"), **dict.fromkeys(("_se", *(f"_{each}" for each in OF_CHAINS)), _still("width"))},
         besides={"acceptance": ("width", "seed")},
     ),
+    "gradient": Kind(
+        "dmft.gradient",
+        besides={f"{name}{end}": dims for name, dims in OF_GRADIENTS.items() for end in ("", "_se")},
+        errors=True,
+    ),
+    "optimum": Kind("dmft.optimise", besides=OF_OPTIMA),
     "particles": Kind("dmft.neurons", besides={"preactivation": EACH_NEURON}),
     "neurons": Kind("finite_nets.neurons", besides={"preactivation": ("width", *EACH_NEURON)}),
 }

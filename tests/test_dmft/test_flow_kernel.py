@@ -12,7 +12,7 @@ import pytest
 import dmft
 import finite_nets
 from dmft.adaptive_kernels import linear_flow, two_layer_flow
-from dmft.adaptive_kernels.rest import at_rest, regression
+from dmft.adaptive_kernels.rest import at_rest, late_steps, regression
 from dmft.errors import NotConvergedError
 
 RELU = dmft.Activation("relu", scale=2**-0.5)  # max(h, 0)
@@ -34,8 +34,7 @@ def flow(described, **settings):
 
 
 def networks(described, *, width=60, seeds=1, looks=2, observables=("prediction",), **settings):
-    last = described.training.steps
-    steps = np.unique(np.linspace(0.7 * last, last, looks).round().astype(int))
+    steps = late_steps(described.training, looks)
     return finite_nets.train_ensemble(
         described,
         widths=[width],
@@ -138,7 +137,7 @@ def test_two_layer_networks_come_to_rest_there_and_kernels_of_one_step_do_not_te
     described = problem(RELU, 1, dimension=2, seed=3, samples=8, dt=0.02, until=30.0)
     theory = flow(described)
     nets = networks(
-        described, width=100, looks=40, two_time=True, observables=("prediction", "feature_kernel", "gradient_kernel")
+        described, width=100, looks=32, two_time=True, observables=("prediction", "feature_kernel", "gradient_kernel")
     )
     rest = at_rest(described, nets).isel(width=0, seed=0)
     # of the order of steps, not of widths: .009, .005, .003, .0012 for dt = .1, .05, .02, .01
@@ -169,6 +168,7 @@ def test_training_of_the_limit_comes_to_rest_at_the_closed_form():
         ({"training": dmft.GradientDescent(0.1, 5)}, "weight decay 0"),
         ({"training": dmft.GradientFlow(1.0, 0.1, 5)}, "weight_decay"),
         ({"training": dmft.GradientDescent(0.1, 1, weight_decay=0.1, batches=((0, 1),))}, "never comes to rest"),
+        ({"training": dmft.Adam(0.1, 5, weight_decay=0.1)}, "no linear optimiser"),
         ({"network": dmft.MLP(1, dmft.tanh())}, "not homogeneous"),
         ({"network": dmft.MLP(1, dmft.relu(), bias=0.5)}, "bias=0.5"),
         ({"network": dmft.ResidualMLP(2, dmft.relu())}, "ResidualMLP"),
@@ -194,12 +194,12 @@ def test_arguments_are_checked():
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "dimension"), [(1, 30), (2, 30), (3, 30)])
 def test_identity_holds_for_kernels_averaged_over_late_steps(depth, dimension):
-    described = problem(RELU, depth, dimension=dimension, seed=3, samples=8, dt=0.03, until=100.0)
+    described = problem(RELU, depth, dimension=dimension, seed=3, samples=8, dt=0.03, until=60.0)
     kernels = ("prediction", "feature_kernel", "gradient_kernel")
-    nets = networks(described, width=200, seeds=2, looks=100, two_time=True, observables=kernels)
+    nets = networks(described, width=200, seeds=2, looks=32, two_time=True, observables=kernels)
     rest = at_rest(described, nets).isel(width=0)
     print(depth, {name: rest[name].values for name in ("identity_error", "instant_error", "remaining")})
-    assert (rest["identity_error"] < 1e-3).all()
+    assert (rest["identity_error"] < 2e-3).all()
     assert (rest["instant_error"] > 3 * rest["identity_error"]).all()
 
 
@@ -210,7 +210,7 @@ def test_two_layer_networks_approach_the_convex_problem_with_their_steps(seed):
     found = []
     for dt in (0.02, 0.01):
         described = problem(RELU, 1, dimension=2, seed=seed, samples=8, dt=dt, until=50.0)
-        found.append(networks(described, width=100, looks=200)["prediction"].isel(width=0, seed=0).mean("step"))
+        found.append(networks(described, width=100, looks=64)["prediction"].isel(width=0, seed=0).mean("step"))
         print(seed, dt, abs(found[-1] - theory).max().item())
     assert abs(2 * found[1] - found[0] - theory).max() < 1e-3  # extrapolated to steps of zero
 

@@ -1,0 +1,210 @@
+"""`optimise`: numbers of a problem that make a loss of its limit as small as it can be, a whole schedule of rates too.
+
+    min over p of log V(p),      V and dV/dp of `dmft.gradient`, with the same normals for every p
+
+by L-BFGS-B (SciPy).  The logarithm lets the search come down from where V is large; numbers at which training diverges
+count as much worse than the first.
+
+V is that of the scrambles of one seed: its optimum is off that of the limit by what these scatter, which
+`dmft.gradient` at the optimum, with another seed, tells.  Where numbers change the order in which a matrix meets its
+directions, V jumps, by as much as scrambles differ: a search that meets such a jump ends there ("ABNORMAL"), within the
+error of V of the optimum; more particles make jumps smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from dmft import schema
+from dmft.drivers.gradient import Objective, number, objective_of, parameters
+from dmft.drivers.machine import precision
+from dmft.errors import DivergenceError
+from dmft.running.host import usual_errors
+from dmft.running.progress import progress_bar
+from dmft.specs import Problem, _check, vary
+
+Array = NDArray[np.float64]
+WORSE = 10.0  # in log V: where training diverges
+SLOPE = 1e-4  # of log V along any number, relative to its size or one, at which the search ends
+TINY = 1e-30  # in the place of a loss of zero
+GAIN = 1e-9  # in log V of a step, below which it ends
+BOUNDS = {"momentum": (0.0, 0.999), "gamma0": (1e-6, None)}  # of other fields: 0 and above
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What a search has found.
+
+    problem: the best one; path: Dataset of kind "optimum" (`dmft.schema`), by iteration.
+    """
+
+    problem: Problem
+    path: xr.Dataset
+
+
+@usual_errors
+def optimise(
+    problem: Problem,
+    *,
+    of: str = "loss",
+    by: str | Sequence[str] = "learning_rate",
+    at: int | Sequence[int] | None = None,
+    bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
+    iterations: int = 50,
+    particles: int = 2048,
+    scrambles: int = 2,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    progress: bool | None = None,
+) -> Optimum:
+    """Numbers that make a loss of the limit small.
+
+    Args:
+        problem: where the search begins; a schedule of rates, `dmft.GradientDescent([0.5] * 10, 10)`, is searched
+            rate by rate.
+        of, by, at, particles, scrambles, seed, tolerance, device, memory_limit: as of `dmft.gradient`.
+        bounds: by field, least and largest value, or None for none; by default 0 and none.
+        iterations: of the search, at most.
+        progress: show a bar of iterations.
+
+    Returns:
+        the best problem, and the path: value(iteration), and number and gradient(iteration, parameter).
+
+    Raises:
+        DivergenceError: training diverges where the search begins.
+        ValueError, TypeError, MemoryEstimateError: as of `dmft.gradient`; bounds that the first problem is out of.
+
+    Example:
+        >>> schedule = dmft.GradientDescent([0.3, 0.3, 0.3], 3)
+        >>> begin = dmft.Problem(problem.network, problem.task, schedule)
+        >>> found = dmft.optimise(begin, particles=256, iterations=3)
+        >>> bool(found.path["value"][-1] < found.path["value"][0])
+        True
+    """
+    names = (by,) if isinstance(by, str) else tuple(by)
+    objective = objective_of(problem, of, at, particles, scrambles, seed, tolerance, device, memory_limit)
+    iterations = _check.integer("iterations", iterations, minimum=1)
+    coords = parameters(problem, names)
+    search = _Search(objective, problem, names)
+    begin, limits = search.numbers(problem), _limits(problem, names, bounds or {})
+    where = objective.devices[0] if objective.devices else jax.devices()[0]
+    with precision("float64", where), progress_bar(iterations, "optimise", "iteration", progress) as bar:
+        search.visit(begin, first=True)
+
+        def noted(x: Array) -> None:
+            search.visit(x)
+            search.note(x)
+            bar.update(1)
+
+        search.note(begin)
+        descended: Any = minimize
+        found = descended(
+            search.visit,
+            begin,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=limits,
+            callback=noted,
+            options={"maxiter": iterations, "gtol": SLOPE, "ftol": GAIN},
+        )
+    values, visited, slopes = map(np.array, zip(*search.path, strict=True))
+    best = search.problem(visited[int(np.argmin(values))])
+    path = schema.build(
+        "optimum",
+        problem,
+        {"value": values, "number": visited, "gradient": slopes},
+        coords={"iteration": np.arange(len(values)), **coords},
+        attrs={
+            "producer": "dmft.optimise",
+            "of": of,
+            "at": [int(t) for t in np.flatnonzero(objective.weights)],
+            "best": best.to_json(arrays=False),
+            "message": str(found.message),
+            "evaluations": search.evaluations,
+            "dtype": "float64",
+            "device": f"{where.platform}: {where.device_kind}",
+            "seed": seed,
+            "particles": particles,
+            "scrambles": scrambles,
+            "tolerance": tolerance,
+        },
+    )
+    return Optimum(best, path)
+
+
+class _Search:
+    """log V and its slope at numbers, each found once in a row; the path of those that were kept."""
+
+    def __init__(self, objective: Objective, begin: Problem, by: Sequence[str]) -> None:
+        self._objective, self._begin, self._by = objective, begin, by
+        self._last: tuple[Array, float, Array] | None = None
+        self._first: float | None = None
+        self.path: list[tuple[float, Array, Array]] = []
+        self.evaluations = 0
+        self._silent = progress_bar(None, "", "step", show=False)
+
+    def numbers(self, problem: Problem) -> Array:
+        return np.concatenate([np.ravel(number(problem, name)) for name in self._by])
+
+    def problem(self, numbers: Array) -> Problem:
+        """The problem with these numbers."""
+        values: dict[str, list[Any]] = {}
+        for name in self._by:
+            shape = number(self._begin, name).shape
+            own, numbers = numbers[: math.prod(shape)], numbers[math.prod(shape) :]
+            values[name] = [tuple(own.tolist()) if shape else float(own[0])]
+        return vary(self._begin, **values)[0]
+
+    def visit(self, x: Array, *, first: bool = False) -> tuple[float, Array]:
+        """log V and its slope."""
+        if self._last is not None and np.array_equal(self._last[0], x):
+            return self._last[1:]
+        self.evaluations += 1
+        try:
+            found, _ = self._objective.slopes(self.problem(x), self._by, self._silent)
+        except DivergenceError:
+            if first:
+                raise
+            assert self._first is not None
+            self._last = (x.copy(), self._first + WORSE, np.zeros_like(x))
+            return self._last[1:]
+        moments = found.moments.mean
+        value, slope = float(moments["value"]), np.asarray(moments["gradient"])
+        value = max(value, TINY)
+        self._last = (x.copy(), math.log(value), slope / value)
+        self._first = self._last[1] if first else self._first
+        return self._last[1:]
+
+    def note(self, x: Array) -> None:
+        """Keep what was visited last."""
+        assert self._last is not None
+        _, value, slope = self._last
+        self.path.append((math.exp(value), x.copy(), slope * math.exp(value)))
+
+
+def _limits(
+    problem: Problem, by: Sequence[str], bounds: Mapping[str, tuple[float | None, float | None]]
+) -> list[tuple[float | None, float | None]]:
+    """Of every entry."""
+    if unknown := [name for name in bounds if name not in by]:
+        raise ValueError(f"bounds of {unknown[0]!r}, which is not searched; by={list(by)}.")
+    found = []
+    for name in by:
+        low, high = bounds.get(name, BOUNDS.get(name, (0.0, None)))
+        values = np.ravel(number(problem, name))
+        for value in values:
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise ValueError(f"{name}={value:g} is out of its bounds ({low}, {high}); begin between them.")
+        found += [(low, high)] * values.size
+    return found

@@ -1,0 +1,156 @@
+"""Kernels that have adapted beside lazy ones, and networks: even against odd digits of MNIST, two layers of ReLU.
+
+(a) share of test images on the wrong side and (b) test loss against richness, (c) the first against training samples.
+Lines: kernel predictors; points: networks trained with weight decay to rest.  Bars: standard errors over draws of the
+training set.  All have one ridge, P times weight decay or temperature; dotted: the lazy NTK with a tenth of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+import finite_nets
+from figures import style
+from figures.needs import Needs
+
+SIZE = (style.WIDE, 2.7)
+EVEN, ODD = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
+SAMPLES, SHOWN = (10, 20, 40), 20
+GAMMAS, GAMMA0 = (0.25, 0.5, 1.0, 2.0, 4.0), 1.0
+DRAWS, TEST, WIDTH = 8, 500, 500
+DECAY = 0.03  # of weights, and the temperature of the posterior
+UNTIL = 40.0  # inverse decays; what is left of the way to rest falls like 1 / time
+STABLE = 0.3  # of the largest eigenvalue of the initial NTK, the step
+LAZY_NNGP, LAZY_NTK, LOWER, BAYES, FLOW, NETWORKS = PREDICTORS = (
+    "lazy NNGP",
+    "lazy NTK",
+    "lazy NTK, ridge / 10",
+    "adaptive Bayes",
+    "adaptive NTK",
+    "networks",
+)
+LOOKS: dict[str, dict[str, Any]] = {
+    LAZY_NNGP: {"color": "#56B4E9", "linestyle": "--"},
+    LAZY_NTK: {"color": "#0072B2", "linestyle": "--"},
+    LOWER: {"color": "#0072B2", "linestyle": ":"},
+    BAYES: {"color": "#D55E00", "linestyle": "-"},
+    FLOW: {"color": "#009E73", "linestyle": "-"},
+    NETWORKS: {"color": "black", "linestyle": "none", "marker": "o"},
+}
+NEEDS = Needs(
+    "adaptive_kernels", "predictors", "comparisons.predictors({...})", ("test_error", "test_error_se", "test_loss")
+)
+
+
+def problem(draw: int, *, gamma0: float, samples: int, source: str = "mnist5k") -> dmft.Problem:
+    """Of one draw of the training set; steps of its flow are those that its initial kernel allows."""
+    task = dmft.load_task(source, classes=(EVEN, ODD), n_train=samples, n_test=TEST, seed=draw)
+    network = dmft.MLP(1, dmft.Activation("relu", scale=2**-0.5), gamma0=gamma0, centered=False)
+    first = dmft.Problem(network, task, dmft.GradientDescent(1.0, 1, weight_decay=DECAY))
+    kernel = dmft.lazy_kernel(first, kind="flow", ridge=1.0)["ntk"].values[:samples, :samples]
+    rate = STABLE * samples / (np.linalg.eigvalsh(kernel)[-1] * max(1.0, gamma0))
+    steps = int(np.ceil(UNTIL / (DECAY * rate)))
+    return dmft.vary(first, training=[dmft.GradientDescent(rate, steps, weight_decay=DECAY)])[0]
+
+
+def settings(gammas: Iterable[float] = GAMMAS, samples: Iterable[int] = SAMPLES) -> list[tuple[float, int]]:
+    """gamma0 and samples of the panels: a row and a column."""
+    return list(dict.fromkeys([*((gamma0, SHOWN) for gamma0 in gammas), *((GAMMA0, count) for count in samples)]))
+
+
+def lazy(described: dmft.Problem) -> dict[str, xr.Dataset]:
+    """The lazy predictors, by name."""
+    ridge = DECAY * described.task.n_train
+    return {
+        LAZY_NNGP: dmft.lazy_kernel(described, kind="bayes", ridge=ridge),
+        LAZY_NTK: dmft.lazy_kernel(described, kind="flow", ridge=ridge),
+        LOWER: dmft.lazy_kernel(described, kind="flow", ridge=ridge / 10),
+    }
+
+
+def adapted(described: dmft.Problem, *, tolerance: float = 1e-6) -> dict[str, xr.Dataset]:
+    """The adaptive predictors, by name."""
+    return {
+        BAYES: dmft.adaptive_kernel(described, kind="bayes", temperature=DECAY),
+        FLOW: dmft.adaptive_kernel(described, kind="flow", tolerance=tolerance),
+    }
+
+
+def networks(described: dmft.Problem, *, width: int = WIDTH, seeds: int = 2, **settings: Any) -> dict[str, xr.Dataset]:
+    """Networks at rest, by name."""
+    last = described.training.steps
+    found = finite_nets.train_ensemble(
+        described,
+        widths=[width],
+        seeds=seeds,
+        save_steps=[last],
+        observables=["prediction"],
+        progress=False,
+        **settings,
+    )
+    return {NETWORKS: found}
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """From `store`/adaptive_kernels.nc, or made: twenty minutes of two cores."""
+    if store is not None:
+        return NEEDS.stored(store)
+    found: dict[str, list[xr.Dataset]] = {name: [] for name in PREDICTORS}
+    for draw in range(DRAWS):
+        for gamma0, samples in settings():
+            described = problem(draw, gamma0=gamma0, samples=samples)
+            each = adapted(described) | networks(described) | (lazy(described) if gamma0 == GAMMA0 else {})
+            for name, result in each.items():
+                found[name].append(result)
+    return comparisons.predictors(found, reference=LAZY_NTK)
+
+
+def drawn(*results: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return NEEDS.take(*results)
+
+
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of what `comparisons.predictors` has returned."""
+    return style.panels(draw, drawn(*results), (1, 3), SIZE)
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """All panels."""
+    samples, gamma0 = (_nearest(ds[name].values, value) for name, value in (("samples", SHOWN), ("gamma0", GAMMA0)))
+    _against(ds.sel(samples=samples), "gamma0", "test_error", axes[0])
+    _against(ds.sel(samples=samples), "gamma0", "test_loss", axes[1])
+    _against(ds.sel(gamma0=gamma0), "samples", "test_error", axes[2])
+    for ax, title in zip(
+        axes, (f"(a) $P={samples}$", f"(b) $P={samples}$", rf"(c) $\gamma_0={gamma0:g}$"), strict=True
+    ):
+        ax.set_title(title)
+    axes[1].legend(fontsize="x-small")
+
+
+def _against(ds: xr.Dataset, along: str, quantity: str, ax: Axes) -> None:
+    labels = {"test_error": "share of test errors", "test_loss": "test loss"}
+    x = ds[along].values
+    ax.set_xscale("log")
+    ax.minorticks_off()
+    for name in ds["predictor"].values.tolist():
+        row = ds.sel(predictor=name)
+        here = np.isfinite(row[quantity].values)
+        points = x[here], row[quantity].values[here], row[f"{quantity}_se"].values[here]
+        ax.errorbar(*points, label=name, linewidth=1.1, markersize=3.5, **LOOKS.get(name, {}))
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.set(xlabel=r"richness $\gamma_0$" if along == "gamma0" else "training samples $P$", ylabel=labels[quantity])
+
+
+def _nearest(values: Any, wanted: float) -> Any:
+    """The value nearest to the one wanted."""
+    return values[np.argmin(abs(values - wanted))]

@@ -1,0 +1,149 @@
+"""Derivatives of losses of the limit in numbers of the problem, and what goes down them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import dmft
+import finite_nets
+from conftest import first_of
+from dmft.errors import DivergenceError
+
+NUMERICS = {"particles": 128, "scrambles": 2, "tolerance": 1e-5}
+RNG = np.random.default_rng(0)
+TASK = dmft.Task(RNG.standard_normal((4, 5)), [1, -1, 1, -1], RNG.standard_normal((2, 5)), [1, -1])
+RATES = [0.3, 0.2, 0.25, 0.15]
+
+
+def problem(network=None, task=TASK, loss="squared", **training):
+    given = {"learning_rate": RATES, "steps": 4, "momentum": 0.5, "weight_decay": 0.02, **training}
+    return dmft.Problem(network or dmft.MLP(2, dmft.tanh(), 1.3, bias=0.4), task, dmft.GradientDescent(**given), loss)
+
+
+CASES = {
+    "perceptron": (problem(), ["learning_rate", "momentum", "weight_decay", "gamma0", "bias"]),
+    "residual, logistic": (
+        problem(dmft.ResidualMLP(3, dmft.gelu(), branch_scale=0.7), loss="logistic"),
+        ["branch_scale", "learning_rate"],
+    ),
+    "linear": (problem(dmft.MLP(2, dmft.linear(), weight_variance=(1.0, 1.5, 0.8))), ["weight_variance", "gamma0"]),
+    "two outputs, batches": (
+        problem(
+            task=dmft.Task(TASK.x_train, np.eye(2)[[0, 1, 0, 1]]),
+            loss="cross_entropy",
+            batches=dmft.random_batches(4, 2, 4),
+        ),
+        ["gamma0", "learning_rate"],
+    ),
+}
+
+
+def moved(given, field, entry, h):
+    value = np.array(getattr(given.training if hasattr(given.training, field) else given.network, field), float)
+    value[(entry,) if value.ndim else ()] += h
+    return dmft.vary(given, **{field: [tuple(value.tolist()) if value.ndim else float(value)]})[0]
+
+
+def loss_of(given, seed=0, name="loss", step=-1):
+    numbers = {} if given.sketch.linear else {**NUMERICS, "seed": seed}
+    return dmft.solve(given, observables=["loss"], **numbers)[name].values[step]
+
+
+@pytest.mark.parametrize("name", first_of(CASES))
+def test_derivatives_are_differences_of_limits_with_common_normals(name):
+    given, by = CASES[name]
+    found, h = dmft.gradient(given, by=by, **NUMERICS), 1e-4
+    np.testing.assert_allclose(found["value"], loss_of(given), rtol=1e-10)
+    entries = list(zip(*(found[label].values for label in ("field", "entry")), strict=True))
+    assert len(entries) == sum(np.size(getattr(given.training, n, None) or getattr(given.network, n, 0)) for n in by)
+    for i in {0, len(entries) // 2, len(entries) - 1}:
+        up, down = (loss_of(moved(given, *entries[i], s * h)) for s in (1, -1))
+        expected = (up - down) / (2 * h)
+        np.testing.assert_allclose(found["gradient"].values[i], expected, rtol=2e-4, atol=1e-7)
+        if not given.sketch.linear:  # other normals on one side: no derivative
+            assert abs((loss_of(moved(given, *entries[i], h), seed=1) - down) / (2 * h) - expected) > 1
+
+
+def test_test_losses_of_several_steps_are_averaged():
+    given = CASES["perceptron"][0]
+    found = dmft.gradient(given, of="test_loss", at=[1, 4], by="gamma0", **NUMERICS)
+    np.testing.assert_allclose(found["value"], np.mean([loss_of(given, name="test_loss", step=t) for t in (1, 4)]))
+    h = 1e-4
+    up, down = (
+        np.mean([loss_of(dmft.vary(given, gamma0=[1.3 + s * h])[0], name="test_loss", step=t) for t in (1, 4)])
+        for s in (1, -1)
+    )
+    np.testing.assert_allclose(found["gradient"].values[0], (up - down) / (2 * h), rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "error", "message"),
+    [
+        ({}, {"by": "depth"}, TypeError, "by='depth' is 2, no number; numbers are "),
+        ({}, {"by": "width"}, ValueError, "by='width' is no field of this problem"),
+        ({}, {"by": []}, ValueError, "names no field"),
+        ({}, {"at": 9}, ValueError, "give a step between 0 and 4"),
+        ({}, {"of": "accuracy"}, ValueError, "choose one of loss, test_loss"),
+        ({"task": dmft.Task(TASK.x_train, [1, -1, 1, -1])}, {"of": "test_loss"}, ValueError, "no test samples"),
+        ({"training": dmft.GradientFlow(1.0, 0.5, 4)}, {}, ValueError, "those of GradientFlow are not"),
+        (
+            {"training": dmft.GradientDescent(0.1, 4)},
+            {"by": "momentum"},
+            TypeError,
+            "by='momentum' shapes the compiled code",
+        ),
+    ],
+)
+def test_what_has_no_derivative_is_refused(changed, options, error, message):
+    given = dataclasses.replace(problem(), **changed)
+    with pytest.raises(error, match=message):
+        dmft.gradient(given, **NUMERICS, **options)
+
+
+def test_a_schedule_comes_down_where_no_constant_rate_does():
+    given = problem(dmft.MLP(2, dmft.tanh(), 1.0), momentum=0.0, weight_decay=0.0, learning_rate=[0.4] * 3, steps=3)
+    options = {"particles": 64, "tolerance": 1e-4}
+    constant = dmft.optimise(
+        dataclasses.replace(given, training=dmft.GradientDescent(0.4, 3)), iterations=10, **options
+    )
+    found = dmft.optimise(given, iterations=4, **options)
+    assert (np.diff(found.path["value"]) <= 0).all()
+    assert found.path.sizes["parameter"] == 3
+    assert found.path["value"].values.min() < constant.path["value"].values.min() < constant.path["value"].values[0]
+    assert abs(constant.path["gradient"].values[-1, 0]) < 0.1 * abs(constant.path["gradient"].values[0, 0])
+    again = dmft.gradient(found.problem, scrambles=2, **options)["value"].item()
+    np.testing.assert_allclose(again, found.path["value"].values.min(), rtol=1e-8)
+
+
+def test_searches_that_cannot_begin_are_refused():
+    with pytest.raises(ValueError, match="out of its bounds"):
+        dmft.optimise(problem(), bounds={"learning_rate": (0.0, 0.1)}, **NUMERICS)
+    with pytest.raises(ValueError, match="which is not searched"):
+        dmft.optimise(problem(), bounds={"gamma0": (0.1, 2.0)}, **NUMERICS)
+    with pytest.raises(DivergenceError):
+        dmft.optimise(problem(dmft.MLP(2, dmft.linear()), learning_rate=[90.0] * 4), **NUMERICS)
+
+
+@pytest.mark.slow
+def test_an_optimised_schedule_is_better_at_finite_width_too():
+    task = dmft.load_task("mnist5k", classes=(3, 8), n_train=20, n_test=100)
+    T, network = 8, dmft.MLP(2, dmft.tanh(), 1.0)
+    begin = dmft.Problem(network, task, dmft.GradientDescent([1.0] * T, T))
+    options = {"of": "test_loss", "particles": 1024, "tolerance": 3e-3}
+    constant = dmft.optimise(dmft.Problem(network, task, dmft.GradientDescent(1.0, T)), iterations=15, **options)
+    found = dmft.optimise(begin, iterations=30, **options)
+    limits = {
+        name: dmft.gradient(one.problem, seed=1, scrambles=4, **options)
+        for name, one in (("constant", constant), ("schedule", found))
+    }
+    print({name: (float(one["value"]), float(one["value_se"])) for name, one in limits.items()})
+    print(found.problem.training.learning_rate, constant.problem.training.learning_rate)
+    assert limits["schedule"]["value"] + 3 * limits["schedule"]["value_se"] < limits["constant"]["value"]
+    nets = {
+        name: finite_nets.train_ensemble(one.problem, widths=[1024], seeds=24, observables=["loss"], save_steps=[T])
+        for name, one in (("constant", constant), ("schedule", found))
+    }
+    pairs = (nets["constant"].test_loss - nets["schedule"].test_loss).values.ravel()  # of the same seeds
+    print(pairs.mean(), pairs.std() / 24**0.5)
+    assert pairs.mean() > 3 * pairs.std() / 24**0.5
