@@ -33,7 +33,7 @@ NEEDS = replace(width_convergence.NEEDS, figure="adam")
 def problem() -> dmft.Problem:
     """The problem of this figure."""
     task = dmft.load_task("digits", classes=(3, 8), n_train=4, n_test=0)
-    return dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), task, dmft.Adam(0.02, steps=10, beta2=0.99, eps=1e-2))
+    return dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), task, dmft.Adam(0.15, steps=10, beta2=0.99, eps=1e-2))
 
 
 def data(store: Path | None) -> xr.Dataset:
