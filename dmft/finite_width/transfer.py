@@ -297,10 +297,10 @@ def _dataset(
     _warn_of_ends(ds, over)
     if (apart := optimum.off_parabola(optimum.coordinate(at, scale), L)) > COARSE:
         warnings.warn(
-            f"the optimum of the limit and that of a parabola through three of the values are {apart:.2g} steps of the "
+            f"the optimum of the limit and that of a parabola through three of the values are {apart:.3g} steps of the "
             f"grid apart, more than {COARSE}: how curves run between values is a guess. Give values nearer to each "
             f"other, around {over}={ds['optimum_limit'].item():.3g}.",
-            stacklevel=3,
+            stacklevel=4,
         )
     numerics = (
         {} if exact else {"particles": run.particles, "scrambles": scrambles, "draws": influence.draws * scrambles}
@@ -376,5 +376,5 @@ def _warn_of_ends(ds: xr.Dataset, over: str) -> None:
         warnings.warn(
             f"the loss of {', '.join(where)} is lowest at an end of the values of {over}, {ends}: its optimum is nan. "
             "Give values beyond that end.",
-            stacklevel=4,
+            stacklevel=5,
         )
