@@ -214,7 +214,7 @@ def judged(ds: xr.Dataset) -> CoordinateCheck:
             text = f"has {entries[name][0]} entries at every N: make its width proportional to N"
             found[name] = "tied", 0.0, text
         elif trained and float(ds["moved"].sel(module=name).max()) == 0:
-            text = "frozen: its parameters do not move; give them to the optimizer, with requires_grad=True"
+            text = "frozen: parameters of it do not move; give them to the optimizer, with requires_grad=True"
             found[name] = "frozen", 0.0, text
         elif (s := _start_fault(name, starts[name], gains[name], after=any(j > i for j in grown))) != 0:
             text = f"{_goes(s)} at the start: its start or its multiplier misses a factor {_power(-s)}"

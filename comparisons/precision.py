@@ -174,9 +174,9 @@ class PrecisionLaw:
 
     def effective_parameters(self, parameters: ArrayLike, bits: Bits = None) -> Array:
         """N_eff, (2)."""
-        found = np.asarray(parameters, np.float64)
+        found = _require_positive("parameters", parameters)
         for name, value in self._by_channel(bits).items():
-            found = found * self.channels[name].share(value)
+            found = found * self.channels[name].share(_require_positive(f"bits of {name}", value))
         return found
 
     def degradation(self, parameters: ArrayLike, tokens: ArrayLike, post: ArrayLike, bits: Bits = None) -> Array:
@@ -205,8 +205,8 @@ class PrecisionLaw:
         self, parameters: ArrayLike, tokens: ArrayLike, bits: Bits = None, *, post: ArrayLike | None = None
     ) -> Array:
         """L, (1), with delta where weights are rounded to `post` bits after training."""
-        effective = self.effective_parameters(parameters, bits)
-        found = self.A * effective**-self.alpha + self.B * np.asarray(tokens, np.float64) ** -self.beta + self.E
+        effective, tokens = self.effective_parameters(parameters, bits), _require_positive("tokens", tokens)
+        found = self.A * effective**-self.alpha + self.B * tokens**-self.beta + self.E
         return np.asarray(found if post is None else found + self.degradation(parameters, tokens, post, bits))
 
     # ---- consequences ------------------------------------------------------------------------------------------------
@@ -285,6 +285,7 @@ class PrecisionLaw:
         if bits is None:
             return {}
         if not isinstance(bits, Mapping):
+            self._named(None)
             return dict.fromkeys(self.channels, bits)
         self._named(list(bits))
         return dict(bits)
@@ -305,6 +306,13 @@ class PrecisionLaw:
         # exponents are held below LEAST: the law ends a little above the bits where a share would vanish
         lowest = max(each.gamma * (each.bias - LEAST) for each in shared)
         return max(lowest, NEAR * widest) * (1 + NEAR), max(lowest, 0.0) + WIDE * widest
+
+
+def _require_positive(name: str, values: ArrayLike) -> Array:
+    found = np.asarray(values, np.float64)
+    if not (found > 0).all():
+        raise ValueError(f"{name}={found} must be positive.")
+    return found
 
 
 def _positive(name: str, value: float) -> float:

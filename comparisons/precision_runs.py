@@ -24,13 +24,14 @@ from scipy.optimize import least_squares
 
 from comparisons.errors import UnresolvedError
 from comparisons.precision import LEAST, AfterTraining, PrecisionLaw, Saturation
-from comparisons.run_table import LOSS, POST, SIZES, read_runs
+from comparisons.run_table import CHANNELS, LOSS, POST, SIZES, read_runs
 from dmft.specs import _check
 from dmft.text import table, with_error
 
 Array = NDArray[np.float64]
 
 EXPONENTS = ("alpha", "beta", "gamma data", "gamma parameters")
+AT_END = 1e-2  # of a logarithm, or of a bias
 AT_MOST = 400  # evaluations of a fit
 INNER = (16.0, 84.0)  # quantiles, in per cent: one standard error to both sides
 
@@ -44,7 +45,8 @@ class PrecisionFit:
     Args:
         law: the best.
         refits: of the bootstrap.
-        runs: the table with what the law predicts (`predict_precision`).
+        runs: the table with what the law predicts (`predict_precision`); in attrs r2, rms, and undetermined, the names
+            of constants that went to an end of what is tried.
 
     Example:
         >>> law = comparisons.PrecisionLaw(60.0, 0.5, 200.0, 0.4, 1.0)
@@ -79,7 +81,8 @@ class PrecisionFit:
             rows.append((name, with_error(value, float(error))))
         attrs = self.runs.attrs
         text = table(list(zip(("", "value"), *rows, strict=True)))
-        return f"{text}\n{self.runs.sizes['run']} runs, R^2 {attrs['r2']:.4f}, rms {attrs['rms']:.2g} of log L"
+        ends = f"; at an end of what is tried: {attrs['undetermined']}" if attrs["undetermined"] else ""
+        return f"{text}\n{self.runs.sizes['run']} runs, R^2 {attrs['r2']:.4f}, rms {attrs['rms']:.2g} of log L{ends}"
 
 
 def _constants(law: PrecisionLaw) -> dict[str, float]:
@@ -149,7 +152,10 @@ def fit_precision(
         again = {name: value[drawn] for name, value in data.items()}
         refits.append(shape.law(_fit(shape, again, best, delta)[0], again))
     law = shape.law(best, data)
-    return PrecisionFit(law, tuple(refits), predict_precision(law, found))
+    predicted = predict_precision(law, found)
+    near = [min(abs(v - low), abs(v - high)) < AT_END for v, low, high in zip(best, *shape.bounds(data), strict=True)]
+    predicted.attrs["undetermined"] = ", ".join(name for name, end in zip(shape.names, near, strict=True) if end)
+    return PrecisionFit(law, tuple(refits), predicted)
 
 
 def predict_precision(
@@ -180,7 +186,12 @@ def predict_precision(
     one = fit.law if fit is not None else law
     if not isinstance(one, PrecisionLaw):
         raise TypeError(f"law={type(law).__name__} is no PrecisionLaw, and no fit of one.")
-    found = read_runs(runs, columns, tuple(one.channels), optional=True)
+    others = [name for name in CHANNELS if name not in one.channels]
+    found = read_runs(runs, columns, (*one.channels, *others), optional=True)
+    for name in others:
+        if name in found and np.isfinite(found[name].values).any():
+            raise ValueError(f"the runs have bits of {name}, of which the law says nothing; leave the column out.")
+    found = found.drop_vars(others, errors="ignore")
     names = [name for name in one.channels if name in found]
 
     def predicted(each: PrecisionLaw) -> Array:

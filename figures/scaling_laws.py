@@ -5,7 +5,9 @@
 C = N t, whose lower envelope is the compute-optimal frontier.  (e) Feature learning improves the exponent in time from
 beta to 2 beta/(1 + beta).  (f) Stochastic gradients: one pass, and batches drawn again from fixed samples.  (g) Bias,
 variances over features and data, and the loss of averaged models.  (h) Kernel regression on images of digits, with the
-NTK of a ReLU network, and the theory of its spectrum.
+NTK of a ReLU network, and the theory of its spectrum.  (i) Compute frontiers of exact curves: lazy and rich features on
+a hard task, and on a super-easy one the exact gradient and one pass of SGD, whose noise sets another law.  (j) Their
+local slopes, beside the exponents of the laws.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dmft import random_data as rd
 from figures import style
 from figures.needs import Needs
 
-SIZE = (style.WIDE, 9.8)
+SIZE = (style.WIDE, 12.2)
 CAPACITY, SOURCE = 1.5, 1.75  # beta = 1/2
 MODES, SEEDS = 300, 48
 SIZES = (10, 30, 100)
@@ -34,17 +36,20 @@ TIMES = np.geomspace(1, 1e5, 11)
 EARLY, LATE = 10.0, 1e8
 COUNTS = np.geomspace(10, 3e3, 9)
 COMPUTE = np.geomspace(1e3, 1e7, 5)
+SUPER_EASY, ONE_PASS = 4.0, {"batch": 2, "learning_rate": 0.3}  # source of another task, beta = 2, and its SGD
+FRONTIERS = ("lazy", "rich", "super-easy", "super-easy, one pass")
 RICHNESS = (0.0, 1.0, 100.0)
 LONG = np.geomspace(1, 1e7, 29)
 STEPS, BATCHES = 60, (8, 32)
 IMAGES, DIGITS = (10, 30, 100), np.array([1.0, 10.0, 100.0, 1e3])
+KINDS = {"frontier": "loss", "frontier_features": "features"}
 NEEDS = Needs(
     "scaling_laws", "scaling_laws", "figures.scaling_laws.data(None)", ("features", "samples", "correction", "frontier")
 )
 
 
 def data(store: Path | None) -> xr.Dataset:
-    """All curves, made now in a minute, or of a folder of results (`figures.needs`)."""
+    """All curves, made now in some minutes, or of a folder of results (`figures.needs`)."""
     if store is not None:
         return NEEDS.stored(store)
     spectrum, wide = rd.power_law(MODES, CAPACITY, SOURCE), rd.power_law(1e8, CAPACITY, SOURCE)
@@ -57,12 +62,15 @@ def data(store: Path | None) -> xr.Dataset:
     found["correction"] = (("when", "count"), np.array([early, late]))
     by_model = [rd.gradient_flow(wide, COMPUTE / n, features=n).test for n in MODELS]
     found["by_compute"] = (("model", "compute"), np.array(by_model))
-    frontier = rd.compute_frontier(wide, COMPUTE)
-    found |= {"frontier": ("compute", frontier.loss), "frontier_features": ("compute", frontier.features)}
+    frontiers = _frontiers()
+    found |= {
+        name: (("course", "compute"), np.array([getattr(f, of) for f in frontiers])) for name, of in KINDS.items()
+    }
     whole = rd.power_law(1e11, CAPACITY, SOURCE)
     found["rich"] = (("richness", "long"), np.array([rd.rich_flow(whole, LONG, richness=g).test for g in RICHNESS]))
     found |= _stochastic(spectrum) | _ensembles(spectrum) | _images()
     coords = {
+        "course": list(FRONTIERS),
         "size": list(SIZES),
         "model": list(MODELS),
         "time": TIMES,
@@ -84,9 +92,23 @@ def data(store: Path | None) -> xr.Dataset:
         "seeds": SEEDS,
         "time_exponents": [each.time for each in law],
         "features_exponent": law[0].features,
-        "compute_exponent": law[0].compute,
+        "compute_exponents": [
+            *(each.compute for each in law),
+            *(rd.exponents(CAPACITY, SUPER_EASY, one_pass=noisy).compute for noisy in (False, True)),
+        ],
     }
     return xr.Dataset(found, coords=coords, attrs=attrs)
+
+
+def _frontiers() -> list[rd.Frontier]:
+    """In the order of `FRONTIERS`."""
+    hard, easy = (rd.power_law(1e7, CAPACITY, source).coarse(40) for source in (SOURCE, SUPER_EASY))
+    return [
+        rd.compute_frontier(hard, COMPUTE),
+        rd.compute_frontier(hard, COMPUTE, richness=1.0),
+        rd.compute_frontier(easy, COMPUTE),
+        rd.compute_frontier(easy, COMPUTE, **ONE_PASS),
+    ]
 
 
 def _trained(described: Any, name: str, dims: tuple[str, ...], steps: slice = slice(None)) -> dict[str, Any]:
@@ -153,11 +175,11 @@ def drawn(*results: xr.Dataset) -> xr.Dataset:
 
 def figure(*results: xr.Dataset) -> Figure:
     """The whole figure, of what `data` makes."""
-    return style.panels(draw, drawn(*results), (4, 2), SIZE)
+    return style.panels(draw, drawn(*results), (5, 2), SIZE)
 
 
 def draw(ds: xr.Dataset, axes: Any) -> None:
-    """Eight panels."""
+    """Ten panels."""
     each = np.ravel(axes)
     for ax, name, symbol in zip(each, ("features", "samples"), "NP", strict=False):
         _rows(ds, ax, name, "size", "time", lambda size, s=symbol: f"${s}={size:g}$")
@@ -183,15 +205,22 @@ def draw(ds: xr.Dataset, axes: Any) -> None:
         "SGD",
         "ensembles",
         "digits",
+        "frontiers",
+        "slopes of frontiers",
     )
-    labels = ("time $t$", "time $t$", "features $N$", "compute $C=Nt$", "time $t$", "step", "time $t$", "time $t$")
-    for letter, ax, title, label in zip("abcdefgh", each, titles, labels, strict=True):
-        ax.set(title=f"({letter}) {title}", xlabel=label, yscale="log")
+    time, compute = "time $t$", "compute $C=Nt$"
+    labels = (time, time, "features $N$", compute, time, "step", time, time, compute, compute)
+    _frontiers_of_tasks(ds, each[8], each[9])
+    for letter, ax, title, label in zip("abcdefghij", each, titles, labels, strict=True):
+        ax.set(title=f"({letter}) {title}", xlabel=label)
         if label != "step":
             ax.set_xscale("log")
+        if ax is not each[9]:
+            ax.set_yscale("log")
         ax.legend(fontsize=6, handlelength=1.4)
     for ax in each[::2]:
         ax.set_ylabel("excess test loss")
+    each[9].set_ylabel("minus the local slope")
 
 
 def _rows(
@@ -223,9 +252,19 @@ def _frontier(ds: xr.Dataset, ax: Axes) -> None:
     compute = ds["compute"].values
     for model, look in zip(ds["model"].values, style.SERIES, strict=False):
         ax.plot(compute, ds["by_compute"].sel(model=model).values, label=f"$N={model:g}$", **look)
-    ax.plot(compute, ds["frontier"].values, label="frontier", **style.LIMIT)
-    slope, best = ds.attrs["compute_exponent"], ds["frontier"].values
+    best, slope = ds["frontier"].sel(course="lazy").values, ds.attrs["compute_exponents"][0]
+    ax.plot(compute, best, label="frontier", **style.LIMIT)
     style.guide(ax, compute, (compute[-1], 0.7 * best[-1]), -slope, rf"$C^{{-{slope:.2g}}}$")
+
+
+def _frontiers_of_tasks(ds: xr.Dataset, losses: Axes, slopes: Axes) -> None:
+    compute = ds["compute"].values
+    between = np.sqrt(compute[1:] * compute[:-1])
+    for course, exponent, look in zip(ds["course"].values, ds.attrs["compute_exponents"], style.SERIES, strict=False):
+        y = ds["frontier"].sel(course=course).values
+        losses.plot(compute, y, label=course, **look)
+        slopes.plot(between, -rd.local_slopes(compute, y), label=course, **look)
+        slopes.axhline(exponent, color=look["color"], linestyle=":", linewidth=1.0)
 
 
 def _parts(ds: xr.Dataset, ax: Axes) -> None:

@@ -43,6 +43,7 @@ def ensemble(
     memory_limit: int | None,
     finished: Callable[[int], Any],
     attrs: dict[str, Any],
+    block: int | None,
 ) -> xr.Dataset:
     """Networks of all widths; arguments and result as of `finite_nets.ensembles.simulated`, memory_limit in bytes."""
     data = _Data(problem, device, dtype)
@@ -74,6 +75,7 @@ def ensemble(
         dtype=dtype,
         finished=finished,
         attrs=attrs,
+        block=block,
     )
 
 

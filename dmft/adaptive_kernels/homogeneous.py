@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.specs import Activation, GradientFlow, Problem
+from dmft.specs.training.recurrence import RECURRENCE
 
 PROBES = np.array([1e-3, 0.3, 1.0, 7.0, 40.0])
 EQUAL = 1e-9  # relative, of numbers that are equal but for rounding
@@ -42,11 +43,17 @@ def decay_of(problem: Problem) -> float:
     """lambda = P times the weight decay: of a flow d theta/dt = -gamma0^2 N d(P loss)/d theta - lambda theta.
 
     Raises:
-        ValueError: no decay, one that changes during training, or batches.
+        ValueError: no decay, one that changes during training, batches, or an optimiser that is not linear.
     """
     training = problem.training
     if training.batches is not None:
         raise ValueError("batches: training on them never comes to rest; take all samples at every step.")
+    if training.stepping != RECURRENCE and not isinstance(training, GradientFlow):
+        raise ValueError(
+            f"{type(training).__name__} is no linear optimiser: where it comes to rest its weights are not in "
+            "proportion to gradients, and predictions are no regression with the NTK; take dmft.GradientDescent(..., "
+            "weight_decay=...)."
+        )
     found = [_decay(A, b) for A, b in zip(*training.recurrences, strict=True) if b.any()]
     if min(found) <= 0:
         flow = isinstance(training, GradientFlow)
@@ -61,6 +68,12 @@ def decay_of(problem: Problem) -> float:
             "decay; give that alone."
         )
     return problem.task.n_train * found[-1]
+
+
+def require_one_output(problem: Problem) -> None:
+    """ValueError for several."""
+    if problem.task.outputs:
+        raise ValueError(f"{problem.task.targets.shape[1]} outputs: the flow is solved for one; give y (sample,).")
 
 
 def _decay(A: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -3,8 +3,8 @@
     min_t |A t - b|,   lower <= t <= upper
 
 Stark & Parker 1995: some variables rest at a bound, the others are free; the least squares of the free ones are taken
-as far as bounds allow, and then the variable whose bound costs most is set free.  (SciPy's have no start; non-negative
-least squares of its version 1.17 were seen to corrupt memory.)
+as far as bounds allow, and then the variable whose bound costs most is set free.  (`scipy.optimize.lsq_linear` has no
+start, and `nnls` no upper bounds.)
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 by L-BFGS-B (SciPy).  The logarithm lets the search come down from where V is large; numbers at which training diverges
 count as much worse than the first.
 
-V is that of the scrambles of one seed: its optimum is off that of the limit by what these scatter, which
-`dmft.gradient` at the optimum, with another seed, tells.  Where numbers change the order in which a matrix meets its
+V is that of the scrambles of one seed, and its optimum may be good for these alone: of few particles a search finds
+rates beyond stability that happen to suit them.  So V at the optimum is taken once more with other normals.  Where numbers change the order in which a matrix meets its
 directions, V jumps, by as much as scrambles differ: a search that meets such a jump ends there ("ABNORMAL"), within the
 error of V of the optimum; more particles make jumps smaller.
 """
@@ -14,8 +14,9 @@ error of V of the optimum; more particles make jumps smaller.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from scipy.optimize import minimize
 from dmft import schema
 from dmft.drivers.gradient import Objective, number, objective_of, parameters
 from dmft.drivers.machine import precision
+from dmft.drivers.uncertainty import warn_of_few_particles
 from dmft.errors import DivergenceError
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
@@ -36,6 +38,7 @@ Array = NDArray[np.float64]
 WORSE = 10.0  # in log V: where training diverges
 SLOPE = 1e-4  # of log V along any number, relative to its size or one, at which the search ends
 TINY = 1e-30  # in the place of a loss of zero
+FAR, LEAST = 3.0, 4  # standard errors; scrambles with other normals
 GAIN = 1e-9  # in log V of a step, below which it ends
 BOUNDS = {"momentum": (0.0, 0.999), "gamma0": (1e-6, None)}  # of other fields: 0 and above
 
@@ -79,7 +82,9 @@ def optimise(
         progress: show a bar of iterations.
 
     Returns:
-        the best problem, and the path: value(iteration), and number and gradient(iteration, parameter).
+        the best problem, and the path: value(iteration), and number and gradient(iteration, parameter); in its
+        attributes the value of the best problem with other normals, `checked`, and its standard error.  A warning says
+        where that is larger than those of the search explain.
 
     Raises:
         DivergenceError: training diverges where the search begins.
@@ -88,7 +93,7 @@ def optimise(
     Example:
         >>> schedule = dmft.GradientDescent([0.3, 0.3, 0.3], 3)
         >>> begin = dmft.Problem(problem.network, problem.task, schedule)
-        >>> found = dmft.optimise(begin, particles=256, iterations=3)
+        >>> found = dmft.optimise(begin, particles=256, iterations=2)
         >>> bool(found.path["value"][-1] < found.path["value"][0])
         True
     """
@@ -118,8 +123,16 @@ def optimise(
             callback=noted,
             options={"maxiter": iterations, "gtol": SLOPE, "ftol": GAIN},
         )
-    values, visited, slopes = map(np.array, zip(*search.path, strict=True))
-    best = search.problem(visited[int(np.argmin(values))])
+        values, visited, slopes = map(np.array, zip(*search.path, strict=True))
+        best = search.problem(visited[int(np.argmin(values))])
+        checked, se, directions = _checked(objective, best)
+    warn_of_few_particles(objective.run_of(best), directions)
+    if not checked - FAR * se <= values.min():  # nor a number
+        warnings.warn(
+            f"{of} of the optimum is {values.min():.3g} with the normals of the search, and {checked:.3g}({se:.1g}) with "
+            f"others: the search has found what these scrambles are good for. Raise particles={particles}.",
+            stacklevel=3,
+        )
     path = schema.build(
         "optimum",
         problem,
@@ -130,6 +143,8 @@ def optimise(
             "of": of,
             "at": [int(t) for t in np.flatnonzero(objective.weights)],
             "best": best.to_json(arrays=False),
+            "checked": checked,
+            "checked_se": se,
             "message": str(found.message),
             "evaluations": search.evaluations,
             "dtype": "float64",
@@ -141,6 +156,17 @@ def optimise(
         },
     )
     return Optimum(best, path)
+
+
+def _checked(objective: Objective, problem: Problem) -> tuple[float, float, int]:
+    """V of the problem with other normals, its standard error, and the directions met; infinite where it diverges."""
+    others = replace(objective, seed=objective.seed + 1, scrambles=max(objective.scrambles, LEAST))
+    try:
+        found, run = others.slopes(problem, (), progress_bar(None, "", "step", show=False))
+    except DivergenceError:
+        return math.inf, 0.0, 0
+    moments = found.moments.mean_and_error(exact=run.particles is None)
+    return float(moments["value"]), float(moments["value_se"]), found.directions
 
 
 class _Search:

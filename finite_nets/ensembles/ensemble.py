@@ -22,6 +22,7 @@ from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, _check
 from dmft.specs.random_data import RandomModel
+from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.recurrence import RECURRENCE
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision, precision
@@ -101,14 +102,14 @@ def train_ensemble(
         memory_limit = _check.integer("memory_limit", memory_limit, minimum=1)
     numbers = precision(dtype)
     if isinstance(problem.network, RandomModel):
-        others = (block, observables, quantisation)
-        if keep != "members" or covariance or two_time or any(each is not None for each in others):
+        if covariance or two_time or observables is not None or quantisation is not None:
             raise ValueError(
-                f"{type(problem.network).__name__} records the losses of every member; leave out keep, block, "
-                "covariance, two_time, observables and quantisation."
+                f"{type(problem.network).__name__} records losses; leave out covariance, two_time, observables and "
+                "quantisation."
             )
         members = check_members(scales if widths is None else widths, seeds, seed)
-        return _of_random_data(problem, problem.network, members, save_steps, device, numbers, memory_limit, progress)
+        block = _check_keep(keep, block, covariance, seeds)
+        return _of_random_data(problem, members, save_steps, device, numbers, memory_limit, progress, block)
     if scales is not None:
         raise ValueError(f"scales={scales!r} are of models of random data; give widths of networks.")
     members = check_members(widths, seeds, seed, problem)
@@ -151,7 +152,7 @@ def with_quantisation(numbers: Precision, quantisation: Any, plan: Plan) -> Prec
         raise TypeError(
             f"quantisation={quantisation!r} is no finite_nets.Quantisation, such as Quantisation(weights=4)."
         )
-    if plan.problem.training.stepping != RECURRENCE:
+    if plan.problem.training.stepping not in (RECURRENCE, ENTRYWISE):
         name = type(plan.problem.training).__name__
         raise ValueError(f"quantisation is for steps of an optimiser, such as dmft.GradientDescent, not {name}.")
     if plan.of_hessian:
@@ -163,15 +164,16 @@ def with_quantisation(numbers: Precision, quantisation: Any, plan: Plan) -> Prec
 
 def _of_random_data(
     problem: Problem,
-    model: RandomModel,
     members: Members,
     save_steps: Iterable[int] | None,
     device: str,
     numbers: Precision,
     memory_limit: int | None,
     progress: bool | None,
+    block: int | None,
 ) -> xr.Dataset:
     """What the simulator that the model names makes of the problem."""
+    model: Any = problem.network
     where, simulator = find_device(device), importlib.import_module(model.simulator)
     total = len(members.widths) * len(members.seeds)
     settings = usual_torch(where, tf32=numbers.name == "tf32")
@@ -185,6 +187,7 @@ def _of_random_data(
             memory_limit=memory_limit,
             finished=bar.update,
             attrs={"producer": "finite_nets.train_ensemble", "dtype": numbers.name, "device": device_name(where)},
+            block=block,
         )
     return found
 

@@ -16,6 +16,7 @@ from dmft.errors import exploded
 from dmft.specs import Problem
 from finite_nets.device.random import normals
 from finite_nets.ensembles.collection import Divergences, Members
+from finite_nets.ensembles.moments import of_members
 
 Array = NDArray[np.float64]
 SHARE = 0.4  # of the memory that is there, for a batch of members
@@ -43,6 +44,7 @@ def simulated(
     dtype: torch.dtype,
     finished: Callable[[int], Any],
     attrs: dict[str, Any],
+    block: int | None,
 ) -> xr.Dataset:
     """Train all members, as many at once as fit.
 
@@ -56,36 +58,48 @@ def simulated(
         device, dtype: where, and in which numbers.
         finished: called with the number of members of each batch.
         attrs: what the producer says of itself.
+        block: of moments, how many members a block has; None to keep all members.
 
     Returns:
-        Dataset of kind "ensemble" (`dmft.schema`): variables (width, seed, step, ...); nan where `diverged`.
+        Dataset of kind "ensemble" (`dmft.schema`): variables (width, seed, step, ...), nan where `diverged`; or of kind
+        "moments", (width, block, step, ...), for which a block of members is held at a time.
 
     Raises:
         DivergenceError: all members of a width diverge.
     """
     seeds = np.asarray(members.seeds, np.int64)
     seen = np.union1d([0], steps)  # networks are judged by where they began, recorded or not
-    rows: list[dict[str, Array]] = []
+    size, divergences, rows = block or len(seeds), Divergences(problem), []
     for width in members.widths:
-        parts = []
-        most = at_once(width)
-        for first in range(0, len(seeds), most):
-            part = seeds[first : first + most]
-            draws = Draws(torch.as_tensor(part, device=device), members.root, width, dtype)
-            parts.append(train(width, draws, seen))
-            finished(len(part))
-        rows.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    found = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    losses = [found[name] for name in ("loss", "test_loss") if name in found]
-    gone = np.any([exploded(one, one[..., :1]) for one in losses], axis=(0, -1))
-    values = {name: value[:, :, np.isin(seen, steps)] for name, value in found.items()}
-    divergences = Divergences(problem)
-    for width, row in zip(members.widths, gone, strict=True):
-        divergences.add(width, int(row.sum()), row.size)
-    if gone.any():
-        for name, value in values.items():
-            values[name] = np.where(gone.reshape(*gone.shape, *[1] * (value.ndim - 2)), np.nan, value)
-        values["diverged"] = gone
-    coords = {"width": np.array(members.widths), "seed": seeds}
+        most, blocks = at_once(width), []
+        for of_block in (seeds[start : start + size] for start in range(0, len(seeds), size)):
+            parts = []
+            for first in range(0, len(of_block), most):
+                part = of_block[first : first + most]
+                draws = Draws(torch.as_tensor(part, device=device), members.root, width, dtype)
+                parts.append(train(width, draws, seen))
+                finished(len(part))
+            found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            losses = [found[name] for name in ("loss", "test_loss") if name in found]
+            gone = np.any([exploded(one, one[:, :1]) for one in losses], axis=(0, -1))
+            divergences.add(width, int(gone.sum()), gone.size)
+            recorded = {name: value[:, np.isin(seen, steps)] for name, value in found.items()}
+            blocks.append(
+                _kept(recorded, gone) if block is None else of_members(recorded, gone, covariance=False).arrays()
+            )
+        rows.append({name: np.concatenate([each[name] for each in blocks]) for name in blocks[0]})
+    values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    coords = {"width": np.array(members.widths)}
+    coords |= {"seed": seeds} if block is None else {"block": np.arange(values["count"].shape[1])}
+    if block is None and not values["diverged"].any():
+        del values["diverged"]
     attrs = {**attrs, "seed": members.root, "diverged": divergences.report()}
-    return schema.build("ensemble", problem, values, steps=steps, coords=coords, attrs=attrs)
+    return schema.build(
+        "ensemble" if block is None else "moments", problem, values, steps=steps, coords=coords, attrs=attrs
+    )
+
+
+def _kept(found: Mapping[str, Array], gone: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Results of all members, nan of those that are gone."""
+    masked = {name: np.where(gone.reshape(-1, *[1] * (value.ndim - 1)), np.nan, value) for name, value in found.items()}
+    return {**masked, "diverged": gone}

@@ -68,9 +68,10 @@ def coordinates(
 
     Returns:
         Dataset: size, change and own (width, seed, module, step); gain and moved (width, seed, module), moved the
-        largest change of an own parameter; entries(width, module), numbers of a sample.  Parts are submodules without
-        parts of their own, or with parameters of their own, by name in the order in which they are called, and the
-        whole, "(output)".  What does not exist is nan: own and moved of what has no parameters.
+        largest change of an entry of that own parameter which moves least; entries(width, module), numbers of a
+        sample.  Parts are submodules without parts of their own, or with parameters of their own, by name in the order
+        in which they are called, and the whole, "(output)".  What does not exist is nan: own and moved of what has no
+        parameters.
 
     Raises:
         ValueError, TypeError: arguments out of range; dropout, BatchNorm; modules whose parts change with the width.
@@ -122,8 +123,7 @@ class _Measured:
         theta = {name: [p.detach().clone() for p in parts[name].parameters(recurse=False)] for name in calls}
         empty: list[list[list[float]]] = [[[] for _ in range(steps + 1)] for _ in QUANTITIES]
         self.size, self.change, self.own = empty
-        self.gain = [_rms(out) / _rms(args[0]) if _is_field(args) else np.nan for (args, _), out in calls.values()]
-        self.gain.append(np.nan)
+        self.gain = [_gain(args, out) for (args, _), out in calls.values()] + [np.nan]
         self.entries = [before[name].numel() // len(x) for name in self.names]
         for t in range(steps + 1):
             if t:
@@ -181,9 +181,9 @@ def _dataset(
 
 
 def _moved(part: nn.Module, before: Sequence[Tensor]) -> float:
-    """The largest change of a parameter."""
+    """The largest change of an entry, of the parameter of which it is the smallest."""
     pairs = zip(part.parameters(recurse=False), before, strict=True)
-    return max(float((p.detach() - p0).abs().max()) for p, p0 in pairs)
+    return min(float((p.detach() - p0).abs().max()) for p, p0 in pairs)
 
 
 def _is_part(module: nn.Module) -> bool:
@@ -215,8 +215,12 @@ def _first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _is_field(given: Any) -> bool:
-    return len(given) > 0 and isinstance(given[0], Tensor) and given[0].is_floating_point()
+def _gain(given: tuple[Any, ...], out: Tensor) -> float:
+    """Of sizes; nan where nothing of a size is given."""
+    if not given or not isinstance(given[0], Tensor) or not given[0].is_floating_point():
+        return float("nan")
+    size = _rms(given[0])
+    return _rms(out) / size if size else float("nan")
 
 
 def _rms(h: Tensor) -> float:

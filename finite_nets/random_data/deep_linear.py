@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dmft.specs import Training
@@ -49,8 +50,8 @@ class Deep(Network):
         return N * D + (L - 1) * N**2 + evaluations * (2 * L * N + D) + 4 * (N + D)
 
     def _branch(self, product: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = product * (self._beta / self._width**0.5)
-        return found + x if self._skip else found
+        scale = self._beta / self._width**0.5
+        return torch.add(x, product, alpha=scale) if self._skip else product * scale
 
     def errors(self) -> Tensor:
         self._q = [self.a.now]

@@ -34,6 +34,7 @@ def ensemble(
     memory_limit: int | None,
     finished: Callable[[int], Any],
     attrs: dict[str, Any],
+    block: int | None,
 ) -> xr.Dataset:
     """Losses of members, whose scales take the place of widths.
 
@@ -45,9 +46,11 @@ def ensemble(
         memory_limit: in bytes, of a batch of members; None for a share of what is available.
         finished: called with the number of members of each batch.
         attrs: what the producer says of itself.
+        block: of moments, how many members a block has; None to keep all members.
 
     Returns:
-        Dataset of kind "ensemble" (`dmft.schema`): loss and test_loss (width, seed, step); nan where `diverged`.
+        Dataset of kind "ensemble" (`dmft.schema`), loss and test_loss (width, seed, step), nan where `diverged`; or of
+        kind "moments".
 
     Raises:
         MemoryEstimateError: a single member does not fit.  DivergenceError: all members of a scale diverge.
@@ -68,6 +71,7 @@ def ensemble(
         dtype=dtype,
         finished=finished,
         attrs=attrs,
+        block=block,
     )
 
 

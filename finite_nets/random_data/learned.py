@@ -51,7 +51,8 @@ class Learned:
         if not t:
             return found
         weights = applied(seen[:, :t], v).mul_(self._memory[t, :t])
-        return found + applied(written[:, :t].mT, weights)
+        together: Tensor = torch.baddbmm(found[:, None], weights[:, None], written[:, :t])
+        return together[:, 0]
 
     def step(self, left: Tensor, right: Tensor) -> None:
         """The direction of this step, left right^T."""

@@ -35,7 +35,7 @@ class Network(nn.Module):
             if fault == "start":
                 self.top.weight.mul_(N**0.5)
         if fault == "frozen":
-            self.hidden.requires_grad_(False)
+            self.hidden.weight.requires_grad_(False)  # and not its bias
 
     def forward(self, x):
         for part in (self.read, self.hidden, self.top):
@@ -121,7 +121,7 @@ def test_planted_faults_are_named(name):
         "update": f"misses a factor N^{-exponent:.2g}",
         "start": "at the start: its start or its multiplier misses a factor N^-0.5",
         "tied": "has 32 entries at every N",
-        "frozen": "frozen: its parameters do not move",
+        "frozen": "frozen: parameters of it do not move",
     }[kind]
     assert text in one.text
     assert one.text in str(found)

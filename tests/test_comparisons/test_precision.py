@@ -117,6 +117,7 @@ def test_fit_recovers_the_constants_of_synthetic_runs(fit, runs):
     assert 0.003 < error < 0.05
     assert abs(law.optimal_bits() - LAW.optimal_bits()) < 3 * error
     assert "gamma activations" in str(fit)
+    assert fit.runs.attrs["undetermined"] == ""
     # a law in which activations do not matter does not fit
     wrong = comparisons.fit_precision(runs, tied=True, channels=("weights", "kv"), starts=1, bootstrap=0)
     assert wrong.runs.attrs["rms"] > 10 * fit.runs.attrs["rms"]
@@ -198,6 +199,13 @@ def test_what_laws_refuse():
         (lambda: PrecisionLaw(1, 1, 1, 1, 0).critical_tokens(1, 4), "nothing of rounding after training"),
         (lambda: PrecisionLaw.published("posit"), "numbers='posit' is unknown"),
         (lambda: LAW.allocation(-1), "compute=-1 must be positive"),
+        (lambda: LAW.loss(1e6, 0), "tokens=0.0 must be positive"),
+        (lambda: LAW.loss(1e6, 1e6, -4), "bits of weights=-4.0 must be positive"),
+        (lambda: PrecisionLaw(1, 1, 1, 1, 0).loss(1e6, 1e6, 4), "bits do not matter"),
+        (
+            lambda: comparisons.predict_precision(PrecisionLaw.published("floating"), grid()),
+            "bits of activations, of which the law says nothing",
+        ),
         (lambda: Saturation(0.0), "gamma must be positive"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -388,8 +388,7 @@ def test_exponents_of_sizes_and_early_corrections():
         (0.5, {"richness": 1.0}, (1e6, 1e7), -0.3506, 0.4683, 0.01),
         (0.5, {"richness": 100.0}, (1e6, 1e7), -0.3543, 0.4689, 0.01),
         # the law of SGD comes slowly
-        (2.0, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.694, 0.558, 0.05),
-        (1.6, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.690, 0.531, 0.05),
+        (2.0, {"batch": 2, "learning_rate": 0.3}, (1e5, 1e6), -0.693, 0.54, 0.05),
     ],
 )
 def test_frontiers_of_rich_and_super_easy_tasks(beta, options, C, loss, allocation, off):
@@ -398,7 +397,7 @@ def test_frontiers_of_rich_and_super_easy_tasks(beta, options, C, loss, allocati
     frontier = rd.compute_frontier(spectrum, C, guess=1500, **options)
     slopes = [rd.local_slopes(C, each)[0] for each in (frontier.loss, frontier.features)]
     assert slopes[0] == pytest.approx(loss, abs=3e-3)
-    assert slopes[1] == pytest.approx(allocation, abs=1.5e-2)
+    assert slopes[1] == pytest.approx(allocation, abs=3e-2)  # of flat minima
     predicted = rd.exponents(1.5, 1.5 * beta + 1, rich=rich, one_pass=not rich)
     assert -slopes[0] == pytest.approx(predicted.compute, rel=off)
     # the laws of lazy features, and of the exact gradient, are others

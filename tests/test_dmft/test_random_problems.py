@@ -160,6 +160,22 @@ def test_members_depend_on_their_seed_alone(monkeypatch):
     np.testing.assert_allclose(few["loss"].values[0, 0], many["loss"].values[0, 4], rtol=1e-5)
 
 
+def test_moments_are_those_of_the_members():
+    described, given = (
+        case("one pass"),
+        {"scales": [1, 2], "device": "cpu", "dtype": "float64", "save_steps": [0, 20, 30]},
+    )
+    nets = finite_nets.train_ensemble(described, seeds=64, **given)
+    moments = finite_nets.train_ensemble(described, seeds=64, keep="moments", block=8, **given)
+    assert dict(moments["test_loss_mean"].sizes) == {"width": 2, "block": 8, "step": 3}
+    x = nets["test_loss"].values.reshape(2, 8, 8, 3)
+    np.testing.assert_allclose(moments["test_loss_mean"], x.mean(axis=2), rtol=1e-12)
+    np.testing.assert_allclose(moments["test_loss_m2"], x.var(axis=2) * 8, rtol=1e-9)
+    theory = dmft.solve(described, save_steps=[0, 20, 30])
+    each, whole = (comparisons.compare(theory, one)["test_loss_deviation"] for one in (nets, moments))
+    np.testing.assert_allclose(whole, each, rtol=1e-9)
+
+
 def test_networks_that_diverge_are_told():
     wild = problem(training=dmft.GradientDescent(9.0, 60))
     with pytest.raises(DivergenceError, match="3 of 3 networks of scale 1 diverge. Lower learning_rate=9"):
@@ -410,7 +426,8 @@ def test_other_readings_say_what_there_is(reading):
         (lambda: dmft.solve(problem(), ensembles=(1, 2, 3)), TypeError, "ensembles=(1, 2, 3) is no pair"),
         (lambda: dmft.solve(linear_network(), ensembles=(2, 2)), ValueError, "ensembles=(2, 2) are of dmft.RandomFeatures"),
         (lambda: finite_nets.train_ensemble(linear_network(), scales=[1], seeds=8), ValueError, "scales=[1] are of models of random data"),
-        (lambda: finite_nets.train_ensemble(problem(), scales=[1], seeds=8, keep="moments"), ValueError, "records the losses of every member"),
+        (lambda: finite_nets.train_ensemble(problem(), scales=[1], seeds=8, two_time=True), ValueError, "RandomFeatures records losses; leave out"),
+        (lambda: finite_nets.train_ensemble(problem(), scales=[1], seeds=8, block=4), ValueError, "block and covariance are for keep='moments'"),
         (lambda: finite_nets.train_ensemble(problem(), seeds=8), TypeError, "is not a list"),
         (lambda: finite_nets.train_ensemble(problem(spectrum=rd.power_law(1e9, 2, 2)), scales=[1], seeds=8), ValueError, "cannot have"),
         (lambda: finite_nets.train_ensemble(problem(), scales=[64], seeds=8, memory_limit=10**5), MemoryEstimateError, "one network of scale 64"),

@@ -183,6 +183,16 @@ def test_full_precision_is_what_is_trained_without():
     assert abs(coarse - expected["ntk"]).max() > 1e-2
 
 
+def test_optimisers_by_entry_train_rounded_networks():
+    problem = dmft.Problem(dmft.MLP(2, TANH), task(outputs=2), dmft.Adam(0.05, STEPS, eps=0.1))
+    full, same, coarse = (
+        trained(problem, bits)["prediction"].values for bits in (None, Quantisation(), Quantisation(3))
+    )
+    np.testing.assert_allclose(same, full, rtol=0, atol=1e-12)
+    assert np.isfinite(coarse).all()
+    assert abs(coarse - full).max() > 1e-3
+
+
 def test_trained_weights_are_rounded_for_losses_alone():
     problem, bits = perceptron(), [2, 4, 8, 16]
     options = {"widths": [8, WIDTH], "seeds": [1, MEMBER], "dtype": "float64"}
