@@ -14,7 +14,11 @@ variances and covariances alone.
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
+<<<<<<< HEAD
+    posterior                       networks under their posterior, and adaptive kernels
+=======
     coordinate_check                what of a PyTorch module of one's own changes with its width, and what it misses
+>>>>>>> main
     predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
@@ -30,6 +34,7 @@ from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
 from comparisons.grokking import grokking
 from comparisons.overtraining import overtraining, reversal
+from comparisons.posterior import posterior
 from comparisons.precision import AfterTraining, PrecisionLaw, Saturation
 from comparisons.precision_runs import PrecisionFit, fit_precision, predict_precision
 from comparisons.predictors import predictors
@@ -59,6 +64,7 @@ __all__ = [
     "onset",
     "overtraining",
     "pointwise",
+    "posterior",
     "predict_precision",
     "predictors",
     "report",

@@ -27,14 +27,17 @@ from numpy.typing import NDArray
 from dmft.adaptive_kernels.linear import LinearPosterior
 from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
+from dmft.running import memory
 from dmft.running.progress import progress_bar
 from dmft.specs import MLP, Problem, _check
 from dmft.specs.adaptable import adaptable, prior
 
 Array = NDArray[np.float64]
-ROUNDS = 6  # of sampling at most, each twice as long as the one before
+ROUNDS = 7  # of sampling at most, each twice as long as the one before
 FIRST = 4  # blocks of the first round
+RELAXED = 30.0  # time of relaxation of the last round, at least: neurons take some units, rich ones ten
 FINER = 4  # populations are extrapolated from N / FINER and N
+FIELDS, KERNELS = 8, 16  # of a set, as many arrays of each are held
 PER_SAMPLE = 64  # neurons of a population by default, at least
 COMPARED = ("feature_kernel", "prediction")  # what has to converge
 
@@ -72,11 +75,14 @@ def bayes_kernel(
         Dataset of kind "adaptive_kernel" (`dmft.schema`): feature_kernel, feature_dual (D), prediction,
         prediction_dual (r), action, losses.  Attributes of deep linear networks: `gains` (chi) and `actions` of all
         branches, least first.  Of sampled ones: `error`, `drift` between the halves of the last round, `correction` by
-        the extrapolation, each relative, the largest of kernels and predictions; `acceptance`, `draws` of a set.
+        the extrapolation, each relative, the largest of kernels and predictions; `acceptance`, `draws` of a set, and
+        `relaxation`, the time that they took: half the squared lengths of moves, in units of the prior.
 
     Raises:
-        NotConvergedError: the error or the drift stayed above the tolerance, or the correction above ten times that;
-            its `estimate` is what was reached.
+        DivergenceError: populations left the finite numbers, as where training samples coincide.
+        MemoryEstimateError: populations that do not fit, with the numbers.
+        NotConvergedError: the error or the drift stayed above the tolerance, the correction above ten times that, or
+            the time of relaxation below 30; its `estimate` is what was reached.
         ValueError, TypeError: arguments out of range.
 
     Source: Lauditi, Bordelon & Pehlevan 2025, for the saddle point.
@@ -124,11 +130,19 @@ def _sampled(
     import jax
 
     from dmft.adaptive_kernels import population as populations
-    from dmft.drivers.machine import find_devices, precision
+    from dmft.drivers.machine import available_bytes, find_devices, precision
 
     n = problem.task.n_train
     of = populations.posterior(problem.task.input_kernel, problem.task.targets[:n], temperature * n, variances)
     (where,) = find_devices(device)
+    memory.require(
+        8 * count * (FIELDS * network.depth * population * problem.task.n_samples)
+        + 8 * count * (KERNELS * network.depth * problem.task.n_samples**2),
+        limit=None,
+        available=available_bytes(where),
+        what=f"{count} sets of {population} neurons a layer at {problem.task.n_samples} samples",
+        ways_out="lower sets or population, or take fewer test samples",
+    )
     total = 2 * (2 * populations.NODES + 1 + FIRST * (2**ROUNDS - 1))
     with precision("float64", where), progress_bar(total, "adaptive kernel", "block", progress) as bar:
         keys = jax.random.split(jax.random.key(seed))
@@ -142,7 +156,9 @@ def _sampled(
             halves = [[each.draw(network.gamma0, blocks, bar) for each in both] for _ in range(2)]
             report = _report(halves)
             report |= {"acceptance": both[1].accepted, "draws": 2 * blocks * populations.DRAWS}
+            report["relaxation"] = report["draws"] * populations.MOVES * both[1].length ** 2 / 2
             converged = max(report["error"], report["drift"], report["correction"] / 10) < tolerance
+            converged &= report["relaxation"] > RELAXED
             if converged:
                 break
     coarse, fine = ({name: (a[name] + b[name]) / 2 for name in a} for a, b in zip(*halves, strict=True))
@@ -163,9 +179,10 @@ def _sampled(
         raise NotConvergedError(
             f"the posterior at temperature={temperature:g} and gamma0={network.gamma0:g} was reached to a relative "
             f"error of {report['error']:.2g}, with a drift of {report['drift']:.2g} and a correction for populations "
-            f"of {population} of {report['correction']:.2g}; asked for was tolerance={tolerance:g} (and ten times that "
-            "of the correction). Raise population, sets or tolerance, or take a higher temperature or a smaller gamma0;"
-            " the error's `estimate` is what was reached.",
+            f"of {population} of {report['correction']:.2g}, in {report['relaxation']:.2g} units of time; asked for "
+            f"was tolerance={tolerance:g} (ten times that of the correction), and {RELAXED:g} units. Raise population, "
+            "sets or tolerance, or take a higher temperature or a smaller gamma0; the error's `estimate` is what was "
+            "reached.",
             estimate=result,
         )
     return result

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.errors import DivergenceError
 from dmft.running.progress import Bar
 from dmft.specs.activation import Activation
 
@@ -246,6 +247,11 @@ class Sets:
                 self.of, self.activation, np.float64(gamma0), self.e, keys, self.length / steps, steps
             )
             values = {name: np.asarray(value) / blocks for name, value in found.items()}
+            if not np.isfinite(values["evidence"]).all():
+                raise DivergenceError(
+                    f"populations left the finite numbers at gamma0={gamma0:.3g}. Leave out training samples that "
+                    "coincide, or raise the temperature."
+                )
             sums = {name: sums[name] + value for name, value in values.items()} if sums else values
             self.accepted = float(np.mean(accepted))
             bar.update()

@@ -138,6 +138,20 @@ def test_populations_find_the_saddle_point_of_two_samples(depth):
     assert max(found.attrs[name] for name in ("error", "drift")) < tolerance
 
 
+@pytest.mark.slow
+def test_populations_are_those_of_the_closed_form_and_of_the_lazy_limit():
+    problem = posed(2, dmft.linear())
+    exact = dmft.adaptive_kernel(problem, temperature=1 / 120)
+    found = dmft.adaptive_kernel(problem, temperature=1 / 120, sampled=True, device="cpu")
+    for name in ("feature_kernel", "feature_dual", "prediction"):
+        assert off(found[name], exact[name].values) < 0.02
+    assert abs(found["action"] - exact["action"]) < 4 * found["action_se"] + 0.01
+    lazy = posed(2, gamma0=1e-3)
+    initial = dmft.lazy_limit(lazy)["feature_kernel"][:, 0].values
+    assert off(dmft.adaptive_kernel(lazy, temperature=1 / 120, device="cpu")["feature_kernel"], initial) < 0.02
+    assert off(exact["feature_kernel"], dmft.lazy_limit(problem)["feature_kernel"][:, 0].values) > 0.3
+
+
 def test_what_has_not_converged_is_refused_with_the_estimate(monkeypatch):
     monkeypatch.setattr(bayes, "ROUNDS", 1)
     problem = posed(1, gamma0=1.0, n=2, tests=1, dimension=4)
