@@ -36,7 +36,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     # of a bank: normals and images; coordinates and responses; what C is moved by
     each = 4 * at_once * max(sizes) + 4 * at_once * capacity + 2 * capacity**2
     blocks += run.banks * each * itemsize
-    if run.form.stepping.by_entry:  # gradients of the entries of a matrix, where few products do not make them in place
+    if run.form.entry_matrices:  # gradients of the entries of a matrix, where few products do not make them in place
         blocks += max((max(part.bank, 1) for part in run.form.sketch.matrices), default=0) * max(sizes) ** 2 * 8
     # of attention: scores, what softmax keeps of them, and their cotangents
     blocks += 6 * at_once * run.form.sketch.pairs(sizes) * itemsize

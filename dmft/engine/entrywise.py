@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmft.engine.form import Form, Rule
-from dmft.engine.matrix import Entries
+from dmft.engine.matrix import Entries, Learned
 from dmft.engine.network import Network, Parameters, Pass, direction, evaluate, over_blocks, pushed, trained_part
 from dmft.engine.tape import Use
 from dmft.specs.parameterization import entry_step, hidden_scale
@@ -40,7 +40,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     """Step `t`; the pass is that before the update."""
     network, seen, change = evaluate(network, rule, t, form)
     assert rule.factors is not None  # of entrywise optimisers
-    push, sketch = direction(network, seen, change, form, matrices=False), form.sketch
+    push, sketch = direction(network, seen, change, form, matrices=form.rule.by_matrix), form.sketch
     fading, rate = rule.recurrence.change[t, 0, 0], rule.recurrence.b[t, 0]
     time, columns_of_inputs = jnp.asarray(t, float), rule.factors[:, None]
 
@@ -54,8 +54,36 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         step = entry_step(rule.gamma0, s)
         return entries(theta, state, moved / step, step)
 
-    def matrix(index: int, theta: Any, *state: Any) -> tuple[Any, Any]:
+    def whole_matrix(theta: Any, moved: Any, state: Any) -> tuple[Any, Any]:
+        """Of C in bases, or of weights themselves."""
+        low_rank = isinstance(theta, Learned)
+        weights, moved, *memory = (each.change if low_rank else each for each in (theta, moved, *state))
+        # a bank (output, matrix, input) in bases, (matrix, output, input) itself, is one matrix of all its inputs
+        axes = (0, 1, 2) if low_rank else (1, 0, 2)
+
+        def flat(a: jax.Array) -> jax.Array:
+            return a if a.ndim == 2 else a.transpose(axes).reshape(a.shape[axes[0]], -1)
+
+        def back(a: jax.Array) -> jax.Array:
+            if weights.ndim == 2:
+                return a
+            return a.reshape([weights.shape[axis] for axis in axes]).transpose(axes)
+
+        kept, X = form.rule.matrix(jnp, tuple(map(flat, memory)), flat(moved))
+        step = rule.gamma0 * (1.0 if low_rank else math.sqrt(weights.shape[-2]))
+        added = fading * weights + rate * step * back(X)
+        states = tuple(map(back, kept))
+        if not low_rank:
+            return added, states
+        still = jnp.zeros_like(theta.initial)
+        return Learned(fading * theta.initial, added), tuple(Learned(still, each) for each in states)
+
+    def matrix(index: int, theta: Any, moved: Any, *state: Any) -> tuple[Any, Any]:
         part = sketch.matrices[index]
+        found: tuple[Any, Any]
+        if form.rule.by_matrix:
+            found = over_blocks(part, whole_matrix, theta, moved, state)
+            return found
         uses = [use for use in seen.uses if (use.kind, use.index) == ("matrix", index)]
         share, bank = rule.gamma0 * sketch.share(part.target), part.bank or 1
 
@@ -70,7 +98,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
             return Entries(fading * theta.initial, added), tuple(Entries(still, each) for each in kept)
 
         given = [use.met for use in uses], [use.gradient for use in uses]
-        found: tuple[Any, Any] = over_blocks(part, of_block, theta, state, *given)
+        found = over_blocks(part, of_block, theta, state, *given)
         return found
 
     def columns(of: Parameters) -> tuple[Sequence[Any], ...]:
@@ -80,7 +108,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     reads, matrices, vectors, readouts = (list(zip(*each, strict=True)) for each in given)
     found = (
         [array(columns_of_inputs, *each) for each in reads],
-        [matrix(i, theta, *state) for i, (theta, _, *state) in enumerate(matrices)],
+        [matrix(i, *each) for i, each in enumerate(matrices)],
         [array(1.0, *each) for each in vectors],
         [array(math.prod(sketch.flattened) ** -0.5, *each) for each in readouts],
     )
@@ -89,7 +117,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         reads, matrices, vectors, (readout,) = (tuple(map(pick, each)) for each in found)
         return Parameters(reads, matrices, vectors, readout)
 
-    slots = tuple(parameters(lambda each, i=i: each[1][i]) for i in range(len(network.slots)))
+    slots = tuple(parameters(lambda each: each[1][i]) for i in range(len(network.slots)))  # noqa: B023
     added = trained_part(parameters(lambda each: each[0]), form)
     added = jax.tree.map(lambda a, theta: a.astype(theta.dtype), added, network.parameters)
     return replace(network, slots=slots).moved(added), seen
@@ -109,5 +137,8 @@ def _sum_of_products(u: jax.Array, v: jax.Array) -> jax.Array:
     """([matrix,] output, input): sum_c u_c v_c^T."""
     if len(u) > UNROLLED:
         return jnp.einsum("co,c...i->...oi", u, v, precision=lax.Precision.HIGHEST)
-    total: jax.Array = sum(one[:, None] * other[..., None, :] for one, other in zip(u, v, strict=True))  # type: ignore[assignment]
-    return total
+    total: Any = 0.0
+    for one, other in zip(u, v, strict=True):
+        total = total + one[:, None] * other[..., None, :]
+    found: jax.Array = total
+    return found

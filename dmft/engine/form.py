@@ -109,6 +109,11 @@ class Form:
         return found.stacked(self.stacked_from)
 
     @property
+    def entry_matrices(self) -> bool:
+        """Whether entries of matrices move by rules of their own."""
+        return self.stepping.by_entry and not self.rule.by_matrix
+
+    @property
     def per_output(self) -> bool:
         """Whether backward passes start from every output, not from the loss."""
         return self.stepping.by_output or self.every_row

@@ -212,7 +212,7 @@ def limit_network(
         ends = populations[source].size, populations[target].size, (capacity, capacity), tolerance
         make = partial(revealed_bank, part.bank) if part.bank else revealed
         ratio = sketch.share(part.source) / sketch.share(part.target)
-        own = {"ratio": ratio, "entries": form.entries if form.stepping.by_entry else None}
+        own = {"ratio": ratio, "entries": form.entries if form.entry_matrices else None}
 
         def begun(initial: jax.Array, make: Any = make, ends: Any = ends, own: Any = own) -> Any:
             return make(*ends, project=project, initial=initial, **own)

@@ -26,9 +26,10 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
         step: of a schedule; its rate is that of this step.
 
     Returns:
-        name, lr, weight_decay (decoupled), where the rule has them eps (in units of the gradient), and clip_value (for
-        `torch.nn.utils.clip_grad_value_`).  An input whose directions differ in s, as with a bias of the first layer or
-        learned positions, has a group for each s, whose columns of W^0 are called "W0[first:last]".
+        name, lr, weight_decay (decoupled), where the rule has them eps, in units of the gradient, and clip_value (for
+        `torch.nn.utils.clip_grad_value_`).  Of `dmft.Muon` matrices between neurons have no eps and are for
+        `torch.optim.Muon`, all others for Adam.  An input whose directions differ in s, as with a bias of the first
+        layer or learned positions, has a group for each s, whose columns of W^0 are called "W0[first:last]".
 
     Raises:
         ValueError, TypeError: an optimiser that is linear in the gradient, whose rate is eta gamma0^2 N for all weights
@@ -38,7 +39,7 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
         >>> adam = dmft.Problem(dmft.MLP(2), problem.task, dmft.Adam(0.1, steps=3, eps=1e-2, weight_decay=0.5))
         >>> for group in dmft.torch_groups(adam, width=100):
         ...     print(group["name"], *(f"{group[key]:.3g}" for key in ("lr", "eps", "weight_decay")))
-        W0 0.004 0.0001 12.5
+        W0 0.0333 0.0001 1.5
         W1 0.001 0.0001 50
         w 0.001 0.01 50
     """
@@ -81,9 +82,14 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
             s = float(factors[first])
             bias = network.bias if linear and network.bias and last == len(factors) else 1.0
             groups.append(group(name, s, bias * s if linear else 1.0))
-    for part, (source, _) in zip(sketch.matrices, sketch.ends, strict=True):
+    for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
         s = hidden_scale(max(part.bank, 1) * sizes[source])
-        groups.append(group(part.name, s, s if linear else 1.0))
+        if not training.by_matrix:
+            groups.append(group(part.name, s, s if linear else 1.0))
+            continue
+        stored = s if linear else 1.0
+        lr = rate * network.gamma0 * sizes[target] ** 0.5 * stored
+        groups.append({"name": part.name, "lr": lr, "weight_decay": rate * training.weight_decay / lr if lr else 0.0})
     positions = 1
     for each in sketch.flattened:
         positions *= each

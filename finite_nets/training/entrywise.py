@@ -36,8 +36,13 @@ def descend(trainer: ProgramTrainer, state: State[Leaves], _: Fields, trained: F
     for number, (theta, layer) in enumerate(zip(weights.tensors, weights.layers, strict=True)):
         if not weights.trained[layer]:
             continue
-        G = direction.tensors[number].div_(steps[number])
-        kept, Q = rule.stepped(torch, t, tuple(slot.tensors[number] for slot in memory), G)
+        G, state_of = direction.tensors[number].div_(steps[number]), tuple(slot.tensors[number] for slot in memory)
+        step = steps[number]
+        if rule.by_matrix and number in trainer.between_neurons:
+            kept, Q = rule.matrix(torch, state_of, G)
+            step = trainer.network.gamma0 * theta.shape[-2] ** 0.5
+        else:
+            kept, Q = rule.stepped(torch, t, state_of, G)
         for slot, new in zip(memory, kept, strict=True):
             slot.tensors[number] = new
-        theta.mul_(keep).add_(Q * (rate * steps[number]))
+        theta.mul_(keep).add_(Q * (rate * step))

@@ -188,6 +188,11 @@ class ProgramTrainer(Training[Leaves]):
             tangent=tuple(trained),
         )
 
+    @property
+    def between_neurons(self) -> frozenset[int]:
+        """Numbers of matrices, banks among them."""
+        return frozenset(range(self.numbers.readout)) - {*self.numbers.reads}
+
     def entry_steps(self, width: int) -> list[Tensor | float]:
         """gamma0 s of the weights by number, of reads (direction,)."""
         sizes, numbers = self.sizes(width), self.numbers
@@ -198,7 +203,7 @@ class ProgramTrainer(Training[Leaves]):
             if number in numbers.reads:
                 return read
             if number == numbers.readout:
-                return float(self._read) ** -0.5
+                return 1 / math.sqrt(self._read)
             return 1.0 if source is None else hidden_scale(max(numbers.banks[number], 1) * sizes[source])
 
         return [entry_step(self.network.gamma0, factor(number)) for number in range(len(numbers.ends))]

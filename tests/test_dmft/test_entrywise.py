@@ -1,7 +1,10 @@
 """Entrywise optimisers: specs, networks against torch.optim, the limit against explicit networks, in law and by width."""
 
+import json
 import math
-from dataclasses import replace
+import re
+import warnings
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -9,11 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 
 import dmft
 import finite_nets
 from conftest import first_of
+from dmft.drivers.run import Run
+from dmft.drivers.uncertainty import warn_of_common_flips
 from dmft.engine import bank, loop, matrix, network, population
+from dmft.specs.training.muon import orthogonalised
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training.programs import trainer_of
 
@@ -89,6 +96,42 @@ def test_rmsprop_is_that_of_torch():
     np.testing.assert_allclose(nets.prediction[0, 0], theirs, rtol=1e-11, atol=1e-13)
 
 
+def test_muon_is_that_of_torch_but_for_its_bfloat16():
+    muon = dmft.Muon(0.05, 3, momentum=0.9, beta2=0.99, weight_decay=0.2)
+    problem, width = perceptron(muon, depth=3, bias=0.7), 12
+    nets = finite_nets.train_ensemble(problem, widths=[width], seeds=1, dtype="float64", observables=["prediction"])
+
+    class Both:
+        def __init__(self, groups):
+            bare = [{k: v for k, v in g.items() if k not in ("name", "eps")} for g in groups if "eps" not in g]
+            self.parts = [
+                torch.optim.Muon(bare, momentum=0.9, adjust_lr_fn="original"),
+                torch.optim.AdamW([g for g in groups if "eps" in g], betas=(0.9, 0.99)),
+            ]
+
+        def zero_grad(self):
+            for part in self.parts:
+                part.zero_grad()
+
+        def step(self):
+            for part in self.parts:
+                part.step()
+
+    theirs = trained_by_torch(problem, dmft.torch_groups(problem, width), "linear", width, Both)
+    assert abs(theirs[-1] - theirs[0]).max() > 0.05
+    np.testing.assert_allclose(nets.prediction[0, 0], theirs, atol=3e-3)  # three digits, as bfloat16 has
+
+
+def test_an_odd_polynomial_of_low_rank_is_that_of_its_coordinates():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (20, 30))
+    C = rng.standard_normal((4, 4))
+    whole = orthogonalised(np, left @ C @ right.T, 5)
+    np.testing.assert_allclose(whole, left @ orthogonalised(np, C, 5) @ right.T, atol=1e-12)  # rounding
+    assert abs(whole - left @ np.sign(C) @ right.T).max() > 0.1
+    assert not orthogonalised(np, np.zeros((2, 3)), 5).any()
+
+
 # ---- the limit -------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +191,9 @@ EXPLICIT = {
         dmft.Task(X[:3], np.stack([Y[:3], X[:3, 0]], 1), X[3:], np.stack([Y[3:], X[3:, 0]], 1)),
         dmft.Adam((0.0, 0.1, 0.2, 0.1), 4, weight_decay=0.3, batches=dmft.random_batches(3, 2, 4)),
     ),
+    "muon": lambda: perceptron(dmft.Muon(0.05, 3, momentum=0.9, weight_decay=0.2), depth=3),
     "images": of_images,
+    "muon of images": lambda: replace(of_images(), training=dmft.Muon(0.05, 3, nesterov=False)),
     "words": of_words,
 }
 
@@ -162,3 +207,195 @@ def test_with_explicit_matrices_the_engine_trains_ordinary_networks(name):
     expected = nets.prediction[0, 0].values.reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)  # rounding
     assert abs(expected[-1] - expected[0]).max() > 0.01
+
+
+# ---- in law, and by width --------------------------------------------------------------------------------------------
+
+
+def sampled(problem, width, count, *, project=True):
+    """Predictions (member, step, sample) without weight matrices."""
+    last = problem.training.steps
+    with jax.enable_x64(True):
+        rule, form = loop.rule_of(problem), loop.form_of(problem, ())
+        capacity = len(rule.inputs) * (last + 1)
+
+        def one(key):
+            drawn = enumerate(loop.draws_needed(rule, form, capacity))
+            crowd = [population.particles(jax.random.normal(jax.random.fold_in(key, i), (n, width))) for i, n in drawn]
+            start = loop.limit_network(rule, form, crowd, 1e-7, capacity=capacity, project=project)
+            room = loop.empty_history(start, rule, form, [last])
+            return loop.advance(start, room, rule, 0, last + 1, form=form)[1].vitals.prediction
+
+        return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), count)))
+
+
+def compared(a, b):
+    """rms z of means and of variances (from fourth moments), and the least p of Kolmogorov and Smirnov, from step 1 on."""
+    a, b = a[:, 1:], b[:, 1:]
+    fourth = [((x - x.mean(0)) ** 4).mean(0) - x.var(0) ** 2 for x in (a, b)]
+    means = (a.mean(0) - b.mean(0)) / np.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
+    variances = (a.var(0) - b.var(0)) / np.sqrt(fourth[0] / len(a) + fourth[1] / len(b))
+    pairs = zip(a.reshape(len(a), -1).T, b.reshape(len(b), -1).T, strict=True)
+    least = min(ks_2samp(*pair).pvalue for pair in pairs)
+    return np.sqrt(np.mean(means**2)), np.sqrt(np.mean(variances**2)), least
+
+
+def trained(problem, width, count):
+    nets = finite_nets.train_ensemble(problem, widths=[width], seeds=count, dtype="float64", observables=["prediction"])
+    return nets.prediction[0].values
+
+
+def test_particles_are_in_law_networks_of_that_width():
+    problem = perceptron(dmft.Adam(0.3, 2, beta2=0.99, weight_decay=0.5), centered=False)
+    nets = trained(problem, 16, 2000)
+    means, variances, least = compared(sampled(problem, 16, 800), nets)
+    assert max(means, variances) < 2  # ten strongly correlated numbers
+    assert least > 1e-3
+    means, variances, least = compared(sampled(problem, 16, 800, project=False), nets)
+    assert variances > 4
+    assert least < 1e-4
+
+
+LAWS = {
+    "adam": dmft.Adam(0.3, 6, beta2=0.99),
+    "adamw": dmft.Adam(0.3, 6, beta2=0.99, eps=0.1, weight_decay=0.5),
+    "sign": dmft.SignDescent(0.3, 6),
+    "lion": dmft.Lion(0.3, 6),
+    "muon": dmft.Muon(0.1, 6, momentum=0.9, eps=0.01),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAWS)
+def test_samples_in_law_are_exact_for_every_rule(name):
+    problem = perceptron(LAWS[name], centered=False)
+    found = finite_nets.sample_in_law(problem, widths=[24], seeds=1500, observables=["prediction"])
+    means, variances, least = compared(found.prediction[0].values, trained(problem, 24, 6000))
+    assert max(means, variances) < 2  # 30 strongly correlated numbers
+    assert least > 1e-3
+
+
+def images(training, loss="squared"):
+    described = of_images()
+    return replace(described, training=training, loss=loss)
+
+
+ADAM = dmft.Adam(0.15, 5, beta2=0.99, eps=1e-2)
+WIDE = {
+    "A": lambda: perceptron(dmft.Adam(0.15, 8, beta2=0.99, eps=1e-6)),
+    "B": lambda: perceptron(dmft.Adam(0.15, 8, beta2=0.99, eps=0.1), depth=3),
+    "residual, biases": lambda: dmft.Problem(dmft.ResidualMLP(3, TANH, bias=0.5), TASK, ADAM),
+    "relu": lambda: dmft.Problem(dmft.MLP(2, dmft.relu()), TASK, ADAM),
+    "classes, minibatches": lambda: dmft.Problem(
+        dmft.MLP(2, TANH),
+        dmft.Task(X[:4], np.eye(2)[[0, 1, 1, 0]], X[4:], np.eye(2)[:1]),
+        replace(ADAM, batches=dmft.random_batches(4, 2, 5)),
+        "cross_entropy",
+    ),
+    "images": lambda: images(replace(ADAM, learning_rate=0.1, steps=4)),
+    "words": lambda: replace(of_words(), training=replace(ADAM, learning_rate=0.05, steps=4)),
+    "muon": lambda: perceptron(dmft.Muon(0.1, 5, momentum=0.9, eps=0.01), depth=3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the weight matrices met", "ignore:standard errors of")
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_networks_approach_the_limit(name):
+    """Extrapolated in 1/N, up to second order."""
+    problem, widths, seeds = WIDE[name](), (32, 64, 128), (2000, 1000, 500)
+    theory = dmft.solve(problem, particles=1024, scrambles=4, observables=["prediction"])
+    values, errors = [], []
+    for width, count in zip(widths, seeds, strict=True):
+        nets = trained(problem, width, count)
+        values.append(nets.mean(0))
+        errors.append(nets.std(0) / count**0.5)
+    fit = np.linalg.inv(np.array([[1, 1 / n, 1 / n**2] for n in widths]))[0]
+    limit, error = np.tensordot(fit, values, 1), np.sqrt(np.tensordot(fit**2, np.square(errors), 1))
+    z = ((limit - theory.prediction.values) / np.hypot(error, theory.prediction_se.values))[1:]
+    print(
+        f"{name}: rms z {np.sqrt(np.mean(z**2)):.2f}, max |difference| {abs(limit - theory.prediction.values).max():.4f}"
+    )
+    assert np.sqrt(np.mean(z**2)) < 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:standard errors of")
+def test_variances_follow_from_derivatives_where_eps_is_not_small():
+    problem = perceptron(dmft.Adam(0.15, 6, beta2=0.99, eps=0.1))
+    found = dmft.fluctuations(problem, particles=512, scrambles=4, draws=128, observables=["prediction"])
+    nets = finite_nets.train_ensemble(
+        problem, widths=[256], seeds=4000, dtype="float32", observables=["prediction"]
+    ).prediction[0]
+    ratio = (found.prediction_variance / (256 * nets.var("seed")))[1:].mean("sample").values
+    print("N Var, derivatives over networks, by step", ratio.round(3))
+    np.testing.assert_allclose(ratio, 1, atol=0.08)  # errors of networks .03, of draws .05
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_what_needs_linearity_is_refused():
+    adam = perceptron(dmft.Adam(0.1, 2, eps=1e-6))
+    for refused, words in {
+        dmft.lazy_limit: "is not linear in the gradient",
+        dmft.fluctuations: "Take eps of 0.012 or more, sample networks in law",
+        lambda p: p.training.memory: "not linear in the gradient, as memory kernels",
+        lambda p: dmft.fluctuations(dmft.vary(p, training=[dmft.Lion(0.1, 2)])[0]): "Lion jumps",
+        lambda p: dmft.fluctuations(
+            dmft.Problem(dmft.MLP(2, dmft.linear()), TASK, dmft.Adam(0.1, 2, eps=0.1)), mode="exact"
+        ): "mode='exact' is for linear networks, and what Adam makes",
+        lambda p: dmft.torch_groups(dmft.vary(p, training=[dmft.GradientDescent(0.1, 2)])[0], 8): "one rate",
+        lambda p: dmft.vary(p, parameterization=["ntk"]): "with parameterization='ntk'",
+        lambda p: dmft.torch_groups(p, 8, step=2): "step=2: the problem has steps 0..1",
+        lambda p: dmft.Adam(0.1, 2, beta1=1.0): "beta1=1.0",
+        lambda p: dmft.Adam(0.1, 2, eps=-1): "eps=-1",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(words)):
+            refused(adam)
+
+
+@dataclass(frozen=True)
+class Adagrad(dmft.Entrywise):
+    learning_rate: float
+    steps: int
+    eps: float = 1e-2
+    slots = 1
+
+    def update(self, xp, t, state, G):  # noqa: ARG002
+        (total,) = state
+        total = total + G * G
+        return (total,), G / (xp.sqrt(total) + self.eps)
+
+
+@dataclass(frozen=True)
+class Restless(Adagrad):
+    def update(self, xp, t, state, G):  # noqa: ARG002
+        return state, 0 * G + 1
+
+
+def test_rules_of_ones_own_are_known_by_what_they_make():
+    problem = perceptron(Adagrad(0.1, 2))
+    again = dmft.Problem.from_json(problem.to_json())
+    assert again.problem_id == problem.problem_id != perceptron(Adagrad(0.1, 2, eps=0.1)).problem_id
+    edited = json.loads(problem.to_json())
+    edited["training"]["eps"] = 0.2
+    with pytest.raises(ValueError, match="has changed since"):
+        dmft.Problem.from_json(json.dumps(edited))
+    with pytest.raises(ValueError, match="moves entries that have met no gradient"):
+        perceptron(Restless(0.1, 2))
+
+
+def test_signs_of_errors_that_pass_zero_together_are_warned_of():
+    def run_of(training):
+        return Run(perceptron(training), np.arange(4), 64, 1e-3, True)
+
+    f = np.zeros((4, 5))
+    f[2, :3] = Y[:3] * 0.97  # errors of .03
+    with pytest.warns(UserWarning, match="at most 0.03 at step 2.*SignDescent flips all"):
+        warn_of_common_flips(run_of(dmft.SignDescent(0.1, 3)), f)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_common_flips(run_of(dmft.Lion(0.1, 3)), f)
+        f[2, 0] = 0.5
+        warn_of_common_flips(run_of(dmft.SignDescent(0.1, 3)), f)

@@ -4,6 +4,7 @@ from dmft.specs.training.batches import OBSERVE, one_pass, random_batches
 from dmft.specs.training.descent import GradientDescent
 from dmft.specs.training.entrywise import Adam, ClippedDescent, Entrywise, Lion, RMSprop, SignDescent
 from dmft.specs.training.flow import SCHEMES, GradientFlow
+from dmft.specs.training.muon import Muon
 from dmft.specs.training.recurrence import Memory, Recurrence, Stepping, Training
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GradientFlow",
     "Lion",
     "Memory",
+    "Muon",
     "RMSprop",
     "Recurrence",
     "SignDescent",

@@ -65,6 +65,7 @@ class Entrywise(Training):
     """
 
     slots: int = 0
+    by_matrix: bool = False  # whether matrices between neurons move by a rule for each as a whole (`dmft.Muon`)
     weight_decay: float = 0.0
     clip: float | None = None
     stepping: Stepping = ENTRYWISE
@@ -91,7 +92,8 @@ class Entrywise(Training):
         """The rule alone: equal for optimisers that differ in rates, steps, decay and batches."""
         found = object.__new__(type(self))
         usual = {"learning_rate": 1.0, "steps": 1, "weight_decay": 0.0, "batches": None, "observe": "all"}
-        for each in fields(self):
+        own: Any = self
+        for each in fields(own):
             object.__setattr__(found, each.name, usual.get(each.name, getattr(self, each.name)))
         return found
 
@@ -108,7 +110,7 @@ class Entrywise(Training):
         return found
 
     @property
-    def memory(self) -> Memory:  # type: ignore[override]
+    def memory(self) -> Memory:
         self.require_linear("memory kernels d(t), c(t, s)")
         raise AssertionError
 
