@@ -32,12 +32,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft.adaptive_kernels import linear_flow, two_layer_flow
-from dmft.adaptive_kernels.homogeneous import decay_of, slopes
+from dmft.adaptive_kernels.homogeneous import decay_of, require_one_output, slopes
 from dmft.adaptive_kernels.rest import FEWEST, at_rest, late_steps, regression, tangent_kernel
 from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
 from dmft.running.progress import Bar, progress_bar
-from dmft.specs import MLP, Problem, _check
+from dmft.specs import Problem, _check
+from dmft.specs.adaptable import adaptable
 from dmft.specs.parameterization import layer_variances
 
 Array = NDArray[np.float64]
@@ -87,11 +88,9 @@ def flow_kernel(
         NotConvergedError: a gap, distance or error above the tolerance; `estimate` is the Dataset.
         ValueError, TypeError: no such problem; arguments out of range.
     """
-    network = problem.network
-    assert isinstance(network, MLP)  # checked by `adaptive_kernel`
+    network = adaptable(problem)
     bounds, decay = slopes(network.activation), decay_of(problem)
-    if problem.task.outputs:
-        raise ValueError(f"{problem.task.targets.shape[1]} outputs: the flow is solved for one; give y (sample,).")
+    require_one_output(problem)
     linear, shallow = bounds[0] == bounds[1], network.depth == 1
     offered = [CLOSED] * linear + [CONVEX] * shallow + [TRAINING]
     method = offered[0] if method == "auto" else method
@@ -217,7 +216,7 @@ def _trained(problem: Problem, tolerance: float, sets: int, looks: int, seed: in
     errors["initial_weights"] = left
     attrs = errors | {"instant_error": float(rest["instant_error"].max()), "particles": numerics["particles"]}
     attrs |= {"sets": sets, "looks": looks, "seed": seed}
-    above = [f"{name} {error:.2g}" for name, error in errors.items() if error > tolerance]
+    above = [f"{name} {error:.2g}" for name, error in errors.items() if not error <= tolerance]
     trouble = ""
     if above:
         trouble = (

@@ -70,6 +70,12 @@ def decay_of(problem: Problem) -> float:
     return problem.task.n_train * found[-1]
 
 
+def require_one_output(problem: Problem) -> None:
+    """ValueError for several."""
+    if problem.task.outputs:
+        raise ValueError(f"{problem.task.targets.shape[1]} outputs: the flow is solved for one; give y (sample,).")
+
+
 def _decay(A: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """lambda for which theta = D / lambda is at rest under x = A x + b D; 0 where nothing fades."""
     fading = np.eye(len(b)) - A

@@ -22,8 +22,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from dmft.adaptive_kernels.homogeneous import decay_of, slopes
-from dmft.specs import MLP, Problem, Training
+from dmft.adaptive_kernels.homogeneous import decay_of, require_one_output, slopes
+from dmft.specs import Problem, Training
+from dmft.specs.adaptable import adaptable
 
 Array = NDArray[np.float64]
 KERNELS = ("feature_kernel", "gradient_kernel")
@@ -71,10 +72,9 @@ def at_rest(problem: Problem, result: xr.Dataset) -> xr.Dataset:
         >>> bool(dmft.at_rest(decaying, late)["identity_error"] < 0.1)
         True
     """
-    network = problem.network
-    if not isinstance(network, MLP):
-        raise ValueError(f"{type(network).__name__}: states of rest are those of dmft.MLP.")
+    network = adaptable(problem)
     slopes(network.activation)
+    require_one_output(problem)
     if result.attrs.get("problem_id") != problem.problem_id:
         raise ValueError(f"the result is of problem {result.attrs.get('problem_id')}, not of {problem.problem_id}.")
     names = ["prediction", *(f"{name}_two_time" for name in KERNELS)]

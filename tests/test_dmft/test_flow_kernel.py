@@ -186,7 +186,9 @@ def test_arguments_are_checked():
         flow(deep, method="convex")
     with pytest.raises(ValueError, match="collapsed"):
         flow(deep, collapsed=True)
-    brief = problem(RELU, 1, until=0.1)
+    brief = problem(RELU, 1, until=0.4)
+    with pytest.raises(NotConvergedError, match="remaining nan"):  # too few steps to say
+        flow(replace(brief, network=dmft.MLP(1, dmft.linear())), method="training", sets=1, tolerance=10.0)
     with pytest.raises(ValueError, match="two_time"):
         at_rest(brief, networks(brief))
 
@@ -218,8 +220,9 @@ def test_two_layer_networks_approach_the_convex_problem_with_their_steps(seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 def test_training_of_the_limit_with_kinks_comes_to_rest_beside_wide_networks(depth):
-    described = problem(RELU, depth, dt=0.1, until=100.0)
-    trained = flow(described, method="training", sets=2, tolerance=5e-2)
+    # of two hidden layers fewer particles and steps: their matrices meet a new direction at every jump of a slope
+    described = problem(RELU, depth, dt=0.1, until=100.0 if depth == 1 else 12.0)
+    trained = flow(described, method="training", sets=2, tolerance=0.3, particles=2048 if depth == 1 else 512)
     nets = networks(described, width=1000, seeds=4)["prediction"].isel(width=0).mean(["seed", "step"])
     print(depth, trained.attrs, abs(trained["prediction"] - nets).values)
     assert trained.attrs["instant_error"] > 2 * trained.attrs["identity_error"]

@@ -104,7 +104,7 @@ def test_population_averages_by_monte_carlo():
 
 def test_wide_networks_are_the_limit():
     described = problem()
-    nets = finite_nets.train_ensemble(described, widths=[100, 400], seeds=60, save_steps=ONCE, device="cpu")
+    nets = finite_nets.train_ensemble(described, widths=[100, 400], seeds=20, save_steps=ONCE, device="cpu")
     theory = dmft.solve(described, save_steps=ONCE)
     compared = comparisons.compare(theory, nets)
     assert abs(compared["test_loss_deviation"].sel(width=400, step=STEPS)) < 0.02 * theory["test_loss"][-1]
