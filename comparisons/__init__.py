@@ -14,11 +14,8 @@ variances and covariances alone.
     spectra, after_kernel           the NTK's modes, and regression with it
     PrecisionLaw, fit_precision, predict_precision
                                     losses at few bits: a law, its constants from runs, what it says of them
-<<<<<<< HEAD
     posterior                       networks under their posterior, and adaptive kernels
-=======
     coordinate_check                what of a PyTorch module of one's own changes with its width, and what it misses
->>>>>>> main
     predictors                      kernel predictors and networks over draws of data
     report                          a comparison as one HTML file
 
