@@ -166,6 +166,7 @@ def draw(ds: xr.Dataset, axes: Any) -> None:
     kept.set(ylabel="steps to relearn", title="(f) reversal, readout kept", ylim=(0, None))
     for ax in (loss, margin, cosine, probes, new, kept):
         ax.set_xscale("symlog", linthresh=1)
+        ax.set_xlim(left=-0.3)
         ax.set_xlabel("step" if ax is not kept else "steps before the reversal")
         style.legend(ax, fontsize=6)
 

@@ -157,7 +157,7 @@ def _measured(of: Posterior, activation: Activation, gamma0: Any, e: Any, key: A
 
 @functools.partial(jax.jit, static_argnames="activation")
 def stiffness(of: Posterior, activation: Activation, gamma0: Any, e: Any, key: Any) -> Any:
-    """Largest eigenvalue of the Hessian of N V + |e|^2/2 at populations e (sample, neuron) of the layers."""
+    """Largest eigenvalue of the response of all forces to populations e (sample, neuron) of the layers."""
 
     def forces(e: Any) -> list[Any]:
         _, factors, duals, _ = _moment(of, activation, gamma0, e)
@@ -234,6 +234,7 @@ class Sets:
         self.key, key = jax.random.split(self.key)
         first = [a[0] for a in self.e]
         eigenvalue = float(stiffness(self.of, self.activation, np.float64(gamma0), first, key))
+        _require_finite(eigenvalue, gamma0)
         self.length = COURANT / max(eigenvalue, 1.0) ** 0.5
 
     def draw(self, gamma0: float, blocks: int, bar: Bar) -> dict[str, Array]:
@@ -247,11 +248,7 @@ class Sets:
                 self.of, self.activation, np.float64(gamma0), self.e, keys, self.length / steps, steps
             )
             values = {name: np.asarray(value) / blocks for name, value in found.items()}
-            if not np.isfinite(values["evidence"]).all():
-                raise DivergenceError(
-                    f"populations left the finite numbers at gamma0={gamma0:.3g}. Leave out training samples that "
-                    "coincide, or raise the temperature."
-                )
+            _require_finite(values["evidence"], gamma0)
             sums = {name: sums[name] + value for name, value in values.items()} if sums else values
             self.accepted = float(np.mean(accepted))
             bar.update()
@@ -271,3 +268,11 @@ class Sets:
         self.draw(gamma0, 1, bar)
         self.pace(gamma0)
         return action
+
+
+def _require_finite(values: Any, gamma0: float) -> None:
+    if not np.isfinite(values).all():
+        raise DivergenceError(
+            f"populations left the finite numbers at gamma0={gamma0:.3g}. Leave out training samples that coincide, or "
+            "raise the temperature."
+        )

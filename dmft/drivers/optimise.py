@@ -6,9 +6,9 @@ by L-BFGS-B (SciPy).  The logarithm lets the search come down from where V is la
 count as much worse than the first.
 
 V is that of the scrambles of one seed, and its optimum may be good for these alone: of few particles a search finds
-rates beyond stability that happen to suit them.  So V at the optimum is taken once more with other normals.  Where numbers change the order in which a matrix meets its
-directions, V jumps, by as much as scrambles differ: a search that meets such a jump ends there ("ABNORMAL"), within the
-error of V of the optimum; more particles make jumps smaller.
+rates beyond stability that happen to suit them.  So V at the optimum is taken once more with other normals.  Where
+numbers change the order in which a matrix meets its directions, V jumps, by as much as scrambles differ: a search that
+meets such a jump ends there ("ABNORMAL"), within the error of V of the optimum; more particles make jumps smaller.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def optimise(
     warn_of_few_particles(objective.run_of(best), directions)
     if not checked - FAR * se <= values.min():  # nor a number
         warnings.warn(
-            f"{of} of the optimum is {values.min():.3g} with the normals of the search, and {checked:.3g}({se:.1g}) with "
-            f"others: the search has found what these scrambles are good for. Raise particles={particles}.",
+            f"{of} of the optimum is {values.min():.3g} with the normals of the search, and {checked:.3g}({se:.1g}) "
+            f"with others: the search has found what these scrambles are good for. Raise particles={particles}.",
             stacklevel=3,
         )
     path = schema.build(

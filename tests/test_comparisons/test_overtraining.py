@@ -174,17 +174,13 @@ def test_reversal_is_training_that_goes_on(limits):
     steps = found["reversal_steps"].item()
     assert 0 < steps < 60
     assert found["accuracy"].sel(step=30 + steps) >= LEVEL > found["accuracy"].sel(step=29 + steps)
-    nets = finite_nets.train_ensemble(flipped, widths=[256], seeds=6, observables=["prediction"], progress=False)
+    nets = finite_nets.train_ensemble(flipped, widths=[256], seeds=4, observables=["prediction"], progress=False)
     measured = comparisons.reversal(nets)["reversal_steps"].values[0]
-    assert abs(measured.mean() - steps) < 1 + 5 * measured.std() / 6**0.5
-    still = replace(problem(), training=dmft.GradientDescent(2.0, 90))  # labels that are never flipped
-    assert (
-        dmft.solve(still, observables=["prediction"], **FEW)["prediction"].values[-1, :40] * still.task.y_train > 0
-    ).all()
-    assert flipped.task.provenance["overlap"] == [
-        *still.task.provenance["overlap"][:40],
-        *still.task.provenance["overlap"],
-    ]
+    assert abs(measured.mean() - steps) < 1 + 5 * measured.std() / 4**0.5
+    # labels that are never flipped stay learned
+    assert (theory["prediction"].sel(step=100)[:40] * problem().task.y_train > 0).all()
+    overlap = problem().task.provenance["overlap"]
+    assert flipped.task.provenance["overlap"] == [*overlap[:40], *overlap]
 
 
 @pytest.mark.slow

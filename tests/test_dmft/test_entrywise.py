@@ -312,7 +312,8 @@ def test_wide_networks_approach_the_limit(name):
         errors.append(nets.std(0) / count**0.5)
     fit = np.linalg.inv(np.array([[1, 1 / n, 1 / n**2] for n in widths]))[0]
     limit, error = np.tensordot(fit, values, 1), np.sqrt(np.tensordot(fit**2, np.square(errors), 1))
-    z = ((limit - theory.prediction.values) / np.hypot(error, theory.prediction_se.values))[1:]
+    errors = np.hypot(error, theory.prediction_se.values)[1:]  # f(0) = 0
+    z = (limit - theory.prediction.values)[1:] / errors
     print(
         f"{name}: rms z {np.sqrt(np.mean(z**2)):.2f}, max |difference| {abs(limit - theory.prediction.values).max():.4f}"
     )
