@@ -7,14 +7,16 @@ from typing import Any
 
 from dmft.specs import _check
 from dmft.specs.networks.program import input_factors
+from dmft.specs.networks.sketch import Part
 from dmft.specs.parameterization import entry_gradient, entry_step, hidden_scale, output_scale
 from dmft.specs.problem import Problem
+from dmft.specs.training.entrywise import RMSprop
 
 UNITS = ("linear", "unit")
 
 
 def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: int = 0) -> list[dict[str, Any]]:
-    """What `torch.optim.Adam` and its kin have to be given at a width, one group for each weight of the program.
+    """What `torch.optim.Adam` and its kin have to be given at a width, one group for each weight that is trained.
 
     Add "params" to each, and pass the list: torch.optim.AdamW(groups, betas=(beta1, beta2)).
 
@@ -27,13 +29,15 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
 
     Returns:
         name, lr, weight_decay (decoupled), where the rule has them eps, in units of the gradient, and clip_value (for
-        `torch.nn.utils.clip_grad_value_`).  Of `dmft.Muon` matrices between neurons have no eps and are for
-        `torch.optim.Muon`, all others for Adam.  An input whose directions differ in s, as with a bias of the first
-        layer or learned positions, has a group for each s, whose columns of W^0 are called "W0[first:last]".
+        `torch.nn.utils.clip_grad_value_`).  Frozen weights are left out: give them to no optimiser.  Of `dmft.Muon`
+        matrices between neurons have no eps and are for `torch.optim.Muon`, all others for Adam.  It moves matrices
+        by sqrt(max(1, rows / columns)) lr (adjust_lr_fn "original", its default), and lr is divided by that here.  An
+        input whose directions differ in s, as with a bias of the first layer or learned positions, has a group for
+        each s, whose columns of W^0 are called "W0[first:last]".
 
     Raises:
         ValueError, TypeError: an optimiser that is linear in the gradient, whose rate is eta gamma0^2 N for all weights
-            N(0, 1); arguments out of range.
+            N(0, 1); `dmft.RMSprop` with decay, which that of PyTorch couples to the gradient; arguments out of range.
 
     Example:
         >>> adam = dmft.Problem(dmft.MLP(2), problem.task, dmft.Adam(0.1, steps=3, eps=1e-2, weight_decay=0.5))
@@ -51,6 +55,12 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
             f"{type(training).__name__} has one rate for all weights N(0, 1), eta gamma0^2 N; torch_groups is for "
             "entrywise optimisers, such as dmft.Adam."
         )
+    if isinstance(training, RMSprop) and training.weight_decay:
+        raise ValueError(
+            f"weight_decay={training.weight_decay:g} of RMSprop is decoupled from the gradient, and that of "
+            "torch.optim.RMSprop is coupled to it: it would train other networks. Take weight_decay=0, or dmft.Adam "
+            "with beta1=0 (torch.optim.AdamW), which corrects the bias of the average of G^2 besides."
+        )
     if units not in UNITS:
         raise ValueError(f"units={units!r} is unknown; choose one of {', '.join(UNITS)}.")
     width = _check.integer("width", width, minimum=1)
@@ -61,6 +71,12 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
     sizes = sketch.sizes(width)
     top = sizes[sketch.place(sketch.readout)]
 
+    def trained(part: Part) -> bool:
+        return part.layer not in network.frozen
+
+    def decay(lr: float) -> float:
+        return rate * training.weight_decay / lr if lr else 0.0
+
     def group(name: str, s: float, stored: float, count: int = width) -> dict[str, Any]:
         """Of weights that are multiplied by s, of which PyTorch has `stored` times as much."""
         lr = rate * entry_step(network.gamma0, s) * stored
@@ -68,7 +84,7 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
         unit = entry_gradient(network.gamma0, count, s) / stored
         if hasattr(training, "eps"):
             found["eps"] = training.eps * unit
-        found["weight_decay"] = rate * training.weight_decay / lr if lr else 0.0
+        found["weight_decay"] = decay(lr)
         if training.clip is not None:
             found["clip_value"] = training.clip * unit
         return found
@@ -76,26 +92,30 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
     linear = units == "linear"
     groups, factors = [], input_factors(network, problem.task.shape)
     edges = [0, *(i for i in range(1, len(factors)) if factors[i] != factors[i - 1]), len(factors)]
-    for part in sketch.reads:
+    for part in filter(trained, sketch.reads):
         for first, last in pairwise(edges):
             name = part.name if len(edges) == 2 else f"{part.name}[{first}:{last}]"
             s = float(factors[first])
             bias = network.bias if linear and network.bias and last == len(factors) else 1.0
             groups.append(group(name, s, bias * s if linear else 1.0))
     for part, (source, target) in zip(sketch.matrices, sketch.ends, strict=True):
-        s = hidden_scale(max(part.bank, 1) * sizes[source])
+        if not trained(part):
+            continue
+        rows, columns = sizes[target], max(part.bank, 1) * sizes[source]
+        s = hidden_scale(columns)
         if not training.by_matrix:
             groups.append(group(part.name, s, s if linear else 1.0))
             continue
-        stored = s if linear else 1.0
-        lr = rate * network.gamma0 * sizes[target] ** 0.5 * stored
-        groups.append({"name": part.name, "lr": lr, "weight_decay": rate * training.weight_decay / lr if lr else 0.0})
+        stored, adjusted = s if linear else 1.0, max(1.0, rows / columns) ** 0.5
+        lr = rate * network.gamma0 * rows**0.5 * stored / adjusted
+        groups.append({"name": part.name, "lr": lr, "weight_decay": decay(lr)})
     positions = 1
     for each in sketch.flattened:
         positions *= each
-    s = positions**-0.5
-    groups.append(group("w", s, s * output_scale(network.gamma0, top) if linear else 1.0))
-    for part in sketch.vectors:
+    if sketch.readout_layer not in network.frozen:
+        s = positions**-0.5
+        groups.append(group("w", s, s * output_scale(network.gamma0, top) if linear else 1.0))
+    for part in filter(trained, sketch.vectors):
         if part.target is None:
             groups.append(group(part.name, 1.0, 1.0, 1))
         else:
