@@ -68,6 +68,8 @@ class Muon(Entrywise):
         super().__post_init__()
         self._check_fractions("momentum", "beta1", "beta2")
         self._check_eps()
+        if not isinstance(self.nesterov, bool):
+            raise TypeError(f"nesterov={self.nesterov!r} is not True or False.")
         object.__setattr__(self, "iterations", _check.integer("iterations", self.iterations, minimum=1))
 
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:
@@ -84,7 +86,7 @@ class Muon(Entrywise):
 def orthogonalised(xp: Any, X: Any, iterations: int) -> Any:
     """O(X) of matrices (..., output, input); 0 of zeros."""
     squares = (X * X).sum((-2, -1))[..., None, None]
-    live = squares > 0
+    live = squares != 0  # of what is no number, too, which so remains none
     X = xp.where(live, X / xp.sqrt(xp.where(live, squares, 1.0)), 0.0)
     a, b, c = COEFFICIENTS
     for _ in range(iterations):
