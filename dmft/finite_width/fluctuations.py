@@ -261,9 +261,16 @@ def _require_derivatives(problem: Problem, particles: int) -> None:
     order 1, fewest in the readout, S eps.  (Measured: variances are right for S eps = 25, of matrices S^2 eps = 6,500,
     and up to 25 % too small with S^2 eps = .07; in between it was not looked.)"""
     training: Any = problem.training
-    if not training.stepping.by_entry or particles * training.derivable >= FEWEST_ENTRIES:
+    if not training.stepping.by_entry:
         return
     name, eps = type(training).__name__, training.derivable
+    if eps is None:
+        raise ValueError(
+            f"{name} does not say where it is smooth; set `derivable` in it: to inf if first derivatives see all of "
+            "it, to the size of scaled gradients below which it is smooth, or to 0 if it jumps."
+        )
+    if particles * eps >= FEWEST_ENTRIES:
+        return
     if not eps:
         raise ValueError(
             f"{name} jumps where the gradient of an entry changes its sign, which no derivative sees: variances would "

@@ -50,6 +50,9 @@ class Entrywise(Training):
     what they mean for `dmft.Adam`.  A rule reads no others of these: rates and decay act after it.
 
     slots: how many arrays of the size of the parameters it remembers; zero at the start.
+    derivable: the size of scaled gradients below which Q is smooth: 0 where it jumps, inf where first derivatives see
+        all of it, as of Q = tanh(G); `eps` unless it is set, and None, it is not said, of a rule without.
+        `dmft.fluctuations` needs it.
 
     Example:
         >>> from dataclasses import dataclass
@@ -83,9 +86,10 @@ class Entrywise(Training):
         return self.update(xp, t, state, self.clipped(xp, G))
 
     @property
-    def derivable(self) -> float:
-        """The size of scaled gradients below which Q is smooth: 0 where it jumps."""
-        return float(getattr(self, "eps", 0.0))
+    def derivable(self) -> float | None:
+        """The size of scaled gradients below which Q is smooth: 0 where it jumps, None where a rule does not say."""
+        eps: float | None = getattr(self, "eps", None)
+        return eps
 
     @property
     def rule(self) -> Any:
@@ -130,8 +134,13 @@ class Entrywise(Training):
 
 def normalised(xp: Any, m: Any, v: Any, eps: float) -> Any:
     """m / (sqrt(v) + eps), and 0 where v = 0, as no gradient was met there; its derivatives are finite there, too."""
-    live = v > 0
+    live = v != 0  # of what is no number, too, which so remains none
     return xp.where(live, m / (xp.sqrt(xp.where(live, v, 1.0)) + eps), 0.0)
+
+
+def signed(xp: Any, G: Any) -> Any:
+    """sign(G); what is no number remains none, of which PyTorch has the sign 0."""
+    return xp.where(xp.isnan(G), G, xp.sign(G))
 
 
 @dataclass(frozen=True)
@@ -245,9 +254,10 @@ class SignDescent(Entrywise):
     weight_decay: float = 0.0
     batches: tuple[tuple[int, ...], ...] | None = None
     observe: str = "all"
+    derivable = 0.0
 
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:  # noqa: ARG002
-        return tuple(state), xp.sign(G)
+        return tuple(state), signed(xp, G)
 
 
 @dataclass(frozen=True)
@@ -278,6 +288,7 @@ class Lion(Entrywise):
     batches: tuple[tuple[int, ...], ...] | None = None
     observe: str = "all"
     slots = 1
+    derivable = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -285,7 +296,7 @@ class Lion(Entrywise):
 
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:  # noqa: ARG002
         m = state[0]
-        return (self.beta2 * m + (1 - self.beta2) * G,), xp.sign(self.beta1 * m + (1 - self.beta1) * G)
+        return (self.beta2 * m + (1 - self.beta2) * G,), signed(xp, self.beta1 * m + (1 - self.beta1) * G)
 
 
 @dataclass(frozen=True)
@@ -311,10 +322,7 @@ class ClippedDescent(Entrywise):
     weight_decay: float = 0.0
     batches: tuple[tuple[int, ...], ...] | None = None
     observe: str = "all"
-
-    @property
-    def derivable(self) -> float:
-        return np.inf  # continuous: first derivatives miss nothing
+    derivable = np.inf  # continuous: first derivatives miss nothing
 
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:  # noqa: ARG002
         return tuple(state), G
