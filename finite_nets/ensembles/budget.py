@@ -76,7 +76,8 @@ class Budget:
             rounded = self.precision.quantisation is not None
             points = self._needs.inputs if rounded or training.stepping.by_entry else task.n_samples
             copies += rounded
-            return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies)
+            working = entrywise.WORKING if training.stepping.by_entry else 0
+            return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies, working)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)

@@ -22,6 +22,7 @@ class Needs:
     """Numbers that one network of a program takes, times its width where nothing else is said.
 
     inputs: directions of what is read, not times the width; points: positions of a sample there.
+    reader, matrix: of the largest reader of inputs, and of the largest matrix or bank.
     readers, matrices, vectors: how many of them there are, a bank of K counted as K, those of populations of other
         widths by the numbers that they have; numbers: such weights, not times the width; bank: of the largest bank;
     readout: of one output.
@@ -31,6 +32,8 @@ class Needs:
 
     inputs: int
     points: int
+    reader: float
+    matrix: float
     readers: float
     matrices: float
     vectors: float
@@ -42,11 +45,12 @@ class Needs:
     layers: float
     positions: int
 
-    def weights(self, width: int, samples: int, outputs: int, copies: int) -> int:
-        """So many copies of all weights, and a bank that is drawn in another order."""
+    def weights(self, width: int, samples: int, outputs: int, copies: int, working: int = 0) -> int:
+        """So many copies of all weights, `working` of the largest, and a bank that is drawn in another order."""
         inputs = min(self.inputs, self.points * samples)
         weights = self.readers * inputs + self.matrices * width + self.vectors + self.readout * outputs
-        return math.ceil(width * (copies * weights + self.bank * width)) + copies * self.numbers
+        largest = max(self.reader * inputs, self.matrix * width, self.readout * outputs)
+        return math.ceil(width * (copies * weights + working * largest + self.bank * width)) + copies * self.numbers
 
 
 @lru_cache(maxsize=64)
@@ -76,6 +80,8 @@ def needs(network: Architecture, shape: tuple[int, ...], bits: Quantisation | No
     return Needs(
         inputs=x.shape[-1],
         points=math.prod(x.shape[1:-1]),
+        reader=max(sketch.share(part.target) for part in sketch.reads),
+        matrix=max((max(bank, 1) * share for bank, share in matrices), default=0.0),
         readers=sum(sketch.share(part.target) for part in sketch.reads),
         matrices=sum(max(bank, 1) * share for bank, share in matrices),
         vectors=sum(sketch.share(part.target) for part in sketch.vectors if part.target is not None),

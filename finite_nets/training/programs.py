@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -196,17 +196,21 @@ class ProgramTrainer(Training[Leaves]):
     def entry_steps(self, width: int) -> list[Tensor | float]:
         """gamma0 s of the weights by number, of reads (direction,)."""
         sizes, numbers = self.sizes(width), self.numbers
-        read = torch.as_tensor(input_factors(self.network, self._shape)).to(self.x)
 
         def factor(number: int) -> Tensor | float:
             source, _ = numbers.ends[number]
             if number in numbers.reads:
-                return read
+                return self._input_factors
             if number == numbers.readout:
                 return 1 / math.sqrt(self._read)
             return 1.0 if source is None else hidden_scale(max(numbers.banks[number], 1) * sizes[source])
 
         return [entry_step(self.network.gamma0, factor(number)) for number in range(len(numbers.ends))]
+
+    @cached_property
+    def _input_factors(self) -> Tensor:
+        """s (direction,), copied to the device once."""
+        return torch.as_tensor(input_factors(self.network, self._shape)).to(self.x)
 
     def _share(self, width: int) -> float:
         """N_w / N, where rates have the factor N."""
