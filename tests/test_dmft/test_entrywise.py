@@ -20,8 +20,12 @@ from conftest import first_of
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import warn_of_common_flips
 from dmft.engine import bank, loop, matrix, network, population
+from dmft.finite_width.fluctuations import _require_derivatives
 from dmft.specs.training.muon import orthogonalised
 from finite_nets.device.precision import PRECISIONS
+from finite_nets.ensembles.budget import Budget
+from finite_nets.ensembles.recording import Plan
+from finite_nets.training import entrywise, programs
 from finite_nets.training.programs import trainer_of
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
@@ -120,6 +124,76 @@ def test_muon_is_that_of_torch_but_for_its_bfloat16():
     theirs = trained_by_torch(problem, dmft.torch_groups(problem, width), "linear", width, Both)
     assert abs(theirs[-1] - theirs[0]).max() > 0.05
     np.testing.assert_allclose(nets.prediction[0, 0], theirs, atol=3e-3)  # three digits, as bfloat16 has
+
+
+def test_groups_leave_out_frozen_weights():
+    def names(**options):
+        return [g["name"] for g in dmft.torch_groups(perceptron(dmft.Adam(0.1, 2), depth=3, **options), 8)]
+
+    assert names() == ["W0", "W1", "W2", "w"]
+    assert names(frozen=(0, 2)) == ["W1", "w"]
+    assert names(frozen=(0, 1, 2), bias=0.5) == ["w"]
+    assert names(frozen=(1, 3), bias=0.5) == ["W0[0:7]", "W0[7:8]", "W2", "b2"]
+
+
+def test_torch_moves_matrices_of_any_shape_as_muon_does():
+    problem = replace(of_words(), training=dmft.Muon(0.1, 2, weight_decay=0.3))
+    rows, columns = 32, 8  # neurons of the perceptron, and of the stream
+    (group,) = (g for g in dmft.torch_groups(problem, columns) if g["name"] == "U.1")
+    theta, G = torch.tensor(RNG.standard_normal((rows, columns))), torch.tensor(RNG.standard_normal((rows, columns)))
+    _, Q = problem.training.matrix(torch, (torch.zeros_like(G),), G)
+    s, step = columns**-0.5, 0.1 * problem.network.gamma0 * rows**0.5
+    expected = s * ((1 - 0.1 * 0.3) * theta + step * Q)
+    found = []
+    for adjust in (None, "match_rms_adamw"):  # and a wrong one
+        weight = (s * theta).requires_grad_()
+        weight.grad = -G
+        options = {k: group[k] for k in ("lr", "weight_decay")}
+        torch.optim.Muon([dict(options, params=[weight])], momentum=0.95, adjust_lr_fn=adjust).step()
+        found.append(weight.detach())
+    moved = abs(expected - s * theta).max()
+    np.testing.assert_allclose(found[0], expected, atol=0.05 * moved)  # bfloat16; a factor of 2 is more
+    assert abs(found[1] - expected).max() > 0.2 * moved
+
+
+@pytest.mark.parametrize("xp", [np, torch], ids=["numpy", "torch"])
+def test_gradients_that_are_no_numbers_are_no_steps_of_zero(xp):
+    G = xp.asarray([np.nan, 2.0, 0.0])
+    for training in (dmft.Adam(0.1, 2), dmft.RMSprop(0.1, 2), dmft.SignDescent(0.1, 2), dmft.Lion(0.1, 2)):
+        _, Q = training.stepped(xp, 0, (0 * G,) * training.slots, G)
+        assert [math.isnan(q) for q in Q] == [True, False, False]
+        assert Q[1] > 0 == Q[2]
+    for entry, broken in ((np.nan, True), (1.0, False)):
+        assert bool(xp.isnan(orthogonalised(xp, xp.asarray([[entry, 1.0], [0.0, 1.0]]), 2)).any()) == broken
+
+
+def test_rules_have_finite_derivatives_where_no_gradient_was_met():
+    def step(g):
+        return dmft.Adam(0.1, 2).update(jnp, 0, (0.0, 0.0), g)[1]
+
+    assert jax.grad(step)(0.0) == 0
+    assert jax.grad(step)(1e-3) > 0
+
+
+def test_factors_of_inputs_are_copied_to_the_device_once(monkeypatch):
+    made, original = [], programs.input_factors
+    monkeypatch.setattr(programs, "input_factors", lambda *of: made.append(original(*of)) or made[-1])
+    problem = perceptron(dmft.Adam(0.1, 4))
+    first, second = (trainer_of(problem, CPU, DOUBLE) for _ in range(2))
+    steps = [first.entry_steps(width) for width in (8, 8, 32)]
+    assert len(made) == 1
+    assert [float(each[1]) for each in steps] == pytest.approx([8**-0.5, 8**-0.5, 32**-0.5])
+    second.entry_steps(8)
+    assert len(made) == 2
+
+
+def test_memory_holds_what_a_rule_makes_of_the_largest_weight_alone():
+    def counted(depth):
+        plan = Plan(perceptron(dmft.Adam(0.1, 2), depth), np.arange(3), frozenset(["loss"]))
+        return Budget(plan, DOUBLE, CPU, None).weight_bytes(64) / (8 * 64**2)
+
+    assert counted(6) - counted(3) == pytest.approx(3 * 4)  # weights, direction, two slots
+    assert counted(3) > 2 * 4 + entrywise.WORKING
 
 
 def test_an_odd_polynomial_of_low_rank_is_that_of_its_coordinates():
@@ -349,11 +423,40 @@ def test_what_needs_linearity_is_refused():
         lambda p: dmft.torch_groups(dmft.vary(p, training=[dmft.GradientDescent(0.1, 2)])[0], 8): "one rate",
         lambda p: dmft.vary(p, parameterization=["ntk"]): "with parameterization='ntk'",
         lambda p: dmft.torch_groups(p, 8, step=2): "step=2: the problem has steps 0..1",
+        lambda p: dmft.torch_groups(
+            dmft.vary(p, training=[dmft.RMSprop(0.1, 2, weight_decay=0.3)])[0], 8
+        ): "weight_decay=0.3 of RMSprop is decoupled",
+        lambda p: dmft.fluctuations(
+            dmft.vary(p, training=[Smooth(0.1, 2)])[0]
+        ): "Smooth does not say where it is smooth",
         lambda p: dmft.Adam(0.1, 2, beta1=1.0): "beta1=1.0",
         lambda p: dmft.Adam(0.1, 2, eps=-1): "eps=-1",
     }.items():
         with pytest.raises(ValueError, match=re.escape(words)):
             refused(adam)
+    with pytest.raises(TypeError, match="nesterov=3 is not True or False"):
+        dmft.Muon(0.1, 2, nesterov=3)
+
+
+@dataclass(frozen=True)
+class Smooth(dmft.Entrywise):
+    learning_rate: float
+    steps: int
+
+    def update(self, xp, t, state, G):  # noqa: ARG002
+        return state, xp.tanh(G)
+
+
+@dataclass(frozen=True)
+class Said(Smooth):
+    derivable = math.inf
+
+
+def test_rules_of_ones_own_say_where_they_are_smooth():
+    assert [each(0.1, 2).derivable for each in (Smooth, Said, Adagrad, dmft.Lion)] == [None, math.inf, 1e-2, 0]
+    _require_derivatives(perceptron(Said(0.1, 2)), 64)
+    with pytest.raises(ValueError, match="set `derivable` in it"):
+        _require_derivatives(perceptron(Smooth(0.1, 2)), 64)
 
 
 @dataclass(frozen=True)
