@@ -122,7 +122,7 @@ def test_a_schedule_comes_down_where_no_constant_rate_does():
 @pytest.mark.parametrize("by", ["learning_rate", "momentum"])
 def test_a_search_goes_down_from_beyond_the_optimum(by):
     # the slope is so large that the first trial lies at the bound
-    given = problem(dmft.MLP(2, dmft.linear()), momentum=0.5, weight_decay=0.0, learning_rate=0.9)
+    given = problem(dmft.MLP(2, dmft.linear()), momentum=0.5, weight_decay=0.0, learning_rate=1.7)
     found = dmft.optimise(given, by=by, iterations=3)
     assert found.path["gradient"].values[0, 0] > 0
     assert (np.diff(found.path["value"]) < 0).any()
