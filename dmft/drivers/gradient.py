@@ -5,7 +5,7 @@
 r are the numbers of a step (`dmft.engine.form.Rule`), of which one backward pass through the run has all derivatives
 (`dmft.engine.slopes`); p is a field of the network or the training.  How r depends on p is a short function of NumPy,
 whose derivatives are differences: exact to rounding where r is a polynomial of second degree or less, as of rates,
-momentum, decay, richness and scales.
+momentum, decay, richness and scales; to 1e-6 of variances, of which it has roots.  Variances of 0 are refused.
 
 Cost: a backward pass is about three times a run, and keeps the state of every step.
 """
@@ -41,7 +41,7 @@ from dmft.specs.training.recurrence import RECURRENCE
 Array = NDArray[np.float64]
 LOSSES = ("loss", "test_loss")
 ROOM = 64  # the room for directions is a multiple: problems that need a little more compile nothing anew
-DIFFERENCE = 1e-3  # of a number, relative to its size or one
+DIFFERENCE = 1e-3  # of a number, relative to its size, or to one for 0
 STENCILS = (((-1, 1), (-0.5, 0.5)), ((0, 1, 2), (-1.5, 2.0, -0.5)), ((0, -1, -2), (1.5, -2.0, 0.5)))
 COPIES = 3  # of the state of a step that the backward pass takes besides those that are kept
 
@@ -199,7 +199,7 @@ def gradient(
     Returns:
         Dataset of kind "gradient" (`dmft.schema`): value, and gradient(parameter), of the entries of all fields one
         after the other, with the coordinates `field` and `entry`; each with `_se`, standard errors of the mean over
-        scrambles.
+        scrambles.  Kinks of activations are rounded, as by `dmft.fluctuations`: value is then not that of `dmft.solve`.
 
     Raises:
         ValueError, TypeError: a field that is no number, or that shapes the compiled code; arguments out of range.
@@ -289,7 +289,10 @@ def _changes(problem: Problem, run: Run, name: str) -> list[Any]:
 def _difference(problem: Problem, run: Run, name: str, value: Array, index: tuple[int, ...]) -> Any:
     """dr/dp of one entry, on trees of NumPy arrays: a central difference, or where one side is out of range that of
     three points on the other."""
-    h = DIFFERENCE * max(1.0, abs(float(value[index])))
+    h = DIFFERENCE * (abs(float(value[index])) or 1.0)
+
+    if name == "weight_variance" and not value[index]:
+        raise ValueError("weight_variance=0 has no derivative: deviations are its root. Take a small one.")
 
     def at(offset: float) -> Any:
         moved = value.copy()

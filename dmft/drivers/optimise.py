@@ -2,8 +2,8 @@
 
     min over p of log V(p),      V and dV/dp of `dmft.gradient`, with the same normals for every p
 
-by L-BFGS-B (SciPy).  The logarithm lets the search come down from where V is large; numbers at which training diverges
-count as much worse than the first.
+by L-BFGS-B (SciPy).  The logarithm lets the search come down from where V is large; numbers at which training diverges,
+or that no problem may have, count as much worse than the first.
 
 V is that of the scrambles of one seed, and its optimum may be good for these alone: of few particles a search finds
 rates beyond stability that happen to suit them.  So V at the optimum is taken once more with other normals.  Where
@@ -37,10 +37,12 @@ from dmft.specs import Problem, _check, vary
 Array = NDArray[np.float64]
 WORSE = 10.0  # in log V: where training diverges
 SLOPE = 1e-4  # of log V along any number, relative to its size or one, at which the search ends
+ROUNDING = 1e-6
 TINY = 1e-30  # in the place of a loss of zero
 FAR, LEAST = 3.0, 4  # standard errors; scrambles with other normals
 GAIN = 1e-9  # in log V of a step, below which it ends
-BOUNDS = {"momentum": (0.0, 0.999), "gamma0": (1e-6, None)}  # of other fields: 0 and above
+LEAST_PART = 1e-3  # of a number where the search begins: how small it may become; 0 is often another problem
+BOUNDS = {"momentum": 0.999}  # upper ones of fields that have them
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def optimise(
         problem: where the search begins; a schedule of rates, `dmft.GradientDescent([0.5] * 10, 10)`, is searched
             rate by rate.
         of, by, at, particles, scrambles, seed, tolerance, device, memory_limit: as of `dmft.gradient`.
-        bounds: by field, least and largest value, or None for none; by default 0 and none.
+        bounds: by field, least and largest value, or None for none; by default a thousandth of every number with
+            which the search begins, and none.
         iterations: of the search, at most.
         progress: show a bar of iterations.
 
@@ -127,7 +130,7 @@ def optimise(
         best = search.problem(visited[int(np.argmin(values))])
         checked, se, directions = _checked(objective, best)
     warn_of_few_particles(objective.run_of(best), directions)
-    if not checked - FAR * se <= values.min():  # nor a number
+    if not checked - FAR * se <= values.min() * (1 + ROUNDING):  # nor a number
         warnings.warn(
             f"{of} of the optimum is {values.min():.3g} with the normals of the search, and {checked:.3g}({se:.1g}) "
             f"with others: the search has found what these scrambles are good for. Raise particles={particles}.",
@@ -199,7 +202,7 @@ class _Search:
         self.evaluations += 1
         try:
             found, _ = self._objective.slopes(self.problem(x), self._by, self._silent)
-        except DivergenceError:
+        except (DivergenceError, ValueError, TypeError):  # nor what no problem may have
             if first:
                 raise
             assert self._first is not None
@@ -227,10 +230,10 @@ def _limits(
         raise ValueError(f"bounds of {unknown[0]!r}, which is not searched; by={list(by)}.")
     found = []
     for name in by:
-        low, high = bounds.get(name, BOUNDS.get(name, (0.0, None)))
         values = np.ravel(number(problem, name))
         for value in values:
+            low, high = bounds.get(name, (LEAST_PART * float(value), BOUNDS.get(name)))
             if (low is not None and value < low) or (high is not None and value > high):
                 raise ValueError(f"{name}={value:g} is out of its bounds ({low}, {high}); begin between them.")
-        found += [(low, high)] * values.size
+            found.append((low, high))
     return found

@@ -18,7 +18,6 @@ combination of the same W_0 and pairs, and costs no memory until they are folded
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -55,6 +54,7 @@ class Store:
         self.left = like.new_empty((members, room, n_out), dtype=fields)
         self.right = like.new_empty((members, room, n_in), dtype=fields)
         self.used = 0
+        self.rows: dict[tuple[float, ...], Tensor] = {}  # of coefficients, where recorded steps find them
         # a matrix holds its store: weakly, or the cycle would keep a batch in memory; in the order in which they came
         self.matrices: WeakKeyDictionary[Matrix, None] = WeakKeyDictionary()
 
@@ -209,9 +209,7 @@ class Matrix:
         weights = [c for _, c in self.weights]
         if min(weights) == max(weights):
             return weights[0], None
-        return 1.0, _row(tuple(c for rows, c in self.weights for _ in range(rows)), like.dtype, like.device)
-
-
-@lru_cache(maxsize=1024)
-def _row(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=dtype, device=device)[None]
+        each = tuple(c for rows, c in self.weights for _ in range(rows))
+        if each not in self.store.rows:
+            self.store.rows[each] = torch.tensor(each, dtype=like.dtype, device=like.device)[None]
+        return 1.0, self.store.rows[each]

@@ -48,14 +48,15 @@ class Replays:
 
     def __init__(self, device: torch.device, moved: Sequence[Moved]) -> None:
         self._device, self._moved = device, moved
-        self._met: set[Hashable] = set()
-        self._recorded: dict[Hashable, Recorded] = {}
+        self._met: set[int] = set()
+        self._recorded: dict[int, Recorded] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._gave_up = False
+        torch.cuda.reset_peak_memory_stats(device)  # from here on, that of these steps
 
     def step(self, kind: Hashable, taken: Callable[[], None]) -> None:
         """Take a step, or what was recorded of one of this kind from this state."""
-        key = kind, self._phases(), self._places()
+        key = hash((kind, self._phases(), self._places()))  # phases may be long, and many
         if key not in self._recorded and key in self._met and self._room():
             self._record(key, taken)
         if key in self._recorded:
@@ -69,7 +70,7 @@ class Replays:
     def _room(self) -> bool:
         return not self._gave_up and free_memory(self._device) > torch.cuda.max_memory_allocated(self._device)
 
-    def _record(self, key: Hashable, taken: Callable[[], None]) -> None:
+    def _record(self, key: int, taken: Callable[[], None]) -> None:
         """Without taking it; where a step does what cannot be recorded, no more are tried."""
         before, places = self._phases(), self._places()
         graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
@@ -87,7 +88,8 @@ class Replays:
         here.wait_stream(aside)
         after = self._phases()
         self._enter(before)
-        assert self._places() == places  # or what was recorded is not what the next step of this key does
+        # where places changed, what was recorded is not what the next step of this key does
+        self._gave_up = self._gave_up or self._places() != places
         if not self._gave_up:
             self._recorded[key] = Recorded(graph, after)
 

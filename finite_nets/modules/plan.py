@@ -92,9 +92,7 @@ def _cost(run: Run, width: int) -> ModuleCost:
 
     def seconds(steps: Sequence[int]) -> float:
         begun = time.perf_counter()
-        train_together(
-            replace(run, steps=np.array(steps)), module, width, together, UnderWay(None, together), lambda _: None
-        )
+        train_together(replace(run, steps=np.array(steps)), module, width, together, UnderWay(None), lambda _: None)
         if run.device.type == "cuda":
             torch.cuda.synchronize(run.device)
         return time.perf_counter() - begun

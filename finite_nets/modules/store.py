@@ -2,7 +2,7 @@
 
     STORE/<problem_id>-<digest of the settings>/settings.json
     STORE/<problem_id>-<digest of the settings>/width_<N>_seed_<s>.npz
-    STORE/<problem_id>-<digest of the settings>/width_<N>_under_way.pt      every minute, of those that train
+    STORE/<problem_id>-<digest of the settings>/width_<N>_<digest of seeds>.pt   every minute, of those that train
 
 A file is written under another name and renamed.
 """
@@ -75,7 +75,8 @@ class Finished:
 
     def under_way(self, width: int, seeds: Sequence[int]) -> UnderWay:
         """The state of networks that train together."""
-        return UnderWay(self._folder and self._folder / f"width_{width}_under_way.pt", seeds)
+        digest = hashlib.sha256(json.dumps(list(seeds)).encode()).hexdigest()[:8]
+        return UnderWay(self._folder and self._folder / f"width_{width}_{digest}.pt")
 
     def _path(self, width: int, seed: int) -> Path | None:
         return self._folder and self._folder / f"width_{width}_seed_{seed}.npz"
@@ -85,21 +86,23 @@ class UnderWay:
     """The state of networks that train together, in a file from which training that was stopped goes on; none without
     a path."""
 
-    def __init__(self, path: Path | None, seeds: Sequence[int]) -> None:
-        self._path, self._seeds = path, list(seeds)
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """What was written last of the same networks.
+        """What was written last.
 
         Raises:
             StoreError: a damaged file.
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return None
         try:
             found: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-            return found if found["seeds"] == self._seeds else None
+            return found
+        except FileNotFoundError:
+            return None
         except (OSError, RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
             raise StoreError(f"{self._path} is damaged ({error}); remove it, and train again.") from error
 
@@ -113,7 +116,7 @@ class UnderWay:
         assert self._path is not None
         new = self._path.with_name(f".new-{uuid.uuid4().hex}.pt")
         try:
-            torch.save({**state, "seeds": self._seeds}, new)
+            torch.save(dict(state), new)
             new.replace(self._path)
         finally:
             new.unlink(missing_ok=True)

@@ -88,7 +88,8 @@ def train_modules(
         device, memory_limit, progress: as of `train_ensemble`.
         dtype: "float32", "tf32", or "bf16" (autocast: products in bfloat16, parameters in float32).
         store: a folder in which every finished network is kept, and every minute the state of those that train:
-            training that was stopped goes on from there, to the same numbers.
+            training that was stopped goes on from there, to the same numbers on the same device, where as many
+            networks fit side by side as before.
 
     Returns:
         Dataset of kind "ensemble" (`dmft.schema`), with the variables of `finite_nets.modules.recording`; layers and

@@ -7,6 +7,7 @@ import comparisons
 import dmft
 import finite_nets
 from dmft.errors import SchemaError
+from figures import learning_rate_transfer
 
 RATES = [0.3, 0.4, 0.5, 0.6, 0.7]
 WIDTHS = [32, 128]
@@ -38,6 +39,10 @@ def test_networks_have_the_optima_and_the_scatter_that_are_predicted(problem, ne
     assert found.regret.sel(source=np.inf)[0] > 0
     # the limit's own optimum is not theirs
     assert (found.optimum_shift / found.optimum_shift_se)[0] < -5
+    figure = learning_rate_transfer.figure(found)
+    lines = [line.get_ydata() for ax in figure.axes for line in ax.lines]
+    for shown in (found.loss_limit, found.loss_mean[0], found.optimum, found.optimum_predicted, found.scatter):
+        assert any(np.array_equal(y, shown) for y in lines)
 
 
 def test_parabolas_of_networks_are_found_exactly(nets):

@@ -27,7 +27,7 @@ CASES = {
         problem(dmft.ResidualMLP(3, dmft.gelu(), branch_scale=0.7), loss="logistic"),
         ["branch_scale", "learning_rate"],
     ),
-    "linear": (problem(dmft.MLP(2, dmft.linear(), weight_variance=(1.0, 1.5, 0.8))), ["weight_variance", "gamma0"]),
+    "linear": (problem(dmft.MLP(2, dmft.linear(), weight_variance=(1.0, 1.5, 1e-2))), ["weight_variance", "gamma0"]),
     "two outputs, batches": (
         problem(
             task=dmft.Task(TASK.x_train, np.eye(2)[[0, 1, 0, 1]]),
@@ -101,6 +101,7 @@ def test_what_has_no_derivative_is_refused(changed, options, error, message):
         dmft.gradient(given, **NUMERICS, **options)
 
 
+@pytest.mark.filterwarnings("ignore:loss of the optimum:UserWarning")
 def test_a_schedule_comes_down_where_no_constant_rate_does():
     given = problem(dmft.MLP(2, dmft.tanh(), 1.0), momentum=0.0, weight_decay=0.0, learning_rate=[0.4] * 3, steps=3)
     options = {"particles": 64, "tolerance": 1e-4}
@@ -114,6 +115,18 @@ def test_a_schedule_comes_down_where_no_constant_rate_does():
     assert abs(constant.path["gradient"].values[-1, 0]) < 0.1 * abs(constant.path["gradient"].values[0, 0])
     again = dmft.gradient(found.problem, scrambles=2, **options)["value"].item()
     np.testing.assert_allclose(again, found.path["value"].values.min(), rtol=1e-8)
+    # what so few particles are good for is not good for others, and is said
+    assert constant.path.attrs["checked"] > constant.path["value"].values.min() + 3 * constant.path.attrs["checked_se"]
+
+
+@pytest.mark.parametrize("by", ["learning_rate", "momentum"])
+def test_a_search_goes_down_from_beyond_the_optimum(by):
+    # the slope is so large that the first trial lies at the bound
+    given = problem(dmft.MLP(2, dmft.linear()), momentum=0.5, weight_decay=0.0, learning_rate=1.7)
+    found = dmft.optimise(given, by=by, iterations=3)
+    assert found.path["gradient"].values[0, 0] > 0
+    assert (np.diff(found.path["value"]) < 0).any()
+    assert 0 < found.path["number"].values[-1, 0] < found.path["number"].values[0, 0]
 
 
 def test_searches_that_cannot_begin_are_refused():

@@ -8,7 +8,6 @@ import torch
 
 import dmft
 import finite_nets
-from conftest import reference_problem
 from dmft.errors import DivergenceError
 from finite_nets.device import replays
 from finite_nets.device.precision import PRECISIONS
@@ -123,11 +122,13 @@ def test_replayed_steps_are_those_of_a_cpu(monkeypatch, network, name):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 def test_explosions_are_noted_at_their_step(monkeypatch):
-    problem = dataclasses.replace(reference_problem(), training=dmft.GradientDescent(60.0, STEPS))
+    problem = dmft.Problem(dmft.CNN(2, 3, dmft.linear()), WORDS, dmft.GradientDescent(4.0, STEPS))
     found = counted(monkeypatch)
-    with pytest.raises(DivergenceError):
-        ends(problem, "cuda")
-    assert found
+    for device in ("cpu", "cuda"):
+        with pytest.raises(DivergenceError, match=r"width 32 diverge, the first at step 5; .* the first at step 6"):
+            ends(problem, device)
+    assert found  # from step 2 on
+    assert all(found)
 
 
 @pytest.mark.gpu
