@@ -29,7 +29,7 @@ from dmft.engine.form import Form, Rule
 from dmft.engine.matrix import Entries, Learned
 from dmft.engine.network import Network, Parameters, Pass, direction, evaluate, over_blocks, pushed, trained_part
 from dmft.engine.tape import Use
-from dmft.specs.parameterization import entry_step, hidden_scale
+from dmft.specs.parameterization import entry_step, hidden_scale, matrix_step, position_scale
 
 States = tuple[jax.Array, ...]
 
@@ -70,7 +70,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
             return a.reshape([weights.shape[axis] for axis in axes]).transpose(axes)
 
         kept, X = form.rule.matrix(jnp, tuple(map(flat, memory)), flat(moved))
-        step = rule.gamma0 * (1.0 if low_rank else math.sqrt(weights.shape[-2]))
+        step = matrix_step(rule.gamma0, 1 if low_rank else weights.shape[-2])
         added = fading * weights + rate * step * back(X)
         states = tuple(map(back, kept))
         if not low_rank:
@@ -110,7 +110,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         [array(columns_of_inputs, *each) for each in reads],
         [matrix(i, *each) for i, each in enumerate(matrices)],
         [array(1.0, *each) for each in vectors],
-        [array(math.prod(sketch.flattened) ** -0.5, *each) for each in readouts],
+        [array(position_scale(sketch.flattened), *each) for each in readouts],
     )
 
     def parameters(pick: Callable[[Any], Any]) -> Parameters:

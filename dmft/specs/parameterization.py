@@ -144,6 +144,11 @@ def output_scale(gamma0: Any, width: int = 1) -> Any:
     return 1.0 / (gamma0 * width)
 
 
+def position_scale(flattened: tuple[int, ...]) -> float:
+    """1/sqrt(Y): s of a readout with weights of its own for each of Y = prod `flattened` positions."""
+    return 1.0 / math.sqrt(math.prod(flattened))
+
+
 def batch_scale(gamma0: Any, batch: int) -> Any:
     """gamma0 / P: factor of Delta_a in every rank-one update, for P samples in a batch; c is the learning rate times
     this.  (`gamma0` may be a number of any array library.)"""
@@ -158,6 +163,12 @@ def number_rate(width: int) -> float:
 def entry_step(gamma0: Any, s: Any) -> Any:
     """gamma0 s: what a rate multiplies in a step of Q."""
     return gamma0 * s
+
+
+def matrix_step(gamma0: Any, outputs: int = 1) -> Any:
+    """gamma0 sqrt(N_out): what a rate multiplies in a step of a whole matrix, by an orthogonal factor (`dmft.Muon`); in
+    bases that are orthonormal as averages over neurons, that of `outputs=1`."""
+    return gamma0 * math.sqrt(outputs)
 
 
 def entry_gradient(gamma0: Any, width: int, s: Any) -> Any:

@@ -8,7 +8,14 @@ from typing import Any
 from dmft.specs import _check
 from dmft.specs.networks.program import input_factors
 from dmft.specs.networks.sketch import Part
-from dmft.specs.parameterization import entry_gradient, entry_step, hidden_scale, output_scale
+from dmft.specs.parameterization import (
+    entry_gradient,
+    entry_step,
+    hidden_scale,
+    matrix_step,
+    output_scale,
+    position_scale,
+)
 from dmft.specs.problem import Problem
 from dmft.specs.training.entrywise import RMSprop
 
@@ -107,13 +114,10 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
             groups.append(group(part.name, s, s if linear else 1.0))
             continue
         stored, adjusted = s if linear else 1.0, max(1.0, rows / columns) ** 0.5
-        lr = rate * network.gamma0 * rows**0.5 * stored / adjusted
+        lr = rate * matrix_step(network.gamma0, rows) * stored / adjusted
         groups.append({"name": part.name, "lr": lr, "weight_decay": decay(lr)})
-    positions = 1
-    for each in sketch.flattened:
-        positions *= each
     if sketch.readout_layer not in network.frozen:
-        s = positions**-0.5
+        s = position_scale(sketch.flattened)
         groups.append(group("w", s, s * output_scale(network.gamma0, top) if linear else 1.0))
     for part in filter(trained, sketch.vectors):
         if part.target is None:

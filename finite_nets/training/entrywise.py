@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dmft.specs.parameterization import matrix_step
+
 if TYPE_CHECKING:
     from finite_nets.training.programs import Leaves, ProgramTrainer
     from finite_nets.training.trainer import Fields, State
@@ -41,7 +43,7 @@ def descend(trainer: ProgramTrainer, state: State[Leaves], _: Fields, trained: F
         step = steps[number]
         if rule.by_matrix and number in trainer.between_neurons:
             kept, Q = rule.matrix(torch, state_of, G)
-            step = trainer.network.gamma0 * theta.shape[-2] ** 0.5
+            step = matrix_step(trainer.network.gamma0, theta.shape[-2])
         else:
             kept, Q = rule.stepped(torch, t, state_of, G)
         for slot, new in zip(memory, kept, strict=True):

@@ -45,6 +45,7 @@ from dmft.specs.parameterization import (
     initial_deviations,
     layer_variances,
     output_scale,
+    position_scale,
     trained_layers,
     with_bias,
 )
@@ -114,6 +115,7 @@ class ProgramTrainer(Training[Leaves]):
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
         self._read = math.prod(sketch.flattened)  # positions that the readout has weights of its own for
+        self._position_scale = position_scale(sketch.flattened)
         self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
         self._each = sketch.read  # positions that share it, with outputs of their own
         self._directions = directions
@@ -202,7 +204,7 @@ class ProgramTrainer(Training[Leaves]):
             if number in numbers.reads:
                 return self._input_factors
             if number == numbers.readout:
-                return 1 / math.sqrt(self._read)
+                return self._position_scale
             return 1.0 if source is None else hidden_scale(max(numbers.banks[number], 1) * sizes[source])
 
         return [entry_step(self.network.gamma0, factor(number)) for number in range(len(numbers.ends))]
