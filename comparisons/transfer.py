@@ -13,6 +13,7 @@ lowest at an end of the grid the optimum is not known: it counts in `at_end`, an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ def transfer(
 
     Raises:
         SchemaError, ValueError, TypeError: no ensembles with every network; fewer than three values, or eight networks;
-            other widths, seeds or root seeds; a theory of other values.
+            other widths, seeds or root seeds; problems that differ in more; a theory of another problem, other
+            values, another step, or of means over several networks.
 
     Example:
         >>> rates = dmft.vary(problem, learning_rate=[1.0, 2.0, 4.0])
@@ -101,9 +103,13 @@ def transfer(
     losses = np.stack([one[of].sel(step=step).transpose("width", "seed").values[order] for one in each], axis=-1)
 
     u, rng = optimum.coordinate(at, scale), np.random.default_rng(seed)
-    rows = [_resampled(u, loss[np.isfinite(loss).all(-1)], bootstraps, rng) for loss in losses]
+    rows = [
+        _resampled(u, loss[np.isfinite(loss).all(-1)], bootstraps, rng, width)
+        for width, loss in zip(widths, losses, strict=True)
+    ]
     curves, places = np.stack([row[0] for row in rows], axis=1), np.stack([row[1] for row in rows], axis=1)
     predicted = None if theory is None else _predicted(theory, at, widths, of, scale)
+    _require_same(theory, each, settings["over"], int(step))
     variables = _found(u, curves, places, of, scale, predicted)
     variables |= {
         "at_end": (("width",), np.array([row[2] for row in rows])),
@@ -152,12 +158,50 @@ def _listed(nets: Sequence[xr.Dataset] | Mapping[float, xr.Dataset]) -> list[xr.
     return list(nets.values() if isinstance(nets, Mapping) else nets)
 
 
-def _resampled(u: Array, losses: Array, bootstraps: int, rng: np.random.Generator) -> tuple[Array, Array, float, int]:
+def _require_same(theory: xr.Dataset | None, nets: Sequence[xr.Dataset], over: str, step: int) -> None:
+    """ValueError for results that differ in more than one hyperparameter."""
+    alike = {_besides(one, over) for one in nets}
+    a_field = all(f'"{over}"' in one.attrs["problem"] for one in nets)  # not a name that the caller has given
+    if a_field and len(alike) > 1:
+        raise ValueError(f"the ensembles are of problems that differ in more than {over}; vary that alone.")
+    if theory is None:
+        return
+    if theory.attrs["over"] != over or _besides(theory, over) not in alike:
+        raise ValueError(
+            f"the theory is of another problem than the networks, or over {theory.attrs['over']}, not {over}; give "
+            "dmft.transfer the problem that the networks are trained on."
+        )
+    if theory.attrs["step"] != step:
+        raise ValueError(f"the theory is of step {theory.attrs['step']}, the networks of {step}; give the same step=.")
+    if theory.attrs["seeds"] != 1:
+        raise ValueError(
+            f"the theory is of means over seeds={theory.attrs['seeds']} networks, and optima of single ones are "
+            "measured; take dmft.transfer(..., seeds=1)."
+        )
+
+
+def _besides(result: xr.Dataset, over: str) -> str:
+    """The description of a problem without one field."""
+
+    def without(part: Any) -> Any:
+        if not isinstance(part, dict):
+            return part
+        return {name: without(value) for name, value in part.items() if name != over}
+
+    return json.dumps(without(json.loads(result.attrs["problem"])), sort_keys=True)
+
+
+def _resampled(
+    u: Array, losses: Array, bootstraps: int, rng: np.random.Generator, width: int
+) -> tuple[Array, Array, float, int]:
     """Mean curves (sample, value) and scatters (sample,) of all networks (network, value), then of bootstraps; the
     share whose optimum is not known; how many there are."""
     count = len(losses)
     if count < FEWEST:
-        raise ValueError(f"{count} networks of a width converge at all values; train at least {FEWEST}.")
+        raise ValueError(
+            f"{count} networks of width {width} converge at all values; train at least {FEWEST} that do, or leave out "
+            "the largest values."
+        )
     weights = np.concatenate([np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), bootstraps)])
     each = optimum.lowest(u, losses).at
     inside = np.isfinite(each)

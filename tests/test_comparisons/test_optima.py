@@ -11,6 +11,7 @@ from figures import learning_rate_transfer
 
 RATES = [0.3, 0.4, 0.5, 0.6, 0.7]
 WIDTHS = [32, 128]
+TRAINED = {"widths": WIDTHS, "seeds": 2400, "observables": ["loss"], "dtype": "float64"}
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,7 @@ def problem():
 
 @pytest.fixture(scope="module")
 def nets(problem):
-    trained = {"widths": WIDTHS, "seeds": 2400, "observables": ["loss"], "dtype": "float64"}
-    return [finite_nets.train_ensemble(one, **trained) for one in dmft.vary(problem, learning_rate=RATES)]
+    return [finite_nets.train_ensemble(one, **TRAINED) for one in dmft.vary(problem, learning_rate=RATES)]
 
 
 def predicted(problem, widths=WIDTHS, rates=RATES):
@@ -43,6 +43,20 @@ def test_networks_have_the_optima_and_the_scatter_that_are_predicted(problem, ne
     lines = [line.get_ydata() for ax in figure.axes for line in ax.lines]
     for shown in (found.loss_limit, found.loss_mean[0], found.optimum, found.optimum_predicted, found.scatter):
         assert any(np.array_equal(y, shown) for y in lines)
+
+
+def test_networks_of_other_problems_than_the_theory_are_refused(problem, nets):
+    other = dmft.Problem(dmft.MLP(1, dmft.linear(), gamma0=3.0), problem.task, problem.training)
+    with pytest.raises(ValueError, match="the theory is of another problem"):
+        comparisons.transfer(nets, predicted(other))
+    theory = predicted(problem)
+    for name, value, message in (("seeds", 16, "means over seeds=16"), ("step", 0, "the theory is of step 0")):
+        with pytest.raises(ValueError, match=message):
+            comparisons.transfer(nets, theory.assign_attrs({name: value}), step=1)
+    (strange,) = dmft.vary(other, learning_rate=RATES[:1])
+    mixed = [finite_nets.train_ensemble(strange, **TRAINED), *nets[1:]]
+    with pytest.raises(ValueError, match="differ in more than learning_rate"):
+        comparisons.transfer(mixed, over="learning_rate")
 
 
 def test_parabolas_of_networks_are_found_exactly(nets):
