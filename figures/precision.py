@@ -1,11 +1,11 @@
 """Few bits: the law of precision, what it says, and a grid of quantised networks of our own that it is fitted to.
 
 (a) The law with its published constants: share of the parameters that bits leave, by what is rounded; (b) loss at a
-fixed cost against the bits of all of it: the best ones, about 7, are the same at every cost.  (c-e) Perceptrons in one
+fixed cost against the bits of all of it: the best ones, about 7, are the same at every cost.  (c-f) Perceptrons in one
 pass over images, by width, samples met and bits: points are test losses of networks trained with few bits, straight
-through, or rounded after training; lines the law that fits all of them.  (c) By bits of weights, of activations and of
-both; (d) by bits that trained weights are rounded to, at two numbers of samples; (e) all of them against the fit, those
-that it was not fitted to (`held_out`: the widest networks) apart.
+through, or rounded after training; lines the law that fits all of them.  (c) By bits of weights; (d) by bits of weights
+and activations; (e) by bits that trained weights are rounded to.  (f) All of them against the fit, those apart that it
+was not fitted to (`held_out`: the widest networks).  Runs of which a network diverges are left out.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _table(loss: xr.DataArray, sizes: xr.Dataset, **bits: float | None) -> xr.Da
     if "post" not in loss.dims:
         loss = loss.drop_vars("post", errors="ignore").expand_dims(post=[np.inf])
     spread = loss.std("seed", ddof=1) / np.sqrt(loss.notnull().sum("seed"))
-    columns = {"loss": loss.mean("seed"), "loss_se": spread, "width": loss["width"], "post": loss["post"]}
+    columns = {"loss": loss.mean("seed", skipna=False), "loss_se": spread, "width": loss["width"], "post": loss["post"]}
     columns |= {name: sizes[name].reset_coords(drop=True) for name in ("parameters", "tokens")}
     each = xr.broadcast(*(one.reset_coords(drop=True) for one in columns.values()))
     found = {
@@ -104,7 +104,8 @@ def _table(loss: xr.DataArray, sizes: xr.Dataset, **bits: float | None) -> xr.Da
     }
     for name in ("weights", "activations"):
         found[name] = np.full(len(found["loss"]), np.inf if bits.get(name) is None else bits[name])
-    return xr.Dataset({name: ("run", value) for name, value in found.items()})
+    whole = np.isfinite(found["loss"])  # of those that are left when others diverge the mean is another
+    return xr.Dataset({name: ("run", value[whole]) for name, value in found.items()})
 
 
 def make(runs: xr.Dataset, *, bootstrap: int = 50) -> xr.Dataset:
