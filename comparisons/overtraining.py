@@ -72,7 +72,7 @@ def overtraining(
     lead = tuple(str(dim) for dim in result["prediction"].dims if dim not in ("step", "sample"))
     signed = y * f
     found: dict[str, Array] = {
-        "train_error": (signed[..., train] <= 0).mean(-1),
+        "train_error": (~(signed[..., train] > 0)).mean(-1),  # what is no number is no success
         "margin": signed[..., train].min(-1),
     }
     coords: dict[str, Any] = {}

@@ -14,15 +14,19 @@ import math
 import xarray as xr
 
 from dmft import schema
+from dmft.running.host import usual_errors
+from dmft.schema.sources import by_kind
 
 PREDICTED = ("prediction", "loss", "test_loss")
 
 
+@usual_errors
+@by_kind(theory="adaptive", nets="chains")
 def posterior(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
     """How far networks of each width are from the limit.
 
     Args:
-        theory: of `dmft.adaptive_kernel(kind="bayes")`.
+        theory: of `dmft.adaptive_kernel(kind="bayes")`; it and the networks may be given in any order.
         nets: of `finite_nets.sample_posterior`, of the same problem at the same temperature.
 
     Returns:

@@ -108,9 +108,13 @@ def _case(name: str, result: xr.Dataset) -> _Case:
         raise ValueError(f"a result of {name!r} has several outputs or no test samples; give one output, and some.")
     last = result["prediction"].isel(step=-1) if "step" in result.dims else result["prediction"]
     f, y = last.transpose(..., "sample").values[..., test], result["target"].values[test]
+    if not np.isfinite(f).all():
+        raise ValueError(f"predictions of {name!r} are not finite; leave out what diverged.")
+    if "width" in last.dims and last.sizes["width"] > 1:
+        raise ValueError(f"a result of {name!r} has {last.sizes['width']} widths; give one, result.sel(width=[N]).")
     described = json.loads(result.attrs["problem"])
     lazy = str(result.attrs.get("regime", "")).startswith("LAZY")
-    values = float(np.mean((f - y) ** 2) / 2), float(np.mean(f * y <= 0))
+    values = float(np.mean((f - y) ** 2) / 2), float(np.mean(f * y <= 0)) if set(y) <= {-1.0, 1.0} else np.nan
     return _Case(
         np.nan if lazy else float(described["network"]["gamma0"]),
         int((~test).sum()),

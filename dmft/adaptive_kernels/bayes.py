@@ -208,5 +208,5 @@ def _report(halves: list[list[dict[str, Array]]]) -> dict[str, float]:
             "drift": np.linalg.norm((late - early).mean(0), axis=axes) / 2,
             "correction": np.linalg.norm(mean - fine, axis=axes),
         }
-        worst = {key: max(value, float(np.max(found[key] / size))) for key, value in worst.items()}
+        worst = {key: float(np.maximum(value, np.max(found[key] / size))) for key, value in worst.items()}
     return worst

@@ -188,7 +188,7 @@ def _convex(
         "seed": seed,
     }
     trouble = ""
-    if found.gap > tolerance:
+    if not found.gap <= tolerance:  # nor a number
         trouble = (
             f"after iterations={iterations} the duality gap is {found.gap:.2g} of |y|^2, above "
             f"tolerance={tolerance:g}; raise one of them."

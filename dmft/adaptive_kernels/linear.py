@@ -88,6 +88,11 @@ class LinearPosterior:
         ends = np.flatnonzero((found[:-1] < 0) & (found[1:] >= 0) | (found[:-1] >= 0) & (found[1:] < 0))
         if not np.any(self.targets[:, output]):
             return np.zeros(1)
+        if not len(ends):
+            raise ValueError(
+                f"gamma0={self.gamma0:g} has no growth of kernels below {GRID[-1]:.0e}; take a smaller gamma0, "
+                "or a higher temperature."
+            )
         return np.array([brentq(excess, GRID[i], GRID[i + 1], xtol=1e-14, rtol=1e-13) for i in ends])
 
     def branches(self) -> list[Array]:

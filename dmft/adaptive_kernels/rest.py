@@ -106,7 +106,8 @@ def at_rest(problem: Problem, result: xr.Dataset) -> xr.Dataset:
     if earlier:
         before = earlier[-1]
         t_0, t_1 = (result["time"].values[run].mean() for run in (before, last))
-        left = abs(mean - f[..., before, :].mean(-2)).max(-1) * t_0 / (t_1 - t_0)
+        if t_0 > 0:  # of the start nothing follows
+            left = abs(mean - f[..., before, :].mean(-2)).max(-1) * t_0 / (t_1 - t_0)
     pair = ("sample", "sample_2")
     return xr.Dataset(
         {

@@ -120,6 +120,7 @@ NETWORK = {
     "centered": Typed((Option("uncentered", bool, "", "do not subtract the output at initialisation."),)),
 }
 TRAINING = {
+    "nesterov": Typed((Option("plain_momentum", bool, "", "of Muon: do not look ahead."),)),
     "batches": Typed(  # a table of numbers; drawn here
         (
             Option("batch_size", int, "INT", "samples in a batch, of shuffled epochs.", "(default: all)"),

@@ -77,6 +77,8 @@ def compute_frontier(
         array([56.])
     """
     C = _check.finite_array("compute", compute, ("point",))
+    if not (C > 0).all():
+        raise ValueError(f"compute holds {C[~(C > 0)][0]:g}; costs are positive.")
     curve, precision = _curve(spectrum, richness, batch, learning_rate)
     near, reach, losses, sizes = _check.positive("guess", guess), WIDE, np.empty(len(C)), np.empty(len(C))
     for i in np.argsort(C):

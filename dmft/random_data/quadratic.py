@@ -45,7 +45,7 @@ from dmft.specs.random_data import QuadraticPerceptron, QuadraticTeacher
 Array = NDArray[np.float64]
 PARTS = ("offset_error", "misalignment", "linear_power")  # of the test loss of a teacher
 KERNELS = 5  # arrays (sample, sample_2) that are held at once
-TINY = 1e-300  # of squares that are divided by
+TINY = 1e-30  # of squares that are divided by, in float32 too
 
 
 class Moments(NamedTuple):

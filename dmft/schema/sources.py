@@ -50,6 +50,8 @@ SOURCES = {
     "fluctuations": Source(("fluctuations",), "dmft.fluctuations(problem)"),
     "particles": Source(("particles",), "dmft.neurons(problem)"),
     "neurons": Source(("neurons",), "finite_nets.neurons(problem, widths)"),
+    "adaptive": Source(("adaptive_kernel",), "dmft.adaptive_kernel(problem)"),
+    "chains": Source(("posterior",), "finite_nets.sample_posterior(problem, widths, seeds)"),
 }
 
 

@@ -35,6 +35,8 @@ def reversal_problem(problem: Problem, *, after: int, steps: int) -> Problem:
     """
     after, steps = _check.integer("after", after, minimum=0), _check.integer("steps", steps, minimum=1)
     training, task = problem.training, problem.task
+    if not isinstance(task, Task):
+        raise TypeError(f"labels are flipped of a dmft.Task, and the problem has {type(task).__name__}.")
     plain = isinstance(training.learning_rate, float) and training.batches is None and training.observe == "all"
     if not isinstance(training, GradientDescent) or not plain:
         raise ValueError(

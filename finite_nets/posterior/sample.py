@@ -190,7 +190,7 @@ def _result(
             within, between, worth = _mixed(means, spreads, attrs["draws"])
             axes = (-2, -1)  # (sample, output) of predictions, (sample, sample_2) of each layer's kernel
             pooled = 1 - 1 / n + between.sum(axes) / np.maximum(within.sum(axes), 1e-300)
-            worst = max(worst, float(np.sqrt(pooled.max())))
+            worst = float(np.maximum(worst, np.sqrt(pooled.max())))  # nan where one is
             r_hat = np.sqrt(1 - 1 / n + between / np.maximum(within, 1e-300))
             chain = means.mean(0)
             for suffix, value in (

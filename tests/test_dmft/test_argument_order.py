@@ -11,6 +11,7 @@ from test_results import ensemble, fluctuations, moments, neurons, problem
 
 import comparisons
 import dmft
+import finite_nets
 from dmft.errors import SchemaError
 from dmft.schema.sources import SOURCES, kind_of, source_of
 
@@ -24,9 +25,14 @@ FUNCTIONS = {
     comparisons.spectra: ({"theory": "theory", "nets": "networks"}, ()),
     comparisons.after_kernel: ({"theory": "theory", "nets": "networks"}, ()),
     comparisons.densities: ({"theory": "particles", "nets": "neurons"}, ()),
+    comparisons.posterior: ({"theory": "adaptive", "nets": "chains"}, ()),
     dmft.at_width: ({"theory": "theory", "fluctuations": "fluctuations"}, (WIDTH,)),
 }
 EACH = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+
+
+def linear():
+    return problem(activation=dmft.linear())
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,10 @@ def results():
         "theory": dmft.lazy_limit(problem()),
         "networks": ensemble(),
         "fluctuations": fluctuations(),
+        "adaptive": dmft.adaptive_kernel(linear(), temperature=0.5),
+        "chains": finite_nets.sample_posterior(
+            linear(), widths=[8], seeds=4, temperature=0.5, largest_r_hat=3.0, draws=20
+        ),
         "particles": neurons("particles"),
         "neurons": neurons("neurons"),
     }

@@ -187,7 +187,7 @@ def test_every_field_of_a_spec_has_its_option():
     groups = (cli._network_options, cli._task_options, cli._training_options)
     options = {name for group in groups for name in options_of(group)}
     renamed = {"centered": "uncentered", "batches": "batch_size", "seed": "data_seed", "balanced": "unbalanced"}
-    renamed |= {"flatten": "images"}
+    renamed |= {"flatten": "images", "nesterov": "plain_momentum"}
     specs = (*NETWORKS.values(), *TRAININGS.values(), dmft.Activation)
     names = {part.name for spec in specs for part in dataclasses.fields(spec)}
     names -= {"name", "formula", "derivative", "own_kinks"}  # of an activation: formulas of one's own need Python

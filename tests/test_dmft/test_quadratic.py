@@ -270,6 +270,7 @@ def test_description_and_files(tmp_path):
         (lambda: dmft.Problem(dmft.MLP(1), dmft.QuadraticTeacher(8, 9), HEAVY), TypeError, "does not go with random data"),
         (lambda: problem(training=dmft.GradientFlow(1.0, (1.0,))), ValueError, "take dmft.GradientDescent with a small"),
         (lambda: problem(training=dmft.GradientDescent(1.0, 1, batches=((0,),))), ValueError, "leave out batches"),
+        (lambda: problem(training=dmft.Adam(0.1, 5)), ValueError, "quadratic perceptrons"),
         (lambda: problem(dmft.Task(np.eye(2), np.eye(2))), ValueError, "targets have 2 outputs"),
         (lambda: dmft.solve(problem(), two_time=True), ValueError, "leave them out"),
         (lambda: dmft.fluctuations(problem()), ValueError, "widths=[100, 1000]"),

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:standard errors of")  # of few p
 
 # what each case lacks for figures that cannot be drawn of it; the others are drawn
 OF_OTHERS = {
+    "adaptive_kernels": "comparisons.predictors",
     "attention": "attention.data(None)",
     "consistency": "consistency.make(network, data)",
     "coordinate_check": "coordinate_check.make(problem)",
@@ -70,7 +71,7 @@ CASES = {
         | {"ensembling_and_bias": "no predictions"}
         | {"kernel_alignment": "no feature_kernel", "kernel_heatmaps": "has no feature_kernel"}
         | {"loss_and_predictions": "has no prediction", "width_convergence": "shows prediction_distance"}
-        | {"convolution": "convolution shows prediction_mean"},
+        | {"convolution": "convolution shows prediction_mean", "adam": "adam shows prediction_distance"},
     ),
 }
 
@@ -219,5 +220,5 @@ def test_help_and_names(capsys):
     assert needs.LAYOUT.splitlines()[0].strip() in printed
     assert {"width_convergence", "coordinate_check", "mnist_ten_classes"} <= set(figures.names())
     assert not {"style", "runs", "example", "demo", "needs", "fluctuations"} & set(figures.names())
-    with pytest.raises(AttributeError, match="no 'loss'; choose among after_kernel"):
+    with pytest.raises(AttributeError, match="no 'loss'; choose among adam"):
         figures.loss  # noqa: B018

@@ -141,6 +141,7 @@ class QuadraticPerceptron(RandomModel):
                 "QuadraticPerceptron is solved step by step, exactly; take dmft.GradientDescent with a small "
                 "learning_rate for a flow."
             )
+        training.require_linear("quadratic perceptrons")
         if training.batches is not None or training.observe != "all":
             raise ValueError("QuadraticPerceptron is trained on all samples at every step; leave out batches, observe.")
         if data.outputs:
