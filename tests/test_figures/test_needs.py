@@ -30,6 +30,7 @@ OF_OTHERS = {
     "depth": "depth.data(None)",
     "grokking": "grokking.data(None)",
     "infinite_depth": "infinite_depth.data(None)",
+    "learning_rate_transfer": "comparisons.transfer(nets, theory)",
     "overtraining": "overtraining.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
     "own_coordinate_check": "own_coordinate_check.make(checks)",
