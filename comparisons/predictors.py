@@ -53,7 +53,7 @@ def predictors(results: Mapping[str, Iterable[xr.Dataset]], *, reference: str | 
             and draw; an unknown reference.
 
     Example:
-        >>> found = comparisons.predictors({"limit": [theory], "networks": [nets]})
+        >>> found = comparisons.predictors({"limit": [theory], "networks": [nets.isel(width=[-1])]})
         >>> found["test_loss"].dims
         ('predictor', 'gamma0', 'samples')
     """
