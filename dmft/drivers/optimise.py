@@ -37,7 +37,7 @@ from dmft.specs import Problem, _check, vary
 Array = NDArray[np.float64]
 WORSE = 10.0  # in log V: where training diverges
 SLOPE = 1e-4  # of log V along any number, relative to its size or one, at which the search ends
-ROUNDING = 1e-6
+NEAR = 0.1  # relative: what is no worse by more is not spoken of
 TINY = 1e-30  # in the place of a loss of zero
 FAR, LEAST = 3.0, 4  # standard errors; scrambles with other normals
 GAIN = 1e-9  # in log V of a step, below which it ends
@@ -130,7 +130,7 @@ def optimise(
         best = search.problem(visited[int(np.argmin(values))])
         checked, se, directions = _checked(objective, best)
     warn_of_few_particles(objective.run_of(best), directions)
-    if not checked - FAR * se <= values.min() * (1 + ROUNDING):  # nor a number
+    if not checked - FAR * se <= values.min() * (1 + NEAR):  # nor a number
         warnings.warn(
             f"{of} of the optimum is {values.min():.3g} with the normals of the search, and {checked:.3g}({se:.1g}) "
             f"with others: the search has found what these scrambles are good for. Raise particles={particles}.",

@@ -140,12 +140,17 @@ def test_searches_that_cannot_begin_are_refused():
 
 @pytest.mark.slow
 def test_an_optimised_schedule_is_better_at_finite_width_too():
-    task = dmft.load_task("mnist5k", classes=(3, 8), n_train=8, n_test=16)
+    task = dmft.load_task("mnist5k", classes=(3, 8), n_train=8, n_test=0)
     T, network = 5, dmft.MLP(2, dmft.tanh(), 1.0)
     begin = dmft.Problem(network, task, dmft.GradientDescent([1.0] * T, T))
-    options = {"of": "test_loss", "particles": 1024, "tolerance": 1e-2}
-    constant = dmft.optimise(dmft.Problem(network, task, dmft.GradientDescent(1.0, T)), iterations=15, **options)
-    found = dmft.optimise(begin, iterations=30, **options)
+    options = {"of": "loss", "particles": 2048, "tolerance": 1e-2}
+    stable = {
+        "learning_rate": (0.05, 4.0)
+    }  # to 6 the limit is better still, and networks of this width ten times worse
+    constant = dmft.optimise(
+        dmft.Problem(network, task, dmft.GradientDescent(1.0, T)), iterations=10, bounds=stable, **options
+    )
+    found = dmft.optimise(begin, iterations=15, bounds=stable, **options)
     limits = {
         name: dmft.gradient(one.problem, seed=1, scrambles=4, **options)
         for name, one in (("constant", constant), ("schedule", found))
@@ -157,6 +162,6 @@ def test_an_optimised_schedule_is_better_at_finite_width_too():
         name: finite_nets.train_ensemble(one.problem, widths=[1024], seeds=24, observables=["loss"], save_steps=[T])
         for name, one in (("constant", constant), ("schedule", found))
     }
-    pairs = (nets["constant"].test_loss - nets["schedule"].test_loss).values.ravel()  # of the same seeds
+    pairs = (nets["constant"].loss - nets["schedule"].loss).values.ravel()  # of the same seeds
     print(pairs.mean(), pairs.std() / 24**0.5)
     assert pairs.mean() > 3 * pairs.std() / 24**0.5
