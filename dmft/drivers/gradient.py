@@ -12,7 +12,7 @@ Cost: a backward pass is about three times a run, and keeps the state of every s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,7 +35,7 @@ from dmft.running import memory
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.progress import Bar, progress_bar
-from dmft.specs import Problem, vary
+from dmft.specs import Problem, loss, vary
 from dmft.specs.training.recurrence import RECURRENCE
 
 Array = NDArray[np.float64]
@@ -82,8 +82,13 @@ class Objective:
             alone=True,
         )
 
-    def slopes(self, problem: Problem, by: Sequence[str], bar: Bar) -> tuple[Estimates, Run]:
+    def slopes(
+        self, problem: Problem, by: Sequence[str], bar: Bar, capacity: int | None = None
+    ) -> tuple[Estimates, Run]:
         """V ("value") and its derivatives in all entries of these fields ("gradient"), of every scramble.
+
+        Without fields V alone, of no backward pass.  Normals depend on the room for directions: `capacity` is that of
+        a problem that is to have the same.
 
         Raises:
             DivergenceError, MemoryEstimateError.
@@ -93,18 +98,24 @@ class Objective:
         count = range(problem.task.n_samples)[problem.observed]
         share = np.zeros(len(count))
         share[part] = 1 / len(share[part])
-        weights = jnp.asarray(np.multiply.outer(self.weights[: self.last + 1], share))
-        targets = jnp.asarray(problem.task.targets[problem.observed])
+        weights = np.multiply.outer(self.weights[: self.last + 1], share)
+        targets = problem.task.targets[problem.observed]
         found, changes = Estimates(), [change for name in by for change in _changes(problem, run, name)]
         scrambles = 1 if run.particles is None else self.scrambles
-        for trained in repetitions(run, self.seed, scrambles, bar, memory_limit=self.memory_limit):
+        begun = Estimates(capacity=capacity)
+        for trained in repetitions(run, self.seed, scrambles, bar, memory_limit=self.memory_limit, done=begun):
+            if not by:
+                f = np.asarray(trained.history.vitals.prediction)
+                each = loss.values(np, run.form.loss, f[..., None] if run.form.single else f, targets)
+                found.add({"value": np.sum(weights * each)}, trained.capacity, trained.directions)
+                continue
             room = min(trained.capacity, -(-(trained.directions + run.step_room) // ROOM) * ROOM)
             self._require_memory(run, trained.capacity)
             value, numbers = slopes(
                 run.rule,
                 run.populations(trained.capacity, trained.stream),
-                targets,
-                weights,
+                jnp.asarray(targets),
+                jnp.asarray(weights),
                 run.tolerance,
                 last=self.last,
                 form=run.form,
@@ -214,7 +225,7 @@ def gradient(
     objective = objective_of(problem, of, at, particles, scrambles, seed, tolerance, device, memory_limit)
     coords = parameters(problem, names)
     steps = 3 * objective.scrambles * (objective.last + 1)
-    where = objective.devices[0] if objective.devices else jax.devices()[0]
+    where = objective.devices[0]
     with precision("float64", where), progress_bar(steps, "gradient", "step", progress) as bar:
         found, run = objective.slopes(problem, names, bar)
     warn_of_few_particles(run, found.directions)
@@ -274,6 +285,11 @@ def number(problem: Problem, name: str) -> Array:
     return np.asarray(known[name], np.float64)
 
 
+def stored(value: Array) -> Any:
+    """A number or several, as a field has them."""
+    return tuple(value.tolist()) if value.shape else float(value)
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(map(_is_number, value))
@@ -282,13 +298,25 @@ def _is_number(value: Any) -> bool:
 
 def _changes(problem: Problem, run: Run, name: str) -> list[Any]:
     """dr/dp of every entry of a field, in the order of its entries."""
-    value = number(problem, name)
-    return [_difference(problem, run, name, value, index) for index in np.ndindex(value.shape)]
+    value, form, coordinates = (
+        number(problem, name),
+        loop.form_of(problem, run.observables),
+        loop.input_coordinates(problem),
+    )
+
+    def rule(entries: Array) -> Any:
+        (other,) = vary(problem, **{name: [stored(entries)]})
+        if loop.form_of(other, run.observables) != form:
+            raise TypeError(f"by={name!r} shapes the compiled code, which has no derivative in it.")
+        found = loop.rule_of(other, coordinates if other.network == problem.network else None)
+        return jax.tree.map(lambda a: np.asarray(a, np.float64), found)
+
+    return [_difference(rule, name, value, index) for index in np.ndindex(value.shape)]
 
 
-def _difference(problem: Problem, run: Run, name: str, value: Array, index: tuple[int, ...]) -> Any:
-    """dr/dp of one entry, on trees of NumPy arrays: a central difference, or where one side is out of range that of
-    three points on the other."""
+def _difference(rule: Callable[[Array], Any], name: str, value: Array, index: tuple[int, ...]) -> Any:
+    """dr/dp of one entry, on trees of NumPy arrays, None for those that do not change: a central difference, or where
+    one side is out of range that of three points on the other."""
     h = DIFFERENCE * (abs(float(value[index])) or 1.0)
 
     if name == "weight_variance" and not value[index]:
@@ -297,12 +325,7 @@ def _difference(problem: Problem, run: Run, name: str, value: Array, index: tupl
     def at(offset: float) -> Any:
         moved = value.copy()
         moved[index] += offset
-        given = tuple(moved.tolist()) if moved.shape else float(moved)
-        (other,) = vary(problem, **{name: [given]})
-        if loop.form_of(other, run.observables) != loop.form_of(problem, run.observables):
-            raise TypeError(f"by={name!r} shapes the compiled code, which has no derivative in it.")
-        rule = loop.rule_of(other)
-        return jax.tree.map(lambda a: np.asarray(a, np.float64), rule)
+        return rule(moved)
 
     for points, weights in STENCILS:
         try:
@@ -312,7 +335,13 @@ def _difference(problem: Problem, run: Run, name: str, value: Array, index: tupl
         shapes = {tuple(a.shape for a in jax.tree.leaves(part)) for part in parts}
         if len(shapes) > 1:
             break
-        return jax.tree.map(lambda *a: sum(w * x for w, x in zip(weights, a, strict=True)) / h, *parts)  # noqa: B023
+
+        def changed(*a: Array, weights: Any = weights) -> Any:
+            if all(np.array_equal(a[0], x) for x in a[1:]):
+                return None
+            return sum(w * x for w, x in zip(weights, a, strict=True)) / h
+
+        return jax.tree.map(changed, *parts)
     raise ValueError(
         f"{name}={value[index]:g} cannot be changed by a little: it shapes what is computed there. Take another value."
     )
@@ -322,4 +351,4 @@ def _chained(numbers: Any, change: Any) -> float:
     """sum_r (dV/dr) (dr/dp)."""
     slopes, changes = (jax.tree.leaves(tree, is_leaf=lambda a: a is None) for tree in (numbers, change))
     pairs = zip(slopes, changes, strict=True)
-    return float(sum(np.sum(np.asarray(a) * b) for a, b in pairs if a is not None))
+    return float(sum(np.sum(np.asarray(a) * b) for a, b in pairs if a is not None and b is not None))

@@ -19,14 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from dmft import schema
-from dmft.drivers.gradient import Objective, number, objective_of, parameters
+from dmft.drivers.gradient import Objective, number, objective_of, parameters, stored
 from dmft.drivers.machine import precision
 from dmft.drivers.uncertainty import warn_of_few_particles
 from dmft.errors import DivergenceError
@@ -87,7 +86,7 @@ def optimise(
     Returns:
         the best problem, and the path: value(iteration), and number and gradient(iteration, parameter); in its
         attributes the value of the best problem with other normals, `checked`, and its standard error.  A warning says
-        where that is larger than those of the search explain.
+        where that is larger by more than a tenth, and than its error explains.
 
     Raises:
         DivergenceError: training diverges where the search begins.
@@ -106,7 +105,7 @@ def optimise(
     coords = parameters(problem, names)
     search = _Search(objective, problem, names)
     begin, limits = search.numbers(problem), _limits(problem, names, bounds or {})
-    where = objective.devices[0] if objective.devices else jax.devices()[0]
+    where = objective.devices[0]
     with precision("float64", where), progress_bar(iterations, "optimise", "iteration", progress) as bar:
         search.visit(begin, first=True)
 
@@ -179,6 +178,7 @@ class _Search:
         self._objective, self._begin, self._by = objective, begin, by
         self._last: tuple[Array, float, Array] | None = None
         self._first: float | None = None
+        self._capacity: int | None = None  # of what was visited last
         self.path: list[tuple[float, Array, Array]] = []
         self.evaluations = 0
         self._silent = progress_bar(None, "", "step", show=False)
@@ -192,7 +192,7 @@ class _Search:
         for name in self._by:
             shape = number(self._begin, name).shape
             own, numbers = numbers[: math.prod(shape)], numbers[math.prod(shape) :]
-            values[name] = [tuple(own.tolist()) if shape else float(own[0])]
+            values[name] = [stored(own.reshape(shape))]
         return vary(self._begin, **values)[0]
 
     def visit(self, x: Array, *, first: bool = False) -> tuple[float, Array]:
@@ -201,13 +201,14 @@ class _Search:
             return self._last[1:]
         self.evaluations += 1
         try:
-            found, _ = self._objective.slopes(self.problem(x), self._by, self._silent)
+            found, _ = self._objective.slopes(self.problem(x), self._by, self._silent, self._capacity)
         except (DivergenceError, ValueError, TypeError):  # nor what no problem may have
             if first:
                 raise
             assert self._first is not None
             self._last = (x.copy(), self._first + WORSE, np.zeros_like(x))
             return self._last[1:]
+        self._capacity = found.capacity
         moments = found.moments.mean
         value, slope = float(moments["value"]), np.asarray(moments["gradient"])
         value = max(value, TINY)

@@ -55,15 +55,19 @@ class History(NamedTuple):
     slots: jax.Array
 
 
-def rule_of(problem: Problem) -> Rule:
-    """The numbers of a problem that a step needs.
+Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
+    """The numbers of a problem that a step needs; `coordinates` are what `input_coordinates` gives, where that is
+    known.
 
     Raises:
         ValueError: a parameterization without a limit.
     """
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
-    batches, (inputs, basis) = problem.batches, input_coordinates(problem)
+    batches, (inputs, basis) = problem.batches, coordinates or input_coordinates(problem)
     variances = layer_variances(network, problem.sketch.readout_layer + 1)
     start = initial_deviations(network, inputs.reshape(-1, inputs.shape[-1]), network.bias, variances)
     scale = batch_scale(network.gamma0, batches.shape[1])
@@ -132,7 +136,7 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
     )
 
 
-def input_coordinates(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def input_coordinates(problem: Problem) -> Coordinates:
     """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
     span, input direction), orthonormal; directions of rounding size are left out."""
     given = problem.network.inputs(problem.task.x)

@@ -8,7 +8,11 @@ import pytest
 import dmft
 import finite_nets
 from conftest import first_of
+from dmft.drivers import gradient
+from dmft.drivers.machine import precision
+from dmft.drivers.run import Run
 from dmft.errors import DivergenceError
+from dmft.running.progress import progress_bar
 
 NUMERICS = {"particles": 128, "scrambles": 2, "tolerance": 1e-5}
 RNG = np.random.default_rng(0)
@@ -127,6 +131,39 @@ def test_a_search_goes_down_from_beyond_the_optimum(by):
     assert found.path["gradient"].values[0, 0] > 0
     assert (np.diff(found.path["value"]) < 0).any()
     assert 0 < found.path["number"].values[-1, 0] < found.path["number"].values[0, 0]
+
+
+def test_a_search_has_the_normals_of_one_room(monkeypatch):
+    slopes, asked, found = gradient.Objective.slopes, [], []
+
+    def watched(self, given, by, bar, capacity=None):
+        estimates, run = slopes(self, given, by, bar, capacity)
+        asked.append(capacity)
+        found.append(estimates.capacity)
+        return estimates, run
+
+    monkeypatch.setattr(gradient.Objective, "slopes", watched)
+    # a first guess that does not suffice: it would be made, and doubled, for every problem anew
+    monkeypatch.setattr(Run, "first_capacity", property(lambda run: run.step_room))
+    given = problem(dmft.MLP(2, dmft.tanh(), 1.0), momentum=0.0, weight_decay=0.0, learning_rate=0.4, steps=3)
+    dmft.optimise(given, iterations=1, particles=64, tolerance=1e-4)
+    assert asked[0] is None
+    assert asked[1:-1] == found[: len(asked) - 2]  # the last one checks, with other normals
+    assert found[0] > Run.first_capacity.fget(
+        gradient.objective_of(given, "loss", None, 64, 2, 0, 1e-4, "cpu", None).run_of(given)
+    )
+
+
+def test_values_without_derivatives_are_those_with_them():
+    given = CASES["perceptron"][0]
+    objective = gradient.objective_of(given, "test_loss", [2, 4], 128, 2, 0, 1e-4, "cpu", None)
+    with precision("float64", objective.devices[0]):
+        alone, both = (
+            objective.slopes(given, by, progress_bar(None, "", "step", show=False))[0].moments.mean
+            for by in ((), ("gamma0",))
+        )
+    assert alone["value"] == pytest.approx(both["value"], rel=1e-10)
+    assert set(alone) == {"value"}
 
 
 def test_searches_that_cannot_begin_are_refused():
