@@ -68,12 +68,11 @@ class Objective:
         return int(np.flatnonzero(self.weights)[-1])
 
     def run_of(self, problem: Problem) -> Run:
-        linear = problem.sketch.linear
         steps = np.flatnonzero(self.weights)
         return Run(
             problem,
             steps,
-            None if linear else self.particles,
+            None if problem.linear else self.particles,
             self.tolerance,
             problem.network.centered,
             observables=(),

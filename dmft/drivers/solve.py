@@ -210,7 +210,7 @@ def prepared(
             "sharpness of the limit is offered where one field is read, not every position; leave it out, or train "
             "networks, which have it."
         )
-    exact = problem.sketch.linear and not problem.training.stepping.by_entry
+    exact = problem.linear
     if exact and len(where) > 1:
         raise ValueError(f"devices={devices}: linear networks are solved without particles; use devices=1.")
     if particles % len(where):

@@ -129,8 +129,7 @@ def _factors(use: Use, v: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array
     v = v[: len(u)]
     if use.mix is not None:
         v = jnp.einsum("kyx,axi->ayki", use.mix, v)
-        return u.reshape(-1, u.shape[-1]), v.reshape(-1, *v.shape[2:])
-    return u.reshape(-1, u.shape[-1]), v.reshape(-1, v.shape[-1])
+    return u.reshape(-1, u.shape[-1]), v.reshape(-1, *v.shape[u.ndim - 1 :])
 
 
 def _sum_of_products(u: jax.Array, v: jax.Array) -> jax.Array:

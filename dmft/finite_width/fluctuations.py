@@ -286,7 +286,7 @@ def _require_derivatives(problem: Problem, particles: int) -> None:
 
 
 def _mode(mode: str, problem: Problem) -> str:
-    linear = problem.sketch.linear and not problem.training.stepping.by_entry
+    linear = problem.linear
     if mode == "auto":
         return "exact" if linear else "forward"
     if mode not in METHODS:

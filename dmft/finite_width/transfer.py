@@ -160,7 +160,7 @@ def transfer(
     }
     each = [prepared(problem=one, **settings) for one in vary(problem, **{over: at.tolist()})]
     influences = [one["influence"] for one in each]
-    held = schema.of_predictions(problem, np.zeros(_shape(problem)))
+    held = schema.held(problem, ("loss",))
     if of not in held:
         raise ValueError(f"of={of!r}: this task has {' and '.join(held)} only; give a task with test samples.")
     curves = _curves(influences, over, at, of, each[0]["scrambles"], seed, progress)
@@ -175,11 +175,6 @@ def _values(over: str, values: Any) -> Array:
     if at.ndim != 1 or len(np.unique(at)) < max(len(at), optimum.FEWEST) or not np.isfinite(at).all():
         raise ValueError(f"values={at.tolist()}: give at least {optimum.FEWEST} different numbers, values of {over}.")
     return at
-
-
-def _shape(problem: Problem) -> tuple[int, ...]:
-    """Of the predictions of observed samples."""
-    return (len(np.arange(problem.task.n_samples)[problem.observed]), *problem.task.outputs)
 
 
 @dataclass(frozen=True)

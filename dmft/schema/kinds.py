@@ -106,6 +106,11 @@ def _all(suffixes: Iterable[str], change: Change, *, errors: bool = False) -> di
     return {f"_{suffix}{end}": change for suffix in suffixes for end in (("", "_se") if errors else ("",))}
 
 
+def _with_errors(dims: dict[str, Dims]) -> dict[str, Dims]:
+    """Dimensions of these, and of their standard errors."""
+    return {f"{name}{end}": each for name, each in dims.items() for end in ("", "_se")}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of results.
@@ -136,7 +141,7 @@ KINDS = {
     "limit": Kind(
         "dmft.solve",
         {"": _same, "_se": _same},
-        besides={f"{name}{end}": dims for name, dims in (OF_RANDOM_DATA | OF_QUADRATIC).items() for end in ("", "_se")},
+        besides=_with_errors(OF_RANDOM_DATA | OF_QUADRATIC),
         errors=True,
     ),
     "depth_limit": Kind("dmft.depth_limit", {"": _after("depth"), "_se": _after("depth")}, errors=True),
@@ -144,7 +149,7 @@ KINDS = {
         "dmft.fluctuations",
         _all(("variance", "bias"), _same, errors=True)
         | _all(("variance_by_layer",), _after("source_layer"), errors=True),
-        of_predictions={f"prediction_covariance{end}": PAIRS for end in ("", "_se")},
+        of_predictions=_with_errors({"prediction_covariance": PAIRS}),
         errors=True,
     ),
     "expansion": Kind(
@@ -181,8 +186,8 @@ KINDS = {
     "adaptive_kernel": Kind(
         "dmft.adaptive_kernel",
         {"": _still(), "_se": _still()},
-        besides={f"{name}{end}": dims for name, dims in DUALS.items() for end in ("", "_se")},
-        of_predictions={f"prediction_dual{end}": ("sample",) for end in ("", "_se")},
+        besides=_with_errors(DUALS),
+        of_predictions=_with_errors({"prediction_dual": ("sample",)}),
         errors=True,
     ),
     "posterior": Kind(
@@ -192,7 +197,7 @@ KINDS = {
     ),
     "gradient": Kind(
         "dmft.gradient",
-        besides={f"{name}{end}": dims for name, dims in OF_GRADIENTS.items() for end in ("", "_se")},
+        besides=_with_errors(OF_GRADIENTS),
         errors=True,
     ),
     "optimum": Kind("dmft.optimise", besides=OF_OPTIMA),

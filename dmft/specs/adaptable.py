@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmft.specs.networks import MLP
-from dmft.specs.parameterization import require_limit
+from dmft.specs.parameterization import layer_variances, require_limit
 from dmft.specs.problem import Problem
 
 
@@ -30,8 +30,7 @@ def adaptable(problem: Problem) -> MLP:
 
 def prior(network: MLP) -> tuple[float, ...]:
     """v_0 .. v_L of the weights; ValueError if one is zero."""
-    given = network.weight_variance
-    found = given if isinstance(given, tuple) else (given,) * (network.depth + 1)
+    found = layer_variances(network)
     if 0.0 in found:
         raise ValueError(f"weight_variance={found}: weights without variance have no posterior; give positive ones.")
     return found

@@ -120,6 +120,11 @@ class Problem:
         theirs."""
         return of_positions(self.loss, 0 if isinstance(self.network, RandomModel) else self.sketch.read)
 
+    @property
+    def linear(self) -> bool:
+        """Whether its limit is solved exactly: the output is linear in every matrix, and steps in all gradients."""
+        return self.sketch.linear and not self.training.stepping.by_entry
+
     def _check_random(self) -> None:
         """The same for a model of random data, its data and training."""
         model: Any = self.network if isinstance(self.network, RandomModel) else RandomModel
