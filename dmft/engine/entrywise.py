@@ -28,6 +28,7 @@ from jax import lax
 from dmft.engine.form import Form, Rule
 from dmft.engine.matrix import Entries, Learned
 from dmft.engine.network import Network, Parameters, Pass, direction, evaluate, over_blocks, pushed, trained_part
+from dmft.engine.norms import normalized
 from dmft.engine.tape import Use
 from dmft.specs.parameterization import entry_step, hidden_scale, matrix_step, position_scale
 
@@ -41,6 +42,8 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     network, seen, change = evaluate(network, rule, t, form)
     assert rule.factors is not None  # of entrywise optimisers
     push, sketch = direction(network, seen, change, form, matrices=form.rule.by_matrix), form.sketch
+    if form.rule.norm:
+        push = normalized(network, push, rule, form)
     fading, rate = rule.recurrence.change[t, 0, 0], rule.recurrence.b[t, 0]
     time, columns_of_inputs = jnp.asarray(t, float), rule.factors[:, None]
 
@@ -69,8 +72,8 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
                 return a
             return a.reshape([weights.shape[axis] for axis in axes]).transpose(axes)
 
-        kept, X = form.rule.matrix(jnp, tuple(map(flat, memory)), flat(moved))
         step = matrix_step(rule.gamma0, 1 if low_rank else weights.shape[-2])
+        kept, X = form.rule.matrix(jnp, tuple(map(flat, memory)), flat(moved) / step)
         added = fading * weights + rate * step * back(X)
         states = tuple(map(back, kept))
         if not low_rank:
