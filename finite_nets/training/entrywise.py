@@ -27,11 +27,24 @@ def copies(training: Any) -> int:
     return 2 + slots
 
 
+def numbers(training: Any, t: int) -> tuple[float, float, float]:
+    """What of step t depends on the time: t itself, 1 - eta lambda, eta."""
+    ((keep,),), (rate,) = training.recurrence(t)
+    return float(t), keep, rate
+
+
 def descend(trainer: ProgramTrainer, state: State[Leaves], _: Fields, trained: Fields, t: int) -> None:
     """Step t, in place, from the fields trained on."""
+    step(trainer, state, trained, *numbers(trainer.training, t), replace=True)
+
+
+def step(
+    trainer: ProgramTrainer, state: State[Leaves], trained: Fields, t: Any, keep: Any, rate: Any, *, replace: bool
+) -> None:
+    """A step with these numbers, or tensors of one; `replace`: whether states may be other tensors after it, which
+    takes less time."""
     rule: Any = trainer.training
     *memory, direction = state.slots
-    ((keep,),), (rate,) = rule.recurrence(t)
     for part in direction.parts():
         part.zero_()
     trainer.push(state, direction, trained, trained.delta, 1.0)
@@ -42,12 +55,15 @@ def descend(trainer: ProgramTrainer, state: State[Leaves], _: Fields, trained: F
         if not weights.trained[layer]:
             continue
         whole = rule.by_matrix and number in trainer.between_neurons
-        step = matrix_step(trainer.network.gamma0, theta.shape[-2]) if whole else steps[number]
-        G, state_of = direction.tensors[number].div_(step), tuple(slot.tensors[number] for slot in memory)
+        unit = matrix_step(trainer.network.gamma0, theta.shape[-2]) if whole else steps[number]
+        G, state_of = direction.tensors[number].div_(unit), tuple(slot.tensors[number] for slot in memory)
         kept, Q = rule.matrix(torch, state_of, G) if whole else rule.stepped(torch, t, state_of, G)
         for slot, new in zip(memory, kept, strict=True):
-            slot.tensors[number] = new
-        theta.mul_(keep).add_(Q * (rate * step))
+            if replace:
+                slot.tensors[number] = new
+            else:
+                slot.tensors[number].copy_(new)
+        theta.mul_(keep).add_(Q * (rate * unit))
 
 
 def _normalize(trainer: ProgramTrainer, state: State[Leaves], direction: Leaves) -> None:
