@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # before JAX is imported: it reads these once
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.0")  # reading is faster, however small
+os.environ.setdefault("DMFT_EXECUTABLES", "off")  # tests break functions in place, which executables do not see
 os.environ.setdefault("MPLBACKEND", "agg")
 if version("jax").startswith("0.10."):  # code that is compiled three times as fast, and runs as fast on few particles
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
+from dmft.running.executables import kept
 from dmft.schema import Observable
 from dmft.specs import Problem
 
@@ -93,8 +94,8 @@ class Run:
     @cached_property
     def rule(self) -> Rule:
         rule = loop.rule_of(self.problem)
-        looked = jnp.zeros(len(rule.looked), bool).at[jnp.asarray(self.steps)].set(True)
-        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked)
+        looked = np.isin(np.arange(len(rule.looked)), self.steps)
+        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=jnp.asarray(looked))
 
     @property
     def block(self) -> int:
@@ -236,7 +237,7 @@ class Run:
         return jax.tree.map(place, state)
 
 
-@partial(jax.jit, static_argnames=("form", "tolerance", "capacity"))
+@kept(static=("form", "tolerance", "capacity"))
 def _begun(
     rule: Rule, populations: list[Population], *, form: Form, tolerance: float, capacity: int
 ) -> tuple[Network, list[jax.Array]]:
@@ -247,7 +248,7 @@ def _begun(
 
 
 # compiled as a whole, as above
-_empty_history = jax.jit(loop.empty_history, static_argnames=("form", "saved", "two_time"))
+_empty_history = kept(static=("form", "saved", "two_time"))(loop.empty_history)
 
 
 def of_passes(names: Collection[str], two_time: bool) -> tuple[Observable, ...]:

@@ -29,6 +29,7 @@ from dmft.engine.matrix import revealed
 from dmft.engine.network import Network, Pass, Vitals, over_blocks, predictions, vitals
 from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
+from dmft.running.executables import kept
 from dmft.schema import Observable, registered
 from dmft.specs.networks.program import input_factors, numbers, structure
 from dmft.specs.networks.sketch import Part, Sketch, starts_of
@@ -281,7 +282,7 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
     )
 
 
-@partial(jax.jit, static_argnames=("form",), donate_argnames=("network", "history"))
+@kept(static=("form",), donated=("network", "history"))
 def advance(
     network: Network,
     history: History,

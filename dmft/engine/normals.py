@@ -11,7 +11,8 @@ n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond Sc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
+from importlib.resources import files
 from operator import xor
 
 import jax
@@ -20,10 +21,11 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import ndtri
 from numpy.typing import NDArray
-from scipy.stats import qmc
+
+from dmft.running.executables import kept
 
 BITS = 30
-DIMENSIONS = qmc.Sobol.MAXDIM
+DIMENSIONS = 21_201  # of the table of Joe and Kuo
 
 
 @jax.tree_util.register_dataclass
@@ -135,27 +137,58 @@ def _quantile(points: jax.Array) -> jax.Array:
     return jnp.where(upper, -1.0, 1.0) * ndtri((distance.astype(float) + 0.5) * 0.5**BITS)
 
 
-@jax.jit
+@kept()
 def stored(source: Sobol) -> jax.Array:
     """All rows of the source."""
     return source._from_table(0, jnp.arange(len(source.shift)))  # `rows`, without the code for rows beyond the last
 
 
 def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
-    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
+    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two): the points of
+    `scipy.stats.qmc.Sobol`, scrambled by a triangle of bits and a shift (Matousek 1998), for the same generator."""
     rng = np.random.default_rng(seed)
-    dimensions = min(draws, DIMENSIONS)
-    sequence = qmc.Sobol(dimensions, scramble=True, bits=BITS, rng=rng)
-    shift = _integers(sequence, 0)
-    bits = size.bit_length() - 1
-    directions: list[NDArray[np.uint32]] = []
-    for b in range(bits):
-        # the Gray code of 2^b has the bits b and b - 1; the sequence takes as long as the points that are passed over
-        point = _integers(sequence, 2**b) ^ shift
-        directions.append(point ^ directions[-1] if directions else point)
-    table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
+    own = rng.spawn(1)[0]
+    dimensions, columns = min(draws, DIMENSIONS), size.bit_length() - 1
+    each = own.integers(2, size=(dimensions, BITS), dtype=np.uint32)
+    shift = each @ (2 ** np.arange(BITS, dtype=np.uint32))
+    triangle = np.tril(own.integers(2, size=(dimensions, BITS, BITS), dtype=np.uint32), -1) | np.eye(
+        BITS, dtype=np.uint32
+    )
+    # the highest bit first; a product with bits is the parity of those that a row has in common
+    high = 2 ** np.arange(BITS, dtype=np.uint32)[::-1]
+    parity = np.bitwise_count((triangle @ high)[:, :, None] & _direction_numbers(dimensions, columns)[:, None]) & 1
+    table = np.einsum("dpb,p->db", parity, high)
     key = random_key(int(rng.integers(2**32)))
     return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
+
+
+@cache
+def _tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of Joe and Kuo (2008), as SciPy has them in a file: primitive polynomials (dimension,), as bits, and the first
+    direction numbers (dimension, number).  (To import scipy.stats, which reads it, takes the better part of a
+    second.)"""
+    with np.load(files("scipy") / "stats" / "_sobol_direction_numbers.npz") as found:  # type: ignore[arg-type]
+        return found["poly"], found["vinit"]
+
+
+def _direction_numbers(dimensions: int, columns: int) -> NDArray[np.uint32]:
+    """v (dimension, bit), not scrambled, as integers of BITS bits: m_b 2^(BITS - 1 - b) with the recurrence of the
+    polynomial x^s + a_1 x^(s-1) + ... + 1
+
+        m_b = 2 a_1 m_(b-1) ^ ... ^ 2^(s-1) a_(s-1) m_(b-s+1) ^ 2^s m_(b-s) ^ m_(b-s)
+    """
+    poly, first = (table[:dimensions] for table in _tables())
+    degree = np.frexp(poly)[1] - 1
+    m = np.zeros((dimensions, max(columns, first.shape[1])), np.int64)
+    m[:, : first.shape[1]] = first
+    m[0] = 1  # the first dimension is the van der Corput sequence
+    for s in range(1, int(degree.max(initial=0)) + 1):
+        of = np.flatnonzero(degree == s)
+        a = poly[of, None] >> np.arange(s)[::-1] & 1  # a_1 .. a_s
+        for b in range(s, columns):
+            terms = (a[:, k - 1] * m[of, b - k] << k for k in range(1, s + 1))
+            m[of, b] = reduce(xor, terms, m[of, b - s])
+    return (m[:, :columns] << (BITS - 1 - np.arange(columns))).astype(np.uint32)
 
 
 def blank(draws: int, size: int) -> Sobol:
@@ -171,10 +204,3 @@ def random_key(seed: int) -> jax.Array:
     words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
     key: jax.Array = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
     return key
-
-
-def _integers(sequence: qmc.Sobol, n: int) -> NDArray[np.uint32]:
-    """Point n as integers of BITS bits."""
-    if n > sequence.num_generated:
-        sequence.fast_forward(n - sequence.num_generated)
-    return np.asarray(sequence.random(1)[0] * 2.0**BITS, np.uint32)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ from dmft.engine.flow import observed_step
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network, Pass, predictions
 from dmft.engine.shown import values
+from dmft.running.executables import kept
 
 VARIANTS = "variants"  # the mapped axis of `perturb`
 Measures = tuple[jax.Array, ...]
@@ -62,7 +62,7 @@ def taylor(function: Callable[[Any], Any], x: Taylor) -> Taylor:
     return Taylor(value, first, second)
 
 
-@partial(jax.jit, static_argnames=("last", "form"))
+@kept(static=("last", "form"))
 def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form: Form) -> Taylor:
     """Observables of a run, and their derivatives along directions of its measures.
 
@@ -100,7 +100,7 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form:
     return jax.vmap(one, out_axes=Taylor(None, 0, 0))(directions)
 
 
-@partial(jax.jit, static_argnames=("last", "form"))
+@kept(static=("last", "form"))
 def perturb(
     network: Network, rule: Rule, directions: Measures, size: jax.Array | float, *, last: int, form: Form
 ) -> Taylor:
@@ -126,7 +126,7 @@ def perturb(
     )
 
 
-@partial(jax.jit, static_argnames=("last", "form"))
+@kept(static=("last", "form"))
 def gradients(
     network: Network, rule: Rule, scalars: Observables, *, last: int, form: Form
 ) -> tuple[Observables, Measures]:

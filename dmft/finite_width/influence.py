@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,15 +37,17 @@ from dmft.finite_width.measures import (
     NEGLIGIBLE,
     all_of_layer,
     at_random,
+    first_of,
     network_moved,
     of_batches,
     orthonormal,
+    random_combinations,
     scaled,
     those_leading,
 )
 from dmft.finite_width.scalars import Scalars, no_observables, recorded
 from dmft.running import memory
-from dmft.running.moments import Arrays
+from dmft.running.moments import Array, Arrays
 from dmft.running.progress import Bar
 
 CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
@@ -183,15 +185,16 @@ class Influence:
                 stop = min(start + at_once, source.number)
                 # always the same shape, compiled once: directions of zero contribute nothing
                 missing = at_once - (stop - start)
-                padded = (jnp.pad(d, [(0, missing), *[(0, 0)] * (d.ndim - 1)]) for d in source.directions(start, stop))
-                first, second = self._named(self._derivatives(network, tuple(padded)))
-                for name, value in self._contracted(first, second).items():
+                directions = source.directions(start, stop)
+                if missing:
+                    directions = tuple(jnp.pad(d, [(0, missing), *[(0, 0)] * (d.ndim - 1)]) for d in directions)
+                for name, value in self._contraction(self._derivatives(network, directions)).items():
                     part[name] = part.get(name, 0.0) + source.scale * np.asarray(value)
                 advance(stop - start)
         return list(parts.values())
 
     def _sources(self, network: Network, trained: Trained, key: jax.Array) -> list[Source]:
-        sizes = [p.units for p in network.populations]
+        sizes = tuple(p.units for p in network.populations)
         layers = tuple(range(len(sizes)))
         if self.mode == "exact":
             pairs = [symmetric_pairs(int(p.used)) for p in trained.network.populations]
@@ -221,7 +224,7 @@ class Influence:
         their squares: no first derivative knows them, and second derivatives, N bias, are made of them.  Where kinks
         are rounded, half of the directions are changes of derivatives along random directions of the measures.
         """
-        sizes, form = [p.units for p in network.populations], self.run.form
+        sizes, form = tuple(p.units for p in network.populations), self.run.form
         every = tuple(range(len(sizes)))
         pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
@@ -229,18 +232,14 @@ class Influence:
         pilot = at_random(
             0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
-        response = self._derivatives(network, pilot).first
-        weights = self._weights(jax.tree.map(lambda a: a[0], response))
+        weights = self._weights(first_of(self._derivatives(network, pilot).first))
         slopes: list[Measures] = []
         bends: list[Measures] = []
         curved = self.run.smoothed
         count = self._combinations
         at_once = self.backward_at_once(network)
         for start in range(0, count, at_once):
-            leaves = jax.tree.leaves(weights)
-            keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
-            random = (jax.random.normal(k, (at_once, *w.shape)) * w for k, w in zip(keys, leaves, strict=True))
-            combinations = jax.tree.unflatten(jax.tree.structure(weights), list(random))
+            combinations = random_combinations(jax.random.fold_in(key, start), weights, count=at_once)
             _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
             if curved:
@@ -249,8 +248,8 @@ class Influence:
                 _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
                 bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
         # all of the first half, then as many bends as are wanted
-        joined = [*of_batches(slopes, count), *of_batches(bends, found - count)]
-        return scaled(tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True)), self._spreads)
+        parts = ((slopes, count), (bends, found - count))
+        return scaled(of_batches([batches for batches, _ in parts], tuple(n for _, n in parts)), self._spreads)
 
     @property
     def _combinations(self) -> int:
@@ -269,11 +268,12 @@ class Influence:
         if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
             asked, saved = {"prediction", *response.values}, np.ones_like(saved)
 
-        def weighted(name: str, value: jax.Array) -> jax.Array:
+        def weighted(name: str, given: jax.Array) -> Array:
+            value = np.asarray(given)
             entries = tuple(range(2 if "layer" in schema.quantities()[name].dims else 1, value.ndim))
-            size = jnp.sqrt(jnp.mean(value**2, axis=entries, keepdims=True))
+            size = np.sqrt(np.mean(value**2, axis=entries, keepdims=True))
             wanted = saved.reshape(-1, *[1] * (value.ndim - 1)) & (name in asked) & (size > NEGLIGIBLE * size.max())
-            return jnp.broadcast_to(jnp.where(wanted, 1 / jnp.where(wanted, size, 1.0), 0.0), value.shape)
+            return np.broadcast_to(np.where(wanted, 1 / np.where(wanted, size, 1.0), 0.0), value.shape)
 
         others = {name: weighted(name, value) for name, value in response.values.items()}
         return Observables(weighted("prediction", response.prediction), others)
@@ -304,6 +304,11 @@ class Influence:
             first |= followed.first
             second |= followed.second
         return first, second
+
+    @cached_property
+    def _contraction(self) -> Callable[[Taylor], dict[str, jax.Array]]:
+        """What directions contribute, of their derivatives; compiled as a whole, not operation by operation."""
+        return jax.jit(lambda found: self._contracted(*self._named(found)))
 
     def _contracted(self, first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over directions, before the factor of their source."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,33 @@ from dmft.engine.variation import Measures
 NEGLIGIBLE = 1e-8  # relative size of what is rounding
 
 
-def of_batches(batches: list[Measures], count: int) -> list[Measures]:
-    """The first `count` of all batches, as one; none if there are none."""
-    return [tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))] if batches else []
+# each compiled as a whole: one by one, their operations take longer to compile than to run
+
+
+@partial(jax.jit, static_argnames=("counts",))
+def of_batches(parts: Sequence[Sequence[Measures]], counts: tuple[int, ...]) -> Measures:
+    """Of the batches of every part the first so many, one part after the other; parts may have none."""
+    joined = (
+        tuple(jnp.concatenate(layer)[:count] for layer in zip(*batches, strict=True))
+        for batches, count in zip(parts, counts, strict=True)
+        if batches
+    )
+    return tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True))
+
+
+@jax.jit
+def first_of(tree: Any) -> Any:
+    """The first of those that every array of the tree has on its leading axis."""
+    return jax.tree.map(lambda a: a[0], tree)
+
+
+@partial(jax.jit, static_argnames=("count",))
+def random_combinations(key: jax.Array, weights: Any, *, count: int) -> Any:
+    """So many, on a leading axis, of normals times the weights."""
+    leaves, tree = jax.tree.flatten(weights)
+    keys = jax.random.split(key, len(leaves))
+    random = [jax.random.normal(k, (count, *w.shape), dtype=float) * w for k, w in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, random)
 
 
 def scaled(measures: Measures, factors: list[float]) -> Measures:
@@ -39,16 +65,32 @@ def at_random(
     *,
     key: jax.Array,
     moved: tuple[int, ...],
-    sizes: list[int],
+    sizes: tuple[int, ...],
     distribution: str,
     leading: Measures | None,
 ) -> Measures:
     """Those that move the layers `moved`, orthogonal to `leading`; number i depends on the key, its layer and i."""
+    found: Measures = _at_random(
+        key, start, leading, count=stop - start, moved=moved, sizes=sizes, distribution=distribution
+    )
+    return found
 
+
+@partial(jax.jit, static_argnames=("count", "moved", "sizes", "distribution"))
+def _at_random(
+    key: jax.Array,
+    start: jax.Array | int,
+    leading: Measures | None,
+    *,
+    count: int,
+    moved: tuple[int, ...],
+    sizes: tuple[int, ...],
+    distribution: str,
+) -> Measures:
     def of_layer(layer: int) -> jax.Array:
         if layer not in moved:
-            return jnp.zeros((stop - start, sizes[layer]))
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(jnp.arange(start, stop))
+            return jnp.zeros((count, sizes[layer]))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(start + jnp.arange(count))
         found: jax.Array = random_directions(keys, size=sizes[layer], distribution=distribution)
         return found
 
@@ -59,6 +101,7 @@ def at_random(
     return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
 
 
+@partial(jax.jit, static_argnames=("moved",))
 def orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
     """An orthonormal basis of the slopes (slope, particle), each without its mean, in the layers `moved` together."""
     centred = [s - s.mean(axis=1, keepdims=True) if i in moved else jnp.zeros_like(s) for i, s in enumerate(slopes)]
@@ -73,7 +116,7 @@ def those_leading(start: int, stop: int, *, leading: Measures) -> Measures:
     return tuple(q[start:stop] / np.sqrt(q.shape[1]) for q in leading)
 
 
-def all_of_layer(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: list[int]) -> Measures:
+def all_of_layer(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: tuple[int, ...]) -> Measures:
     """Those of the index pairs, which move one layer of linear forms."""
     moved = symmetric_directions(jnp.asarray(pairs[start:stop]), size=sizes[layer])
     still = (jnp.zeros((stop - start, size, size)) for size in sizes)

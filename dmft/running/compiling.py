@@ -54,6 +54,17 @@ def cached() -> Iterator[None]:
             _end()
 
 
+@contextmanager
+def without() -> Iterator[None]:
+    """Compile anew, whatever the cache has, and keep nothing; in all threads."""
+    before = jax.config.jax_enable_compilation_cache
+    _configure({"jax_enable_compilation_cache": False})
+    try:
+        yield
+    finally:
+        _configure({"jax_enable_compilation_cache": before})
+
+
 def folder() -> Path | None:
     """Where compiled code is kept; None if it is not."""
     wanted = os.environ.get(SWITCH, "")

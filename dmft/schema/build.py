@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -53,11 +54,14 @@ def build(
         "source_layer": np.arange(1, sizes["layer"] + 1),
         **{dim: np.arange(n) for n in task.outputs for dim in ("output", "output_2")},
     }
-    ds = xr.Dataset(variables, coords={dim: label for dim, label in labels.items() if dim in used})
-    by_step = {} if steps is None else {"time": ("step", problem.training.times[steps])}
+    ds = xr.Dataset(
+        {name: _variable(*variable) for name, variable in variables.items()},
+        coords={dim: xr.IndexVariable(dim, pd.Index(label)) for dim, label in labels.items() if dim in used},
+    )
+    by_step = {} if steps is None else {"time": _variable("step", problem.training.times[steps])}
     by_sample = {
-        "split": ("sample", np.where(samples < task.n_train, "train", "test")),
-        "target": ("sample", task.y[samples]) if not outputs else (("sample", "output"), task.y[samples]),
+        "split": _variable("sample", np.where(samples < task.n_train, "train", "test")),
+        "target": _variable(("sample", "output") if outputs else "sample", task.y[samples]),
     }
     ds = ds.assign_coords(by_step | (by_sample if "sample" in used else {}) | dict(coords or {}))
     if (read := sizes.get("position", 0)) and "output" in ds.dims:
@@ -83,6 +87,12 @@ def build(
 def now() -> str:
     """When a result is created, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _variable(dims: Any, value: Any) -> xr.Variable:
+    """Of an array of NumPy: xarray, told so, does not import Dask, where that is installed, to see whether it is one of
+    its arrays."""
+    return xr.Variable(dims, np.asarray(value), fastpath=True)
 
 
 def _version() -> str:

@@ -222,7 +222,7 @@ def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
         crowd = [population.particles(normals(n, 16)) for n in loop.draws_needed(rule, form, 40)]
         start = loop.limit_network(rule, form, crowd, 1e-3, capacity=40)
         room = loop.empty_history(start, rule, form, [last])
-        text = loop.advance.lower(start, room, rule, 0, last + 1, form=form).as_text()
+        text = loop.advance.jitted.lower(start, room, rule, 0, last + 1, form=form).as_text()
         return text.count("\n")
 
     assert size(5) == size(500)

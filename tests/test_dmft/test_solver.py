@@ -298,7 +298,7 @@ def test_memory_estimate_is_near_the_compilers():
         crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(rule, form, capacity)]
         start = loop.limit_network(rule, form, crowd, 1e-3, capacity=capacity)
         room = loop.empty_history(start, rule, form, range(11))
-        compiled = loop.advance.lower(start, room, rule, 0, 11, form=form).compile()
+        compiled = loop.advance.jitted.lower(start, room, rule, 0, 11, form=form).compile()
         used = compiled.memory_analysis()
         run = Run(problem, np.arange(11), particles, 1e-3, centered=True)
         estimate, _ = memory_estimate(run, capacity)

@@ -1,0 +1,198 @@
+"""Executables kept from one process to the next, found without tracing what they were made from.
+
+JAX's own cache of compiled code (`dmft.running.compiling`) is asked by the code that tracing and lowering give, which
+takes seconds for derivatives of a whole training.  Here an executable is known by all that the code follows from:
+
+    the function, its static arguments, and the structure, shapes and types of the others
+    the source of this library, versions, settings and flags of JAX and XLA, the device and the processor
+
+What is not of this library among these (functions of a user's own: activations, observables, architectures) has no such
+name; what has none, and what runs on several devices, is traced as ever.  Files lie in the folder of JAX's cache, as
+long as there is one, and what is wrong with one of them costs the time of compilation.
+
+    DMFT_EXECUTABLES=off    nothing is kept: for whoever changes functions of this library in a running process, which
+                            its source does not tell
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import pickle
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache, update_wrapper
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+from dmft.running.compiling import ENTRY, without
+
+SWITCH = "DMFT_EXECUTABLES"
+PACKAGE = __name__.partition(".")[0]
+loaded: dict[Any, Any] = {}  # executables of this process; None where there is none to keep
+PLAIN = (bool, int, float, str, bytes, type(None), type(...))
+
+
+class NamelessError(Exception):
+    """Of what has no name that another process would give it."""
+
+
+def kept(*, static: Sequence[str] = (), donated: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Kept]:
+    """A decorator: `jax.jit` of a function whose `static` arguments are keywords, its executables kept."""
+    return lambda function: Kept(function, static, donated)
+
+
+class Kept:
+    """A compiled function; under transformations, and where nothing can be kept, that of `jax.jit`."""
+
+    def __init__(self, function: Callable[..., Any], static: Sequence[str], donated: Sequence[str]) -> None:
+        update_wrapper(self, function)
+        self.jitted = jax.jit(function, static_argnames=tuple(static), donate_argnames=tuple(donated))
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._names = list(inspect.signature(function).parameters)
+        self._static = frozenset(static)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        static = {name: given.pop(name) for name in self._static & given.keys()}
+        leaves, tree = jax.tree.flatten(given)
+        folder = _folder()
+        if folder is None or not all(map(_here, leaves)):
+            return self.jitted(**given, **static)
+        numbers = tuple(sorted(static.items())), jax.config.jax_enable_x64
+        key = (self._name, tree, *numbers, *map(_seen, leaves))
+        if key not in loaded:
+            loaded[key] = self._made(folder, given, static, key)
+        found = loaded[key]
+        return self.jitted(**given, **static) if found is None else found(**given)
+
+    def _made(self, folder: Path, given: dict[str, Any], static: dict[str, Any], key: Any) -> Any:
+        """The executable, read or compiled and kept; None where it has no name, or cannot be kept."""
+        try:
+            file = folder / f"{self._name}-{digest(key)}{ENTRY}"
+        except NamelessError:
+            return None
+        _bind_kernels()
+        with suppress(Exception):  # not there, or damaged
+            content, *trees = pickle.loads(file.read_bytes())
+            return deserialize_and_load(content, *trees, execution_devices=jax.devices()[:1])
+        lowered = self.jitted.lower(**given, **static)
+        with without():  # what was read from JAX's cache cannot be written again
+            compiled = lowered.compile()
+        with suppress(Exception):  # what cannot be written is compiled again
+            _write(file, pickle.dumps(serialize(compiled)))
+        return compiled
+
+
+def _folder() -> Path | None:
+    """Of JAX's cache, if there is one and executables are wanted."""
+    path = jax.config.jax_compilation_cache_dir
+    wanted = jax.config.jax_enable_compilation_cache and os.environ.get(SWITCH, "").lower() != "off"
+    return Path(path) if wanted and path and "://" not in path else None
+
+
+@cache
+def _bind_kernels() -> None:
+    """Let code call LAPACK: JAX binds its functions when it first lowers code with such a call; without, a crash."""
+    jax.jit(jax.lax.linalg.cholesky).lower(np.eye(1, dtype=np.float32))
+
+
+def _here(leaf: Any) -> bool:
+    """Whether it is a number or an array on the device that computations are on by default."""
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    return not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]}
+
+
+def _seen(leaf: Any) -> Any:
+    """What of an argument shapes the code."""
+    if not isinstance(leaf, jax.Array):
+        return type(leaf).__name__, np.shape(leaf), str(np.asarray(leaf).dtype)
+    return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
+
+
+def digest(content: Any) -> str:
+    """Of what shapes the code, and of all that surrounds it.
+
+    Raises:
+        NamelessError.
+    """
+    settings = [(n, repr(v)) for n, v in sorted(jax.config.values.items()) if "cache" not in n]
+    return hashlib.sha256(repr((described(content), _surroundings(), settings)).encode()).hexdigest()
+
+
+@cache
+def _surroundings() -> tuple[str, ...]:
+    device = jax.devices()[0]
+    source = hashlib.sha256()
+    for file in sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py")):
+        source.update(file.read_bytes())
+    return (
+        *(source.hexdigest(), sys.version, jax.__version__, jaxlib.__version__, np.__version__),
+        *(device.platform, device.device_kind, device.client.platform_version, _processor()),
+        *(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
+    )
+
+
+def _processor() -> str:
+    """Whose instructions code may use."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return f"{platform.node()} {platform.machine()} {platform.processor()}"
+
+
+def described(x: Any) -> Any:
+    """As numbers, words and tuples of these, the same in every process; two that differ have others."""
+    if isinstance(x, Enum):
+        return _path(type(x)), x.name
+    if isinstance(x, PLAIN):
+        return type(x).__name__, x
+    if isinstance(x, np.ndarray | np.generic):
+        return str(x.dtype), np.shape(x), np.asarray(x).tobytes()
+    if isinstance(x, jax.tree_util.PyTreeDef):
+        node = x.node_data()
+        return node and (_path(node[0]), described(node[1])), tuple(map(described, x.children()))
+    if isinstance(x, tuple | list):
+        return type(x).__name__, tuple(map(described, x))
+    if isinstance(x, dict):
+        return "dict", tuple((described(name), described(value)) for name, value in x.items())
+    if isinstance(x, type):
+        return _path(x)
+    if isinstance(x, FunctionType):
+        code, cells = x.__code__, tuple(described(cell.cell_contents) for cell in x.__closure__ or ())
+        return _path(x), code.co_firstlineno, code.co_code, code.co_names, described(x.__defaults__), cells
+    if is_dataclass(x):
+        return _path(type(x)), tuple((f.name, described(getattr(x, f.name))) for f in fields(x))
+    raise NamelessError(repr(x))
+
+
+def _path(x: Any) -> str:
+    """Of a type or function whose source is known."""
+    if x.__module__.partition(".")[0] not in (PACKAGE, "builtins"):
+        raise NamelessError(repr(x))
+    return f"{x.__module__}:{x.__qualname__}"
+
+
+def _write(file: Path, content: bytes) -> None:
+    """As a whole, or not at all."""
+    handle, name = tempfile.mkstemp(dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as temporary:
+            temporary.write(content)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink()
+        raise

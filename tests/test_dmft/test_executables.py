@@ -1,0 +1,111 @@
+"""Executables kept between processes: what they are known by, and when there are none (`test_host.py` has processes)."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dmft
+from dmft.engine import loop
+from dmft.running import executables
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(executables, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(executables, "loaded", {})
+    return tmp_path
+
+
+def scaled(x, *, power):
+    """x^power, of this file: allowed into names by the test that needs it."""
+    return x["a"] ** power
+
+
+def kept(function=scaled):
+    made = executables.Kept(function, ("power",), ())
+    made._name = "dmft.tests.scaled"
+    return made
+
+
+def files(folder):
+    return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+def test_executables_are_found_again_by_types_shapes_and_static_arguments(folder):
+    f, x = kept(), {"a": jnp.arange(3.0)}
+    np.testing.assert_array_equal(f(x, power=2), [0, 1, 4])
+    first = files(folder)
+    assert len(first) == 1
+    executables.loaded.clear()  # as in another process
+    f.jitted = None  # which traces nothing
+    np.testing.assert_array_equal(f({"a": jnp.arange(3.0) + 1}, power=2), [1, 4, 9])
+    assert files(folder) == first
+    for x, power in (({"a": jnp.arange(4.0)}, 2), ({"a": jnp.arange(3)}, 2), ({"a": jnp.arange(3.0)}, 3)):
+        with pytest.raises(AttributeError):  # others are compiled
+            f(x, power=power)
+
+
+def test_damaged_files_are_compiled_anew(folder):
+    x = {"a": jnp.arange(3.0)}
+    kept()(x, power=2)
+    (file,) = folder.iterdir()
+    file.write_bytes(b"nothing")
+    executables.loaded.clear()
+    np.testing.assert_array_equal(kept()(x, power=2), [0, 1, 4])
+    assert file.stat().st_size > 100
+
+
+def test_under_transformations_nothing_is_kept(folder):
+    assert jax.grad(lambda a: kept()({"a": a}, power=2))(3.0) == 6
+    assert not files(folder)
+
+
+@dataclass(frozen=True)
+class Mine:
+    """A user's own."""
+
+    size: int = 1
+
+
+def test_what_is_not_of_this_library_has_no_name(folder):
+    for own in (Mine(), scaled, lambda h: h, partial(jnp.sum, axis=0), object()):
+        with pytest.raises(executables.NamelessError):
+            executables.described(own)
+    np.testing.assert_array_equal(kept(lambda x, *, power: x["a"] * power.size)({"a": jnp.ones(2)}, power=Mine()), 1)
+    assert not files(folder)
+
+
+def test_names_tell_problems_apart(small_problem):
+    def name(problem, **changed):
+        return executables.described(replace(loop.form_of(problem), **changed))
+
+    plain = name(small_problem)
+    assert name(small_problem) == plain
+    relu = replace(small_problem, network=dmft.MLP(2, dmft.relu()))
+    others = [name(relu), name(small_problem, single=False), name(small_problem, observables=())]
+    assert len({repr(each) for each in (plain, *others)}) == 4
+    # a formula of one's own is not of the library
+    own = dmft.activation(lambda xp, h: xp.sin(h), lambda xp, h: xp.cos(h))
+    with pytest.raises(executables.NamelessError):
+        name(replace(small_problem, network=dmft.MLP(2, own)))
+
+
+def test_names_tell_functions_of_one_line_apart():
+    slopes = [one.fields for one in loop.USUAL if one.fields]
+    assert len({repr(executables.described(f)) for f in slopes}) == len(slopes) > 1
+
+
+def test_what_surrounds_the_code_is_in_its_name(monkeypatch):
+    before = executables.digest("x")
+    assert executables.digest("x") == before != executables.digest("y")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    executables._surroundings.cache_clear()
+    assert executables.digest("x") != before
+    monkeypatch.undo()
+    executables._surroundings.cache_clear()
+    with jax.enable_x64(not jax.config.jax_enable_x64):
+        assert executables.digest("x") == before  # types of arguments tell that apart
