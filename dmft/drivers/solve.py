@@ -226,7 +226,7 @@ def prepared(
         observables=of_passes(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
-        curvature=schema.need(observables, schema.HESSIAN),
+        curvature=schema.metrics(observables),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
         entries="float32",
@@ -326,7 +326,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
     if name is None:
         return attrs
-    half, halves = replace(run, doubled=True, curvature=False), Estimates(capacity=done.capacity)
+    half, halves = replace(run, doubled=True, curvature=()), Estimates(capacity=done.capacity)
     bar.total = (done.moments.count + HALVED) * (run.last + 1)
     try:
         for trained in repetitions(half, seed, HALVED, bar, memory_limit=None, done=halves):
@@ -365,7 +365,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.eigenvalues is not None:
-        values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
+        found = dict(zip(run.curvature, np.asarray(trained.eigenvalues), strict=True))
+        values |= schema.of_eigenvalues(found, observables)
     return {name: np.asarray(values[name], np.float64) for name in schema.quantities() if name in values}
 
 
@@ -388,7 +389,7 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
     still = np.full(training.steps - len(pairs), STILL * pairs.min())
     coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
-    other = replace(run, problem=replace(run.problem, training=coarse), curvature=False)
+    other = replace(run, problem=replace(run.problem, training=coarse), curvature=())
     try:
         (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
     except DivergenceError:
