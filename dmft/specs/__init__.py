@@ -31,6 +31,7 @@ from dmft.specs.training import (
     Adam,
     ClippedDescent,
     Entrywise,
+    Epochs,
     GradientDescent,
     GradientFlow,
     Lion,
@@ -38,6 +39,7 @@ from dmft.specs.training import (
     RMSprop,
     SignDescent,
     Training,
+    learning_rates,
     one_pass,
     random_batches,
 )

@@ -108,8 +108,8 @@ class ProgramTrainer(Training[Leaves]):
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         _check(problem, precision)
-        # rounding is not the same in every basis
-        own = precision.quantisation is not None or problem.training.stepping.by_entry
+        # rounding is not the same in every basis, nor are images that change
+        own = precision.quantisation is not None or problem.training.stepping.by_entry or problem.changing
         inputs, directions = coordinates(problem, real=own)
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
@@ -229,9 +229,13 @@ class ProgramTrainer(Training[Leaves]):
         _, _, _, output = self._forward(state, met, bits)
         return self.counted(state, output, met.rows)
 
+    def outputs_at(self, state: State[Leaves], rows: Index) -> Tensor:
+        met = Met(rows, slice(0, 0), slice(None))
+        return self._forward(state, met, self.precision.quantisation)[3]
+
     def _forward(self, state: State[Leaves], met: Met, bits: Quantisation | None) -> tuple[Tape, Field, Tensor, Tensor]:
         """The tape of a pass and its end, the readout as it was multiplied, and the output, not centered."""
-        x, rounding = self.x[met.rows], Rounding(bits, (*self.numbers.reads, self.numbers.readout), met.trained)
+        x, rounding = self.inputs(met), Rounding(bits, (*self.numbers.reads, self.numbers.readout), met.trained)
         tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True, rounding=rounding)
         with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
             end = tape.read_out(self.network.program(tape, x))
@@ -240,7 +244,7 @@ class ProgramTrainer(Training[Leaves]):
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         tape, end, readout, output = self._forward(state, met, self.precision.quantisation)
-        x, output = self.x[met.rows], self.counted(state, output, met.rows)
+        x, output = self.inputs(met), self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
