@@ -132,6 +132,7 @@ __all__ = [
     "initial_fluctuations",
     "lazy_kernel",
     "lazy_limit",
+    "learning_rates",
     "linear",
     "linear_residual",
     "load",

@@ -22,6 +22,7 @@ from torch import Tensor
 from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import Scales
+from dmft.specs.training import Epochs
 from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping
@@ -168,8 +169,9 @@ class Training(Generic[W]):
         self.batches = None if training.batches is None else torch.tensor(problem.drawn, device=device)
         self.batch = problem.drawn.shape[1]
         self.changes: Tensor | None = None
-        if problem.changing:
-            self.changes, self._image = torch.tensor(training.batches.changes(training.steps), device=device), task.shape
+        self._image = task.shape
+        if isinstance(training.batches, Epochs) and training.batches.changing:
+            self.changes = torch.tensor(training.batches.changes(training.steps), device=device)
 
     # ---- what kinds say ----------------------------------------------------------------------------------------------
 
