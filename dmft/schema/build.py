@@ -74,10 +74,15 @@ def build(
         "problem_id": problem.problem_id,
         "version": _version(),
         "result": "success",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         **attrs,
     }
     return validate(labelled(ds), kind)
+
+
+def now() -> str:
+    """When a result is created, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _version() -> str:

@@ -18,7 +18,7 @@ from finite_nets.device.random import GENERATOR_BYTES, have_kernels
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import curvature, entrywise, linear
 from finite_nets.training.needs import Needs, needs
-from finite_nets.training.programs import by_program
+from finite_nets.training.programs import by_program, in_own_coordinates
 
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
 GPU_BATCH = 8 * 2**30  # fills the card many times over
@@ -72,10 +72,9 @@ class Budget:
         training = self.plan.problem.training
         copies = entrywise.copies(training) if training.stepping.by_entry else linear.copies(training.recurrences)
         if self._needs is not None:
-            # rounded weights are one more copy; inputs are not in the basis of their span then, nor by entry
-            rounded = self.precision.quantisation is not None
-            points = self._needs.inputs if rounded or training.stepping.by_entry else task.n_samples
-            copies += rounded
+            own = in_own_coordinates(self.plan.problem, self.precision)
+            points = self._needs.inputs if own else task.n_samples
+            copies += self.precision.quantisation is not None  # rounded weights are one more
             working = entrywise.WORKING if training.stepping.by_entry else 0
             return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies, working)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)

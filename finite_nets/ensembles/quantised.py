@@ -8,7 +8,6 @@ Networks are rounded at saved steps, for the losses of these alone; training goe
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ import dmft
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
+from dmft.schema.build import now
 from dmft.schema.labels import labelled
 from dmft.specs import Problem
 from dmft.specs.random_data import RandomModel
@@ -128,7 +128,7 @@ def quantise(
         "problem": problem.to_json(arrays=False),
         "problem_id": problem.problem_id,
         "version": dmft.__version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "producer": "finite_nets.quantise",
         "dtype": dtype,
         "device": device_name(where),
