@@ -151,10 +151,9 @@ class Run:
         return max((part.bank for part in self.form.sketch.matrices), default=0)
 
     def draws(self, capacity: int) -> list[int]:
-        """Raw normals for each population; those that probes take from a copy are besides what training uses."""
+        """Raw normals for each population; those that probes take from a copy are besides what training uses, and those
+        of what was forgotten and is shown anew beyond all of them (`dmft.engine.normals`)."""
         copied = self.probe_block - self.look_room
-        if self.kept is not None:  # what is forgotten is shown anew, by pseudo-random ones beyond these
-            capacity = self.full_capacity
         return loop.draws_needed(self.rule, self.form, capacity + copied)
 
     def rows(self, capacity: int) -> list[int]:
