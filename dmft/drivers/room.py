@@ -39,9 +39,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     entries = max((max(part.bank, 1) for part in run.form.sketch.matrices), default=0) * max(sizes) ** 2
     if run.form.entry_matrices:  # gradients of some of them, where few products do not make them in place
         blocks += min(entries, entrywise.BLOCK) * 8
-    if any(
-        one.preconditioned for one in run.observables
-    ):  # a gradient of a sample, of all entries, and what is made of it
+    if any(one.preconditioned for one in run.observables):  # gradients of a sample, and what is made of them
         blocks += 4 * entries * itemsize
     # of attention: scores, what softmax keeps of them, and their cotangents
     blocks += 6 * at_once * run.form.sketch.pairs(sizes) * itemsize

@@ -415,7 +415,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
         values[LOST] = np.asarray(history.vitals.lost)
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.eigenvalues is not None:
-        values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
+        found = dict(zip(run.curvature, np.asarray(trained.eigenvalues), strict=True))
+        values |= schema.of_eigenvalues(found, observables)
     return {name: np.asarray(values[name], np.float64) for name in (*schema.quantities(), LOST) if name in values}
 
 

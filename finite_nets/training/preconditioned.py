@@ -1,4 +1,4 @@
-"""The metric in which an adaptive optimiser descends, of a batch of networks (`dmft.schema.observed.preconditioned_ntk`):
+"""The metric in which adaptive optimisers descend, of a batch of networks (`dmft.schema.observed.preconditioned_ntk`):
 
     K_ab = sum over weights of (N / N_w^2) <J^a_ij P_ij J^b_ij>     J^a_ij = sum_uses sum_y g_ayi v_ayj of one event
 

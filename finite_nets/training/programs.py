@@ -370,7 +370,10 @@ class ProgramTrainer(Training[Leaves]):
         return K.flatten(3).flatten(1, 2) + preconditioned.tangent_kernel(trace, P, factors, inputs)
 
     def eigenvalues(self, state: State[Leaves], *, preconditioned: bool = False) -> Tensor:
-        P = state.coming() if preconditioned and state.coming is not None else None
+        P = None
+        if preconditioned:
+            assert state.coming is not None  # while a step is recorded
+            P = state.coming()
         return curvature.eigenvalues(Hessian(self, state, P))
 
 

@@ -298,9 +298,7 @@ class Training(Generic[W]):
             seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or everywhere)
             self.watch(state, trained, t)
             if saved:
-                if self.stepping.by_entry:
-                    of: tuple[Any, Any] = self, state  # programs alone have rules
-                    state.coming = partial(preconditioned.of_step, *of, trained, t)
+                state.coming = partial(self._coming, state, t, trained)
                 yield seen.at(met.observed)
                 state.coming = None
             if t < last:
@@ -316,11 +314,20 @@ class Training(Generic[W]):
             state.offset = self._outputs(state, 0)
         for t in range(last + 1):
             if t in save_steps:
+                state.coming = partial(self._coming, state, t)
                 yield self._observe(state, gradients=gradients) if fields else self._outputs_alone(state)
+                state.coming = None
             if t < last:
                 unseen.step(t)
         _, trained = self.evaluate(state, self.meet(last, everything=False), gradients=False)
         self.watch(state, trained, last)
+
+    def _coming(self, state: State[W], t: int, trained: Fields | None = None) -> list[Tensor]:
+        """`State.coming`, from the fields trained on, if there are any yet."""
+        if trained is None:
+            _, trained = self.evaluate(state, self.meet(t, everything=False), gradients=False)
+        of: tuple[Any, Any] = self, state  # programs, which alone have entrywise rules
+        return preconditioned.of_step(*of, trained, t)
 
     def _observe(self, state: State[W], *, gradients: bool) -> Fields:
         met = Met(self.observed, slice(0, 1), slice(None))  # one is passed back through, for nothing
