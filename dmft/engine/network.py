@@ -119,7 +119,11 @@ class Network:
 
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
-        reads, trained, vectors, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
+        return self.with_parameters(jax.tree.map(lambda p, d: p + rate * d, self.parameters, change))
+
+    def with_parameters(self, parameters: Parameters) -> Network:
+        """With others in the place of these."""
+        reads, trained, vectors, readout = parameters
         matrices = tuple(replace(m, trained=t) for m, t in zip(self.matrices, trained, strict=True))
         return replace(self, reads=reads, matrices=matrices, vectors=vectors, readout=readout)
 
@@ -335,6 +339,28 @@ def trained_part(change: Parameters, form: Form) -> Parameters:
         kept(sketch.vectors, change.vectors),
         jnp.zeros_like(change.readout) if sketch.readout_layer in form.frozen else change.readout,
     )
+
+
+def unless_frozen(after: Parameters, before: Parameters, form: Form) -> Parameters:
+    """Parameters after a step, but those of frozen layers as they were before."""
+    sketch = form.sketch
+
+    def chosen(part: Part, after: Any, before: Any) -> Any:
+        blocks = trained_blocks(part, form)
+        if all(blocks) or not any(blocks):
+            return after if any(blocks) else before
+
+        def of_block(free: jax.Array, *pair: Any) -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(free > 0, new, old), *pair)
+
+        return over_blocks(part, of_block, jnp.asarray(blocks), after, before)
+
+    reads, matrices, vectors = (
+        tuple(chosen(*each) for each in zip(parts, new, old, strict=True))
+        for parts, new, old in zip((sketch.reads, sketch.matrices, sketch.vectors), after, before, strict=False)
+    )
+    frozen = sketch.readout_layer in form.frozen
+    return Parameters(reads, matrices, vectors, before.readout if frozen else after.readout)
 
 
 def trained_blocks(part: Part, form: Form) -> tuple[float, ...]:

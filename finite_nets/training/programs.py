@@ -199,6 +199,11 @@ class ProgramTrainer(Training[Leaves]):
         """Numbers of matrices, banks among them."""
         return frozenset(range(self.numbers.readout)) - {*self.numbers.reads}
 
+    def neurons_reached(self, width: int) -> list[int | None]:
+        """How many the population has that each weight ends in, by number; None of numbers."""
+        sizes = self.sizes(width)
+        return [None if target is None else sizes[target] for _, target in self.numbers.ends]
+
     def _entry_steps(self, width: int) -> list[Tensor | float]:
         """gamma0 s of the weights by number, of reads (direction,)."""
         sizes, numbers = self.sizes(width), self.numbers

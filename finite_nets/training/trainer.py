@@ -277,32 +277,44 @@ class Training(Generic[W]):
 
 class Unseen(Generic[W]):
     """Steps of one run of training of which nothing is recorded: on a GPU, where they repeat, by
-    `finite_nets.device.replays`."""
+    `finite_nets.device.replays`.
+
+    Steps of a recurrence repeat where their plans do; those of an entrywise rule read what depends on the time, their
+    number and rates, from the device.
+    """
 
     def __init__(self, trainer: Training[W], state: State[W]) -> None:
         self._trainer, self._state = trainer, state
         self._replays: Replays | None = None
-        device = trainer.x.device
-        if device.type == "cuda" and trainer.stepping == RECURRENCE:
+        device, by_entry = trainer.x.device, trainer.stepping.by_entry
+        if device.type == "cuda" and (by_entry or trainer.stepping == RECURRENCE):
             self._replays = Replays(device, [state.weights, *state.slots])
-            self._time = state.exploded_at.new_zeros(())
+            steps = range(len(trainer.plans))
+            each = [entrywise.numbers(trainer.training, t) if by_entry else (float(t),) for t in steps]
+            self._numbers = torch.tensor(each, dtype=torch.float64, device=device)
+            self._now = self._numbers[0].clone()
             self._rows = torch.empty(0) if trainer.batches is None else trainer.batches[0].clone()
 
     def step(self, t: int) -> None:
         trainer = self._trainer
         met = trainer.meet(t, everything=False)
         if self._replays is None:
-            self._taken(met, t, t)
+            self._taken(met, t)
             return
-        self._time.fill_(t)
+        self._now.copy_(self._numbers[t])
         if isinstance(met.rows, Tensor):
             met = met._replace(rows=self._rows.copy_(met.rows))
-        self._replays.step(trainer.plans[t], lambda: self._taken(met, t, self._time))
+        kind = ENTRYWISE if trainer.stepping.by_entry else trainer.plans[t]
+        self._replays.step(kind, lambda: self._taken(met, t, self._now))
 
-    def _taken(self, met: Met, t: int, time: int | Tensor) -> None:
-        seen, trained = self._trainer.evaluate(self._state, met, gradients=False)
-        self._trainer.watch(self._state, trained, time)
-        self._trainer.advance(self._state, t, seen, trained)
+    def _taken(self, met: Met, t: int, now: Tensor | None = None) -> None:
+        trainer: Any = self._trainer
+        seen, trained = trainer.evaluate(self._state, met, gradients=False)
+        trainer.watch(self._state, trained, t if now is None else now[0])
+        if now is None or not trainer.stepping.by_entry:
+            trainer.advance(self._state, t, seen, trained)
+        else:
+            entrywise.step(trainer, self._state, trained, *now, replace=False)
 
 
 STEPS: dict[Stepping, Callable[[Any, State[Any], Fields, Fields, int], None]] = {

@@ -5,6 +5,7 @@ from dmft.specs.training.descent import GradientDescent
 from dmft.specs.training.entrywise import Adam, ClippedDescent, Entrywise, Lion, RMSprop, SignDescent
 from dmft.specs.training.flow import SCHEMES, GradientFlow
 from dmft.specs.training.muon import Muon
+from dmft.specs.training.normalized import NormalizedDescent
 from dmft.specs.training.recurrence import Memory, Recurrence, Stepping, Training
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Lion",
     "Memory",
     "Muon",
+    "NormalizedDescent",
     "RMSprop",
     "Recurrence",
     "SignDescent",

@@ -69,6 +69,7 @@ class Entrywise(Training):
 
     slots: int = 0
     by_matrix: bool = False  # whether matrices between neurons move by a rule for each as a whole (`dmft.Muon`)
+    norm: str = ""  # by which norm gradients are divided, if by any (`dmft.NormalizedDescent`)
     weight_decay: float = 0.0
     clip: float | None = None
     stepping: Stepping = ENTRYWISE
@@ -90,6 +91,11 @@ class Entrywise(Training):
         """The size of scaled gradients below which Q is smooth: 0 where it jumps, None where a rule does not say."""
         eps: float | None = getattr(self, "eps", None)
         return eps
+
+    @property
+    def flips(self) -> bool:
+        """Whether all entries flip where the errors of all samples pass zero together: it jumps, without momentum."""
+        return not (self.derivable or self.slots)
 
     @property
     def rule(self) -> Any:
