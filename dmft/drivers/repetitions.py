@@ -20,7 +20,7 @@ from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
 from dmft.engine import curvature, loop
 from dmft.engine.network import Network, Vitals
-from dmft.errors import DivergenceError, exploded
+from dmft.errors import DivergenceError, NotConvergedError, exploded
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.progress import Bar
@@ -28,6 +28,7 @@ from dmft.specs import Problem
 from dmft.specs.curvature import ITERATIONS
 
 CALLS = 20  # of the compiled loop a run: progress and checks in between
+LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
 
@@ -110,6 +111,8 @@ def _train(
             bar.update(begun - bar.n)
             return None
         _raise_if_diverged(run.problem, history.vitals, stop)
+        if run.kept is not None:
+            _raise_if_lost(run.kept, history.vitals, stop)
         bar.update(stop - start)
         if checkpoint is not None and stop <= run.last:
             checkpoint.reached((network, history, eigenvalues), capacity, stop)
@@ -125,6 +128,20 @@ def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
             f"the observables what needs it ({names})."
         )
     return found
+
+
+def _raise_if_lost(kept: int, seen: Vitals, stop: int) -> None:
+    """Name the place where too much of kernels is in directions that are forgotten, in the mean over steps below
+    `stop`."""
+    lost = np.asarray(seen.lost)[:stop].mean(axis=0)
+    if (largest := lost.max(initial=0.0)) > LOST_AT_MOST:
+        matrix, side = np.argwhere(lost == largest)[0]
+        of = ("features that", "gradients that the transpose of")[side]
+        raise NotConvergedError(
+            f"directions={kept} are too few: {largest:.2g} of kernels between samples, in the mean over {stop} steps, "
+            f"are in directions that were forgotten, of {of} hidden matrix {matrix + 1} meets; more than "
+            f"{LOST_AT_MOST}. Keep more, or leave directions out."
+        )
 
 
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:

@@ -25,7 +25,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
 
     def state() -> Any:
         network = run.initial(run.blank_populations(capacity), capacity)
-        copied = None if run.form.joint else network.with_room(run.probe_block).matrices
+        copied = None if run.form.joint or run.form.peeks else network.with_room(run.probe_block).matrices
         return network, run.empty_history(network), copied
 
     kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
