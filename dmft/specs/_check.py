@@ -36,6 +36,13 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
     return int(value)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r} is neither True nor False.")
+    return bool(value)
+
+
 def positive(name: str, value: Any, *, hint: str = "") -> float:
     """`value` as a finite float above zero."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):

@@ -78,8 +78,8 @@ def by_program(problem: Problem, precision: Precision) -> bool:
 
 def in_own_coordinates(problem: Problem, precision: Precision) -> bool:
     """Whether networks read inputs as they are, not in a basis of their span: entries that are rounded, or move each by
-    itself, are others in every basis."""
-    return precision.quantisation is not None or problem.training.stepping.by_entry
+    itself, are others in every basis, and so are images that change."""
+    return precision.quantisation is not None or problem.training.stepping.by_entry or problem.changing
 
 
 @dataclass
@@ -238,6 +238,10 @@ class ProgramTrainer(Training[Leaves]):
         _, _, _, output = self._forward(state, self.x[met.rows], met, bits)
         return self.counted(state, output, met.rows)
 
+    def outputs_at(self, state: State[Leaves], rows: Index) -> Tensor:
+        met = Met(rows, slice(0, 0), slice(None))
+        return self._forward(state, self.x[rows], met, self.precision.quantisation)[3]
+
     def _forward(
         self, state: State[Leaves], x: Tensor, met: Met, bits: Quantisation | None
     ) -> tuple[Tape, Field, Tensor, Tensor]:
@@ -251,7 +255,7 @@ class ProgramTrainer(Training[Leaves]):
         return tape, end, readout, self._output(end.value.value, readout, self.products, state.scales.output)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
-        x = self.x[met.rows]
+        x = self.inputs(met)
         tape, end, readout, output = self._forward(state, x, met, self.precision.quantisation)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.specs import _check
+from dmft.specs.training.batches import Batches
 from dmft.specs.training.recurrence import Memory, Stepping, Training
 
 ENTRYWISE = Stepping("entrywise", by_entry=True)
@@ -186,7 +187,7 @@ class Adam(Entrywise):
     eps: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 2
 
@@ -223,7 +224,7 @@ class RMSprop(Entrywise):
     eps: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 1
 
@@ -258,7 +259,7 @@ class SignDescent(Entrywise):
     learning_rate: float | tuple[float, ...]
     steps: int
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     derivable = 0.0
 
@@ -291,7 +292,7 @@ class Lion(Entrywise):
     beta2: float = 0.99
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 1
     derivable = 0.0
@@ -326,7 +327,7 @@ class ClippedDescent(Entrywise):
     steps: int
     clip: float = 1.0
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     derivable = np.inf  # continuous: first derivatives miss nothing
 
