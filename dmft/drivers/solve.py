@@ -32,7 +32,6 @@ dropped, unless two-time kernels are asked for (`dmft.engine.network`).
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,8 +66,6 @@ from dmft.specs import GradientFlow, Problem, _check
 from dmft.specs.parameterization import require_limit
 from dmft.specs.random_data import RandomModel
 
-# of settings of particles, those that hold without any, besides the defaults
-UNPARTICLED = {"device": ("cpu",), "progress": (False,)}
 HALVED = 2  # scrambles with half of the particles, where these are few, or of the directions that are kept
 LOST = "lost"  # beside the observables
 STILL = 1e-12  # of the smallest step, a step that changes nothing
@@ -167,13 +164,8 @@ def _of_random_data(
             f"observables={others['observables']!r} are of networks with neurons; {type(model).__name__} records its "
             "losses, order parameters and responses without being asked."
         )
-    usual = {name: one.default for name, one in inspect.signature(solve).parameters.items()}
-    for name, value in others.items():
-        if value not in (usual[name], *UNPARTICLED.get(name, ())):
-            raise ValueError(
-                f"{name}={value!r} is not for {type(model).__name__}, which is solved without particles: leave it out; "
-                "it takes save_steps, two_time and ensembles."
-            )
+    why = f"{type(model).__name__}, which is solved without particles; it takes save_steps, two_time and ensembles"
+    _check.without_effect(solve, others, why)
     steps = schema.saved_steps(problem, save_steps)
     solver = importlib.import_module(model.solver)
     found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
