@@ -33,7 +33,7 @@ WIDTHS = {32: 64, 64: 32, 128: 16, 256: 8, 512: 4}  # networks of each
 NAME = "test_accuracy"
 SHOWN = tuple(f"{NAME}{kind}{end}" for kind in ("_mean", "_limit") for end in ("", "_se"))
 AVERAGED = tuple(name.replace(NAME, f"{NAME}_infinite") for name in SHOWN)
-NEEDS = Needs("whole_data_set", "whole_data_set", "figures.whole_data_set.gathered(...)", SHOWN)
+NEEDS = Needs("whole_data_set", "whole_data_set", "figures.whole_data_set.gathered(found)", SHOWN)
 
 
 def problem(task: dmft.Task | None = None, *, batch: int = BATCH, epochs: int = EPOCHS) -> dmft.Problem:
@@ -97,14 +97,9 @@ def draw_widths(ds: xr.Dataset, ax: Axes) -> None:
     for gamma0, look in zip(_shown(ds["gamma0"].values), style.SERIES, strict=False):
         row = ds.sel(gamma0=gamma0)
         at = f"{row[f'{NAME}_limit'].item():.4f}({1e4 * row[f'{NAME}_limit_se'].item():.0f})"
-        ax.errorbar(
-            width,
-            *(100 * row[f"{NAME}_mean{end}"].values for end in ("", "_se")),
-            label=rf"$\gamma_0={gamma0:g}$: {at}",
-            linestyle="-",
-            linewidth=0.6,
-            **look,
-        )
+        y, se = (100 * row[f"{NAME}_mean{end}"].values for end in ("", "_se"))
+        label = rf"$\gamma_0={gamma0:g}$: {at}"
+        ax.errorbar(width, y, se, label=label, linestyle="-", linewidth=0.6, **look)
         if AVERAGED[0] in row:
             y, se = (100 * row[f"{NAME}_infinite_mean{end}"].values for end in ("", "_se"))
             ax.errorbar(width, y, se, linestyle=":", linewidth=0.6, **(look | {"markerfacecolor": "white"}))
@@ -120,8 +115,8 @@ def draw_richness(ds: xr.Dataset, ax: Axes) -> None:
     """(b) accuracy against richness."""
     gamma0 = ds["gamma0"].values
     for width, color in style.width_colors(ds["width"].values.tolist()).items():
-        points = [100 * ds[f"{NAME}_mean{end}"].sel(width=width).values for end in ("", "_se")]
-        ax.errorbar(gamma0, *points, color=color, marker="o", markersize=3, linewidth=0.8, label=f"$N={width}$")
+        y, se = (100 * ds[f"{NAME}_mean{end}"].sel(width=width).values for end in ("", "_se"))
+        ax.errorbar(gamma0, y, se, color=color, marker="o", markersize=3, linewidth=0.8, label=f"$N={width}$")
     limit, se = (100 * ds[f"{NAME}_limit{end}"].values for end in ("", "_se"))
     ax.errorbar(gamma0, limit, se, marker="s", markersize=4, label=r"$N=\infty$", **style.LIMIT)
     ax.set_xscale("log")
