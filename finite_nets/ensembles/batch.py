@@ -43,7 +43,8 @@ class Stepped:
     def recorded(self) -> Iterator[tuple[str, Tensor]]:
         plan, trainer, state = self._plan, self._trainer, self._start()
         recorder, self.exploded_at = plan.recorder(trainer, state), state.exploded_at
-        for fields in trainer.run(state, frozenset(plan.steps.tolist()), gradients=plan.gradients):
+        steps = frozenset(plan.steps.tolist())
+        for fields in trainer.run(state, steps, gradients=plan.gradients, fields=plan.fields):
             yield from recorder.step(fields)
             del fields  # the next pass takes their memory
         yield from recorder.between_steps()
