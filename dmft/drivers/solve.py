@@ -263,6 +263,11 @@ def _forgetting(run: Run, directions: int | None) -> Run:
             f'directions={most} bounds what matrices remember of a stream: it goes with observe="test", with particles '
             "(not with linear networks) and without two_time. Leave it out; tolerance=3e-2 has the fewest directions."
         )
+    if run.step_room < 2:
+        raise ValueError(
+            f"directions={most} with batches of one sample: what forgetting costs is seen between samples of a batch. "
+            "Give batches of two samples or more, or leave directions out."
+        )
     if most < 2 * run.step_room:
         raise ValueError(
             f"directions={most} is less than two batches, whose vectors are {run.step_room} each; give at least "
