@@ -26,7 +26,8 @@ Assumptions and approximations
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
 matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).  Of a stream of data P
 counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
-dropped, unless two-time kernels are asked for (`dmft.engine.network`).
+dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
+cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
 """
 
 from __future__ import annotations
