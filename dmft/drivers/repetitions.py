@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from dmft import schema
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
-from dmft.engine import curvature, loop
+from dmft.engine import curvature, loop, preconditioned
 from dmft.engine.network import Network, Vitals
-from dmft.errors import DivergenceError, exploded
+from dmft.errors import DivergenceError, NotConvergedError, exploded
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.progress import Bar
@@ -28,12 +28,13 @@ from dmft.specs import Problem
 from dmft.specs.curvature import ITERATIONS
 
 CALLS = 20  # of the compiled loop a run: progress and checks in between
+LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
 
 class Trained(NamedTuple):
-    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; eigenvalues (saved step,
-    iteration) of the curvature, where they are recorded."""
+    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; eigenvalues (metric,
+    saved step, iteration) of the curvature, where they are recorded."""
 
     capacity: int
     stream: np.random.SeedSequence
@@ -88,7 +89,7 @@ def _train(
 ) -> tuple[Network, loop.History, jax.Array | None] | None:
     """From initialisation to the last step; None if `capacity` directions do not suffice."""
     network, history = run.begun(capacity, stream)
-    eigenvalues = jnp.zeros((len(run.steps), ITERATIONS)) if run.curvature else None
+    eigenvalues = jnp.zeros((len(run.curvature), len(run.steps), ITERATIONS)) if run.curvature else None
     first = 0
     if checkpoint is not None:
         begin = network, history, eigenvalues
@@ -102,7 +103,8 @@ def _train(
         if look is not None and start in looks:
             look(network, start)
         if eigenvalues is not None and start in looks:
-            eigenvalues = eigenvalues.at[run.steps.tolist().index(start)].set(_eigenvalues(run, network, start))
+            at = run.steps.tolist().index(start)
+            eigenvalues = eigenvalues.at[:, at].set(_eigenvalues(run, network, start))
         network, history = loop.advance(network, history, run.rule, start, stop, form=run.form)
         ranks = np.asarray(history.vitals.ranks)
         # with room for all that the last step may add to what the one before it left, every call had its room
@@ -110,6 +112,8 @@ def _train(
             bar.update(begun - bar.n)
             return None
         _raise_if_diverged(run.problem, history.vitals, stop)
+        if run.kept is not None:
+            _raise_if_lost(run.kept, history.vitals, stop)
         bar.update(stop - start)
         if checkpoint is not None and stop <= run.last:
             checkpoint.reached((network, history, eigenvalues), capacity, stop)
@@ -117,7 +121,9 @@ def _train(
 
 
 def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
-    found = curvature.eigenvalues(network, run.rule, t, form=run.form)
+    """(metric, iteration)."""
+    made = [preconditioned.of_descent if each else curvature.plain for each in run.curvature]
+    found = np.stack([curvature.eigenvalues(network, run.rule, t, form=run.form, made=each) for each in made])
     if not np.isfinite(found).all():
         names = ", ".join(one.name for one in schema.registered() if one.needs == schema.HESSIAN)
         raise DivergenceError(
@@ -125,6 +131,20 @@ def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
             f"the observables what needs it ({names})."
         )
     return found
+
+
+def _raise_if_lost(kept: int, seen: Vitals, stop: int) -> None:
+    """Name the place where too much of kernels is in directions that are forgotten, in the median over steps
+    below `stop`: of few samples a step's kernel may be small by chance."""
+    lost = np.median(np.asarray(seen.lost)[:stop], axis=0)
+    if (largest := lost.max(initial=0.0)) > LOST_AT_MOST:
+        matrix, side = np.argwhere(lost == largest)[0]
+        of = ("features that", "gradients that the transpose of")[side]
+        raise NotConvergedError(
+            f"directions={kept} are too few: {largest:.2g} of kernels between samples, in the median over {stop} "
+            f"steps, are in directions that were forgotten, of {of} hidden matrix {matrix + 1} meets; more than "
+            f"{LOST_AT_MOST}. Keep more, or leave directions out."
+        )
 
 
 def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:

@@ -24,7 +24,7 @@ from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
 from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
-from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
+from dmft.engine.normals import DIMENSIONS, Sobol, Stored, Tailed, blank, sobol, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.running.executables import kept
 from dmft.schema import Observable
@@ -44,13 +44,15 @@ class Run:
     devices: over which the particles are spread.
     in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
         are held, however many.
-    curvature: whether eigenvalues of that of the loss are recorded.
+    curvature: metrics in which eigenvalues of that of the loss are recorded (`dmft.schema.metrics`), none at all, or
+        whether it is preconditioned.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.form.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
     alone: whether equal blocks are compiled one by one, however many there are: for derivatives backward, which would
         keep the state of all blocks for each of them; those of the curvature, too.
     entries: the type in which learned parts of matrices are kept, where their entries move by rules of their own.
+    kept: the most directions that a side of a matrix keeps (`dmft.engine.forgetting`), or None: all of them.
     """
 
     problem: Problem
@@ -63,12 +65,13 @@ class Run:
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
     in_law: bool = False
-    curvature: bool = False
+    curvature: tuple[bool, ...] = ()
     joint: bool = True
     doubled: bool = False
     smoothed: bool = False
     alone: bool = False
     entries: str = "float64"
+    kept: int | None = None
 
     @property
     def last(self) -> int:
@@ -87,15 +90,16 @@ class Run:
     @cached_property
     def form(self) -> Form:
         form = loop.form_of(self.problem, self.observables, joint=self.joint)
-        alone = self.alone or self.curvature
+        alone = self.alone or bool(self.curvature)
         entries = self.entries if self.dtype == "float64" else self.dtype
         return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM, entries=entries)
 
     @cached_property
     def rule(self) -> Rule:
         rule = loop.rule_of(self.problem)
-        looked = np.isin(np.arange(len(rule.looked)), self.steps)
-        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=jnp.asarray(looked))
+        looked = jnp.asarray(np.isin(np.arange(len(rule.looked)), self.steps))
+        room = None if self.kept is None else jnp.asarray(self.kept, jnp.int32)
+        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked, kept=room)
 
     @property
     def block(self) -> int:
@@ -120,15 +124,23 @@ class Run:
         return self.block * self.form.stepping.passes * self.form.sketch.uses + self.look_room
 
     @property
-    def full_capacity(self) -> int:
-        """Directions that a matrix can meet at most: every vector of every step."""
+    def most_directions(self) -> int:
+        """That a matrix can meet at most: every vector of every step."""
         each = self.block * self.form.stepping.passes * self.form.sketch.uses
         return each * (self.last + 1) + self.look_room * len(self.steps)
+
+    @property
+    def full_capacity(self) -> int:
+        """Directions that a matrix can hold at most: those kept, and those of a step."""
+        most = self.most_directions
+        return most if self.kept is None else min(most, self.kept + self.step_room)
 
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
         most = max(self.block, self.look_room)
+        if self.kept is not None:
+            return self.full_capacity
         if not self.banks or self.particles is None:
             return min(self.full_capacity, max(128, 16 * most))
         # positions of an image are alike, the more so the more there are; beyond half the particles there is a warning
@@ -141,7 +153,8 @@ class Run:
         return max((part.bank for part in self.form.sketch.matrices), default=0)
 
     def draws(self, capacity: int) -> list[int]:
-        """Raw normals for each population; those that probes take from a copy are besides what training uses."""
+        """Raw normals for each population; those that probes take from a copy are besides what training uses, and those
+        of what was forgotten and is shown anew beyond all of them (`dmft.engine.normals`)."""
         copied = self.probe_block - self.look_room
         return loop.draws_needed(self.rule, self.form, capacity + copied)
 
@@ -208,11 +221,14 @@ class Run:
     def _population(self, source: Sobol, rows: int, group: int) -> Population:
         if self.doubled:
             source = source.doubled()
-        return particles(self._kept(source) if self.keeps(rows) else source, group)
+        return particles(self._stored(source) if self.keeps(rows) else source, group)
 
-    def _kept(self, source: Sobol) -> Stored:
-        """All its rows; where the curvature of the loss asks for more, with those of its tail."""
-        return Stored(stored(source), source.key if self.curvature else None)
+    def _stored(self, source: Sobol) -> Stored | Tailed:
+        """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
+        forgotten."""
+        tailed = bool(self.curvature) or self.kept is not None
+        rows = Stored(stored(source), source.key if tailed else None)
+        return rows.with_tail() if self.kept is not None else rows
 
     def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""

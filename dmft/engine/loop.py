@@ -20,7 +20,7 @@ from jax import lax
 from numpy.typing import NDArray
 from scipy.linalg import qr
 
-from dmft.engine import flow, smoothing
+from dmft.engine import flow, forgetting, smoothing
 from dmft.engine.bank import revealed_bank
 from dmft.engine.basis import rounding
 from dmft.engine.form import Form, Recurrence, Rule, Start
@@ -38,6 +38,9 @@ from dmft.specs.problem import Problem
 
 # what is recorded of passes if nothing is asked for
 USUAL = tuple(one for one in registered() if one.of_pass and not one.on_request)
+
+
+MANY = 4096  # rows of inputs, beyond which their span is found by its covariance
 
 
 class History(NamedTuple):
@@ -139,9 +142,14 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
 
 def input_coordinates(problem: Problem) -> Coordinates:
     """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
-    span, input direction), orthonormal; directions of rounding size are left out."""
+    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples by their
+    covariance, which takes less time."""
     given = problem.network.inputs(problem.task.x)
     x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
+    if len(x) > max(MANY, x.shape[1]):
+        squares, basis = np.linalg.eigh(x.T @ x)
+        basis = basis[:, squares > rounding(x) * squares.sum()]
+        return (x @ basis).reshape(*given.shape[:-1], -1), basis.T
     Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
@@ -228,7 +236,8 @@ def limit_network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch
     )
     slots = tuple(jax.tree.map(jnp.zeros_like, network.parameters) for _ in range(form.slots))
-    return replace(network, slots=slots)
+    network = replace(network, slots=slots)
+    return network if rule.kept is None else forgetting.begun(network)
 
 
 def _vectors(sketch: Sketch, draw: Callable[[Part, int], jax.Array]) -> tuple[jax.Array, ...]:
@@ -275,6 +284,7 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             loss=jnp.zeros(steps),
             sizes=jnp.zeros((steps, 2, sketch.depth)),
             ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
+            lost=None if rule.kept is None else jnp.zeros((steps, matrices, 2)),
         ),
         values={one.name: jnp.zeros((kept, *shapes[one.name])) for one in form.observables},
         fields={one.name: vectors(one) for one in form.observables if two_time and one.fields},
@@ -298,9 +308,9 @@ def advance(
         network, history = carry
 
         def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
-            shown, kept = Shown(network, rule, seen, form), history.fields
+            shown, kept = Shown(network, rule, seen, t, form), history.fields
             return predictions(seen, form), {
-                "values": values(network, rule, seen, form),
+                "values": values(network, rule, seen, t, form),
                 "fields": {
                     one.name: held(form.sketch.groups, one.fields(shown))
                     for one in form.observables
@@ -308,8 +318,12 @@ def advance(
                 },
             }
 
+        begun = network
         network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
-        step, slot = vitals(network, rule, t, seen, prediction, form), history.slots[t]
+        lost = None
+        if rule.kept is not None:
+            network, lost = forgetting.forgotten(begun, network, seen, rule.kept, form)
+        step, slot = vitals(network, rule, t, seen, prediction, form)._replace(lost=lost), history.slots[t]
         kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
         every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, step)
         return network, history._replace(vitals=every, **kept)

@@ -14,6 +14,11 @@ from dmft.running import executables
 
 
 @pytest.fixture
+def small_problem():
+    return dmft.Problem(dmft.MLP(2), dmft.Task([[1.0], [0.5]], [1.0, -1.0]), dmft.GradientDescent(0.5, steps=1))
+
+
+@pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(executables, "_folder", lambda: tmp_path)
     monkeypatch.setattr(executables, "loaded", {})
