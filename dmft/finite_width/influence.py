@@ -47,7 +47,7 @@ from dmft.finite_width.measures import (
 )
 from dmft.finite_width.scalars import Scalars, no_observables, recorded
 from dmft.running import memory
-from dmft.running.moments import Array, Arrays
+from dmft.running.moments import Arrays
 from dmft.running.progress import Bar
 
 CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
@@ -268,7 +268,7 @@ class Influence:
         if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
             asked, saved = {"prediction", *response.values}, np.ones_like(saved)
 
-        def weighted(name: str, given: jax.Array) -> Array:
+        def weighted(name: str, given: jax.Array) -> Any:
             value = np.asarray(given)
             entries = tuple(range(2 if "layer" in schema.quantities()[name].dims else 1, value.ndim))
             size = np.sqrt(np.mean(value**2, axis=entries, keepdims=True))

@@ -54,10 +54,15 @@ def cached() -> Iterator[None]:
             _end()
 
 
+def setting(name: str) -> Any:
+    """Of JAX, as it is now in this thread."""
+    return getattr(jax.config, f"jax_{name}")
+
+
 @contextmanager
 def without() -> Iterator[None]:
     """Compile anew, whatever the cache has, and keep nothing; in all threads."""
-    before = jax.config.jax_enable_compilation_cache
+    before = setting("enable_compilation_cache")
     _configure({"jax_enable_compilation_cache": False})
     try:
         yield
@@ -88,9 +93,7 @@ def _begin() -> bool:
     global _users
     with _lock:
         if not _users:
-            settled = [
-                getattr(jax.config, f"jax_{name}") for name in ("compilation_cache_dir", "enable_compilation_cache")
-            ]
+            settled = [setting(name) for name in ("compilation_cache_dir", "enable_compilation_cache")]
             chosen = settled[0] is not None or not settled[1]
             path = None if chosen else folder()
             if path is None:

@@ -28,16 +28,16 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, update_wrapper
+from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
-from dmft.running.compiling import ENTRY, without
+from dmft.running.compiling import ENTRY, setting, without
 
 SWITCH = "DMFT_EXECUTABLES"
 PACKAGE = __name__.partition(".")[0]
@@ -71,7 +71,7 @@ class Kept:
         folder = _folder()
         if folder is None or not all(map(_here, leaves)):
             return self.jitted(**given, **static)
-        numbers = tuple(sorted(static.items())), jax.config.jax_enable_x64
+        numbers = tuple(sorted(static.items())), setting("enable_x64")
         key = (self._name, tree, *numbers, *map(_seen, leaves))
         if key not in loaded:
             loaded[key] = self._made(folder, given, static, key)
@@ -86,8 +86,8 @@ class Kept:
             return None
         _bind_kernels()
         with suppress(Exception):  # not there, or damaged
-            content, *trees = pickle.loads(file.read_bytes())
-            return deserialize_and_load(content, *trees, execution_devices=jax.devices()[:1])
+            content, given_tree, found_tree = pickle.loads(file.read_bytes())
+            return deserialize_and_load(content, given_tree, found_tree, execution_devices=jax.devices()[:1])
         lowered = self.jitted.lower(**given, **static)
         with without():  # what was read from JAX's cache cannot be written again
             compiled = lowered.compile()
@@ -98,8 +98,8 @@ class Kept:
 
 def _folder() -> Path | None:
     """Of JAX's cache, if there is one and executables are wanted."""
-    path = jax.config.jax_compilation_cache_dir
-    wanted = jax.config.jax_enable_compilation_cache and os.environ.get(SWITCH, "").lower() != "off"
+    path = setting("compilation_cache_dir")
+    wanted = setting("enable_compilation_cache") and os.environ.get(SWITCH, "").lower() != "off"
     return Path(path) if wanted and path and "://" not in path else None
 
 
@@ -140,7 +140,7 @@ def _surroundings() -> tuple[str, ...]:
     for file in sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py")):
         source.update(file.read_bytes())
     return (
-        *(source.hexdigest(), sys.version, jax.__version__, jaxlib.__version__, np.__version__),
+        *(source.hexdigest(), sys.version, jax.__version__, version("jaxlib"), np.__version__),
         *(device.platform, device.device_kind, device.client.platform_version, _processor()),
         *(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
     )

@@ -56,7 +56,7 @@ def build(
     }
     ds = xr.Dataset(
         {name: _variable(*variable) for name, variable in variables.items()},
-        coords={dim: xr.IndexVariable(dim, pd.Index(label)) for dim, label in labels.items() if dim in used},
+        coords={dim: _index(dim, label) for dim, label in labels.items() if dim in used},
     )
     by_step = {} if steps is None else {"time": _variable("step", problem.training.times[steps])}
     by_sample = {
@@ -102,6 +102,12 @@ def _variable(dims: Any, value: Any) -> xr.Variable:
     """Of an array of NumPy: xarray, told so, does not import Dask, where that is installed, to see whether it is one of
     its arrays."""
     return xr.Variable(dims, np.asarray(value), fastpath=True)
+
+
+def _index(dim: str, label: Any) -> xr.IndexVariable:
+    """Likewise, of the labels of a dimension."""
+    made: xr.IndexVariable = xr.IndexVariable(dim, pd.Index(label))  # type: ignore[no-untyped-call]
+    return made
 
 
 def _version() -> str:
