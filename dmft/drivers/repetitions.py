@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dmft import schema
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
-from dmft.engine import curvature, loop
+from dmft.engine import curvature, loop, preconditioned
 from dmft.engine.network import Network, Vitals
 from dmft.errors import DivergenceError, NotConvergedError, exploded
 from dmft.running.checkpoint import Checkpoint
@@ -33,8 +33,8 @@ Look = Callable[[Network, int], None]
 
 
 class Trained(NamedTuple):
-    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; eigenvalues (saved step,
-    iteration) of the curvature, where they are recorded."""
+    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; eigenvalues (metric,
+    saved step, iteration) of the curvature, where they are recorded."""
 
     capacity: int
     stream: np.random.SeedSequence
@@ -89,7 +89,7 @@ def _train(
 ) -> tuple[Network, loop.History, jax.Array | None] | None:
     """From initialisation to the last step; None if `capacity` directions do not suffice."""
     network, history = run.begun(capacity, stream)
-    eigenvalues = jnp.zeros((len(run.steps), ITERATIONS)) if run.curvature else None
+    eigenvalues = jnp.zeros((len(run.curvature), len(run.steps), ITERATIONS)) if run.curvature else None
     first = 0
     if checkpoint is not None:
         begin = network, history, eigenvalues
@@ -103,7 +103,8 @@ def _train(
         if look is not None and start in looks:
             look(network, start)
         if eigenvalues is not None and start in looks:
-            eigenvalues = eigenvalues.at[run.steps.tolist().index(start)].set(_eigenvalues(run, network, start))
+            at = run.steps.tolist().index(start)
+            eigenvalues = eigenvalues.at[:, at].set(_eigenvalues(run, network, start))
         network, history = loop.advance(network, history, run.rule, start, stop, form=run.form)
         ranks = np.asarray(history.vitals.ranks)
         # with room for all that the last step may add to what the one before it left, every call had its room
@@ -120,7 +121,9 @@ def _train(
 
 
 def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
-    found = curvature.eigenvalues(network, run.rule, t, form=run.form)
+    """(metric, iteration)."""
+    made = [preconditioned.of_descent if each else curvature.plain for each in run.curvature]
+    found = np.stack([curvature.eigenvalues(network, run.rule, t, form=run.form, made=each) for each in made])
     if not np.isfinite(found).all():
         names = ", ".join(one.name for one in schema.registered() if one.needs == schema.HESSIAN)
         raise DivergenceError(
@@ -131,15 +134,15 @@ def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
 
 
 def _raise_if_lost(kept: int, seen: Vitals, stop: int) -> None:
-    """Name the place where too much of kernels is in directions that are forgotten, in the mean over steps below
-    `stop`."""
-    lost = np.asarray(seen.lost)[:stop].mean(axis=0)
+    """Name the place where too much of kernels is in directions that are forgotten, in the median over steps
+    below `stop`: of few samples a step's kernel may be small by chance."""
+    lost = np.median(np.asarray(seen.lost)[:stop], axis=0)
     if (largest := lost.max(initial=0.0)) > LOST_AT_MOST:
         matrix, side = np.argwhere(lost == largest)[0]
         of = ("features that", "gradients that the transpose of")[side]
         raise NotConvergedError(
-            f"directions={kept} are too few: {largest:.2g} of kernels between samples, in the mean over {stop} steps, "
-            f"are in directions that were forgotten, of {of} hidden matrix {matrix + 1} meets; more than "
+            f"directions={kept} are too few: {largest:.2g} of kernels between samples, in the median over {stop} "
+            f"steps, are in directions that were forgotten, of {of} hidden matrix {matrix + 1} meets; more than "
             f"{LOST_AT_MOST}. Keep more, or leave directions out."
         )
 

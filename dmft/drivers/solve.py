@@ -26,13 +26,13 @@ Assumptions and approximations
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
 matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).  Of a stream of data P
 counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
-dropped, unless two-time kernels are asked for (`dmft.engine.network`).
+dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
+cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,8 +67,6 @@ from dmft.specs import GradientFlow, Problem, _check
 from dmft.specs.parameterization import require_limit
 from dmft.specs.random_data import RandomModel
 
-# of settings of particles, those that hold without any, besides the defaults
-UNPARTICLED = {"device": ("cpu",), "progress": (False,)}
 HALVED = 2  # scrambles with half of the particles, where these are few, or of the directions that are kept
 LOST = "lost"  # beside the observables
 STILL = 1e-12  # of the smallest step, a step that changes nothing
@@ -167,13 +165,8 @@ def _of_random_data(
             f"observables={others['observables']!r} are of networks with neurons; {type(model).__name__} records its "
             "losses, order parameters and responses without being asked."
         )
-    usual = {name: one.default for name, one in inspect.signature(solve).parameters.items()}
-    for name, value in others.items():
-        if value not in (usual[name], *UNPARTICLED.get(name, ())):
-            raise ValueError(
-                f"{name}={value!r} is not for {type(model).__name__}, which is solved without particles: leave it out; "
-                "it takes save_steps, two_time and ensembles."
-            )
+    why = f"{type(model).__name__}, which is solved without particles; it takes save_steps, two_time and ensembles"
+    _check.without_effect(solve, others, why)
     steps = schema.saved_steps(problem, save_steps)
     solver = importlib.import_module(model.solver)
     found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
@@ -235,7 +228,7 @@ def prepared(
         observables=of_passes(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
-        curvature=schema.need(observables, schema.HESSIAN),
+        curvature=schema.metrics(observables),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
         entries="float32",
@@ -262,6 +255,11 @@ def _forgetting(run: Run, directions: int | None) -> Run:
         raise ValueError(
             f'directions={most} bounds what matrices remember of a stream: it goes with observe="test", with particles '
             "(not with linear networks) and without two_time. Leave it out; tolerance=3e-2 has the fewest directions."
+        )
+    if run.step_room < 2:
+        raise ValueError(
+            f"directions={most} with batches of one sample: what forgetting costs is seen between samples of a batch. "
+            "Give batches of two samples or more, or leave directions out."
         )
     if most < 2 * run.step_room:
         raise ValueError(
@@ -352,7 +350,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     """Attributes of a result with few particles: what it is in law, and how far it is from the limit (see above)."""
     attrs = {"in_law": f"networks of width {run.particles}"}
     # passes for the Hessian draw on pseudo-random normals, which are not doubled
-    half = replace(run, doubled=True, curvature=False)
+    half = replace(run, doubled=True, curvature=())
     return attrs | _distances(half, "distance_from_limit", seed, observables, bar, done)
 
 
@@ -415,7 +413,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
         values[LOST] = np.asarray(history.vitals.lost)
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.eigenvalues is not None:
-        values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
+        found = dict(zip(run.curvature, np.asarray(trained.eigenvalues), strict=True))
+        values |= schema.of_eigenvalues(found, observables)
     return {name: np.asarray(values[name], np.float64) for name in (*schema.quantities(), LOST) if name in values}
 
 
@@ -438,7 +437,7 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
     still = np.full(training.steps - len(pairs), STILL * pairs.min())
     coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
-    other = replace(run, problem=replace(run.problem, training=coarse), curvature=False)
+    other = replace(run, problem=replace(run.problem, training=coarse), curvature=())
     try:
         (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
     except DivergenceError:

@@ -63,7 +63,7 @@ from dmft.schema.arguments import (
     require_no_positions,
     saved_steps,
 )
-from dmft.schema.build import build
+from dmft.schema.build import build, exact
 from dmft.schema.formulas import digests
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, OF_MODULES, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
@@ -72,6 +72,7 @@ from dmft.schema.predictions import (
     following,
     held,
     losses,
+    metrics,
     observed_loss,
     of_eigenvalues,
     of_predictions,
@@ -116,11 +117,13 @@ __all__ = [
     "check",
     "digests",
     "dims",
+    "exact",
     "following",
     "held",
     "in_tables",
     "kernels",
     "losses",
+    "metrics",
     "need",
     "observable",
     "observables",

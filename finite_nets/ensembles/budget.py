@@ -15,10 +15,12 @@ from finite_nets.device.free_memory import free_memory
 from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
+from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import curvature, entrywise, linear
 from finite_nets.training.needs import Needs, needs
 from finite_nets.training.programs import by_program, in_own_coordinates
+from finite_nets.training.trainer import AT_ONCE, passes_apart
 
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
 GPU_BATCH = 8 * 2**30  # fills the card many times over
@@ -51,7 +53,7 @@ class Budget:
 
     def pairs(self, width: int) -> int:
         """How many pairs of fields a hidden matrix keeps."""
-        batch = self.plan.problem.batches.shape[1]
+        batch = self.plan.problem.drawn.shape[1]
         return room(width, batch, self._stepping.pushes * self._steps(), self.precision.start, self.device)
 
     @property
@@ -81,7 +83,7 @@ class Budget:
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)
         matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
-        folds = pairs < self.plan.problem.batches.shape[1] * self._steps()
+        folds = pairs < self.plan.problem.drawn.shape[1] * self._steps()
         return copies * ends + matrices + (copies - 1) * int(folds) * hidden * width**2 * self._itemsize
 
     def working_bytes(self, width: int) -> int:
@@ -89,8 +91,10 @@ class Budget:
         saved steps, as a list, stacked and flattened); what a flow solves; what the curvature of the loss takes; what
         is recorded of a step, or all of it."""
         problem = self.plan.problem
-        outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
+        outputs, batch = problem.task.targets.shape[1], problem.drawn.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
+        if passes_apart(self.plan.observed, self.plan.fields or self._stepping.follows_output):
+            samples = max(AT_ONCE, batch)
         events = samples * outputs
         if not (self.plan.gradients or self._stepping.follows_output):  # of the batch; from the loss, unless a flow's
             events = batch * (outputs if self._stepping.by_output else 1)
@@ -113,7 +117,12 @@ class Budget:
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
         if schema.need(self.plan.observables, schema.HESSIAN):
             results += self._curvature_numbers(width) * self._itemsize
+        if self._needs is not None and any(one.preconditioned for one in self.plan.of_passes):
+            # P of all weights; gradients of one event, and their products
+            results += 4 * self._needs.weights(width, self._needs.inputs, outputs, 1) * self._itemsize
         fields = self._field_numbers(width, samples, events, history) * self._itemsize
+        if on_chip.served(self.plan, self.precision, self.device, width) is not None:
+            return results + recorded * self._itemsize
         total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
         return total
 
@@ -133,7 +142,8 @@ class Budget:
         problem, needed = self.plan.problem, self._needs
         if needed is None:
             return curvature.numbers_needed(problem, width)
-        weights = needed.weights(width, problem.task.n_samples, self.plan.size("output"), 1)
+        points = needed.inputs if any(schema.metrics(self.plan.observables)) else problem.task.n_samples
+        weights = needed.weights(width, points, self.plan.size("output"), 1)
         return (ITERATIONS + PASSES) * weights + math.ceil(PASSES * width * needed.forward * problem.task.n_train)
 
     def block_bytes(self) -> int:

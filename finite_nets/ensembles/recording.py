@@ -72,6 +72,11 @@ class Plan:
         """Whether backward fields of all samples and outputs are needed for what is recorded."""
         return any(one.needs == schema.BACKWARD for one in (*self.of_passes, *self.between_steps))
 
+    @property
+    def fields(self) -> bool:
+        """Whether anything but outputs is needed of the samples observed."""
+        return bool(self.of_passes or self.between_steps)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a variable of one network."""
         return tuple(self.size(dim) for dim in self.dims(name))
@@ -154,7 +159,9 @@ class Recorder:
         for one in plan.of_passes:
             yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
         if plan.of_hessian:
-            yield from schema.of_eigenvalues(self.trainer.eigenvalues(self.state), plan.of_hessian).items()
+            each = schema.metrics(plan.of_hessian)
+            found = {which: self.trainer.eigenvalues(self.state, preconditioned=which) for which in each}
+            yield from schema.of_eigenvalues(found, plan.of_hessian).items()
         for one, history in zip(plan.between_steps, self._histories, strict=True):
             assert one.fields is not None
             history.append(one.fields(shown))

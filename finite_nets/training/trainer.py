@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -22,17 +23,20 @@ from torch import Tensor
 from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import Scales
+from dmft.specs.training import Epochs
 from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.replays import Replays
-from finite_nets.training import entrywise, flow, linear
+from finite_nets.training import entrywise, flow, linear, preconditioned
+from finite_nets.training.images import changed
 from finite_nets.training.observables import Shown
 from finite_nets.training.traces import Trace
 
 NEVER = math.inf  # the step at which a healthy member explodes
+AT_ONCE = 2048  # samples that pass together where nothing but outputs is kept of them
 Index = slice | Tensor
 
 
@@ -85,6 +89,8 @@ class State(Generic[W]):
     carried: (member, sample, output), the output where it follows the NTK (`finite_nets.training.flow`), else None.
     exploded_at: (member,), the step at which the loss of its batch exploded (`dmft.errors`); infinite for the healthy.
     initial_loss: (member,), of the first batch.
+    coming: makes what an adaptive optimiser will multiply gradients by in the step that follows, of the weights by
+        number (`finite_nets.training.preconditioned`), while a step is recorded.
     """
 
     weights: W
@@ -94,6 +100,7 @@ class State(Generic[W]):
     offset: Tensor | None = None
     carried: Tensor | None = None
     initial_loss: Tensor | None = None
+    coming: Callable[[], list[Tensor]] | None = None
 
     @property
     def width(self) -> int:
@@ -101,11 +108,15 @@ class State(Generic[W]):
 
 
 class Met(NamedTuple):
-    """The samples of a step: `rows` of the task, and which of these are trained on and which are observed."""
+    """The samples of a step: `rows` of the task, and which of these are trained on and which are observed.
+
+    changes: (row, 3), what happens to the images (`finite_nets.training.images`), or None.
+    """
 
     rows: Index
     trained: Index
     observed: slice
+    changes: Tensor | None = None
 
 
 class Fields(NamedTuple):
@@ -159,8 +170,12 @@ class Training(Generic[W]):
         self.observed = problem.observed
         self.training, self.stepping = training, training.stepping
         self.plans = linear.plans(training.recurrences)
-        self.batches = None if training.batches is None else torch.tensor(problem.batches, device=device)
-        self.batch = problem.batches.shape[1]
+        self.batches = None if training.batches is None else torch.tensor(problem.drawn, device=device)
+        self.batch = problem.drawn.shape[1]
+        self.changes: Tensor | None = None
+        self._image = task.shape
+        if isinstance(training.batches, Epochs) and training.batches.changing:
+            self.changes = torch.tensor(training.batches.changes(training.steps), device=device)
 
     # ---- what kinds say ----------------------------------------------------------------------------------------------
 
@@ -175,6 +190,10 @@ class Training(Generic[W]):
         With `gradients` the backward pass is that of all outputs of all samples met.  Else it is left out for the
         samples met, and starts for those trained on from the loss, unless there is a single output or a flow.
         """
+        raise NotImplementedError
+
+    def outputs_at(self, state: State[W], rows: Index) -> Tensor:
+        """(member, sample, output) of samples of the task, neither centered nor carried."""
         raise NotImplementedError
 
     def push(self, state: State[W], target: W, seen: Fields, coefficients: Tensor, factor: float) -> None:
@@ -201,8 +220,13 @@ class Training(Generic[W]):
         """h of every layer, (member, sample, N), of these rows of a pass whose update has not been made yet."""
         raise NotImplementedError
 
-    def eigenvalues(self, state: State[W]) -> Tensor:
-        """(member, iteration), of the curvature of the loss: `dmft.specs.curvature`."""
+    def preconditioned_kernel(self, state: State[W], seen: Fields) -> Tensor:
+        """K (member, event, event_2) of a pass, in the metric of the step that follows."""
+        raise NotImplementedError
+
+    def eigenvalues(self, state: State[W], *, preconditioned: bool = False) -> Tensor:
+        """(member, iteration), of the curvature of the loss: `dmft.specs.curvature`, in that metric or in that of
+        gradient descent."""
         raise NotImplementedError
 
     # ---- one update --------------------------------------------------------------------------------------------------
@@ -232,28 +256,41 @@ class Training(Generic[W]):
         samples, n = len(self.x), self.n_train
         if self.batches is None:
             return Met(slice(0, samples if everything else n), slice(0, n), self.observed)
-        batch = self.batches[min(t, len(self.batches) - 1)]  # nothing is learned at T: its loss is that of the last one
+        t = min(t, len(self.batches) - 1)  # nothing is learned at T: its loss is that of the last one
+        batch = self.batches[t]
         alone = slice(0, len(batch))
         if not everything:
-            return Met(batch, alone, slice(0, 0))
+            return Met(batch, alone, slice(0, 0), None if self.changes is None else self.changes[t])
         if self.observed.start == 0:
             return Met(self.observed, batch, self.observed)
         rest = torch.arange(self.observed.start, samples, device=batch.device)
         return Met(torch.cat([batch, rest]), alone, slice(len(batch), None))
 
+    def inputs(self, met: Met) -> Tensor:
+        """x of the samples met."""
+        x = self.x[met.rows]
+        return x if met.changes is None else changed(x, met.changes, self._image)
+
     def advance(self, state: State[W], t: int, seen: Fields, trained: Fields) -> None:
         """Step t of training, in place, from the fields met and those trained on."""
         STEPS[self.stepping](self, state, seen, trained, t)
 
-    def run(self, state: State[W], save_steps: frozenset[int], *, gradients: bool = True) -> Iterator[Fields]:
+    def run(
+        self, state: State[W], save_steps: frozenset[int], *, gradients: bool = True, fields: bool = True
+    ) -> Iterator[Fields]:
         """Train to the last step of `save_steps`, yielding the fields of observed samples before the update of each.
 
-        Without `gradients` their backward fields are left out.  Members that explode go on; at the end,
+        Without `gradients` their backward fields are left out; without `fields` all but outputs may be, and are where
+        samples are many: they pass by some at a time then.  Members that explode go on; at the end,
         `state.exploded_at` says which did at any step, saved or not, by the loss of its batch.
         """
         last, unseen = max(save_steps), Unseen(self, state)
+        everywhere = self.stepping.follows_output
+        if self.changes is not None or passes_apart(len(self.targets[self.observed]), fields or everywhere):
+            yield from self._run_apart(state, save_steps, unseen, gradients=gradients, fields=fields)
+            return
         for t in range(last + 1):
-            saved, everywhere = t in save_steps, self.stepping.follows_output
+            saved = t in save_steps
             if t and not saved and not everywhere:
                 unseen.step(t)
                 continue
@@ -261,10 +298,54 @@ class Training(Generic[W]):
             seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or everywhere)
             self.watch(state, trained, t)
             if saved:
+                state.coming = partial(self._coming, state, t, trained)
                 yield seen.at(met.observed)
+                state.coming = None
             if t < last:
                 self.advance(state, t, seen, trained)
             del seen, trained  # the next pass takes their memory
+
+    def _run_apart(
+        self, state: State[W], save_steps: frozenset[int], unseen: Unseen[W], *, gradients: bool, fields: bool
+    ) -> Iterator[Fields]:
+        """`run` where the samples observed do not pass together with those trained on."""
+        last = max(save_steps)
+        if self.centered:
+            state.offset = self._outputs(state, 0)
+        for t in range(last + 1):
+            if t in save_steps:
+                state.coming = partial(self._coming, state, t)
+                yield self._observe(state, gradients=gradients) if fields else self._outputs_alone(state)
+                state.coming = None
+            if t < last:
+                unseen.step(t)
+        _, trained = self.evaluate(state, self.meet(last, everything=False), gradients=False)
+        self.watch(state, trained, last)
+
+    def _coming(self, state: State[W], t: int, trained: Fields | None = None) -> list[Tensor]:
+        """`State.coming`, from the fields trained on, if there are any yet."""
+        if trained is None:
+            _, trained = self.evaluate(state, self.meet(t, everything=False), gradients=False)
+        of: tuple[Any, Any] = self, state  # programs, which alone have entrywise rules
+        return preconditioned.of_step(*of, trained, t)
+
+    def _observe(self, state: State[W], *, gradients: bool) -> Fields:
+        met = Met(self.observed, slice(0, 1), slice(None))  # one is passed back through, for nothing
+        return self.evaluate(state, met, gradients=gradients)[0]
+
+    def _outputs_alone(self, state: State[W]) -> Fields:
+        """Of the samples observed, without features."""
+        first = self.observed.start
+        output = self._outputs(state, first)
+        if state.offset is not None:
+            output -= state.offset[:, first:]
+        x, target = self.x[first:], self.targets[first:]
+        return Fields(x, target, output, loss.descent(torch, self.loss, output, target), [], [])
+
+    def _outputs(self, state: State[W], first: int) -> Tensor:
+        """Of all samples from `first` on, some at a time."""
+        parts = range(first, len(self.x), AT_ONCE)
+        return torch.cat([self.outputs_at(state, slice(i, i + AT_ONCE)) for i in parts], dim=1)
 
     def watch(self, state: State[W], trained: Fields, t: int | Tensor) -> None:
         """Note members whose loss explodes at step t."""
@@ -273,6 +354,11 @@ class Training(Generic[W]):
             state.initial_loss = batch_loss
         now = exploded(batch_loss, state.initial_loss)
         state.exploded_at.copy_(torch.where(now, state.exploded_at.clamp(max=t), state.exploded_at))
+
+
+def passes_apart(observed: int, fields: bool) -> bool:
+    """Whether so many samples are observed some at a time, apart from those trained on."""
+    return observed > AT_ONCE and not fields
 
 
 class Unseen(Generic[W]):
@@ -294,6 +380,7 @@ class Unseen(Generic[W]):
             self._numbers = torch.tensor(each, dtype=torch.float64, device=device)
             self._now = self._numbers[0].clone()
             self._rows = torch.empty(0) if trainer.batches is None else trainer.batches[0].clone()
+            self._changes = torch.empty(0) if trainer.changes is None else trainer.changes[0].clone()
 
     def step(self, t: int) -> None:
         trainer = self._trainer
@@ -304,17 +391,20 @@ class Unseen(Generic[W]):
         self._now.copy_(self._numbers[t])
         if isinstance(met.rows, Tensor):
             met = met._replace(rows=self._rows.copy_(met.rows))
+        if met.changes is not None:
+            met = met._replace(changes=self._changes.copy_(met.changes))
         kind = ENTRYWISE if trainer.stepping.by_entry else trainer.plans[t]
         self._replays.step(kind, lambda: self._taken(met, t, self._now))
 
     def _taken(self, met: Met, t: int, now: Tensor | None = None) -> None:
-        trainer: Any = self._trainer
-        seen, trained = trainer.evaluate(self._state, met, gradients=False)
-        trainer.watch(self._state, trained, t if now is None else now[0])
+        of: tuple[Any, Any] = self._trainer, self._state
+        trainer, state = of
+        seen, trained = trainer.evaluate(state, met, gradients=False)
+        trainer.watch(state, trained, t if now is None else now[0])
         if now is None or not trainer.stepping.by_entry:
-            trainer.advance(self._state, t, seen, trained)
+            trainer.advance(state, t, seen, trained)
         else:
-            entrywise.step(trainer, self._state, trained, *now, replace=False)
+            entrywise.step(trainer, state, trained, *now, replace=False)
 
 
 STEPS: dict[Stepping, Callable[[Any, State[Any], Fields, Fields, int], None]] = {

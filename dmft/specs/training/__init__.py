@@ -1,6 +1,6 @@
 """How the parameters move, one kind of optimiser a file; `recurrence` has what all of them are."""
 
-from dmft.specs.training.batches import OBSERVE, one_pass, random_batches
+from dmft.specs.training.batches import OBSERVE, Epochs, learning_rates, one_pass, random_batches
 from dmft.specs.training.descent import GradientDescent
 from dmft.specs.training.entrywise import Adam, ClippedDescent, Entrywise, Lion, RMSprop, SignDescent
 from dmft.specs.training.flow import SCHEMES, GradientFlow
@@ -14,6 +14,7 @@ __all__ = [
     "Adam",
     "ClippedDescent",
     "Entrywise",
+    "Epochs",
     "GradientDescent",
     "GradientFlow",
     "Lion",
@@ -25,6 +26,7 @@ __all__ = [
     "SignDescent",
     "Stepping",
     "Training",
+    "learning_rates",
     "one_pass",
     "random_batches",
 ]

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.specs import _check
+from dmft.specs.training.batches import Batches
 from dmft.specs.training.recurrence import Memory, Stepping, Training
 
 ENTRYWISE = Stepping("entrywise", by_entry=True)
@@ -77,6 +78,15 @@ class Entrywise(Training):
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:
         """(state, Q) after the scaled gradients G of step t = 0, 1, ...: arrays of one shape, entry by entry."""
         raise NotImplementedError(f"{type(self).__name__} has no update; see dmft.specs.training.entrywise.")
+
+    def preconditioner(self, xp: Any, t: Any, state: Sequence[Any]) -> Any:
+        """P, of the size of 1 / |G|, with which Q is P times an average of gradients, from the state after step t."""
+        raise NotImplementedError(f"{type(self).__name__} has no preconditioner.")
+
+    @property
+    def preconditions(self) -> bool:
+        """Whether entries have a preconditioner."""
+        return type(self).preconditioner is not Entrywise.preconditioner
 
     def clipped(self, xp: Any, G: Any) -> Any:
         """G within [-clip, clip]."""
@@ -186,7 +196,7 @@ class Adam(Entrywise):
     eps: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 2
 
@@ -199,6 +209,9 @@ class Adam(Entrywise):
         m = self.beta1 * state[0] + (1 - self.beta1) * G
         v = self.beta2 * state[1] + (1 - self.beta2) * G * G
         return (m, v), normalised(xp, m / (1 - self.beta1 ** (t + 1)), v / (1 - self.beta2 ** (t + 1)), self.eps)
+
+    def preconditioner(self, xp: Any, t: Any, state: Sequence[Any]) -> Any:
+        return normalised(xp, 1.0, state[1] / (1 - self.beta2 ** (t + 1)), self.eps)
 
 
 @dataclass(frozen=True)
@@ -223,7 +236,7 @@ class RMSprop(Entrywise):
     eps: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 1
 
@@ -235,6 +248,10 @@ class RMSprop(Entrywise):
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:  # noqa: ARG002
         v = self.alpha * state[0] + (1 - self.alpha) * G * G
         return (v,), normalised(xp, G, v, self.eps)
+
+    def preconditioner(self, xp: Any, t: Any, state: Sequence[Any]) -> Any:
+        del t
+        return normalised(xp, 1.0, state[0], self.eps)
 
 
 @dataclass(frozen=True)
@@ -258,7 +275,7 @@ class SignDescent(Entrywise):
     learning_rate: float | tuple[float, ...]
     steps: int
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     derivable = 0.0
 
@@ -291,7 +308,7 @@ class Lion(Entrywise):
     beta2: float = 0.99
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 1
     derivable = 0.0
@@ -326,7 +343,7 @@ class ClippedDescent(Entrywise):
     steps: int
     clip: float = 1.0
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     derivable = np.inf  # continuous: first derivatives miss nothing
 
