@@ -159,8 +159,9 @@ def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]
     dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
     scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
     tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
-    index = np.broadcast_to(np.arange(size, dtype=np.uint32), (len(seeds), size))
-    return Sobol(*map(jnp.asarray, (tables, shifts, index)), _wrapped(keys), tailed=draws > DIMENSIONS)
+    places = np.arange(size, dtype=np.uint32)
+    table, shift, index = map(jnp.asarray, (tables, shifts, np.broadcast_to(places, (len(seeds), size))))
+    return Sobol(table, shift, index, _wrapped(keys), tailed=draws > DIMENSIONS)
 
 
 def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> tuple[NDArray[np.uint32], ...]:
