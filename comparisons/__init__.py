@@ -9,6 +9,7 @@ variances and covariances alone.
     bias_variance                   what of the loss of narrow networks an ensemble removes, and what stays
     width_law, onset, pointwise     laws in 1/N; when a width leaves the limit; how far its predictions are
     representations, densities      kernels, and preactivations, against the limit's
+    extrapolate                     the limit of infinite width, from ensembles of wide networks
     grokking                        how much later test losses fall than training losses
     overtraining, reversal          what changes after errors have vanished; how fast flipped labels are learned
     spectra, after_kernel           the NTK's modes, and regression with it
@@ -30,6 +31,7 @@ from comparisons.compare import compare
 from comparisons.coordinates import CoordinateCheck, coordinate_check
 from comparisons.densities import densities
 from comparisons.errors import UnresolvedError
+from comparisons.extrapolate import extrapolate
 from comparisons.grokking import grokking
 from comparisons.overtraining import overtraining, reversal
 from comparisons.posterior import posterior
@@ -58,6 +60,7 @@ __all__ = [
     "compare",
     "coordinate_check",
     "densities",
+    "extrapolate",
     "fit_precision",
     "grokking",
     "onset",

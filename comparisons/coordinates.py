@@ -34,7 +34,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from comparisons.errors import UnresolvedError
-from comparisons.scaling import fit_power_law
+from comparisons.scaling import fit_power_law, fit_series
 from dmft.running.host import usual_errors
 from dmft.text import with_error
 
@@ -308,10 +308,8 @@ def _trend(values: xr.DataArray) -> Trend | None:
 
 def _offset(n: Array, y: Array, se: Array, p: float) -> tuple[tuple[float, float], float]:
     """a of a + b N^-p with its error, and chi^2."""
-    A = np.stack([np.ones_like(n), (n.min() / n) ** p], axis=1) / se[:, None]
-    covariance = np.linalg.inv(A.T @ A)
-    coefficients = covariance @ A.T @ (y / se)
-    return (float(coefficients[0]), float(np.sqrt(covariance[0, 0]))), float(((y / se - A @ coefficients) ** 2).sum())
+    found = fit_series(n**p, y, se, order=1)
+    return (float(found.coefficients[0]), float(found.errors[0])), float(found.chi2)
 
 
 def _plain(value: Any) -> Any:

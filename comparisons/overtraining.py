@@ -58,7 +58,8 @@ def overtraining(
         nan where `MOST_STEPS` do not do.
 
     Raises:
-        ValueError: no predictions, targets that are not -1 and +1, no training samples of both.
+        ValueError: no predictions, targets that are not -1 and +1, no training samples of both; results of a
+            `dmft.reversal_problem`.
 
     Example:
         >>> found = comparisons.overtraining(theory)
@@ -67,6 +68,11 @@ def overtraining(
     """
     f, y, train = _predictions(result)
     problem = json.loads(result.attrs["problem"])
+    if _reversed_after(problem) is not None:
+        raise ValueError(
+            "the result is of a reversal, which has every training sample with both labels; give comparisons.reversal "
+            "this one, and comparisons.overtraining a result of the problem before its labels were flipped."
+        )
     rate = problem["training"].get("learning_rate") if learning_rate is None else learning_rate
     rate = _check.positive("learning_rate", rate, hint="Give the one of relearning.")
     lead = tuple(str(dim) for dim in result["prediction"].dims if dim not in ("step", "sample"))
@@ -117,7 +123,7 @@ def reversal(result: xr.Dataset, *, level: float = LEVEL) -> xr.Dataset:
         >>> bool(found["reversal_steps"] > 0), found["accuracy"].sizes["step"]
         (True, 21)
     """
-    after = json.loads(result.attrs["problem"])["task"].get("provenance", {}).get("reversed_after")
+    after = _reversed_after(json.loads(result.attrs["problem"]))
     if after is None:
         raise ValueError("the result is not of a reversal; make its problem by dmft.reversal_problem(problem, ...).")
     later = result.sel(step=result["step"] >= after)
@@ -140,6 +146,12 @@ def _predictions(result: xr.Dataset) -> tuple[Array, Array, NDArray[np.bool_]]:
         raise ValueError(f"targets of training samples are {np.unique(y[train])[:5]}; they must be -1 and +1, both.")
     ordered = result["prediction"].transpose(..., "step", "sample")
     return np.asarray(ordered.values, np.float64), y, train
+
+
+def _reversed_after(problem: dict[str, Any]) -> int | None:
+    """The step after which labels are flipped."""
+    found: int | None = problem["task"].get("provenance", {}).get("reversed_after")
+    return found
 
 
 def _overlaps(result: xr.Dataset, problem: dict[str, Any]) -> Array:

@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 
 from comparisons.errors import UnresolvedError
+from dmft.specs import _check
 
 Array = NDArray[np.float64]
 Bits = float | Mapping[str, Any] | None
@@ -234,7 +235,7 @@ class PrecisionLaw:
     def allocation(self, compute: float, bits: float | None = None) -> Allocation:
         """N, D and the loss at a cost C = (6 / 16) N D P and these bits, by default the best, (5)."""
         bits = self.optimal_bits() if bits is None else bits
-        product = _positive("compute", compute) / (COST * _positive("bits", bits))
+        product = _check.positive("compute", compute) / (COST * _check.positive("bits", bits))
         share, both = float(self.effective_parameters(1.0, bits)), self.alpha + self.beta
         balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / both)
         parameters = balance * share ** (-self.alpha / both) * product ** (self.beta / both)
@@ -243,7 +244,7 @@ class PrecisionLaw:
 
     def bits_at_size(self, parameters: float, compute: float) -> Allocation:
         """P and D of the smallest loss of so many parameters at a cost, (6): bits grow with it."""
-        product = _positive("compute", compute) / (COST * _positive("parameters", parameters))
+        product = _check.positive("compute", compute) / (COST * _check.positive("parameters", parameters))
         lowest, highest = self._interval(self._named(None))
 
         def loss(log_bits: float) -> float:
@@ -313,9 +314,3 @@ def _require_positive(name: str, values: ArrayLike) -> Array:
     if not (found > 0).all():
         raise ValueError(f"{name}={found} must be positive.")
     return found
-
-
-def _positive(name: str, value: float) -> float:
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value} must be positive.")
-    return float(value)

@@ -65,8 +65,7 @@ def predictors(results: Mapping[str, Iterable[xr.Dataset]], *, reference: str | 
     if reference not in cases:
         raise ValueError(f"reference={reference!r} is none of {', '.join(names)}.")
     every = [case for each in cases.values() for case in each]
-    gammas = sorted({case.gamma0 for case in every} - {np.nan}) or [np.nan]
-    gammas = [gamma for gamma in gammas if gamma == gamma] or [np.nan]
+    gammas = sorted({case.gamma0 for case in every if not np.isnan(case.gamma0)}) or [np.nan]
     counts = sorted({case.samples for case in every})
     draws = [list(dict.fromkeys(case.data for case in every if case.samples == count)) for count in counts]
     values = np.full((len(QUANTITIES), len(names), len(gammas), len(counts), max(map(len, draws))), np.nan)

@@ -27,11 +27,10 @@ def read_runs(
     optional: whether channels that are named may be missing.
     """
     given, named = _columns(runs), dict(columns or {})
-    known = {*SIZES, *(CHANNELS if channels is None else channels), POST, LOSS}
-    if unknown := [name for name in named if name not in known]:
-        raise ValueError(f"columns names {unknown[0]!r}; choose among {', '.join(sorted(known))}.")
-    asked = {*SIZES, *named} | ({*channels} if channels is not None and not optional else set())
     sought = [*SIZES, *(CHANNELS if channels is None else channels), POST, LOSS]
+    if unknown := [name for name in named if name not in sought]:
+        raise ValueError(f"columns names {unknown[0]!r}; choose among {', '.join(sorted({*sought}))}.")
+    asked = {*SIZES, *named} | ({*channels} if channels is not None and not optional else set())
     found: dict[str, Any] = {}
     for name in dict.fromkeys(sought):
         column = named.get(name, name)

@@ -102,14 +102,14 @@ def transfer(
     widths = each[0]["width"].values[order]
     losses = np.stack([one[of].sel(step=step).transpose("width", "seed").values[order] for one in each], axis=-1)
 
+    predicted = None if theory is None else _predicted(theory, at, widths, of, scale)
+    _require_same(theory, each, settings["over"], int(step))
     u, rng = optimum.coordinate(at, scale), np.random.default_rng(seed)
     rows = [
         _resampled(u, loss[np.isfinite(loss).all(-1)], bootstraps, rng, width)
         for width, loss in zip(widths, losses, strict=True)
     ]
     curves, places = np.stack([row[0] for row in rows], axis=1), np.stack([row[1] for row in rows], axis=1)
-    predicted = None if theory is None else _predicted(theory, at, widths, of, scale)
-    _require_same(theory, each, settings["over"], int(step))
     variables = _found(u, curves, places, of, scale, predicted)
     variables |= {
         "at_end": (("width",), np.array([row[2] for row in rows])),
@@ -161,8 +161,7 @@ def _listed(nets: Sequence[xr.Dataset] | Mapping[float, xr.Dataset]) -> list[xr.
 def _require_same(theory: xr.Dataset | None, nets: Sequence[xr.Dataset], over: str, step: int) -> None:
     """ValueError for results that differ in more than one hyperparameter."""
     alike = {_besides(one, over) for one in nets}
-    a_field = all(f'"{over}"' in one.attrs["problem"] for one in nets)  # not a name that the caller has given
-    if a_field and len(alike) > 1:
+    if len(alike) > 1 and _is_field(over, nets[0]):  # not a name that the caller has given
         raise ValueError(f"the ensembles are of problems that differ in more than {over}; vary that alone.")
     if theory is None:
         return
@@ -181,14 +180,19 @@ def _require_same(theory: xr.Dataset | None, nets: Sequence[xr.Dataset], over: s
 
 
 def _besides(result: xr.Dataset, over: str) -> str:
-    """The description of a problem without one field."""
+    """The description of a problem without one field of its own, of its network or its training."""
+    problem = json.loads(result.attrs["problem"])
+    for part in (problem, problem["network"], problem["training"]):
+        part.pop(over, None)
+    return json.dumps(problem, sort_keys=True)
 
-    def without(part: Any) -> Any:
-        if not isinstance(part, dict):
-            return part
-        return {name: without(value) for name, value in part.items() if name != over}
 
-    return json.dumps(without(json.loads(result.attrs["problem"])), sort_keys=True)
+def _is_field(name: str, result: xr.Dataset) -> bool:
+    try:
+        value_of(result, name)
+    except ValueError:
+        return False
+    return True
 
 
 def _resampled(

@@ -2,7 +2,8 @@
 
 (a) share of test images on the wrong side and (b) test loss against richness, (c) the first against training samples.
 Lines: kernel predictors; points: networks trained with weight decay to rest.  Bars: standard errors over draws of the
-training set.  All have one ridge, P times weight decay or temperature; dotted: the lazy NTK with a tenth of it.
+training set.  All have one weight decay, or temperature: lazy kernels and the posterior a ridge of P times that, the
+adaptive NTK of (L+1) P times; dotted: the lazy NTK with a tenth of its ridge.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SIZE = (style.WIDE, 2.7)
 EVEN, ODD = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
 SAMPLES, SHOWN = (10, 20, 40), 20
 GAMMAS, GAMMA0 = (0.25, 0.5, 1.0, 2.0, 4.0), 1.0
-DRAWS, TEST, WIDTH = 8, 500, 500
+DRAWS, TEST, WIDTH = 8, 500, 300
 DECAY = 0.03  # of weights, and the temperature of the posterior
 UNTIL = 40.0  # inverse decays; what is left of the way to rest falls like 1 / time
 STABLE = 0.3  # of the largest eigenvalue of the initial NTK, the step
@@ -59,7 +60,7 @@ def problem(draw: int, *, gamma0: float, samples: int, source: str = "mnist5k") 
     kernel = dmft.lazy_kernel(first, kind="flow", ridge=1.0)["ntk"].values[:samples, :samples]
     rate = STABLE * samples / (np.linalg.eigvalsh(kernel)[-1] * max(1.0, gamma0))
     steps = int(np.ceil(UNTIL / (DECAY * rate)))
-    return dmft.vary(first, training=[dmft.GradientDescent(rate, steps, weight_decay=DECAY)])[0]
+    return dmft.Problem(network, task, dmft.GradientDescent(rate, steps, weight_decay=DECAY))
 
 
 def settings(gammas: Iterable[float] = GAMMAS, samples: Iterable[int] = SAMPLES) -> list[tuple[float, int]]:

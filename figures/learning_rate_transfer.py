@@ -93,8 +93,7 @@ def draw_losses(ds: xr.Dataset, ax: Axes) -> None:
     ax.plot(rate, ds["loss_limit"].values, label=style.INFINITE, **style.LIMIT)
     ax.set_yscale("log")
     ax.set(xlabel=r"learning rate $\eta$", ylabel=f"loss after {ds.attrs['step']} steps", title="(a) mean losses")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high**1.4 / low**0.4)
+    style.room(ax, top=0.4)
     style.legend(ax, loc="upper center", ncols=2, fontsize=6.5)
 
 

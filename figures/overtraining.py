@@ -1,7 +1,8 @@
 """Overtraining: what goes on in representations after training errors have vanished.
 
 One target mixture of odorants among nontargets, one hidden layer of ReLU neurons: rich and lazy networks with logistic
-loss, and rich ones with hinge loss.  Lines: the limit; points: networks of width 512, means with standard errors.
+loss, and rich ones with hinge loss.  Lines: the limit; points: networks of width 512 (of 1,024 in the gallery), means
+with standard errors.
 (a) The training loss; dotted lines: the first recorded step without training errors.  (b) Largest margin of a linear
 classifier of the features, over their size.  (c) Similarity of centred features of targets and nontargets.  (d) Probes
 of the rich networks that are told from the target, by the number of its ten odorants that they share.  (e) Steps to
@@ -23,6 +24,7 @@ import comparisons
 import dmft
 import finite_nets
 from figures import style
+from figures.grokking import saved
 from figures.needs import Needs
 
 SIZE = (style.WIDE, 4.9)
@@ -35,6 +37,7 @@ SAMPLES, TESTS, RATE, STEPS = 100, 40, 2.0, 1000
 REVERSED, RELEARNED = (0, 30, 100, 300), 100  # steps after which labels are flipped, and of training on these
 RELEARNING = 0.1  # learning rate of new readouts
 WIDTH, SEEDS = 512, 8
+SAVED = 14  # steps
 NUMERICS: dict[str, Any] = {"particles": 1024, "scrambles": 2}
 PANELS = {
     "feature_margin": ("(b) margin of features", "largest margin"),
@@ -46,12 +49,6 @@ NEEDS = Needs(
     "figures.overtraining.data(None)",
     ("loss", "feature_margin", "probe_accuracy", "relearning_steps", "reversal_steps"),
 )
-
-
-def saved(last: int, count: int = 14) -> list[int]:
-    """Steps 0 to `last`, evenly in their logarithm."""
-    found: list[int] = np.unique(np.concatenate([[0], np.geomspace(1, last, count).astype(int)])).tolist()
-    return found
 
 
 def problem(case: str, *, samples: int = SAMPLES, tests: int = TESTS, steps: int = STEPS) -> dmft.Problem:
@@ -81,7 +78,7 @@ def make(*, width: int = WIDTH, seeds: int = SEEDS, numerics: dict[str, Any] | N
     for case in CASES:
         described = problem(case, **sizes)
         wanted: dict[str, Any] = {"observables": ["prediction", "loss", "feature_kernel"]}
-        wanted["save_steps"] = saved(described.training.steps)
+        wanted["save_steps"] = saved(described.training.steps, SAVED)
         row = _row(dmft.solve(described, **wanted, **numerics), "")
         row |= _row(finite_nets.train_ensemble(described, **wanted, **nets), "network_")
         if case != "rich, hinge":

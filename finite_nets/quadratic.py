@@ -11,8 +11,7 @@ A member is a function of (root seed, width, seed index) alone: parameter 0 are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +21,10 @@ from torch import Tensor
 
 from dmft import schema
 from dmft.random_data import quadratic
-from dmft.running import memory
 from dmft.specs import Problem
-from finite_nets.device.free_memory import free_memory
 from finite_nets.ensembles.collection import Members
-from finite_nets.ensembles.simulated import AT_ONCE, SHARE, Draws, simulated
+from finite_nets.ensembles.simulated import Draws, at_once, simulated
+from finite_nets.random_data.learned import mixed
 
 Array = NDArray[np.float64]
 WEIGHTS = 0
@@ -37,13 +35,10 @@ def ensemble(
     problem: Problem,
     members: Members,
     *,
-    steps: NDArray[np.int64],
     device: torch.device,
     dtype: torch.dtype,
     memory_limit: int | None,
-    finished: Callable[[int], Any],
-    attrs: dict[str, Any],
-    block: int | None,
+    **others: Any,
 ) -> xr.Dataset:
     """Networks of all widths; arguments and result as of `finite_nets.ensembles.simulated`, memory_limit in bytes."""
     data = _Data(problem, device, dtype)
@@ -51,32 +46,19 @@ def ensemble(
     def train(width: int, draws: Draws, seen: NDArray[np.int64]) -> dict[str, Array]:
         return _train(problem, data, draws(WEIGHTS, width, data.x.shape[1]), seen)
 
-    def at_once(width: int) -> int:
+    def together(width: int) -> int:
         samples, features = data.x.shape
         components = problem.training.recurrences.slots + 3
-        numbers = width * (components * features + FIELDS * samples) + quadratic.KERNELS * samples**2 + 4 * features**2
-        memory.require(
-            numbers * dtype.itemsize,
+        return at_once(
+            width * (components * features + FIELDS * samples) + quadratic.KERNELS * samples**2 + 4 * features**2,
+            device=device,
+            dtype=dtype,
             limit=memory_limit,
-            available=free_memory(device),
             what=f"one network of width {width} with {features} features and {samples} samples",
             ways_out="take smaller widths, or fewer samples",
         )
-        fits = int((memory_limit or SHARE * free_memory(device)) // (numbers * dtype.itemsize))
-        return max(1, min(fits, AT_ONCE[device.type] // numbers))
 
-    return simulated(
-        problem,
-        members,
-        train,
-        at_once,
-        steps=steps,
-        device=device,
-        dtype=dtype,
-        finished=finished,
-        attrs=attrs,
-        block=block,
-    )
+    return simulated(problem, members, train, together, device=device, dtype=dtype, **others)
 
 
 class _Data:
@@ -96,56 +78,54 @@ def _train(problem: Problem, data: _Data, w: Tensor, seen: NDArray[np.int64]) ->
     A, b = problem.training.recurrences
     state = torch.cat([w[None], w.new_zeros((b.shape[1] - 1, *w.shape))])
     start, x = quadratic.moments(w), data.x[data.trained]
-    f_0 = _output(w, data.x, model) if model.centered else 0.0
-    kernel_0 = _kernel(w, x, model)
+    h = w @ data.x.mT
+    f_0 = _output(h, model) if model.centered else 0.0
+    kernel_0 = _kernel(_slope(h[..., data.trained], model), x)
     rows: list[dict[str, Array]] = []
     recorded = set(seen.tolist())
     for t in range(int(seen[-1]) + 1):
         w = state[0]
-        f = _output(w, data.x, model) - f_0
+        h = w @ data.x.mT
+        f, slope = _output(h, model) - f_0, _slope(h[..., data.trained], model)
         r = (data.y - f)[:, data.trained]
         error = None
-        if data.direction is not None:
+        if data.direction is not None and (t in recorded or not data.sampled):
             error = quadratic.error_of_teacher(data.direction, quadratic.moments(w), start, model)
         if t in recorded:
-            kernel = _kernel(w, x, model)
             row = _row(problem, data, f, r, error)
             if data.sampled:
+                kernel = _kernel(slope, x)
                 row["target_alignment"] = quadratic.target_alignment(kernel, data.y[data.trained])
                 row["ntk_change"] = quadratic.relative_change(kernel, kernel_0)
             rows.append({name: value.double().cpu().numpy() for name, value in row.items()})
         if t < seen[-1]:
-            direction = model.gamma0 * _descent(w, x, r, error, model)
-            state = torch.tensordot(state.new_tensor(A[t]), state, 1) if len(b[t]) > 1 else state * float(A[t, 0, 0])
+            if data.sampled:
+                direction = (slope * (r / r.shape[-1])[:, None]) @ x
+            else:
+                b1, B1 = quadratic.descent_of_population(*cast("tuple[Tensor, Tensor]", error))
+                direction = b1[:, None] + model.curvature * w @ B1
+            direction = model.gamma0 * direction
+            state = mixed(A[t], state) if len(b[t]) > 1 else state * float(A[t, 0, 0])
             for component, weight in enumerate(b[t]):
                 state[component].add_(direction, alpha=float(weight))
     return {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
 
 
-def _output(w: Tensor, x: Tensor, model: Any) -> Tensor:
-    """(member, sample) of weights (member, neuron, feature)."""
-    h = w @ x.mT
+def _output(h: Tensor, model: Any) -> Tensor:
+    """(member, sample) of h (member, neuron, sample)."""
     found: Tensor = (h + model.curvature / 2 * h.square()).mean(-2) / model.gamma0
     return found
 
 
-def _kernel(w: Tensor, x: Tensor, model: Any) -> Tensor:
-    """The NTK (member, sample, sample_2)."""
-    slope = 1 + model.curvature * (w @ x.mT)
-    found: Tensor = (x @ x.mT) * (slope.mT @ slope) / w.shape[-2]
+def _slope(h: Tensor, model: Any) -> Tensor:
+    found: Tensor = 1 + model.curvature * h
     return found
 
 
-def _descent(w: Tensor, x: Tensor, r: Tensor, error: Any, model: Any) -> Tensor:
-    """<r (1 + e h_i) x> (member, neuron, feature)."""
-    if error is None or len(x):
-        slope = 1 + model.curvature * (w @ x.mT)
-        found: Tensor = (slope * (r / r.shape[-1])[:, None]) @ x
-        return found
-    a, A = error
-    D = a.shape[-1]
-    trace = A.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    return -a[:, None] / D + model.curvature * (trace * w + 2 * w @ A) / (2 * D**2)  # type: ignore[no-any-return]
+def _kernel(slope: Tensor, x: Tensor) -> Tensor:
+    """The NTK (member, sample, sample_2) of slopes 1 + e h (member, neuron, sample)."""
+    found: Tensor = (x @ x.mT) * (slope.mT @ slope) / slope.shape[-2]
+    return found
 
 
 def _row(problem: Problem, data: _Data, f: Tensor, r: Tensor, error: Any) -> dict[str, Any]:
@@ -153,6 +133,5 @@ def _row(problem: Problem, data: _Data, f: Tensor, r: Tensor, error: Any) -> dic
     if error is None:
         targets = problem.task.targets
         return {"prediction": f, **schema.of_predictions(problem, f, xp=torch, targets=f.new_tensor(targets))}
-    parts = dict(zip(quadratic.PARTS, quadratic.parts_of_test_loss(*error), strict=True))
-    test = sum(parts.values())
-    return {"loss": r.square().mean(-1) / 2 if data.sampled else test, "test_loss": test, **parts}
+    found = quadratic.losses_of_teacher(*error)
+    return {"loss": r.square().mean(-1) / 2 if data.sampled else found["test_loss"], **found}

@@ -39,6 +39,7 @@ RELAXED = 30.0  # time of relaxation of the last round, at least: neurons take s
 FINER = 4  # populations are extrapolated from N / FINER and N
 FIELDS, KERNELS = 8, 16  # of a set, as many arrays of each are held
 PER_SAMPLE = 64  # neurons of a population by default, at least
+NUMERICS = ("population", "sets", "tolerance", "seed", "device", "progress")  # of sampling
 COMPARED = ("feature_kernel", "prediction")  # what has to converge
 
 
@@ -63,7 +64,7 @@ def bayes_kernel(
         problem: as of `dmft.adaptive_kernel`; the prior variances are its `weight_variance`.
         temperature: T, of the loss that is a mean over samples.
         population: N, neurons of a layer in each set; 1024 by default, or 64 a training sample.  (N and N/4 are
-            extrapolated to infinity.)
+            extrapolated to infinity.)  Closed forms take none of this and what follows but `sampled`, and refuse it.
         sets: independent ones, at least 2, from which standard errors come.
         tolerance: relative error of each layer's kernel, and of the predictions, at which sampling ends.
         sampled: sample deep linear networks, too.
@@ -87,14 +88,17 @@ def bayes_kernel(
 
     Source: Lauditi, Bordelon & Pehlevan 2025, for the saddle point.
     """
+    given = locals()
     network = adaptable(problem)
     temperature, tolerance = _check.positive("temperature", temperature), _check.positive("tolerance", tolerance)
     n, variances = problem.task.n_train, prior(network)
+    if network.activation.name == "linear" and not sampled:
+        numerics = {name: given[name] for name in NUMERICS}
+        _check.without_effect(bayes_kernel, numerics, "deep linear networks, which have a closed form (sampled=False)")
+        return _linear(problem, network, temperature, variances)
     least = PER_SAMPLE * n
     population = max(1024, least) if population is None else _check.integer("population", population, minimum=16 * n)
     sets, seed = _check.integer("sets", sets, minimum=2), _check.integer("seed", seed, minimum=0)
-    if network.activation.name == "linear" and not sampled:
-        return _linear(problem, network, temperature, variances)
     return _sampled(problem, network, temperature, variances, population, sets, tolerance, seed, device, progress)
 
 
@@ -157,9 +161,7 @@ def _sampled(
             report = _report(halves)
             report |= {"acceptance": both[1].accepted, "draws": 2 * blocks * populations.DRAWS}
             report["relaxation"] = report["draws"] * populations.MOVES * both[1].length ** 2 / 2
-            converged = max(report["error"], report["drift"], report["correction"] / 10) < tolerance
-            converged &= report["relaxation"] > RELAXED
-            if converged:
+            if converged := _converged(report, tolerance):
                 break
     coarse, fine = ({name: (a[name] + b[name]) / 2 for name in a} for a, b in zip(*halves, strict=True))
     found = {name: _extrapolated(coarse[name], fine[name]) for name in fine if name != "evidence"}
@@ -191,6 +193,12 @@ def _sampled(
 def _extrapolated(coarse: Array, fine: Array) -> Array:
     """To an infinite population."""
     return fine + (fine - coarse) / (FINER - 1)
+
+
+def _converged(report: dict[str, float], tolerance: float) -> bool:
+    """What is no number has not."""
+    largest = np.max([report["error"], report["drift"], report["correction"] / 10])
+    return bool(largest < tolerance and report["relaxation"] > RELAXED)
 
 
 def _report(halves: list[list[dict[str, Array]]]) -> dict[str, float]:

@@ -11,7 +11,6 @@ import xarray as xr
 
 from dmft.running.host import usual_errors
 from dmft.specs import Problem
-from dmft.specs.adaptable import adaptable
 
 KINDS = ("bayes", "flow")  # modules of this package, each with its function <kind>_kernel
 
@@ -48,7 +47,6 @@ def adaptive_kernel(problem: Problem, *, kind: str = "bayes", **settings: Any) -
         raise TypeError(f"adaptive_kernel expects a dmft.Problem, got {type(problem).__name__}.")
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}.")
-    adaptable(problem)
     found: Callable[..., xr.Dataset] = getattr(
         importlib.import_module(f"dmft.adaptive_kernels.{kind}"), f"{kind}_kernel"
     )

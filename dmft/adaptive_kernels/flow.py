@@ -32,7 +32,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft.adaptive_kernels import linear_flow, two_layer_flow
-from dmft.adaptive_kernels.homogeneous import decay_of, require_one_output, slopes
+from dmft.adaptive_kernels.homogeneous import decay_of, require_one_output, slopes, slopes_at
 from dmft.adaptive_kernels.rest import FEWEST, at_rest, late_steps, regression, tangent_kernel
 from dmft.adaptive_kernels.result import of_sets
 from dmft.errors import NotConvergedError
@@ -43,7 +43,19 @@ from dmft.specs.parameterization import layer_variances
 
 Array = NDArray[np.float64]
 CLOSED, CONVEX, TRAINING = METHODS = ("closed form", "convex", "training")
-TOLERANCES = {CLOSED: 1e-8, CONVEX: 1e-10, TRAINING: 2e-2}
+TOLERANCES = {CONVEX: 1e-10, TRAINING: 2e-2}
+SETTINGS = {  # by the methods that have them
+    "collapsed": (CLOSED,),
+    "tolerance": (CONVEX, TRAINING),
+    "iterations": (CONVEX,),
+    "particles": (TRAINING,),
+    "sets": (TRAINING,),
+    "looks": (TRAINING,),
+    "seed": (CONVEX, TRAINING),
+    "device": (TRAINING,),
+    "progress": (CONVEX, TRAINING),
+}
+SAMPLED = ("particles", "sets", "seed")  # that the limit of linear networks lacks, which is exact
 SCRAMBLES = 2  # of a set, the fewest that `dmft.solve` takes
 
 
@@ -67,27 +79,31 @@ def flow_kernel(
         problem: as of `dmft.adaptive_kernel`, of one output and of a homogeneous activation, trained on all samples
             with weight decay.  Its learning rate and steps matter to "training" alone, which runs them.
         method: see above; "auto" takes the first that there is.
-        collapsed: of the closed form, f = 0 in place of the largest stable root.
+        collapsed: of the closed form, f = 0 in place of the largest stable root.  (This and what follows is of the
+            methods that are named, and refused with others.)
         tolerance: of "convex", the duality gap over the sum of squares of the targets (1e-10): half the squared error
             of f is below the gap.  Of "training" (2e-2), relative to the root mean square of the targets, by how much
             predictions still have to move, as their change over the last fifth of the time says (`at_rest`), and the
             error of (1); and the share of the initial weights that is left.
         iterations: of "convex", at most.
-        particles, sets, device: of "training": of so many independent pairs of scrambles.
+        particles, sets, device: of "training": of so many independent pairs of scrambles.  The limit of linear
+            networks needs none: there is one set, without errors.
         looks: of "training", successive steps that are averaged over.
         seed: of "training" and of the starts of "convex".
         progress: show a bar; by default in terminals and notebooks, elsewhere a line now and then of long work.
 
     Returns:
         Dataset of kind "adaptive_kernel" (`dmft.schema`): prediction, losses, feature_kernel, gradient_kernel, ntk,
-        standard errors of zero but of "training".  Attributes: method, decay (lambda), identity_error (of (1)); of the
-        closed form rho, its roots, which of them are stable, their energies and that of f = 0; of "convex" gap,
-        certified (1 where all patterns were tried), neurons; of "training" remaining and initial_weights.
+        standard errors of zero but of "training" of networks with kinks.  Attributes: method, decay (lambda),
+        identity_error (of (1)); of the closed form rho, its roots, which of them are stable, their energies and that of
+        f = 0; of "convex" gap, certified (1 where all patterns were tried), neurons; of "training" remaining and
+        initial_weights.
 
     Raises:
         NotConvergedError: a gap, distance or error above the tolerance; `estimate` is the Dataset.
         ValueError, TypeError: no such problem; arguments out of range.
     """
+    given = locals()
     network = adaptable(problem)
     bounds, decay = slopes(network.activation), decay_of(problem)
     require_one_output(problem)
@@ -96,9 +112,12 @@ def flow_kernel(
     method = offered[0] if method == "auto" else method
     if method not in offered:
         raise ValueError(f"method={method!r} is not for {network}; it has {', '.join(offered)}.")
-    if collapsed and method != CLOSED:
-        raise ValueError(f"collapsed=True is of the closed form; {method!r} finds where networks come to rest.")
-    tolerance = TOLERANCES[method] if tolerance is None else _check.positive("tolerance", tolerance)
+    others = {name: given[name] for name, methods in SETTINGS.items() if method not in methods}
+    _check.without_effect(flow_kernel, others, f"method={method!r}")
+    exact = network.activation.name == "linear"
+    if method == TRAINING and exact:
+        _check.without_effect(flow_kernel, {name: given[name] for name in SAMPLED}, "linear networks, trained exactly")
+    tolerance = TOLERANCES.get(method, 0.0) if tolerance is None else _check.positive("tolerance", tolerance)
     seed = _check.integer("seed", seed, minimum=0)
     if method == CLOSED:
         values, attrs, trouble = _closed(problem, decay, bounds[1], collapsed)
@@ -108,10 +127,10 @@ def flow_kernel(
             values, attrs, trouble = _convex(problem, decay, bounds, tolerance, iterations, seed, bar)
     else:
         numerics = {"particles": particles, "device": device, "progress": progress}
-        sets = _check.integer("sets", sets, minimum=1 if linear else 2)  # errors are those over sets
+        sets = 1 if exact else _check.integer("sets", sets, minimum=2)  # errors are those over sets
         looks = _check.integer("looks", looks, minimum=FEWEST)
         values, attrs, trouble = _trained(problem, tolerance, sets, looks, seed, numerics)
-    found = of_sets(problem, values, {"method": method, "decay": decay, "tolerance": tolerance} | attrs)
+    found = of_sets(problem, values, {"method": method, "decay": decay} | attrs)
     if trouble:
         raise NotConvergedError(trouble, estimate=found)
     return found
@@ -165,7 +184,7 @@ def _convex(
     found = two_layer_flow.minimum(X[:n], y, bounds, decay / gamma0, **numerics)
     neurons = found.neurons
     h = neurons.directions @ X.T
-    inclines = np.where(h > 0, bounds[1], bounds[0])
+    inclines = slopes_at(h, bounds)
     features, inclines[:, :n] = inclines * h, neurons.slopes
     weights = gamma0 * abs(neurons.weights)
     feature, gradient = ((each.T * weights) @ each for each in (features, inclines))
@@ -180,6 +199,7 @@ def _convex(
         ntk=ntk,
     )
     attrs = {
+        "tolerance": tolerance,
         "gap": found.gap,
         "certified": int(found.certified),
         "neurons": len(neurons.weights),
@@ -215,7 +235,7 @@ def _trained(problem: Problem, tolerance: float, sets: int, looks: int, seed: in
     errors = {"remaining": float(rest["remaining"].max()), "identity_error": float(rest["identity_error"].max())}
     errors["initial_weights"] = left
     attrs = errors | {"instant_error": float(rest["instant_error"].max()), "particles": numerics["particles"]}
-    attrs |= {"sets": sets, "looks": looks, "seed": seed}
+    attrs |= {"sets": sets, "looks": looks, "seed": seed, "tolerance": tolerance}
     above = [f"{name} {error:.2g}" for name, error in errors.items() if not error <= tolerance]
     trouble = ""
     if above:

@@ -39,6 +39,11 @@ def slopes(activation: Activation) -> tuple[float, float]:
     return float(below[-1]) + 0.0, float(above[-1])
 
 
+def slopes_at(h: NDArray[np.float64], slopes: tuple[float, float]) -> NDArray[np.float64]:
+    """phi'(h), a_- at 0."""
+    return np.where(h > 0, slopes[1], slopes[0])
+
+
 def decay_of(problem: Problem) -> float:
     """lambda = P times the weight decay: of a flow d theta/dt = -gamma0^2 N d(P loss)/d theta - lambda theta.
 

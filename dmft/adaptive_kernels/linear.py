@@ -18,6 +18,7 @@ Source: Lauditi, Bordelon & Pehlevan 2025; for P and N of one order, Li & Sompol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,18 @@ class LinearPosterior:
         """Variances with the scale of the activation in them, by which preactivations follow from each other."""
         return np.array(self.variances) * np.where(np.arange(self.depth + 1) > 0, self.scale**2, 1.0)
 
+    @cached_property
+    def modes(self) -> tuple[Array, Array, Array]:
+        """Eigenvalues and eigenvectors of K^x, and the targets in these (mode, output)."""
+        values, vectors = np.linalg.eigh(self.input_kernel)
+        return values, vectors, vectors.T @ self.targets
+
     def residuals(self, chi: Array) -> Array:
         """r (sample, output), of the matrix X."""
-        values, vectors = np.linalg.eigh(self.input_kernel)
+        values, vectors, targets = self.modes
         chis, rotation = np.linalg.eigh(chi)
         gains = np.outer(values, (1 + chis) ** self.depth) * self.effective.prod()
-        return np.asarray(vectors @ ((vectors.T @ self.targets @ rotation) / (gains + self.noise)) @ rotation.T)
+        return np.asarray(vectors @ ((targets @ rotation) / (gains + self.noise)) @ rotation.T)
 
     def action(self, chi: Array) -> float:
         """S of the matrix X."""
@@ -76,8 +83,8 @@ class LinearPosterior:
 
     def roots(self, output: int = 0) -> Array:
         """All chi that solve (1), of one output as if it were the only one."""
-        values, vectors = np.linalg.eigh(self.input_kernel)
-        power = (vectors.T @ self.targets[:, output]) ** 2
+        values, _, targets = self.modes
+        power = targets[:, output] ** 2
         prior = self.effective.prod()
 
         def excess(chi: Any) -> Any:
@@ -106,10 +113,6 @@ class LinearPosterior:
         for stage in np.arange(1, STAGES + 1) / STAGES:
             small = self._solved(small, stage * self.gamma0)
         return [small, self._solved(np.diag([chi.max() for chi in each]), self.gamma0)]
-
-    def least(self) -> Array:
-        """X of the least action."""
-        return min(self.branches(), key=self.action)
 
     def _solved(self, start: Array, gamma0: float) -> Array:
         """X that solves (1), from a start."""

@@ -43,6 +43,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.adaptive_kernels.homogeneous import slopes_at
 from dmft.adaptive_kernels.least_squares import bounded
 
 Array = NDArray[np.float64]
@@ -132,7 +133,7 @@ class _Search:
     def features(self, directions: Array) -> Array:
         """phi_n (neuron, sample)."""
         h = directions @ self.X.T
-        return np.where(h > 0, self.slopes[1], self.slopes[0]) * h
+        return slopes_at(h, self.slopes) * h
 
     def residual(self, neurons: Neurons) -> Array:
         """Delta."""
@@ -224,7 +225,7 @@ class _Search:
 
     def inclines(self, n: Array) -> Array:
         """phi' at all samples, of a direction n of any size."""
-        return np.where(self.X @ n > 0, self.slopes[1], self.slopes[0])
+        return slopes_at(self.X @ n, self.slopes)
 
     def least(self, e: Array, s: Array) -> tuple[Array, Array]:
         """The smallest residual for the slopes `s` of C, those of others being the first guess, and all slopes."""

@@ -17,15 +17,15 @@ from dmft.running.progress import Bar
 GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
 
 
-def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
-    """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
-    (results of one run and their moments)."""
+def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple[int, int]:
+    """Bytes on each device for one run (state, and blocks (vector, component) of a step) whose particles are `spread`
+    over so many, all by default; and on the host besides (results of one run and their moments)."""
     rows, itemsize = len(run.steps), DTYPES[run.dtype]
     sizes, normals = run.sizes(capacity), run.rows(capacity)
 
     def state() -> Any:
         network = run.initial(run.blank_populations(capacity), capacity)
-        copied = None if run.form.joint else network.with_room(run.probe_block).matrices
+        copied = None if run.form.joint or run.form.peeks else network.with_room(run.probe_block).matrices
         return network, run.empty_history(network), copied
 
     kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
@@ -45,7 +45,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)
     if run.curvature:
         blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
-    return (kept + blocks) // max(len(run.devices), 1) + results, 4 * results
+    return (kept + blocks) // (spread or max(len(run.devices), 1)) + results, 4 * results
 
 
 def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None = None) -> None:

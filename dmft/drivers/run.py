@@ -8,7 +8,7 @@ for networks without nonlinearity, linear forms, which are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,7 +24,7 @@ from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
 from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
-from dmft.engine.normals import DIMENSIONS, Sobol, Stored, blank, sobol, stored
+from dmft.engine.normals import DIMENSIONS, Sobol, Stored, Tailed, blank, sobol, sobol_of_each, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.schema import Observable
 from dmft.specs import Problem
@@ -50,6 +50,7 @@ class Run:
     alone: whether equal blocks are compiled one by one, however many there are: for derivatives backward, which would
         keep the state of all blocks for each of them; those of the curvature, too.
     entries: the type in which learned parts of matrices are kept, where their entries move by rules of their own.
+    kept: the most directions that a side of a matrix keeps (`dmft.engine.forgetting`), or None: all of them.
     """
 
     problem: Problem
@@ -68,6 +69,7 @@ class Run:
     smoothed: bool = False
     alone: bool = False
     entries: str = "float64"
+    kept: int | None = None
 
     @property
     def last(self) -> int:
@@ -94,7 +96,8 @@ class Run:
     def rule(self) -> Rule:
         rule = loop.rule_of(self.problem)
         looked = jnp.zeros(len(rule.looked), bool).at[jnp.asarray(self.steps)].set(True)
-        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked)
+        kept = None if self.kept is None else jnp.asarray(self.kept, jnp.int32)
+        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked, kept=kept)
 
     @property
     def block(self) -> int:
@@ -119,15 +122,23 @@ class Run:
         return self.block * self.form.stepping.passes * self.form.sketch.uses + self.look_room
 
     @property
-    def full_capacity(self) -> int:
-        """Directions that a matrix can meet at most: every vector of every step."""
+    def most_directions(self) -> int:
+        """That a matrix can meet at most: every vector of every step."""
         each = self.block * self.form.stepping.passes * self.form.sketch.uses
         return each * (self.last + 1) + self.look_room * len(self.steps)
+
+    @property
+    def full_capacity(self) -> int:
+        """Directions that a matrix can hold at most: those kept, and those of a step."""
+        most = self.most_directions
+        return most if self.kept is None else min(most, self.kept + self.step_room)
 
     @property
     def first_capacity(self) -> int:
         """A first guess of the directions needed; doubled where it does not suffice."""
         most = max(self.block, self.look_room)
+        if self.kept is not None:
+            return self.full_capacity
         if not self.banks or self.particles is None:
             return min(self.full_capacity, max(128, 16 * most))
         # positions of an image are alike, the more so the more there are; beyond half the particles there is a warning
@@ -140,7 +151,8 @@ class Run:
         return max((part.bank for part in self.form.sketch.matrices), default=0)
 
     def draws(self, capacity: int) -> list[int]:
-        """Raw normals for each population; those that probes take from a copy are besides what training uses."""
+        """Raw normals for each population; those that probes take from a copy are besides what training uses, and those
+        of what was forgotten and is shown anew beyond all of them (`dmft.engine.normals`)."""
         copied = self.probe_block - self.look_room
         return loop.draws_needed(self.rule, self.form, capacity + copied)
 
@@ -189,10 +201,17 @@ class Run:
         rows = self.rows(capacity)
         if self.particles is None:
             return [linear_forms(n) for n in rows]
-        # children are named, not spawned: a second attempt must find the same seeds
-        seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(rows))]
-        sources = [sobol(n, self.particles, s) for n, s in zip(rows, seeds, strict=True)]
+        sources = [sobol(n, self.particles, _child(stream, i)) for i, n in enumerate(rows)]
         return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
+
+    def populations_of_each(self, capacity: int, streams: Sequence[np.random.SeedSequence]) -> list[Population]:
+        """Those of particles, of every stream: with an axis of streams before all others."""
+        assert self.particles is not None
+        found = []
+        for i, (rows, group) in enumerate(zip(self.rows(capacity), self.groups, strict=True)):
+            sources = sobol_of_each(rows, self.particles, [_child(stream, i) for stream in streams])
+            found.append(jax.vmap(partial(self._population, rows=rows, group=group))(sources))
+        return found
 
     def blank_populations(self, capacity: int) -> list[Population]:
         """In the shapes of `populations`; for `jax.eval_shape`, which needs no more."""
@@ -207,11 +226,16 @@ class Run:
     def _population(self, source: Sobol, rows: int, group: int) -> Population:
         if self.doubled:
             source = source.doubled()
-        return particles(self._kept(source) if self.keeps(rows) else source, group)
+        if self.keeps(rows):
+            return particles(self._stored(source), group)
+        return particles(source if self.kept is None else source.with_tail(), group)
 
-    def _kept(self, source: Sobol) -> Stored:
-        """All its rows; where the curvature of the loss asks for more, with those of its tail."""
-        return Stored(stored(source), source.key if self.curvature else None)
+    def _stored(self, source: Sobol) -> Stored | Tailed:
+        """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
+        forgotten."""
+        tailed = self.curvature or self.kept is not None
+        rows = Stored(stored(source), source.key if tailed else None)
+        return rows.with_tail() if self.kept is not None else rows
 
     def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""
@@ -234,6 +258,11 @@ class Run:
             return jax.device_put(a, sharding)
 
         return jax.tree.map(place, state)
+
+
+def _child(stream: np.random.SeedSequence, i: int) -> np.random.SeedSequence:
+    """Named, not spawned: a second attempt must find the same seeds."""
+    return np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i))
 
 
 @partial(jax.jit, static_argnames=("form", "tolerance", "capacity"))

@@ -32,7 +32,6 @@ dropped, unless two-time kernels are asked for (`dmft.engine.network`).
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,19 +56,18 @@ from dmft.drivers.uncertainty import (
     warn_of_large_errors,
 )
 from dmft.engine import loop
-from dmft.errors import DivergenceError
+from dmft.errors import DivergenceError, NotConvergedError
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar, progress_bar
-from dmft.specs import GradientFlow, Problem
+from dmft.specs import GradientFlow, Problem, _check
 from dmft.specs.parameterization import require_limit
 from dmft.specs.random_data import RandomModel
 
-# of settings of particles, those that hold without any, besides the defaults
-UNPARTICLED = {"device": ("cpu",), "progress": (False,)}
-HALVED = 2  # scrambles with half of the particles, where these are few
+HALVED = 2  # scrambles with half of the particles, where these are few, or of the directions that are kept
+LOST = "lost"  # beside the observables
 STILL = 1e-12  # of the smallest step, a step that changes nothing
 METHODS = {True: "causal linear forms, exact", False: "causal particles, revealed Gaussian matrices"}  # by exactness
 
@@ -85,6 +83,7 @@ def solve(
     observables: Sequence[str | schema.Observable] | None = None,
     two_time: bool = False,
     save_steps: Iterable[int] | None = None,
+    directions: int | None = None,
     dtype: str = "float64",
     device: str = "auto",
     devices: int = 1,
@@ -111,6 +110,8 @@ def solve(
             directions (`dmft.engine.curvature`).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
+        directions: of a stream, the most that each side of a weight matrix keeps from step to step, at least two
+            batches; those in which what was met is smallest are forgotten (`dmft.engine.forgetting`).  All by default.
         dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         devices: how many devices to spread the particles over; the same numbers but for rounding.
@@ -124,13 +125,17 @@ def solve(
     Returns:
         Dataset of kind "limit" (`dmft.schema`): the observables, and for each `<name>_se`, the standard error of the
         mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).  A warning says
-        where one is large (`dmft.drivers.uncertainty`).  Of linear networks under a gradient flow of two steps or more
-        the attribute step_error, the largest error of predictions by the finite steps (inf where steps twice as long
-        diverge).  Of models of random data losses, order parameters and responses (`dmft.random_data.solve`).
+        where one is large (`dmft.drivers.uncertainty`).  Where directions are forgotten the attribute kernels_lost says
+        (by step, the most of all matrices) what part of kernels between samples was in them, and truncation_error, with
+        its noise, how far two scrambles with half of the directions are from the result.  Of linear networks under a
+        gradient flow of two steps or more the attribute step_error, the largest error of predictions by the finite
+        steps (inf where steps twice as long diverge).  Of models of random data losses, order parameters and responses
+        (`dmft.random_data.solve`).
 
     Raises:
         DivergenceError: non-finite or exploding dynamics, naming step and layer.
         MemoryEstimateError: when the estimate exceeds the limit, with both numbers.
+        NotConvergedError: more than a fifth of kernels is in directions that are forgotten.
         ValueError, TypeError: arguments out of range; a checkpoint of another computation.
 
     Source: Bordelon & Pehlevan 2022 for the limit; solved forward in time by conditioning (`dmft.engine.matrix`).
@@ -159,13 +164,8 @@ def _of_random_data(
             f"observables={others['observables']!r} are of networks with neurons; {type(model).__name__} records its "
             "losses, order parameters and responses without being asked."
         )
-    usual = {name: one.default for name, one in inspect.signature(solve).parameters.items()}
-    for name, value in others.items():
-        if value not in (usual[name], *UNPARTICLED.get(name, ())):
-            raise ValueError(
-                f"{name}={value!r} is not for {type(model).__name__}, which is solved without particles: leave it out; "
-                "it takes save_steps, two_time and ensembles."
-            )
+    why = f"{type(model).__name__}, which is solved without particles; it takes save_steps, two_time and ensembles"
+    _check.without_effect(solve, others, why)
     steps = schema.saved_steps(problem, save_steps)
     solver = importlib.import_module(model.solver)
     found: xr.Dataset = solver.solve(problem, steps=steps, two_time=two_time, ensembles=ensembles)
@@ -182,6 +182,7 @@ def prepared(
     observables: Sequence[str | schema.Observable] | None,
     two_time: bool,
     save_steps: Iterable[int] | None,
+    directions: int | None,
     dtype: str,
     device: str,
     devices: int,
@@ -232,7 +233,7 @@ def prepared(
         entries="float32",
     )
     return {
-        "run": run,
+        "run": _forgetting(run, directions),
         "where": where,
         "scrambles": 1 if exact else scrambles,
         "particles": particles,
@@ -242,6 +243,24 @@ def prepared(
         "memory_limit": memory_limit,
         "progress": progress,
     }
+
+
+def _forgetting(run: Run, directions: int | None) -> Run:
+    """The run whose matrices keep no more than so many directions, where they would meet more."""
+    if directions is None:
+        return run
+    most = _check.integer("directions", directions, minimum=1)
+    if not run.form.probes or run.form.joint or run.particles is None:
+        raise ValueError(
+            f'directions={most} bounds what matrices remember of a stream: it goes with observe="test", with particles '
+            "(not with linear networks) and without two_time. Leave it out; tolerance=3e-2 has the fewest directions."
+        )
+    if most < 2 * run.step_room:
+        raise ValueError(
+            f"directions={most} is less than two batches, whose vectors are {run.step_room} each; give at least "
+            f"{2 * run.step_room}, or take smaller batches."
+        )
+    return replace(run, kept=most) if most < run.full_capacity else run
 
 
 def _computed(
@@ -268,6 +287,7 @@ def _computed(
         "steps": steps.tolist(),
         "observables": list(observables),
         "two_time": two_time,
+        **({} if run.kept is None else {"kept": run.kept}),
         **numerics,
     }
     if checkpoint is not None:
@@ -290,9 +310,11 @@ def _computed(
             del trained
         memory_needed = bytes_needed(run, done.capacity or run.first_capacity)
         found = done.moments.mean_and_error(exact=exact)
+        lost, _ = found.pop(LOST, None), found.pop(f"{LOST}_se", None)
         if flow:
             numerics["step_error"] = _step_error(run, found["prediction"], bar, memory_limit)
         in_law = _in_law(run, seed, observables, bar, done) if few_particles(run, done.directions) else {}
+        forgotten = {} if lost is None else _forgotten(run, lost, seed, observables, bar, done)
     warn_of_few_particles(run, done.directions, _said(in_law) if in_law else "")
     if every is not None:
         warn_of_common_flips(run, every)
@@ -308,6 +330,7 @@ def _computed(
             **numerics,
             "directions": done.directions,
             **in_law,
+            **forgotten,
             "memory_estimate": memory_needed,
         },
     )
@@ -318,29 +341,46 @@ def _computed(
 
 
 def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates) -> dict[str, Any]:
-    """Attributes of a result with few particles: what it is in law, and how far its first variable is from the limit
-    (see above): the root mean square over its entries, without the share of the noise, whose size comes with it;
-    infinite where half as many particles diverge."""
-    attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
+    """Attributes of a result with few particles: what it is in law, and how far it is from the limit (see above)."""
+    attrs = {"in_law": f"networks of width {run.particles}"}
     # passes for the Hessian draw on pseudo-random normals, which are not doubled
+    half = replace(run, doubled=True, curvature=False)
+    return attrs | _distances(half, "distance_from_limit", seed, observables, bar, done)
+
+
+def _forgotten(
+    run: Run, lost: NDArray[np.float64], seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates
+) -> dict[str, Any]:
+    """Attributes of a result whose matrices forget (`dmft.engine.forgetting`): what kernels lack at each step, the most
+    of all matrices and sides; how far half of the directions are from it."""
+    assert run.kept is not None
+    attrs = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
+    return attrs | _distances(replace(run, kept=run.kept // 2), "truncation_error", seed, observables, bar, done)
+
+
+def _distances(
+    other: Run, attribute: str, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates
+) -> dict[str, Any]:
+    """Attributes that say how far the first variable of `done` is from that of another run, in its compiled code: the
+    root mean square over entries, without the share of the noise, whose size comes with it; infinite if it fails."""
     name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
     if name is None:
-        return attrs
-    half, halves = replace(run, doubled=True, curvature=False), Estimates(capacity=done.capacity)
-    bar.total = (done.moments.count + HALVED) * (run.last + 1)
+        return {}
+    others = Estimates(capacity=done.capacity)
+    bar.total = bar.n + HALVED * (other.last + 1)
     try:
-        for trained in repetitions(half, seed, HALVED, bar, memory_limit=None, done=halves):
-            halves.add(_values(half, trained, observables), trained.capacity, trained.directions)
+        for trained in repetitions(other, seed, HALVED, bar, memory_limit=None, done=others):
+            others.add(_values(other, trained, observables), trained.capacity, trained.directions)
             del trained
-        found, others = done.moments.mean_and_error(), halves.moments.mean_and_error()
-        noise = float(np.mean(found[f"{name}_se"] ** 2 + others[f"{name}_se"] ** 2))
-        distance = np.sqrt(max(float(np.mean((others[name] - found[name]) ** 2)) - noise, 0.0))
-    except DivergenceError:
+        found, theirs = done.moments.mean_and_error(), others.moments.mean_and_error()
+        noise = float(np.mean(found[f"{name}_se"] ** 2 + theirs[f"{name}_se"] ** 2))
+        distance = np.sqrt(max(float(np.mean((theirs[name] - found[name]) ** 2)) - noise, 0.0))
+    except (DivergenceError, NotConvergedError):
         distance, noise = np.inf, np.inf
-    return attrs | {
-        "distance_from_limit": float(distance),
-        "distance_from_limit_noise": float(np.sqrt(noise)),
-        "distance_from_limit_of": name,
+    return {
+        attribute: float(distance),
+        f"{attribute}_noise": float(np.sqrt(noise)),
+        f"{attribute}_of": name,
     }
 
 
@@ -363,10 +403,12 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     recorded = loop.recorded(trained.network, history, run.rule, run.form)
     unwanted = {one.name for one in run.observables} - {*observables}
     values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
+    if history.vitals.lost is not None:
+        values[LOST] = np.asarray(history.vitals.lost)
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.eigenvalues is not None:
         values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
-    return {name: np.asarray(values[name], np.float64) for name in schema.quantities() if name in values}
+    return {name: np.asarray(values[name], np.float64) for name in (*schema.quantities(), LOST) if name in values}
 
 
 def _of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:

@@ -66,7 +66,7 @@ def warn_of_common_flips(run: Run, prediction: np.ndarray[Any, Any]) -> None:
     prediction: (step, row[, output]) of all steps, of one scramble, the samples trained on first.
     """
     training: Any = run.problem.training
-    if not training.stepping.by_entry or training.derivable or training.slots or run.problem.sample_loss != "squared":
+    if not training.stepping.by_entry or not training.flips or run.problem.sample_loss != "squared":
         return
     targets = run.problem.task.targets[: run.form.trained]
     f = prediction[: run.last, : len(targets)].reshape(run.last, *targets.shape)

@@ -58,6 +58,11 @@ class RevealedBank:
         return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
 
     @property
+    def sides(self) -> tuple[Directions, Directions]:
+        """What `apply` and `apply_t` have met."""
+        return self.forward, self.backward
+
+    @property
     def ranks(self) -> jax.Array:
         """Directions met by `apply` and by `apply_t`."""
         return jnp.stack([self.forward.count, self.backward.count])
@@ -83,6 +88,7 @@ class RevealedBank:
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
+            squares=known.squares,
         )
         coordinates = coordinates.reshape(rows, -1, coordinates.shape[-1])
         mixed = jnp.einsum("kyx,axf->ayfk", mix, coordinates)

@@ -10,8 +10,9 @@ alone.  Thin matrices, vectors and the readout move alike, from their directions
 inputs, in which the rule sees them, though they are drawn in those of their span.
 
 G is formed where it is used: few outer products in one loop with the rule, which reads and writes E and the states and
-nothing else; many as a product of matrices.  Rules are computed in the precision of fields, whatever E and states are
-kept in.  Cost of a step: 2 + 2 slots arrays of S^2 numbers that are read or written, and E twice more in passes.
+nothing else; of many, a product of matrices, so many rows of G at a time that they stay in a cache.  A rule is computed
+in the precision in which E and states are kept.  Cost of a step: 2 + 2 slots arrays of S^2 numbers that are read or
+written, and E twice more in passes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,13 +29,15 @@ from jax import lax
 
 from dmft.engine.form import Form, Rule
 from dmft.engine.matrix import Entries, Learned
-from dmft.engine.network import Network, Parameters, Pass, direction, evaluate, over_blocks, pushed, trained_part
+from dmft.engine.network import Network, Parameters, Pass, direction, evaluate, over_blocks, pushed, unless_frozen
+from dmft.engine.norms import normalized
 from dmft.engine.tape import Use
 from dmft.specs.parameterization import entry_step, hidden_scale, matrix_step, position_scale
 
 States = tuple[jax.Array, ...]
 
 UNROLLED = 16  # outer products, of which no array of entries is made besides
+BLOCK = 2**23  # entries of G that are made at once of more
 
 
 def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
@@ -41,14 +45,16 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     network, seen, change = evaluate(network, rule, t, form)
     assert rule.factors is not None  # of entrywise optimisers
     push, sketch = direction(network, seen, change, form, matrices=form.rule.by_matrix), form.sketch
+    if form.rule.norm:
+        push = normalized(network, push, rule, form)
     fading, rate = rule.recurrence.change[t, 0, 0], rule.recurrence.b[t, 0]
-    time, columns_of_inputs = jnp.asarray(t, float), rule.factors[:, None]
+    time, columns_of_inputs = t * 1.0, rule.factors[:, None]  # a number that leaves arrays in their precision
 
     def entries(theta: jax.Array, state: States, G: jax.Array, step: Any) -> tuple[jax.Array, States]:
-        """What is added to weights, and the states."""
-        kept, Q = form.rule.stepped(jnp, time, tuple(each.astype(G.dtype) for each in state), G)
-        added = fading * theta + rate * step * Q
-        return added.astype(theta.dtype), tuple(a.astype(b.dtype) for a, b in zip(kept, state, strict=True))
+        """Weights and states after the step."""
+        kept, Q = form.rule.stepped(jnp, time, state, G)
+        keep, factor = (a.astype(theta.dtype) for a in (1 + fading, rate * step))
+        return keep * theta + factor * Q, kept
 
     def array(s: Any, theta: jax.Array, moved: jax.Array, *state: jax.Array) -> tuple[jax.Array, States]:
         step = entry_step(rule.gamma0, s)
@@ -69,14 +75,14 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
                 return a
             return a.reshape([weights.shape[axis] for axis in axes]).transpose(axes)
 
-        kept, X = form.rule.matrix(jnp, tuple(map(flat, memory)), flat(moved))
         step = matrix_step(rule.gamma0, 1 if low_rank else weights.shape[-2])
-        added = fading * weights + rate * step * back(X)
+        kept, X = form.rule.matrix(jnp, tuple(map(flat, memory)), flat(moved) / step)
+        after = (1 + fading) * weights + rate * step * back(X)
         states = tuple(map(back, kept))
         if not low_rank:
-            return added, states
+            return after, states
         still = jnp.zeros_like(theta.initial)
-        return Learned(fading * theta.initial, added), tuple(Learned(still, each) for each in states)
+        return Learned((1 + fading) * theta.initial, after), tuple(Learned(still, each) for each in states)
 
     def matrix(index: int, theta: Any, moved: Any, *state: Any) -> tuple[Any, Any]:
         part = sketch.matrices[index]
@@ -90,12 +96,14 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         def of_block(theta: Any, state: Any, met: Any, gradients: Any) -> tuple[Any, Any]:
             pairs = [_factors(use, v, pushed(g, change, form)) for use, v, g in zip(uses, met, gradients, strict=True)]
             u, v = (jnp.concatenate(each) for each in zip(*pairs, strict=True))
-            G = _sum_of_products(u * (math.sqrt(bank) / share), v)
+            u = u * (math.sqrt(bank) / share)
             if not isinstance(theta, Entries):
-                return entries(theta, state, G, entry_step(rule.gamma0, hidden_scale(bank * theta.shape[-1])))
-            added, kept = entries(theta.entries, tuple(each.entries for each in state), G, rule.gamma0)
+                step = entry_step(rule.gamma0, hidden_scale(bank * theta.shape[-1]))
+                return _over_rows(partial(entries, step=step), theta, state, u, v)
+            moved = partial(entries, step=rule.gamma0)
+            after, kept = _over_rows(moved, theta.entries, tuple(each.entries for each in state), u, v)
             still = jnp.zeros_like(theta.initial)
-            return Entries(fading * theta.initial, added), tuple(Entries(still, each) for each in kept)
+            return Entries((1 + fading) * theta.initial, after), tuple(Entries(still, each) for each in kept)
 
         given = [use.met for use in uses], [use.gradient for use in uses]
         found = over_blocks(part, of_block, theta, state, *given)
@@ -118,9 +126,8 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
         return Parameters(reads, matrices, vectors, readout)
 
     slots = tuple(parameters(lambda each: each[1][i]) for i in range(len(network.slots)))  # noqa: B023
-    added = trained_part(parameters(lambda each: each[0]), form)
-    added = jax.tree.map(lambda a, theta: a.astype(theta.dtype), added, network.parameters)
-    return replace(network, slots=slots).moved(added), seen
+    after = unless_frozen(parameters(lambda each: each[0]), network.parameters, form)
+    return replace(network, slots=slots).with_parameters(after), seen
 
 
 def _factors(use: Use, v: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -130,6 +137,34 @@ def _factors(use: Use, v: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array
     if use.mix is not None:
         v = jnp.einsum("kyx,axi->ayki", use.mix, v)
     return u.reshape(-1, u.shape[-1]), v.reshape(-1, *v.shape[u.ndim - 1 :])
+
+
+def _over_rows(
+    moved: Callable[..., tuple[jax.Array, States]], theta: jax.Array, state: States, u: jax.Array, v: jax.Array
+) -> tuple[jax.Array, States]:
+    """What `moved` makes of weights and states ([matrix,] output, input) and G = sum_c u_c v_c^T, of which there are
+    never more rows than `BLOCK` allows where it is made of many products."""
+    u, v = u.astype(theta.dtype), v.astype(theta.dtype)
+    rows = theta.shape[-2]
+    count = next(n for n in range(1, rows + 1) if rows % n == 0 and (theta.size <= n * BLOCK or n == rows))
+    if len(u) <= UNROLLED or count == 1:
+        return moved(theta, state, _sum_of_products(u, v))
+    size = rows // count
+
+    def block(i: jax.Array, carried: tuple[jax.Array, States]) -> tuple[jax.Array, States]:
+        def taken(a: jax.Array, axis: int = -2) -> jax.Array:
+            return lax.dynamic_slice_in_dim(a, i * size, size, axis % a.ndim)
+
+        def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice_in_dim(whole, part, i * size, whole.ndim - 2)
+
+        theta, state = carried
+        found = moved(taken(theta), tuple(map(taken, state)), _sum_of_products(taken(u, -1), v))
+        after: tuple[jax.Array, States] = jax.tree.map(put, carried, found)
+        return after
+
+    found: tuple[jax.Array, States] = lax.fori_loop(0, count, block, (theta, state))
+    return found
 
 
 def _sum_of_products(u: jax.Array, v: jax.Array) -> jax.Array:

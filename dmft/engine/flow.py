@@ -52,6 +52,8 @@ def observed_step(
         return network, seen, record(network, seen)
 
     def look(network: Network) -> tuple[Network | None, Any]:
+        if form.in_turn < form.probes:
+            return None, _in_turn(network, rule, t, form, record)
         after, seen = observe(network, rule, t, form)
         return after if form.joint else None, record(after, seen)
 
@@ -62,6 +64,21 @@ def observed_step(
     after, found = lax.cond(rule.looked[t], look, pass_by, network)
     network, seen = step(network if after is None else after, rule, t, form)
     return network, seen, found
+
+
+def _in_turn(
+    network: Network, rule: Rule, t: jax.Array | int, form: Form, record: Callable[[Network, Pass], Any]
+) -> Any:
+    """What `record` makes of probes, some at a time, one after another along the first axis of all that it returns."""
+    some = replace(form, probes=form.in_turn)
+    turns = -(-form.probes // form.in_turn)
+    probes = jnp.resize(rule.probes, (turns, form.in_turn))  # the last ones are filled up
+
+    def of_some(probes: jax.Array) -> Any:
+        return record(*observe(network, rule._replace(probes=probes), t, some))
+
+    found = lax.map(of_some, probes)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: form.probes], found)
 
 
 def step(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:

@@ -12,6 +12,7 @@ from dmft.schema import BACKWARD, Observable
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.training import Stepping
 
+PROBES_AT_ONCE = 1024  # in a look at them of which only predictions are recorded
 STACKED_FROM = 8  # equal blocks: fewer take less time one by one, and as much to compile
 
 
@@ -49,6 +50,7 @@ class Rule(NamedTuple):
     start: how initial parameters are made of normals.
     kink_width: w, by which kinks are rounded where they are.
     factors: s (input direction,), of what reads them, where entries move by rules of their own.
+    kept: the most directions that a side of a matrix keeps, or None: all of them.
     """
 
     inputs: jax.Array
@@ -64,6 +66,7 @@ class Rule(NamedTuple):
     start: Start
     kink_width: jax.Array
     factors: jax.Array | None = None
+    kept: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,17 @@ class Form:
         """The parts of the program, those of many equal blocks together."""
         found: Sketch = self.network.sketch(self.shape)
         return found.stacked(self.stacked_from)
+
+    @property
+    def in_turn(self) -> int:
+        """Probes that are looked at together: all of them where averages between them, or several steps, are wanted."""
+        return self.probes if self.joint or self.observables else min(self.probes, PROBES_AT_ONCE)
+
+    @property
+    def peeks(self) -> bool:
+        """Whether a look at probes asks each matrix once, so that nothing need be written down for it."""
+        sketch = self.sketch
+        return not (self.joint or self.gradients or sketch.uses > 1 or any(part.bank for part in sketch.matrices))
 
     @property
     def entry_matrices(self) -> bool:

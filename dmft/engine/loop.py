@@ -3,10 +3,6 @@
 The loop runs from any step to any later one, so that a driver can report progress and look for trouble between
 calls; the bounds are arguments of the compiled code, whose size and compile time do not depend on the number of
 steps.
-
-Independent runs go side by side in one compiled loop (`advance_together`), of which a device is asked no more than of
-one: where that is hundreds of small operations a step, eight runs take the time of one.  Room for directions may grow
-on the way (`roomier`): the loop stops before a step for which there might be none.
 """
 
 from __future__ import annotations
@@ -21,13 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import NDArray
 from scipy.linalg import qr
 
-from dmft.engine import flow, smoothing
+from dmft.engine import flow, forgetting, smoothing
 from dmft.engine.bank import revealed_bank
-from dmft.engine.basis import largest, rounding
+from dmft.engine.basis import rounding
 from dmft.engine.form import Form, Recurrence, Rule, Start
 from dmft.engine.layers import held
 from dmft.engine.matrix import revealed
@@ -40,10 +35,11 @@ from dmft.specs.networks.sketch import Part, Sketch, starts_of
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 
-RUNS, PARTICLES = "runs", "particles"  # axes of devices
-TOGETHER = "together"  # of runs that are side by side on one
 # what is recorded of passes if nothing is asked for
 USUAL = tuple(one for one in registered() if one.of_pass and not one.on_request)
+
+
+MANY = 4096  # rows of inputs, beyond which their span is found by its covariance
 
 
 class History(NamedTuple):
@@ -145,9 +141,14 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
 
 def input_coordinates(problem: Problem) -> Coordinates:
     """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
-    span, input direction), orthonormal; directions of rounding size are left out."""
+    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples by their
+    covariance, which takes less time."""
     given = problem.network.inputs(problem.task.x)
     x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
+    if len(x) > max(MANY, x.shape[1]):
+        squares, basis = np.linalg.eigh(x.T @ x)
+        basis = basis[:, squares > rounding(x) * squares.sum()]
+        return (x @ basis).reshape(*given.shape[:-1], -1), basis.T
     Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
@@ -234,7 +235,8 @@ def limit_network(
         reads, tuple(matrices), readout, tuple(populations), jnp.zeros(shape), vectors, carried=carried, sketch=sketch
     )
     slots = tuple(jax.tree.map(jnp.zeros_like, network.parameters) for _ in range(form.slots))
-    return replace(network, slots=slots)
+    network = replace(network, slots=slots)
+    return network if rule.kept is None else forgetting.begun(network)
 
 
 def _vectors(sketch: Sketch, draw: Callable[[Part, int], jax.Array]) -> tuple[jax.Array, ...]:
@@ -281,6 +283,7 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             loss=jnp.zeros(steps),
             sizes=jnp.zeros((steps, 2, sketch.depth)),
             ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
+            lost=None if rule.kept is None else jnp.zeros((steps, matrices, 2)),
         ),
         values={one.name: jnp.zeros((kept, *shapes[one.name])) for one in form.observables},
         fields={one.name: vectors(one) for one in form.observables if two_time and one.fields},
@@ -299,77 +302,11 @@ def advance(
     form: Form,
 ) -> tuple[Network, History]:
     """Steps `start` .. `stop` - 1 of training, each recorded before its update.  Takes over its first two arguments."""
-    trained: tuple[Network, History] = lax.fori_loop(start, stop, partial(_step, rule, form), (network, history))
+    trained: tuple[Network, History] = lax.fori_loop(start, stop, partial(step, rule, form), (network, history))
     return trained
 
 
-@partial(jax.jit, static_argnames=("form", "mesh"), donate_argnames=("networks", "histories"))
-def advance_together(
-    networks: Network,
-    histories: History,
-    rule: Rule,
-    start: jax.Array,
-    stop: jax.Array,
-    most: jax.Array,
-    *,
-    form: Form,
-    mesh: Mesh | None = None,
-) -> tuple[Network, History, jax.Array]:
-    """As `advance`, of runs side by side, whose arrays have an axis of runs before all others; before `stop` once a
-    matrix has met more than `most` directions.
-
-    Args:
-        mesh: of devices, with axes RUNS, over which runs are divided, and PARTICLES, over which those of a run are.
-
-    Returns:
-        networks and histories, and the step before which they are: (1,), of every device that has RUNS of its own.
-    """
-
-    State = tuple[jax.Array, Network, History]
-
-    def one(state: State, numbers: tuple[Any, ...], together: str | None = None) -> State:
-        rule, stop, most = numbers
-
-        def going(state: State) -> jax.Array:
-            t, network, _ = state
-            met = [jnp.max(matrix.ranks) for matrix in network.matrices]
-            return (t < stop) & (largest(jnp.max(jnp.stack(met)), together) <= most if met else True)
-
-        def body(state: State) -> State:
-            t, network, history = state
-            return t + 1, *_step(rule, form, t, (network, history))
-
-        t, network, history = state
-        t, network, history = lax.while_loop(going, body, (t, _named(network, together), history))
-        return t, _named(network, None), history
-
-    def beside(start: jax.Array, networks: Network, histories: History, *numbers: Any) -> State:
-        if len(histories.slots) > 1:
-            axes = None, 0, 0
-            mapped = jax.vmap(partial(one, together=TOGETHER), in_axes=(axes, None), out_axes=axes, axis_name=TOGETHER)
-            t, network, history = mapped((start, networks, histories), numbers)
-            return t[None], network, history
-        alone = jax.tree.map(lambda a: a[0], (networks, histories))
-        end: State = jax.tree.map(lambda a: a[None], one((start, *alone), numbers))
-        return end
-
-    arguments = start, networks, histories, rule, stop, most
-    if mesh is None:
-        reached, networks, histories = beside(*arguments)
-    else:
-        runs, all_of = PartitionSpec(RUNS), PartitionSpec()  # type: ignore[no-untyped-call]
-        specs, outs = (all_of, runs, runs, all_of, all_of, all_of), (runs, runs, runs)
-        divided = jax.shard_map(beside, mesh=mesh, in_specs=specs, out_specs=outs, axis_names={RUNS}, check_vma=False)
-        reached, networks, histories = divided(*arguments)
-    return networks, histories, reached
-
-
-def _named(network: Network, together: str | None) -> Network:
-    """With matrices that know the axis of the runs that go beside this one."""
-    return replace(network, matrices=tuple(replace(m, together=together) for m in network.matrices))
-
-
-def _step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
+def step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
     """Step `t`, recorded."""
     network, history = carry
 
@@ -384,33 +321,15 @@ def _step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) 
             },
         }
 
+    begun = network
     network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
-    step, slot = vitals(network, rule, t, seen, prediction, form), history.slots[t]
+    lost = None
+    if rule.kept is not None:
+        network, lost = forgetting.forgotten(begun, network, seen, rule.kept, form)
+    now, slot = vitals(network, rule, t, seen, prediction, form)._replace(lost=lost), history.slots[t]
     kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
-    every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, step)
+    every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, now)
     return network, history._replace(vitals=every, **kept)
-
-
-def roomier(networks: Network, count: int) -> Network:
-    """Runs side by side with room for `count` more directions in each; takes over its first argument, one array after
-    the other."""
-    wanted = jax.eval_shape(jax.vmap(lambda network: network.roomier(count)), networks)
-
-    def filled(a: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-        if a.shape == wanted.shape:
-            return a
-        made: jax.Array = _with_zeros(a, more=tuple(np.subtract(wanted.shape, a.shape).tolist()))
-        a.delete()
-        return made
-
-    grown: Network = jax.tree.map(filled, networks, wanted)
-    return grown
-
-
-@partial(jax.jit, static_argnames=("more",))
-def _with_zeros(a: jax.Array, *, more: tuple[int, ...]) -> jax.Array:
-    made: jax.Array = jnp.pad(a, [(0, count) for count in more])
-    return made
 
 
 def _put(room: Any, slot: jax.Array, new: Any) -> Any:

@@ -50,12 +50,20 @@ class Directions:
     """What one side of a matrix has met.
 
     met: Q (direction, component of the population that is multiplied); image: Z (direction, [matrix,] component of the
-    other one); both zero beyond `count` directions.
+    other one); both zero beyond `count` directions.  squares: (direction,), the sum of squares of coordinates that were
+        met, where directions are forgotten by it (`dmft.engine.forgetting`).
     """
 
     met: jax.Array
     image: jax.Array
     count: jax.Array
+    squares: jax.Array | None = None
+
+    def turned(self, places: jax.Array, turn: jax.Array, count: jax.Array, squares: jax.Array) -> Directions:
+        """With other directions in these places, sum_j turn[i, j] q_j of those that were there, `count` in all; of
+        which so much has been met, `squares`."""
+        met, image = (_turned(a, 0, places, turn) for a in (self.met, self.image))
+        return Directions(met, image, count, squares)
 
     def with_room(self, count: int, met: Population, image: Population, normals: int) -> Directions:
         """With room for `count` more, over populations (multiplied, of the image) with so many more `normals`."""
@@ -63,6 +71,7 @@ class Directions:
             self,
             met=_padded(met.widened(self.met, normals), count, (0,)),
             image=_padded(image.widened(self.image, normals), count, (0,)),
+            squares=None if self.squares is None else _padded(self.squares, count, (0,)),
         )
 
 
@@ -87,6 +96,10 @@ class Learned(NamedTuple):
     def image(self, weighted: jax.Array, mix: jax.Array | None = None) -> None:
         """Of it, what lies beside the directions that were met: nothing."""
         del weighted, mix
+
+    def turned(self, forward: tuple[jax.Array, jax.Array], backward: tuple[jax.Array, jax.Array]) -> Learned:
+        """With other directions in these places (places, turn) of either side."""
+        return self._replace(change=_turned(_turned(self.change, -1, *forward), 0, *backward))
 
     def with_room(self, count: int) -> Learned:
         """With room for `count` more directions on either side."""
@@ -124,6 +137,11 @@ class Entries(NamedTuple):
             found = jnp.einsum("kayi,koi->ayo", mixed, self.entries, precision=lax.Precision.HIGHEST)
         return found.astype(weighted.dtype)
 
+    def turned(self, forward: tuple[jax.Array, jax.Array], backward: tuple[jax.Array, jax.Array]) -> Entries:
+        """They are of components, not of directions."""
+        del forward, backward
+        return self
+
     def with_room(self, count: int) -> Entries:
         del count
         return self
@@ -132,6 +150,13 @@ class Entries(NamedTuple):
 def spread(normals: jax.Array, deviation: float) -> jax.Array:
     """Normals of this standard deviation."""
     return normals if deviation == 1 else deviation * normals
+
+
+def _turned(a: jax.Array, axis: int, places: jax.Array, turn: jax.Array) -> jax.Array:
+    """`a` with sum_j turn[i, j] a_j of what is in these places of an axis there."""
+    if axis:
+        return a.at[..., places].set(a[..., places] @ turn.T)
+    return a.at[places].set(jnp.tensordot(turn, a[places], 1))
 
 
 def _padded(a: jax.Array, count: int, axes: tuple[int, ...]) -> jax.Array:
@@ -152,6 +177,7 @@ class RevealedGaussian:
     leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
     together: a mapped axis of runs side by side (`dmft.engine.loop.advance_together`).
     spreads: standard deviations of images of unit vectors, of `apply` and of `apply_t`: 1 and r.
+    remembers: False shows images to one call, and keeps nothing of what was new in it.
     """
 
     forward: Directions
@@ -162,12 +188,23 @@ class RevealedGaussian:
     leader: str | None = field(default=None, metadata={"static": True})
     together: str | None = field(default=None, metadata={"static": True})
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
+    remembers: bool = field(default=True, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedGaussian:
         there, back = self.spreads
         trained = self.trained.transposed
         return replace(self, forward=self.backward, backward=self.forward, trained=trained, spreads=(back, there))
+
+    @property
+    def sides(self) -> tuple[Directions, Directions]:
+        """What `apply` and `apply_t` have met."""
+        return self.forward, self.backward
+
+    @property
+    def peeked(self) -> RevealedGaussian:
+        """To be shown to a single call, of which nothing remains."""
+        return replace(self, remembers=False)
 
     @property
     def ranks(self) -> jax.Array:
@@ -195,12 +232,16 @@ class RevealedGaussian:
         z = of_new(fresh, rank, v, seen.met, self.together)
 
         response = trained.initial * source.inner(v, seen.image) + trained.response(x)
+        if not self.remembers:
+            image = trained.initial * (x @ known.image + R @ z) + response @ seen.met
+            return self, target.spend(rank), image, x
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
         known = Directions(
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
+            squares=known.squares,
         )
         image = (trained.initial * coordinates) @ known.image + response @ seen.met
         if (beside := trained.image(source.weighted(v))) is not None:
@@ -277,6 +318,10 @@ class Explicit:
     """An ordinary weight matrix (output, input).  Its coordinates of a vector are the vector itself."""
 
     trained: jax.Array
+
+    @property
+    def peeked(self) -> Explicit:
+        return self
 
     @property
     def ranks(self) -> jax.Array:

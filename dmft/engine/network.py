@@ -31,10 +31,10 @@ The sum runs over layers that are trained; a weight that is used twice has its c
 
 A stream of data is observed on probes, which are not trained on: a pass of their own, at the recorded steps only.  What
 a matrix shows to them is Gaussian given all that it has shown before, so that observables of any one step have the
-right law whether the matrix remains what it has become (`joint`), or what it showed is forgotten, by working on a copy
-with room for them.  Laws of several steps together (two-time kernels, trajectories of one network or one neuron,
-covariances) need a matrix that remembers; the limit of single steps does not, and training then meets nothing but its
-batches.
+right law whether the matrix remains what it has become (`joint`), or what it showed is forgotten, by writing nothing
+down, or on a copy with room for them; predictions, averages of one probe each, come some at a time.  Laws of several
+steps together (two-time kernels, trajectories of one network or one neuron, covariances) need a matrix that remembers;
+the limit of single steps does not, and training then meets nothing but its batches.
 """
 
 from __future__ import annotations
@@ -128,7 +128,11 @@ class Network:
 
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
-        reads, trained, vectors, readout = jax.tree.map(lambda p, d: p + rate * d, self.parameters, change)
+        return self.with_parameters(jax.tree.map(lambda p, d: p + rate * d, self.parameters, change))
+
+    def with_parameters(self, parameters: Parameters) -> Network:
+        """With others in the place of these."""
+        reads, trained, vectors, readout = parameters
         matrices = tuple(replace(m, trained=t) for m, t in zip(self.matrices, trained, strict=True))
         return replace(self, reads=reads, matrices=matrices, vectors=vectors, readout=readout)
 
@@ -189,11 +193,13 @@ def evaluate(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tu
 
 def observe(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:
     """Forward and backward through the observed rows of step `t`; the state with what its matrices have shown (of a
-    copy with more room, where what probes meet is not kept) and the pass.  Of probes, backward only where gradients are
-    recorded, from every output."""
+    copy with more room, or nothing, where what probes meet is not kept) and the pass.  Of probes, backward only where
+    gradients are recorded, from every output."""
     if not form.probes:
         return evaluate(network, rule, t, form)[:2]
-    if not form.joint:
+    if form.peeks:
+        network = replace(network, matrices=tuple(m.peeked for m in network.matrices))
+    elif not form.joint:
         network = network.with_room(probe_block(rule, form))
     tape, end, output = _forward(network, rule, rule.inputs[rule.probes], form)
     gradients = None
@@ -211,8 +217,9 @@ def most_vectors(form: Form, rows: int, events: int) -> int:
 
 def probe_block(rule: Rule, form: Form) -> int:
     """The most vectors of probes that a matrix meets at once."""
-    events = form.probes * (rule.targets.shape[1] if form.gradients else 0)
-    return form.sketch.uses * most_vectors(form, form.probes, events)
+    probes = form.in_turn
+    events = probes * (rule.targets.shape[1] if form.gradients else 0)
+    return form.sketch.uses * most_vectors(form, probes, events)
 
 
 def _forward(network: Network, rule: Rule, x: jax.Array, form: Form) -> tuple[Tape, Field, jax.Array]:
@@ -346,6 +353,28 @@ def trained_part(change: Parameters, form: Form) -> Parameters:
     )
 
 
+def unless_frozen(after: Parameters, before: Parameters, form: Form) -> Parameters:
+    """Parameters after a step, but those of frozen layers as they were before."""
+    sketch = form.sketch
+
+    def chosen(part: Part, after: Any, before: Any) -> Any:
+        blocks = trained_blocks(part, form)
+        if all(blocks) or not any(blocks):
+            return after if any(blocks) else before
+
+        def of_block(free: jax.Array, *pair: Any) -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(free > 0, new, old), *pair)
+
+        return over_blocks(part, of_block, jnp.asarray(blocks), after, before)
+
+    reads, matrices, vectors = (
+        tuple(chosen(*each) for each in zip(parts, new, old, strict=True))
+        for parts, new, old in zip((sketch.reads, sketch.matrices, sketch.vectors), after, before, strict=False)
+    )
+    frozen = sketch.readout_layer in form.frozen
+    return Parameters(reads, matrices, vectors, before.readout if frozen else after.readout)
+
+
 def trained_blocks(part: Part, form: Form) -> tuple[float, ...]:
     """(block,), 1 where the weights of a part are trained, 0 where they are frozen; of one block for single weights."""
     return tuple(float(layer not in form.frozen) for layer in part.layers or (part.layer,))
@@ -373,12 +402,13 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
 class Vitals(NamedTuple):
     """Numbers of every step: prediction (observed row[, output]), 0 where a stream is not looked at; loss, of the rows
     trained on, and sizes (2, layer), mean squares of h and g, which tell where training diverges; ranks (matrix, 2),
-    directions met by either side."""
+    directions met by either side; lost (matrix, 2), of what is forgotten (`dmft.engine.forgetting`), if anything is."""
 
     prediction: jax.Array
     loss: jax.Array
     sizes: jax.Array
     ranks: jax.Array
+    lost: jax.Array | None = None
 
 
 def predictions(seen: Pass, form: Form) -> jax.Array:

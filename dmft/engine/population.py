@@ -107,10 +107,10 @@ class Population:
         return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, count)]) if self.forms else a
 
 
-def particles(normals: ArrayLike | Stored | Sobol, group: int = 1) -> Population:
+def particles(normals: ArrayLike | Stored | Sobol | Tailed, group: int = 1) -> Population:
     """Equally weighted particles with the given raw normals (draw, particle), none of them used yet; with so many of
     them a draw as each particle has components, `group`."""
-    source = normals if isinstance(normals, Stored | Sobol) else Stored(jnp.asarray(normals))
+    source = normals if isinstance(normals, Stored | Sobol | Tailed) else Stored(jnp.asarray(normals))
     return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size), group=group)
 
 

@@ -25,7 +25,6 @@ Assumptions and approximations
 
 from __future__ import annotations
 
-import datetime
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +48,7 @@ from dmft.finite_width.scalars import Scalars
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
+from dmft.schema.build import now
 from dmft.schema.labels import labelled
 from dmft.specs import Problem, _check, vary
 
@@ -316,7 +316,7 @@ def _dataset(
         "version": __version__,
         "dtype": run.dtype,
         "device": f"{run.device.platform}: {run.device.device_kind}",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         **numerics,
         "tolerance": run.tolerance,
         "directions": curves.directions,

@@ -46,9 +46,7 @@ def exact_result(
     prediction = prediction if problem.task.outputs else prediction[..., 0]
     values: dict[str, Array] = {"prediction": prediction}
     values |= schema.of_predictions(problem, prediction) | dict(kernels)
-    zeros = {f"{name}_se": np.broadcast_to(np.zeros(()), np.shape(value)) for name, value in values.items()}
-    common = {"dtype": "float64", "device": "cpu", "seed": 0}
-    return schema.build("limit", problem, values | zeros, steps=steps, attrs=common | dict(attrs))
+    return schema.exact(problem, values, steps=steps, attrs=attrs)
 
 
 class DivergenceCheck:

@@ -81,12 +81,24 @@ def error_of_teacher(direction: Any, now: Moments, start: Moments, model: Quadra
     return mean / model.gamma0, direction[:, None] * direction - second * (model.curvature / model.gamma0)
 
 
-def parts_of_test_loss(a: Any, A: Any) -> tuple[Any, Any, Any]:
-    """(7), in the order of `PARTS`: numbers (...)."""
+def losses_of_teacher(a: Any, A: Any) -> dict[str, Any]:
+    """(7): test_loss and its `PARTS`, numbers (...)."""
     D = a.shape[-1]
-    each = list(range(D))
-    trace = A[..., each, each].sum(-1)
-    return trace**2 / (8 * D**2), (A * A).sum((-2, -1)) / (4 * D**2), (a * a).sum(-1) / (2 * D)
+    parts = _trace(A) ** 2 / (8 * D**2), (A * A).sum((-2, -1)) / (4 * D**2), (a * a).sum(-1) / (2 * D)
+    return {"test_loss": sum(parts), **dict(zip(PARTS, parts, strict=True))}
+
+
+def descent_of_population(a: Any, A: Any) -> tuple[Any, Any]:
+    """b1 (..., feature) and B1 (..., feature, feature_2) of (2), by (6)."""
+    D = a.shape[-1]
+    each, B1 = list(range(D)), A / D**2
+    B1[..., each, each] += _trace(A)[..., None] / (2 * D**2)
+    return -a / D, B1
+
+
+def _trace(A: Any) -> Any:
+    each = list(range(A.shape[-1]))
+    return A[..., each, each].sum(-1)
 
 
 def target_alignment(kernel: Any, y: Any) -> Any:
@@ -191,7 +203,7 @@ def march_quadratic(
         if data.sampled:
             loss = float(r @ r) / (2 * len(r))
         else:
-            loss = float(sum(parts_of_test_loss(*cast("tuple[Array, Array]", error))))
+            loss = float(losses_of_teacher(*cast("tuple[Array, Array]", error))["test_loss"])
         initial = loss if initial is None else initial
         require_finite_loss(t, loss, initial, f"Lower {problem.training.largest_step}.")
         if t in recorded:
@@ -223,9 +235,7 @@ def _kernel(x: Array, now: Moments, model: QuadraticPerceptron) -> Array:
 def _descent(data: Data, r: Array, error: Any) -> tuple[Array, Array]:
     """b1 and B1."""
     if not data.sampled:
-        a, A = error
-        D = len(a)
-        return -a / D, (np.trace(A) * np.eye(D) + 2 * A) / (2 * D**2)
+        return descent_of_population(*error)
     x = data.x[data.trained]
     weighted = x * (r / len(r))[:, None]
     return weighted.sum(0), weighted.T @ x
@@ -237,8 +247,7 @@ def _row(
     """What is recorded of a step, by variable."""
     row: dict[str, Any] = {"loss": loss}
     if error is not None:
-        parts = dict(zip(PARTS, parts_of_test_loss(*error), strict=True))
-        row |= {"test_loss": sum(parts.values()), **parts}
+        row |= losses_of_teacher(*error)
     else:
         row["prediction"] = f
     if data.sampled:
@@ -263,7 +272,5 @@ def solve(
     values = march_quadratic(problem, steps=steps).values
     if isinstance(problem.task, Task):
         values |= schema.of_predictions(problem, values["prediction"])
-    zeros = {f"{name}_se": np.broadcast_to(np.zeros(()), value.shape) for name, value in values.items()}
-    method = "closed recursion of two moments, exact"
-    attrs = {"producer": "dmft.solve", "method": method, "dtype": "float64", "device": "cpu", "seed": 0}
-    return schema.build("limit", problem, values | zeros, steps=steps, attrs=attrs)
+    attrs = {"producer": "dmft.solve", "method": "closed recursion of two moments, exact"}
+    return schema.exact(problem, values, steps=steps, attrs=attrs)

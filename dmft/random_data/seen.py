@@ -78,9 +78,9 @@ def seen_by_features(spectrum: Spectrum, features: float) -> Seen:
     x = np.concatenate([np.linspace(-edge, edge, NEAR_ZERO, endpoint=False), far, _bumps(lam, mu, N)])
     x = np.unique(x[x <= top])
     kappa = -x + 1j * _height(x, merged, N)
-    h = -(kappa * (1 - degrees(kappa, merged)[0] / N)).real
-    inside = kappa.imag > 0
-    density = np.where(inside, (N - degrees(kappa, merged)[0]).imag / -h, 0.0) / -np.pi
+    df = degrees(kappa, merged)[0]
+    h, inside = -(kappa * (1 - df / N)).real, kappa.imag > 0
+    density = np.where(inside, (N - df).imag / -h, 0.0) / -np.pi
     of_target = np.array([(lam**2 * merged.power / (lam + each)).sum().imag for each in kappa]) / -np.pi
     of_target = np.where(inside, of_target, 0.0)
     widths, middle = np.diff(h), (h[1:] + h[:-1]) / 2

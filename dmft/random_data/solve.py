@@ -50,10 +50,9 @@ def solve(
     values |= {named(name): value for name, value in found.between.items()}
     if ensembles is not None:
         values |= _split(theory, steps, ensembles)
-    zeros = {f"{name}_se": np.broadcast_to(np.zeros(()), value.shape) for name, value in values.items()}
-    attrs = {"producer": "dmft.solve", "method": found.method, "dtype": "float64", "device": "cpu", "seed": 0}
+    attrs: dict[str, Any] = {"producer": "dmft.solve", "method": found.method}
     attrs |= {"features_averaged": ensembles[0], "data_averaged": ensembles[1]} if ensembles else {}
-    return schema.build("limit", problem, values | zeros, steps=steps, attrs=attrs)
+    return schema.exact(problem, values, steps=steps, attrs=attrs)
 
 
 def named(order_parameter: str) -> str:

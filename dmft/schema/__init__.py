@@ -63,7 +63,7 @@ from dmft.schema.arguments import (
     require_no_positions,
     saved_steps,
 )
-from dmft.schema.build import build
+from dmft.schema.build import build, exact
 from dmft.schema.formulas import digests
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, OF_MODULES, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
@@ -116,6 +116,7 @@ __all__ = [
     "check",
     "digests",
     "dims",
+    "exact",
     "following",
     "held",
     "in_tables",

@@ -74,10 +74,24 @@ def build(
         "problem_id": problem.problem_id,
         "version": _version(),
         "result": "success",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         **attrs,
     }
     return validate(labelled(ds), kind)
+
+
+def exact(
+    problem: Problem, values: Mapping[str, NDArray[Any]], *, steps: NDArray[np.int64], attrs: Mapping[str, Any]
+) -> xr.Dataset:
+    """A Dataset of kind "limit" of which nothing was sampled: standard errors are zero."""
+    zeros = {f"{name}_se": np.broadcast_to(np.zeros(()), np.shape(value)) for name, value in values.items()}
+    common = {"dtype": "float64", "device": "cpu", "seed": 0}
+    return build("limit", problem, {**values, **zeros}, steps=steps, attrs=common | dict(attrs))
+
+
+def now() -> str:
+    """When a result is created, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _version() -> str:

@@ -94,6 +94,12 @@ FOUND = {  # of a quantity, {}
     "r_hat": "{}: spread of chains over that within them (R-hat)",
     "effective_size": "{}: independent draws that those of all chains are worth",
     "floor": "{}: expected of two samples of one law",
+    "statistical": "{}, from finite ensembles",
+    "model": "{}, from the choice of the law",
+    "weight": "{}: weight of the law in width",
+    "chi2": "{}: chi squared of the law with the largest weight",
+    "dof": "{}: degrees of freedom of the law with the largest weight",
+    "p_value": "{}: probability of a larger chi squared",
 }
 
 NAMES = {  # of variables that are no quantity, and of coordinates
@@ -205,6 +211,7 @@ NAMES = {  # of variables that are no quantity, and of coordinates
     "mode": "mode of the NTK",
     "mode_2": "mode of the NTK of the limit",
     "angle_index": "number of the principal angle",
+    "law": "law in width",
     "term": "power of 1/N",
     "term_2": "power of 1/N",
     "bin": "bin of the preactivation",

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EXACT_INTEGERS = 2**53  # up to which float64 holds all of them
+
+
+def without_effect(function: Callable[..., Any], given: Mapping[str, Any], where: str) -> None:
+    """ValueError for keyword arguments of a function that are not its defaults, and have no effect `where`.
+
+    device="cpu" and progress=False are what holds where nothing is sampled.
+    """
+    usual, holds = inspect.signature(function).parameters, {"device": ("cpu",), "progress": (False,)}
+    found = [name for name, value in given.items() if value not in (usual[name].default, *holds.get(name, ()))]
+    if found:
+        raise ValueError(
+            f"{', '.join(f'{name}={given[name]!r}' for name in found)} {'is' if len(found) == 1 else 'are'} not for "
+            f"{where}: leave {'it' if len(found) == 1 else 'them'} out."
+        )
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
@@ -19,6 +34,13 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
     if value < minimum:
         raise ValueError(f"{name}={value} is too small; it must be at least {minimum}.")
     return int(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r} is neither True nor False.")
+    return bool(value)
 
 
 def positive(name: str, value: Any, *, hint: str = "") -> float:

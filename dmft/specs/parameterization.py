@@ -107,6 +107,8 @@ w~ = s w / (gamma0 N):
 (`dmft.torch_groups` has them as numbers.)  An eps that is the same at every width, in all layers, as it usually is, is
 none of these: hidden layers and readout differ by gamma0 N, and Adam becomes descent with momentum once the gradients
 have fallen below it.  Betas and bias corrections do not scale.  Clipping by value is one of G.
+Gradients divided by their length, of a weight that ends in N_p neurons or of all weights, are those of SGD with the
+rate eta gamma0 sqrt(N_p), or sqrt(N), in units of weights N(0, 1), and times s, or s / (gamma0 N), in the others.
 
 Symbols: eta learning rate, gamma0 richness (gamma0 -> 0 is the lazy limit), P training samples, D input dimension.
 """
@@ -169,6 +171,12 @@ def matrix_step(gamma0: Any, outputs: int = 1) -> Any:
     """gamma0 sqrt(N_out): what a rate multiplies in a step of a whole matrix, by an orthogonal factor (`dmft.Muon`); in
     bases that are orthonormal as averages over neurons, that of `outputs=1`."""
     return gamma0 * math.sqrt(outputs)
+
+
+def norm_step(gamma0: Any, width: int, rows: int) -> tuple[Any, Any]:
+    """gamma0 sqrt(N_p), what a rate multiplies in a step along -dloss/dtheta over its length, and sqrt(N_p) /
+    (gamma0 N), that length over n: of weights that end in N_p neurons, or of all weights of a network with N_p = N."""
+    return gamma0 * math.sqrt(rows), math.sqrt(rows) / (gamma0 * width)
 
 
 def entry_gradient(gamma0: Any, width: int, s: Any) -> Any:

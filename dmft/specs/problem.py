@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -23,8 +23,8 @@ from dmft.specs.networks import Architecture, own
 from dmft.specs.networks.sketch import Sketch
 from dmft.specs.parameterization import MEAN_FIELD
 from dmft.specs.random_data import RandomModel, RandomSource
-from dmft.specs.tasks.given import Task
-from dmft.specs.training import Training
+from dmft.specs.tasks.given import Task, sizes
+from dmft.specs.training import Epochs, Training
 from dmft.specs.training import own as own_training
 
 FORMAT = 1
@@ -153,7 +153,9 @@ class Problem:
 
     def _check_batches(self) -> None:
         task, training = self.task, self.training
-        if training.batches is not None and (largest := max(map(max, training.batches))) >= task.n_train:
+        if isinstance(training.batches, Epochs):
+            self._check_epochs(training.batches)
+        elif training.batches is not None and (largest := max(map(max, training.batches))) >= task.n_train:
             raise ValueError(f"batches hold the sample {largest}; the task has training samples 0..{task.n_train - 1}.")
         if training.observe == "test":
             if not task.n_test:
@@ -163,6 +165,29 @@ class Problem:
                     'observe="test" with centered=True needs the initial output on samples that are never met then; '
                     "use centered=False for the network."
                 )
+
+    def _check_epochs(self, epochs: Epochs) -> None:
+        if epochs.size > self.task.n_train:
+            raise ValueError(
+                f"batches={epochs} are larger than the {self.task.n_train} training samples; take a smaller size."
+            )
+        if not epochs.changing:
+            return
+        if len(self.task.shape) != 3:
+            raise ValueError(
+                f"batches={epochs} change images, and inputs have {sizes(self.task.shape)}; load them with "
+                'layout="image".'
+            )
+        name = type(self.network).__name__
+        if type(self.network).inputs is not Architecture.inputs:
+            raise ValueError(
+                f"batches={epochs} change pixels, and {name} reads something else of them; leave flip and crop out."
+            )
+        if self.network.centered:
+            raise ValueError(
+                f"batches={epochs} make images of which {name} with centered=True has no initial output; use "
+                "centered=False."
+            )
 
     @cached_property
     def sketch(self) -> Sketch:
@@ -195,11 +220,30 @@ class Problem:
 
     @property
     def batches(self) -> NDArray[np.int64]:
-        """(step, position): the training samples of each step 0..T-1."""
-        given = self.training.batches
-        if given is None:
-            return np.broadcast_to(np.arange(self.task.n_train), (self.training.steps, self.task.n_train))
-        return np.array(given)
+        """(step, position): the training samples of each step 0..T-1.
+
+        Raises:
+            ValueError: steps that see other images than the task has.
+        """
+        if self.changing:
+            raise ValueError(
+                f"batches={self.training.batches} flip or shift images, so that every step has samples of its own: "
+                "train networks on them (finite_nets.train_ensemble), or leave flip and crop out."
+            )
+        return self.drawn
+
+    @property
+    def changing(self) -> bool:
+        """Whether images are flipped or shifted before a step is trained on them (`dmft.Epochs`)."""
+        return isinstance(self.training.batches, Epochs) and self.training.batches.changing
+
+    @property
+    def drawn(self) -> NDArray[np.int64]:
+        """(step, position): the training samples of each step 0..T-1, whatever happens to them."""
+        given, n_train, steps = self.training.batches, self.task.n_train, self.training.steps
+        if isinstance(given, Epochs):
+            return given.indices(n_train, steps)
+        return np.broadcast_to(np.arange(n_train), (steps, n_train)) if given is None else np.array(given)
 
     @property
     def observed(self) -> slice:
@@ -214,6 +258,8 @@ class Problem:
                 return own_training.described(spec)
             found = {field.name: getattr(spec, field.name) for field in fields(spec)}
             found = {k: v for k, v in found.items() if k not in SILENT or v != SILENT[k]}
+            if isinstance(found.get("batches"), Epochs):
+                found["batches"] = asdict(found["batches"])
             if "activation" in found:
                 found["activation"] = found["activation"].described()
             return {"kind": type(spec).__name__, **found}

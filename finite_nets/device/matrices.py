@@ -27,6 +27,7 @@ from torch import Tensor
 from dmft.specs import Activation
 from finite_nets.device.products import Activated, Products
 
+KEPT = 1024  # rows of coefficients: steps that need others are not recorded
 FEW_ROWS = 16  # of fields, up to which products take the time of reading the weights
 
 
@@ -54,7 +55,8 @@ class Store:
         self.left = like.new_empty((members, room, n_out), dtype=fields)
         self.right = like.new_empty((members, room, n_in), dtype=fields)
         self.used = 0
-        self.rows: dict[tuple[float, ...], Tensor] = {}  # of coefficients, where recorded steps find them
+        # of coefficients, where recorded steps find them: kept for as long as this is
+        self.rows: dict[tuple[tuple[int, float], ...], Tensor] = {}
         # a matrix holds its store: weakly, or the cycle would keep a batch in memory; in the order in which they came
         self.matrices: WeakKeyDictionary[Matrix, None] = WeakKeyDictionary()
 
@@ -209,7 +211,10 @@ class Matrix:
         weights = [c for _, c in self.weights]
         if min(weights) == max(weights):
             return weights[0], None
-        each = tuple(c for rows, c in self.weights for _ in range(rows))
-        if each not in self.store.rows:
-            self.store.rows[each] = torch.tensor(each, dtype=like.dtype, device=like.device)[None]
-        return 1.0, self.store.rows[each]
+        known, key = self.store.rows, tuple(self.weights)
+        if (row := known.get(key)) is None:
+            each = [c for rows, c in self.weights for _ in range(rows)]
+            row = torch.tensor(each, dtype=like.dtype, device=like.device)[None]
+            if len(known) < KEPT:
+                known[key] = row
+        return 1.0, row

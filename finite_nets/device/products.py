@@ -8,7 +8,8 @@ Fields are (member, row, N), weights (member, N_out, N_in).  c (member, row, pai
 rank adds (`finite_nets.device.matrices`).
 
 On a GPU these are the kernels of `finite_nets.device.triton` (Triton, which comes with PyTorch's builds for CUDA), for
-fields in float32; elsewhere, and in float64, PyTorch's batched products.
+fields in float32; elsewhere, in float64, and in TF32 where many rows meet large matrices, PyTorch's batched products:
+there what the kernels fuse is little beside the product, and libraries take a third of the time (RESULTS.md).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
 
 MODES = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}  # of the matrix units, in the kernels
+MANY_ROWS, LARGE = 64, 512  # from where on libraries are faster in TF32: rows, and the smaller side of a matrix
 Pairs = tuple[Tensor, Tensor]
 
 
@@ -52,7 +54,7 @@ class Products:
 
     def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:
         """scale x W^T + c R."""
-        if self._by_kernels(w):
+        if self._by_kernels(w, x):
             mode = self._mode_of(w)
             y: Tensor = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs)[0]
             return y
@@ -70,7 +72,7 @@ class Products:
         keep: bool = False,
     ) -> Activated:
         """phi and phi' of y = scale x W^T + c R + add, and y if it is to be kept.  `add` is (member, row or 1, N)."""
-        if self._by_kernels(w):
+        if self._by_kernels(w, x):
             mode = self._mode_of(w)
             if add is not None:
                 add = add.expand(-1, x.shape[1], -1)
@@ -96,7 +98,7 @@ class Products:
         self, g: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None, slope: Tensor | None = None
     ) -> Tensor:
         """scale g W + c R, times the slopes (member, sample, N) where several rows of g belong to a sample."""
-        if self._by_kernels(w):
+        if self._by_kernels(w, g):
             y: Tensor = self.kernels.product(
                 g, w, pullback=True, precision=self._mode_of(w), scale=scale, pairs=pairs, slope=slope
             )[0]
@@ -110,7 +112,7 @@ class Products:
         self, w: Tensor, g: Tensor, x: Tensor, coefficients: Tensor | None, *, keep: float = 1.0, scale: float = 1.0
     ) -> None:
         """W = keep W + scale sum_a c_a g_a x_a^T, in place; coefficients c (member, row), or ones."""
-        if self._by_kernels(w):
+        if self._by_kernels(w, x):
             if coefficients is not None:
                 coefficients = coefficients.expand(len(g), -1).contiguous()
             self.kernels.accumulate(w, g, x, coefficients, precision=self._mode_of(w), keep=keep, scale=scale)
@@ -119,9 +121,10 @@ class Products:
             g = g * coefficients[..., None]
         w.baddbmm_(g.mT, x, beta=keep, alpha=scale)
 
-    def _by_kernels(self, w: Tensor) -> bool:
+    def _by_kernels(self, w: Tensor, rows: Tensor) -> bool:
         """Kernels count the entries of a matrix in 32 bits."""
-        return self.kernels is not None and w.shape[1] * w.shape[2] < 2**31
+        many = self._mode == "tf32" and rows.shape[1] >= MANY_ROWS and min(w.shape[1:]) >= LARGE
+        return self.kernels is not None and not many and w.shape[1] * w.shape[2] < 2**31
 
     def _mode_of(self, w: Tensor) -> str:
         """bfloat16 is for the matrices that are kept so."""

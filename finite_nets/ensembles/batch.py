@@ -17,7 +17,7 @@ from finite_nets.training.trainer import State, Training
 def _recorded(plan: Plan, trainer: Training[Any], state: State[Any]) -> Iterator[tuple[str, Tensor]]:
     """Train a batch to its end; what is recorded, one saved step after the other, and of all of them at the end."""
     recorder = plan.recorder(trainer, state)
-    for fields in trainer.run(state, frozenset(plan.steps.tolist()), gradients=plan.gradients):
+    for fields in trainer.run(state, frozenset(plan.steps.tolist()), gradients=plan.gradients, fields=plan.fields):
         yield from recorder.step(fields)
         del fields  # the next pass takes their memory
     yield from recorder.between_steps()

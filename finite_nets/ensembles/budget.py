@@ -18,7 +18,8 @@ from finite_nets.device.random import GENERATOR_BYTES, have_kernels
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import curvature, entrywise, linear
 from finite_nets.training.needs import Needs, needs
-from finite_nets.training.programs import by_program
+from finite_nets.training.programs import by_program, in_own_coordinates
+from finite_nets.training.trainer import AT_ONCE, passes_apart
 
 CPU_BATCH = 64 * 2**20  # bytes trained at once: beyond the caches a larger batch gains nothing
 GPU_BATCH = 8 * 2**30  # fills the card many times over
@@ -51,7 +52,7 @@ class Budget:
 
     def pairs(self, width: int) -> int:
         """How many pairs of fields a hidden matrix keeps."""
-        batch = self.plan.problem.batches.shape[1]
+        batch = self.plan.problem.drawn.shape[1]
         return room(width, batch, self._stepping.pushes * self._steps(), self.precision.start, self.device)
 
     @property
@@ -72,17 +73,16 @@ class Budget:
         training = self.plan.problem.training
         copies = entrywise.copies(training) if training.stepping.by_entry else linear.copies(training.recurrences)
         if self._needs is not None:
-            # rounded weights are one more copy; inputs are not in the basis of their span then, nor by entry
-            rounded = self.precision.quantisation is not None
-            points = self._needs.inputs if rounded or training.stepping.by_entry else task.n_samples
-            copies += rounded
+            own = in_own_coordinates(self.plan.problem, self.precision)
+            points = self._needs.inputs if own else task.n_samples
+            copies += self.precision.quantisation is not None  # rounded weights are one more
             working = entrywise.WORKING if training.stepping.by_entry else 0
             return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies, working)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)
         matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)
-        folds = pairs < self.plan.problem.batches.shape[1] * self._steps()
+        folds = pairs < self.plan.problem.drawn.shape[1] * self._steps()
         return copies * ends + matrices + (copies - 1) * int(folds) * hidden * width**2 * self._itemsize
 
     def working_bytes(self, width: int) -> int:
@@ -90,8 +90,10 @@ class Budget:
         saved steps, as a list, stacked and flattened); what a flow solves; what the curvature of the loss takes; what
         is recorded of a step, or all of it."""
         problem = self.plan.problem
-        outputs, batch = problem.task.targets.shape[1], problem.batches.shape[1]
+        outputs, batch = problem.task.targets.shape[1], problem.drawn.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
+        if passes_apart(self.plan.observed, self.plan.fields or self._stepping.follows_output):
+            samples = max(AT_ONCE, batch)
         events = samples * outputs
         if not (self.plan.gradients or self._stepping.follows_output):  # of the batch; from the loss, unless a flow's
             events = batch * (outputs if self._stepping.by_output else 1)

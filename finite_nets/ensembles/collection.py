@@ -7,7 +7,7 @@ import reprlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -82,6 +82,13 @@ class Divergences:
         known = self._found.get(width, (0, 0, NEVER))
         self._found[width] = (known[0] + bad, known[1] + of, min(known[2], first))
 
+    @property
+    def way_out(self) -> str:
+        """What to do."""
+        problem, model = self._problem, cast("Any", self._problem.network)
+        lower = [problem.training.largest_step, *(f"{name}={getattr(model, name)}" for name in model.wilder)]
+        return f"Lower {', or '.join(lower)}. {problem.task.unusual_size}".rstrip()
+
     def report(self) -> int:
         """Warn of members that diverged, and return their number.
 
@@ -97,12 +104,11 @@ class Divergences:
             + (f", the first at step {first:.0f}" if first < NEVER else "")
             for width, (bad, of, first) in found.items()
         ]
-        lower = [self._problem.training.largest_step, *(f"{name}={getattr(model, name)}" for name in model.wilder)]
-        way_out = f"Lower {', or '.join(lower)}. {self._problem.task.unusual_size}".rstrip()
         if any(bad == of for bad, of, _ in found.values()):
-            raise DivergenceError(f"{'; '.join(rows)}. {way_out}")
+            raise DivergenceError(f"{'; '.join(rows)}. {self.way_out}")
         warnings.warn(
-            f"{'; '.join(rows)}: results are those of the others, and say nothing of these. {way_out}", stacklevel=4
+            f"{'; '.join(rows)}: results are those of the others, and say nothing of these. {self.way_out}",
+            stacklevel=4,
         )
         return sum(bad for bad, _, _ in found.values())
 

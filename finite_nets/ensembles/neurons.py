@@ -114,8 +114,7 @@ def neurons(
                 if crowd.diverged > (wanted := math.ceil(neurons / width)):
                     raise DivergenceError(
                         f"{crowd.diverged} of {crowd.tried} networks of width {width} diverge, more than the {wanted} "
-                        f"that are asked for. Lower {problem.training.largest_step}, or "
-                        f"gamma0={problem.network.gamma0}. {problem.task.unusual_size}".rstrip()
+                        f"that are asked for. {divergences.way_out}"
                     )
     return schema.build(
         "neurons",

@@ -8,7 +8,6 @@ Networks are rounded at saved steps, for the losses of these alone; training goe
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ import dmft
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
+from dmft.schema.build import now
 from dmft.schema.labels import labelled
 from dmft.specs import Problem
 from dmft.specs.random_data import RandomModel
@@ -89,6 +89,8 @@ def quantise(
     if isinstance(problem.network, RandomModel):
         raise ValueError(f"{type(problem.network).__name__} has no weights that could be rounded; take a network.")
     rounded = [Quantisation(check_bits(f"bits[{i}]", b), activations, ends) for i, b in enumerate(bits)]
+    if problem.changing:
+        raise ValueError(f"{problem.training.batches} change images; leave flip and crop out for rounded networks.")
     if not rounded or len({each.weights for each in rounded}) < len(rounded):
         raise ValueError(f"bits={list(bits)} must hold different numbers, at least one.")
     members = check_members(widths, seeds, seed, problem)
@@ -120,7 +122,7 @@ def quantise(
         "step": steps,
         "post": [*(float(each.weights or np.inf) for each in rounded), np.inf],
         "parameters": ("width", list(counts.values())),
-        "tokens": ("step", steps * problem.batches.shape[1]),
+        "tokens": ("step", steps * problem.drawn.shape[1]),
         "time": ("step", problem.training.times[steps]),
     }
     attrs = {
@@ -128,7 +130,7 @@ def quantise(
         "problem": problem.to_json(arrays=False),
         "problem_id": problem.problem_id,
         "version": dmft.__version__,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "producer": "finite_nets.quantise",
         "dtype": dtype,
         "device": device_name(where),

@@ -72,6 +72,11 @@ class Plan:
         """Whether backward fields of all samples and outputs are needed for what is recorded."""
         return any(one.needs == schema.BACKWARD for one in (*self.of_passes, *self.between_steps))
 
+    @property
+    def fields(self) -> bool:
+        """Whether anything but outputs is needed of the samples observed."""
+        return bool(self.of_passes or self.between_steps)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a variable of one network."""
         return tuple(self.size(dim) for dim in self.dims(name))

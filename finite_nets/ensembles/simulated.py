@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dmft import schema
 from dmft.errors import exploded
+from dmft.running import memory
 from dmft.specs import Problem
+from finite_nets.device.free_memory import free_memory
 from finite_nets.device.random import normals
 from finite_nets.ensembles.collection import Divergences, Members
 from finite_nets.ensembles.moments import of_members
@@ -31,6 +33,20 @@ class Draws:
 
     def __call__(self, parameter: int, *shape: int) -> Tensor:
         return normals(shape, parameter=parameter, **self._given)  # type: ignore[arg-type]
+
+
+def at_once(numbers: int, *, device: torch.device, dtype: torch.dtype, limit: int | None, **of: str) -> int:
+    """How many members, of so many numbers each, are trained together.
+
+    limit: in bytes, of a batch; None for a share of what is available.  of: `what` and `ways_out` of the error.
+
+    Raises:
+        MemoryEstimateError: a single one does not fit.
+    """
+    available = free_memory(device)
+    memory.require(numbers * dtype.itemsize, limit=limit, available=available, **of)
+    fits = int((limit or SHARE * available) // (numbers * dtype.itemsize))
+    return max(1, min(fits, AT_ONCE[device.type] // numbers))
 
 
 def simulated(

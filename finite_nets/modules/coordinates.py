@@ -12,7 +12,6 @@ over samples and entries.  `comparisons.coordinate_check` says what they should 
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 import dmft
 from dmft.running.host import usual_errors
+from dmft.schema.build import now
 from dmft.specs import Task, _check
 from finite_nets.device.host import usual_torch
 from finite_nets.ensembles.collection import check_members
@@ -174,7 +174,7 @@ def _dataset(
             "device": device,
             "seed": seed,
             "version": dmft.__version__,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "created": now(),
         },
     )
     return ds.transpose(*each, "module", "step").sortby("width")

@@ -15,7 +15,7 @@ import os
 import pickle
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,7 @@ class Finished:
         path = self._path(width, seed)
         if path is None:
             return
-        new = path.with_name(f".new-{uuid.uuid4().hex}.npz")
-        try:
-            np.savez(new, **results)  # type: ignore[arg-type]  # names of arrays, no option of savez
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
+        _put(path, lambda new: np.savez(new, **results))  # type: ignore[arg-type]  # names of arrays, no option of savez
 
     def under_way(self, width: int, seeds: Sequence[int]) -> UnderWay:
         """The state of networks that train together."""
@@ -114,15 +109,20 @@ class UnderWay:
     def write(self, state: Mapping[str, Any]) -> None:
         """Keep this in the place of what was written before."""
         assert self._path is not None
-        new = self._path.with_name(f".new-{uuid.uuid4().hex}.pt")
-        try:
-            torch.save(dict(state), new)
-            new.replace(self._path)
-        finally:
-            new.unlink(missing_ok=True)
+        _put(self._path, lambda new: torch.save(dict(state), new))
         self._written = time.monotonic()
 
     def done(self) -> None:
         """Forget it: the networks are finished."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _put(path: Path, save: Callable[[Path], None]) -> None:
+    """A file in the place of what was there, whole or not at all."""
+    new = path.with_name(f".new-{uuid.uuid4().hex}{path.suffix}")
+    try:
+        save(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 from torch import nn
 
 from dmft import schema
@@ -198,7 +197,7 @@ def train_together(
         edges = recording.bin_edges(run.bins).to(run.device)
         chunk = max(len(next(iter(training.indices(data.n_train)))), 32)
         recorder = Recorder(module, batched.forward, data.seen, run.layers, run.observables, edges, run.measure, chunk)
-        seen: dict[str, list[NDArray[Any]]] = {}
+        seen: dict[str, list[torch.Tensor]] = {}
         optimiser = Optimiser(training, rates, parameters)
         saved, last = set(run.steps.tolist()), int(run.steps[-1])
         exploded_at = torch.full((len(seeds),), NEVER, device=run.device)
@@ -206,15 +205,16 @@ def train_together(
         recorder.begin(parameters, run.drawn)
         if (before := under_way.read()) is not None:
             begin = before["step"]
-            seen = {name: [value.numpy() for value in values] for name, values in before["seen"].items()}
+            seen = before["seen"]
             for mine, its in zip([*optimiser.state, initial, exploded_at], before["moved"], strict=True):
                 mine.copy_(its)
             report(begin * len(seeds))
+        del before
         batches = islice(training.indices(data.n_train), begin, None)
         for t in range(begin, last + 1):
             if t in saved:
                 for name, value in recorder.step(parameters, run.drawn):
-                    seen.setdefault(name, []).append(value.cpu().numpy())
+                    seen.setdefault(name, []).append(value.cpu())
             if t == last:
                 break
             batch = data.batch(next(batches), training, t)
@@ -224,9 +224,8 @@ def train_together(
             optimiser.step(t, gradients)
             report(len(seeds))
             if under_way.due:
-                kept = {name: [torch.from_numpy(value) for value in values] for name, values in seen.items()}
-                under_way.write({"step": t + 1, "seen": kept, "moved": [*optimiser.state, initial, exploded_at]})
-        found = {name: np.stack(values, axis=1) for name, values in seen.items()}  # (member, step, ...)
+                under_way.write({"step": t + 1, "seen": seen, "moved": [*optimiser.state, initial, exploded_at]})
+        found = {name: torch.stack(values, dim=1).numpy() for name, values in seen.items()}  # (member, step, ...)
         at = exploded_at.double().cpu().numpy()
     prediction = recording.as_predictions(found["prediction"], scalar=not data.observed.outputs)
     found["prediction"] = prediction - prediction[:, :1] if run.centered else prediction

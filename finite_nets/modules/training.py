@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import _check
-from dmft.specs.training import GradientDescent
+from dmft.specs.training import Epochs, GradientDescent
 from dmft.specs.training.batches import checked_rates
 from finite_nets.modules.rates import OPTIMISERS, Rate
+from finite_nets.training.images import moved
 
 AUGMENTATIONS = ("flip", "crop")
 PADDING = 4  # pixels around an image of which a crop is taken
@@ -164,6 +165,13 @@ def checked_training(training: Any) -> ModuleTraining:
     fields["weight_decay"] = training.weight_decay
     if training.batches is None:
         return ModuleTraining(**fields)
+    if isinstance(training.batches, Epochs):
+        if training.batches.changing:
+            raise ValueError(
+                f"{training.batches} changes images in its own way; give train_modules finite_nets.ModuleTraining(..., "
+                'augment=("flip", "crop")).'
+            )
+        return ModuleTraining(**fields, batch=training.batches.size, seed=training.batches.seed)
     return _GivenBatches(**fields, batches=training.batches)
 
 
@@ -222,15 +230,9 @@ class Optimiser:
 
 def augmented(x: Tensor, names: Sequence[str], rng: np.random.Generator) -> Tensor:
     """Images (sample, channel, row, column), of which each is flipped or shifted at random."""
+    changes = np.zeros((len(x), 3), np.int64)
     if "flip" in names:
-        flip = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device)
-        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        changes[:, 0] = rng.random(len(x)) < 0.5
     if "crop" in names:
-        shifts = torch.from_numpy(rng.integers(0, 2 * PADDING + 1, (2, len(x)))).to(x.device)
-        padded = torch.nn.functional.pad(x, (PADDING,) * 4)
-        rows, columns = (
-            shift[:, None] + torch.arange(n, device=x.device) for shift, n in zip(shifts, x.shape[2:], strict=True)
-        )
-        sample = torch.arange(len(x), device=x.device)[:, None, None]
-        x = padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return x
+        changes[:, 1:] = rng.integers(0, 2 * PADDING + 1, (2, len(x))).T - PADDING
+    return moved(x.permute(0, 2, 3, 1), torch.from_numpy(changes).to(x.device)).permute(0, 3, 1, 2)

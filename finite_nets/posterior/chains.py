@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dmft.specs import MLP, Problem
 from dmft.specs.parameterization import hidden_scale, input_scale, output_scale
-from finite_nets.device.random import normals
+from finite_nets.ensembles.simulated import Draws
 
 TARGET = 0.8  # of the acceptance, while steps adapt
 FIRST_STEP = 0.3  # times N^{-1/4}
@@ -56,8 +56,8 @@ class Chains:
         network, task = problem.network, problem.task
         assert isinstance(network, MLP)
         self.activation, self.n = network.activation, task.n_train
-        self.width, self.root, self.length, self.leapfrogs = width, root, length, leapfrogs
-        self.members = torch.tensor(list(members), dtype=torch.int64, device=device)
+        self.width, self.length, self.leapfrogs = width, length, leapfrogs
+        self._draws = Draws(torch.tensor(list(members), dtype=torch.int64, device=device), root, width, dtype)
         outputs = task.targets.shape[1]
         self.shapes = [(width, task.dimension), *[(width, width)] * (network.depth - 1), (outputs, width)]
         scales = [
@@ -68,9 +68,9 @@ class Chains:
         self.scales = [scale * math.sqrt(v) for scale, v in zip(scales, variances, strict=True)]
         self.pull = network.gamma0**2 * width / (temperature * self.n)
         inputs = torch.as_tensor(np.array(task.x.reshape(task.n_samples, -1).T), dtype=dtype, device=device)
-        self.inputs = inputs.expand(len(self.members), *inputs.shape)
+        self.inputs = inputs.expand(len(members), *inputs.shape)
         self.targets = torch.as_tensor(np.array(task.targets[: self.n].T), dtype=dtype, device=device)
-        self.dtype, self.drawn = dtype, 0
+        self.drawn = 0
         self.weights = self._normals()
         self.drawn = 1
         self.step = FIRST_STEP * width**-0.25
@@ -91,7 +91,7 @@ class Chains:
     def draw(self) -> Tensor:
         """The next draw of every chain; probabilities of acceptance (member,)."""
         momenta, q = self._normals(), [w.clone() for w in self.weights]
-        chance = self._normal((2,), len(self.shapes)).double()
+        chance = self._normal(len(self.shapes), 2).double()
         step = self.step * self._jitter.uniform(0.8, 1.2)
         start = self._energy(q, momenta)
         self._follow(q, momenta, step, self.steps)
@@ -106,14 +106,11 @@ class Chains:
         """Lengthen or shorten steps towards the acceptance `TARGET`."""
         self.step *= math.exp(rate * (acceptance - TARGET))
 
-    def _normal(self, shape: tuple[int, ...], index: int) -> Tensor:
-        parameter = self.drawn * (len(self.shapes) + 1) + index
-        return normals(
-            shape, root_seed=self.root, width=self.width, parameter=parameter, members=self.members, dtype=self.dtype
-        )
+    def _normal(self, index: int, *shape: int) -> Tensor:
+        return self._draws(self.drawn * (len(self.shapes) + 1) + index, *shape)
 
     def _normals(self) -> list[Tensor]:
-        return [self._normal(shape, index) for index, shape in enumerate(self.shapes)]
+        return [self._normal(index, *shape) for index, shape in enumerate(self.shapes)]
 
     def _forward(self, weights: list[Tensor], x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """phi and phi' (member, neuron, sample) of the layers; f (member, output, sample)."""

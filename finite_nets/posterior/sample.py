@@ -21,7 +21,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import schema
-from dmft.errors import NotConvergedError
+from dmft.errors import DivergenceError, NotConvergedError
 from dmft.running import memory
 from dmft.running.host import usual_errors
 from dmft.running.progress import Bar, progress_bar
@@ -70,7 +70,7 @@ def sample_posterior(
         burn_in: draws before these; half as many by default.  Steps adapt in them, those of all chains together.
         length: of a trajectory, in standard deviations of the prior.
         leapfrogs: steps of a trajectory, in place of its length; 1 is the Langevin algorithm (MALA).
-        largest_r_hat: above which chains have not converged.
+        largest_r_hat: above which chains have not converged; at least 1.
         seed: the root seed.
         device: "cpu", "gpu", "cuda:1", ...; "auto" takes a GPU if there is one.
         dtype: "float32", "float64" or "tf32".
@@ -84,6 +84,7 @@ def sample_posterior(
 
     Raises:
         NotConvergedError: R-hat of the predictions or a layer's kernel is too large; `estimate` is what was reached.
+        DivergenceError: chains left the finite numbers.
         MemoryEstimateError: when the chains do not fit, with the numbers.
         ValueError, TypeError: arguments out of range; another network or loss.
 
@@ -117,6 +118,8 @@ def sample_posterior(
         "dtype": numbers.fields,
         "device": find_device(device),
     }
+    if _check.positive("largest_r_hat", largest_r_hat) < 1:
+        raise ValueError(f"largest_r_hat={largest_r_hat}: chains that agree have 1; give more, as 1.1.")
     where, found = settings["device"], []
     _require_memory(problem, members, numbers.fields.itemsize, where)
     total = len(members.widths) * (burn_in + draws)
@@ -203,6 +206,10 @@ def _result(
     values = {name: np.stack(each) for name, each in by_width.items()}
     for name, value in schema.of_predictions(problem, values["prediction"]).items():
         values |= {name: value, f"{name}_se": value.std(1, ddof=1) / np.sqrt(value.shape[1])}
+    if not np.isfinite(worst):
+        raise DivergenceError(
+            f"chains left the finite numbers: R-hat={worst}. Raise the temperature, or take dtype='float64'."
+        )
     converged = worst <= largest
     attrs |= {"r_hat": worst, "result": "success" if converged else "not converged"}
     coords = {"width": list(members.widths), "seed": list(members.seeds)}

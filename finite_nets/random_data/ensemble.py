@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -10,12 +9,10 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from dmft.running import memory
 from dmft.specs import GradientFlow, Problem
 from dmft.specs.random_data import RandomData
-from finite_nets.device.free_memory import free_memory
 from finite_nets.ensembles.collection import Members
-from finite_nets.ensembles.simulated import AT_ONCE, SHARE, Draws, simulated
+from finite_nets.ensembles.simulated import Draws, at_once, simulated
 from finite_nets.random_data.data import Sizes
 from finite_nets.random_data.network import EVALUATIONS, Network
 
@@ -28,25 +25,19 @@ def ensemble(
     problem: Problem,
     members: Members,
     *,
-    steps: NDArray[np.int64],
     device: torch.device,
     dtype: torch.dtype,
     memory_limit: int | None,
-    finished: Callable[[int], Any],
-    attrs: dict[str, Any],
-    block: int | None,
+    **others: Any,
 ) -> xr.Dataset:
     """Losses of members, whose scales take the place of widths.
 
     Args:
         problem: a model of random data.
         members: scales, seed indices and the root seed.
-        steps: the recorded steps.
         device, dtype: where, and in which numbers.
         memory_limit: in bytes, of a batch of members; None for a share of what is available.
-        finished: called with the number of members of each batch.
-        attrs: what the producer says of itself.
-        block: of moments, how many members a block has; None to keep all members.
+        others: of `finite_nets.ensembles.simulated`.
 
     Returns:
         Dataset of kind "ensemble" (`dmft.schema`), loss and test_loss (width, seed, step), nan where `diverged`; or of
@@ -66,12 +57,9 @@ def ensemble(
         members,
         train,
         lambda scale: _at_once(problem, scale, device, dtype, memory_limit),
-        steps=steps,
         device=device,
         dtype=dtype,
-        finished=finished,
-        attrs=attrs,
-        block=block,
+        **others,
     )
 
 
@@ -87,17 +75,14 @@ def _at_once(problem: Problem, scale: int, device: torch.device, dtype: torch.dt
     sizes = Sizes(cast("RandomData", problem.task), scale, torch.device("cpu"), dtype)
     steps = problem.training.steps
     evaluations = min(OF_FLOW * steps, EVALUATIONS) if isinstance(problem.training, GradientFlow) else steps
-    numbers = COPIES * (_kind(problem).numbers(problem.network, sizes, evaluations) + sizes.rows * sizes.modes)
-    available = free_memory(device)
-    memory.require(
-        numbers * dtype.itemsize,
+    return at_once(
+        COPIES * (_kind(problem).numbers(problem.network, sizes, evaluations) + sizes.rows * sizes.modes),
+        device=device,
+        dtype=dtype,
         limit=limit,
-        available=available,
         what=f"one network of scale {scale} with {sizes.modes} modes and {sizes.rows} samples",
         ways_out="take smaller scales, or fewer modes",
     )
-    fits = int((limit or SHARE * available) // (numbers * dtype.itemsize))
-    return max(1, min(fits, AT_ONCE[device.type] // numbers))
 
 
 def _trained(

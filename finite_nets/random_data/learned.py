@@ -10,7 +10,9 @@ optimiser remembers.  Vectors keep themselves and their slots.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import Training
@@ -65,7 +67,7 @@ class Vector:
 
     def __init__(self, start: Tensor, training: Training) -> None:
         A, b = training.recurrences
-        self._A, self._b, self._t = start.new_tensor(A), start.new_tensor(b)[..., None, None], 0
+        self._A, self._b, self._t = A, start.new_tensor(b)[..., None, None], 0
         self._all = torch.cat([start[None], start.new_zeros((b.shape[1] - 1, *start.shape))])
 
     @property
@@ -74,8 +76,14 @@ class Vector:
         return current
 
     def step(self, direction: Tensor) -> None:
-        self._all = torch.tensordot(self._A[self._t], self._all, 1) + self._b[self._t] * direction
+        self._all = mixed(self._A[self._t], self._all) + self._b[self._t] * direction
         self._t += 1
+
+
+def mixed(A: NDArray[np.float64], components: Tensor) -> Tensor:
+    """A x, x (component, ...).  No product of matrices: those of TF32 would round weights."""
+    rows = [sum(float(a) * one for a, one in zip(row, components, strict=True) if a) for row in A]
+    return torch.stack([row if isinstance(row, Tensor) else torch.zeros_like(components[0]) for row in rows])
 
 
 def memory_of(training: Training, like: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Network(ABC):
 
     @classmethod
     def flow(cls, model: Any, sizes: Sizes, training: GradientFlow, draw: Draws, steps: NDArray[np.int64]) -> Tensor:
-        """The same of a gradient flow.
+        """The same of a gradient flow; the first step, 0, has the losses that errors are relative to.
 
         Raises:
             ArithmeticError: `EVALUATIONS` do not resolve it.

@@ -6,7 +6,6 @@ that are named here and no others.
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dmft.errors import StoreError
+from dmft.schema.build import now
 
 CODECS = ("bytes", "zstd", "crc32c")
 DTYPES = ("float64", "float32", "int64", "bool")
@@ -51,7 +51,7 @@ def zarr_module() -> Any:
 
 
 def created() -> dict[str, str]:
-    return {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    return {"created": now()}
 
 
 def make_whole(path: Path, fill: Callable[[Path], None]) -> None:

@@ -194,7 +194,7 @@ def _cost(work: Work) -> str:
     problem = work.problem
     described = json.loads(problem.to_json(arrays=False))
     described["task"] = described["task"]["shapes"]
-    described["training"]["batches"] = problem.batches.shape
+    described["training"]["batches"] = problem.drawn.shape
     settings = work.settings.as_json() | {"seed": 0}
     return json.dumps([_without_values(described), settings, work.width, work.size, work.networks])
 

@@ -27,25 +27,56 @@ def copies(training: Any) -> int:
     return 2 + slots
 
 
+def numbers(training: Any, t: int) -> tuple[float, float, float]:
+    """What of step t depends on the time: t itself, 1 - eta lambda, eta."""
+    ((keep,),), (rate,) = training.recurrence(t)
+    return float(t), keep, rate
+
+
 def descend(trainer: ProgramTrainer, state: State[Leaves], _: Fields, trained: Fields, t: int) -> None:
     """Step t, in place, from the fields trained on."""
+    step(trainer, state, trained, *numbers(trainer.training, t), replace=True)
+
+
+def step(
+    trainer: ProgramTrainer, state: State[Leaves], trained: Fields, t: Any, keep: Any, rate: Any, *, replace: bool
+) -> None:
+    """A step with these numbers, or tensors of one; `replace`: whether states may be other tensors after it, which
+    takes less time."""
     rule: Any = trainer.training
     *memory, direction = state.slots
-    ((keep,),), (rate,) = rule.recurrence(t)
     for part in direction.parts():
         part.zero_()
     trainer.push(state, direction, trained, trained.delta, 1.0)
+    if rule.norm:
+        _normalize(trainer, state, direction)
     steps, weights = trainer.entry_steps(state.width), state.weights
     for number, (theta, layer) in enumerate(zip(weights.tensors, weights.layers, strict=True)):
         if not weights.trained[layer]:
             continue
-        G, state_of = direction.tensors[number].div_(steps[number]), tuple(slot.tensors[number] for slot in memory)
-        step = steps[number]
-        if rule.by_matrix and number in trainer.between_neurons:
-            kept, Q = rule.matrix(torch, state_of, G)
-            step = matrix_step(trainer.network.gamma0, theta.shape[-2])
-        else:
-            kept, Q = rule.stepped(torch, t, state_of, G)
+        whole = rule.by_matrix and number in trainer.between_neurons
+        unit = matrix_step(trainer.network.gamma0, theta.shape[-2]) if whole else steps[number]
+        G, state_of = direction.tensors[number].div_(unit), tuple(slot.tensors[number] for slot in memory)
+        kept, Q = rule.matrix(torch, state_of, G) if whole else rule.stepped(torch, t, state_of, G)
         for slot, new in zip(memory, kept, strict=True):
-            slot.tensors[number] = new
-        theta.mul_(keep).add_(Q * (rate * step))
+            if replace:
+                slot.tensors[number] = new
+            else:
+                slot.tensors[number].copy_(new)
+        theta.mul_(keep).add_(Q * (rate * unit))
+
+
+def _normalize(trainer: ProgramTrainer, state: State[Leaves], direction: Leaves) -> None:
+    """Divide D by the norm that the optimiser says, of each weight or of all (`dmft.specs.training.normalized`)."""
+    rule: Any = trainer.training
+    moved = [n for n, layer in enumerate(direction.layers) if direction.trained[layer]]
+    neurons = trainer.neurons_reached(state.width)
+    squares = {n: direction.tensors[n].flatten(1).square().sum(1) / trainer.network.gamma0**2 for n in moved}
+    if rule.norm == "all":
+        each = [square / (1 if neurons[n] is None else state.width) for n, square in squares.items()]
+        squares = dict.fromkeys(moved, torch.stack(each).sum(0))
+    else:
+        squares = {n: square / (neurons[n] or 1) for n, square in squares.items()}
+    for n, square in squares.items():
+        D = direction.tensors[n]
+        D.mul_(rule.factor(torch, square).reshape(-1, *[1] * (D.ndim - 1)))

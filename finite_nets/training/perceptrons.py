@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
 from finite_nets.training.observables import Shown, kernels, ntk
-from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
+from finite_nets.training.trainer import NEVER, Fields, Index, Met, Moved, State, Training
 
 
 class Weights(NamedTuple):
@@ -164,7 +165,7 @@ def input_coordinates(problem: Problem) -> NDArray[np.float64]:
     task = problem.task
     x = with_bias(task.x, problem.network.bias / input_scale(task.dimension))
     samples, features = x.shape
-    if samples >= features:
+    if samples >= features or problem.changing:
         return x
     _, r = np.linalg.qr(x.T)
     return np.asarray(r.T)
@@ -181,8 +182,7 @@ class Trainer(Training[Parameters]):
         self.depth, self.dimension = network.depth, task.dimension
         self.residual, self.branch, self.bias = network.residual, network.branch, network.bias
         self.deviations = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
-        first_kernel = input_kernel(task.x[self.observed]) + network.bias**2
-        self.input_kernel = torch.tensor(first_kernel, device=device, dtype=precision.fields)
+        self._observed_inputs = task.x[self.observed]
         self.input_scale = input_scale(task.dimension)
 
     def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Parameters]:
@@ -202,14 +202,24 @@ class Trainer(Training[Parameters]):
             start=self.deviations,
         )
 
+    @cached_property
+    def input_kernel(self) -> Tensor:
+        """K^x + sigma^2 of the observed samples, made when the NTK is asked for."""
+        found = input_kernel(self._observed_inputs) + self.network.bias**2
+        return torch.tensor(found, device=self.x.device, dtype=self.x.dtype)
+
     # ---- one pass, one update ----------------------------------------------------------------------------------------
 
+    def outputs_at(self, state: State[Parameters], rows: Index) -> Tensor:
+        return self._forward(state, self.x[rows])[0]
+
     def evaluate(self, state: State[Parameters], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
-        output, slopes, features = self._forward(state, self.x[met.rows])
+        x = self.inputs(met)
+        output, slopes, features = self._forward(state, x)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
-        met_fields = Fields(self.x[met.rows], target, output, delta, features, [])
+        met_fields = Fields(x, target, output, delta, features, [])
         every_output = state.weights.readout[:, None]
         if gradients:
             met_fields = met_fields._replace(gradients=self._backward(state, slopes, every_output))

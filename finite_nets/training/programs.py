@@ -73,8 +73,13 @@ def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, 
 def by_program(problem: Problem, precision: Precision) -> bool:
     """Whether the networks of a problem are trained by their program: all that may be rounded to few bits are, and all
     whose entries move by rules of their own."""
-    own = precision.quantisation is not None or problem.training.stepping.by_entry
-    return own or type(problem.network) not in (MLP, ResidualMLP)
+    return in_own_coordinates(problem, precision) or type(problem.network) not in (MLP, ResidualMLP)
+
+
+def in_own_coordinates(problem: Problem, precision: Precision) -> bool:
+    """Whether networks read inputs as they are, not in a basis of their span: entries that are rounded, or move each by
+    itself, are others in every basis, and so are images that change."""
+    return precision.quantisation is not None or problem.training.stepping.by_entry or problem.changing
 
 
 @dataclass
@@ -108,12 +113,11 @@ class ProgramTrainer(Training[Leaves]):
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         _check(problem, precision)
-        # rounding is not the same in every basis
-        own = precision.quantisation is not None or problem.training.stepping.by_entry
-        inputs, directions = coordinates(problem, real=own)
+        inputs, directions = coordinates(problem, real=in_own_coordinates(problem, precision))
         super().__init__(problem, device, precision, inputs)
         self.numbers, sketch = Numbers.of(problem.sketch), problem.sketch
         self.sizes = lru_cache(maxsize=8)(sketch.sizes)
+        self.entry_steps = lru_cache(maxsize=8)(self._entry_steps)
         self._read = math.prod(sketch.flattened)  # positions that the readout has weights of its own for
         self._position_scale = position_scale(sketch.flattened)
         self._top, self._places = sketch.place(sketch.readout), [sketch.place(p) for p, _ in sketch.layers]
@@ -190,12 +194,17 @@ class ProgramTrainer(Training[Leaves]):
             tangent=tuple(trained),
         )
 
-    @property
+    @cached_property
     def between_neurons(self) -> frozenset[int]:
         """Numbers of matrices, banks among them."""
         return frozenset(range(self.numbers.readout)) - {*self.numbers.reads}
 
-    def entry_steps(self, width: int) -> list[Tensor | float]:
+    def neurons_reached(self, width: int) -> list[int | None]:
+        """How many the population has that each weight ends in, by number; None of numbers."""
+        sizes = self.sizes(width)
+        return [None if target is None else sizes[target] for _, target in self.numbers.ends]
+
+    def _entry_steps(self, width: int) -> list[Tensor | float]:
         """gamma0 s of the weights by number, of reads (direction,)."""
         sizes, numbers = self.sizes(width), self.numbers
 
@@ -226,12 +235,19 @@ class ProgramTrainer(Training[Leaves]):
 
     def outputs_of(self, state: State[Leaves], met: Met, bits: Quantisation) -> Tensor:
         """(member, sample, output), of the samples met, as networks that are rounded to these bits count them."""
-        _, _, _, output = self._forward(state, met, bits)
+        _, _, _, output = self._forward(state, self.x[met.rows], met, bits)
         return self.counted(state, output, met.rows)
 
-    def _forward(self, state: State[Leaves], met: Met, bits: Quantisation | None) -> tuple[Tape, Field, Tensor, Tensor]:
-        """The tape of a pass and its end, the readout as it was multiplied, and the output, not centered."""
-        x, rounding = self.x[met.rows], Rounding(bits, (*self.numbers.reads, self.numbers.readout), met.trained)
+    def outputs_at(self, state: State[Leaves], rows: Index) -> Tensor:
+        met = Met(rows, slice(0, 0), slice(None))
+        return self._forward(state, self.x[rows], met, self.precision.quantisation)[3]
+
+    def _forward(
+        self, state: State[Leaves], x: Tensor, met: Met, bits: Quantisation | None
+    ) -> tuple[Tape, Field, Tensor, Tensor]:
+        """The tape of a pass and its end, the readout as it was multiplied, and the output, not centered; x: inputs of
+        the samples met."""
+        rounding = Rounding(bits, (*self.numbers.reads, self.numbers.readout), met.trained)
         tape = self.tape(state.weights.tensors, self.products, self._constants, len(x), traced=True, rounding=rounding)
         with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
             end = tape.read_out(self.network.program(tape, x))
@@ -239,8 +255,9 @@ class ProgramTrainer(Training[Leaves]):
         return tape, end, readout, self._output(end.value.value, readout, self.products, state.scales.output)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
-        tape, end, readout, output = self._forward(state, met, self.precision.quantisation)
-        x, output = self.x[met.rows], self.counted(state, output, met.rows)
+        x = self.inputs(met)
+        tape, end, readout, output = self._forward(state, x, met, self.precision.quantisation)
+        output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))

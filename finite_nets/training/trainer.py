@@ -22,6 +22,7 @@ from torch import Tensor
 from dmft.errors import exploded
 from dmft.specs import Problem, loss
 from dmft.specs.parameterization import Scales
+from dmft.specs.training import Epochs
 from dmft.specs.training.entrywise import ENTRYWISE
 from dmft.specs.training.flow import EULER, ROSENBROCK
 from dmft.specs.training.recurrence import RECURRENCE, Stepping
@@ -29,10 +30,12 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.replays import Replays
 from finite_nets.training import entrywise, flow, linear
+from finite_nets.training.images import changed
 from finite_nets.training.observables import Shown
 from finite_nets.training.traces import Trace
 
 NEVER = math.inf  # the step at which a healthy member explodes
+AT_ONCE = 2048  # samples that pass together where nothing but outputs is kept of them
 Index = slice | Tensor
 
 
@@ -101,11 +104,15 @@ class State(Generic[W]):
 
 
 class Met(NamedTuple):
-    """The samples of a step: `rows` of the task, and which of these are trained on and which are observed."""
+    """The samples of a step: `rows` of the task, and which of these are trained on and which are observed.
+
+    changes: (row, 3), what happens to the images (`finite_nets.training.images`), or None.
+    """
 
     rows: Index
     trained: Index
     observed: slice
+    changes: Tensor | None = None
 
 
 class Fields(NamedTuple):
@@ -159,8 +166,12 @@ class Training(Generic[W]):
         self.observed = problem.observed
         self.training, self.stepping = training, training.stepping
         self.plans = linear.plans(training.recurrences)
-        self.batches = None if training.batches is None else torch.tensor(problem.batches, device=device)
-        self.batch = problem.batches.shape[1]
+        self.batches = None if training.batches is None else torch.tensor(problem.drawn, device=device)
+        self.batch = problem.drawn.shape[1]
+        self.changes: Tensor | None = None
+        self._image = task.shape
+        if isinstance(training.batches, Epochs) and training.batches.changing:
+            self.changes = torch.tensor(training.batches.changes(training.steps), device=device)
 
     # ---- what kinds say ----------------------------------------------------------------------------------------------
 
@@ -175,6 +186,10 @@ class Training(Generic[W]):
         With `gradients` the backward pass is that of all outputs of all samples met.  Else it is left out for the
         samples met, and starts for those trained on from the loss, unless there is a single output or a flow.
         """
+        raise NotImplementedError
+
+    def outputs_at(self, state: State[W], rows: Index) -> Tensor:
+        """(member, sample, output) of samples of the task, neither centered nor carried."""
         raise NotImplementedError
 
     def push(self, state: State[W], target: W, seen: Fields, coefficients: Tensor, factor: float) -> None:
@@ -232,28 +247,41 @@ class Training(Generic[W]):
         samples, n = len(self.x), self.n_train
         if self.batches is None:
             return Met(slice(0, samples if everything else n), slice(0, n), self.observed)
-        batch = self.batches[min(t, len(self.batches) - 1)]  # nothing is learned at T: its loss is that of the last one
+        t = min(t, len(self.batches) - 1)  # nothing is learned at T: its loss is that of the last one
+        batch = self.batches[t]
         alone = slice(0, len(batch))
         if not everything:
-            return Met(batch, alone, slice(0, 0))
+            return Met(batch, alone, slice(0, 0), None if self.changes is None else self.changes[t])
         if self.observed.start == 0:
             return Met(self.observed, batch, self.observed)
         rest = torch.arange(self.observed.start, samples, device=batch.device)
         return Met(torch.cat([batch, rest]), alone, slice(len(batch), None))
 
+    def inputs(self, met: Met) -> Tensor:
+        """x of the samples met."""
+        x = self.x[met.rows]
+        return x if met.changes is None else changed(x, met.changes, self._image)
+
     def advance(self, state: State[W], t: int, seen: Fields, trained: Fields) -> None:
         """Step t of training, in place, from the fields met and those trained on."""
         STEPS[self.stepping](self, state, seen, trained, t)
 
-    def run(self, state: State[W], save_steps: frozenset[int], *, gradients: bool = True) -> Iterator[Fields]:
+    def run(
+        self, state: State[W], save_steps: frozenset[int], *, gradients: bool = True, fields: bool = True
+    ) -> Iterator[Fields]:
         """Train to the last step of `save_steps`, yielding the fields of observed samples before the update of each.
 
-        Without `gradients` their backward fields are left out.  Members that explode go on; at the end,
+        Without `gradients` their backward fields are left out; without `fields` all but outputs may be, and are where
+        samples are many: they pass by some at a time then.  Members that explode go on; at the end,
         `state.exploded_at` says which did at any step, saved or not, by the loss of its batch.
         """
         last, unseen = max(save_steps), Unseen(self, state)
+        everywhere = self.stepping.follows_output
+        if self.changes is not None or passes_apart(len(self.targets[self.observed]), fields or everywhere):
+            yield from self._run_apart(state, save_steps, unseen, gradients=gradients, fields=fields)
+            return
         for t in range(last + 1):
-            saved, everywhere = t in save_steps, self.stepping.follows_output
+            saved = t in save_steps
             if t and not saved and not everywhere:
                 unseen.step(t)
                 continue
@@ -266,6 +294,39 @@ class Training(Generic[W]):
                 self.advance(state, t, seen, trained)
             del seen, trained  # the next pass takes their memory
 
+    def _run_apart(
+        self, state: State[W], save_steps: frozenset[int], unseen: Unseen[W], *, gradients: bool, fields: bool
+    ) -> Iterator[Fields]:
+        """`run` where the samples observed do not pass together with those trained on."""
+        last = max(save_steps)
+        if self.centered:
+            state.offset = self._outputs(state, 0)
+        for t in range(last + 1):
+            if t in save_steps:
+                yield self._observe(state, gradients=gradients) if fields else self._outputs_alone(state)
+            if t < last:
+                unseen.step(t)
+        _, trained = self.evaluate(state, self.meet(last, everything=False), gradients=False)
+        self.watch(state, trained, last)
+
+    def _observe(self, state: State[W], *, gradients: bool) -> Fields:
+        met = Met(self.observed, slice(0, 1), slice(None))  # one is passed back through, for nothing
+        return self.evaluate(state, met, gradients=gradients)[0]
+
+    def _outputs_alone(self, state: State[W]) -> Fields:
+        """Of the samples observed, without features."""
+        first = self.observed.start
+        output = self._outputs(state, first)
+        if state.offset is not None:
+            output -= state.offset[:, first:]
+        x, target = self.x[first:], self.targets[first:]
+        return Fields(x, target, output, loss.descent(torch, self.loss, output, target), [], [])
+
+    def _outputs(self, state: State[W], first: int) -> Tensor:
+        """Of all samples from `first` on, some at a time."""
+        parts = range(first, len(self.x), AT_ONCE)
+        return torch.cat([self.outputs_at(state, slice(i, i + AT_ONCE)) for i in parts], dim=1)
+
     def watch(self, state: State[W], trained: Fields, t: int | Tensor) -> None:
         """Note members whose loss explodes at step t."""
         batch_loss = loss.values(torch, self.loss, trained.output, trained.target).mean(1)
@@ -275,34 +336,54 @@ class Training(Generic[W]):
         state.exploded_at.copy_(torch.where(now, state.exploded_at.clamp(max=t), state.exploded_at))
 
 
+def passes_apart(observed: int, fields: bool) -> bool:
+    """Whether so many samples are observed some at a time, apart from those trained on."""
+    return observed > AT_ONCE and not fields
+
+
 class Unseen(Generic[W]):
     """Steps of one run of training of which nothing is recorded: on a GPU, where they repeat, by
-    `finite_nets.device.replays`."""
+    `finite_nets.device.replays`.
+
+    Steps of a recurrence repeat where their plans do; those of an entrywise rule read what depends on the time, their
+    number and rates, from the device.
+    """
 
     def __init__(self, trainer: Training[W], state: State[W]) -> None:
         self._trainer, self._state = trainer, state
         self._replays: Replays | None = None
-        device = trainer.x.device
-        if device.type == "cuda" and trainer.stepping == RECURRENCE:
+        device, by_entry = trainer.x.device, trainer.stepping.by_entry
+        if device.type == "cuda" and (by_entry or trainer.stepping == RECURRENCE):
             self._replays = Replays(device, [state.weights, *state.slots])
-            self._time = state.exploded_at.new_zeros(())
+            steps = range(len(trainer.plans))
+            each = [entrywise.numbers(trainer.training, t) if by_entry else (float(t),) for t in steps]
+            self._numbers = torch.tensor(each, dtype=torch.float64, device=device)
+            self._now = self._numbers[0].clone()
             self._rows = torch.empty(0) if trainer.batches is None else trainer.batches[0].clone()
+            self._changes = torch.empty(0) if trainer.changes is None else trainer.changes[0].clone()
 
     def step(self, t: int) -> None:
         trainer = self._trainer
         met = trainer.meet(t, everything=False)
         if self._replays is None:
-            self._taken(met, t, t)
+            self._taken(met, t)
             return
-        self._time.fill_(t)
+        self._now.copy_(self._numbers[t])
         if isinstance(met.rows, Tensor):
             met = met._replace(rows=self._rows.copy_(met.rows))
-        self._replays.step(trainer.plans[t], lambda: self._taken(met, t, self._time))
+        if met.changes is not None:
+            met = met._replace(changes=self._changes.copy_(met.changes))
+        kind = ENTRYWISE if trainer.stepping.by_entry else trainer.plans[t]
+        self._replays.step(kind, lambda: self._taken(met, t, self._now))
 
-    def _taken(self, met: Met, t: int, time: int | Tensor) -> None:
-        seen, trained = self._trainer.evaluate(self._state, met, gradients=False)
-        self._trainer.watch(self._state, trained, time)
-        self._trainer.advance(self._state, t, seen, trained)
+    def _taken(self, met: Met, t: int, now: Tensor | None = None) -> None:
+        trainer: Any = self._trainer
+        seen, trained = trainer.evaluate(self._state, met, gradients=False)
+        trainer.watch(self._state, trained, t if now is None else now[0])
+        if now is None or not trainer.stepping.by_entry:
+            trainer.advance(self._state, t, seen, trained)
+        else:
+            entrywise.step(trainer, self._state, trained, *now, replace=False)
 
 
 STEPS: dict[Stepping, Callable[[Any, State[Any], Fields, Fields, int], None]] = {

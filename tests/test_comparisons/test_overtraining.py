@@ -66,6 +66,7 @@ def test_inner_products_count_common_odorants():
         (lambda: comparisons.reversal(xr.Dataset(attrs={"problem": problem().to_json()})), ValueError, "dmft.reversal_problem"),
         (lambda: dmft.reversal_problem(replace(problem(), training=dmft.GradientFlow(1.0, (1.0,))), after=1, steps=1), ValueError, "take dmft.GradientDescent with one"),
         (lambda: dmft.reversal_problem(dmft.Problem(dmft.MLP(1), dmft.Task(np.eye(2), [0.5, 1.0]), dmft.GradientDescent(1.0, 1)), after=1, steps=1), ValueError, "targets are -1 and +1"),
+        (lambda: dmft.reversal_problem(dmft.Problem(dmft.QuadraticPerceptron(1.0, 0.5), dmft.QuadraticTeacher(5, 9), dmft.GradientDescent(1.0, 1)), after=1, steps=1), TypeError, "labels are flipped of a dmft.Task, and the problem has QuadraticTeacher"),
         (lambda: comparisons.overtraining(xr.Dataset()), ValueError, "predictions of one output"),
     ],
 )  # fmt: skip
@@ -108,6 +109,15 @@ def test_quantities_by_their_definitions(limits):
     similar = (centre @ phi @ centre)[np.ix_(y[:40] > 0, y[:40] < 0)].mean() / (np.trace(centre @ phi @ centre) / 40)
     np.testing.assert_allclose(found["cosine"][2], similar)
     assert found["cosine"].attrs["long_name"]
+
+
+def test_predictions_that_are_no_numbers_are_no_successes(limits):
+    theory, found = limits[RICH, "logistic"]
+    gone = theory[["prediction"]].copy()
+    gone["prediction"] = gone["prediction"].where(gone["sample"] != 3)
+    told = comparisons.overtraining(gone, learning_rate=0.02)
+    np.testing.assert_allclose(told["train_error"][-1], 1 / 40)
+    assert found["train_error"][-1] == 0
 
 
 def test_relearning_is_training_of_a_new_readout():
@@ -169,6 +179,8 @@ def test_reversal_is_training_that_goes_on(limits):
     before = result["prediction"].sel(step=30).values
     np.testing.assert_allclose(before[:40], theory["prediction"].sel(step=30)[:40], atol=0.02)
     np.testing.assert_allclose(before[:40], before[40:80])  # the same inputs
+    with pytest.raises(ValueError, match=r"give comparisons\.reversal this one"):
+        comparisons.overtraining(result)
     found = comparisons.reversal(result)
     assert found["accuracy"].values[0] == 0
     steps = found["reversal_steps"].item()

@@ -70,6 +70,15 @@ def test_networks_stand_beside_predictors_of_other_sizes():
     assert np.isnan(found["test_loss_se"]).all()  # of one draw
 
 
+def test_wrong_sides_are_those_of_classes():
+    task = problem().task
+    for y, sided in ((task.y, True), (2.0 * task.y, False)):
+        described = replace(problem(), task=dmft.Task(task.x[:4], y[:4], task.x[4:], y[4:]))
+        found = comparisons.predictors({"lazy": [dmft.lazy_kernel(described, ridge=0.1)]})
+        assert np.isfinite(found["test_error"].item()) == sided
+        assert np.isfinite(found["test_loss"].item())
+
+
 def test_what_does_not_go_together_is_refused():
     lazy = dmft.lazy_kernel(problem(), ridge=0.1)
     with pytest.raises(ValueError, match="two results"):
@@ -78,6 +87,16 @@ def test_what_does_not_go_together_is_refused():
         comparisons.predictors({"lazy": [lazy]}, reference="rich")
     with pytest.raises(ValueError, match="missing"):
         comparisons.predictors({"lazy": []})
+    gone = lazy.copy()
+    gone["prediction"] = gone["prediction"].where(gone["sample"] != 6)
+    with pytest.raises(ValueError, match="'gone' are not finite; leave out what diverged"):
+        comparisons.predictors({"lazy": [lazy], "gone": [gone]})
+    nets = finite_nets.train_ensemble(problem(), widths=[4, 8], seeds=2, observables=["prediction"])
+    with pytest.raises(ValueError, match=r"'nets' has 2 widths; give one, result\.sel\(width=\[N\]\)"):
+        comparisons.predictors({"nets": [nets]})
+    two = dmft.lazy_kernel(replace(problem(), task=dmft.Task(np.eye(3), np.eye(3), np.eye(3), np.eye(3))), ridge=0.1)
+    with pytest.raises(ValueError, match="several outputs"):
+        comparisons.predictors({"two": [two]})
     alone = replace(problem(), task=dmft.Task(np.eye(2), [1.0, -1.0]))
     with pytest.raises(ValueError, match="no test samples"):
         comparisons.predictors({"lazy": [dmft.lazy_kernel(alone, ridge=0.1)]})

@@ -32,13 +32,18 @@ def single(gamma0):
     return LinearPosterior(np.full((1, 1), 1e-3), np.ones((1, 1)), 3, gamma0, 1.0, (1.0,) * 4)
 
 
+def least(posterior):
+    """The branch of least action."""
+    return min(posterior.branches(), key=posterior.action)
+
+
 def test_three_roots_of_a_deep_linear_posterior_two_with_equal_actions():
     posterior = single(40**0.5)
     np.testing.assert_allclose(posterior.roots(), [0.046, 4.06, 9.85], rtol=0.02)
     actions = [posterior.action(chi) for chi in posterior.branches()]
     np.testing.assert_allclose([actions[0], actions[2]], [19.979, 19.981], atol=2e-3)
     assert actions[1] > actions[0] + 0.05  # the barrier between them
-    assert single(38**0.5).least() < 1 < 5 < single(42**0.5).least()
+    assert least(single(38**0.5)) < 1 < 5 < least(single(42**0.5))
     assert len(single(3.0).roots()) == 1
 
 
@@ -49,7 +54,7 @@ def test_the_closed_form_is_stationary(outputs):
     task, noise = problem.task, 6 / 120
     kernel, y = task.input_kernel, task.targets[:6]
     posterior = LinearPosterior(kernel[:6, :6], y, 2, 1.0, noise, (1.0, 0.5, 2.0), 1.3)
-    chi = posterior.least()
+    chi = least(posterior)
 
     def deviation(chi):
         found = posterior.order_parameters(kernel, chi)
@@ -161,6 +166,15 @@ def test_what_has_not_converged_is_refused_with_the_estimate(monkeypatch):
     assert caught.value.estimate.attrs["error"] > 1e-5
 
 
+def test_what_is_no_number_has_not_converged():
+    report = {"error": 0.01, "drift": 0.01, "correction": 0.1, "relaxation": 40.0}
+    assert bayes._converged(report, 0.02)
+    for name in report:
+        assert not bayes._converged(report | {name: np.nan}, 0.02), name
+    assert not bayes._converged(report | {"correction": 0.3}, 0.02)
+    assert not bayes._converged(report | {"relaxation": 20.0}, 0.02)
+
+
 def test_what_has_no_such_end_is_refused():
     cases = [
         ({"bias": 1.0}, {}, "without biases"),
@@ -174,6 +188,12 @@ def test_what_has_no_such_end_is_refused():
     for network, settings, words in cases:
         with pytest.raises((ValueError, TypeError), match=words):
             dmft.adaptive_kernel(posed(**network), **{"temperature": 0.1} | settings)
+    with pytest.raises(
+        ValueError, match="population=2048, seed=3 are not for deep linear networks, which have a closed"
+    ):
+        dmft.adaptive_kernel(posed(2, dmft.linear()), temperature=0.1, population=2048, seed=3, device="cpu")
+    with pytest.raises(ValueError, match=r"gamma0=1e\+09 has no growth of kernels below 1e\+08; take a smaller gamma0"):
+        dmft.adaptive_kernel(posed(1, dmft.linear(), gamma0=1e9), temperature=0.1)
     residual = dmft.Problem(dmft.ResidualMLP(2), posed().task, dmft.GradientDescent(0.1, 1))
     with pytest.raises(ValueError, match=r"dmft\.MLP"):
         dmft.adaptive_kernel(residual, temperature=0.1)

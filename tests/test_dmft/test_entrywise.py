@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +19,11 @@ from scipy.stats import ks_2samp
 
 import dmft
 import finite_nets
-from conftest import first_of
+from conftest import ROOT, first_of
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import warn_of_common_flips
 from dmft.engine import bank, loop, matrix, network, population
+from dmft.engine import entrywise as engine
 from dmft.finite_width.fluctuations import _require_derivatives
 from dmft.specs.training.muon import orthogonalised
 from finite_nets.device.precision import PRECISIONS
@@ -281,6 +285,73 @@ def test_with_explicit_matrices_the_engine_trains_ordinary_networks(name):
     expected = nets.prediction[0, 0].values.reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)  # rounding
     assert abs(expected[-1] - expected[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("bank", [(), (2,)], ids=["matrix", "bank"])
+def test_gradients_of_many_products_are_made_some_rows_at_a_time(monkeypatch, bank):
+    rng, rule, seen = np.random.default_rng(0), dmft.Adam(0.1, 2), []
+    theta, *state = (jnp.asarray(rng.standard_normal((*bank, 6, 5)) ** 2) for _ in range(3))
+    u, v = jnp.asarray(rng.standard_normal((20, 6))), jnp.asarray(rng.standard_normal((20, *bank, 5)))
+
+    def moved(theta, state, G):
+        seen.append(G.shape[-2])
+        kept, Q = rule.stepped(jnp, 3.0, state, G)
+        return theta + Q, kept
+
+    whole = jax.tree.leaves(engine._over_rows(moved, theta, tuple(state), u, v))
+    monkeypatch.setattr(engine, "BLOCK", 2 * 5 * len([0, *bank]))  # two rows, where there is one matrix
+    parts = jax.tree.leaves(engine._over_rows(moved, theta, tuple(state), u, v))
+    assert seen == [6, 2]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)  # single precision
+    engine._over_rows(moved, theta, tuple(state), u[:16], v[:16])
+    assert seen[-1] == 6  # few, of which no array is made
+
+
+ON_DEVICES = """
+import json, sys
+sys.path[:0] = {paths!r}
+import conftest, jax, dmft
+import numpy as np
+from dmft.drivers.machine import find_devices, precision
+from dmft.drivers.run import Run
+from dmft.engine import loop
+problem, found = dmft.Problem.from_json(sys.stdin.read()), {{}}
+for devices in (1, 2):
+    solved = dmft.solve(problem, devices=devices, particles=128, scrambles=2, observables=["prediction"])
+    found[devices] = solved.prediction.values.tolist()
+where = find_devices("cpu", 2)
+with precision("float64", where[0]):
+    run = Run(problem, np.array([2]), 128, 1e-2, True, observables=(), devices=where, entries="float32")
+    begun = run.begun(run.first_capacity, np.random.SeedSequence(0))
+    network, _ = loop.advance(*begun, run.rule, 0, 2, form=run.form)
+    for name, of in (("E", network), ("v", network.slots[1])):
+        trained = of.matrices[0]
+        entries = getattr(trained, "trained", trained).entries
+        found[name] = [list(shard.data.shape) for shard in entries.addressable_shards]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_entries_are_spread_over_devices():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES.format(paths=[str(ROOT), str(ROOT / "tests")])],
+        input=perceptron(dmft.Adam(0.15, 5, beta2=0.99, eps=0.1)).to_json(),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    np.testing.assert_allclose(
+        found["1"], found["2"], atol=2e-6
+    )  # entries in single precision, summed in another order
+    for name in ("E", "v"):
+        assert found[name] == [[128, 64]] * 2
 
 
 # ---- in law, and by width --------------------------------------------------------------------------------------------

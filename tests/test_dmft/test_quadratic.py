@@ -92,11 +92,10 @@ def test_population_averages_by_monte_carlo():
     error = ((x @ A) * x).sum(1) / 2 - x @ a
     squares = error**2 / 2
     se = squares.std() / n**0.5
-    parts = quadratic.parts_of_test_loss(a, A)
-    assert abs(squares.mean() - sum(parts)) < 5 * se
-    assert all(part > 20 * se for part in parts)  # each would be missed
-    data = quadratic.Data(problem(dmft.QuadraticTeacher(D)))
-    b1, B1 = quadratic._descent(data, np.zeros(0), (a, A))
+    losses = quadratic.losses_of_teacher(a, A)
+    assert abs(squares.mean() - losses["test_loss"]) < 5 * se
+    assert all(losses[part] > 20 * se for part in quadratic.PARTS)  # each would be missed
+    b1, B1 = quadratic.descent_of_population(a, A)
     for found, samples in ((b1, error[:, None] * x), (B1, error[:, None, None] * x[:, :, None] * x[:, None, :])):
         assert (abs(samples.mean(0) - found) < 5 * samples.std(0) / n**0.5).all()
         assert (abs(samples.mean(0) - 2 * found) > 5 * samples.std(0) / n**0.5).any()
@@ -115,6 +114,16 @@ def test_wide_networks_are_the_limit():
     lazier = dmft.solve(problem(gamma0=0.4), save_steps=ONCE)
     x = nets["ntk_change"].sel(width=400).values[:, -1]
     assert abs(x.mean() - lazier["ntk_change"][-1]) > 10 * x.std() / len(x) ** 0.5
+
+
+@pytest.mark.parametrize("xp", [np.float64, np.float32, torch.float32])
+def test_targets_that_do_not_vary_have_no_alignment(xp):
+    """A zero over a zero, in single precision too."""
+    kernel, y = np.diag([1e-6, 3e-6, 2e-6]), np.ones(3)
+    made = torch.tensor if xp is torch.float32 else np.array
+    kernel, constant, other = (made(a, dtype=xp) for a in (kernel, y, np.arange(3.0)))
+    assert float(quadratic.target_alignment(kernel, constant)) == 0
+    assert 0.1 < float(quadratic.target_alignment(kernel, other)) < 1
 
 
 def test_predictions_of_tasks():

@@ -68,6 +68,8 @@ def test_a_measured_spectrum_keeps_the_target():
             "use weight_decay=0, or richness=0",
         ),
         (lambda: rd.march(SPECTRUM, descent(3.0, 200), features=15), "the theory diverges at step"),
+        (lambda: rd.compute_frontier(SPECTRUM, [10.0, 0.0]), "compute holds 0; costs are positive"),
+        (lambda: rd.compute_frontier(SPECTRUM, [-2.0]), "compute holds -2; costs are positive"),
         (lambda: rd.compute_frontier(SPECTRUM, [10.0], batch=2), "batch=2 and learning_rate=None are of SGD, together"),
         (lambda: rd.seen_by_features(SPECTRUM, 60), "reaches all 60 modes"),
         (lambda: rd.optimal_schedule(SPECTRUM, 500, batch=1, start=2.0), "start=2 is beyond stability"),

@@ -260,7 +260,7 @@ def test_a_step_of_rate_zero_changes_nothing():
 def test_one_more_file_is_one_more_kind(tmp_path, monkeypatch):
     """With nothing else to edit: problems, their JSON and the command line read the kinds that files define."""
     assert set(NETWORKS) == {"CNN", "MLP", "ResidualCNN", "ResidualMLP", "Transformer"}
-    entrywise = {"Adam", "ClippedDescent", "Lion", "Muon", "RMSprop", "SignDescent"}
+    entrywise = {"Adam", "ClippedDescent", "Lion", "Muon", "NormalizedDescent", "RMSprop", "SignDescent"}
     assert set(TRAININGS) == {"GradientDescent", "GradientFlow"} | entrywise
     folder = tmp_path / "more_kinds"
     folder.mkdir()

@@ -7,7 +7,7 @@ import torch
 import comparisons
 import dmft
 import finite_nets
-from dmft.errors import NotConvergedError
+from dmft.errors import DivergenceError, NotConvergedError
 from finite_nets.posterior.chains import Chains
 
 RELU = dmft.relu(0.5**0.5)  # max(h, 0)
@@ -86,9 +86,19 @@ def test_results_have_their_form_and_chains_that_differ_are_refused():
         finite_nets.sample_posterior(problem, **settings, largest_r_hat=1.0)
     assert caught.value.estimate.attrs["result"] == "not converged"
     wrong = [({"seeds": 1}, "at least 2"), ({"draws": 5}, "even"), ({"dtype": "bf16"}, "too coarse")]
+    wrong += [({"largest_r_hat": 0.9}, "chains that agree have 1"), ({"largest_r_hat": np.nan}, "must be positive")]
     for other, words in wrong:
         with pytest.raises(ValueError, match=words):
             finite_nets.sample_posterior(problem, **settings | other)
+
+
+def test_chains_that_are_no_numbers_are_no_result(monkeypatch):
+    observed = Chains.observed
+    problem, settings = posed(1), {"widths": [8], "seeds": 2, "temperature": 0.1, "draws": 8, "largest_r_hat": 1e9}
+    finite_nets.sample_posterior(problem, **settings)
+    monkeypatch.setattr(Chains, "observed", lambda chains: [a * np.nan for a in observed(chains)])
+    with pytest.raises(DivergenceError, match="R-hat=nan"):
+        finite_nets.sample_posterior(problem, **settings)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import finite_nets
 from dmft.errors import DivergenceError
 from finite_nets.device import replays
 from finite_nets.device.precision import PRECISIONS
-from finite_nets.training import perceptrons
+from finite_nets.training import entrywise, perceptrons, programs
 
 STEPS = 24
 RNG = np.random.default_rng(0)
@@ -22,6 +22,12 @@ CASES = {
     "momentum and decay": dmft.GradientDescent(0.1, STEPS, momentum=0.8, weight_decay=0.01),
     "batches": dmft.GradientDescent(0.2, STEPS, batches=dmft.random_batches(4, 2, STEPS)),
     "two rates": dmft.GradientDescent(np.repeat([0.3, 0.1], STEPS // 2), STEPS),
+}
+BY_ENTRY = {
+    "adam": dmft.Adam(np.linspace(0.05, 0.01, STEPS), STEPS, weight_decay=0.1),
+    "lion of batches": dmft.Lion(0.01, STEPS, clip=0.5, batches=dmft.random_batches(4, 2, STEPS)),
+    "muon": dmft.Muon(0.02, STEPS),
+    "normalised": dmft.NormalizedDescent(0.05, STEPS, norm="all", momentum=0.5),
 }
 
 
@@ -57,6 +63,29 @@ def test_a_phase_can_be_entered_again(monkeypatch):
     last = state.weights.phase
     state.weights.enter(found[1][0][0])
     assert state.weights.phase == found[1][0][0] != last
+
+
+@pytest.mark.parametrize("name", BY_ENTRY)
+def test_steps_of_rules_read_the_time_from_tensors(name):
+    """In place, as a graph has to."""
+    problem, states = dmft.Problem(dmft.MLP(3), IMAGES, BY_ENTRY[name]), []
+    trainer = programs.ProgramTrainer(problem, torch.device("cpu"), PRECISIONS["float64"])
+    for of_tensors in (False, True):
+        state = trainer.start(8, torch.arange(2), 0)
+        places = [x.data_ptr() for each in (state.weights, *state.slots) for x in each.tensors_moved()]
+        with torch.inference_mode():
+            for t in range(6):
+                _, trained = trainer.evaluate(state, trainer.meet(t, everything=t == 0), gradients=False)
+                numbers = entrywise.numbers(problem.training, t)
+                if of_tensors:
+                    numbers = torch.tensor(numbers, dtype=torch.float64)
+                entrywise.step(trainer, state, trained, *numbers, replace=not of_tensors)
+        after = [x.data_ptr() for each in (state.weights, *state.slots) for x in each.tensors_moved()]
+        assert (after == places) == (of_tensors or not problem.training.slots)
+        states.append(state.weights.tensors)
+    for numbers, tensors in zip(*states, strict=True):
+        np.testing.assert_allclose(numbers, tensors, rtol=1e-12, atol=1e-14)  # rounding
+    assert abs(states[0][0] - trainer.start(8, torch.arange(2), 0).weights.tensors[0]).max() > 1e-2
 
 
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
@@ -105,9 +134,9 @@ def counted(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *BY_ENTRY])
 def test_replayed_steps_are_those_of_a_cpu(monkeypatch, network, name):
-    problem = dmft.Problem(*NETWORKS[network], CASES[name])
+    problem = dmft.Problem(*NETWORKS[network], (CASES | BY_ENTRY)[name])
     found = counted(monkeypatch)
     replayed, taken = ends(problem, "cuda"), ends(problem, "cpu")
     assert found

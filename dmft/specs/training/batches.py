@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,6 +31,113 @@ def random_batches(n_train: int, size: int, steps: int, *, seed: int = 0) -> NDA
         rng.permutation(n_train)[: per_epoch * size].reshape(per_epoch, size) for _ in range(-(-steps // per_epoch))
     ]
     return np.concatenate(epochs)[:steps]
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Batches of shuffled epochs in a word, for long training on large data, and what happens to their images.
+
+    The same batches as `random_batches` with this size and seed.  Images that are flipped or shifted are other samples
+    at every step, the same for all networks: only networks are trained on them, and the limit by extrapolation
+    (`comparisons.extrapolate`).
+
+    Args:
+        size: samples of a batch.
+        seed: of batches and images.
+        flip: mirror each image from left to right with probability 1/2.
+        crop: shift each image by up to so many pixels along rows and columns; what comes in is 0, the mean.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+
+    Example:
+        >>> dmft.GradientDescent(0.1, steps=600, batches=dmft.Epochs(32, flip=True)).batches.changing
+        True
+    """
+
+    size: int
+    seed: int = 0
+    flip: bool = False
+    crop: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("seed", 0), ("crop", 0)):
+            object.__setattr__(self, name, _check.integer(name, getattr(self, name), minimum=least))
+        object.__setattr__(self, "flip", _check.boolean("flip", self.flip))
+
+    @property
+    def changing(self) -> bool:
+        """Whether images are flipped or shifted."""
+        return self.flip or self.crop > 0
+
+    def indices(self, n_train: int, steps: int) -> NDArray[np.int64]:
+        """(step, position): as of `random_batches`; not to be written to."""
+        return _epochs(n_train, self.size, steps, self.seed)
+
+    def changes(self, steps: int) -> NDArray[np.int16]:
+        """(step, position, 3): whether an image is flipped, and by how many rows and columns it moves."""
+        rng = np.random.default_rng([self.seed, 1])  # other numbers than those of the batches
+        found = np.zeros((steps, self.size, 3), np.int16)
+        if self.flip:
+            found[..., 0] = rng.integers(0, 2, found.shape[:2])
+        if self.crop:
+            found[..., 1:] = rng.integers(-self.crop, self.crop + 1, (*found.shape[:2], 2))
+        return found
+
+
+Batches = tuple[tuple[int, ...], ...] | Epochs
+
+
+@lru_cache(maxsize=4)
+def _epochs(n_train: int, size: int, steps: int, seed: int) -> NDArray[np.int64]:
+    found = random_batches(n_train, size, steps, seed=seed)
+    found.flags.writeable = False
+    return found
+
+
+def learning_rates(
+    peak: float, steps: int, *, warm_up: int = 0, shape: str = "cosine", last: float = 0.0, constant: int = 1
+) -> tuple[float, ...]:
+    """Rates of a schedule: a linear rise over the first steps, then a fall.
+
+    Args:
+        peak: the largest rate.
+        steps: number of updates.
+        warm_up: how many of them the rise takes.
+        shape: of the fall: "cosine", "linear", or "constant" for none.
+        last: what the fall ends with, as a part of the peak.
+        constant: the rate changes every so many steps, e.g. once an epoch.  (A GPU repeats steps of one rate as they
+            were recorded: of small networks that saves most of the time.)
+
+    Returns:
+        `learning_rate` of a training.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+
+    Example:
+        >>> [round(rate, 2) for rate in dmft.learning_rates(1.0, steps=6, warm_up=2)]
+        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+    peak, steps = _check.positive("peak", peak), _check.integer("steps", steps, minimum=1)
+    warm_up, constant = _check.integer("warm_up", warm_up, minimum=0), _check.integer("constant", constant, minimum=1)
+    last = _check.nonnegative("last", last)
+    if shape not in FALLS:
+        raise ValueError(f"shape={shape!r} is unknown; choose one of {', '.join(FALLS)}.")
+    if warm_up >= steps:
+        raise ValueError(f"warm_up={warm_up} leaves none of the steps={steps}; take a shorter one, or more steps.")
+    t = np.arange(steps) // constant * constant
+    fallen = FALLS[shape](np.clip((t - warm_up) / (steps - warm_up), 0, 1))
+    rising = np.minimum((t + 1) / warm_up, 1.0) if warm_up else np.ones(steps)
+    rates = peak * np.where(t < warm_up, rising, last + (1 - last) * fallen)
+    return tuple(rates.tolist())
+
+
+FALLS: dict[str, Any] = {  # from 1 at 0 to 0 at 1
+    "cosine": lambda s: (1 + np.cos(np.pi * s)) / 2,
+    "linear": lambda s: 1 - s,
+    "constant": np.ones_like,
+}
 
 
 def one_pass(n_train: int, size: int) -> NDArray[np.int64]:
@@ -60,8 +172,12 @@ def checked_rates(name: str, value: float | ArrayLike, steps: int, *, zeros: boo
     return rates
 
 
-def checked_batches(value: ArrayLike, steps: int) -> tuple[tuple[int, ...], ...]:
-    """Indices (step, position) of training samples, as tuples."""
+def checked_batches(value: ArrayLike | Epochs | Mapping[str, Any], steps: int) -> Batches:
+    """Indices (step, position) of training samples, as tuples; or `Epochs`, perhaps as JSON describes them."""
+    if isinstance(value, Mapping):
+        value = Epochs(**value)
+    if isinstance(value, Epochs):
+        return value
     try:
         indices = _check.real_array("batches", value)
     except TypeError as error:

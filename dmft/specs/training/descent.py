@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.specs import _check
+from dmft.specs.training.batches import Batches
 from dmft.specs.training.recurrence import Training
 
 
@@ -32,7 +33,7 @@ class GradientDescent(Training):
         weight_decay: lambda, a rate like the inverse of `learning_rate`: without data, theta shrinks by 1 - eta lambda
             a step.
         batches: (step, position) indices of the training samples of each step, e.g. from `dmft.random_batches` or
-            `dmft.one_pass`; all samples at every step by default.
+            `dmft.one_pass`; or `dmft.Epochs`, which names them in a word; all samples at every step by default.
         observe: "all": results hold training and test samples.  "test": test samples only, and a training sample is
             met in its own batches alone, as a stream of data demands (cost does not grow with the training set).
 
@@ -51,7 +52,7 @@ class GradientDescent(Training):
     steps: int
     momentum: float = 0.0
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.specs import _check
+from dmft.specs.training.batches import Batches
 from dmft.specs.training.recurrence import Memory, Stepping, Training
 
 ENTRYWISE = Stepping("entrywise", by_entry=True)
@@ -69,6 +70,7 @@ class Entrywise(Training):
 
     slots: int = 0
     by_matrix: bool = False  # whether matrices between neurons move by a rule for each as a whole (`dmft.Muon`)
+    norm: str = ""  # by which norm gradients are divided, if by any (`dmft.NormalizedDescent`)
     weight_decay: float = 0.0
     clip: float | None = None
     stepping: Stepping = ENTRYWISE
@@ -90,6 +92,11 @@ class Entrywise(Training):
         """The size of scaled gradients below which Q is smooth: 0 where it jumps, None where a rule does not say."""
         eps: float | None = getattr(self, "eps", None)
         return eps
+
+    @property
+    def flips(self) -> bool:
+        """Whether all entries flip where the errors of all samples pass zero together: it jumps, without momentum."""
+        return not (self.derivable or self.slots)
 
     @property
     def rule(self) -> Any:
@@ -180,7 +187,7 @@ class Adam(Entrywise):
     eps: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 2
 
@@ -217,7 +224,7 @@ class RMSprop(Entrywise):
     eps: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 1
 
@@ -252,7 +259,7 @@ class SignDescent(Entrywise):
     learning_rate: float | tuple[float, ...]
     steps: int
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     derivable = 0.0
 
@@ -285,7 +292,7 @@ class Lion(Entrywise):
     beta2: float = 0.99
     weight_decay: float = 0.0
     clip: float | None = None
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 1
     derivable = 0.0
@@ -320,7 +327,7 @@ class ClippedDescent(Entrywise):
     steps: int
     clip: float = 1.0
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     derivable = np.inf  # continuous: first derivatives miss nothing
 

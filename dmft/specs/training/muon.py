@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmft.specs import _check
+from dmft.specs.training.batches import Batches
 from dmft.specs.training.entrywise import Adam, Entrywise
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -59,7 +60,7 @@ class Muon(Entrywise):
     beta2: float = 0.999
     eps: float = 1e-3
     weight_decay: float = 0.0
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     slots = 2
     by_matrix = True

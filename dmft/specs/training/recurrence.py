@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmft.specs import _check
-from dmft.specs.training.batches import checked_batches, checked_observe, checked_rates
+from dmft.specs.training.batches import Batches, checked_batches, checked_observe, checked_rates
 
 Array = NDArray[np.float64]
 DECAYED = 1e-12  # |d - 1| above this is no rounding
@@ -141,7 +141,7 @@ class Training:
 
     steps: int
     learning_rate: float | tuple[float, ...]
-    batches: tuple[tuple[int, ...], ...] | None = None
+    batches: Batches | None = None
     observe: str = "all"
     stepping: Stepping = RECURRENCE
 

@@ -1,0 +1,184 @@
+"""Laws of width, averaged by how well they describe the means of some widths: the limit, and an error that covers.
+
+    y(N) = a_0 + sum_k a_k N^-p_k        powers p: (1), (1, 2), a number, or (p) with p unknown
+    w(law, cut) ~ exp(-(chi2 + 2 terms + 2 cut) / 2)      cut: how many of the narrowest widths are left out
+    a_0 = sum w a_0(law, cut)
+    se^2 = sum w se^2(law, cut)  +  sum w (a_0(law, cut) - a_0)^2          statistical, and of the choice of the law
+
+An unknown exponent has a flat prior on `EXPONENTS`; its posterior is summed, so that a_0 has the error that comes of
+not knowing it.  A coefficient of 1/N that is known with an error is one more measurement, of the laws that have it.
+
+Errors of means over few networks are themselves uncertain.  A variance s_i^2 of nu_i degrees of freedom is taken
+together with that of the other widths, N_j s_j^2 / N_i as variances of networks fall like 1/N, near widths first:
+
+    s^2 <- (nu_i s_i^2 + nu_0 S_i^2) / (nu_i + nu_0)      S_i^2 = sum_j nu_j k_ij N_j s_j^2 / N_i / sum_j nu_j k_ij
+    k_ij = 1 / (1 + log2(N_i / N_j)^2)
+
+Source: W. Jay, E. Neil 2021 (averages over models and cuts); G. Smyth 2004 (variances taken together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2 as chi2_distribution
+
+Array = NDArray[np.float64]
+Law = str | float
+LAWS: dict[str, tuple[float, ...] | None] = {"1/N": (1.0,), "1/N + 1/N^2": (1.0, 2.0), "N^-p": None}
+EXPONENTS = np.linspace(0.25, 2.5, 46)
+PRIOR = 8  # nu_0
+NO_WEIGHT = 1e-6
+
+
+class Averaged(NamedTuple):
+    """What is found at every entry (...).
+
+    limit, statistical, model: a_0 and the two parts of its error.  slope, slope_se: a_1 of the laws with 1/N; nan where
+    none of them has a weight.  exponent, exponent_se: of the law with an unknown one; nan where it is not tried, or not
+    known much better than before.  weights (law, ...): of all cuts together.  chi2, dof, p_value: of the law and cut
+    with the largest weight.
+    """
+
+    limit: Array
+    statistical: Array
+    model: Array
+    slope: Array
+    slope_se: Array
+    exponent: Array
+    exponent_se: Array
+    weights: Array
+    chi2: Array
+    dof: NDArray[Any]
+    p_value: Array
+
+    @property
+    def error(self) -> Array:
+        return np.hypot(self.statistical, self.model)
+
+
+class Fit(NamedTuple):
+    """One law and cut: coefficients (term, entry), their errors, chi2 (entry,), number of terms, degrees of freedom."""
+
+    values: Array
+    errors: Array
+    chi2: Array
+    terms: int
+    dof: int
+
+
+def variances_together(width: Array, variance: Array, freedom: Array) -> Array:
+    """Variances over networks (width, ...) taken together as the head of this file says; freedom: nu (width,)."""
+    freedom = np.asarray(freedom, np.float64)
+    known = np.where(freedom.reshape(-1, *[1] * (variance.ndim - 1)) > 0, variance, 0.0)
+    near = freedom / (1 + np.log2(width[:, None] / width) ** 2)
+    np.fill_diagonal(near, 0.0)
+    # of a single width by itself
+    near = np.where(near.sum(1, keepdims=True) > 0, near, np.diag(np.maximum(freedom, 1.0)))
+    share = near / near.sum(1, keepdims=True) * width / width[:, None]
+    others = np.einsum("ij,j...->i...", share, known)
+    nu = freedom.reshape(-1, *[1] * (variance.ndim - 1))
+    return np.asarray((nu * known + PRIOR * others) / (nu + PRIOR))
+
+
+def averaged(
+    width: Array, y: Array, se: Array, laws: Sequence[Law] = tuple(LAWS), slope: tuple[Array, Array] | None = None
+) -> Averaged:
+    """The average over laws and cuts of every entry.
+
+    Args:
+        width: (width,), different; at least three, or two and a slope.
+        y, se: (width, ...).  Entries whose errors vanish at all widths are taken with equal weights: their fit has no
+            errors but that of the choice.
+        laws: names of `LAWS`, or numbers p.
+        slope: a_1 and its error (...), where known.
+    """
+    order = np.argsort(width)
+    n, shape = np.asarray(width, np.float64)[order], y.shape[1:]
+    y, se = (np.array(a, np.float64)[order].reshape(len(n), -1) for a in (y, se))
+    exact = (se == 0).all(axis=0)
+    se = np.where(exact, np.abs(y).max(axis=0) * 1e-9 + 1e-300, np.where(se > 0, se, np.nan))
+    known = None
+    if slope is not None:
+        known = slope[0].reshape(1, -1), slope[1].reshape(1, -1)
+    entries = y.shape[1]
+    found, criteria, of_law = [], [], []
+    for i, law in enumerate(laws):
+        powers = LAWS[law] if isinstance(law, str) else (law,)
+        if powers is None and known is not None:
+            continue  # 1/N is known then
+        for cut in range(len(n)):
+            measured = len(n) - cut + (known is not None and powers is not None and 1.0 in powers)
+            terms = 3 if powers is None else 1 + len(powers)
+            if measured <= terms:
+                break
+            each = (n[cut:], y[cut:], se[cut:])
+            fit = unknown(*each) if powers is None else fitted(*each, powers, known if 1.0 in powers else None)
+            found.append(fit)
+            criteria.append(fit.chi2 + 2 * terms + 2 * cut)
+            of_law.append(i)
+    criterion = np.stack(criteria)
+    best = criterion.argmin(axis=0)
+    weight = np.exp((criterion.min(axis=0) - criterion) / 2)
+    weight /= weight.sum(axis=0)
+    a, error = (np.stack([getattr(fit, name)[0] for fit in found]) for name in ("values", "errors"))
+    limit = (weight * a).sum(axis=0)
+    statistical = np.sqrt((weight * np.where(exact, 0.0, error) ** 2).sum(axis=0))
+    model = np.sqrt((weight * (a - limit) ** 2).sum(axis=0))
+    b, b_se = _mean_of(found, [k for k, i in enumerate(of_law) if (LAWS.get(str(laws[i])) or (0,))[0] == 1], 1, weight)
+    exponent, exponent_se = _mean_of(found, [k for k, i in enumerate(of_law) if laws[i] == "N^-p"], 2, weight)
+    resolved = exponent_se < EXPONENTS.std() / 2
+    exponent, exponent_se = (np.where(resolved, v, np.nan) for v in (exponent, exponent_se))
+    rows = np.arange(entries)
+    chi2, dof = np.stack([fit.chi2 for fit in found])[best, rows], np.array([fit.dof for fit in found])[best]
+    chi2 = np.where(exact, 0.0, chi2)
+    by_law = np.stack([weight[np.array(of_law) == i].sum(axis=0) for i in range(len(laws))])
+    means = (limit, statistical, model, b, b_se, exponent, exponent_se)
+    last = (by_law.reshape(-1, *shape), *(v.reshape(shape) for v in (chi2, dof, chi2_distribution.sf(chi2, dof))))
+    return Averaged(*(v.reshape(shape) for v in means), *last)
+
+
+def _mean_of(found: list[Fit], such: list[int], term: int, weight: Array) -> tuple[Array, Array]:
+    """What some of the fits say of a coefficient, and its error; nan where none of them has a weight."""
+    if not such:
+        return np.full(weight.shape[1], np.nan), np.full(weight.shape[1], np.nan)
+    w = weight[such]
+    w = w / np.where((total := w.sum(axis=0)) > NO_WEIGHT, total, np.nan)
+    b, b_se = (np.stack([getattr(found[k], name)[term] for k in such]) for name in ("values", "errors"))
+    mean = (w * b).sum(axis=0)
+    return mean, np.sqrt((w * (b_se**2 + (b - mean) ** 2)).sum(axis=0))
+
+
+def fitted(n: Array, y: Array, se: Array, powers: Sequence[float], slope: tuple[Array, Array] | None = None) -> Fit:
+    """y (width, entry) = a_0 + sum_k a_k n^-p_k, with errors se; slope: a_1 and its error (1, entry), where known."""
+    scale = n.min()
+    p = np.array([0.0, *powers])
+    units = scale**p
+    design = (scale / n[:, None]) ** p
+    if slope is not None:
+        design = np.concatenate([design, (p == 1.0)[None]])
+        y, se = (np.concatenate([a, b / scale]) for a, b in zip((y, se), slope, strict=True))
+    A = design / se.T[:, :, None]  # (entry, row, term)
+    covariance = np.linalg.inv(np.einsum("eri,erj->eij", A, A))
+    values = np.einsum("eij,erj,re->ie", covariance, A, y / se)
+    chi2 = (((y - design @ values) / se) ** 2).sum(axis=0)
+    errors = np.sqrt(np.einsum("eii->ie", covariance))
+    return Fit(values * units[:, None], errors * units[:, None], chi2, len(p), len(y) - len(p))
+
+
+def unknown(n: Array, y: Array, se: Array) -> Fit:
+    """y = a_0 + a_1 n^-p of unknown p: means and standard deviations of a_0, a_1 and p, chi2 of the best."""
+    fits = [fitted(n, y, se, (p,)) for p in EXPONENTS]
+    chi2 = np.stack([fit.chi2 for fit in fits])
+    weight = np.exp((chi2.min(axis=0) - chi2) / 2)
+    weight /= weight.sum(axis=0)
+    values = np.stack(
+        [np.concatenate([fit.values, np.full((1, y.shape[1]), p)]) for fit, p in zip(fits, EXPONENTS, strict=True)]
+    )
+    errors = np.stack([np.concatenate([fit.errors, np.zeros((1, y.shape[1]))]) for fit in fits])
+    mean = (weight[:, None] * values).sum(axis=0)
+    square = (weight[:, None] * (errors**2 + (values - mean) ** 2)).sum(axis=0)
+    return Fit(mean, np.sqrt(square), chi2.min(axis=0), 3, len(n) - 3)

@@ -1,0 +1,215 @@
+"""Small perceptrons that a GPU draws and trains without leaving its registers and shared memory: `chip.cu`.
+
+A block of threads has one network: hidden matrices in registers, fields (sample, neuron) in shared memory.  What is
+recorded leaves, nothing else is ever written.  With L hidden layers of N neurons, P samples trained on and A observed,
+
+    operations of a step    6 (L-1) N^2 P + 2 N P A + some 30 L N P of activations and sums over lanes
+    bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, a
+                            thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of sums, for 3 R C P
+                            multiply-adds
+    drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
+
+all by multiply-adds in float32.  The first layer is met by the images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b
+/ D, so that inputs of many dimensions cost no more than A numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmft.errors import DIVERGED
+from dmft.specs import Activation
+from finite_nets.device.nvrtc import Kernel
+
+SOURCE = Path(__file__).with_name("chip.cu")
+ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
+LOSSES = ("squared", "logistic", "hinge")
+LANES = 32
+
+
+class Mapping(NamedTuple):
+    """How a network lies on a block of threads: warps, lanes that share a row of a matrix, blocks that are to fit on a
+    multiprocessor."""
+
+    warps: int
+    row_lanes: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of networks on a chip; `padded` neurons, a power of two."""
+
+    padded: int
+    layers: int
+    mapping: Mapping
+
+    @property
+    def together(self) -> int:
+        """Samples of a forward product."""
+        rows = self.padded // (LANES // self.mapping.row_lanes * self.mapping.warps)
+        return max(1, self.mapping.row_lanes // rows)
+
+    def shared_bytes(self, samples: int, trained: int) -> int:
+        """Of shared memory."""
+        rows = -(-samples // self.together) * self.together
+        warps = self.mapping.warps
+        parts = 4 * warps * self.padded if warps > 1 else 0
+        return 4 * ((1 + 2 * self.layers) * rows * self.padded + self.padded + parts + 3 * rows + trained * samples)
+
+
+class Arguments(ctypes.Structure):
+    """`Args` of chip.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("members", "inputs", "overlaps", "targets", "keep", "push", "slot")),
+        *((name, ctypes.c_void_p) for name in ("outputs", "phi_kernels", "g_kernels", "exploded", "deviations")),
+        *((name, ctypes.c_float) for name in ("input_scale", "hidden_scale", "output_scale", "gain")),
+        *((name, ctypes.c_float) for name in ("never", "diverged")),
+        *((name, ctypes.c_uint32) for name in ("key_low", "key_high")),
+        *((name, ctypes.c_int) for name in ("width", "directions", "trained", "samples", "steps", "slots", "count")),
+        ("centered", ctypes.c_int),
+    ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all networks of a width share.
+
+    inputs: (sample, direction), of which the first `trained` are trained on; targets: (sample,).
+    keep, push: (step, layer), by what weights are multiplied, and what multiplies sum_a Delta_a g_a phi_a^T, without
+        the factors of the forward pass.
+    recorded: the steps, ascending; training ends with the last.
+    deviations: (layer,), at initialisation.
+    """
+
+    width: int
+    activation: Activation
+    loss: str
+    inputs: NDArray[np.float64]
+    trained: int
+    targets: NDArray[np.float64]
+    keep: NDArray[np.float64]
+    push: NDArray[np.float64]
+    recorded: Sequence[int]
+    deviations: Sequence[float]
+    input_scale: float
+    hidden_scale: float
+    output_scale: float
+    centered: bool
+    kernels: bool
+
+
+class Trained(NamedTuple):
+    """outputs: (step, member, sample); phi, g: kernels (step, member, layer, sample, sample_2), or None; exploded_at:
+    (member,)."""
+
+    outputs: Tensor
+    phi: Tensor | None
+    g: Tensor | None
+    exploded_at: Tensor
+
+
+class Chip:
+    """Trains members of one job.
+
+    Args:
+        launcher: what launches the kernel, in the place of the GPU's own.
+    """
+
+    def __init__(self, job: Job, shape: Shape, device: torch.device) -> None:
+        self.job, self.shape, self.device = job, shape, device
+        self.layers = shape.layers
+        steps = job.recorded[-1]
+        factors = np.array([job.input_scale**2, *[job.hidden_scale] * (self.layers - 1), 1.0])
+        push, keep = np.zeros((steps + 1, self.layers + 1)), np.ones((steps + 1, self.layers + 1))
+        push[:steps], keep[:steps] = job.push[:steps] * factors, job.keep[:steps]
+        slot = np.full(steps + 1, -1)
+        slot[list(job.recorded)] = np.arange(len(job.recorded))
+        given = {
+            "inputs": job.inputs,
+            "overlaps": job.inputs[: job.trained] @ job.inputs.T,
+            "targets": job.targets,
+            "keep": keep,
+            "push": push,
+            "deviations": job.deviations,
+        }
+        self._given = {
+            name: torch.tensor(value, dtype=torch.float32, device=device).contiguous() for name, value in given.items()
+        }
+        self._given["slot"] = torch.tensor(slot, dtype=torch.int32, device=device)
+
+    @property
+    def defined(self) -> dict[str, int]:
+        """For the preprocessor."""
+        mapping = self.shape.mapping
+        return {
+            "NN": self.shape.padded,
+            "LAYERS": self.layers,
+            "WARPS": mapping.warps,
+            "TX": mapping.row_lanes,
+            "BLOCKS": mapping.blocks,
+            "ACT": ACTIVATIONS.index(self.job.activation.name),
+            "LOSS": LOSSES.index(self.job.loss),
+            "KERNELS": int(self.job.kernels),
+        }
+
+    def train(self, members: Tensor, root_seed: int) -> Trained:
+        """The members with these seed indices (int64), from their draw to the last recorded step."""
+        job, count, samples = self.job, len(members), len(self.job.inputs)
+        slots = len(job.recorded)
+        outputs = torch.empty((slots, count, samples), device=self.device)
+        exploded_at = torch.empty(count, device=self.device)
+        phi = g = None
+        if job.kernels:
+            phi, g = (torch.empty((slots, count, self.layers, samples, samples), device=self.device) for _ in range(2))
+        members = members.contiguous()
+        key = root_seed % 2**64
+        argument = Arguments(
+            members=members.data_ptr(),
+            outputs=outputs.data_ptr(),
+            phi_kernels=None if phi is None else phi.data_ptr(),
+            g_kernels=None if g is None else g.data_ptr(),
+            exploded=exploded_at.data_ptr(),
+            input_scale=job.input_scale,
+            hidden_scale=job.hidden_scale,
+            output_scale=job.output_scale,
+            gain=job.activation.gain,
+            never=float("inf"),
+            diverged=DIVERGED,
+            key_low=key % 2**32,
+            key_high=key >> 32,
+            width=job.width,
+            directions=job.inputs.shape[1],
+            trained=job.trained,
+            samples=samples,
+            steps=job.recorded[-1],
+            slots=slots,
+            count=count,
+            centered=job.centered,
+            **{name: value.data_ptr() for name, value in self._given.items()},
+        )
+        self.launch(argument)
+        return Trained(outputs, phi, g, exploded_at)
+
+    def launch(self, argument: Arguments) -> None:
+        """A block a member."""
+        shape = self.shape
+        shared = shape.shared_bytes(argument.samples, argument.trained)
+        kernel = _kernel(tuple(self.defined.items()), self.device)
+        kernel.launch(argument.count, LANES * shape.mapping.warps, shared, argument)
+
+
+@lru_cache(maxsize=64)
+def _kernel(defined: tuple[tuple[str, int], ...], device: torch.device) -> Kernel:
+    return Kernel(SOURCE, "trained", dict(defined), device)

@@ -1,0 +1,103 @@
+"""Kernels in CUDA C++, compiled while a program runs by the NVRTC that comes with PyTorch's builds for CUDA.
+
+For what Triton cannot say: which numbers a thread keeps in its registers from one product to the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+RESIDENT = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+USUAL_SHARED = 48 * 1024  # bytes of shared memory that need not be asked for
+
+
+class Kernel:
+    """A compiled kernel of one device, whose only argument is a structure.
+
+    Args:
+        source: a file in CUDA C++.
+        name: of the kernel, which is extern "C".
+        defined: what the preprocessor is to know.
+    """
+
+    def __init__(self, source: Path, name: str, defined: Mapping[str, int], device: torch.device) -> None:
+        major, minor = torch.cuda.get_device_capability(device)
+        options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"]
+        options += [f"-D{key}={value}" for key, value in defined.items()]
+        self._device, self._shared = device, USUAL_SHARED
+        with torch.cuda.device(device):
+            torch.cuda.current_stream(device).synchronize()  # makes the context of the device that of this thread
+            self._module = ctypes.c_void_p()
+            code = _compiled(source, tuple(options))
+            _checked(_driver().cuModuleLoadData(ctypes.byref(self._module), code))
+            self._function = ctypes.c_void_p()
+            _checked(_driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()))
+
+    def launch(self, blocks: int, threads: int, shared: int, argument: ctypes.Structure) -> None:
+        """So many blocks, in the stream in use; `shared` in bytes."""
+        with torch.cuda.device(self._device):
+            if shared > self._shared:
+                _checked(_driver().cuFuncSetAttribute(self._function, RESIDENT, shared))
+                self._shared = shared
+            stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
+            given = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(argument), ctypes.c_void_p))
+            sizes = (blocks, 1, 1, threads, 1, 1, shared)
+            _checked(_driver().cuLaunchKernel(self._function, *sizes, stream, given, None))
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: Path, options: tuple[str, ...]) -> bytes:
+    """Machine code.
+
+    Raises:
+        RuntimeError: the compiler's own words.
+    """
+    nvrtc, program = _compiler(), ctypes.c_void_p()
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    text = source.read_bytes()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None)
+    failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
+    size = ctypes.c_size_t()
+    if failed:
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"{source.name} was not compiled: {log.value.decode()}")
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    code = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, code)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return code.raw
+
+
+@lru_cache(maxsize=1)
+def _compiler() -> ctypes.CDLL:
+    version = (torch.version.cuda or "").split(".")[0]
+    return ctypes.CDLL(f"libnvrtc.so.{version}")
+
+
+@lru_cache(maxsize=1)
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _checked(result: int) -> None:
+    if result:
+        text = ctypes.c_char_p()
+        _driver().cuGetErrorString(result, ctypes.byref(text))
+        raise RuntimeError(f"CUDA: {(text.value or b'unknown error').decode()}")
+
+
+def available() -> bool:
+    """Whether kernels can be compiled here."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return False
+    try:
+        return bool(_compiler() and _driver())
+    except OSError:
+        return False

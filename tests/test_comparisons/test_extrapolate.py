@@ -1,0 +1,135 @@
+"""Limits by extrapolation: their errors cover, and wrong laws do not."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import comparisons
+import dmft
+import finite_nets
+from comparisons.averaged_laws import averaged, variances_together
+
+WIDTHS = np.array([64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0])
+SEEDS = np.array([256, 128, 64, 32, 16, 8, 4])
+REPEATS = 600
+
+
+def drawn(law, seed=0):
+    """Means of networks (width, repeat) and their errors, of a limit 0 and Var = .01 / N."""
+    rng = np.random.default_rng(seed)
+    scale = 0.1 / np.sqrt(WIDTHS[:, None])
+    y = law(WIDTHS)[:, None] + scale * rng.standard_normal((7, REPEATS)) / np.sqrt(SEEDS[:, None])
+    s2 = scale**2 * rng.chisquare(SEEDS[:, None] - 1, (7, REPEATS)) / (SEEDS[:, None] - 1)
+    return y, np.sqrt(variances_together(WIDTHS, s2, SEEDS - 1) / SEEDS[:, None])
+
+
+def coverage(found, sigmas=1.0):
+    return float((abs(found.limit) < sigmas * found.error).mean())
+
+
+@pytest.mark.parametrize(
+    "law",
+    [lambda n: 5 / n, lambda n: 5 / n - 100 / n**2, lambda n: 5 / n / (1 + 40 / n), lambda n: 0.7 * n**-0.7],
+    ids=["1/N", "two terms", "all terms", "N^-.7"],
+)
+def test_errors_cover_the_limit_and_those_of_a_wrong_power_do_not(law):
+    y, se = drawn(law)
+    found = averaged(WIDTHS, y, se)
+    # binomial error .02; averages over models are cautious
+    assert 0.64 < coverage(found) < 0.92
+    assert coverage(found, 2) > 0.88
+    assert found.error.mean() < 2 * np.sqrt((found.limit**2).mean())
+    assert coverage(averaged(WIDTHS, y, se, (0.5,))) < 0.4
+    assert coverage(averaged(WIDTHS, y, se, (2.0,)), 2) < 0.6
+
+
+def test_what_is_known_of_the_slope_narrows_the_limit():
+    y, se = drawn(lambda n: 5 / n / (1 + 40 / n))
+    free = averaged(WIDTHS, y, se)
+    slope = 5 + 0.1 * np.random.default_rng(1).standard_normal(REPEATS)
+    known = averaged(WIDTHS, y, se, slope=(slope, np.full(REPEATS, 0.1)))
+    assert known.error.mean() < 0.6 * free.error.mean()
+    assert coverage(known) > 0.64
+    assert abs(free.slope.mean() - 5) < free.slope_se.mean() / np.sqrt(10)
+    assert coverage(averaged(WIDTHS, y, se, slope=(slope + 3, np.full(REPEATS, 0.1)))) < 0.5
+
+
+def test_exponents_are_resolved_or_nan():
+    y, se = drawn(lambda n: 0.7 * n**-0.7)
+    found = averaged(WIDTHS, y, se)
+    z = (found.exponent - 0.7) / found.exponent_se
+    assert np.isfinite(z).mean() > 0.7
+    assert np.nanstd(z) < 1.3
+    y, se = drawn(lambda n: 0 * n)
+    assert np.isnan(averaged(WIDTHS, y, se).exponent).mean() > 0.9
+
+
+def test_exact_numbers_have_no_statistical_error():
+    exact = averaged(WIDTHS, (3 + 2 / WIDTHS)[:, None], np.zeros((7, 1)), ("1/N",))
+    assert exact.limit == pytest.approx(3, abs=1e-9)
+    assert exact.statistical == 0
+
+
+def trained_task():
+    x = np.random.default_rng(0).standard_normal((6, 12))
+    return dmft.Task(x[:4], np.sign(x[:4, 0]), x[4:], np.sign(x[4:, 0]))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A problem whose limit is known, and networks of five widths in two results."""
+    problem = dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))
+    settings = {"save_steps": [2, 8], "observables": ["prediction", "loss"]}
+    nets = [
+        finite_nets.train_ensemble(problem, widths=[32, 64, 128], seeds=128, **settings),
+        finite_nets.train_ensemble(problem, widths=[256, 512], seeds=16, **settings),
+    ]
+    return dmft.solve(problem).sel(step=[2, 8]), nets
+
+
+def test_networks_of_several_results_extrapolate_to_the_limit(trained):
+    theory, nets = trained
+    found = comparisons.extrapolate(nets, ["loss", "test_loss", "prediction"])
+    for name in ("loss", "test_loss", "prediction"):
+        z = (found[f"{name}_limit"] - theory[name]) / found[f"{name}_limit_se"]
+        assert np.abs(z).max() < 3
+    # predictions of the narrowest are many errors away
+    narrow = (found["loss_mean"][0] - theory["loss"]) / found["loss_mean_se"][0]
+    assert np.abs(narrow).max() > 3
+    for name in ("loss", "test_loss"):  # averaged over networks: without their variance, and the same limit
+        one, many = found[f"{name}_mean"], found[f"{name}_infinite_mean"]
+        assert (many[0] < one[0]).all()
+        z = (found[f"{name}_infinite_limit"] - theory[name]) / found[f"{name}_infinite_limit_se"]
+        assert np.abs(z).max() < 3
+    assert found["count"].values.tolist() == [128, 128, 128, 16, 16]
+    assert comparisons.extrapolate(nets)["loss_limit"].dims == ("step",)
+    assert not [name for name in found.variables if "long_name" not in found[name].attrs]
+
+
+def test_moments_extrapolate_as_their_networks_do(trained):
+    theory, nets = trained
+    problem = dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))
+    moments = finite_nets.train_ensemble(
+        problem, widths=[32, 64, 128], seeds=128, save_steps=[2, 8], keep="moments", covariance=True
+    )
+    found = comparisons.extrapolate([moments, nets[1]], ["loss"])
+    np.testing.assert_allclose(found["loss_limit"], comparisons.extrapolate(nets, ["loss"])["loss_limit"], rtol=1e-4)
+    assert abs((found["loss_infinite_limit"] - theory["loss"]) / found["loss_infinite_limit_se"]).max() < 3
+
+
+def test_bad_input_is_named(trained):
+    _, nets = trained
+    for given, names, error, match in (
+        (3, None, TypeError, "list of ensembles"),
+        ([nets[0], nets[0]], None, ValueError, "width 32 is there more than once"),
+        (nets[0].isel(width=[0, 1]), None, comparisons.UnresolvedError, r"2 width\(s\)"),
+        (nets[0].isel(seed=[0, 1]), None, comparisons.UnresolvedError, "too few for errors"),
+        (nets, ["accuracy"], ValueError, "no accuracy, but"),
+        (nets, "loss", TypeError, "list of names"),
+        ([nets[0], nets[1].isel(step=[0])], None, ValueError, "steps"),
+        (xr.Dataset(), None, ValueError, "schema|kind"),
+    ):
+        with pytest.raises(error, match=match):
+            comparisons.extrapolate(given, names)
+    with pytest.raises(ValueError, match="choose among 1/N"):
+        comparisons.extrapolate(nets, laws=["log"])

@@ -1,0 +1,109 @@
+"""Networks on chip: the kernel, its threads those of a CPU, against the trainer of perceptrons in float64."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dmft
+from conftest import first_of
+from dmft.specs import Problem
+from finite_nets.device import chip
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.ensembles import on_chip
+from finite_nets.ensembles.recording import Plan
+from finite_nets.training.perceptrons import Trainer
+
+EMULATED = Path(__file__).parents[1] / "emulated.h"
+RNG = np.random.default_rng(0)
+SEED, MEMBERS, STEPS, RECORDED = 5 + 2**40, torch.tensor([0, 2**31 + 7]), 4, (0, 1, 4)
+KERNELS = ("feature_kernel", "gradient_kernel")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """Compiles the kernel for a CPU: `chip.Chip.launch` of such."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the kernel for a CPU with")
+    folder = tmp_path_factory.mktemp("chip")
+
+    def launch(its: chip.Chip, argument: chip.Arguments) -> None:
+        defined = its.defined
+        library = folder / ("_".join(map(str, defined.values())) + ".so")
+        command = [compiler, "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{chip.SOURCE.parent}"]
+        command += [f"-D{name}={value}" for name, value in defined.items()]
+        subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
+        ctypes.CDLL(library).launch(ctypes.byref(argument))
+
+    return launch
+
+
+def task(trained, samples=None):
+    x, y = RNG.standard_normal((samples or trained, 9)), np.sign(RNG.standard_normal(samples or trained))
+    return dmft.Task(x[:trained], y[:trained], *((x[trained:], y[trained:]) if samples else ()))
+
+
+# width, network, task, training, loss, mapping
+DESCENT = dmft.GradientDescent(0.3, STEPS)
+CASES = {
+    "32, tanh": (32, dmft.MLP(2), task(3), DESCENT, "squared", chip.Mapping(1, 4, 1)),
+    "28, softplus, test samples": (
+        28,
+        dmft.MLP(2, dmft.softplus(1.3)),
+        task(3, 5),
+        DESCENT,
+        "squared",
+        chip.Mapping(2, 4, 1),
+    ),
+    "32, one layer": (32, dmft.MLP(1, dmft.relu()), task(4), DESCENT, "logistic", chip.Mapping(1, 4, 1)),
+    "64, decay": (
+        64,
+        dmft.MLP(3, dmft.gelu(), weight_variance=(0.5, 1.0, 2.0, 1.5)),
+        task(5, 7),
+        dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
+        "hinge",
+        chip.Mapping(4, 8, 1),
+    ),
+    "60, frozen": (
+        60,
+        dmft.MLP(2, dmft.tanh(0.8), frozen=(0,)),
+        task(3),
+        DESCENT,
+        "squared",
+        chip.Mapping(2, 8, 1),
+    ),
+    "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", chip.Mapping(8, 8, 1)),
+}
+
+
+def planned(name):
+    width, network, data, training, loss, mapping = CASES[name]
+    problem = Problem(network, data, training, loss)
+    plan = Plan(problem, np.array(RECORDED), frozenset({*KERNELS, "ntk", "prediction", "participation_ratio"}))
+    return plan, width, mapping
+
+
+@pytest.mark.parametrize("name", first_of(CASES))
+def test_networks_on_chip_are_those_of_the_trainer(monkeypatch, emulated, name):
+    plan, width, mapping = planned(name)
+    assert on_chip.reason_against(plan, PRECISIONS["float32"]) == ""
+    trainer = Trainer(plan.problem, torch.device("cpu"), PRECISIONS["float64"])
+    monkeypatch.setattr(chip.Chip, "launch", emulated)
+    padded = 1 << max(5, (width - 1).bit_length())
+    shape = chip.Shape(padded, plan.problem.network.depth, mapping)
+    trained = chip.Chip(on_chip.job(plan, trainer, width), shape, torch.device("cpu")).train(MEMBERS, SEED)
+    assert torch.isinf(trained.exploded_at).all()
+    found = list(on_chip.recorded(plan, trainer, width, trained))
+    with torch.inference_mode():
+        state = trainer.start(width, MEMBERS, SEED, STEPS)
+        recorder = plan.recorder(trainer, state)
+        expected = [one for fields in trainer.run(state, frozenset(RECORDED)) for one in recorder.step(fields)]
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    for (variable, ours), (_, theirs) in zip(found, expected, strict=True):
+        # float32 through four steps; sums of some hundred terms
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6 * float(abs(theirs).max()), err_msg=variable)
