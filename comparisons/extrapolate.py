@@ -7,14 +7,14 @@ finite ensembles and of that choice.  Networks of all widths are independent; on
 samples is not: entries have each its own error, and err together.
 
 Losses and accuracies of the prediction that is averaged over all networks of a width have a law of their own, with the
-same limit: there networks are all alike.  They are those of infinitely many networks, by the jackknife.
+same limit: there networks are all alike.  They are those of infinitely many networks: of all and of halves of them.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +25,15 @@ from comparisons import averaged_laws, inputs
 from comparisons.averaged_laws import LAWS, Averaged, Law
 from comparisons.errors import UnresolvedError
 from comparisons.results import Variables, dataset, pair
-from comparisons.samples import Members, held, mean_of, pseudo_values, samples
+from comparisons.samples import Members, error_of, held, samples
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.specs import _check, loss
 
 Array = NDArray[np.float64]
 FEWEST = 8  # degrees of freedom of the scatter over networks, all widths together
+GROUPS, FEWEST_GROUPS = 10, 4  # of networks in the jackknife: at most, and for an error at all
+HALVINGS = 4  # of networks
 IMPROBABLE = 1e-3  # of a chi squared
 SPLITS = {"": "train", "test_": "test"}
 OF_PREDICTIONS = {"loss": loss.values, "accuracy": loss.correct}
@@ -190,20 +192,20 @@ def _of_width(parts: Sequence[xr.Dataset], name: str) -> Widths:
                 raise ValueError(f"all networks of width {width} diverged; leave this width out.")
             # of one network nothing is known of its scatter
             mean, se = (x.x[0], 0 * x.x[0]) if isinstance(x, Members) and x.count == 1 else x.mean()
-            found.append((int(width), mean, se**2 * x.count, x.count))
+            found.append((int(width), mean, se**2 * x.count, x.count, x.count - 1))
     return _sorted(found)
 
 
-def _sorted(found: list[tuple[int, Array, Array, int]]) -> Widths:
+def _sorted(found: list[tuple[int, Array, Array, int, int]]) -> Widths:
+    """From width, mean, variance of a network, number of them, degrees of freedom of that variance."""
     found.sort(key=lambda one: one[0])
-    width, mean, variance, count = zip(*found, strict=True)
-    counts = np.array(count)
-    if (counts - 1).sum() < FEWEST:
+    width, mean, variance, count, freedom = zip(*found, strict=True)
+    if sum(freedom) < FEWEST:
         raise UnresolvedError(
-            f"{counts.sum()} networks of {len(width)} widths, too few for errors; train more, best narrow ones."
+            f"{sum(count)} networks of {len(width)} widths, too few for errors; train more, best narrow ones."
         )
-    together = averaged_laws.variances_together(np.array(width, float), np.stack(variance), counts - 1)
-    return Widths(np.array(width), np.stack(mean), together, counts)
+    together = averaged_laws.variances_together(np.array(width, float), np.stack(variance), np.array(freedom))
+    return Widths(np.array(width), np.stack(mean), together, np.array(count))
 
 
 # ---- predictions averaged over networks ------------------------------------------------------------------------------
@@ -221,19 +223,38 @@ def _infinite(parts: Sequence[xr.Dataset], name: str) -> Widths | None:
     target = np.asarray(first["target"].values, np.float64)
     target = (target if target.ndim == 2 else target[:, None])[here]
 
-    def of(mean: Array, _variance: Array, _n: float) -> Array:
+    def of(mean: Array) -> Array:
         f = mean if "output" in first.dims else mean[..., None]
         return np.asarray(formula(np, kind, f[:, here], target).mean(-1))
 
     for part in parts:
         for i, width in enumerate(part["width"].values):
             x = samples(part, "prediction", i)
-            if len(x.x if isinstance(x, Members) else x.counts) < 2:
+            each, sizes = (x.x, np.ones(x.count)) if isinstance(x, Members) else (x.means, x.counts.astype(float))
+            if len(each) < 2:
                 return None
-            pseudo = pseudo_values(of, x)
-            mean, se = mean_of(pseudo)
-            found.append((int(width), mean, se**2 * len(pseudo), len(pseudo)))
+            value = _of_infinitely_many(of, each, sizes)
+            groups = np.array_split(np.arange(len(each)), min(GROUPS, len(each)))
+            if len(groups) < FEWEST_GROUPS:
+                found.append((int(width), value, np.zeros_like(value), x.count, 0))
+                continue
+            kept = [np.setdiff1d(np.arange(len(each)), group) for group in groups]
+            left_out = np.stack([_of_infinitely_many(of, each[rest], sizes[rest]) for rest in kept])
+            found.append((int(width), value, error_of(left_out) ** 2 * x.count, x.count, len(groups) - 1))
     return _sorted(found)
+
+
+def _of_infinitely_many(of: Callable[[Array], Array], each: Array, sizes: Array) -> Array:
+    """What `of` makes of the mean of predictions (network or block, ...), without its part of order 1 / networks: that
+    is smaller in all of them than in halves.  (The jackknife's differences between nearly all would be few samples.)"""
+    rng, halves, shares = np.random.default_rng(0), [], []
+    for _ in range(HALVINGS):
+        order = rng.permutation(len(each))
+        for half in np.array_split(order, 2):
+            halves.append(of(np.average(each[half], axis=0, weights=sizes[half])))
+            shares.append(sizes.sum() / sizes[half].sum())
+    more = np.mean(shares)
+    return np.asarray((more * of(np.average(each, axis=0, weights=sizes)) - np.mean(halves, axis=0)) / (more - 1))
 
 
 def _warn(variables: Variables, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from dmft.drivers import layout
 from dmft.drivers.layout import Layout
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
-from dmft.engine import curvature, loop, together
+from dmft.engine import curvature, loop, preconditioned, together
 from dmft.engine.network import Network, Vitals
 from dmft.errors import DivergenceError, NotConvergedError, exploded
 from dmft.running.checkpoint import Checkpoint
@@ -36,8 +36,8 @@ Look = Callable[[Network, int], None]
 
 @dataclass
 class Trained:
-    """A run: the capacity that sufficed, its seeds, what was seen; eigenvalues (saved step, iteration) of the
-    curvature, where they are recorded.
+    """A run: the capacity that sufficed, its seeds, what was seen; eigenvalues (metric, saved step,
+    iteration) of the curvature, where they are recorded.
 
     state: at its end, of a run, or of several of which this is that at `place`.
     """
@@ -151,7 +151,7 @@ def _train(
 ) -> tuple[Network, loop.History, jax.Array | None] | None:
     """From initialisation to the last step; None if `capacity` directions do not suffice."""
     network, history = run.begun(capacity, stream)
-    eigenvalues = jnp.zeros((len(run.steps), ITERATIONS)) if run.curvature else None
+    eigenvalues = jnp.zeros((len(run.curvature), len(run.steps), ITERATIONS)) if run.curvature else None
     first = 0
     if checkpoint is not None:
         begin = network, history, eigenvalues
@@ -165,7 +165,8 @@ def _train(
         if look is not None and start in looks:
             look(network, start)
         if eigenvalues is not None and start in looks:
-            eigenvalues = eigenvalues.at[run.steps.tolist().index(start)].set(_eigenvalues(run, network, start))
+            at = run.steps.tolist().index(start)
+            eigenvalues = eigenvalues.at[:, at].set(_eigenvalues(run, network, start))
         network, history = loop.advance(network, history, run.rule, start, stop, form=run.form)
         ranks = np.asarray(history.vitals.ranks)
         # with room for all that the last step may add to what the one before it left, every call had its room
@@ -182,7 +183,9 @@ def _train(
 
 
 def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
-    found = curvature.eigenvalues(network, run.rule, t, form=run.form)
+    """(metric, iteration)."""
+    made = [preconditioned.of_descent if each else curvature.plain for each in run.curvature]
+    found = np.stack([curvature.eigenvalues(network, run.rule, t, form=run.form, made=each) for each in made])
     if not np.isfinite(found).all():
         names = ", ".join(one.name for one in schema.registered() if one.needs == schema.HESSIAN)
         raise DivergenceError(

@@ -10,7 +10,7 @@ import jax
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.numerics import DTYPES
 from dmft.drivers.run import Run
-from dmft.engine import curvature, shown
+from dmft.engine import curvature, entrywise, preconditioned, shown
 from dmft.running import memory
 from dmft.running.progress import Bar
 
@@ -36,8 +36,11 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
     # of a bank: normals and images; coordinates and responses; what C is moved by
     each = 4 * at_once * max(sizes) + 4 * at_once * capacity + 2 * capacity**2
     blocks += run.banks * each * itemsize
-    if run.form.entry_matrices:  # gradients of the entries of a matrix, where few products do not make them in place
-        blocks += max((max(part.bank, 1) for part in run.form.sketch.matrices), default=0) * max(sizes) ** 2 * 8
+    entries = max((max(part.bank, 1) for part in run.form.sketch.matrices), default=0) * max(sizes) ** 2
+    if run.form.entry_matrices:  # gradients of some of them, where few products do not make them in place
+        blocks += min(entries, entrywise.BLOCK) * 8
+    if any(one.preconditioned for one in run.observables):  # gradients of a sample, and what is made of them
+        blocks += 4 * entries * itemsize
     # of attention: scores, what softmax keeps of them, and their cotangents
     blocks += 6 * at_once * run.form.sketch.pairs(sizes) * itemsize
     known = shown.sizes(run.rule, run.form) | {"step": rows}
@@ -45,6 +48,7 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
     results = 8 * sum(math.prod(one.shape(known, outputs=True, step=True)) for one in held)
     if run.curvature:
         blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
+        blocks += any(run.curvature) * preconditioned.bytes_needed(run.form, max(sizes), itemsize)
     return (kept + blocks) // (spread or max(len(run.devices), 1)) + results, 4 * results
 
 

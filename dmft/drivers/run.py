@@ -43,7 +43,8 @@ class Run:
     devices: over which the particles are spread.
     in_law: particles are the neurons of networks of that width, in each population as many as it has; all raw normals
         are held, however many.
-    curvature: whether eigenvalues of that of the loss are recorded.
+    curvature: metrics in which eigenvalues of that of the loss are recorded (`dmft.schema.metrics`), none at all, or
+        whether it is preconditioned.
     joint: whether observables of several steps are wanted together (of streams, `dmft.engine.form.Form`).
     doubled: half of the particles stand for the other half too: a run with S/2 in the compiled code of one with S.
     smoothed: whether kinks of the activation are rounded (`dmft.engine.smoothing`).
@@ -63,7 +64,7 @@ class Run:
     dtype: str = "float64"
     devices: tuple[jax.Device, ...] = ()
     in_law: bool = False
-    curvature: bool = False
+    curvature: tuple[bool, ...] = ()
     joint: bool = True
     doubled: bool = False
     smoothed: bool = False
@@ -88,7 +89,7 @@ class Run:
     @cached_property
     def form(self) -> Form:
         form = loop.form_of(self.problem, self.observables, joint=self.joint)
-        alone = self.alone or self.curvature
+        alone = self.alone or bool(self.curvature)
         entries = self.entries if self.dtype == "float64" else self.dtype
         return replace(form, smoothed=self.smoothed, stacked_from=math.inf if alone else STACKED_FROM, entries=entries)
 

@@ -227,7 +227,7 @@ def prepared(
         observables=of_passes(observables, two_time),
         dtype=dtype,
         devices=() if exact else where,
-        curvature=schema.need(observables, schema.HESSIAN),
+        curvature=schema.metrics(observables),
         # the limit of a single step does not depend on what probes have shown at others
         joint=two_time,
         entries="float32",
@@ -344,7 +344,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     """Attributes of a result with few particles: what it is in law, and how far it is from the limit (see above)."""
     attrs = {"in_law": f"networks of width {run.particles}"}
     # passes for the Hessian draw on pseudo-random normals, which are not doubled
-    half = replace(run, doubled=True, curvature=False)
+    half = replace(run, doubled=True, curvature=())
     return attrs | _distances(half, "distance_from_limit", seed, observables, bar, done)
 
 
@@ -407,7 +407,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
         values[LOST] = np.asarray(history.vitals.lost)
     values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
     if trained.eigenvalues is not None:
-        values |= schema.of_eigenvalues(np.asarray(trained.eigenvalues), observables)
+        found = dict(zip(run.curvature, np.asarray(trained.eigenvalues), strict=True))
+        values |= schema.of_eigenvalues(found, observables)
     return {name: np.asarray(values[name], np.float64) for name in (*schema.quantities(), LOST) if name in values}
 
 
@@ -430,7 +431,7 @@ def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limi
     pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
     still = np.full(training.steps - len(pairs), STILL * pairs.min())
     coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
-    other = replace(run, problem=replace(run.problem, training=coarse), curvature=False)
+    other = replace(run, problem=replace(run.problem, training=coarse), curvature=())
     try:
         (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
     except DivergenceError:

@@ -36,7 +36,7 @@ every matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -70,24 +70,34 @@ class Direction(NamedTuple):
     readout: jax.Array
 
 
-def eigenvalues(network: Network, rule: Rule, t: int, *, form: Form) -> NDArray[np.float64]:
+Made = Callable[[Network, Network, Rule, Pass, jax.Array | int, Form], "Curvature"]
+
+
+def plain(before: Network, network: Network, rule: Rule, seen: Pass, t: jax.Array | int, form: Form) -> Curvature:
+    """A of gradient descent."""
+    del before
+    return Curvature(network, rule, seen, t, form)
+
+
+def eigenvalues(network: Network, rule: Rule, t: int, *, form: Form, made: Made = plain) -> NDArray[np.float64]:
     """(iteration,), ascending, of the state before step `t`, all of whose training samples come first in the rows; nan
-    if that is not finite."""
+    if that is not finite.  `made` says in which metric, of the state as it is, and after a pass."""
     square, alpha, beta = (
-        np.asarray(a, np.float64) for a in _iterations(network, rule, t, form=form, iterations=curvature.ITERATIONS)
+        np.asarray(a, np.float64)
+        for a in _iterations(network, rule, t, form=form, iterations=curvature.ITERATIONS, made=made)
     )
     if not 0 < float(square) < np.inf:
         return np.full(len(alpha), np.nan)
     return curvature.eigenvalues(alpha, beta)[0]
 
 
-@partial(jax.jit, static_argnames=("form", "iterations"))
+@partial(jax.jit, static_argnames=("form", "iterations", "made"))
 def _iterations(
-    network: Network, rule: Rule, t: jax.Array | int, *, form: Form, iterations: int
+    before: Network, rule: Rule, t: jax.Array | int, *, form: Form, iterations: int, made: Made
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The square of the start; alpha and beta (iteration,)."""
-    network, seen, _ = evaluate(extended(network, form), rule, t, form)
-    A = _Curvature(network, rule, seen, t, form)
+    network, seen, _ = evaluate(extended(before, form), rule, t, form)
+    A = made(before, network, rule, seen, t, form)
     q, image, square = curvature.begun(jnp, A)
     met = jax.tree.map(lambda a: jnp.zeros((iterations, *a.shape)), q)
 
@@ -172,7 +182,7 @@ class _Pair(NamedTuple):
     gradients: jax.Array
 
 
-class _Curvature:
+class Curvature:
     """A of the pass `seen` (`dmft.specs.curvature.Operator`).
 
     It lives while one trace does, as the tape whose matrices reveal themselves in `product`.  met: q_1 .. q_j, and
@@ -219,8 +229,8 @@ class _Curvature:
         found, (source, target) = [], self._ends[i]
         for j, use in enumerate(self._matrices):
             if use.index == self._matrices[i].index:
-                features = source.inner(_flat(self._v[i]), _flat(self._v[j]))
-                gradients = target.inner(_flat(self._g[i]), _flat(self._g[j]))
+                features = source.inner(flat(self._v[i]), flat(self._v[j]))
+                gradients = target.inner(flat(self._g[i]), flat(self._g[j]))
                 found.append(_Pair(j, self._mixed(features, i, j), self._mixed(gradients, i, j, transposed=True)))
         return found
 
@@ -249,10 +259,10 @@ class _Curvature:
         for i, (pairs, (source, target)) in enumerate(zip(self._pairs, self._ends, strict=True)):
             E, F = jnp.zeros(()), jnp.zeros(())
             for j, Phi, G in pairs:
-                on_inputs = self._mixed(source.inner(_flat(self._v[i]), q.inputs[j]), i, j)
-                on_outputs = self._mixed(target.inner(_flat(self._g[i]), q.outputs[j]), i, j, transposed=True)
-                E = E + Phi @ q.outputs[j] + on_inputs @ _flat(self._g[j])
-                F = F + G @ q.inputs[j] + on_outputs @ _flat(self._v[j])
+                on_inputs = self._mixed(source.inner(flat(self._v[i]), q.inputs[j]), i, j)
+                on_outputs = self._mixed(target.inner(flat(self._g[i]), q.outputs[j]), i, j, transposed=True)
+                E = E + Phi @ q.outputs[j] + on_inputs @ flat(self._g[j])
+                F = F + G @ q.inputs[j] + on_outputs @ flat(self._v[j])
             forward.append(E)
             backward.append(F)
         return q._replace(outputs=tuple(forward), inputs=tuple(backward))
@@ -289,18 +299,17 @@ class _Curvature:
         E: list[jax.Array] = []
         reads = iter(self._x)
         for use, g in zip(self._uses, outputs, strict=True):
-            key, g = (use.kind, use.index), self._root(use.part.layer, use.part.target) * _flat(g)
+            key, g = (use.kind, use.index), self._root(use.part.layer, use.part.target) * flat(g)
             if use.kind == "matrix":
                 E.append(g)
                 continue
-            part = _flat(next(reads)).T @ g if use.kind == "read" else g.sum(axis=0, keepdims=True)
+            part = flat(next(reads)).T @ g if use.kind == "read" else g.sum(axis=0, keepdims=True)
             found[key] = found[key] + part if key in found else part
         F = [
-            self._root(use.part.layer, use.part.target) * _flat(v)
-            for use, v in zip(self._matrices, inputs, strict=True)
+            self._root(use.part.layer, use.part.target) * flat(v) for use, v in zip(self._matrices, inputs, strict=True)
         ]
         r, v = (tuple(found[key] for key in sorted(found) if key[0] == kind) for kind in ("read", "vector"))
-        return Direction(r, v, tuple(E), tuple(F), self._readout_root * _flat(readout))
+        return Direction(r, v, tuple(E), tuple(F), self._readout_root * flat(readout))
 
     def kept(self, q: Direction, j: Any) -> Direction:
         """q_1 .. q_j on an axis before the others, and zeros beyond."""
@@ -321,7 +330,7 @@ class _Curvature:
         return jax.tree.map(lambda a: factor * a, q)  # type: ignore[no-any-return]
 
 
-def _flat(a: jax.Array) -> jax.Array:
+def flat(a: jax.Array) -> jax.Array:
     """(vector, component)."""
     return a.reshape(-1, a.shape[-1])
 
@@ -334,7 +343,7 @@ def _cotangent(use: Use) -> jax.Array:
 
 def _in_their_span(inputs: list[jax.Array]) -> list[jax.Array]:
     """The same vectors (..., input direction), in an orthonormal basis of their span if that has fewer directions."""
-    joined = jnp.concatenate([_flat(x) for x in inputs])
+    joined = jnp.concatenate([flat(x) for x in inputs])
     if len(joined) < joined.shape[1]:
         joined = jnp.linalg.qr(joined.T, mode="r").T
     ends = np.cumsum([x[..., 0].size for x in inputs])[:-1]

@@ -10,8 +10,8 @@ alone.  Thin matrices, vectors and the readout move alike, from their directions
 inputs, in which the rule sees them, though they are drawn in those of their span.
 
 G is formed where it is used: few outer products in one loop with the rule, which reads and writes E and the states and
-nothing else; of many, a product of matrices, so many rows of G at a time that they stay in a cache.  A rule is computed
-in the precision in which E and states are kept.  Cost of a step: 2 + 2 slots arrays of S^2 numbers that are read or
+nothing else; of many, a product of matrices, some rows of G at a time where it is large.  A rule is computed in the
+precision in which E and states are kept.  Cost of a step: 2 + 2 slots arrays of S^2 numbers that are read or
 written, and E twice more in passes.
 """
 
@@ -37,7 +37,7 @@ from dmft.specs.parameterization import entry_step, hidden_scale, matrix_step, p
 States = tuple[jax.Array, ...]
 
 UNROLLED = 16  # outer products, of which no array of entries is made besides
-BLOCK = 2**23  # entries of G that are made at once of more
+BLOCK = 2**26  # entries of G that are made at once of more
 
 
 def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tuple[Network, Pass]:

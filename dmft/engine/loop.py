@@ -311,9 +311,9 @@ def step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) -
     network, history = carry
 
     def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
-        shown, kept = Shown(network, rule, seen, form), history.fields
+        shown, kept = Shown(network, rule, seen, t, form), history.fields
         return predictions(seen, form), {
-            "values": values(network, rule, seen, form),
+            "values": values(network, rule, seen, t, form),
             "fields": {
                 one.name: held(form.sketch.groups, one.fields(shown))
                 for one in form.observables

@@ -367,12 +367,15 @@ def unless_frozen(after: Parameters, before: Parameters, form: Form) -> Paramete
 
         return over_blocks(part, of_block, jnp.asarray(blocks), after, before)
 
-    reads, matrices, vectors = (
-        tuple(chosen(*each) for each in zip(parts, new, old, strict=True))
-        for parts, new, old in zip((sketch.reads, sketch.matrices, sketch.vectors), after, before, strict=False)
+    def each(parts: tuple[Part, ...], after: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(chosen, parts, after, before))
+
+    return Parameters(
+        each(sketch.reads, after.reads, before.reads),
+        each(sketch.matrices, after.matrices, before.matrices),
+        each(sketch.vectors, after.vectors, before.vectors),
+        before.readout if sketch.readout_layer in form.frozen else after.readout,
     )
-    frozen = sketch.readout_layer in form.frozen
-    return Parameters(reads, matrices, vectors, before.readout if frozen else after.readout)
 
 
 def trained_blocks(part: Part, form: Form) -> tuple[float, ...]:

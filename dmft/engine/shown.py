@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from dmft.engine import preconditioned
 from dmft.engine.form import Form, Rule
 from dmft.engine.layers import held, over_layers
 from dmft.engine.network import Network, Pass
@@ -22,13 +23,13 @@ Fields = Sequence[jax.Array]
 
 
 class Shown(Seen):
-    """Of the observed rows; `network` is the state after the pass."""
+    """Of the observed rows; `network` is the state after step t."""
 
     xp = jnp
 
-    def __init__(self, network: Network, rule: Rule, seen: Pass, form: Form) -> None:
+    def __init__(self, network: Network, rule: Rule, seen: Pass, t: jax.Array | int, form: Form) -> None:
         super().__init__(slice(0, 0 if form.probes else form.trained))
-        self._network, self._pass, self._form = network, seen, form
+        self._network, self._pass, self._t, self._form = network, seen, t, form
         # rows are all samples in their order where these are observed
         self.targets = rule.targets[rule.probes] if form.probes else rule.targets
 
@@ -59,9 +60,18 @@ class Shown(Seen):
 
     def tangent_kernel(self) -> jax.Array:
         self.require_gradients(self._form.gradients)
-        found = tangent_kernel(self._network, self._pass, self._pass, self._form)
-        events = len(found) * found.shape[1]
-        return found.reshape(events, events)
+        return _of_events(tangent_kernel(self._network, self._pass, self._pass, self._form))
+
+    def preconditioned_kernel(self) -> jax.Array:
+        self.require_gradients(self._form.gradients)
+        P = preconditioned.preconditioners(self._network, self._t, self._form)
+        return _of_events(preconditioned.tangent_kernel(self._network, self._pass, P, self._form))
+
+
+def _of_events(K: jax.Array) -> jax.Array:
+    """(event, event_2) of (row, output, row_2, output_2)."""
+    events = len(K) * K.shape[1]
+    return K.reshape(events, events)
 
 
 def _over_units(a: jax.Array, population: Population | None) -> jax.Array:
@@ -75,9 +85,9 @@ def sizes(rule: Rule, form: Form) -> dict[str, int]:
     return {**form.sketch.dimensions, "sample": samples, "output": outputs}
 
 
-def values(network: Network, rule: Rule, seen: Pass, form: Form) -> dict[str, jax.Array]:
-    """Observables of a step by name, of the pass over the observed rows; `network` is the state after it."""
-    shown, known = Shown(network, rule, seen, form), sizes(rule, form)
+def values(network: Network, rule: Rule, seen: Pass, t: jax.Array | int, form: Form) -> dict[str, jax.Array]:
+    """Observables of step t by name, of the pass over the observed rows; `network` is the state after it."""
+    shown, known = Shown(network, rule, seen, t, form), sizes(rule, form)
     return {one.name: one.arranged(shown.value(one), known, outputs=not form.single) for one in form.observables}
 
 

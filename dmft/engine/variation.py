@@ -162,7 +162,7 @@ def _run(network: Network, measures: Measures, rule: Rule, last: int, form: Form
 
 def _observed_step(network: Network, rule: Rule, t: jax.Array, form: Form) -> tuple[Network, Observables]:
     def record(network: Network, seen: Pass) -> Observables:
-        return Observables(predictions(seen, form), values(network, rule, seen, form))
+        return Observables(predictions(seen, form), values(network, rule, seen, t, form))
 
     network, _, found = observed_step(network, rule, t, form, record)
     return network, found

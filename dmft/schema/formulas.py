@@ -102,6 +102,10 @@ class _Example(Seen):
         units = [self.numbers(f"{name}{i}", shape) for i, shape in enumerate(shapes)]
         return self.xp.stack([function(a).mean(-1) for a in units])
 
+    def preconditioned_kernel(self) -> Any:
+        g = self._fields("preconditioned tangents", self.targets.shape[0] * self.targets.shape[1])
+        return self.inner(g, g).sum(0)
+
     def tangent_kernel(self) -> Any:
         g = self._fields("tangents", self.targets.shape[0] * self.targets.shape[1])
         return self.inner(g, g).sum(0)

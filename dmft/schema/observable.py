@@ -14,8 +14,8 @@ An observable that follows from predictions is an average over samples, and has 
 A file of `dmft.schema.observed` holds each of this library; those of a user's own are registered alike
 (`dmft.schema.registry`).
 
-One that needs the Hessian of the loss has a formula of the eigenvalues that are found of it, in the metric of its
-descent (`dmft.specs.curvature`):
+One that needs the Hessian of the loss has a formula of the eigenvalues that are found of it, in the metric of gradient
+descent, or, `preconditioned`, in that of an adaptive optimiser (`dmft.specs.curvature`):
 
     formula(eigenvalues) -> (...)                              (..., iteration), ascending
 """
@@ -51,6 +51,17 @@ def _of_stream(problem: Problem) -> str:
     return 'the curvature is that of the loss over all training samples, which observe="test" never meets together'
 
 
+def _without_metric(problem: Problem) -> str:
+    training: Any = problem.training
+    if training.observe == "test":
+        return 'the metric is that of the next step, of whose samples observe="test" shows none'
+    if not training.stepping.by_entry:
+        return f"{type(training).__name__} has no preconditioner: take the one of gradient descent (ntk, sharpness)"
+    if not training.preconditions:
+        return f"{type(training).__name__} divides no gradient by its size, entry by entry, as dmft.Adam does"
+    return ""
+
+
 def _never(problem: Problem, names: Collection[str]) -> bool:
     del problem, names
     return False
@@ -71,6 +82,7 @@ class Observable:
         per_output: whether samples stand with their outputs, where there are several.
         on_request: whether it is recorded only if it is asked for.
         smooth: whether it is differentiable: `dmft.fluctuations` expands it in 1/N.
+        preconditioned: whether it is one of the metric in which an adaptive optimiser descends.
         fields: of which fields it is the average product: then it is there between two steps, too.
         mean: whether that is a mean over positions, or their sum.
         refusal: (problem) -> why it has none, as the end of an error; "" if it has.
@@ -93,6 +105,7 @@ class Observable:
     per_output: bool = False
     on_request: bool = True
     smooth: bool = True
+    preconditioned: bool = False
     fields: Callable[[Seen], Fields] | None = None
     mean: bool = True
     refusal: Callable[[Problem], str] = _none
@@ -121,6 +134,8 @@ class Observable:
             )
         if self.needs in (PREDICTIONS, HESSIAN) and self.dims != ("step",):
             raise ValueError(f"dims={self.dims} of {self.name}: what needs {self.needs!r} is ('step',), a number.")
+        if self.preconditioned and self.refusal is _none:
+            object.__setattr__(self, "refusal", _without_metric)
         if self.needs == HESSIAN and self.refusal is _none:
             object.__setattr__(self, "refusal", _of_stream)
         object.__setattr__(self, "long_name", self.long_name or self.name.replace("_", " "))

@@ -3,7 +3,7 @@ eigenvalues of the curvature of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dmft.schema.observable import HESSIAN, PREDICTIONS, Observable
@@ -54,13 +54,20 @@ def averages(
     return found
 
 
-def of_eigenvalues(eigenvalues: Any, names: Collection[str]) -> dict[str, Any]:
-    """What follows from eigenvalues of the curvature of the loss (..., iteration), of what is asked for, by name."""
+def metrics(names: Collection[str]) -> tuple[bool, ...]:
+    """Those in which the curvature of the loss is asked for: whether they are preconditioned."""
+    asked = {one.preconditioned for one in registered() if one.needs == HESSIAN and one.name in names}
+    return tuple(sorted(asked))
+
+
+def of_eigenvalues(eigenvalues: Mapping[bool, Any], names: Collection[str]) -> dict[str, Any]:
+    """What follows from eigenvalues of the curvature of the loss (..., iteration), by metric, of what is asked for, by
+    name."""
     found: dict[str, Any] = {}
     for one in registered():
         if one.needs == HESSIAN and one.name in names:
             assert one.formula is not None
-            found[one.name] = one.formula(eigenvalues)
+            found[one.name] = one.formula(eigenvalues[one.preconditioned])
     return found
 
 

@@ -85,6 +85,10 @@ class Seen(ABC):
         """(..., use, sample, [position]): averages over units of what the program shows by this name
         (`dmft.specs.networks.program`), or of a function of it."""
 
+    def preconditioned_kernel(self) -> Any:
+        """K (..., event, event_2), of gradients times what they are multiplied by in the step that follows."""
+        raise NotImplementedError(f"{type(self).__name__} shows none of optimisers with a preconditioner.")
+
     @abstractmethod
     def tangent_kernel(self) -> Any:
         """K (..., event, event_2): of all trained weights, sums of <g g> x . x', <g g> <v v>."""

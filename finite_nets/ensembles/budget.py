@@ -116,6 +116,9 @@ class Budget:
             results = each * (self._itemsize + 2 * DOUBLE) + 4 * DOUBLE * self.plan.numbers(["prediction"])
         if schema.need(self.plan.observables, schema.HESSIAN):
             results += self._curvature_numbers(width) * self._itemsize
+        if self._needs is not None and any(one.preconditioned for one in self.plan.of_passes):
+            # P of all weights; gradients of one event, and their products
+            results += 4 * self._needs.weights(width, self._needs.inputs, outputs, 1) * self._itemsize
         fields = self._field_numbers(width, samples, events, history) * self._itemsize
         total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
         return total
@@ -136,7 +139,8 @@ class Budget:
         problem, needed = self.plan.problem, self._needs
         if needed is None:
             return curvature.numbers_needed(problem, width)
-        weights = needed.weights(width, problem.task.n_samples, self.plan.size("output"), 1)
+        points = needed.inputs if any(schema.metrics(self.plan.observables)) else problem.task.n_samples
+        weights = needed.weights(width, points, self.plan.size("output"), 1)
         return (ITERATIONS + PASSES) * weights + math.ceil(PASSES * width * needed.forward * problem.task.n_train)
 
     def block_bytes(self) -> int:

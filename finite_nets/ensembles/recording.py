@@ -159,7 +159,9 @@ class Recorder:
         for one in plan.of_passes:
             yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
         if plan.of_hessian:
-            yield from schema.of_eigenvalues(self.trainer.eigenvalues(self.state), plan.of_hessian).items()
+            each = schema.metrics(plan.of_hessian)
+            found = {which: self.trainer.eigenvalues(self.state, preconditioned=which) for which in each}
+            yield from schema.of_eigenvalues(found, plan.of_hessian).items()
         for one, history in zip(plan.between_steps, self._histories, strict=True):
             assert one.fields is not None
             history.append(one.fields(shown))

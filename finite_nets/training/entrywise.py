@@ -7,9 +7,11 @@ of every weight of a program, where D is the direction of a pass, and the last s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dmft.specs.parameterization import matrix_step
 
@@ -44,6 +46,23 @@ def step(
     """A step with these numbers, or tensors of one; `replace`: whether states may be other tensors after it, which
     takes less time."""
     rule: Any = trainer.training
+    *memory, _ = state.slots
+    for number, unit, G, before in gradients(trainer, state, trained):
+        whole = rule.by_matrix and number in trainer.between_neurons
+        kept, Q = rule.matrix(torch, before, G) if whole else rule.stepped(torch, t, before, G)
+        for slot, new in zip(memory, kept, strict=True):
+            if replace:
+                slot.tensors[number] = new
+            else:
+                slot.tensors[number].copy_(new)
+        state.weights.tensors[number].mul_(keep).add_(Q * (rate * unit))
+
+
+def gradients(
+    trainer: ProgramTrainer, state: State[Leaves], trained: Fields
+) -> Iterator[tuple[int, Any, Tensor, tuple[Tensor, ...]]]:
+    """Of the weights that are trained: their numbers, gamma0 s, G, in the room of the last slot, and states."""
+    rule: Any = trainer.training
     *memory, direction = state.slots
     for part in direction.parts():
         part.zero_()
@@ -52,18 +71,10 @@ def step(
         _normalize(trainer, state, direction)
     steps, weights = trainer.entry_steps(state.width), state.weights
     for number, (theta, layer) in enumerate(zip(weights.tensors, weights.layers, strict=True)):
-        if not weights.trained[layer]:
-            continue
-        whole = rule.by_matrix and number in trainer.between_neurons
-        unit = matrix_step(trainer.network.gamma0, theta.shape[-2]) if whole else steps[number]
-        G, state_of = direction.tensors[number].div_(unit), tuple(slot.tensors[number] for slot in memory)
-        kept, Q = rule.matrix(torch, state_of, G) if whole else rule.stepped(torch, t, state_of, G)
-        for slot, new in zip(memory, kept, strict=True):
-            if replace:
-                slot.tensors[number] = new
-            else:
-                slot.tensors[number].copy_(new)
-        theta.mul_(keep).add_(Q * (rate * unit))
+        if weights.trained[layer]:
+            whole = rule.by_matrix and number in trainer.between_neurons
+            unit = matrix_step(trainer.network.gamma0, theta.shape[-2]) if whole else steps[number]
+            yield number, unit, direction.tensors[number].div_(unit), tuple(slot.tensors[number] for slot in memory)
 
 
 def _normalize(trainer: ProgramTrainer, state: State[Leaves], direction: Leaves) -> None:

@@ -56,6 +56,10 @@ class Shown(Seen):
         found = [function(note.units()).mean(-1) for note in self._fields.trace.notes if note.name == name]
         return torch.stack(found, dim=1)
 
+    def preconditioned_kernel(self) -> Tensor:
+        self.require_gradients(bool(self._fields.gradients))
+        return self._trainer.preconditioned_kernel(self._state, self._fields)
+
     def tangent_kernel(self) -> Tensor:
         self.require_gradients(bool(self._fields.gradients))
         return self._trainer.tangent_kernel(self._state, self._fields, self._fields, self)

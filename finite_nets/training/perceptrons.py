@@ -334,7 +334,7 @@ class Trainer(Training[Parameters]):
             h.append(_kept(matrix.activated(products, below, phi, scale=scale, add=add, keep=True).y))
         return h
 
-    def eigenvalues(self, state: State[Parameters]) -> Tensor:
+    def eigenvalues(self, state: State[Parameters], *, preconditioned: bool = False) -> Tensor:  # noqa: ARG002
         return curvature.eigenvalues(curvature.Curvature(self, state))
 
 

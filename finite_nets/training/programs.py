@@ -53,7 +53,7 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
 from finite_nets.device.rounding import Quantisation, Rounding
-from finite_nets.training import curvature
+from finite_nets.training import curvature, preconditioned
 from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
 from finite_nets.training.tape import Constants, Numbers, Tape
@@ -328,27 +328,53 @@ class ProgramTrainer(Training[Leaves]):
         return [count / top for count in self.neurons(state)]
 
     def tangent_kernel(self, state: State[Leaves], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:  # noqa: ARG002
-        first, second, numbers = _trace(a), _trace(b), self.numbers
-        sizes, tangent = self.sizes(state.width), state.scales.tangent
+        first, second = _trace(a), _trace(b)
+        factors, inputs = self.tangent_factors(state)
+        tops = [_met(trace.end, state.weights.readout) for trace in (first, second)]
+        phi = kernels(self.products, tops[:1], tops[1:], [self.sizes(state.width)[self._top]])
+        K = factors[self.numbers.readout] * self._between_outputs(phi)
+        K = K + tangent_kernel(self.products, first, second, factors, inputs)
+        return K.flatten(3).flatten(1, 2)
+
+    def tangent_factors(self, state: State[Leaves]) -> tuple[list[float], list[float]]:
+        """Of the weights by number: what products of gradients are multiplied by in the NTK, and those of what was
+        given."""
+        numbers, sizes, tangent = self.numbers, self.sizes(state.width), state.scales.tangent
         one = sizes[self._top] * self._share(state.width)
         factors = [
             tangent[layer] * numbers.rate(number, state.width) * (1 if end is None else sizes[end]) / one
             for number, (layer, (_, end)) in enumerate(zip(numbers.layers, numbers.ends, strict=True))
         ]
-        inputs = [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
-        tops = [_met(trace.end, state.weights.readout) for trace in (first, second)]
-        phi, places = kernels(self.products, tops[:1], tops[1:], [sizes[self._top]])[:, 0], self._each or 1
-        same = torch.eye(self.outputs // places, dtype=phi.dtype, device=phi.device)[:, None, None]
-        each = phi.reshape(len(phi), -1, places, 1, phi.shape[2] // places, places, 1) * same
-        K = factors[numbers.readout] * each.flatten(5).flatten(2, 3)
-        K = K + tangent_kernel(self.products, first, second, factors, inputs)
-        return K.flatten(3).flatten(1, 2)
+        return factors, [1.0 if source is None else 1 / sizes[source] for source, _ in numbers.ends]
+
+    def _between_outputs(self, phi: Tensor) -> Tensor:
+        """(member, row, output, row_2, output_2) of the readout, of averages (member, output of a position or 1, row
+        and position, row_2 and position_2)."""
+        places = self._each or 1
+        members, _, rows, rows_2 = phi.shape
+        shape = (members, self.outputs // places, rows // places, places, rows_2 // places, places)
+        each = phi.expand(-1, shape[1], -1, -1).reshape(shape)
+        K = torch.einsum("mcaxbz,cd->maxcbzd", each, torch.eye(each.shape[1], dtype=phi.dtype, device=phi.device))
+        return K.flatten(5).flatten(2, 3)
 
     def preactivations(self, state: State[Leaves], seen: Fields, rows: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
         return [h[:, list(rows)] for h in _trace(seen).h]
 
-    def eigenvalues(self, state: State[Leaves]) -> Tensor:
-        return curvature.eigenvalues(Hessian(self, state))
+    def preconditioned_kernel(self, state: State[Leaves], seen: Fields) -> Tensor:
+        assert state.coming is not None  # while a step is recorded
+        P, trace, readout = state.coming(), _trace(seen), self.numbers.readout
+        factors, inputs = self.tangent_factors(state)
+        top = _met(trace.end, state.weights.readout)
+        weighted = P[readout] / self.sizes(state.width)[self._top]
+        K = factors[readout] * self._between_outputs(torch.einsum("maj,mcj,mbj->mcab", top, weighted, top))
+        return K.flatten(3).flatten(1, 2) + preconditioned.tangent_kernel(trace, P, factors, inputs)
+
+    def eigenvalues(self, state: State[Leaves], *, preconditioned: bool = False) -> Tensor:
+        P = None
+        if preconditioned:
+            assert state.coming is not None  # while a step is recorded
+            P = state.coming()
+        return curvature.eigenvalues(Hessian(self, state, P))
 
 
 def _met(end: Tensor, readout: Tensor) -> Tensor:
@@ -375,12 +401,14 @@ class Hessian(curvature.Flat):
     (`finite_nets.training.curvature`).
     """
 
-    def __init__(self, trainer: ProgramTrainer, state: State[Leaves]) -> None:
+    def __init__(self, trainer: ProgramTrainer, state: State[Leaves], P: Sequence[Tensor] | None = None) -> None:
         n, layers = trainer.n_train, state.weights.layers
         scales = trainer.scales(state.width, n)
         by_layer = roots(scales.update, scales.output, n)
         rates = (trainer.numbers.rate(number, state.width) for number in range(len(layers)))
         self._roots = [by_layer[layer] * math.sqrt(rate) for layer, rate in zip(layers, rates, strict=True)]
+        if P is not None:  # of the metric of an adaptive optimiser
+            self._roots = [root * each.flatten(1).sqrt() for root, each in zip(self._roots, P, strict=True)]
         self._a = torch.tensor(start_coefficients(n, trainer.outputs))
         with torch.inference_mode(False), torch.enable_grad():
             x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()

@@ -77,12 +77,12 @@ def tangent_kernel(
     total: Tensor | float = 0.0
     for number in dict.fromkeys(use.number for use in a.uses):
         if factors[number]:
-            pair = [_joined([use for use in trace.uses if use.number == number]) for trace in (a, b)]
+            pair = [joined([use for use in trace.uses if use.number == number]) for trace in (a, b)]
             total = total + factors[number] * _part(products, pair[0], pair[1], inputs[number])
     return total
 
 
-def _joined(uses: Sequence[Use]) -> Use:
+def joined(uses: Sequence[Use]) -> Use:
     """All uses of a weight as one, at more positions; of a vector the sum over positions."""
     gradients = side_by_side([use.gradient for use in uses], dim=3)
     given = [use.given for use in uses if use.given is not None]

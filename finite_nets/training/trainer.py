@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from dmft.specs.training.recurrence import RECURRENCE, Stepping
 from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.replays import Replays
-from finite_nets.training import entrywise, flow, linear
+from finite_nets.training import entrywise, flow, linear, preconditioned
 from finite_nets.training.images import changed
 from finite_nets.training.observables import Shown
 from finite_nets.training.traces import Trace
@@ -88,6 +89,8 @@ class State(Generic[W]):
     carried: (member, sample, output), the output where it follows the NTK (`finite_nets.training.flow`), else None.
     exploded_at: (member,), the step at which the loss of its batch exploded (`dmft.errors`); infinite for the healthy.
     initial_loss: (member,), of the first batch.
+    coming: makes what an adaptive optimiser will multiply gradients by in the step that follows, of the weights by
+        number (`finite_nets.training.preconditioned`), while a step is recorded.
     """
 
     weights: W
@@ -97,6 +100,7 @@ class State(Generic[W]):
     offset: Tensor | None = None
     carried: Tensor | None = None
     initial_loss: Tensor | None = None
+    coming: Callable[[], list[Tensor]] | None = None
 
     @property
     def width(self) -> int:
@@ -216,8 +220,13 @@ class Training(Generic[W]):
         """h of every layer, (member, sample, N), of these rows of a pass whose update has not been made yet."""
         raise NotImplementedError
 
-    def eigenvalues(self, state: State[W]) -> Tensor:
-        """(member, iteration), of the curvature of the loss: `dmft.specs.curvature`."""
+    def preconditioned_kernel(self, state: State[W], seen: Fields) -> Tensor:
+        """K (member, event, event_2) of a pass, in the metric of the step that follows."""
+        raise NotImplementedError
+
+    def eigenvalues(self, state: State[W], *, preconditioned: bool = False) -> Tensor:
+        """(member, iteration), of the curvature of the loss: `dmft.specs.curvature`, in that metric or in that of
+        gradient descent."""
         raise NotImplementedError
 
     # ---- one update --------------------------------------------------------------------------------------------------
@@ -289,7 +298,9 @@ class Training(Generic[W]):
             seen, trained = self.evaluate(state, met, gradients=(saved and gradients) or everywhere)
             self.watch(state, trained, t)
             if saved:
+                state.coming = partial(self._coming, state, t, trained)
                 yield seen.at(met.observed)
+                state.coming = None
             if t < last:
                 self.advance(state, t, seen, trained)
             del seen, trained  # the next pass takes their memory
@@ -303,11 +314,20 @@ class Training(Generic[W]):
             state.offset = self._outputs(state, 0)
         for t in range(last + 1):
             if t in save_steps:
+                state.coming = partial(self._coming, state, t)
                 yield self._observe(state, gradients=gradients) if fields else self._outputs_alone(state)
+                state.coming = None
             if t < last:
                 unseen.step(t)
         _, trained = self.evaluate(state, self.meet(last, everything=False), gradients=False)
         self.watch(state, trained, last)
+
+    def _coming(self, state: State[W], t: int, trained: Fields | None = None) -> list[Tensor]:
+        """`State.coming`, from the fields trained on, if there are any yet."""
+        if trained is None:
+            _, trained = self.evaluate(state, self.meet(t, everything=False), gradients=False)
+        of: tuple[Any, Any] = self, state  # programs, which alone have entrywise rules
+        return preconditioned.of_step(*of, trained, t)
 
     def _observe(self, state: State[W], *, gradients: bool) -> Fields:
         met = Met(self.observed, slice(0, 1), slice(None))  # one is passed back through, for nothing
@@ -377,13 +397,14 @@ class Unseen(Generic[W]):
         self._replays.step(kind, lambda: self._taken(met, t, self._now))
 
     def _taken(self, met: Met, t: int, now: Tensor | None = None) -> None:
-        trainer: Any = self._trainer
-        seen, trained = trainer.evaluate(self._state, met, gradients=False)
-        trainer.watch(self._state, trained, t if now is None else now[0])
+        of: tuple[Any, Any] = self._trainer, self._state
+        trainer, state = of
+        seen, trained = trainer.evaluate(state, met, gradients=False)
+        trainer.watch(state, trained, t if now is None else now[0])
         if now is None or not trainer.stepping.by_entry:
-            trainer.advance(self._state, t, seen, trained)
+            trainer.advance(state, t, seen, trained)
         else:
-            entrywise.step(trainer, self._state, trained, *now, replace=False)
+            entrywise.step(trainer, state, trained, *now, replace=False)
 
 
 STEPS: dict[Stepping, Callable[[Any, State[Any], Fields, Fields, int], None]] = {

@@ -106,6 +106,34 @@ def test_networks_of_several_results_extrapolate_to_the_limit(trained):
     assert not [name for name in found.variables if "long_name" not in found[name].attrs]
 
 
+@pytest.mark.slow
+def test_errors_cover_the_limit_of_the_theory_over_repeated_ensembles():
+    """Nonlinear networks, of a limit that `solve` knows to a tenth of the errors; ensembles of other root seeds."""
+    problem = dmft.Problem(dmft.MLP(2, gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))
+    settings = {"save_steps": [8], "observables": ["prediction", "loss"]}
+    theory = dmft.solve(problem, particles=8192, scrambles=8).sel(step=[8])
+    seeds = {16: 1024, 32: 512, 64: 256, 128: 128, 256: 64}
+    z, wrong = [], []
+    for root in range(60):
+        nets = [
+            finite_nets.train_ensemble(problem, widths=[n], seeds=count, seed=root, **settings)
+            for n, count in seeds.items()
+        ]
+        for laws, into in ((("1/N", "1/N + 1/N^2", "N^-p"), z), ((0.3,), wrong)):
+            found = comparisons.extrapolate(nets, ["loss", "test_loss"], laws=laws, ensembled=laws != (0.3,))
+            names = ["loss", "test_loss"] + ["test_loss_infinite"] * (laws != (0.3,))
+            limits = [theory[name.removesuffix("_infinite")] for name in names]
+            errors = [
+                np.hypot(found[f"{n}_limit_se"], theory[f"{n.removesuffix('_infinite')}_se"]).item() for n in names
+            ]
+            into.append([(found[f"{n}_limit"] - t).item() / e for n, t, e in zip(names, limits, errors, strict=True)])
+    inside, outside = (abs(np.array(each)) < 1 for each in (z, wrong))
+    print(inside.mean(0), (abs(np.array(z)) < 2).mean(0), outside.mean(0), np.std(z, axis=0))
+    assert (inside.mean(0) > 0.55).all()  # .68 less two binomial errors of 60
+    assert ((abs(np.array(z)) < 2).mean(0) > 0.88).all()
+    assert (outside.mean(0) < 0.5).all()
+
+
 def test_moments_extrapolate_as_their_networks_do(trained):
     theory, nets = trained
     problem = dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))

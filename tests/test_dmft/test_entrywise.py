@@ -22,7 +22,7 @@ import finite_nets
 from conftest import ROOT, first_of
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import warn_of_common_flips
-from dmft.engine import bank, loop, matrix, network, population
+from dmft.engine import bank, loop, matrix, network, normals, population
 from dmft.engine import entrywise as engine
 from dmft.finite_width.fluctuations import _require_derivatives
 from dmft.specs.training.muon import orthogonalised
@@ -213,11 +213,11 @@ def test_an_odd_polynomial_of_low_rank_is_that_of_its_coordinates():
 # ---- the limit -------------------------------------------------------------------------------------------------------
 
 
-def explicit(problem, width):
-    """Predictions (step, sample, output) of the network of `finite_nets`, by the engine."""
+def explicit_start(problem, width, observables=()):
+    """The network of `finite_nets` for the engine, at initialisation, with rule and form."""
     trainer = trainer_of(problem, CPU, DOUBLE, program=True)
     tensors = [t[0].numpy() for t in trainer.draw(width, torch.tensor([0]), 0)]
-    rule, form = loop.rule_of(problem), replace(loop.form_of(problem, ()), stacked_from=math.inf)
+    rule, form = loop.rule_of(problem), replace(loop.form_of(problem, observables), stacked_from=math.inf)
     sketch, readout = form.sketch, trainer.numbers.readout
     matrices = []
     for part, (source, _) in zip(sketch.matrices, sketch.ends, strict=True):
@@ -233,16 +233,24 @@ def explicit(problem, width):
             -1, *sketch.flattened, sketch.sizes(width)[sketch.place(sketch.readout)]
         ),
         populations=tuple(
-            population.particles(np.zeros((0, size // each.components)), each.components)
+            population.particles(
+                normals.Stored(jnp.zeros((0, size // each.components)), jax.random.key(0)), each.components
+            )
             for size, each in zip(sketch.sizes(width), sketch.described, strict=True)
         ),
         offset=jnp.zeros((len(rule.inputs), rule.targets.shape[1])),
         sketch=sketch,
     )
     slots = tuple(jax.tree.map(jnp.zeros_like, start.parameters) for _ in range(form.slots))
+    return replace(start, slots=slots), rule, form
+
+
+def explicit(problem, width):
+    """Predictions (step, sample, output) of the network of `finite_nets`, by the engine."""
+    start, rule, form = explicit_start(problem, width)
     last = problem.training.steps
     room = loop.empty_history(start, rule, form, [last])
-    _, history = loop.advance(replace(start, slots=slots), room, rule, 0, last + 1, form=form)
+    _, history = loop.advance(start, room, rule, 0, last + 1, form=form)
     return np.asarray(history.vitals.prediction)
 
 
@@ -463,6 +471,26 @@ def test_wide_networks_approach_the_limit(name):
         f"{name}: rms z {np.sqrt(np.mean(z**2)):.2f}, max |difference| {abs(limit - theory.prediction.values).max():.4f}"
     )
     assert np.sqrt(np.mean(z**2)) < 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:standard errors of")
+def test_the_bias_of_narrow_networks_is_that_of_samples_in_law():
+    """N (E f_N - f) of Adam, where derivatives would miss the kinks."""
+    problem = perceptron(dmft.Adam(0.15, 6, beta2=0.99, eps=1e-6))
+    limit = dmft.solve(problem, particles=2048, scrambles=4, observables=["prediction"])
+    for width, count in ((16, 4000), (32, 2000)):
+        law = finite_nets.sample_in_law(problem, widths=[width], seeds=count, observables=["prediction"])
+        pair = law.prediction[0].values, trained(problem, width, 8 * count)
+        means, errors = ([f(each, axis=0)[1:] for each in pair] for f in (np.mean, np.std))
+        errors = [error / len(each) ** 0.5 for error, each in zip(errors, pair, strict=True)]
+        rms = np.sqrt(np.mean(((means[0] - means[1]) / np.hypot(*errors)) ** 2))
+        bias = [width * (mean - limit.prediction.values[1:]) for mean in means]
+        off = np.sqrt(np.mean((bias[1] / width / np.hypot(errors[1], limit.prediction_se[1:])) ** 2))
+        print(f"N {width}: N bias of f_0 in law {bias[0][:, 0].round(2)}, trained {bias[1][:, 0].round(2)}")
+        print(f"N {width}: rms z between them {rms:.2f}, of the bias from zero {off:.1f}")
+        assert rms < 2  # 30 strongly correlated numbers
+        assert off > 4  # there is one
 
 
 @pytest.mark.slow

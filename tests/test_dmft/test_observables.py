@@ -62,7 +62,7 @@ def expected_alignment(kernel, y):
 
 
 def test_results_hold_observables_in_one_order_and_by_default_what_they_held_before_there_was_a_registry():
-    new = ("participation_ratio", "preactiv", "attention")
+    new = ("participation_ratio", "preactiv", "attention", "preconditioned")
     kept = [name for name in schema.quantities() if not any(word in name for word in new)]
     assert kept == [
         *("prediction", "loss", "test_loss", "accuracy", "test_accuracy", "sharpness"),

@@ -325,7 +325,7 @@ def test_sharpness_of_the_engine_is_that_of_networks(problem, monkeypatch):
 
 
 def with_the_metric_of_one_width(monkeypatch):
-    monkeypatch.setattr(curvature._Curvature, "_root", lambda self, layer, _: self._layer_roots[layer])
+    monkeypatch.setattr(curvature.Curvature, "_root", lambda self, layer, _: self._layer_roots[layer])
     curvature._iterations.clear_cache()
 
 

@@ -79,6 +79,15 @@ class Entrywise(Training):
         """(state, Q) after the scaled gradients G of step t = 0, 1, ...: arrays of one shape, entry by entry."""
         raise NotImplementedError(f"{type(self).__name__} has no update; see dmft.specs.training.entrywise.")
 
+    def preconditioner(self, xp: Any, t: Any, state: Sequence[Any]) -> Any:
+        """P, of the size of 1 / |G|, with which Q is P times an average of gradients, from the state after step t."""
+        raise NotImplementedError(f"{type(self).__name__} has no preconditioner.")
+
+    @property
+    def preconditions(self) -> bool:
+        """Whether entries have a preconditioner."""
+        return type(self).preconditioner is not Entrywise.preconditioner
+
     def clipped(self, xp: Any, G: Any) -> Any:
         """G within [-clip, clip]."""
         return G if self.clip is None else xp.clip(G, -self.clip, self.clip)
@@ -201,6 +210,9 @@ class Adam(Entrywise):
         v = self.beta2 * state[1] + (1 - self.beta2) * G * G
         return (m, v), normalised(xp, m / (1 - self.beta1 ** (t + 1)), v / (1 - self.beta2 ** (t + 1)), self.eps)
 
+    def preconditioner(self, xp: Any, t: Any, state: Sequence[Any]) -> Any:
+        return normalised(xp, 1.0, state[1] / (1 - self.beta2 ** (t + 1)), self.eps)
+
 
 @dataclass(frozen=True)
 class RMSprop(Entrywise):
@@ -236,6 +248,10 @@ class RMSprop(Entrywise):
     def update(self, xp: Any, t: Any, state: Sequence[Any], G: Any) -> tuple[tuple[Any, ...], Any]:  # noqa: ARG002
         v = self.alpha * state[0] + (1 - self.alpha) * G * G
         return (v,), normalised(xp, G, v, self.eps)
+
+    def preconditioner(self, xp: Any, t: Any, state: Sequence[Any]) -> Any:
+        del t
+        return normalised(xp, 1.0, state[0], self.eps)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""Test accuracy on a whole data set against width, with its limit at infinity, from lazy to rich.
+
+(a) mean accuracy of single networks (filled) and of the prediction averaged over networks (open), and the limit that
+    both extrapolate to (lines: that of single networks, with its standard error), for each richness gamma0.
+(b) accuracy against richness: of the widths (points) and of the limit (black).
+
+Limits and their errors are those of `comparisons.extrapolate`: averages over laws in width.  Networks of two hidden
+layers (ReLU) with cross-entropy, trained by SGD with momentum on minibatches, warm-up and cosine.  The gallery shows
+the run that its caption names; without a store 1,200 of scikit-learn's digits are trained on, a minute on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import comparisons
+import dmft
+import finite_nets
+from figures import style
+from figures.needs import Needs
+
+SIZE = (style.WIDE, 2.8)
+BATCH, EPOCHS = 50, 8
+RATES = {0.1: 3.0, 0.5: 1.0, 2.0: 0.1}  # by richness
+WIDTHS = {32: 64, 64: 32, 128: 16, 256: 8, 512: 4}  # networks of each
+NAME = "test_accuracy"
+SHOWN = tuple(f"{NAME}{kind}{end}" for kind in ("_mean", "_limit") for end in ("", "_se"))
+AVERAGED = tuple(name.replace(NAME, f"{NAME}_infinite") for name in SHOWN)
+NEEDS = Needs("whole_data_set", "whole_data_set", "figures.whole_data_set.gathered(found)", SHOWN)
+
+
+def problem(task: dmft.Task | None = None, *, batch: int = BATCH, epochs: int = EPOCHS) -> dmft.Problem:
+    """The problem of the figure, for digits or another task; its richness and rate are varied."""
+    task = dmft.load_task("digits", classes=range(10), n_train=1200, n_test=500) if task is None else task
+    steps = epochs * (task.n_train // batch)
+    rates = dmft.learning_rates(1.0, steps, warm_up=steps // epochs)
+    training = dmft.GradientDescent(rates, steps, momentum=0.9, batches=dmft.Epochs(batch), observe="test")
+    return dmft.Problem(dmft.MLP(2, dmft.relu(), centered=False), task, training, loss="cross_entropy")
+
+
+def data(store: Path | None) -> xr.Dataset:
+    """The numbers, of a folder of results (`figures.needs`); without one, networks are trained."""
+    return make(problem()) if store is None else NEEDS.stored(store)
+
+
+def make(
+    described: dmft.Problem, rates: Mapping[float, float] = RATES, seeds: Mapping[int, int] = WIDTHS
+) -> xr.Dataset:
+    """Networks of each richness, trained at its rate, so many of each width, and their extrapolation."""
+    found = {}
+    for gamma0, rate in rates.items():
+        schedule = [float(rate * each) for each in described.training.rates]
+        (one,) = dmft.vary(described, gamma0=[gamma0], learning_rate=[schedule])
+        recorded: dict[str, Any] = {"save_steps": [one.training.steps], "observables": ["prediction", "loss"]}
+        nets = [finite_nets.train_ensemble(one, widths=[n], seeds=count, **recorded) for n, count in seeds.items()]
+        found[gamma0] = comparisons.extrapolate(nets, [NAME])
+    return gathered(found)
+
+
+def gathered(found: Mapping[float, xr.Dataset]) -> xr.Dataset:
+    """What the figure shows of extrapolations by richness, at their last step."""
+    each = [
+        ds.isel(step=-1)[[name for name in (*SHOWN, *AVERAGED) if name in ds]].drop_attrs() for ds in found.values()
+    ]
+    ds = xr.concat(each, "gamma0", join="outer").assign_coords(gamma0=list(found))
+    first = next(iter(found.values()))
+    ds.attrs = {name: first.attrs[name] for name in ("problem", "version", "created")} | {"analysis": "whole_data_set"}
+    return ds.sortby("gamma0")
+
+
+def drawn(*results: xr.Dataset) -> xr.Dataset:
+    """All of it."""
+    return NEEDS.take(*results)
+
+
+def figure(*results: xr.Dataset) -> Figure:
+    """The whole figure, of what `gathered` returns."""
+    return style.panels(draw, drawn(*results), (1, 2), SIZE)
+
+
+def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+    """Both panels."""
+    draw_widths(ds, axes[0])
+    draw_richness(ds, axes[1])
+
+
+def draw_widths(ds: xr.Dataset, ax: Axes) -> None:
+    """(a) accuracy against width."""
+    width = ds["width"].values
+    for gamma0, look in zip(_shown(ds["gamma0"].values), style.SERIES, strict=False):
+        row = ds.sel(gamma0=gamma0)
+        at = f"{row[f'{NAME}_limit'].item():.4f}({1e4 * row[f'{NAME}_limit_se'].item():.0f})"
+        y, se = (100 * row[f"{NAME}_mean{end}"].values for end in ("", "_se"))
+        label = rf"$\gamma_0={gamma0:g}$: {at}"
+        ax.errorbar(width, y, se, label=label, linestyle="-", linewidth=0.6, **look)
+        if AVERAGED[0] in row:
+            y, se = (100 * row[f"{NAME}_infinite_mean{end}"].values for end in ("", "_se"))
+            ax.errorbar(width, y, se, linestyle=":", linewidth=0.6, **(look | {"markerfacecolor": "white"}))
+        value, error = (100 * row[f"{NAME}_limit{end}"].item() for end in ("", "_se"))
+        ax.axhspan(value - error, value + error, color=look["color"], alpha=0.2, linewidth=0)
+        ax.axhline(value, color=look["color"], linewidth=1.2)
+    style.width_axis(ax, width)
+    ax.set(ylabel="test accuracy (%)", title="(a) against width; lines: limit")
+    style.legend(ax, loc="lower right", title="limit")
+
+
+def draw_richness(ds: xr.Dataset, ax: Axes) -> None:
+    """(b) accuracy against richness."""
+    gamma0 = ds["gamma0"].values
+    for width, color in style.width_colors(ds["width"].values.tolist()).items():
+        y, se = (100 * ds[f"{NAME}_mean{end}"].sel(width=width).values for end in ("", "_se"))
+        ax.errorbar(gamma0, y, se, color=color, marker="o", markersize=3, linewidth=0.8, label=f"$N={width}$")
+    limit, se = (100 * ds[f"{NAME}_limit{end}"].values for end in ("", "_se"))
+    ax.errorbar(gamma0, limit, se, marker="s", markersize=4, label=r"$N=\infty$", **style.LIMIT)
+    ax.set_xscale("log")
+    ax.set_xticks(gamma0, [f"{value:g}" for value in gamma0])
+    ax.minorticks_off()
+    ax.set(xlabel=r"richness $\gamma_0$", ylabel="test accuracy (%)", title="(b) lazy to rich")
+    style.legend(ax, fontsize=6, ncols=2)
+
+
+def _shown(gamma0: Any) -> Any:
+    """The first, the last, and one between, of many."""
+    return gamma0 if len(gamma0) <= 3 else np.asarray(gamma0)[[0, len(gamma0) // 2, -1]]
