@@ -1,6 +1,6 @@
 """A scaling law of precision: losses of networks trained, or rounded after training, to few bits.
 
-    L(N, D, P)  = A N_eff^-alpha + B D^-beta + E + delta                                                           (1)
+    L(N, D, P)  = A N_eff^-alpha + B D^-beta + E + delta          or `ceiling`, the loss of guessing, if lower     (1)
     N_eff       = N prod_x (1 - e^(-P_x / gamma_x + n_x))          channels x: weights, activations, ...           (2)
     delta       = C_T D^gamma_D / N_eff^gamma_N e^(-P_post / gamma_post + b) prod_x (1 - e^(-C_x (P_x - P_post)))  (3)
 
@@ -16,7 +16,8 @@ C = (6 / 16) N D P, that of the same bits P in all channels:
     share of parameters      f = ((L(P) - L(full)) / A + N^-alpha)^(-1 / alpha) / N, measured                       (8)
 
 Source: T. Kumar et al., Scaling laws for precision, 2024 (arXiv:2411.04330), with the biases n_x of its appendix K, in
-whose numbers they enter so; (5) is derived here (the published exponents of P lose the 1 / P of D).
+whose numbers they enter so; the ceiling is this library's, and (5) is derived here (the published exponents of P lose
+the 1 / P of D).
 
 Assumptions and approximations
     An empirical law of transformers of 30 to 220 million parameters, trained at rates tuned for them; (2) ends where an
@@ -125,6 +126,7 @@ class PrecisionLaw:
         A, alpha, B, beta, E: of (1).
         channels: a `Saturation` for each of what was rounded in training, by name.
         post: an `AfterTraining`, where weights are rounded after training.
+        ceiling: of L, the loss of guessing: no network is worse, however few its bits.
 
     `bits` of its methods are one number for all channels or numbers by channel; a channel that is left out, and all of
     them with None, are in full precision.  Everything broadcasts.
@@ -144,9 +146,10 @@ class PrecisionLaw:
     E: float
     channels: Mapping[str, Saturation] = field(default_factory=dict)
     post: AfterTraining | None = None
+    ceiling: float = np.inf
 
     def __post_init__(self) -> None:
-        for name in ("A", "alpha", "B", "beta"):
+        for name in ("A", "alpha", "B", "beta", "ceiling"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
 
@@ -208,7 +211,8 @@ class PrecisionLaw:
         """L, (1), with delta where weights are rounded to `post` bits after training."""
         effective, tokens = self.effective_parameters(parameters, bits), _require_positive("tokens", tokens)
         found = self.A * effective**-self.alpha + self.B * tokens**-self.beta + self.E
-        return np.asarray(found if post is None else found + self.degradation(parameters, tokens, post, bits))
+        found = found if post is None else found + self.degradation(parameters, tokens, post, bits)
+        return np.asarray(np.minimum(found, self.ceiling))
 
     # ---- consequences ------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ were rounded to afterwards (post), and the loss.  Constants minimise, over the r
 
     sum_i H(log L(N_i, D_i, P_i) - log L_i)            H of Huber: squares up to delta, then straight lines
 
-from several starts, in the logarithms of A, B, E, of exponents and of gammas, and in n_x.
+(L held at the loss of guessing where `ceiling` says it) from several starts, in the logarithms of A, B, E, of exponents
+and of gammas, and in n_x.
 Errors are those of the bootstrap: half the distance of the quantiles 16 and 84 % over fits of runs drawn again.
 
 Source: Kumar et al. 2024 (arXiv:2411.04330), whose delta is 1e-3.
@@ -13,6 +14,7 @@ Source: Kumar et al. 2024 (arXiv:2411.04330), whose delta is 1e-3.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,19 +22,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from comparisons.errors import UnresolvedError
-from comparisons.precision import LEAST, AfterTraining, PrecisionLaw, Saturation
+from comparisons.precision import PrecisionLaw
+from comparisons.precision_shape import Shape, fitted
 from comparisons.run_table import CHANNELS, LOSS, POST, SIZES, read_runs
 from dmft.specs import _check
 from dmft.text import table, with_error
 
 Array = NDArray[np.float64]
 
-EXPONENTS = ("alpha", "beta", "gamma data", "gamma parameters")
 AT_END = 1e-2  # of a logarithm, or of a bias
-AT_MOST = 400  # evaluations of a fit
+OFF, WORSE = 0.05, 3.0  # residuals of the runs at some bits beyond which the law does not hold: themselves, to others
 INNER = (16.0, 84.0)  # quantiles, in per cent: one standard error to both sides
 
 
@@ -74,6 +75,46 @@ class PrecisionFit:
         low, high = np.percentile(found, INNER, axis=0)
         return (high - low) / 2
 
+    def by_bits(self) -> xr.Dataset:
+        """How far runs are off at each number of bits of a channel.
+
+        Returns:
+            Dataset (channel, bits): rms of log(measured) - log(predicted), rms_of_others, that of all other runs, mean
+            and count of runs; nan where there are none.  "post" is among the channels where weights were rounded after
+            training.
+
+        Example:
+            >>> runs = {"N": [1e3, 4e3] * 2, "D": [1e4] * 4, "weights": [2, 2, 8, 8], "loss": [3.2, 3.1, 3.0, 2.9]}
+            >>> law = comparisons.PrecisionLaw(60.0, 0.5, 200.0, 0.4, 1.0, {"weights": comparisons.Saturation(2.0)})
+            >>> table = comparisons.predict_precision(law, runs, columns={"parameters": "N", "tokens": "D"})
+            >>> comparisons.PrecisionFit(law, (), table).by_bits()["count"].values
+            array([[2, 2]])
+        """
+        square = self.runs["residual"].values ** 2
+        channels = [name for name in (*self.law.channels, POST) if name in self.runs]
+        every = np.unique(np.concatenate([self.runs[name].values for name in channels] or [[]]))
+        there = np.array([[self.runs[name].values == bits for bits in every] for name in channels])
+        there = there.reshape(len(channels), len(every), len(square))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = {
+                "rms": np.sqrt(there @ square / there.sum(-1)),
+                "rms_of_others": np.sqrt(~there @ square / (~there).sum(-1)),
+                "mean": there @ self.runs["residual"].values / there.sum(-1),
+                "count": there.sum(-1),
+            }
+        dims = ("channel", "bits")
+        return xr.Dataset({name: (dims, value) for name, value in found.items()}, {"channel": channels, "bits": every})
+
+    def off(self) -> list[str]:
+        """Bits where the law does not hold, in words."""
+        ds = self.by_bits()
+        wrong = np.argwhere(((ds["rms"] > OFF) & (ds["rms"] > WORSE * ds["rms_of_others"])).values)
+        return [
+            f"{ds['bits'].values[j]:g} bits of {ds['channel'].values[i]} ({ds['count'].values[i, j]} runs off by "
+            f"{ds['rms'].values[i, j]:.2g} of log L, others by {ds['rms_of_others'].values[i, j]:.2g})"
+            for i, j in wrong
+        ]
+
     def __str__(self) -> str:
         rows = []
         for name, value in _constants(self.law).items():
@@ -82,7 +123,9 @@ class PrecisionFit:
         attrs = self.runs.attrs
         text = table(list(zip(("", "value"), *rows, strict=True)))
         ends = f"; at an end of what is tried: {attrs['undetermined']}" if attrs["undetermined"] else ""
-        return f"{text}\n{self.runs.sizes['run']} runs, R^2 {attrs['r2']:.4f}, rms {attrs['rms']:.2g} of log L{ends}"
+        wrong = "".join(f"\ndoes not hold at {where}" for where in self.off())
+        runs = f"{self.runs.sizes['run']} runs, R^2 {attrs['r2']:.4f}, rms {attrs['rms']:.2g} of log L"
+        return f"{text}\n{runs}{ends}{wrong}"
 
 
 def _constants(law: PrecisionLaw) -> dict[str, float]:
@@ -104,6 +147,7 @@ def fit_precision(
     channels: Sequence[str] | None = None,
     tied: bool = False,
     delta: float = 1e-3,
+    ceiling: float = np.inf,
     starts: int = 8,
     bootstrap: int = 100,
     seed: int = 0,
@@ -117,9 +161,15 @@ def fit_precision(
         channels: what was rounded in training; by default those of weights, activations and kv that are columns.
         tied: whether alpha = beta, as in the source.
         delta: of Huber, in log L: about the noise of a run.
+        ceiling: the loss of guessing, which no network exceeds, as log(10) of ten classes by cross-entropy: networks of
+            so few bits that they do not learn have it at any size, and a law without it is bent to them.
         starts: fits, of which the best is taken.
         bootstrap: fits of runs drawn again, for errors.
         seed: of starts and of the bootstrap.
+
+    Returns:
+        The fit.  A warning names the bits whose runs are off by more than 5 %, and three times as much as all others:
+        there the law does not hold (`PrecisionFit.by_bits`).
 
     Raises:
         UnresolvedError: fewer runs than constants; parameters, tokens or bits that do not vary.
@@ -137,25 +187,30 @@ def fit_precision(
     """
     starts, bootstrap = _check.integer("starts", starts, minimum=1), _check.integer("bootstrap", bootstrap, minimum=0)
     delta = _check.positive("delta", delta)
+    ceiling = ceiling if ceiling == np.inf else _check.positive("ceiling", ceiling)
     found = read_runs(runs, columns, channels)
     _require_loss(found)
     names = tuple(name for name in found.data_vars if name not in (*SIZES, LOSS, POST))
-    shape = _Shape(tuple(map(str, names)), tied, POST in found)
+    shape = Shape(tuple(map(str, names)), tied, POST in found, ceiling)
     data = {str(name): found[name].values for name in found.data_vars}
     _require_resolved(data, shape)
     rng = np.random.default_rng(seed)
-    fits = [_fit(shape, data, shape.start(data, rng), delta) for _ in range(starts)]
+    fits = [fitted(shape, data, shape.start(data, rng), delta) for _ in range(starts)]
     best, _ = min(fits, key=lambda each: each[1])
     refits = []
     for _ in range(bootstrap):
         drawn = rng.integers(0, found.sizes["run"], found.sizes["run"])
         again = {name: value[drawn] for name, value in data.items()}
-        refits.append(shape.law(_fit(shape, again, best, delta)[0], again))
+        refits.append(shape.law(fitted(shape, again, best, delta)[0], again))
     law = shape.law(best, data)
     predicted = predict_precision(law, found)
     near = [min(abs(v - low), abs(v - high)) < AT_END for v, low, high in zip(best, *shape.bounds(data), strict=True)]
     predicted.attrs["undetermined"] = ", ".join(name for name, end in zip(shape.names, near, strict=True) if end)
-    return PrecisionFit(law, tuple(refits), predicted)
+    fit = PrecisionFit(law, tuple(refits), predicted)
+    guess = "" if ceiling < np.inf else ", or give ceiling=, the loss of guessing, if their networks have not learned"
+    for where in fit.off():
+        warnings.warn(f"the law does not hold at {where}: leave these runs out{guess}.", UserWarning, stacklevel=2)
+    return fit
 
 
 def predict_precision(
@@ -226,7 +281,7 @@ def _require_loss(found: xr.Dataset) -> None:
         )
 
 
-def _require_resolved(data: Mapping[str, Array], shape: _Shape) -> None:
+def _require_resolved(data: Mapping[str, Array], shape: Shape) -> None:
     runs = len(data[LOSS])
     if runs <= len(shape.names):
         raise UnresolvedError(f"{runs} runs do not determine {len(shape.names)} constants; give more of them.")
@@ -249,138 +304,3 @@ def _require_resolved(data: Mapping[str, Array], shape: _Shape) -> None:
                     f"run {bad[0]} (from 0) has {data[name][bad[0]]:g} bits of {name} in training and is rounded to "
                     f"{data[POST][bad[0]]:g} afterwards; only runs in full precision (empty cells) may be rounded."
                 )
-
-
-# ---- the fit ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Which constants there are.  Sizes are counted in their geometric means."""
-
-    channels: tuple[str, ...]
-    tied: bool
-    post: bool
-
-    @property
-    def names(self) -> list[str]:
-        found = ["A", "B", "E", "alpha"] + ([] if self.tied else ["beta"])
-        for name in self.channels:
-            found += [f"gamma {name}", f"bias {name}"]
-        return found + (["C", "gamma data", "gamma parameters", "gamma post"] if self.post else [])
-
-    def start(self, data: Mapping[str, Array], rng: np.random.Generator) -> Array:
-        """Somewhere sensible: a part of the losses does not fall, the rest is shared."""
-        low, high = data[LOSS].min(), data[LOSS].max()
-        parts = {
-            "A": (high - low + 0.1 * low) * rng.uniform(0.1, 1),
-            "B": (high - low + 0.1 * low) * rng.uniform(0.1, 1),
-            "E": low * rng.uniform(0.3, 0.95),
-            "alpha": rng.uniform(0.2, 1.0),
-            "beta": rng.uniform(0.2, 1.0),
-            "C": (high - low) * rng.uniform(0.3, 3),
-            "gamma data": rng.uniform(0.2, 0.8),
-            "gamma parameters": rng.uniform(0.2, 0.8),
-            "gamma post": rng.uniform(0.3, 1.5),
-        }
-        found: list[float] = []
-        for name in self.names:
-            if name.startswith("bias "):
-                # the law ends at gamma n: below the fewest bits
-                gamma = np.exp(found[-1])
-                found.append(rng.uniform(0, 0.6) * data[name.removeprefix("bias ")].min() / gamma)
-            else:
-                found.append(np.log(parts[name] if name in parts else rng.uniform(0.5, 3.0)))
-        return np.array(found)
-
-    def bounds(self, data: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Far beyond what runs determine; steps into nowhere end there."""
-        largest = float(data[LOSS].max())
-        found = []
-        for name in self.names:
-            if name in ("A", "B", "E", "C"):
-                found.append(np.log((1e-9 * largest, 1e9 * largest)))
-            elif name.startswith("bias "):
-                found.append(np.array([-30.0, 30.0]))
-            else:  # or gammas, in bits
-                found.append(np.log((0.01, 5.0) if name in EXPONENTS else (0.02, 200.0)))
-        low, high = np.transpose(found)
-        return low, high
-
-    def values(self, v: Array) -> dict[str, float]:
-        found = {
-            name: float(value if name.startswith("bias ") else np.exp(value))
-            for name, value in zip(self.names, v, strict=True)
-        }
-        return found | ({"beta": found["alpha"]} if self.tied else {})
-
-    def law(self, v: Array, data: Mapping[str, Array]) -> PrecisionLaw:
-        """In the units of the table."""
-        c, (n, d) = self.values(v), _units(data)
-        channels = {name: Saturation(c[f"gamma {name}"], c[f"bias {name}"]) for name in self.channels}
-        post = None
-        if self.post:
-            scale = c["C"] * d ** -c["gamma data"] * n ** c["gamma parameters"]
-            post = AfterTraining(scale, c["gamma data"], c["gamma parameters"], c["gamma post"])
-        return PrecisionLaw(
-            c["A"] * n ** c["alpha"], c["alpha"], c["B"] * d ** c["beta"], c["beta"], c["E"], channels, post
-        )
-
-    def loss(self, v: Array, data: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Losses (run,) and their derivatives (run, constant)."""
-        c, (n, d) = self.values(v), _units(data)
-        log_n, log_d = np.log(data["parameters"] / n), np.log(data["tokens"] / d)
-        slopes: dict[str, Array] = {}
-        for name in self.channels:
-            each = Saturation(c[f"gamma {name}"], c[f"bias {name}"])
-            steps = data[name] / each.gamma
-            free = each.bias - steps < LEAST  # where the exponent is held, nothing depends on it
-            slopes[f"bias {name}"] = np.where(free, -each.odds(data[name]), 0.0)
-            slopes[f"gamma {name}"] = slopes[f"bias {name}"] * np.where(np.isfinite(steps), steps, 0.0)
-            log_n = log_n + np.log(each.share(data[name]))
-        by_n, by_d = c["A"] * np.exp(-c["alpha"] * log_n), c["B"] * np.exp(-c["beta"] * log_d)
-        # so far of log N_eff
-        slopes = {name: -c["alpha"] * by_n * slope for name, slope in slopes.items()}
-        of_n, of_d = -c["alpha"] * by_n * log_n, -c["beta"] * by_d * log_d
-        loss = by_n + by_d + c["E"]
-        slopes |= {"A": by_n, "B": by_d, "E": np.full_like(loss, c["E"])}
-        slopes |= {"alpha": of_n + of_d} if self.tied else {"alpha": of_n, "beta": of_d}
-        if self.post:
-            steps = data[POST] / c["gamma post"]
-            delta = c["C"] * np.exp(c["gamma data"] * log_d - c["gamma parameters"] * log_n - steps)
-            slopes |= {"C": delta, "gamma data": c["gamma data"] * log_d * delta}
-            slopes |= {"gamma parameters": -c["gamma parameters"] * log_n * delta}
-            slopes |= {"gamma post": np.where(np.isfinite(steps), steps, 0.0) * delta}
-            loss = loss + delta
-        return loss, np.stack([slopes[name] for name in self.names], axis=1)
-
-
-def _units(data: Mapping[str, Array]) -> tuple[float, float]:
-    """Geometric means of parameters and tokens."""
-    n, d = (float(np.exp(np.log(data[name]).mean())) for name in SIZES)
-    return n, d
-
-
-def _fit(shape: _Shape, data: Mapping[str, Array], start: Array, delta: float) -> tuple[Array, float]:
-    """The best constants from a start, and their cost."""
-    log_loss = np.log(data[LOSS])
-
-    def residual(v: Array) -> Array:
-        return np.asarray(np.log(shape.loss(v, data)[0]) - log_loss)
-
-    def slopes(v: Array) -> Array:
-        loss, jacobian = shape.loss(v, data)
-        return np.asarray(jacobian / loss[:, None])
-
-    with np.errstate(over="ignore"):
-        found = least_squares(
-            residual,
-            start,
-            slopes,
-            bounds=shape.bounds(data),
-            loss="huber",
-            f_scale=delta,
-            x_scale="jac",
-            max_nfev=AT_MOST,
-        )
-    return np.asarray(found.x), float(found.cost)

@@ -3,9 +3,10 @@
 (a) The law with its published constants: share of the parameters that bits leave, by what is rounded; (b) loss at a
 fixed cost against the bits of all of it: the best ones, about 7, are the same at every cost.  (c-f) Perceptrons in one
 pass over images, by width, samples met and bits: points are test losses of networks trained with few bits, straight
-through, or rounded after training; lines the law that fits all of them.  (c) By bits of weights; (d) by bits of weights
-and activations; (e) by bits that trained weights are rounded to.  (f) All of them against the fit, those apart that it
-was not fitted to (`held_out`: the widest networks).  Runs of which a network diverges are left out.
+through, or rounded after training; lines the law that fits all of them, held at the loss of guessing.  (c) By bits of
+weights; (d) by bits of weights and activations; (e) by bits that trained weights are rounded to.  (f) All of them
+against the fit, those apart that it was not fitted to (`held_out`: the widest networks).  Runs of which a network
+diverges are left out.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def measure(
             parts.append(_table(nets["test_loss"], after, weights=weights, activations=activations))
     found = xr.concat(parts, "run")
     found.attrs = {key: after.attrs[key] for key in ("problem", "problem_id", "version", "created", "device")}
-    return found.assign_attrs(seeds=seeds)
+    return found.assign_attrs(seeds=seeds, guessing=float(np.log(described.task.targets.shape[1])))
 
 
 def _table(loss: xr.DataArray, sizes: xr.Dataset, **bits: float | None) -> xr.Dataset:
@@ -113,7 +114,12 @@ def make(runs: xr.Dataset, *, bootstrap: int = 50) -> xr.Dataset:
     widths = np.unique(runs["width"].values)
     held_out = (runs["width"] == widths[-1]).values
     columns = ["parameters", "tokens", "weights", "activations", "post", "loss"]
-    fit = comparisons.fit_precision(runs[columns].isel(run=~held_out), bootstrap=bootstrap, delta=0.01)
+    fit = comparisons.fit_precision(
+        runs[columns].isel(run=~held_out),
+        bootstrap=bootstrap,
+        delta=0.01,
+        ceiling=runs.attrs.get("guessing", np.inf),
+    )
     every = comparisons.predict_precision(fit, runs[columns])
     published = comparisons.PrecisionLaw.published()
     shares = [published.channels[name].share(SHOWN) for name in published.channels]

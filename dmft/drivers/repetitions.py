@@ -134,15 +134,15 @@ def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
 
 
 def _raise_if_lost(kept: int, seen: Vitals, stop: int) -> None:
-    """Name the place where too much of kernels is in directions that are forgotten, in the mean over steps below
-    `stop`."""
-    lost = np.asarray(seen.lost)[:stop].mean(axis=0)
+    """Name the place where too much of kernels is in directions that are forgotten, in the median over steps
+    below `stop`: of few samples a step's kernel may be small by chance."""
+    lost = np.median(np.asarray(seen.lost)[:stop], axis=0)
     if (largest := lost.max(initial=0.0)) > LOST_AT_MOST:
         matrix, side = np.argwhere(lost == largest)[0]
         of = ("features that", "gradients that the transpose of")[side]
         raise NotConvergedError(
-            f"directions={kept} are too few: {largest:.2g} of kernels between samples, in the mean over {stop} steps, "
-            f"are in directions that were forgotten, of {of} hidden matrix {matrix + 1} meets; more than "
+            f"directions={kept} are too few: {largest:.2g} of kernels between samples, in the median over {stop} "
+            f"steps, are in directions that were forgotten, of {of} hidden matrix {matrix + 1} meets; more than "
             f"{LOST_AT_MOST}. Keep more, or leave directions out."
         )
 

@@ -225,7 +225,7 @@ class Run:
     def _stored(self, source: Sobol) -> Stored | Tailed:
         """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
         forgotten."""
-        tailed = self.curvature or self.kept is not None
+        tailed = bool(self.curvature) or self.kept is not None
         rows = Stored(stored(source), source.key if tailed else None)
         return rows.with_tail() if self.kept is not None else rows
 

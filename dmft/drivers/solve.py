@@ -26,7 +26,8 @@ Assumptions and approximations
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
 matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).  Of a stream of data P
 counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
-dropped, unless two-time kernels are asked for (`dmft.engine.network`).
+dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
+cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
 """
 
 from __future__ import annotations
@@ -254,6 +255,11 @@ def _forgetting(run: Run, directions: int | None) -> Run:
         raise ValueError(
             f'directions={most} bounds what matrices remember of a stream: it goes with observe="test", with particles '
             "(not with linear networks) and without two_time. Leave it out; tolerance=3e-2 has the fewest directions."
+        )
+    if run.step_room < 2:
+        raise ValueError(
+            f"directions={most} with batches of one sample: what forgetting costs is seen between samples of a batch. "
+            "Give batches of two samples or more, or leave directions out."
         )
     if most < 2 * run.step_room:
         raise ValueError(

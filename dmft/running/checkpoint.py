@@ -24,6 +24,7 @@ from dmft.running.moments import Moments
 from dmft.running.paths import local, replacing
 
 EVERY = 60.0  # seconds between writings
+SHARE = 0.1  # of the time, that writings may take
 
 
 class Checkpoint:
@@ -44,7 +45,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, fingerprint: Mapping[str, Any], every: float = EVERY) -> None:
         self.path = local(path, "checkpoint")
         self.fingerprint = json.loads(json.dumps(dict(fingerprint)))
-        self.every, self._written = every, time.monotonic()
+        self.every, self._written, self._took = every, time.monotonic(), 0.0
         self.estimates = Estimates()
         self._capacity: int | None = None  # of the repetition under way
         self._step, self._leaves = 0, list[Any]()
@@ -96,7 +97,7 @@ class Checkpoint:
 
     def reached(self, state: Any, capacity: int, step: int) -> None:
         """The repetition under way has come to `step`; written if the last time is long ago."""
-        if time.monotonic() - self._written >= self.every:
+        if time.monotonic() - self._written >= max(self.every, self._took / SHARE):
             self._capacity, self._step = capacity, step
             self._write([_plain(leaf) for leaf in jax.tree.leaves(state)])
 
@@ -110,6 +111,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
     def _write(self, leaves: list[Any]) -> None:
+        begun = time.monotonic()
         moments = self.estimates.moments
         state = {
             "fingerprint": self.fingerprint,
@@ -126,6 +128,7 @@ class Checkpoint:
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, state=np.array(json.dumps(state)), **arrays)
         self._written = time.monotonic()
+        self._took = self._written - begun
 
 
 def _plain(leaf: Any) -> Any:

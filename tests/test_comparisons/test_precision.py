@@ -187,6 +187,45 @@ def test_tables_that_are_refused(change, error, message):
         comparisons.fit_precision(runs, bootstrap=0)
 
 
+def of_images(rng, *, guessing):
+    """Runs of few bits, some of which do not learn: 2 bits of weights leave no parameters."""
+    law = PrecisionLaw(500.0, 0.9, 60.0, 0.6, 0.3, {"weights": Saturation(1.0, 2.2)}, ceiling=guessing)
+    n, d, p = map(np.ravel, np.meshgrid([3e3, 12e3, 48e3, 2e5], [1e4, 3e4, 6e4], [2.0, 3.0, 4.0, 6.0, 8.0]))
+    loss = law.loss(n, d, {"weights": p}) * np.exp(0.01 * rng.standard_normal(n.size))
+    return law, {"parameters": n, "tokens": d, "weights": p, "loss": loss}
+
+
+def test_networks_that_do_not_learn_have_the_loss_of_guessing():
+    law, runs = of_images(np.random.default_rng(0), guessing=np.log(10))
+    assert (runs["loss"][runs["weights"] == 2] > 1.6).all()
+    settings = {"starts": 6, "bootstrap": 0, "delta": 0.01}
+    found = comparisons.fit_precision(runs, ceiling=np.log(10), **settings)
+    assert found.law.ceiling == np.log(10)
+    assert found.law.channels["weights"].gamma == pytest.approx(law.channels["weights"].gamma, abs=0.05)
+    assert found.runs.attrs["rms"] < 0.012
+    assert not found.off()
+    with pytest.warns(UserWarning, match=r"the law does not hold at 2 bits of weights.*give ceiling="):
+        bent = comparisons.fit_precision(runs, **settings)
+    assert bent.runs.attrs["rms"] > 3 * found.runs.attrs["rms"]
+    assert "does not hold at 2 bits of weights" in str(bent)
+    with pytest.raises(ValueError, match="ceiling=-1 must be positive"):
+        comparisons.fit_precision(runs, ceiling=-1)
+
+
+def test_residuals_by_bits(fit):
+    ds = fit.by_bits()
+    here = fit.runs["weights"].values == 5
+    residual = fit.runs["residual"].values
+    at = ds.sel(channel="weights", bits=5)
+    np.testing.assert_allclose(at["rms"], (residual[here] ** 2).mean() ** 0.5)
+    np.testing.assert_allclose(at["rms_of_others"], (residual[~here] ** 2).mean() ** 0.5)
+    np.testing.assert_allclose(at["mean"], residual[here].mean())
+    assert at["count"] == here.sum()
+    assert not fit.off()
+    shifted = fit.runs.assign(residual=("run", residual + 0.1 * here))
+    assert comparisons.PrecisionFit(fit.law, (), shifted).off()[0].startswith("5 bits of weights")
+
+
 def test_what_laws_refuse():
     with pytest.raises(UnresolvedError, match="fewer bits are always better"):
         PrecisionLaw(1, 1, 1, 1, 0, {"weights": Saturation(2.0)}).optimal_bits()

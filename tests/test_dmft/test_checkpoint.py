@@ -135,6 +135,14 @@ KINDS = {
         ),
         {"save_steps": [0, 3, 5]},
     ),
+    "stream, forgetting": (
+        dmft.Problem(
+            dmft.MLP(2, dmft.tanh(), 1.3, centered=False),
+            some_task(),
+            dmft.GradientDescent(0.5, 5, batches=((0, 1), (1, 2), (2, 0), (0, 1), (1, 2)), observe="test"),
+        ),
+        {"directions": 4, "observables": ["prediction"]},
+    ),
 }
 
 

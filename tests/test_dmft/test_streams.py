@@ -157,7 +157,7 @@ def test_memory_is_foreseen_whether_normals_are_stored_or_not(name, monkeypatch)
     size = None if problem.network.activation.name == "linear" else 64
     for joint, sharpness in ((True, False), (False, False), (True, True)):
         steps = np.arange(problem.training.steps + 1)
-        run = Run(problem, steps, size, 1e-3, False, joint=joint, curvature=sharpness)
+        run = Run(problem, steps, size, 1e-3, False, joint=joint, curvature=(False,) * sharpness)
         stored, _ = memory_estimate(run, run.first_capacity)
         with monkeypatch.context() as patch:
             patch.setattr(run_module, "STORED_NORMALS", 0)

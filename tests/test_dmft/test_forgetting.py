@@ -1,0 +1,190 @@
+"""Matrices that keep some directions and forget the others: what turning leaves as it is, and what forgetting costs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_streams import deviation, stream
+from test_training import some_problem
+
+import dmft
+from dmft import load_task
+from dmft.drivers import solve as solve_module
+from dmft.engine import forgetting, form, loop, matrix, population
+from dmft.errors import NotConvergedError
+
+BATCH, STEPS = 8, 6
+FEW = {"particles": 512, "scrambles": 4, "observables": ["prediction"]}
+
+
+def smooth_stream(batch=BATCH, steps=STEPS, **network):
+    """Samples of few input directions, so that features and gradients have a spectrum that falls."""
+    rng = np.random.default_rng(5)
+    n = batch * steps
+    x = rng.standard_normal((n + 9, 3))
+    y = np.sign(x[:, 0])
+    training = dmft.GradientDescent(0.8, steps, batches=dmft.one_pass(n, batch), observe="test")
+    net = dmft.MLP(2, dmft.tanh(0.8), 1.3, centered=False)
+    return dmft.Problem(dataclasses.replace(net, **network), dmft.Task(x[:n], y[:n], x[n:], y[n:]), training)
+
+
+# ---- one step, exactly -----------------------------------------------------------------------------------------------
+
+
+def shown(S=64):
+    """A matrix that has met two blocks on either side, in the second of which few directions are large, its begin, and
+    the coordinates of the second blocks."""
+    rng = np.random.default_rng(0)
+    source, target = (population.particles(rng.standard_normal((60, S))) for _ in range(2))
+    W = forgetting_matrix(S)
+    sizes = np.array([[1.0], [0.5], [0.3], [0.1]])
+    met, begun = [], None
+    for block in range(2):
+        begun = [side.count for side in W.sides]
+        W, target, _, x = W.apply(jnp.asarray(sizes * rng.standard_normal((4, S))), source, target)
+        W, source, _, y = W.apply_t(jnp.asarray(sizes * rng.standard_normal((4, S))), target, source)
+        W = dataclasses.replace(W, trained=W.trained._replace(change=W.trained.change + y.T @ x))
+        met = [[x], [y]]
+        if not block:  # of which the first vectors are remembered as the largest
+            squares = [jnp.sum(a**2, axis=0) for a in (x, y)]
+            W = dataclasses.replace(
+                W,
+                forward=dataclasses.replace(W.forward, squares=squares[0]),
+                backward=dataclasses.replace(W.backward, squares=squares[1]),
+            )
+    return W, begun, met, source, target
+
+
+def forgetting_matrix(S):
+    return matrix.revealed(S, S, (16, 16), 1e-7)
+
+
+def image(W, v, source, target):
+    return W.peeked.apply(v, source, target)[2]
+
+
+@jax.enable_x64(True)
+def test_turning_changes_no_image_and_forgetting_only_those_of_what_is_forgotten():
+    W, begun, met, source, target = shown()
+    assert W.ranks.tolist() == [8, 8]
+    v = np.random.default_rng(1).standard_normal((3, 8)) @ W.forward.met[:8]
+    turned, _, lost = forgetting._of_one(jnp.asarray(16), W, [], begun, met)
+    np.testing.assert_allclose(lost, 0)
+    assert turned.ranks.tolist() == [8, 8]
+    assert abs(turned.forward.met - W.forward.met).max() > 0.1
+    np.testing.assert_allclose(source.inner(turned.forward.met[:8], turned.forward.met[:8]), np.eye(8), atol=1e-12)
+    np.testing.assert_allclose(image(turned, v, source, target), image(W, v, source, target), atol=1e-12)
+    # twin: what was learned stays where it was
+    unturned = dataclasses.replace(turned, trained=W.trained)
+    assert abs(image(unturned, v, source, target) - image(W, v, source, target)).max() > 1e-2
+
+    few, _, lost = forgetting._of_one(jnp.asarray(5), W, [], begun, met)
+    assert few.ranks.tolist() == [5, 5]
+    Q = few.forward.met[:5]
+    np.testing.assert_allclose(few.forward.met[5:], 0)
+    np.testing.assert_allclose(few.trained.change[:, 5:], 0)
+    # kept directions have kept their Gaussian images; of what was learned, the part in directions that are kept
+    np.testing.assert_allclose(few.forward.image[:5], source.inner(Q, W.forward.met) @ W.forward.image, atol=1e-12)
+    B = target.inner(few.backward.met[:5], W.backward.met)
+    C = B @ W.trained.change @ source.inner(Q, W.forward.met).T
+    np.testing.assert_allclose(few.trained.change[:5, :5], C, atol=1e-12)
+    # they are the five largest of all that was met, here exactly: four old and four new compete, all of them
+    x = np.asarray(met[0][0])
+    second_moment = np.diag(W.forward.squares) + x.T @ x
+    values, vectors = np.linalg.eigh(second_moment[:8, :8])
+    np.testing.assert_allclose(np.sort(few.forward.squares[:5]), values[3:], rtol=1e-12)
+    # and what is lost is the kernel of the step's vectors in the others
+    rest = x[:, :8] @ vectors[:, :3]
+    between = [(a @ a.T)[~np.eye(4, dtype=bool)] for a in (rest, x)]
+    np.testing.assert_allclose(lost[0], np.linalg.norm(between[0]) / np.linalg.norm(between[1]), rtol=1e-10)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def distance(a, b):
+    """Largest z of 63 correlated numbers, errors of four scrambles each: beside them, of half a percent."""
+    error = np.hypot(np.hypot(a.prediction_se, b.prediction_se), 5e-3)
+    return (abs(a.prediction - b.prediction) / error).max().item()
+
+
+def test_a_stream_that_forgets_is_the_stream_that_remembers():
+    problem = smooth_stream()
+    whole = dmft.solve(problem, **FEW)
+    few = dmft.solve(problem, directions=2 * BATCH, seed=1, **FEW)
+    assert whole.attrs["directions"] > 2.5 * few.attrs["directions"]
+    assert few.attrs["directions"] == few.attrs["kept"] == 2 * BATCH
+    assert len(few.attrs["kernels_lost"]) == STEPS + 1
+    assert 0 < max(few.attrs["kernels_lost"]) < 0.1
+    assert few.attrs["truncation_error"] < 0.02
+    assert distance(few, whole) < 5
+
+
+@pytest.mark.slow
+def test_a_stream_that_forgets_what_it_has_learned_is_another(monkeypatch):
+    """The twin."""
+    problem = smooth_stream()
+    whole = dmft.solve(problem, **FEW)
+    monkeypatch.setattr(matrix.Learned, "turned", lambda self, *_: self._replace(change=0 * self.change))
+    monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
+    monkeypatch.setattr(solve_module, "_forgotten", lambda *_: {})
+    unlearned = dmft.solve(problem, directions=2 * BATCH, seed=1, **FEW)
+    assert distance(unlearned, whole) > 7
+
+
+def test_probes_come_some_at_a_time(monkeypatch):
+    """Of linear networks the same numbers, exactly, whatever is left for the last turn."""
+    problem, wanted = stream(dmft.linear(), rate=0.1), {"observables": ["prediction", "loss"]}
+    together = dmft.solve(problem, **wanted)
+    monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)
+    monkeypatch.setattr(form, "PROBES_AT_ONCE", 3)
+    in_turn = dmft.solve(problem, **wanted)
+    np.testing.assert_allclose(in_turn.prediction, together.prediction, atol=1e-12)
+    # twin: every turn looks at the first probes
+    monkeypatch.setattr(jax.lax, "map", lambda of, xs: jax.vmap(lambda _: of(xs[0]))(xs))
+    assert abs(dmft.solve(problem, **wanted).prediction - together.prediction).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_directions_that_are_kept_converge():
+    """Digits in one pass, ten outputs, ReLU: the measured truncation error, and the distance to many directions."""
+    task = load_task("digits", classes=tuple(range(10)), n_train=768, n_test=200, balanced=False)
+    training = dmft.GradientDescent(2.0, 24, batches=dmft.one_pass(768, 32), observe="test")
+    problem = dmft.Problem(dmft.MLP(2, dmft.relu(), centered=False), task, training)
+    numerics = {"particles": 2048, "scrambles": 4, "observables": ["prediction", "loss"], "save_steps": [0, 12, 24]}
+    found = {k: dmft.solve(problem, directions=k, **numerics) for k in (64, 128, 512)}
+    lost = {k: np.mean(each.attrs["kernels_lost"]) for k, each in found.items()}
+    print({k: (lost[k], each.attrs["truncation_error"], each.test_loss.values) for k, each in found.items()})
+    assert lost[64] > 1.4 * lost[128] > 2 * lost[512]
+    loss, error = (
+        np.array([each[name].values[-1] for each in found.values()]) for name in ("test_loss", "test_loss_se")
+    )
+    assert abs(loss[1] - loss[2]) < 4 * np.hypot(*error[1:]) + 0.01 * loss[2]
+    assert abs(loss[0] - loss[2]) < 4 * np.hypot(*error[::2]) + 0.04 * loss[2]
+    assert deviation(found[128], found[512]) < 6
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "full batch": (some_problem(), {}, 'observe="test"'),
+    "two times": (smooth_stream(), {"two_time": True}, "without two_time"),
+    "linear": (smooth_stream(activation=dmft.linear()), {}, "not with linear networks"),
+    "less than two batches": (smooth_stream(), {"directions": 15}, "at least 16"),
+    "single samples": (smooth_stream(batch=1, steps=4), {}, "two samples or more"),
+    "not a number": (smooth_stream(), {"directions": 0}, "directions=0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_forget_says_so(name):
+    problem, arguments, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        dmft.solve(problem, **{"particles": 64, "scrambles": 2, "directions": 16} | arguments)
+
+
+def test_too_few_directions_are_refused():
+    with pytest.raises(NotConvergedError, match=r"directions=4 are too few: [\d.]+ of kernels"):
+        dmft.solve(stream(), directions=4, **FEW)
