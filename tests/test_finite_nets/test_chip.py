@@ -13,7 +13,7 @@ import dmft
 import finite_nets
 from conftest import first_of
 from dmft.specs import Problem
-from finite_nets.device import chip
+from finite_nets.device import chip, nvrtc
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
@@ -141,3 +141,25 @@ def test_networks_that_explode_on_chip_are_left_out(monkeypatch, emulated):
     assert 0 < expected["count"].sum() < 12
     assert int(found["count"].sum()) == int(expected["count"].sum())
     np.testing.assert_allclose(found.loss_mean, expected.loss_mean, rtol=1e-2)  # the unhealthy amplify rounding
+
+
+def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_path):
+    source, made = tmp_path / "some.cu", []
+    source.write_text("one")
+    monkeypatch.setattr(nvrtc, "compiled", lambda text, *_: made.append(text) or b"code of " + text)
+
+    def asked(*options):
+        nvrtc._compiled.cache_clear()  # as in another process
+        return nvrtc._compiled(source, options)
+
+    monkeypatch.setenv("DMFT_COMPILE_CACHE", str(tmp_path / "kept"))
+    assert asked("-a") == asked("-a") == b"code of one"
+    assert made == [b"one"]
+    asked("-b")
+    source.write_text("two")
+    assert asked("-a") == b"code of two"
+    assert made == [b"one", b"one", b"two"]
+    monkeypatch.setenv("DMFT_COMPILE_CACHE", "off")
+    asked("-a")
+    assert len(made) == 4
+    nvrtc._compiled.cache_clear()

@@ -384,8 +384,8 @@ def test_programs_train_as_automatic_differentiation_does(name):
 def test_uses_of_one_matrix_meet_in_the_tangent_kernel(monkeypatch):
     problem = some_problem(**OTHERS["strided"])
     right, _ = trained(problem)
-    joined = traces._joined
-    monkeypatch.setattr(traces, "_joined", lambda uses: joined(uses[:1]))
+    joined = traces.joined
+    monkeypatch.setattr(traces, "joined", lambda uses: joined(uses[:1]))
     wrong, _ = trained(problem)
     assert abs(right["ntk"] - wrong["ntk"]).max() > 1e-2
     np.testing.assert_array_equal(right["prediction"], wrong["prediction"])
