@@ -59,7 +59,11 @@ def test_networks_of_other_problems_than_the_theory_are_refused(problem, nets):
     with pytest.raises(ValueError, match="the theory is of another problem"):
         comparisons.transfer(nets, predicted(other))
     theory = predicted(problem)
-    for name, value, message in (("seeds", 16, "means over seeds=16"), ("step", 0, "the theory is of step 0")):
+    for name, value, message in (
+        ("seeds", 16, "means over seeds=16"),
+        ("orders", 4, "means over orders=4 sequences"),
+        ("step", 0, "the theory is of step 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             comparisons.transfer(nets, theory.assign_attrs({name: value}), step=1)
     (strange,) = dmft.vary(other, learning_rate=RATES[:1])
