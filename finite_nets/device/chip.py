@@ -10,8 +10,8 @@ recorded leaves, nothing else is ever written.  With L hidden layers of N neuron
     drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
 
 all by multiply-adds in float32.  Measured times are 2 to 4 times those of the operations at 60 TFLOP/s: what else a
-sample takes, sums over lanes, activations and waiting, is the rest.  The first layer is met by the images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b
-/ D, so that inputs of many dimensions cost no more than A numbers.
+sample takes, sums over lanes, activations and waiting, is the rest.  The first layer is met by the images of its
+weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost no more than A numbers.
 """
 
 from __future__ import annotations
