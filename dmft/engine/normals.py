@@ -6,12 +6,16 @@
 
 Point n of dimension d is the XOR of a shift and of those direction numbers v_{d,b} whose bit b is set in the Gray code
 n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond SciPy's last dimension are pseudo-random.
+
+Direction numbers are SciPy's, and so is their scramble (Matousek 1998, lower triangular matrices and a shift, from the
+same random bits), which takes its constructor most of a second for some thousand dimensions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache, reduce
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, reduce
 from importlib.resources import files
 from operator import xor
 
@@ -85,12 +89,14 @@ def _pseudo_random(key: jax.Array, rows: jax.Array, size: int) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sobol:
-    """directions: (draw, bit), v; shift: (draw,); index: (component,), n; all uint32.  key: of the rows beyond them."""
+    """directions: (draw, bit), v; shift: (draw,); index: (component,), n; all uint32.  key: of the rows beyond them;
+    tailed: whether these are asked for."""
 
     directions: jax.Array
     shift: jax.Array
     index: jax.Array
     key: jax.Array
+    tailed: bool = field(default=False, metadata={"static": True})
 
     @property
     def size(self) -> int:
@@ -98,8 +104,8 @@ class Sobol:
         return len(self.index)
 
     def with_tail(self) -> Sobol:
-        """With rows beyond the last: this has them."""
-        return self
+        """With rows beyond the last."""
+        return replace(self, tailed=True)
 
     def doubled(self) -> Sobol:
         """With the first half of the points in place of the second, too."""
@@ -107,6 +113,8 @@ class Sobol:
 
     def rows(self, start: jax.Array | int, count: int) -> jax.Array:
         """(count, component): the rows from `start` on."""
+        if not self.tailed:
+            return self._from_table(start, jnp.arange(count))
         made: jax.Array = lax.cond(
             start + count > len(self.shift), self._with_tail, self._from_table, start, jnp.arange(count)
         )
@@ -144,63 +152,73 @@ def stored(source: Sobol) -> jax.Array:
 
 
 def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
-    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two): the points of
-    `scipy.stats.qmc.Sobol`, scrambled by a triangle of bits and a shift (Matousek 1998), for the same generator."""
+    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
+    return jax.tree.map(lambda a: a[0], sobol_of_each(draws, size, [seed]))  # type: ignore[no-any-return]
+
+
+def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Sobol:
+    """As `sobol`, of every seed: with an axis of seeds before all others."""
+    dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
+    scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
+    tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
+    places = np.arange(size, dtype=np.uint32)
+    table, shift, index = map(jnp.asarray, (tables, shifts, np.broadcast_to(places, (len(seeds), size))))
+    return Sobol(table, shift, index, _wrapped(keys), tailed=draws > DIMENSIONS)
+
+
+def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> tuple[NDArray[np.uint32], ...]:
+    """Direction numbers (dimension, bit), shifts (dimension,), and the words of a key, of one seed."""
     rng = np.random.default_rng(seed)
-    own = rng.spawn(1)[0]
-    dimensions, columns = min(draws, DIMENSIONS), size.bit_length() - 1
-    each = own.integers(2, size=(dimensions, BITS), dtype=np.uint32)
-    shift = each @ (2 ** np.arange(BITS, dtype=np.uint32))
-    triangle = np.tril(own.integers(2, size=(dimensions, BITS, BITS), dtype=np.uint32), -1) | np.eye(
-        BITS, dtype=np.uint32
-    )
-    # the highest bit first; a product with bits is the parity of those that a row has in common
-    high = 2 ** np.arange(BITS, dtype=np.uint32)[::-1]
-    parity = np.bitwise_count((triangle @ high)[:, :, None] & _direction_numbers(dimensions, columns)[:, None]) & 1
-    table = np.einsum("dpb,p->db", parity, high)
-    key = random_key(int(rng.integers(2**32)))
-    return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
+    (own,) = rng.spawn(1)  # as SciPy does
+    powers = np.uint32(2) ** np.arange(BITS, dtype=np.uint32)
+    shift = own.integers(2, size=(dimensions, BITS), dtype=np.uint32) @ powers
+    # row p of a triangle, as an integer with its first entry on top: the diagonal is one, what is right of it zero
+    triangle, place = own.integers(2, size=(dimensions, BITS, BITS), dtype=np.uint32) @ powers[::-1], powers[::-1]
+    triangle = triangle & ~(2 * place - 1) | place
+    met = np.bitwise_count(triangle[:, None, :] & _direction_numbers(dimensions)[:, :bits, None]) & 1
+    return met @ place, shift, _words(int(rng.integers(2**32)))
 
 
-@cache
-def _tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of Joe and Kuo (2008), as SciPy has them in a file: primitive polynomials (dimension,), as bits, and the first
-    direction numbers (dimension, number).  (To import scipy.stats, which reads it, takes the better part of a
-    second.)"""
-    with np.load(files("scipy") / "stats" / "_sobol_direction_numbers.npz") as found:  # type: ignore[arg-type]
-        return found["poly"], found["vinit"]
-
-
-def _direction_numbers(dimensions: int, columns: int) -> NDArray[np.uint32]:
-    """v (dimension, bit), not scrambled, as integers of BITS bits: m_b 2^(BITS - 1 - b) with the recurrence of the
-    polynomial x^s + a_1 x^(s-1) + ... + 1
+@lru_cache(maxsize=8)
+def _direction_numbers(dimensions: int) -> NDArray[np.uint32]:
+    """v (dimension, bit), not scrambled, as integers of BITS bits: m_b 2^(BITS - 1 - b), with the recurrence of the
+    dimension's primitive polynomial x^s + a_1 x^(s-1) + ... + 1,
 
         m_b = 2 a_1 m_(b-1) ^ ... ^ 2^(s-1) a_(s-1) m_(b-s+1) ^ 2^s m_(b-s) ^ m_(b-s)
-    """
-    poly, first = (table[:dimensions] for table in _tables())
-    degree = np.frexp(poly)[1] - 1
-    m = np.zeros((dimensions, max(columns, first.shape[1])), np.int64)
-    m[:, : first.shape[1]] = first
+
+    from the numbers of Joe and Kuo (2008), which SciPy has in a file (and to import scipy.stats, which reads it, takes
+    the better part of a second)."""
+    with np.load(files("scipy") / "stats" / "_sobol_direction_numbers.npz") as found:  # type: ignore[arg-type]
+        polynomials, first = found["poly"][:dimensions], found["vinit"][:dimensions]
+    degrees = np.frexp(polynomials)[1] - 1
+    m = np.pad(first, [(0, 0), (0, BITS - first.shape[1])])
     m[0] = 1  # the first dimension is the van der Corput sequence
-    for s in range(1, int(degree.max(initial=0)) + 1):
-        of = np.flatnonzero(degree == s)
-        a = poly[of, None] >> np.arange(s)[::-1] & 1  # a_1 .. a_s
-        for b in range(s, columns):
+    for s in range(1, int(degrees.max(initial=0)) + 1):
+        of = np.flatnonzero(degrees == s)
+        a = polynomials[of, None] >> np.arange(s)[::-1] & 1  # a_1 .. a_s, the last of which is 1
+        for b in range(s, BITS):
             terms = (a[:, k - 1] * m[of, b - k] << k for k in range(1, s + 1))
             m[of, b] = reduce(xor, terms, m[of, b - s])
-    return (m[:, :columns] << (BITS - 1 - np.arange(columns))).astype(np.uint32)
+    return (m << (BITS - 1 - np.arange(BITS))).astype(np.uint32)
 
 
 def blank(draws: int, size: int) -> Sobol:
     """Zeros in the shapes of `sobol`, at no cost where `jax.eval_shape` asks."""
     dimensions = min(draws, DIMENSIONS)
     table = jnp.zeros((dimensions, size.bit_length() - 1), jnp.uint32)
-    key = random_key(0)
-    return Sobol(table, jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32), key)
+    shift, index = jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32)
+    return Sobol(table, shift, index, random_key(0), tailed=draws > DIMENSIONS)
 
 
 def random_key(seed: int) -> jax.Array:
     """That of `jax.random.key`, whatever generator and offset of seeds a host program has given JAX."""
-    words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+    return _wrapped(_words(seed))
+
+
+def _words(seed: int) -> NDArray[np.uint32]:
+    return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+
+
+def _wrapped(words: NDArray[np.uint32]) -> jax.Array:
     key: jax.Array = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
     return key

@@ -167,6 +167,8 @@ def described(x: Any) -> Any:
         return node and (_path(node[0]), described(node[1])), tuple(map(described, x.children()))
     if isinstance(x, tuple | list):
         return type(x).__name__, tuple(map(described, x))
+    if isinstance(x, frozenset):
+        return "frozenset", tuple(sorted(map(repr, map(described, x))))
     if isinstance(x, dict):
         return "dict", tuple((described(name), described(value)) for name, value in x.items())
     if isinstance(x, type):
