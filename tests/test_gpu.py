@@ -10,6 +10,8 @@ import comparisons
 import dmft
 import finite_nets
 from conftest import reference_problem
+from finite_nets.device import chip
+from finite_nets.ensembles import on_chip
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,6 +34,40 @@ def test_networks(activation, dtype, rtol):
         # the same bits of the generator; logarithms, sines and the order of sums differ in the last digits
         scale = abs(on["cpu"][name]).max().item()
         np.testing.assert_allclose(on["cuda"][name], on["cpu"][name], rtol=rtol, atol=rtol * scale)
+
+
+ON_CHIP = {
+    "tanh": (dmft.MLP(2), "squared", {}),
+    "three layers, decay": (dmft.MLP(3, dmft.gelu(), weight_variance=0.8), "squared", {"weight_decay": 0.05}),
+    "logistic": (dmft.MLP(2, dmft.softplus(1.3)), "logistic", {}),
+    "hinge, frozen": (dmft.MLP(2, dmft.relu(), frozen=(0,)), "hinge", {}),
+}
+
+
+@pytest.mark.parametrize("width", [28, 32, 64, 128])
+@pytest.mark.parametrize("name", ON_CHIP)
+def test_networks_on_chip(monkeypatch, name, width):
+    network, kind, more = ON_CHIP[name]
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((9, 12)), np.sign(rng.standard_normal(9))
+    task = dmft.Task(x[:6], y[:6], x[6:], y[6:])
+    problem = dmft.Problem(network, task, dmft.GradientDescent(0.3, 6, **more), kind)
+    arguments = {"widths": [width], "seeds": 300, "seed": 5, "device": "cuda", "save_steps": [0, 1, 3, 6]}
+    exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
+    chips, train = [], chip.Chip.train
+    monkeypatch.setattr(chip.Chip, "train", lambda self, *given: chips.append(self) or train(self, *given))
+    found = finite_nets.train_ensemble(problem, **arguments)
+    assert len(chips) == 1
+    monkeypatch.setattr(on_chip, "served", lambda *_: None)
+    before = finite_nets.train_ensemble(problem, **arguments)
+    assert len(chips) == 1
+    for variable in exact.data_vars:
+        # of a member, float32; kinks may be passed on either side, by few
+        scale = float(abs(exact[variable]).max())
+        for other in (exact, before):
+            differs = abs(found[variable].astype(float) - other[variable]) / scale
+            assert float((differs > 2e-5).mean()) < (2e-2 if "relu" in str(network) else 1e-9), variable
+    assert abs(found.prediction.astype(float) - exact.prediction).max() > 0
 
 
 def test_theory():

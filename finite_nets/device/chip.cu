@@ -71,7 +71,7 @@ __device__ __noinline__ float4 normals(unsigned quad, unsigned parameter, unsign
 
 // ---- formulas --------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void activated(float h, float gain, float &phi, float &slope) {
+__device__ __forceinline__ void activated(float h, float gain, float inverse, float &phi, float &slope) {
 #if ACT == 0  // tanh: the polynomial of Cephes near zero, exponentials beyond
     float x = gain * h, square = x * x;
     float p = -5.70498872745e-3f * square + 2.06390887954e-2f;
@@ -79,9 +79,9 @@ __device__ __forceinline__ void activated(float h, float gain, float &phi, float
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
     float near = x + x * square * p;
-    float far = 1.0f - __fdividef(2.0f, expf(2.0f * fabsf(x)) + 1.0f);
+    float far = 1.0f - __fdividef(2.0f, __expf(2.0f * fabsf(x)) + 1.0f);
     float t = fabsf(x) < 0.625f ? near : copysignf(far, x);
-    phi = t / gain;
+    phi = t * inverse;
     slope = 1.0f - t * t;
 #elif ACT == 1  // relu
     slope = h > 0 ? 1.4142135623730951f : 0.0f;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void activated(float h, float gain, float &phi, float
     slope = cdf + h * expf(-0.5f * h * h) * 0.3989422804014327f;
 #elif ACT == 4  // softplus
     float small = expf(-fabsf(gain * h));
-    phi = (fmaxf(gain * h, 0.0f) + logf(1.0f + small)) / gain;
+    phi = (fmaxf(gain * h, 0.0f) + logf(1.0f + small)) * inverse;
     slope = (h > 0 ? 1.0f : small) / (1.0f + small);
 #else
     phi = h;
@@ -175,6 +175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) trained(Args p) {
     float *value = delta + rows, *offset = value + rows, *overlaps = offset + rows;
     const long long member = blockIdx.x;
     const unsigned seed = (unsigned)p.members[member];
+    const float inverse = 1.0f / p.gain;
 
     // ---- drawn
     for (int quad = thread; quad < width * p.directions / 4; quad += THREADS) {
@@ -223,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) trained(Args p) {
         // ---- forward
         for (int i = thread; i < (met + TOGETHER - 1) / TOGETHER * TOGETHER * NN; i += THREADS) {
             float value, slope;
-            activated(h[i], p.gain, value, slope);
+            activated(h[i], p.gain, inverse, value, slope);
             bool inside = NN == width || i % NN < width;
             phi[i] = inside ? value : 0.0f;
             g[i] = inside ? slope : 0.0f;
@@ -257,7 +258,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) trained(Args p) {
                 for (int e = 0; e < TOGETHER * R / TX; e++) {
                     int of = tx * (TOGETHER * R / TX) + e, row = ty * R + of % R, at = (a + of / R) * NN + row;
                     float value, slope;
-                    activated(p.hidden_scale * sum[e], p.gain, value, slope);
+                    activated(p.hidden_scale * sum[e], p.gain, inverse, value, slope);
                     bool inside = NN == width || row < width;
                     next[at] = inside ? value : 0.0f;
                     slopes[at] = inside ? slope : 0.0f;
@@ -266,17 +267,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) trained(Args p) {
             __syncthreads();
         }
         const float *top = phi + MATRICES * size;
-        for (int a = warp; a < met; a += WARPS) {
+        for (int i = thread / 8; i < (met + 3) / 4 * 4; i += THREADS / 8) {  // 8 lanes a sample
+            const int a = min(i, met - 1);
             float sum = 0.0f;
 #pragma unroll
-            for (int j = lane; j < NN; j += 32) sum += readout[j] * top[a * NN + j];
-            float f = p.output_scale * over_lanes(sum);
-            if (lane == 0) {
-                if (t == 0) offset[a] = p.centered ? f : 0.0f;
-                f -= offset[a];
-                lost(f, p.targets[a], value[a], delta[a]);
-                if (slot >= 0) p.outputs[(slot * (long long)p.count + member) * samples + a] = f;
+            for (int j = 4 * (lane % 8); j < NN; j += 32) {
+                float4 v = *(const float4 *)(top + a * NN + j), w = *(const float4 *)(readout + j);
+                sum += v.x * w.x + v.y * w.y + v.z * w.z + v.w * w.w;
             }
+#pragma unroll
+            for (int mask = 4; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+            if (lane % 8 == 0 && i < met) value[a] = p.output_scale * sum;
+        }
+        __syncthreads();
+        for (int a = thread; a < met; a += THREADS) {
+            float f = value[a];
+            if (t == 0) offset[a] = p.centered ? f : 0.0f;
+            f -= offset[a];
+            lost(f, p.targets[a], value[a], delta[a]);
+            if (slot >= 0) p.outputs[(slot * (long long)p.count + member) * samples + a] = f;
         }
         __syncthreads();
         if (warp == 0) {
@@ -366,36 +375,65 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) trained(Args p) {
 #if KERNELS
         if (slot >= 0) {
             __syncthreads();
-            const int pairs = samples * samples;
-            for (int i = warp; i < 2 * LAYERS * pairs; i += WARPS) {
-                int kind = i / (LAYERS * pairs), l = i / pairs % LAYERS, a = i / samples % samples, b = i % samples;
-                if (b > a) continue;
+            // four lanes a square of 2 x 2 pairs, on or below the diagonal
+            const int pairs = samples * samples, half = (samples + 1) / 2, squares = half * (half + 1) / 2;
+            const int all = 2 * LAYERS * squares * 4;
+            for (int turn = thread; turn < (all + THREADS - 1) / THREADS * THREADS; turn += THREADS) {
+                const int i = min(turn, all - 1), part = turn % 4;
+                const int kind = i / (4 * LAYERS * squares), l = i / (4 * squares) % LAYERS, square = i / 4 % squares;
+                const int row = (int)((sqrtf(8.0f * square + 1.0f) - 1.0f) / 2.0f);
+                const int a = 2 * row, b = 2 * (square - row * (row + 1) / 2);
                 const float *of = (kind ? g : phi) + l * size;
-                float sum = 0.0f;
+                const float *rows[4] = {of + a * NN, of + min(a + 1, samples - 1) * NN, of + b * NN,
+                                        of + min(b + 1, samples - 1) * NN};
+                float sum[2][2] = {};
+#pragma unroll 4
+                for (int j = 0; j < NN; j += 16) {
+                    float4 v[4];
+                    int at = (j + 4 * (part + i / 4)) % NN;  // lanes begin in other places, and banks
 #pragma unroll
-                for (int j = lane; j < NN; j += 32) sum += of[a * NN + j] * of[b * NN + j];
-                sum = over_lanes(sum) / width;
-                if (lane == 0) {
-                    float *to = (kind ? p.g_kernels : p.phi_kernels) +
-                                ((slot * (long long)p.count + member) * LAYERS + l) * pairs;
-                    to[a * samples + b] = sum;
-                    to[b * samples + a] = sum;
+                    for (int k = 0; k < 4; k++) v[k] = *(const float4 *)(rows[k] + at);
+#pragma unroll
+                    for (int r = 0; r < 2; r++)
+#pragma unroll
+                        for (int c = 0; c < 2; c++)
+                            sum[r][c] += v[r].x * v[2 + c].x + v[r].y * v[2 + c].y + v[r].z * v[2 + c].z +
+                                         v[r].w * v[2 + c].w;
                 }
+                float *to = (kind ? p.g_kernels : p.phi_kernels) +
+                            ((slot * (long long)p.count + member) * LAYERS + l) * pairs;
+#pragma unroll
+                for (int r = 0; r < 2; r++)
+#pragma unroll
+                    for (int c = 0; c < 2; c++) {
+                        float found = sum[r][c];
+                        found += __shfl_xor_sync(0xffffffffu, found, 1);
+                        found += __shfl_xor_sync(0xffffffffu, found, 2);
+                        if (part == 0 && turn < all && a + r < samples && b + c < samples) {
+                            to[(a + r) * samples + b + c] = found / width;
+                            to[(b + c) * samples + a + r] = found / width;
+                        }
+                    }
             }
         }
         if (t == p.steps) break;
 #endif
-        for (int i = thread; i < samples * NN / 4; i += THREADS) {
-            int b = i / (NN / 4), j = 4 * (i % (NN / 4));
-            float4 moved = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int i = thread; i < (samples + 1) / 2 * (NN / 4); i += THREADS) {  // two samples a thread
+            const int b = i / (NN / 4) * 2, other = min(b + 1, samples - 1), j = 4 * (i % (NN / 4));
+            float moved[2][4] = {};
             for (int a = 0; a < trained; a++) {
                 float4 v = *(const float4 *)(g + a * NN + j);
-                float c = delta[a] * overlaps[a * samples + b];
-                moved.x += c * v.x, moved.y += c * v.y, moved.z += c * v.z, moved.w += c * v.w;
+                float c = delta[a] * overlaps[a * samples + b], d = delta[a] * overlaps[a * samples + other];
+                moved[0][0] += c * v.x, moved[0][1] += c * v.y, moved[0][2] += c * v.z, moved[0][3] += c * v.w;
+                moved[1][0] += d * v.x, moved[1][1] += d * v.y, moved[1][2] += d * v.z, moved[1][3] += d * v.w;
             }
-            float *to = h + b * NN + j;
-            to[0] = keep[0] * to[0] + push[0] * moved.x, to[1] = keep[0] * to[1] + push[0] * moved.y;
-            to[2] = keep[0] * to[2] + push[0] * moved.z, to[3] = keep[0] * to[3] + push[0] * moved.w;
+#pragma unroll
+            for (int s = 0; s < 2; s++)
+                if (b + s < samples) {
+                    float *to = h + (b + s) * NN + j;
+#pragma unroll
+                    for (int k = 0; k < 4; k++) to[k] = keep[0] * to[k] + push[0] * moved[s][k];
+                }
         }
         __syncthreads();
     }

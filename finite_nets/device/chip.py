@@ -68,6 +68,25 @@ class Shape:
         return 4 * ((1 + 2 * self.layers) * rows * self.padded + self.padded + parts + 3 * rows + trained * samples)
 
 
+# by padded neurons and matrices a thread has room for; measured to be the fastest (tests/benchmarks/RESULTS.md)
+MAPPINGS = {
+    32: (Mapping(1, 4, 24), Mapping(1, 4, 16), Mapping(1, 4, 12)),
+    64: (Mapping(2, 8, 8), Mapping(4, 8, 4), Mapping(4, 8, 3)),
+    128: (Mapping(8, 16, 2), Mapping(8, 16, 1)),
+}
+MOST_SAMPLES = {32: 16, 64: 16, 128: 16}  # by padded neurons: above, products by matrix units are faster
+
+
+def shape_of(width: int, layers: int, samples: int, trained: int, shared: int) -> Shape | None:
+    """How networks lie on a chip whose blocks may take so many bytes of shared memory; None where it has no room, or is
+    slower than `finite_nets.device.triton`."""
+    padded = next((each for each in MAPPINGS if each >= width), 0)
+    if not padded or width % 4 or samples > MOST_SAMPLES[padded] or layers - 2 >= len(MAPPINGS[padded]):
+        return None
+    shape = Shape(padded, layers, MAPPINGS[padded][max(layers - 2, 0)])
+    return shape if shape.shared_bytes(samples, trained) <= shared else None
+
+
 class Arguments(ctypes.Structure):
     """`Args` of chip.cu."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,28 +14,55 @@ from finite_nets.ensembles.recording import Plan, Results
 from finite_nets.training.trainer import State, Training
 
 
-def _recorded(plan: Plan, trainer: Training[Any], state: State[Any]) -> Iterator[tuple[str, Tensor]]:
-    """Train a batch to its end; what is recorded, one saved step after the other, and of all of them at the end."""
-    recorder = plan.recorder(trainer, state)
-    for fields in trainer.run(state, frozenset(plan.steps.tolist()), gradients=plan.gradients, fields=plan.fields):
-        yield from recorder.step(fields)
-        del fields  # the next pass takes their memory
-    yield from recorder.between_steps()
+class Run(Protocol):
+    """Networks in training, all of one batch.
+
+    exploded_at: (member,), steps, infinite for the healthy; known at the end.
+    """
+
+    exploded_at: Tensor
+
+    def recorded(self) -> Iterator[tuple[str, Tensor]]:
+        """Train to the end, from the start at every call; what is recorded, one saved step after the other, and of all
+        of them at the end."""
+        ...
 
 
-def members(plan: Plan, trainer: Training[Any], state: State[Any]) -> Results:
+class Stepped:
+    """Networks that are trained step by step.
+
+    Args:
+        start: begins their training.
+    """
+
+    exploded_at: Tensor
+
+    def __init__(self, plan: Plan, trainer: Training[Any], start: Callable[[], State[Any]]) -> None:
+        self._plan, self._trainer, self._start = plan, trainer, start
+
+    def recorded(self) -> Iterator[tuple[str, Tensor]]:
+        plan, trainer, state = self._plan, self._trainer, self._start()
+        recorder, self.exploded_at = plan.recorder(trainer, state), state.exploded_at
+        steps = frozenset(plan.steps.tolist())
+        for fields in trainer.run(state, steps, gradients=plan.gradients, fields=plan.fields):
+            yield from recorder.step(fields)
+            del fields  # the next pass takes their memory
+        yield from recorder.between_steps()
+
+
+def members(plan: Plan, run: Run) -> Results:
     """Train a batch to its end; the recorded variables (member, ...), whatever became of the members."""
     seen: dict[str, list[Tensor]] = {}
-    for name, value in _recorded(plan, trainer, state):
+    for name, value in run.recorded():
         seen.setdefault(name, []).append(value)
     return {name: _over_steps(plan, name, values).cpu().numpy() for name, values in seen.items()}
 
 
-def moments(plan: Plan, trainer: Training[Any], state: State[Any], blocks: Blocks) -> BlockMoments:
-    """Train a batch to its end; the moments of its blocks."""
+def moments(plan: Plan, run: Run, targets: Tensor, blocks: Blocks) -> BlockMoments:
+    """Train a batch to its end; the moments of its blocks.  Targets are those observed, (sample, output)."""
     predictions: list[Tensor] = []
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for name, value in _recorded(plan, trainer, state):
+    for name, value in run.recorded():
         if name == "prediction":
             predictions.append(value)
         else:
@@ -45,8 +72,8 @@ def moments(plan: Plan, trainer: Training[Any], state: State[Any], blocks: Block
     for name, values in seen.items():
         means, squares = zip(*values, strict=True)
         found[name] = _over_steps(plan, name, list(means)), _over_steps(plan, name, list(squares))
-    targets = trainer.targets[trainer.observed].double()
-    following = schema.of_predictions(plan.problem, prediction.double(), plan.observables, xp=torch, targets=targets)
+    of = {"xp": torch, "targets": targets.double()}
+    following = schema.of_predictions(plan.problem, prediction.double(), plan.observables, **of)
     for name, value in {"prediction": prediction, **following}.items():
         found[name] = blocks.moments(value)
     found = {name: found[name] for name in plan.quantities}

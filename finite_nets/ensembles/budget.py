@@ -15,6 +15,7 @@ from finite_nets.device.free_memory import free_memory
 from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import GENERATOR_BYTES, have_kernels
+from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import curvature, entrywise, linear
 from finite_nets.training.needs import Needs, needs
@@ -120,6 +121,8 @@ class Budget:
             # P of all weights; gradients of one event, and their products
             results += 4 * self._needs.weights(width, self._needs.inputs, outputs, 1) * self._itemsize
         fields = self._field_numbers(width, samples, events, history) * self._itemsize
+        if on_chip.served(self.plan, self.precision, self.device, width) is not None:
+            return results + recorded * self._itemsize
         total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
         return total
 

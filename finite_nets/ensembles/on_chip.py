@@ -6,6 +6,7 @@ Whatever else is asked for, `finite_nets.training` does.  A member has the same 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from dmft.schema.seen import Seen
 from dmft.specs import MLP, Problem
 from dmft.specs.parameterization import hidden_scale, input_scale, scales
 from dmft.specs.training.recurrence import RECURRENCE
-from finite_nets.device import chip
+from finite_nets.device import chip, nvrtc
 from finite_nets.device.precision import Precision
+from finite_nets.device.random import have_kernels
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training.observables import ntk
 from finite_nets.training.perceptrons import Trainer
+from finite_nets.training.trainer import Training
 
 PRECISIONS = ("float32", "tf32")  # products on chip are those of float32, for the second better than asked for
 RECORDED = ("feature_kernel", "gradient_kernel", "ntk", "participation_ratio")  # of passes, by their kernels
@@ -48,9 +51,10 @@ def reason_against(plan: Plan, precision: Precision) -> str:
     return ", ".join(what for what, missing in found.items() if missing)
 
 
-def job(plan: Plan, trainer: Trainer, width: int) -> chip.Job:
+def job(plan: Plan, trainer: Training[Any], width: int) -> chip.Job:
     """What a chip is to do."""
     problem: Problem = plan.problem
+    assert isinstance(trainer, Trainer)  # as of all perceptrons
     task, network, training = problem.task, trainer.perceptron, problem.training
     of_width, recurrence = scales(network, width, task.dimension, trainer.batch), training.recurrences
     update = np.array(of_width.update)
@@ -73,18 +77,46 @@ def job(plan: Plan, trainer: Trainer, width: int) -> chip.Job:
     )
 
 
-def recorded(plan: Plan, trainer: Trainer, width: int, found: chip.Trained) -> Iterator[tuple[str, Tensor]]:
-    """What a plan records, one saved step after the other: names and values (member, ...)."""
-    outputs = bool(plan.problem.task.outputs)
-    tangent = scales(trainer.perceptron, width, plan.problem.task.dimension, trainer.batch).tangent
-    sizes = plan.problem.sketch.dimensions | {dim: plan.size(dim) for dim in ("sample", "output")}
-    for step, output in enumerate(found.outputs):
-        yield "prediction", output[..., None] if outputs else output
-        if found.phi is None or found.g is None:
-            continue
-        shown = Kernels(trainer, tangent, found.phi[step], found.g[step])
-        for one in plan.of_passes:
-            yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
+def served(plan: Plan, precision: Precision, device: torch.device, width: int) -> chip.Shape | None:
+    """How networks of a width lie on the chip of a device; None if they are not trained there."""
+    if type(plan) is not Plan or not have_kernels(device) or not nvrtc.available():
+        return None
+    if reason_against(plan, precision):
+        return None
+    task = plan.problem.task
+    properties: Any = torch.cuda.get_device_properties(device)  # whose stubs lack it
+    shared = properties.shared_memory_per_block_optin
+    return chip.shape_of(width, plan.problem.sketch.depth, task.n_samples, task.n_train, shared)
+
+
+class OnChip:
+    """A batch of networks that are trained on chip."""
+
+    exploded_at: Tensor
+
+    def __init__(self, plan: Plan, trainer: Training[Any], made: chip.Chip, members: Tensor, root_seed: int) -> None:
+        assert isinstance(trainer, Trainer)
+        self._plan, self._trainer, self._width = plan, trainer, made.job.width
+        self._train = partial(made.train, members, root_seed)
+
+    @cached_property
+    def _found(self) -> chip.Trained:
+        return self._train()
+
+    def recorded(self) -> Iterator[tuple[str, Tensor]]:
+        """What the plan records, one saved step after the other."""
+        plan, found = self._plan, self._found
+        self.exploded_at = found.exploded_at
+        outputs, task = bool(plan.problem.task.outputs), plan.problem.task
+        tangent = scales(self._trainer.perceptron, self._width, task.dimension, self._trainer.batch).tangent
+        sizes = plan.problem.sketch.dimensions | {dim: plan.size(dim) for dim in ("sample", "output")}
+        for step, output in enumerate(found.outputs):
+            yield "prediction", output[..., None] if outputs else output
+            if found.phi is None or found.g is None:
+                continue
+            shown = Kernels(self._trainer, tangent, found.phi[step], found.g[step])
+            for one in plan.of_passes:
+                yield one.name, one.arranged(shown.value(one), sizes, outputs=outputs, leading=1)
 
 
 class Kernels(Seen):

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from dmft.errors import MemoryEstimateError
+from finite_nets.device.chip import Chip
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import Precision
-from finite_nets.ensembles import batch
+from finite_nets.ensembles import batch, on_chip
 from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.moments import BlockMoments, Blocks, joined
 from finite_nets.ensembles.recording import Plan, Results
@@ -68,6 +69,7 @@ class Runner:
         self._budget = Budget(plan, precision, device, block, memory_limit)
         self._trainer: Training[Any] | None = None
         self._most: dict[int, int] = {}
+        self._chips: dict[int, Chip | None] = {}
 
     @property
     def trainer(self) -> Training[Any]:
@@ -104,15 +106,24 @@ class Runner:
         probed = min(steps, last)
         recorded = [t for t in self.plan.steps.tolist() if t < probed] + [probed]
         plan = replace(self.plan, steps=np.array(recorded))
-        probe = Runner(plan, self.precision, self.device, self.root_seed, block=count)
+        probe, first = (
+            Runner(each, self.precision, self.device, self.root_seed, block=count)
+            for each in (plan, replace(plan, steps=np.array([0])))
+        )
 
         def work() -> float:
             members = np.arange(count)
             # compiles, and warms up
             probe._train_moments(width, members if self.device.type == "cuda" else members[:1], 1)
+            chip = probe._chip(width)
+            if chip is not None:
+                first._train_moments(width, members, 1)
             started = self._time()
-            with usual_torch(self.device, tf32=self.precision.name == "tf32"):
-                probe.begin(width, members)
+            if chip is not None:  # where nothing is drawn that is not looked at
+                first._train_moments(width, members, 1)
+            else:
+                with usual_torch(self.device, tf32=self.precision.name == "tf32"):
+                    probe.begin(width, members)
             drawing = self._time() - started
             probe._train_moments(width, members, 1)
             trained = self._time() - started - drawing
@@ -195,20 +206,34 @@ class Runner:
 
     def _train_members(self, width: int, seeds: Indices) -> tuple[Results, NDArray[np.float64]]:
         with usual_torch(self.device, tf32=self.precision.name == "tf32"):
-            state = self.begin(width, seeds)
-            results = batch.members(self.plan, self.trainer, state)
-            return results, state.exploded_at.double().cpu().numpy()
+            run = self._run(width, seeds)
+            results = batch.members(self.plan, run)
+            return results, run.exploded_at.double().cpu().numpy()
 
     def _train_moments(self, width: int, seeds: Indices, blocks: int) -> BlockMoments:
         with usual_torch(self.device, tf32=self.precision.name == "tf32"):
             healthy = torch.ones(len(seeds), dtype=torch.bool, device=self.device)
-            state = self.begin(width, seeds)
-            found = batch.moments(self.plan, self.trainer, state, Blocks(healthy, blocks))
-            healthy = state.exploded_at == NEVER
+            run, targets = self._run(width, seeds), self.trainer.targets[self.trainer.observed]
+            found = batch.moments(self.plan, run, targets, Blocks(healthy, blocks))
+            healthy = run.exploded_at == NEVER
             if not bool(healthy.all()):  # they have entered the moments of the steps before
-                state = self.begin(width, seeds)
-                found = batch.moments(self.plan, self.trainer, state, Blocks(healthy, blocks))
+                found = batch.moments(self.plan, run, targets, Blocks(healthy, blocks))
             return found
+
+    def _run(self, width: int, seeds: Indices) -> batch.Run:
+        """What trains these members: on chip, where that is served."""
+        chip = self._chip(width)
+        if chip is not None:
+            members = torch.from_numpy(seeds).to(self.device)
+            return on_chip.OnChip(self.plan, self.trainer, chip, members, self.root_seed)
+        return batch.Stepped(self.plan, self.trainer, partial(self.begin, width, seeds))
+
+    def _chip(self, width: int) -> Chip | None:
+        if width not in self._chips:
+            shape = on_chip.served(self.plan, self.precision, self.device, width)
+            made = None if shape is None else Chip(on_chip.job(self.plan, self.trainer, width), shape, self.device)
+            self._chips[width] = made
+        return self._chips[width]
 
     def begin(self, width: int, seeds: Indices) -> State[Any]:
         """Training of these members."""

@@ -602,3 +602,21 @@ def test_signs_of_errors_that_pass_zero_together_are_warned_of():
         warn_of_common_flips(run_of(dmft.Lion(0.1, 3)), f)
         f[2, 0] = 0.5
         warn_of_common_flips(run_of(dmft.SignDescent(0.1, 3)), f)
+
+
+@pytest.mark.slow
+def test_networks_are_mixtures_from_the_step_that_is_warned_of_on():
+    """N Var is the same at every width before it, and grows after it: their variance is of order one."""
+    problem, asked = perceptron(dmft.SignDescent(0.15, 13)), {"observables": ["prediction"]}
+    with pytest.warns(UserWarning, match=r"at most 0.0\d+ at step 9.*SignDescent flips all entries"):
+        dmft.solve(problem, particles=512, scrambles=2, **asked)
+    nets = finite_nets.train_ensemble(problem, widths=[64, 256], seeds=600, dtype="float64", **asked)
+    narrow, wide = (nets.width * nets.prediction.var("seed").mean("sample")).values[:, 1:]
+    ratio = wide / narrow
+    print("N Var of 256 over that of 64, by step from 1 on", ratio.round(2))
+    np.testing.assert_allclose(ratio[1:7], 1, atol=0.15)  # errors .05
+    assert (ratio[9:] > 1.3).all()
+    calm = replace(problem, training=dmft.Lion(0.15, 13))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dmft.solve(calm, particles=512, scrambles=2, **asked)

@@ -142,10 +142,13 @@ def test_training_with_the_full_batch_goes_on_near_the_edge_of_stability():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:standard errors of")
 def test_wide_networks_have_those_of_the_limit():
-    problem = perceptron(replace(ADAM, beta1=0.9, eps=0.1, steps=5), depth=3)
-    limit = dmft.solve(problem, particles=1024, scrambles=4, observables=ASKED)
+    problem, asked = (
+        perceptron(replace(ADAM, beta1=0.9, eps=0.1, steps=4)),
+        {"observables": ASKED, "save_steps": [0, 2, 4]},
+    )
+    limit = dmft.solve(problem, particles=512, scrambles=4, **asked)
     nets = [
-        finite_nets.train_ensemble(problem, widths=[width], seeds=count, observables=ASKED).isel(width=0)
+        finite_nets.train_ensemble(problem, widths=[width], seeds=count, **asked).isel(width=0)
         for width, count in ((128, 400), (256, 200))
     ]
     for name in ASKED[1:]:

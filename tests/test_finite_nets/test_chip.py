@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import dmft
+import finite_nets
 from conftest import first_of
 from dmft.specs import Problem
-from finite_nets.device import chip
+from finite_nets.device import chip, nvrtc
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
@@ -37,7 +38,8 @@ def emulated(tmp_path_factory):
         library = folder / ("_".join(map(str, defined.values())) + ".so")
         command = [compiler, "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{chip.SOURCE.parent}"]
         command += [f"-D{name}={value}" for name, value in defined.items()]
-        subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
+        if not library.exists():
+            subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
         ctypes.CDLL(library).launch(ctypes.byref(argument))
 
     return launch
@@ -49,9 +51,9 @@ def task(trained, samples=None):
 
 
 # width, network, task, training, loss, mapping
-DESCENT = dmft.GradientDescent(0.3, STEPS)
+DATA, DESCENT = task(3), dmft.GradientDescent(0.3, STEPS)
 CASES = {
-    "32, tanh": (32, dmft.MLP(2), task(3), DESCENT, "squared", chip.Mapping(1, 4, 1)),
+    "32, tanh": (32, dmft.MLP(2), DATA, DESCENT, "squared", chip.Mapping(1, 4, 1)),
     "28, softplus, test samples": (
         28,
         dmft.MLP(2, dmft.softplus(1.3)),
@@ -96,9 +98,10 @@ def test_networks_on_chip_are_those_of_the_trainer(monkeypatch, emulated, name):
     monkeypatch.setattr(chip.Chip, "launch", emulated)
     padded = 1 << max(5, (width - 1).bit_length())
     shape = chip.Shape(padded, plan.problem.network.depth, mapping)
-    trained = chip.Chip(on_chip.job(plan, trainer, width), shape, torch.device("cpu")).train(MEMBERS, SEED)
-    assert torch.isinf(trained.exploded_at).all()
-    found = list(on_chip.recorded(plan, trainer, width, trained))
+    made = chip.Chip(on_chip.job(plan, trainer, width), shape, torch.device("cpu"))
+    run = on_chip.OnChip(plan, trainer, made, MEMBERS, SEED)
+    found = list(run.recorded())
+    assert torch.isinf(run.exploded_at).all()
     with torch.inference_mode():
         state = trainer.start(width, MEMBERS, SEED, STEPS)
         recorder = plan.recorder(trainer, state)
@@ -107,3 +110,56 @@ def test_networks_on_chip_are_those_of_the_trainer(monkeypatch, emulated, name):
     for (variable, ours), (_, theirs) in zip(found, expected, strict=True):
         # float32 through four steps; sums of some hundred terms
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6 * float(abs(theirs).max()), err_msg=variable)
+
+
+@pytest.mark.parametrize("keep", ["members", "moments"])
+def test_ensembles_on_chip_are_those_of_the_trainer(monkeypatch, emulated, keep):
+    plan, width, mapping = planned("32, tanh")
+    arguments = {"widths": [width], "seeds": 5, "keep": keep, "block": 3 if keep == "moments" else None}
+    arguments |= {"save_steps": RECORDED, "observables": (*KERNELS, "loss", "prediction", "ntk", "participation_ratio")}
+    expected = finite_nets.train_ensemble(plan.problem, dtype="float64", **arguments)
+    monkeypatch.setattr(chip.Chip, "launch", emulated)
+    # float64, which a chip does not have, goes the other way
+    monkeypatch.setattr(on_chip, "served", lambda *_: chip.Shape(32, 2, mapping))
+    found = finite_nets.train_ensemble(plan.problem, **arguments)
+    for name in expected.data_vars:
+        scale = float(abs(expected[name]).max())
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5 * scale, err_msg=name)
+    name = "ntk" if keep == "members" else "ntk_mean"
+    assert abs(found[name] - expected[name]).max() > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*diverge")
+def test_networks_that_explode_on_chip_are_left_out(monkeypatch, emulated):
+    _, width, mapping = planned("32, tanh")
+    problem = Problem(dmft.MLP(2, dmft.relu()), DATA, dmft.GradientDescent(2.7, STEPS))
+    arguments = {"widths": [width], "seeds": 12, "keep": "moments", "block": 6, "observables": ["loss"]}
+    expected = finite_nets.train_ensemble(problem, **arguments)
+    monkeypatch.setattr(chip.Chip, "launch", emulated)
+    monkeypatch.setattr(on_chip, "served", lambda *_: chip.Shape(32, 2, mapping))
+    found = finite_nets.train_ensemble(problem, **arguments)
+    assert 0 < expected["count"].sum() < 12
+    assert int(found["count"].sum()) == int(expected["count"].sum())
+    np.testing.assert_allclose(found.loss_mean, expected.loss_mean, rtol=1e-2)  # the unhealthy amplify rounding
+
+
+def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_path):
+    source, made = tmp_path / "some.cu", []
+    source.write_text("one")
+    monkeypatch.setattr(nvrtc, "compiled", lambda text, *_: made.append(text) or b"code of " + text)
+
+    def asked(*options):
+        nvrtc._compiled.cache_clear()  # as in another process
+        return nvrtc._compiled(source, options)
+
+    monkeypatch.setenv("DMFT_COMPILE_CACHE", str(tmp_path / "kept"))
+    assert asked("-a") == asked("-a") == b"code of one"
+    assert made == [b"one"]
+    asked("-b")
+    source.write_text("two")
+    assert asked("-a") == b"code of two"
+    assert made == [b"one", b"one", b"two"]
+    monkeypatch.setenv("DMFT_COMPILE_CACHE", "off")
+    asked("-a")
+    assert len(made) == 4
+    nvrtc._compiled.cache_clear()

@@ -3,6 +3,7 @@ same networks one by one, and against the convolutions of PyTorch."""
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -48,8 +49,8 @@ def trained(problem, program=None, observables=OBSERVABLES, two_time=False, widt
     plan = Plan(problem, np.arange(problem.training.steps + 1), frozenset(observables), two_time, **options)
     with usual_torch(CPU):
         trainer = programs.trainer_of(problem, CPU, DOUBLE, program=program)
-        state = trainer.start(width, torch.tensor(MEMBERS), 0)
-        return batch.members(plan, trainer, state), trainer
+        start = partial(trainer.start, width, torch.tensor(MEMBERS), 0)
+        return batch.members(plan, batch.Stepped(plan, trainer, start)), trainer
 
 
 def largest_difference(a, b):
@@ -383,8 +384,8 @@ def test_programs_train_as_automatic_differentiation_does(name):
 def test_uses_of_one_matrix_meet_in_the_tangent_kernel(monkeypatch):
     problem = some_problem(**OTHERS["strided"])
     right, _ = trained(problem)
-    joined = traces._joined
-    monkeypatch.setattr(traces, "_joined", lambda uses: joined(uses[:1]))
+    joined = traces.joined
+    monkeypatch.setattr(traces, "joined", lambda uses: joined(uses[:1]))
     wrong, _ = trained(problem)
     assert abs(right["ntk"] - wrong["ntk"]).max() > 1e-2
     np.testing.assert_array_equal(right["prediction"], wrong["prediction"])
@@ -497,7 +498,8 @@ def test_neurons_of_programs_are_recorded_where_they_have_no_positions():
     plan = NeuronPlan(problem, steps, frozenset({"prediction"}), rows=(0, 3), width=WIDTH)
     with usual_torch(CPU):
         trainer = programs.trainer_of(problem, CPU, DOUBLE)
-        found = batch.members(plan, trainer, trainer.start(WIDTH, torch.tensor(MEMBERS), 0))["preactivation"]
+        run = batch.Stepped(plan, trainer, partial(trainer.start, WIDTH, torch.tensor(MEMBERS), 0))
+        found = batch.members(plan, run)["preactivation"]
     assert found.shape == (2, 3, STEPS + 1, 2, WIDTH)
     last = np.tanh(0.8 * found[:, -1]) / 0.8
     kernels = np.einsum("msan,msbn->msab", last, last) / WIDTH
