@@ -28,6 +28,7 @@ from dmft.finite_width import optimum
 from dmft.running.host import usual_errors
 from dmft.schema.sources import kind_of
 from dmft.schema.stacking import value_of
+from dmft.schema.validate import restored
 from dmft.specs import _check
 
 Array = NDArray[np.float64]
@@ -87,6 +88,7 @@ def transfer(
         >>> comparisons.transfer(ensembles, over="learning_rate")["optimum"].dims
         ('width',)
     """
+    theory = restored(theory) if isinstance(theory, xr.Dataset) else theory  # selected from several depths
     settings = _settings(theory, over=over, of=of, step=step, scale=scale)
     at, each = _ensembles(nets, settings["over"])
     bootstraps = _check.integer("bootstraps", bootstraps, minimum=2)
@@ -172,6 +174,11 @@ def _require_same(theory: xr.Dataset | None, nets: Sequence[xr.Dataset], over: s
         )
     if theory.attrs["step"] != step:
         raise ValueError(f"the theory is of step {theory.attrs['step']}, the networks of {step}; give the same step=.")
+    if theory.attrs.get("orders", 1) != 1:
+        raise ValueError(
+            f"the theory is of means over orders={theory.attrs['orders']} sequences of batches, the networks of one; "
+            "take dmft.transfer(..., orders=1)."
+        )
     if theory.attrs["seeds"] != 1:
         raise ValueError(
             f"the theory is of means over seeds={theory.attrs['seeds']} networks, and optima of single ones are "

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.drivers.solve import solve
@@ -74,16 +75,14 @@ def depth_limit(problem: Problem, depths: Sequence[int] = (8, 16, 32), **numeric
         raise TypeError(f"depth_limit does not know {', '.join(sorted(unknown))}; it takes arguments of dmft.solve.")
     seed = _check.integer("seed", numerics.pop("seed", 0), minimum=0)
     problems = vary(problem, network=[problem.network.with_blocks(count) for count in counts])
-    found = [solve(one, seed=_seed(seed, count), **numerics) for one, count in zip(problems, counts, strict=True)]
+    found = [solve(one, seed=seed_of(seed, count), **numerics) for one, count in zip(problems, counts, strict=True)]
     common = [_common_layers(one, count // counts[0], counts[0]) for one, count in zip(found, counts, strict=True)]
     names = [name for name in found[0].data_vars if f"{name}_se" in found[0]]
     values: dict[str, Any] = {}
     for name in map(str, names):
         each = np.stack([one[name].values for one in common])
         errors = np.stack([one[f"{name}_se"].values for one in common])
-        limit = 2 * each[-1] - each[-2]
-        before = 2 * each[-2] - each[-3] if len(each) > 2 else each[-1]
-        error = np.sqrt(4 * errors[-1] ** 2 + errors[-2] ** 2 + (limit - before) ** 2)
+        limit, error = extrapolated(each, errors)
         values[name] = np.concatenate([each, limit[None]])
         values[f"{name}_se"] = np.concatenate([errors, error[None]])
     if "prediction" in values:
@@ -104,7 +103,14 @@ def depth_limit(problem: Problem, depths: Sequence[int] = (8, 16, 32), **numeric
     )
 
 
-def _seed(seed: int, blocks: int) -> int:
+def extrapolated(each: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[Any, Any]:
+    """The limit of estimates (depth, ...) at depths that double, and its error."""
+    limit = 2 * each[-1] - each[-2]
+    before = 2 * each[-2] - each[-3] if len(each) > 2 else each[-1]
+    return limit, np.sqrt(4 * errors[-1] ** 2 + errors[-2] ** 2 + (limit - before) ** 2)
+
+
+def seed_of(seed: int, blocks: int) -> int:
     """Of the scrambles of a depth: those of other seeds and depths have nothing to do with them."""
     return int(np.random.SeedSequence((seed, blocks)).generate_state(1)[0])
 

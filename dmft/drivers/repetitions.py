@@ -1,14 +1,14 @@
 """Repetitions of a run: independent trainings from initialisation to the last step, one for each scramble.
 
 Room for directions is guessed.  A training for which it turns out too small is repeated with twice as much, with which
-the others begin.
+the others begin.  Where nobody looks at networks on the way, several go side by side (`dmft.drivers.layout`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import schema
+from dmft.drivers import layout
+from dmft.drivers.layout import Layout
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
-from dmft.engine import curvature, loop, preconditioned
+from dmft.engine import curvature, loop, preconditioned, together
 from dmft.engine.network import Network, Vitals
 from dmft.errors import DivergenceError, NotConvergedError, exploded
 from dmft.running.checkpoint import Checkpoint
@@ -32,20 +34,30 @@ LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgott
 Look = Callable[[Network, int], None]
 
 
-class Trained(NamedTuple):
-    """A run: the capacity that sufficed, its seeds, the state at its end, what was seen; eigenvalues (metric,
-    saved step, iteration) of the curvature, where they are recorded."""
+@dataclass
+class Trained:
+    """A run: the capacity that sufficed, its seeds, what was seen; eigenvalues (metric, saved step,
+    iteration) of the curvature, where they are recorded.
+
+    state: at its end, of a run, or of several of which this is that at `place`.
+    """
 
     capacity: int
     stream: np.random.SeedSequence
-    network: Network
+    state: Network
     history: loop.History
-    eigenvalues: jax.Array | None
+    eigenvalues: jax.Array | None = None
+    place: int | None = None
+
+    @property
+    def network(self) -> Network:
+        """The state at its end."""
+        return self.state if self.place is None else layout.member(self.state, self.place)
 
     @property
     def directions(self) -> int:
         """The most that a side of a weight matrix has met."""
-        return max((int(matrix.ranks.max()) for matrix in self.network.matrices), default=0)
+        return int(np.asarray(self.history.vitals.ranks).max(initial=0))
 
 
 def repetitions(
@@ -61,7 +73,7 @@ def repetitions(
 ) -> Iterator[Trained]:
     """Independent runs, one for each scramble.
 
-    Memory is for one of them: delete what was yielded before the next is asked for.
+    Memory is for one of them, or those side by side: delete what was yielded before the next is asked for.
 
     Args:
         done: what is known of repetitions that have ended, which are left out.
@@ -76,12 +88,62 @@ def repetitions(
     capacity = (done.capacity if done else None) or run.first_capacity
     require_memory(run, capacity, memory_limit, bar)
     bar.update(finished * (run.last + 1))
-    for stream in np.random.SeedSequence(seed).spawn(count)[finished:]:
-        while (trained := _train(run, capacity, stream, bar, checkpoint, look)) is None:
+    streams = np.random.SeedSequence(seed).spawn(count)[finished:]
+    alone = look is not None or checkpoint is not None
+
+    def chosen() -> Layout:
+        return Layout() if alone else layout.choose(run, capacity, len(streams), memory_limit)
+
+    laid = chosen()
+    while streams:
+        these = streams[: laid.together]
+        if laid.plain:
+            trained = _train(run, capacity, these[0], bar, checkpoint, look)
+            found = None if trained is None else [Trained(capacity, these[0], *trained)]
+            del trained
+        else:
+            found = _trained_together(run, capacity, these, laid, bar)
+        if found is None:
             capacity = min(2 * capacity, run.full_capacity)
             require_memory(run, capacity, memory_limit, bar)
-        yield Trained(capacity, stream, *trained)
-        del trained
+            laid = chosen()
+            continue
+        del streams[: laid.together]
+        while found:
+            yield found.pop(0)
+
+
+def _trained_together(
+    run: Run, capacity: int, streams: list[np.random.SeedSequence], laid: Layout, bar: Bar
+) -> list[Trained] | None:
+    """As `_train`, of several runs; always of the same number, so that all are compiled once."""
+    padded = [streams[i % len(streams)] for i in range(laid.together)]
+    networks, histories = laid.begun(run, capacity, padded)
+    rooms, begun, met = list(laid.rooms) or [capacity], bar.n, 0
+    at = np.zeros(laid.groups, np.int32)
+    stride = -(-(run.last + 1) // CALLS)
+    while (first := int(at.min())) <= run.last:
+        while len(rooms) > 1 and met + run.step_room > rooms[0]:
+            networks = together.roomier(networks, rooms[1] - rooms.pop(0))
+        # with room for every vector of every step nothing stops the loop
+        most = np.iinfo(np.int32).max if rooms[0] == run.full_capacity else rooms[0] - run.step_room
+        stop = min((first // stride + 1) * stride, run.last + 1)
+        networks, histories, reached = together.advance_together(
+            networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh
+        )
+        seen, at = jax.tree.map(np.asarray, (histories.vitals, reached))
+        met, done = int(seen.ranks.max(initial=0)), int(at.min())
+        if done < stop and len(rooms) == 1:
+            bar.update(begun - bar.n)
+            return None
+        for i in range(len(streams)):
+            _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)
+        bar.update((done - first) * len(streams))
+    hosted = histories._replace(vitals=seen, values=jax.tree.map(np.asarray, histories.values))
+    return [
+        Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i)
+        for i, stream in enumerate(streams)
+    ]
 
 
 def _train(

@@ -17,9 +17,9 @@ from dmft.running.progress import Bar
 GPU_WORKSPACE = 2**26  # bytes that matrix products take for themselves
 
 
-def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
-    """Bytes on each device for one run (state, and blocks (vector, component) of a step), and on the host besides
-    (results of one run and their moments)."""
+def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple[int, int]:
+    """Bytes on each device for one run (state, and blocks (vector, component) of a step) whose particles are `spread`
+    over so many, all by default; and on the host besides (results of one run and their moments)."""
     rows, itemsize = len(run.steps), DTYPES[run.dtype]
     sizes, normals = run.sizes(capacity), run.rows(capacity)
 
@@ -49,7 +49,7 @@ def memory_estimate(run: Run, capacity: int) -> tuple[int, int]:
     if run.curvature:
         blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
         blocks += any(run.curvature) * preconditioned.bytes_needed(run.form, max(sizes), itemsize)
-    return (kept + blocks) // max(len(run.devices), 1) + results, 4 * results
+    return (kept + blocks) // (spread or max(len(run.devices), 1)) + results, 4 * results
 
 
 def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None = None) -> None:

@@ -8,7 +8,7 @@ for networks without nonlinearity, linear forms, which are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,7 +24,7 @@ from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
 from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
-from dmft.engine.normals import DIMENSIONS, Sobol, Stored, Tailed, blank, sobol, stored
+from dmft.engine.normals import DIMENSIONS, Sobol, Stored, Tailed, blank, sobol, sobol_of_each, stored
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.schema import Observable
 from dmft.specs import Problem
@@ -202,10 +202,17 @@ class Run:
         rows = self.rows(capacity)
         if self.particles is None:
             return [linear_forms(n) for n in rows]
-        # children are named, not spawned: a second attempt must find the same seeds
-        seeds = [np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i)) for i in range(len(rows))]
-        sources = [sobol(n, self.particles, s) for n, s in zip(rows, seeds, strict=True)]
+        sources = [sobol(n, self.particles, _child(stream, i)) for i, n in enumerate(rows)]
         return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
+
+    def populations_of_each(self, capacity: int, streams: Sequence[np.random.SeedSequence]) -> list[Population]:
+        """Those of particles, of every stream: with an axis of streams before all others."""
+        assert self.particles is not None
+        found = []
+        for i, (rows, group) in enumerate(zip(self.rows(capacity), self.groups, strict=True)):
+            sources = sobol_of_each(rows, self.particles, [_child(stream, i) for stream in streams])
+            found.append(jax.vmap(partial(self._population, rows=rows, group=group))(sources))
+        return found
 
     def blank_populations(self, capacity: int) -> list[Population]:
         """In the shapes of `populations`; for `jax.eval_shape`, which needs no more."""
@@ -220,7 +227,9 @@ class Run:
     def _population(self, source: Sobol, rows: int, group: int) -> Population:
         if self.doubled:
             source = source.doubled()
-        return particles(self._stored(source) if self.keeps(rows) else source, group)
+        if self.keeps(rows):
+            return particles(self._stored(source), group)
+        return particles(source if self.kept is None else source.with_tail(), group)
 
     def _stored(self, source: Sobol) -> Stored | Tailed:
         """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
@@ -250,6 +259,11 @@ class Run:
             return jax.device_put(a, sharding)
 
         return jax.tree.map(place, state)
+
+
+def _child(stream: np.random.SeedSequence, i: int) -> np.random.SeedSequence:
+    """Named, not spawned: a second attempt must find the same seeds."""
+    return np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i))
 
 
 @partial(jax.jit, static_argnames=("form", "tolerance", "capacity"))

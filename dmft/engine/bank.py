@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.basis import decompose
+from dmft.engine.basis import decompose, largest
 from dmft.engine.matrix import Directions, Entries, Learned, spread, untrained
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
@@ -39,7 +39,7 @@ class RevealedBank:
 
     forward, backward: what either side has met; images are (direction, matrix, component).
     trained: C is (direction of `backward`, matrix, direction of `forward`).
-    tolerance, project, leader, spreads: as of `dmft.engine.matrix.RevealedGaussian`.
+    tolerance, project, leader, together, spreads: as of `dmft.engine.matrix.RevealedGaussian`.
     """
 
     forward: Directions
@@ -48,6 +48,7 @@ class RevealedBank:
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
+    together: str | None = field(default=None, metadata={"static": True})
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
 
     @property
@@ -78,7 +79,7 @@ class RevealedBank:
         known, seen, trained = self.forward, self.backward, self.trained
         rows, _, size = v.shape
         flat, K = v.reshape(-1, size), len(mix)
-        x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader)
+        x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader, together=self.together)
         z = self._fresh(target, len(flat), K, rank)
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         response = trained.initial * source.inner(flat, seen.image.reshape(-1, size)).reshape(len(flat), -1, K)
@@ -109,6 +110,7 @@ class RevealedBank:
         """(vector, matrix, component): images of the first `rank` vectors, which are new; zero for all others."""
         met = self.backward.met
         count = vectors // math.gcd(vectors, BLOCKS)
+        most = largest(rank, self.together)
 
         def made(start: jax.Array) -> jax.Array:
             z = spread(target.spend(start * matrices).next_normals(count * matrices), self.spreads[0])
@@ -122,7 +124,7 @@ class RevealedBank:
             return jnp.zeros((count, matrices, met.shape[-1]))
 
         blocks: jax.Array = lax.map(
-            lambda start: lax.cond(start < rank, made, nothing, start), jnp.arange(0, vectors, count)
+            lambda start: lax.cond(start < most, made, nothing, start), jnp.arange(0, vectors, count)
         )
         return blocks.reshape(vectors, matrices, -1)
 

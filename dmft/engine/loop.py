@@ -302,33 +302,34 @@ def advance(
     form: Form,
 ) -> tuple[Network, History]:
     """Steps `start` .. `stop` - 1 of training, each recorded before its update.  Takes over its first two arguments."""
-
-    def body(t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
-        network, history = carry
-
-        def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
-            shown, kept = Shown(network, rule, seen, t, form), history.fields
-            return predictions(seen, form), {
-                "values": values(network, rule, seen, t, form),
-                "fields": {
-                    one.name: held(form.sketch.groups, one.fields(shown))
-                    for one in form.observables
-                    if one.fields and one.name in kept
-                },
-            }
-
-        begun = network
-        network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
-        lost = None
-        if rule.kept is not None:
-            network, lost = forgetting.forgotten(begun, network, seen, rule.kept, form)
-        step, slot = vitals(network, rule, t, seen, prediction, form)._replace(lost=lost), history.slots[t]
-        kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
-        every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, step)
-        return network, history._replace(vitals=every, **kept)
-
-    trained: tuple[Network, History] = lax.fori_loop(start, stop, body, (network, history))
+    trained: tuple[Network, History] = lax.fori_loop(start, stop, partial(step, rule, form), (network, history))
     return trained
+
+
+def step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) -> tuple[Network, History]:
+    """Step `t`, recorded."""
+    network, history = carry
+
+    def record(network: Network, seen: Pass) -> tuple[jax.Array, dict[str, Any]]:
+        shown, kept = Shown(network, rule, seen, t, form), history.fields
+        return predictions(seen, form), {
+            "values": values(network, rule, seen, t, form),
+            "fields": {
+                one.name: held(form.sketch.groups, one.fields(shown))
+                for one in form.observables
+                if one.fields and one.name in kept
+            },
+        }
+
+    begun = network
+    network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
+    lost = None
+    if rule.kept is not None:
+        network, lost = forgetting.forgotten(begun, network, seen, rule.kept, form)
+    now, slot = vitals(network, rule, t, seen, prediction, form)._replace(lost=lost), history.slots[t]
+    kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
+    every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, now)
+    return network, history._replace(vitals=every, **kept)
 
 
 def _put(room: Any, slot: jax.Array, new: Any) -> Any:

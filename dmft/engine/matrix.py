@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.basis import decompose
+from dmft.engine.basis import decompose, of_new
 from dmft.engine.population import Population
 from dmft.specs.parameterization import hidden_scale
 
@@ -175,6 +175,7 @@ class RevealedGaussian:
     tolerance: relative size below which a new direction is dropped.
     project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
     leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
+    together: a mapped axis of runs side by side (`dmft.engine.loop.advance_together`).
     spreads: standard deviations of images of unit vectors, of `apply` and of `apply_t`: 1 and r.
     remembers: False shows images to one call, and keeps nothing of what was new in it.
     """
@@ -185,6 +186,7 @@ class RevealedGaussian:
     tolerance: jax.Array
     project: bool = field(default=True, metadata={"static": True})
     leader: str | None = field(default=None, metadata={"static": True})
+    together: str | None = field(default=None, metadata={"static": True})
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
     remembers: bool = field(default=True, metadata={"static": True})
 
@@ -219,11 +221,15 @@ class RevealedGaussian:
             component of target); the coordinates of v (vector, direction), which `outer` takes.
         """
         known, seen, trained = self.forward, self.backward, self.trained
-        x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader)
-        z = spread(target.next_normals(len(v)), self.spreads[0])
-        if self.project:
-            z = z - target.inner(z, seen.met) @ seen.met
-        z = jnp.where(jnp.arange(len(v))[:, None] < rank, z, 0.0)
+        x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader, together=self.together)
+
+        def fresh(rows: int) -> jax.Array:
+            z = spread(target.next_normals(rows), self.spreads[0])
+            if self.project:
+                z = z - target.inner(z, seen.met) @ seen.met
+            return jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
+
+        z = of_new(fresh, rank, v, seen.met, self.together)
 
         response = trained.initial * source.inner(v, seen.image) + trained.response(x)
         if not self.remembers:

@@ -6,12 +6,16 @@
 
 Point n of dimension d is the XOR of a shift and of those direction numbers v_{d,b} whose bit b is set in the Gray code
 n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond SciPy's last dimension are pseudo-random.
+
+Direction numbers are SciPy's, and so is their scramble (Matousek 1998, lower triangular matrices and a shift, from the
+same random bits), which takes its constructor most of a second for some thousand dimensions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, reduce
 from operator import xor
 
 import jax
@@ -83,12 +87,14 @@ def _pseudo_random(key: jax.Array, rows: jax.Array, size: int) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sobol:
-    """directions: (draw, bit), v; shift: (draw,); index: (component,), n; all uint32.  key: of the rows beyond them."""
+    """directions: (draw, bit), v; shift: (draw,); index: (component,), n; all uint32.  key: of the rows beyond them;
+    tailed: whether these are asked for."""
 
     directions: jax.Array
     shift: jax.Array
     index: jax.Array
     key: jax.Array
+    tailed: bool = field(default=False, metadata={"static": True})
 
     @property
     def size(self) -> int:
@@ -96,8 +102,8 @@ class Sobol:
         return len(self.index)
 
     def with_tail(self) -> Sobol:
-        """With rows beyond the last: this has them."""
-        return self
+        """With rows beyond the last."""
+        return replace(self, tailed=True)
 
     def doubled(self) -> Sobol:
         """With the first half of the points in place of the second, too."""
@@ -105,6 +111,8 @@ class Sobol:
 
     def rows(self, start: jax.Array | int, count: int) -> jax.Array:
         """(count, component): the rows from `start` on."""
+        if not self.tailed:
+            return self._from_table(start, jnp.arange(count))
         made: jax.Array = lax.cond(
             start + count > len(self.shift), self._with_tail, self._from_table, start, jnp.arange(count)
         )
@@ -143,38 +151,66 @@ def stored(source: Sobol) -> jax.Array:
 
 def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
     """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
+    return jax.tree.map(lambda a: a[0], sobol_of_each(draws, size, [seed]))  # type: ignore[no-any-return]
+
+
+def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Sobol:
+    """As `sobol`, of every seed: with an axis of seeds before all others."""
+    dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
+    scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
+    tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
+    places = np.arange(size, dtype=np.uint32)
+    table, shift, index = map(jnp.asarray, (tables, shifts, np.broadcast_to(places, (len(seeds), size))))
+    return Sobol(table, shift, index, _wrapped(keys), tailed=draws > DIMENSIONS)
+
+
+def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> tuple[NDArray[np.uint32], ...]:
+    """Direction numbers (dimension, bit), shifts (dimension,), and the words of a key, of one seed."""
     rng = np.random.default_rng(seed)
-    dimensions = min(draws, DIMENSIONS)
-    sequence = qmc.Sobol(dimensions, scramble=True, bits=BITS, rng=rng)
-    shift = _integers(sequence, 0)
-    bits = size.bit_length() - 1
-    directions: list[NDArray[np.uint32]] = []
-    for b in range(bits):
-        # the Gray code of 2^b has the bits b and b - 1; the sequence takes as long as the points that are passed over
-        point = _integers(sequence, 2**b) ^ shift
-        directions.append(point ^ directions[-1] if directions else point)
-    table = np.stack(directions, axis=1) if bits else np.zeros((dimensions, 0), np.uint32)
-    key = random_key(int(rng.integers(2**32)))
-    return Sobol(jnp.asarray(table), jnp.asarray(shift), jnp.arange(size, dtype=jnp.uint32), key)
+    (own,) = rng.spawn(1)  # as SciPy does
+    powers = np.uint32(2) ** np.arange(BITS, dtype=np.uint32)
+    shift = own.integers(2, size=(dimensions, BITS), dtype=np.uint32) @ powers
+    # row p of a triangle, as an integer with its first entry on top: the diagonal is one, what is right of it zero
+    triangle, place = own.integers(2, size=(dimensions, BITS, BITS), dtype=np.uint32) @ powers[::-1], powers[::-1]
+    triangle = triangle & ~(2 * place - 1) | place
+    met = np.bitwise_count(triangle[:, None, :] & _direction_numbers(dimensions)[:, :bits, None]) & 1
+    return met @ place, shift, _words(int(rng.integers(2**32)))
+
+
+@lru_cache(maxsize=8)
+def _direction_numbers(dimensions: int) -> NDArray[np.uint32]:
+    """(dimension, bit): those of the sequence that is not scrambled."""
+    sequence = qmc.Sobol(dimensions, scramble=False, bits=BITS)
+    point, found = _integers(sequence), list[NDArray[np.uint32]]()
+    for b in range(BITS):
+        # by one number the point with the Gray code of 2^b differs from that before it, through which nobody walks
+        sequence.num_generated = 2**b
+        found.append(point ^ (point := _integers(sequence)))
+    return np.stack(found, axis=1)
 
 
 def blank(draws: int, size: int) -> Sobol:
     """Zeros in the shapes of `sobol`, at no cost where `jax.eval_shape` asks."""
     dimensions = min(draws, DIMENSIONS)
     table = jnp.zeros((dimensions, size.bit_length() - 1), jnp.uint32)
-    key = random_key(0)
-    return Sobol(table, jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32), key)
+    shift, index = jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32)
+    return Sobol(table, shift, index, random_key(0), tailed=draws > DIMENSIONS)
 
 
 def random_key(seed: int) -> jax.Array:
     """That of `jax.random.key`, whatever generator and offset of seeds a host program has given JAX."""
-    words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+    return _wrapped(_words(seed))
+
+
+def _words(seed: int) -> NDArray[np.uint32]:
+    return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+
+
+def _wrapped(words: NDArray[np.uint32]) -> jax.Array:
     key: jax.Array = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
     return key
 
 
-def _integers(sequence: qmc.Sobol, n: int) -> NDArray[np.uint32]:
-    """Point n as integers of BITS bits."""
-    if n > sequence.num_generated:
-        sequence.fast_forward(n - sequence.num_generated)
+def _integers(sequence: qmc.Sobol) -> NDArray[np.uint32]:
+    """The next point as integers of BITS bits."""
     return np.asarray(sequence.random(1)[0] * 2.0**BITS, np.uint32)

@@ -64,7 +64,8 @@ class Population:
 
     def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
-        return self.weighted(a) @ b.T
+        # the one weight of all components is cheaper on the few products than on the many components
+        return self.weights * (a @ b.T) if self.measure.ndim == 0 else self.weighted(a) @ b.T
 
     def along(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """(vector, vector_2): the sum over equal positions of <a b>, for a and b (vector, [position,] component)."""

@@ -72,7 +72,12 @@ def off_parabola(u: Array, curve: Array) -> float:
 
 def slope_weights(u: Array, at: Any) -> Array:
     """w (value,): the slope at a point of any curve y (value,) on the grid is w . y."""
-    return np.asarray(spline(u, np.eye(len(u)))(at, 1), np.float64)
+    return slopes(u, np.eye(len(u)), at)
+
+
+def slopes(u: Array, curve: Array, points: Array) -> Array:
+    """Of a curve (value,) at points; nan where these are."""
+    return np.asarray(spline(u, curve)(points, 1), np.float64)
 
 
 def at_points(u: Array, curve: Array, points: Array) -> Array:

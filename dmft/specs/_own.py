@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.specs.activation import Activation
+from dmft.specs.training.batches import Epochs
 
 KIND, DIGEST = "kind", "sha256"
 DIGITS = 8  # of the digest
@@ -138,6 +139,8 @@ def _found(where: str, sort: Sort) -> type:
 def _written(name: str, value: Any) -> Any:
     if isinstance(value, Activation):
         return value.described()
+    if isinstance(value, Epochs):
+        return dataclasses.asdict(value)
     if isinstance(value, tuple):
         return [_written(name, each) for each in value]
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
@@ -150,6 +153,6 @@ def _written(name: str, value: Any) -> Any:
 
 def _read(value: Any) -> Any:
     """What `_written` gave."""
-    if isinstance(value, Mapping):
-        return Activation.from_described(value)
+    if isinstance(value, Mapping):  # of an activation, or `Epochs`, which training reads
+        return Activation.from_described(value) if "name" in value else value
     return tuple(_read(each) for each in value) if isinstance(value, list) else value

@@ -1,16 +1,23 @@
 """Kernels in CUDA C++, compiled while a program runs by the NVRTC that comes with PyTorch's builds for CUDA.
 
-For what Triton cannot say: which numbers a thread keeps in its registers from one product to the next.
+For what Triton cannot say: which numbers a thread keeps in its registers from one product to the next.  Machine code is
+kept for the next process in the user's folder of caches, or where DMFT_COMPILE_CACHE says ("off": nowhere).
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+import platformdirs
 import torch
+
+from dmft.running.paths import replacing
 
 RESIDENT = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 USUAL_SHARED = 48 * 1024  # bytes of shared memory that need not be asked for
@@ -52,22 +59,52 @@ class Kernel:
 
 @lru_cache(maxsize=64)
 def _compiled(source: Path, options: tuple[str, ...]) -> bytes:
-    """Machine code.
+    """Machine code, from an earlier process if it was kept."""
+    text, folder = source.read_bytes(), _folder()
+    digest = hashlib.sha256(text + "\0".join([torch.version.cuda or "", *options]).encode()).hexdigest()
+    kept = None if folder is None else folder / f"{source.stem}-{digest[:32]}.cubin"
+    try:
+        if kept is not None and kept.exists():
+            return kept.read_bytes()
+    except OSError:  # as if it were not there
+        kept = None
+    code = compiled(text, source.name, options)
+    if kept is not None:
+        with suppress(OSError), replacing(kept) as new:
+            new.write_bytes(code)
+    return code
+
+
+def _folder() -> Path | None:
+    """Of machine code that is kept; None if it is not."""
+    wanted = os.environ.get("DMFT_COMPILE_CACHE", "")
+    if wanted.lower() == "off" or "://" in wanted:
+        return None
+    try:
+        path = Path(wanted).expanduser().absolute() if wanted else platformdirs.user_cache_path("dmft")
+        # what is read is run: nobody else writes here
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return path if path.is_absolute() else None
+
+
+def compiled(text: bytes, name: str, options: Sequence[str]) -> bytes:
+    """Machine code of a source.
 
     Raises:
         RuntimeError: the compiler's own words.
     """
     nvrtc, program = _compiler(), ctypes.c_void_p()
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    text = source.read_bytes()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None)
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None)
     failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
     size = ctypes.c_size_t()
     if failed:
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{source.name} was not compiled: {log.value.decode()}")
+        raise RuntimeError(f"{name} was not compiled: {log.value.decode()}")
     nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
     code = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetCUBIN(program, code)

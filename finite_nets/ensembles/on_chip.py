@@ -86,7 +86,15 @@ def served(plan: Plan, precision: Precision, device: torch.device, width: int) -
     task = plan.problem.task
     properties: Any = torch.cuda.get_device_properties(device)  # whose stubs lack it
     shared = properties.shared_memory_per_block_optin
-    return chip.shape_of(width, plan.problem.sketch.depth, task.n_samples, task.n_train, shared)
+    kernels = bool(plan.of_passes)
+    return chip.shape_of(width, plan.problem.sketch.depth, task.n_samples, task.n_train, shared, kernels=kernels)
+
+
+def numbers(plan: Plan) -> int:
+    """How many a network leaves: outputs, and kernels of both kinds."""
+    samples = plan.problem.task.n_samples
+    kernels = 2 * plan.size("layer") * samples**2 if plan.of_passes else 0
+    return len(plan.steps) * (samples + kernels)
 
 
 class OnChip:

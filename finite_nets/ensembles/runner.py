@@ -106,14 +106,22 @@ class Runner:
         probed = min(steps, last)
         recorded = [t for t in self.plan.steps.tolist() if t < probed] + [probed]
         plan = replace(self.plan, steps=np.array(recorded))
-        probe = Runner(plan, self.precision, self.device, self.root_seed, block=count)
+        probe, first = (
+            Runner(each, self.precision, self.device, self.root_seed, block=count)
+            for each in (plan, replace(plan, steps=np.array([0])))
+        )
 
         def work() -> float:
             members = np.arange(count)
             # compiles, and warms up
             probe._train_moments(width, members if self.device.type == "cuda" else members[:1], 1)
+            chip = probe._chip(width)
+            if chip is not None:
+                first._train_moments(width, members, 1)
             started = self._time()
-            if probe._chip(width) is None:
+            if chip is not None:  # where nothing is drawn that is not looked at
+                first._train_moments(width, members, 1)
+            else:
                 with usual_torch(self.device, tf32=self.precision.name == "tf32"):
                     probe.begin(width, members)
             drawing = self._time() - started

@@ -1,6 +1,7 @@
 """How the best value of a hyperparameter moves and scatters with width."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from dmft.engine import variation
 from dmft.errors import DivergenceError
 from dmft.finite_width import optimum
 from dmft.finite_width import transfer as module
+from dmft.finite_width.across import joined
+from dmft.schema.validate import restored
 
 RATES = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
 FEW = {"particles": 1024, "scrambles": 8, "draws": 32}
@@ -69,8 +72,10 @@ def test_one_step_of_a_linear_network_in_closed_form(monkeypatch):
     assert not any(found[name].any() for name in found if name.endswith("_se"))
 
     # without the bias nothing moves
-    curves = module._curves
-    monkeypatch.setattr(module, "_curves", lambda *a: dataclasses.replace(c := curves(*a), bias=0 * c.bias))
+    along = module.curves_along
+    monkeypatch.setattr(
+        module, "curves_along", lambda *a: (dataclasses.replace((c := along(*a))[0], bias=0 * c[0].bias), c[1])
+    )
     still = dmft.transfer(one_step(), "learning_rate", RATES, widths=widths, scale="linear", progress=False)
     np.testing.assert_allclose(still.optimum_shift, 0.0, atol=1e-12)
     assert (abs(found.optimum_shift) > 0.005).all()
@@ -80,8 +85,8 @@ def test_particles_share_normals_and_compiled_code_along_the_grid(monkeypatch):
     problem, rates = nonlinear(), [9.0, 11.0, 13.0, 15.0]
     before = {f: f._cache_size() for f in (variation.vary, variation.gradients)}
     kept = []
-    curves = module._curves
-    monkeypatch.setattr(module, "_curves", lambda *a: kept.append(curves(*a)) or kept[-1])
+    along = module.curves_along
+    monkeypatch.setattr(module, "curves_along", lambda *a: kept.append(along(*a)) or kept[-1])
     found = dmft.transfer(problem, "learning_rate", rates, widths=[4096], **FEW, progress=False)
     assert all(f._cache_size() == count + 1 for f, count in before.items())
 
@@ -90,17 +95,18 @@ def test_particles_share_normals_and_compiled_code_along_the_grid(monkeypatch):
     alone = dmft.fluctuations(one, **FEW, observables=["loss"], save_steps=[1], progress=False)
     at = found.isel(value=1, value_2=1)
     np.testing.assert_allclose(at.loss_bias, alone.loss_bias[-1], rtol=1e-8)
-    np.testing.assert_allclose(at.loss_bias_se, alone.loss_bias_se[-1], rtol=1e-8)
+    # of 8 scrambles one standard error holds 65 %, by Student's t
+    np.testing.assert_allclose(at.loss_bias_se, 1.0765 * alone.loss_bias_se[-1], rtol=1e-3)
     # without draws, against random directions
     assert abs(at.loss_covariance - alone.loss_variance[-1]) < 4 * alone.loss_variance_se[-1]
     theory = dmft.solve(one, particles=1024, scrambles=8, tolerance=1e-3, observables=["loss"], progress=False)
     np.testing.assert_allclose(at.loss_limit, theory.loss[-1], rtol=1e-6)
 
     # normals that differ from value to value: errors do not cancel
-    (common,) = kept
+    ((common, influence),) = kept
     mixed = [np.stack([np.roll(c[:, i], i, axis=0) for i in range(4)], 1) for c in (common.limit, common.bias)]
     independent = dataclasses.replace(common, limit=mixed[0], bias=mixed[1])
-    monkeypatch.setattr(module, "_curves", lambda *a: independent)
+    monkeypatch.setattr(module, "curves_along", lambda *a: (independent, influence))
     other = dmft.transfer(problem, "learning_rate", rates, widths=[4096], **FEW, progress=False)
     np.testing.assert_allclose(other.loss_mean, found.loss_mean, rtol=1e-10)
     assert other.optimum_limit_se > 2 * found.optimum_limit_se
@@ -133,12 +139,87 @@ def test_other_hyperparameters_ends_and_divergence():
         dmft.transfer(problem, "learning_rate", [0.5, 1, 1e80], **settings)
 
 
+def deep(steps=1, samples=1):
+    """Linear residual blocks, whose numbers are exact."""
+    x = 1.0 + np.random.default_rng(0).standard_normal((samples, 2)) * np.arange(samples)[:, None]
+    task = dmft.Task(x, np.sign(x[:, 0]))
+    return dmft.Problem(dmft.ResidualMLP(2, dmft.linear()), task, dmft.GradientDescent(0.5, steps))
+
+
+def test_across_depth_up_to_infinity():
+    rates, settings = [0.11, 0.13, 0.16, 0.2, 0.24], {"widths": [32], "progress": False}
+    found = dmft.transfer(deep(), "learning_rate", rates, across={"depth": [2, 1]}, **settings)
+    assert found.depth.values.tolist() == [1, 2, np.inf]
+    (one,) = dmft.vary(deep(), network=[deep().network.with_blocks(2)])
+    alone = dmft.transfer(one, "learning_rate", rates, **settings)
+    for name in ("optimum_limit", "optimum", "scatter", "loss_covariance"):
+        np.testing.assert_allclose(found[name].sel(depth=2), alone[name], rtol=1e-10)
+    (one,) = dmft.vary(deep(), learning_rate=[rates[3]])
+    limit = dmft.depth_limit(one, depths=[1, 2], observables=["loss"])
+    for name, own in (("loss", "loss_limit"), ("loss_se", "loss_limit_se")):
+        np.testing.assert_allclose(found[own][:, 3], limit[name][:, -1], rtol=1e-8, atol=1e-14)
+    first, second, last = found.optimum_limit.values
+    assert last == pytest.approx(2 * second - first)
+    assert first > 1.1 * second  # deeper networks learn faster
+    # with particles errors are those of both depths, and how far the extrapolation went
+    assert found.optimum_limit_se[-1] == pytest.approx(first - second)
+    # what the best rate of one block costs elsewhere grows with the distance
+    u = np.log(rates)
+    cost = (
+        optimum.at_points(u, found.loss_limit.values[1], np.log(first)) - optimum.lowest(u, found.loss_limit[1]).value
+    )
+    assert found.depth_regret.sel(depth_source=1, depth=2) == pytest.approx(cost)
+    assert cost > found.depth_regret.sel(depth_source=np.inf, depth=2) > 0
+    np.testing.assert_allclose(found.depth_regret.values.diagonal()[:2], 0, atol=1e-14)
+    # a depth that was selected is a prediction again; of depths that do not double infinity is not known
+    levels = {label: restored(found.sel(depth=depth)).drop_dims("depth_source") for label, depth in ((1, 1), (3, 2))}
+    assert "problem" in levels[3].attrs
+    assert joined("depth", levels, "loss").depth.values.tolist() == [1, 3]
+
+
+def test_across_batch_size_orders_scatter():
+    problem, rates, settings = deep(2, 3), [0.2, 0.26, 0.36, 0.5, 0.62], {"widths": [32], "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of coarse grids
+        found = dmft.transfer(problem, "learning_rate", rates, across={"batch_size": [3, 2]}, orders=2, **settings)
+        whole = dmft.transfer(problem, "learning_rate", rates, **settings)
+        batched = [dmft.random_batches(3, 2, 2, seed=order) for order in range(2)]
+        each = [dmft.transfer(one, "learning_rate", rates, **settings) for one in dmft.vary(problem, batches=batched)]
+    np.testing.assert_allclose(found.loss_mean.sel(batch_size=3), whole.loss_mean, rtol=1e-12)
+    mean = np.mean([one.loss_mean for one in each], axis=0)
+    np.testing.assert_allclose(found.loss_mean.sel(batch_size=2), mean, rtol=1e-10)
+    best = [np.log(one.optimum_limit) for one in each]
+    assert found.order_scatter.sel(batch_size=2) == pytest.approx(np.std(best, ddof=1), rel=1e-8)
+    assert found.order_scatter.sel(batch_size=2) > 0.01
+    assert np.isnan(found.order_scatter.sel(batch_size=3))
+    # one order is not the mean over them
+    assert abs(each[0].optimum_limit - found.optimum_limit.sel(batch_size=2)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("problem", "across", "message"),
+    [
+        (deep(), {"width": [1, 2]}, "is not one of"),
+        (deep(), {"depth": [2]}, "at least two different numbers of depth"),
+        (one_step(), {"depth": [1, 2]}, "MLP has no number of residual blocks"),
+        (deep(), {"batch_size": [1, 2]}, "is more than the n_train=1 samples"),
+    ],
+)
+def test_axes_without_a_limit_are_refused(problem, across, message):
+    with pytest.raises(ValueError, match=message):
+        dmft.transfer(problem, "learning_rate", [0.1, 0.2, 0.3], widths=[32], across=across)
+
+
+def digits():
+    task = dmft.load_task("digits", classes=(3, 8), n_train=4, n_test=0)
+    return dmft.Problem(dmft.MLP(2, dmft.tanh()), task, dmft.GradientDescent(1.0, steps=5))
+
+
 @pytest.mark.slow
 def test_four_thousand_networks_have_the_optima_that_are_predicted():
-    """Digits, threes against eights: where parabolas through three rates are lowest."""
-    task = dmft.load_task("digits", classes=(3, 8), n_train=4, n_test=0)
-    problem = dmft.Problem(dmft.MLP(2, dmft.tanh()), task, dmft.GradientDescent(1.0, steps=5))
-    rates, widths = [1.6, 2.0, 2.4], [16, 32, 64, 128]
+    """Digits, threes against eights: where parabolas through three rates are lowest, which is not where the loss is
+    (the next test)."""
+    problem, rates, widths = digits(), [1.6, 2.0, 2.4], [16, 32, 64, 128]
     theory = dmft.transfer(problem, "learning_rate", rates, widths=widths, scale="linear", draws=128, scrambles=4)
     recorded = {"observables": ["loss"], "save_steps": [5]}
     nets = [
@@ -152,3 +233,19 @@ def test_four_thousand_networks_have_the_optima_that_are_predicted():
     assert (abs(found.optimum_z[1:]) < 3).all()
     # against the limit's alone
     assert ((found.optimum_limit - found.optimum)[:3] > 3 * found.optimum_se[:3]).all()
+
+
+@pytest.mark.slow
+def test_the_lowest_loss_is_not_that_of_a_coarse_parabola():
+    """20,000 networks of N = 16 .. 256, 4,000 of 512 and 1,024, 1,500 of 2,048, rates .05 apart: 2.005(5) 2.104(3)
+    2.149(1) 2.176(1) 2.1894(5) 2.1963(7) 2.2006(5) 2.2019(5), which goes to 2.204; the limit with 8 x 16,384 particles
+    is lowest at 2.2046, the parabola through 1.6, 2.0, 2.4 at 1.9881."""
+    rates = np.array([1.6, 2.0, 2.05, 2.1, 2.15, 2.2, 2.25, 2.3, 2.35, 2.4])
+    losses = [
+        dmft.solve(one, particles=4096, scrambles=4, observables=["loss"], save_steps=[5]).loss.item()
+        for one in dmft.vary(digits(), learning_rate=rates)
+    ]
+    curve, coarse = np.array(losses), np.isin(rates, [1.6, 2.0, 2.4])
+    assert optimum.lowest(rates[coarse], curve[coarse]).at == pytest.approx(1.988, abs=0.005)
+    assert optimum.lowest(rates[1:], curve[1:]).at == pytest.approx(2.204, abs=0.01)
+    assert optimum.off_parabola(rates[coarse], curve[coarse]) == 0  # three values cannot tell

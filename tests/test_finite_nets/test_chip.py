@@ -1,6 +1,7 @@
 """Networks on chip: the kernel, its threads those of a CPU, against the trainer of perceptrons in float64."""
 
 import ctypes
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import dmft
 import finite_nets
 from conftest import first_of
 from dmft.specs import Problem
-from finite_nets.device import chip
+from finite_nets.device import chip, nvrtc
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
@@ -141,3 +142,74 @@ def test_networks_that_explode_on_chip_are_left_out(monkeypatch, emulated):
     assert 0 < expected["count"].sum() < 12
     assert int(found["count"].sum()) == int(expected["count"].sum())
     np.testing.assert_allclose(found.loss_mean, expected.loss_mean, rtol=1e-2)  # the unhealthy amplify rounding
+
+
+def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_path):
+    source, made = tmp_path / "some.cu", []
+    source.write_text("one")
+    monkeypatch.setattr(nvrtc, "compiled", lambda text, *_: made.append(text) or b"code of " + text)
+
+    def asked(*options):
+        nvrtc._compiled.cache_clear()  # as in another process
+        return nvrtc._compiled(source, options)
+
+    monkeypatch.setenv("DMFT_COMPILE_CACHE", str(tmp_path / "kept"))
+    assert asked("-a") == asked("-a") == b"code of one"
+    assert made == [b"one"]
+    asked("-b")
+    source.write_text("two")
+    assert asked("-a") == b"code of two"
+    assert made == [b"one", b"one", b"two"]
+    monkeypatch.setenv("DMFT_COMPILE_CACHE", "off")
+    asked("-a")
+    assert len(made) == 4
+    nvrtc._compiled.cache_clear()
+
+
+def test_what_has_no_room_or_is_faster_otherwise_is_not_trained_on_chip():
+    room = 227 * 1024
+    shape = chip.shape_of(100, 2, 3, 3, room, kernels=True)
+    assert shape is not None
+    assert shape.padded == 128
+    assert shape.shared_bytes(3, 3) < room
+    assert chip.shape_of(128, 2, 60, 60, room, kernels=False) is not None
+    for refused in (
+        chip.shape_of(132, 2, 3, 3, room, kernels=False),
+        chip.shape_of(30, 2, 3, 3, room, kernels=False),  # quads of normals lie across rows
+        chip.shape_of(64, 2, 17, 3, room, kernels=True),
+        chip.shape_of(32, 2, 17, 3, room, kernels=False),
+        chip.shape_of(128, 4, 3, 3, room, kernels=False),
+        chip.shape_of(128, 2, 60, 60, room // 2, kernels=False),
+    ):
+        assert refused is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"network": dmft.ResidualMLP(2)}, "ResidualMLP"),
+        ({"network": dmft.MLP(2, bias=0.5)}, "biases"),
+        ({"training": dmft.GradientDescent(0.3, STEPS, momentum=0.5)}, "GradientDescent"),
+        ({"training": dmft.Adam(0.3, STEPS)}, "Adam"),
+        ({"training": dmft.GradientFlow(1.0, (0.5, 1.0))}, "GradientFlow"),
+        ({"training": dmft.GradientDescent(0.3, STEPS, batches=((0,), (1,), (2,), (0,)))}, "batches"),
+        ({"task": dmft.Task(np.eye(3), np.eye(3))}, "several outputs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_chip_does_not_have_is_named(changed, reason):
+    plan, _, _ = planned("32, tanh")
+    plan = dataclasses.replace(plan, problem=dataclasses.replace(plan.problem, **changed))
+    assert reason in on_chip.reason_against(plan, PRECISIONS["float32"])
+
+
+def test_observables_and_precisions_that_a_chip_does_not_have_are_named():
+    plan, _, _ = planned("32, tanh")
+    for more, reason in (
+        ({"observables": frozenset({"preactivation_kernel"})}, "preactivation_kernel"),
+        ({"observables": frozenset({"sharpness"})}, "Hessian"),
+        ({"two_time": True}, "kernels between steps"),
+    ):
+        assert reason in on_chip.reason_against(dataclasses.replace(plan, **more), PRECISIONS["float32"])
+    for dtype in ("float64", "bf16"):
+        assert dtype in on_chip.reason_against(plan, PRECISIONS[dtype])

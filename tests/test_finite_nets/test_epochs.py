@@ -1,6 +1,6 @@
 """Batches of epochs in a word, images that change from step to step, many samples observed some at a time."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -47,6 +47,24 @@ def test_epochs_are_random_batches_in_a_word(task):
     assert others.problem_id != named.problem_id
     one, two = (finite_nets.train_ensemble(p, **RECORDED)["prediction"].values for p in (named, listed))
     assert np.array_equal(one, two)
+
+
+@dataclass(frozen=True)
+class Fading(dmft.Training):
+    learning_rate: float
+    steps: int
+    batches: object = None
+
+    def recurrence(self, t):  # noqa: ARG002
+        return [[0.9]], [self.learning_rate]
+
+
+def test_optimisers_of_ones_own_take_epochs(task):
+    own = problem(task, Fading(0.5, STEPS, dmft.Epochs(SIZE, seed=3)))
+    assert own.batches.shape == (STEPS, SIZE)
+    again = dmft.Problem.from_json(own.to_json())
+    assert again.training == own.training
+    assert again.problem_id == own.problem_id
 
 
 @pytest.mark.parametrize(

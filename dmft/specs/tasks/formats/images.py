@@ -7,7 +7,9 @@ of them is, else of one.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +83,17 @@ def read_images(paths: list[Path]) -> NDArray[np.uint8]:
         ImportError: Pillow is missing.  DataError: damaged files, several sizes.
     """
     image = pillow()
-    found: list[NDArray[np.uint8]] = []
-    for path in paths:
+
+    def pixels(path: Path) -> NDArray[np.uint8]:
         with reading(path, "an image"), image.open(path) as opened:
             grey = opened.mode in ("1", "L", "I", "I;16", "LA")
-            found.append(np.asarray(opened.convert("L" if grey else "RGB")))
-        if found[-1].shape[:2] != found[0].shape[:2]:
-            (h, w), (rows, columns) = found[-1].shape[:2], found[0].shape[:2]
+            return np.asarray(opened.convert("L" if grey else "RGB"))
+
+    with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as threads:  # Pillow decodes without the lock
+        found = list(threads.map(pixels, paths))
+    for path, each in zip(paths, found, strict=True):
+        if each.shape[:2] != found[0].shape[:2]:
+            (h, w), (rows, columns) = each.shape[:2], found[0].shape[:2]
             raise DataError(
                 f"{path} has {h} x {w} pixels and {paths[0].name} {rows} x {columns}; a data set has images of one "
                 "size: resize them first."

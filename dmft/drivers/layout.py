@@ -1,0 +1,151 @@
+"""How the repetitions of a run are laid out: how many at once, on which devices, with how much room at first.
+
+Repetitions go over devices first, and over the devices that are left go the particles of each: all of them where one
+run does not fit on a device.  On a GPU as many repetitions as fit go side by side: a few samples are hundreds of small
+operations a step, whose number does not depend on how many runs they are for.  A CPU has no use for that.
+
+Where products are large, matrices begin with room for a quarter of the directions that they may meet, and get more
+when they need it, so that products are not over zeros.  The loop is compiled for every room: small problems have one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dmft.drivers.machine import available_bytes
+from dmft.drivers.room import memory_estimate
+from dmft.drivers.run import Run
+from dmft.engine import loop
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network
+from dmft.engine.population import Population
+from dmft.engine.together import PARTICLES, RUNS
+
+SIDE_BY_SIDE = ("gpu",)  # platforms of devices that take several runs at once
+SHARE = 0.5  # of the free memory, the most that runs side by side may take
+STAGES = 4  # rooms from the first to the last
+STAGED_FROM = {"gpu": 2e14}  # operations of all runs with room for all directions: a few seconds
+STAGED_ELSEWHERE = 2e12
+
+
+@dataclass(frozen=True)
+class Layout:
+    """together: runs at once, on all devices; mesh: of these, with axes RUNS and PARTICLES, or None for a single one;
+    rooms: for directions, one after the other; none where the matrices have all of it from the beginning."""
+
+    together: int = 1
+    mesh: Mesh | None = None
+    rooms: tuple[int, ...] = ()
+
+    @property
+    def groups(self) -> int:
+        """Of devices, which have runs of their own."""
+        return 1 if self.mesh is None else self.mesh.shape[RUNS]
+
+    @property
+    def plain(self) -> bool:
+        """Whether runs go one after the other, with all room, their particles over all devices."""
+        return not self.rooms and self.together == 1
+
+    def begun(self, run: Run, capacity: int, streams: list[np.random.SeedSequence]) -> tuple[Network, loop.History]:
+        """Networks at initialisation, one for each stream, and room for what is seen of them."""
+        along = {run.particles * group for group in (1, *run.groups)} if run.particles else set()
+        placed = partial(_specs, mesh=self.mesh, along=frozenset(along))
+        populations = run.populations_of_each(capacity, streams)
+        if self.mesh is not None:
+            populations = jax.tree.map(jax.device_put, populations, placed(populations))
+        bare, used, histories = _begun(
+            run.rule,
+            populations,
+            form=run.form,
+            tolerance=run.tolerance,
+            capacity=self.rooms[0] if self.rooms else capacity,
+            saved=tuple(run.steps.tolist()),
+            two_time=run.two_time,
+            mesh=self.mesh,
+            along=frozenset(along),
+        )
+        spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
+        return replace(bare, populations=tuple(spent)), histories
+
+
+def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
+    """For `count` repetitions with room for `capacity` directions; `limit` on the memory of a device, in bytes."""
+    if run.particles is None or run.curvature or run.kept is not None:
+        return Layout()
+    devices, platform = len(run.devices) or 1, run.device.platform
+    needed, _ = memory_estimate(run, capacity, spread=1)
+    most = min(available_bytes(run.device), limit or np.inf)
+    shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
+    share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
+    groups = devices // share
+    side = max(1, int(SHARE * most * share // needed)) if platform in SIDE_BY_SIDE else 1
+    rounds = -(-count // (groups * side))
+    together = groups * -(-count // (groups * rounds))
+    mesh = Mesh(np.array(run.devices).reshape(groups, share), (RUNS, PARTICLES)) if devices > 1 else None
+    return Layout(together, mesh, _rooms(run, capacity, count, platform))
+
+
+def _rooms(run: Run, capacity: int, count: int, platform: str) -> tuple[int, ...]:
+    assert run.particles is not None
+    matrices = sum(part.count for part in run.form.sketch.matrices)
+    operations = 36.0 * run.particles * run.block * capacity * matrices * (run.last + 1) * count
+    if operations < STAGED_FROM.get(platform, STAGED_ELSEWHERE):
+        return ()
+    rooms = {max(-(-capacity * i // STAGES), 2 * run.step_room) for i in range(1, STAGES)}
+    return *sorted(room for room in rooms if room < capacity), capacity
+
+
+def _specs(state: Any, *, mesh: Mesh | None, along: frozenset[int]) -> Any:
+    """Of arrays (run, ...): over RUNS, and over PARTICLES where their last axis is one of these."""
+
+    def of(a: Any) -> Any:
+        over_particles = a.ndim > 1 and a.shape[-1] in along
+        axes = (RUNS, *[None] * (a.ndim - 2), PARTICLES) if over_particles else (RUNS,)
+        assert mesh is not None
+        return NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+
+    return jax.tree.map(of, state)
+
+
+@partial(jax.jit, static_argnames=("form", "tolerance", "capacity", "saved", "two_time", "mesh", "along"))
+def _begun(
+    rule: Rule,
+    populations: list[Population],
+    *,
+    form: Form,
+    tolerance: float,
+    capacity: int,
+    saved: tuple[int, ...],
+    two_time: bool,
+    mesh: Mesh | None,
+    along: frozenset[int],
+) -> tuple[Network, list[jax.Array], loop.History]:
+    """Networks at initialisation, without their populations, the raw normals that these have spent, and histories."""
+
+    def one(populations: list[Population]) -> tuple[Network, list[jax.Array], loop.History]:
+        network = loop.limit_network(rule, form, populations, tolerance, capacity=capacity)
+        history = loop.empty_history(network, rule, form, saved, two_time=two_time)
+        return replace(network, populations=()), [p.used for p in network.populations], history
+
+    begun = jax.vmap(one)(populations)
+    if mesh is None:
+        return begun
+    made: tuple[Network, list[jax.Array], loop.History]
+    made = jax.tree.map(lax.with_sharding_constraint, begun, _specs(begun, mesh=mesh, along=along))
+    return made
+
+
+@jax.jit
+def member(networks: Network, place: jax.Array | int) -> Network:
+    """One of several runs."""
+    found: Network = jax.tree.map(lambda a: jnp.asarray(a)[place], networks)
+    return found

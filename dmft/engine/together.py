@@ -1,0 +1,118 @@
+"""Independent runs side by side in one compiled loop, which asks a device for as many operations as one run: where
+these are hundreds of small ones a step, eight runs take the time of one.
+
+Arrays have an axis of runs before all others.  Runs may be divided over devices, and the particles of a run over those
+that are left.  Room for directions may grow on the way (`roomier`): the loop stops before a step for which there might
+be none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from dmft.engine.basis import largest
+from dmft.engine.form import Form, Rule
+from dmft.engine.loop import History, step
+from dmft.engine.network import Network
+
+RUNS, PARTICLES = "runs", "particles"  # axes of devices
+TOGETHER = "together"  # of runs that are side by side on one
+
+
+@partial(jax.jit, static_argnames=("form", "mesh"), donate_argnames=("networks", "histories"))
+def advance_together(
+    networks: Network,
+    histories: History,
+    rule: Rule,
+    start: jax.Array,
+    stop: jax.Array,
+    most: jax.Array,
+    *,
+    form: Form,
+    mesh: Mesh | None = None,
+) -> tuple[Network, History, jax.Array]:
+    """As `advance`, of runs side by side, whose arrays have an axis of runs before all others; before `stop` once a
+    matrix has met more than `most` directions.
+
+    Args:
+        start: (1,), of every device that has RUNS of its own.
+        mesh: of devices, with axes RUNS, over which runs are divided, and PARTICLES, over which those of a run are.
+
+    Returns:
+        networks and histories, and the step before which they are, in the shape of `start`.
+    """
+
+    State = tuple[jax.Array, Network, History]
+
+    def one(state: State, numbers: tuple[Any, ...], together: str | None = None) -> State:
+        rule, stop, most = numbers
+
+        def going(state: State) -> jax.Array:
+            t, network, _ = state
+            met = [jnp.max(matrix.ranks) for matrix in network.matrices]
+            most_met = jnp.max(jnp.stack(met)) if met else jnp.zeros((), jnp.int32)
+            running: jax.Array = (t < stop) & (largest(most_met, together) <= most)
+            return running
+
+        def body(state: State) -> State:
+            t, network, history = state
+            return t + 1, *step(rule, form, t, (network, history))
+
+        t, network, history = state
+        t, network, history = lax.while_loop(going, body, (t, _named(network, together), history))
+        return t, _named(network, None), history
+
+    def beside(start: jax.Array, networks: Network, histories: History, *numbers: Any) -> State:
+        if len(histories.slots) > 1:
+            axes = None, 0, 0
+            mapped = jax.vmap(partial(one, together=TOGETHER), in_axes=(axes, None), out_axes=axes, axis_name=TOGETHER)
+            t, network, history = mapped((start[0], networks, histories), numbers)
+            return t[None], network, history
+        alone = jax.tree.map(lambda a: a[0], (networks, histories))
+        end: State = jax.tree.map(lambda a: a[None], one((start[0], *alone), numbers))
+        return end
+
+    arguments = start, networks, histories, rule, stop, most
+    if mesh is None:
+        reached, networks, histories = beside(*arguments)
+    else:
+        runs, all_of = PartitionSpec(RUNS), PartitionSpec()  # type: ignore[no-untyped-call]
+        specs, outs = (runs, runs, runs, all_of, all_of, all_of), (runs, runs, runs)
+        divided = jax.shard_map(beside, mesh=mesh, in_specs=specs, out_specs=outs, axis_names={RUNS}, check_vma=False)
+        reached, networks, histories = divided(*arguments)
+    return networks, histories, reached
+
+
+def _named(network: Network, together: str | None) -> Network:
+    """With matrices that know the axis of the runs that go beside this one."""
+    return replace(network, matrices=tuple(replace(m, together=together) for m in network.matrices))
+
+
+def roomier(networks: Network, count: int) -> Network:
+    """Runs side by side with room for `count` more directions in each; takes over its first argument, one array after
+    the other."""
+    wanted = jax.eval_shape(jax.vmap(lambda network: network.roomier(count)), networks)
+
+    def filled(a: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        if a.shape == wanted.shape:
+            return a
+        made: jax.Array = _with_zeros(a, more=tuple(np.subtract(wanted.shape, a.shape).tolist()))
+        a.delete()
+        return made
+
+    grown: Network = jax.tree.map(filled, networks, wanted)
+    return grown
+
+
+@partial(jax.jit, static_argnames=("more",))
+def _with_zeros(a: jax.Array, *, more: tuple[int, ...]) -> jax.Array:
+    made: jax.Array = jnp.pad(a, [(0, count) for count in more])
+    return made
