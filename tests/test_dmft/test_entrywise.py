@@ -482,7 +482,7 @@ def test_the_bias_of_narrow_networks_is_that_of_samples_in_law():
     """N (E f_N - f) of Adam, where derivatives would miss the kinks."""
     problem = perceptron(dmft.Adam(0.15, 6, beta2=0.99, eps=1e-6))
     limit = dmft.solve(problem, particles=2048, scrambles=4, observables=["prediction"])
-    for width, count in ((16, 4000), (32, 2000)):
+    for width, count in ((16, 1500), (32, 800)):
         law = finite_nets.sample_in_law(problem, widths=[width], seeds=count, observables=["prediction"])
         pair = law.prediction[0].values, trained(problem, width, 8 * count)
         means, errors = ([f(each, axis=0)[1:] for each in pair] for f in (np.mean, np.std))
