@@ -32,6 +32,7 @@ LAWS: dict[str, tuple[float, ...] | None] = {"1/N": (1.0,), "1/N + 1/N^2": (1.0,
 EXPONENTS = np.linspace(0.25, 2.5, 46)
 PRIOR = 8  # nu_0
 NO_WEIGHT = 1e-6
+EXACT = 1e-4  # of what is known without an error
 
 
 class Averaged(NamedTuple):
@@ -103,7 +104,8 @@ def averaged(
     se = np.where(exact, np.abs(y).max(axis=0) * 1e-9 + 1e-300, np.where(se > 0, se, np.nan))
     known = None
     if slope is not None:
-        known = slope[0].reshape(1, -1), slope[1].reshape(1, -1)
+        b, b_se = (np.asarray(a, np.float64).reshape(1, -1) for a in slope)
+        known = b, np.maximum(b_se, EXACT * np.maximum(np.abs(b), n.min() * se.min(axis=0)))  # exact ones, too
     entries = y.shape[1]
     found, criteria, of_law = [], [], []
     for i, law in enumerate(laws):

@@ -34,6 +34,7 @@ Array = NDArray[np.float64]
 FEWEST = 8  # degrees of freedom of the scatter over networks, all widths together
 GROUPS, FEWEST_GROUPS = 10, 4  # of networks in the jackknife: at most, and for an error at all
 HALVINGS = 4  # of networks
+FEWEST_WIDTHS = 3
 IMPROBABLE = 1e-3  # of a chi squared
 SPLITS = {"": "train", "test_": "test"}
 OF_PREDICTIONS = {"loss": loss.values, "accuracy": loss.correct}
@@ -109,8 +110,7 @@ def extrapolate(
         for name in (name for name in names if name.removeprefix("test_") in OF_PREDICTIONS):
             found = _infinite(parts, name)
             if found is not None:
-                variables |= _named(f"{name}_infinite", ("step",), found, chosen, None)
-    at = _of_width(parts, names[0])
+                variables |= _named(f"{name}_infinite", ("step",), found, chosen, None, at.width)
     coords = {"width": at.width, "law": [str(law) if isinstance(law, str) else f"N^-{law:g}" for law in chosen]}
     variables["count"] = (("width",), at.counts)
     clean = [part.drop_dims(["width", "seed", "block"], errors="ignore") for part in parts[:1]]
@@ -118,15 +118,17 @@ def extrapolate(
     return dataset("extrapolate", variables, coords, *clean, networks=int(at.counts.sum()))
 
 
-def _named(name: str, dims: tuple[str, ...], at: Widths, laws: list[Law], slope: Any) -> Variables:
-    """All that is found of one quantity."""
+def _named(
+    name: str, dims: tuple[str, ...], at: Widths, laws: list[Law], slope: Any, widths: NDArray[np.int64] | None = None
+) -> Variables:
+    """All that is found of one quantity; nan at those of the `widths` of which nothing is known."""
     error = np.sqrt(at.variance / at.counts.reshape(-1, *[1] * len(dims)))
     found: Averaged = averaged_laws.averaged(at.width.astype(float), at.mean, error, laws, slope)
     return {
         **pair(f"{name}_limit", dims, (found.limit, found.error)),
         f"{name}_limit_statistical_se": (dims, found.statistical),
         f"{name}_limit_model_se": (dims, found.model),
-        **pair(f"{name}_mean", ("width", *dims), (at.mean, error)),
+        **pair(f"{name}_mean", ("width", *dims), (_among(widths, at.width, at.mean), _among(widths, at.width, error))),
         **pair(f"{name}_bias", dims, (found.slope, found.slope_se)),
         **pair(f"{name}_exponent", dims, (found.exponent, found.exponent_se)),
         f"{name}_weight": (("law", *dims), found.weights),
@@ -134,6 +136,15 @@ def _named(name: str, dims: tuple[str, ...], at: Widths, laws: list[Law], slope:
         f"{name}_dof": (dims, found.dof),
         f"{name}_p_value": (dims, found.p_value),
     }
+
+
+def _among(widths: NDArray[np.int64] | None, own: NDArray[np.int64], values: Array) -> Array:
+    """Values (width, ...) of some widths, at all of them."""
+    if widths is None:
+        return values
+    found = np.full((len(widths), *values.shape[1:]), np.nan)
+    found[np.searchsorted(widths, own)] = values
+    return found
 
 
 # ---- what is given ---------------------------------------------------------------------------------------------------
@@ -151,7 +162,7 @@ def _parts(nets: Any) -> list[xr.Dataset]:
     widths = [int(width) for part in parts for width in part["width"].values]
     if twice := sorted({width for width in widths if widths.count(width) > 1}):
         raise ValueError(f"width {twice[0]} is there more than once; give each width in one ensemble.")
-    if len(widths) < 3:
+    if len(widths) < FEWEST_WIDTHS:
         raise UnresolvedError(f"{len(widths)} width(s) do not say how results change with width; give at least three.")
     return parts
 
@@ -212,7 +223,7 @@ def _sorted(found: list[tuple[int, Array, Array, int, int]]) -> Widths:
 
 
 def _infinite(parts: Sequence[xr.Dataset], name: str) -> Widths | None:
-    """A loss or an accuracy of infinitely many networks of every width; None where a width has one network alone."""
+    """A loss or an accuracy of infinitely many networks of the widths that have two or more; None if these are few."""
     found, first = [], parts[0]
     problem = json.loads(first.attrs["problem"])["loss"]
     places = len(np.unique(first["position"])) if "position" in first.coords else 0
@@ -232,7 +243,7 @@ def _infinite(parts: Sequence[xr.Dataset], name: str) -> Widths | None:
             x = samples(part, "prediction", i)
             each, sizes = (x.x, np.ones(x.count)) if isinstance(x, Members) else (x.means, x.counts.astype(float))
             if len(each) < 2:
-                return None
+                continue
             value = _of_infinitely_many(of, each, sizes)
             groups = np.array_split(np.arange(len(each)), min(GROUPS, len(each)))
             if len(groups) < FEWEST_GROUPS:
@@ -241,6 +252,8 @@ def _infinite(parts: Sequence[xr.Dataset], name: str) -> Widths | None:
             kept = [np.setdiff1d(np.arange(len(each)), group) for group in groups]
             left_out = np.stack([_of_infinitely_many(of, each[rest], sizes[rest]) for rest in kept])
             found.append((int(width), value, error_of(left_out) ** 2 * x.count, x.count, len(groups) - 1))
+    if len(found) < FEWEST_WIDTHS or sum(freedom for *_, freedom in found) < FEWEST:
+        return None
     return _sorted(found)
 
 

@@ -6,7 +6,10 @@
 
 Limits and their errors are those of `comparisons.extrapolate`: averages over laws in width.  Networks of two hidden
 layers (ReLU) with cross-entropy, trained by SGD with momentum on minibatches, warm-up and cosine.  The gallery shows
-the run that its caption names; without a store 1,200 of scikit-learn's digits are trained on, a minute on two cores.
+all 60,000 images of Fashion-MNIST, mirrored and shifted by a pixel at random, 25 epochs of batches of 500; 24 networks
+each of N = 256 to 1,024, 8 of 2,048 and 4,096, 3 of 8,192 (three minutes on one H200); gamma0 = .1, .5, 2 with rates 5,
+1, .3, the best of two at N = 2,048.  Without a store 1,200 of scikit-learn's digits are trained on, a minute on two
+cores.
 """
 
 from __future__ import annotations

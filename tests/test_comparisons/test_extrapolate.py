@@ -75,10 +75,14 @@ def trained_task():
     return dmft.Task(x[:4], np.sign(x[:4, 0]), x[4:], np.sign(x[4:, 0]))
 
 
+def linear_problem():
+    return dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A problem whose limit is known, and networks of five widths in two results."""
-    problem = dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))
+    problem = linear_problem()
     settings = {"save_steps": [2, 8], "observables": ["prediction", "loss"]}
     nets = [
         finite_nets.train_ensemble(problem, widths=[32, 64, 128], seeds=128, **settings),
@@ -104,6 +108,26 @@ def test_networks_of_several_results_extrapolate_to_the_limit(trained):
     assert found["count"].values.tolist() == [128, 128, 128, 16, 16]
     assert comparisons.extrapolate(nets)["loss_limit"].dims == ("step",)
     assert not [name for name in found.variables if "long_name" not in found[name].attrs]
+
+
+@pytest.mark.slow
+def test_what_fluctuations_predict_is_taken_as_known(trained):
+    theory, nets = trained
+    predicted = dmft.fluctuations(linear_problem(), save_steps=[2, 8])
+    free, known = (comparisons.extrapolate(nets, ["loss"], fluctuations=one) for one in (None, predicted))
+    assert (known["loss_limit_se"] < free["loss_limit_se"]).all()
+    assert abs((known["loss_limit"] - theory["loss"]) / known["loss_limit_se"]).max() < 3
+    wrong = predicted.assign(loss_bias=predicted["loss_bias"] + 2)
+    off = comparisons.extrapolate(nets, ["loss"], fluctuations=wrong)
+    assert abs((off["loss_limit"] - theory["loss"]) / off["loss_limit_se"]).max() > 4
+
+
+def test_widths_of_one_network_have_no_ensemble(trained):
+    _, nets = trained
+    found = comparisons.extrapolate([nets[0], nets[1].isel(seed=[0])], ["loss"])
+    assert np.isfinite(found["loss_mean"]).all()
+    assert np.isfinite(found["loss_infinite_mean"]).sum("width").values.tolist() == [3, 3]
+    assert "loss_infinite_limit" not in comparisons.extrapolate([nets[0], nets[1]], ["loss"], ensembled=False)
 
 
 @pytest.mark.slow
@@ -136,7 +160,7 @@ def test_errors_cover_the_limit_of_the_theory_over_repeated_ensembles():
 
 def test_moments_extrapolate_as_their_networks_do(trained):
     theory, nets = trained
-    problem = dmft.Problem(dmft.MLP(2, dmft.linear(), gamma0=1.5), trained_task(), dmft.GradientDescent(0.3, steps=8))
+    problem = linear_problem()
     moments = finite_nets.train_ensemble(
         problem, widths=[32, 64, 128], seeds=128, save_steps=[2, 8], keep="moments", covariance=True
     )

@@ -38,6 +38,31 @@ def test_lazy_regression_is_that_with_initial_kernels():
         dmft.lazy_kernel(replace(linear, task=dmft.Task(np.ones((3, 1)), [1, 1, -1])), ridge=0.0)
 
 
+def test_a_tuned_ridge_is_the_best_for_samples_that_are_left_out():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((15, 6))
+    y = x[:, 0] + 0.5 * rng.standard_normal(15)  # that can be learned, with noise
+    task = dmft.Task(x[:12], y[:12], x[12:], y[12:])
+    described = replace(problem(), task=task)
+    found = dmft.lazy_kernel(described, kind="flow", ridge="tuned")
+
+    def left_out(ridge):
+        losses = []
+        for a in range(12):
+            others = [*range(a), *range(a + 1, 12)]
+            without = dmft.Task(task.x[others], task.y[others], task.x[[a]], task.y[[a]])
+            losses.append(dmft.lazy_kernel(replace(described, task=without), kind="flow", ridge=ridge)["test_loss"])
+        return float(np.mean(losses))
+
+    best = found.attrs["ridge"]
+    np.testing.assert_allclose(left_out(best), found.attrs["left_out_loss"], rtol=1e-9)
+    assert found.attrs["left_out_loss"] < min(left_out(best / 2), left_out(2 * best))
+    same = dmft.lazy_kernel(described, kind="flow", ridge=best)
+    np.testing.assert_allclose(found["prediction"], same["prediction"], rtol=1e-12)
+    with pytest.raises(TypeError, match="ridge='tune' is not a number"):
+        dmft.lazy_kernel(described, ridge="tune")
+
+
 def test_losses_are_means_over_draws_and_excesses_are_paired():
     draws, gammas = range(3), (0.5, 2.0)
     lazy = [dmft.lazy_kernel(problem(draw), kind="flow", ridge=0.1) for draw in draws]
