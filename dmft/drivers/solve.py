@@ -25,8 +25,8 @@ Assumptions and approximations
 
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
 matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P; where products are large, in
-four stages up to it).  On a GPU scrambles go side by side where they fit (`dmft.drivers.layout`).  Of a stream of data P
-counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
+four stages up to it).  On a GPU scrambles go side by side where they fit (`dmft.drivers.layout`).  Of a stream of data
+P counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
 dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
 cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
 """
@@ -309,7 +309,9 @@ def _computed(
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
         every: NDArray[Any] | None = None
-        runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved)
+        runs = repetitions(
+            run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved, beside=True
+        )
         for trained in runs:
             done.add(_values(run, trained, observables), trained.capacity, trained.directions)
             every = np.asarray(trained.history.vitals.prediction)
@@ -377,7 +379,7 @@ def _distances(
     others = Estimates(capacity=done.capacity)
     bar.total = bar.n + HALVED * (other.last + 1)
     try:
-        for trained in repetitions(other, seed, HALVED, bar, memory_limit=None, done=others):
+        for trained in repetitions(other, seed, HALVED, bar, memory_limit=None, done=others, beside=True):
             others.add(_values(other, trained, observables), trained.capacity, trained.directions)
             del trained
         found, theirs = done.moments.mean_and_error(), others.moments.mean_and_error()
