@@ -5,6 +5,8 @@
 standard deviation of one network's best rate.
 (c) that standard deviation: predicted, which falls like N^-1/2, and of networks.  Networks that are best at an end of
 the rates are left out, three tenths at width 32: what is measured there is too small.
+(d) that best rate beside the one of standard parameterization, one rate for all weights of PyTorch's sizes: its steps
+grow with width, and the best rate falls nearly like 1/N.  Both over those of the narrowest networks.
 Threes against eights of scikit-learn's digits, four images, two hidden layers, tanh, five steps.  Some two minutes
 on two cores.
 """
@@ -15,9 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 import comparisons
 import dmft
@@ -25,7 +29,8 @@ import finite_nets
 from figures import style
 from figures.needs import Needs
 
-SIZE = (style.WIDE, 2.6)
+SIZE, TALL = (style.WIDE, 2.6), (style.WIDE, 5.0)
+STANDARD = tuple(np.geomspace(1.0, 5.0, 25))  # rates of standard parameterization, times the width
 RATES = (1.8, 2.0, 2.1, 2.2, 2.3, 2.4)
 WIDTHS = (32, 64, 128, 256)
 SEEDS = 1000
@@ -61,7 +66,25 @@ def make(
         finite_nets.train_ensemble(one, widths=widths, seeds=seeds, **recorded)
         for one in dmft.vary(problem(), learning_rate=rates)
     ]
-    return comparisons.transfer(nets, theory)
+    return with_standard(comparisons.transfer(nets, theory), seeds)
+
+
+def with_standard(found: xr.Dataset, seeds: int) -> xr.Dataset:
+    """The same, with best rates of networks in standard parameterization, each width on rates of its own."""
+    given = problem()
+    standard = dmft.Problem(dmft.MLP(2, dmft.tanh(), parameterization="standard"), given.task, given.training)
+    recorded: dict[str, Any] = {"seeds": seeds, "observables": ["loss"], "save_steps": [STEPS]}
+    best = []
+    for width in found["width"].values.tolist():
+        rates = [rate / width for rate in STANDARD]
+        nets = [
+            finite_nets.train_ensemble(one, widths=[width], **recorded)
+            for one in dmft.vary(standard, learning_rate=rates)
+        ]
+        best.append(comparisons.transfer(nets, over="learning_rate"))
+    return found.assign(
+        {f"optimum_standard{end}": ("width", [one[f"optimum{end}"].item() for one in best]) for end in ("", "_se")}
+    )
 
 
 def drawn(*results: xr.Dataset) -> xr.Dataset:
@@ -70,15 +93,16 @@ def drawn(*results: xr.Dataset) -> xr.Dataset:
 
 
 def figure(*results: xr.Dataset) -> Figure:
-    """The whole figure, of what `comparisons.transfer` returns with a theory."""
-    return style.panels(draw, drawn(*results), (1, 3), SIZE)
+    """The whole figure, of what `comparisons.transfer` returns with a theory, or `make`, which has (d) besides."""
+    ds = drawn(*results)
+    return style.panels(draw, ds, *(((2, 2), TALL) if "optimum_standard" in ds else ((1, 3), SIZE)))
 
 
-def draw(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
     """All panels."""
-    draw_losses(ds, axes[0])
-    draw_optima(ds, axes[1])
-    draw_scatter(ds, axes[2])
+    drawings = (draw_losses, draw_optima, draw_scatter, draw_standard)
+    for drawing, ax in zip(drawings, axes.flat, strict=False):
+        drawing(ds, ax)
 
 
 def draw_losses(ds: xr.Dataset, ax: Axes) -> None:
@@ -126,4 +150,18 @@ def draw_scatter(ds: xr.Dataset, ax: Axes) -> None:
     style.guide(ax, width, (width[0], 0.7 * limit[0]), -0.5, r"$N^{-1/2}$")
     style.width_axis(ax, width)
     ax.set(ylabel=r"standard deviation of $\log\eta$", title="(c) one network")
+    style.legend(ax)
+
+
+def draw_standard(ds: xr.Dataset, ax: Axes) -> None:
+    """(d) best rates in two parameterizations."""
+    width = ds["width"].values
+    names = {"optimum": "mean-field", "optimum_standard": "standard"}
+    for (name, label), look in zip(names.items(), style.SERIES, strict=False):
+        best, se = ds[name].values, ds[f"{name}_se"].values
+        ax.errorbar(width, best / best[0], se / best[0], label=label, linewidth=0.8, **look)
+    style.guide(ax, width, (width[0], 0.8), -1.0, "$1/N$")
+    ax.set_yscale("log")
+    style.width_axis(ax, width)
+    ax.set(ylabel=rf"best $\eta$ / best $\eta$ at $N={width[0]}$", title="(d) two parameterizations")
     style.legend(ax)

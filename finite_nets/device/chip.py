@@ -9,13 +9,15 @@ recorded leaves, nothing else is ever written.  With L hidden layers of N neuron
                             multiply-adds
     drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
 
-all by multiply-adds in float32.  The first layer is met by the images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b
-/ D, so that inputs of many dimensions cost no more than A numbers.
+all by multiply-adds in float32.  Measured times are 2 to 4 times those of the operations at 60 TFLOP/s: what else a
+sample takes, sums over lanes, activations and waiting, is the rest.  The first layer is met by the images of its
+weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost no more than A numbers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +37,7 @@ SOURCE = Path(__file__).with_name("chip.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LOSSES = ("squared", "logistic", "hinge")
 LANES = 32
+Defined = tuple[tuple[str, int], ...]
 
 
 class Mapping(NamedTuple):
@@ -74,14 +77,18 @@ MAPPINGS = {
     64: (Mapping(2, 8, 8), Mapping(4, 8, 4), Mapping(4, 8, 3)),
     128: (Mapping(8, 16, 2), Mapping(8, 16, 1)),
 }
-MOST_SAMPLES = {32: 16, 64: 16, 128: 16}  # by padded neurons: above, products by matrix units are faster
+# above, products by matrix units are faster, or nothing was measured
+MOST_SAMPLES = {32: 16, 64: 60, 128: 60}
+MOST_WITH_KERNELS = 16
 
 
-def shape_of(width: int, layers: int, samples: int, trained: int, shared: int) -> Shape | None:
+def shape_of(width: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool) -> Shape | None:
     """How networks lie on a chip whose blocks may take so many bytes of shared memory; None where it has no room, or is
-    slower than `finite_nets.device.triton`."""
+    slower than `finite_nets.device.triton`, or not known to be faster."""
     padded = next((each for each in MAPPINGS if each >= width), 0)
-    if not padded or width % 4 or samples > MOST_SAMPLES[padded] or layers - 2 >= len(MAPPINGS[padded]):
+    if not padded or width % 4 or layers - 2 >= len(MAPPINGS[padded]):
+        return None
+    if samples > (min(MOST_SAMPLES[padded], MOST_WITH_KERNELS) if kernels else MOST_SAMPLES[padded]):
         return None
     shape = Shape(padded, layers, MAPPINGS[padded][max(layers - 2, 0)])
     return shape if shape.shared_bytes(samples, trained) <= shared else None
@@ -140,11 +147,7 @@ class Trained(NamedTuple):
 
 
 class Chip:
-    """Trains members of one job.
-
-    Args:
-        launcher: what launches the kernel, in the place of the GPU's own.
-    """
+    """Trains members of one job."""
 
     def __init__(self, job: Job, shape: Shape, device: torch.device) -> None:
         self.job, self.shape, self.device = job, shape, device
@@ -169,19 +172,9 @@ class Chip:
         self._given["slot"] = torch.tensor(slot, dtype=torch.int32, device=device)
 
     @property
-    def defined(self) -> dict[str, int]:
+    def defined(self) -> Defined:
         """For the preprocessor."""
-        mapping = self.shape.mapping
-        return {
-            "NN": self.shape.padded,
-            "LAYERS": self.layers,
-            "WARPS": mapping.warps,
-            "TX": mapping.row_lanes,
-            "BLOCKS": mapping.blocks,
-            "ACT": ACTIVATIONS.index(self.job.activation.name),
-            "LOSS": LOSSES.index(self.job.loss),
-            "KERNELS": int(self.job.kernels),
-        }
+        return defined(self.shape, self.job.activation, self.job.loss, kernels=self.job.kernels)
 
     def train(self, members: Tensor, root_seed: int) -> Trained:
         """The members with these seed indices (int64), from their draw to the last recorded step."""
@@ -225,10 +218,36 @@ class Chip:
         """A block a member."""
         shape = self.shape
         shared = shape.shared_bytes(argument.samples, argument.trained)
-        kernel = _kernel(tuple(self.defined.items()), self.device)
+        kernel = _kernel(self.defined, self.device)
         kernel.launch(argument.count, LANES * shape.mapping.warps, shared, argument)
 
 
+def defined(shape: Shape, activation: Activation, loss: str, *, kernels: bool) -> Defined:
+    """What chip.cu is compiled with."""
+    mapping = shape.mapping
+    return (
+        ("NN", shape.padded),
+        ("LAYERS", shape.layers),
+        ("WARPS", mapping.warps),
+        ("TX", mapping.row_lanes),
+        ("BLOCKS", mapping.blocks),
+        ("ACT", ACTIVATIONS.index(activation.name)),
+        ("LOSS", LOSSES.index(loss)),
+        ("KERNELS", int(kernels)),
+    )
+
+
 @lru_cache(maxsize=64)
-def _kernel(defined: tuple[tuple[str, int], ...], device: torch.device) -> Kernel:
-    return Kernel(SOURCE, "trained", dict(defined), device)
+def compiles(given: Defined, device: torch.device) -> bool:
+    """Whether the kernel can be had there; a warning says why not."""
+    try:
+        _kernel(given, device)
+    except (RuntimeError, OSError) as error:
+        warnings.warn(f"small networks are not trained on chip: {error}", stacklevel=2)
+        return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _kernel(given: Defined, device: torch.device) -> Kernel:
+    return Kernel(SOURCE, "trained", dict(given), device)

@@ -122,7 +122,7 @@ class Budget:
             results += 4 * self._needs.weights(width, self._needs.inputs, outputs, 1) * self._itemsize
         fields = self._field_numbers(width, samples, events, history) * self._itemsize
         if on_chip.served(self.plan, self.precision, self.device, width) is not None:
-            return results + recorded * self._itemsize
+            return results + on_chip.numbers(self.plan) * self._itemsize
         total: int = self.weight_bytes(width) + fields + kernels * DOUBLE + results
         return total
 

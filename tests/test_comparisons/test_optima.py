@@ -7,7 +7,7 @@ import comparisons
 import dmft
 import finite_nets
 from dmft.errors import SchemaError
-from figures import learning_rate_transfer
+from figures import learning_rate_transfer, transfer_of_optimisers
 
 RATES = [0.3, 0.4, 0.5, 0.6, 0.7]
 WIDTHS = [32, 128]
@@ -43,6 +43,15 @@ def test_networks_have_the_optima_and_the_scatter_that_are_predicted(problem, ne
     lines = [line.get_ydata() for ax in figure.axes for line in ax.lines]
     for shown in (found.loss_limit, found.loss_mean[0], found.optimum, found.optimum_predicted, found.scatter):
         assert any(np.array_equal(y, shown) for y in lines)
+    # with another parameterization a panel more; of several optimisers, each with rates of its own, two panels each
+    beside = found.assign(optimum_standard=found.optimum / 4, optimum_standard_se=found.optimum_se)
+    (*_, last) = learning_rate_transfer.figure(beside).axes
+    assert any(np.array_equal(line.get_ydata(), found.optimum / found.optimum[0]) for line in last.lines)
+    shorter = comparisons.transfer(nets[:4], predicted(problem, rates=RATES[:4]))
+    several = transfer_of_optimisers.figure(transfer_of_optimisers.make({"one": found, "other": shorter}))
+    assert len(several.axes) == 4
+    for ax, shown in zip(several.axes, (found.loss_limit, shorter.loss_limit), strict=False):
+        assert any(np.array_equal(line.get_ydata(), shown) for line in ax.lines)
 
 
 def test_networks_of_other_problems_than_the_theory_are_refused(problem, nets):
@@ -50,7 +59,11 @@ def test_networks_of_other_problems_than_the_theory_are_refused(problem, nets):
     with pytest.raises(ValueError, match="the theory is of another problem"):
         comparisons.transfer(nets, predicted(other))
     theory = predicted(problem)
-    for name, value, message in (("seeds", 16, "means over seeds=16"), ("step", 0, "the theory is of step 0")):
+    for name, value, message in (
+        ("seeds", 16, "means over seeds=16"),
+        ("orders", 4, "means over orders=4 sequences"),
+        ("step", 0, "the theory is of step 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             comparisons.transfer(nets, theory.assign_attrs({name: value}), step=1)
     (strange,) = dmft.vary(other, learning_rate=RATES[:1])

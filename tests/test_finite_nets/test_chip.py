@@ -1,6 +1,7 @@
 """Networks on chip: the kernel, its threads those of a CPU, against the trainer of perceptrons in float64."""
 
 import ctypes
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,7 +35,7 @@ def emulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chip")
 
     def launch(its: chip.Chip, argument: chip.Arguments) -> None:
-        defined = its.defined
+        defined = dict(its.defined)
         library = folder / ("_".join(map(str, defined.values())) + ".so")
         command = [compiler, "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{chip.SOURCE.parent}"]
         command += [f"-D{name}={value}" for name, value in defined.items()]
@@ -163,3 +164,71 @@ def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_p
     asked("-a")
     assert len(made) == 4
     nvrtc._compiled.cache_clear()
+
+
+def test_where_the_kernel_is_not_compiled_networks_are_trained_otherwise(monkeypatch):
+    plan, width, _ = planned("32, tanh")
+    monkeypatch.setattr(on_chip, "have_kernels", lambda _: True)
+    monkeypatch.setattr(nvrtc, "available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: None)  # of a PyTorch that does not say
+
+    def fails(*_):
+        raise RuntimeError("chip.cu was not compiled: no reason")
+
+    monkeypatch.setattr(chip, "_kernel", fails)
+    chip.compiles.cache_clear()
+    with pytest.warns(UserWarning, match="not trained on chip: chip.cu was not compiled"):
+        assert on_chip.served(plan, PRECISIONS["float32"], torch.device("cpu"), width) is None
+    chip.compiles.cache_clear()
+    monkeypatch.setattr(chip, "_kernel", lambda *_: None)
+    assert on_chip.served(plan, PRECISIONS["float32"], torch.device("cpu"), width) is not None
+    chip.compiles.cache_clear()
+
+
+def test_what_has_no_room_or_is_faster_otherwise_is_not_trained_on_chip():
+    room = 227 * 1024
+    shape = chip.shape_of(100, 2, 3, 3, room, kernels=True)
+    assert shape is not None
+    assert shape.padded == 128
+    assert shape.shared_bytes(3, 3) < room
+    assert chip.shape_of(128, 2, 60, 60, room, kernels=False) is not None
+    for refused in (
+        chip.shape_of(132, 2, 3, 3, room, kernels=False),
+        chip.shape_of(30, 2, 3, 3, room, kernels=False),  # quads of normals lie across rows
+        chip.shape_of(64, 2, 17, 3, room, kernels=True),
+        chip.shape_of(32, 2, 17, 3, room, kernels=False),
+        chip.shape_of(128, 4, 3, 3, room, kernels=False),
+        chip.shape_of(128, 2, 60, 60, room // 2, kernels=False),
+    ):
+        assert refused is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"network": dmft.ResidualMLP(2)}, "ResidualMLP"),
+        ({"network": dmft.MLP(2, bias=0.5)}, "biases"),
+        ({"training": dmft.GradientDescent(0.3, STEPS, momentum=0.5)}, "GradientDescent"),
+        ({"training": dmft.Adam(0.3, STEPS)}, "Adam"),
+        ({"training": dmft.GradientFlow(1.0, (0.5, 1.0))}, "GradientFlow"),
+        ({"training": dmft.GradientDescent(0.3, STEPS, batches=((0,), (1,), (2,), (0,)))}, "batches"),
+        ({"task": dmft.Task(np.eye(3), np.eye(3))}, "several outputs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_chip_does_not_have_is_named(changed, reason):
+    plan, _, _ = planned("32, tanh")
+    plan = dataclasses.replace(plan, problem=dataclasses.replace(plan.problem, **changed))
+    assert reason in on_chip.reason_against(plan, PRECISIONS["float32"])
+
+
+def test_observables_and_precisions_that_a_chip_does_not_have_are_named():
+    plan, _, _ = planned("32, tanh")
+    for more, reason in (
+        ({"observables": frozenset({"preactivation_kernel"})}, "preactivation_kernel"),
+        ({"observables": frozenset({"sharpness"})}, "Hessian"),
+        ({"two_time": True}, "kernels between steps"),
+    ):
+        assert reason in on_chip.reason_against(dataclasses.replace(plan, **more), PRECISIONS["float32"])
+    for dtype in ("float64", "bf16"):
+        assert dtype in on_chip.reason_against(plan, PRECISIONS[dtype])
