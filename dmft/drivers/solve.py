@@ -24,8 +24,9 @@ Assumptions and approximations
     difference over 2^p - 1, p the order of the scheme); others may be compared with a problem of finer steps.
 
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
-matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).  Of a stream of data P
-counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
+matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P; where products are large, in
+four stages up to it).  On a GPU scrambles go side by side where they fit (`dmft.drivers.layout`).  Of a stream of data
+P counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
 dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
 cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
 """
@@ -115,7 +116,8 @@ def solve(
             batches; those in which what was met is smallest are forgotten (`dmft.engine.forgetting`).  All by default.
         dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
-        devices: how many devices to spread the particles over; the same numbers but for rounding.
+        devices: how many devices to use: scrambles go over them first, and the particles of each over those that are
+            left, or where a run does not fit on one; the same numbers but for rounding.
         checkpoint: a file in which the state is kept, at most every minute, and from which the same call goes on after
             it was killed; removed at the end.
         memory_limit: in bytes; by default what is available on the device.
@@ -128,7 +130,8 @@ def solve(
         mean over scrambles (Student's t with scrambles - 1 degrees of freedom; 0 for linear networks).  A warning says
         where one is large (`dmft.drivers.uncertainty`).  Where directions are forgotten the attribute kernels_lost says
         (by step, the most of all matrices) what part of kernels between samples was in them, and truncation_error, with
-        its noise, how far two scrambles with half of the directions are from the result.  Of linear networks under a
+        its noise, how far two scrambles with half of the directions are from the result; truncation_<name> by how much
+        losses and accuracies change then, with errors.  Of linear networks under a
         gradient flow of two steps or more the attribute step_error, the largest error of predictions by the finite
         steps (inf where steps twice as long diverge).  Of models of random data losses, order parameters and responses
         (`dmft.random_data.solve`).
@@ -307,7 +310,9 @@ def _computed(
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
         every: NDArray[Any] | None = None
-        runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved)
+        runs = repetitions(
+            run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved, beside=True
+        )
         for trained in runs:
             done.add(_values(run, trained, observables), trained.capacity, trained.directions)
             every = np.asarray(trained.history.vitals.prediction)
@@ -351,7 +356,7 @@ def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     attrs = {"in_law": f"networks of width {run.particles}"}
     # passes for the Hessian draw on pseudo-random normals, which are not doubled
     half = replace(run, doubled=True, curvature=())
-    return attrs | _distances(half, "distance_from_limit", seed, observables, bar, done)
+    return attrs | _distance("distance_from_limit", done, _beside(half, seed, observables, bar, done))
 
 
 def _forgotten(
@@ -360,29 +365,43 @@ def _forgotten(
     """Attributes of a result whose matrices forget (`dmft.engine.forgetting`): what kernels lack at each step, the most
     of all matrices and sides; how far half of the directions are from it."""
     assert run.kept is not None
-    attrs = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
-    return attrs | _distances(replace(run, kept=run.kept // 2), "truncation_error", seed, observables, bar, done)
+    attrs: dict[str, Any] = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
+    halves = _beside(replace(run, kept=run.kept // 2), seed, observables, bar, done)
+    attrs |= _distance("truncation_error", done, halves)
+    if halves is None:
+        return attrs
+    whole, theirs = done.moments.mean_and_error(), halves.moments.mean_and_error()
+    for name, mean in halves.moments.mean.items():
+        if mean.ndim == 1:
+            error = np.hypot(whole[f"{name}_se"], theirs[f"{name}_se"])
+            attrs |= {f"truncation_{name}": (mean - whole[name]).tolist(), f"truncation_{name}_se": error.tolist()}
+    return attrs
 
 
-def _distances(
-    other: Run, attribute: str, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates
-) -> dict[str, Any]:
-    """Attributes that say how far the first variable of `done` is from that of another run, in its compiled code: the
-    root mean square over entries, without the share of the noise, whose size comes with it; infinite if it fails."""
+def _beside(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates) -> Estimates | None:
+    """What another run finds in the compiled code of `done`; None if it fails."""
+    others = Estimates(capacity=done.capacity)
+    bar.total = bar.n + HALVED * (run.last + 1)
+    try:
+        for trained in repetitions(run, seed, HALVED, bar, memory_limit=None, done=others, beside=True):
+            others.add(_values(run, trained, observables), trained.capacity, trained.directions)
+            del trained
+    except (DivergenceError, NotConvergedError):
+        return None
+    return others
+
+
+def _distance(attribute: str, done: Estimates, others: Estimates | None) -> dict[str, Any]:
+    """Attributes that say how far the first variable of `done` is from that of others: the root mean square over
+    entries, without the share of the noise, whose size comes with it; infinite if these have failed."""
     name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
     if name is None:
         return {}
-    others = Estimates(capacity=done.capacity)
-    bar.total = bar.n + HALVED * (other.last + 1)
-    try:
-        for trained in repetitions(other, seed, HALVED, bar, memory_limit=None, done=others):
-            others.add(_values(other, trained, observables), trained.capacity, trained.directions)
-            del trained
+    distance, noise = np.inf, np.inf
+    if others is not None:
         found, theirs = done.moments.mean_and_error(), others.moments.mean_and_error()
         noise = float(np.mean(found[f"{name}_se"] ** 2 + theirs[f"{name}_se"] ** 2))
         distance = np.sqrt(max(float(np.mean((theirs[name] - found[name]) ** 2)) - noise, 0.0))
-    except (DivergenceError, NotConvergedError):
-        distance, noise = np.inf, np.inf
     return {
         attribute: float(distance),
         f"{attribute}_noise": float(np.sqrt(noise)),

@@ -45,7 +45,7 @@ def descend(network: Network, rule: Rule, t: jax.Array | int, form: Form) -> tup
     network, seen, change = evaluate(network, rule, t, form)
     assert rule.factors is not None  # of entrywise optimisers
     push, sketch = direction(network, seen, change, form, matrices=form.rule.by_matrix), form.sketch
-    if form.rule.norm:
+    if form.rule.divided_by:
         push = normalized(network, push, rule, form)
     fading, rate = rule.recurrence.change[t, 0, 0], rule.recurrence.b[t, 0]
     time, columns_of_inputs = t * 1.0, rule.factors[:, None]  # a number that leaves arrays in their precision

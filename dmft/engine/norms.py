@@ -29,7 +29,7 @@ def normalized(network: Network, push: Parameters, rule: Rule, form: Form) -> Pa
         for part, a in zip(parts, given, strict=True)
     ]
     squares.append(_square(network.over(sketch.readout), False, push.readout))
-    if form.rule.norm == "all":
+    if form.rule.divided_by == "all":
         shares = [*(sketch.share(part.target) for part in parts), sketch.share(sketch.readout)]
         squares = [sum(jnp.sum(share * each) for share, each in zip(shares, squares, strict=True))] * len(squares)
 

@@ -91,8 +91,8 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
     def group(name: str, s: float, stored: float, rows: int, count: int = width) -> dict[str, Any]:
         """Of weights that are multiplied by s, of which PyTorch has `stored` times as much, that end in so many
         neurons."""
-        if training.norm:
-            step, unit = norm_step(network.gamma0, width, rows if training.norm == "weight" else count)
+        if training.divided_by:
+            step, unit = norm_step(network.gamma0, width, rows if training.divided_by == "weight" else count)
             lr, unit = rate * step * stored, unit / stored
             return {"name": name, "lr": lr, "floor": training.floor * unit, "weight_decay": decay(lr)}
         lr = rate * entry_step(network.gamma0, s) * stored
@@ -108,7 +108,7 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
     linear = units == "linear"
     groups, factors = [], input_factors(network, problem.task.shape)
     edges = [0, *(i for i in range(1, len(factors)) if factors[i] != factors[i - 1]), len(factors)]
-    if training.norm:
+    if training.divided_by:
         several = len(edges) > 2 and any(map(trained, sketch.reads))
         numbers = any(trained(part) and part.target is None for part in sketch.vectors)
         _require_norms(training, units, several=several, numbers=numbers)
@@ -124,7 +124,7 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
             continue
         rows, columns = sizes[target], max(part.bank, 1) * sizes[source]
         s = hidden_scale(columns)
-        if training.norm or not training.by_matrix:
+        if training.divided_by or not training.by_matrix:
             groups.append(group(part.name, s, s if linear else 1.0, rows))
             continue
         stored, adjusted = s if linear else 1.0, max(1.0, rows / columns) ** 0.5
@@ -144,12 +144,12 @@ def torch_groups(problem: Problem, width: int, *, units: str = "linear", step: i
 
 def _require_norms(training: Any, units: str, *, several: bool, numbers: bool) -> None:
     """ValueError where the norms that an optimiser divides by are none that PyTorch has, or another optimiser's."""
-    name = f"{type(training).__name__}(norm={training.norm!r})"
-    if training.norm == "all" and (units == "linear" or numbers):
+    name = f"{type(training).__name__}(norm={training.divided_by!r})"
+    if training.divided_by == "all" and (units == "linear" or numbers):
         what = "numbers, which move in other units" if numbers else 'weights in units="linear", of which it is another'
         way = "freeze them" if numbers else 'take units="unit"'
         raise ValueError(f"{name} has one norm of all gradients, and there are {what}: {way}, or take norm='weight'.")
-    if training.norm == "weight" and several:
+    if training.divided_by == "weight" and several:
         raise ValueError(
             f"{name} has one norm of all of W0, whose columns differ in s, as those of a bias do, and are several "
             "parameters in PyTorch; take norm='all' with units=\"unit\", or bias=0."

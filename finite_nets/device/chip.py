@@ -17,6 +17,7 @@ weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimension
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,7 @@ SOURCE = Path(__file__).with_name("chip.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LOSSES = ("squared", "logistic", "hinge")
 LANES = 32
+Defined = tuple[tuple[str, int], ...]
 
 
 class Mapping(NamedTuple):
@@ -170,19 +172,9 @@ class Chip:
         self._given["slot"] = torch.tensor(slot, dtype=torch.int32, device=device)
 
     @property
-    def defined(self) -> dict[str, int]:
+    def defined(self) -> Defined:
         """For the preprocessor."""
-        mapping = self.shape.mapping
-        return {
-            "NN": self.shape.padded,
-            "LAYERS": self.layers,
-            "WARPS": mapping.warps,
-            "TX": mapping.row_lanes,
-            "BLOCKS": mapping.blocks,
-            "ACT": ACTIVATIONS.index(self.job.activation.name),
-            "LOSS": LOSSES.index(self.job.loss),
-            "KERNELS": int(self.job.kernels),
-        }
+        return defined(self.shape, self.job.activation, self.job.loss, kernels=self.job.kernels)
 
     def train(self, members: Tensor, root_seed: int) -> Trained:
         """The members with these seed indices (int64), from their draw to the last recorded step."""
@@ -226,10 +218,36 @@ class Chip:
         """A block a member."""
         shape = self.shape
         shared = shape.shared_bytes(argument.samples, argument.trained)
-        kernel = _kernel(tuple(self.defined.items()), self.device)
+        kernel = _kernel(self.defined, self.device)
         kernel.launch(argument.count, LANES * shape.mapping.warps, shared, argument)
 
 
+def defined(shape: Shape, activation: Activation, loss: str, *, kernels: bool) -> Defined:
+    """What chip.cu is compiled with."""
+    mapping = shape.mapping
+    return (
+        ("NN", shape.padded),
+        ("LAYERS", shape.layers),
+        ("WARPS", mapping.warps),
+        ("TX", mapping.row_lanes),
+        ("BLOCKS", mapping.blocks),
+        ("ACT", ACTIVATIONS.index(activation.name)),
+        ("LOSS", LOSSES.index(loss)),
+        ("KERNELS", int(kernels)),
+    )
+
+
 @lru_cache(maxsize=64)
-def _kernel(defined: tuple[tuple[str, int], ...], device: torch.device) -> Kernel:
-    return Kernel(SOURCE, "trained", dict(defined), device)
+def compiles(given: Defined, device: torch.device) -> bool:
+    """Whether the kernel can be had there; a warning says why not."""
+    try:
+        _kernel(given, device)
+    except (RuntimeError, OSError) as error:
+        warnings.warn(f"small networks are not trained on chip: {error}", stacklevel=2)
+        return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _kernel(given: Defined, device: torch.device) -> Kernel:
+    return Kernel(SOURCE, "trained", dict(given), device)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmft.schema.seen import Seen
 from dmft.specs import MLP, Problem
+from dmft.specs.networks.perceptron import perceptron
 from dmft.specs.parameterization import hidden_scale, input_scale, scales
 from dmft.specs.training.recurrence import RECURRENCE
 from finite_nets.device import chip, nvrtc
@@ -85,9 +86,13 @@ def served(plan: Plan, precision: Precision, device: torch.device, width: int) -
         return None
     task = plan.problem.task
     properties: Any = torch.cuda.get_device_properties(device)  # whose stubs lack it
-    shared = properties.shared_memory_per_block_optin
-    kernels = bool(plan.of_passes)
-    return chip.shape_of(width, plan.problem.sketch.depth, task.n_samples, task.n_train, shared, kernels=kernels)
+    shared = getattr(properties, "shared_memory_per_block_optin", nvrtc.USUAL_SHARED)
+    kernels, network = bool(plan.of_passes), perceptron(plan.problem.network, "a chip", "train by products")
+    shape = chip.shape_of(width, network.depth, task.n_samples, task.n_train, shared, kernels=kernels)
+    if shape is None:
+        return None
+    defined = chip.defined(shape, network.activation, plan.problem.sample_loss, kernels=kernels)
+    return shape if chip.compiles(defined, device) else None
 
 
 def numbers(plan: Plan) -> int:

@@ -67,7 +67,7 @@ def gradients(
     for part in direction.parts():
         part.zero_()
     trainer.push(state, direction, trained, trained.delta, 1.0)
-    if rule.norm:
+    if rule.divided_by:
         _normalize(trainer, state, direction)
     steps, weights = trainer.entry_steps(state.width), state.weights
     for number, (theta, layer) in enumerate(zip(weights.tensors, weights.layers, strict=True)):
@@ -83,7 +83,7 @@ def _normalize(trainer: ProgramTrainer, state: State[Leaves], direction: Leaves)
     moved = [n for n, layer in enumerate(direction.layers) if direction.trained[layer]]
     neurons = trainer.neurons_reached(state.width)
     squares = {n: direction.tensors[n].flatten(1).square().sum(1) / trainer.network.gamma0**2 for n in moved}
-    if rule.norm == "all":
+    if rule.divided_by == "all":
         each = [square / (1 if neurons[n] is None else state.width) for n, square in squares.items()]
         squares = dict.fromkeys(moved, torch.stack(each).sum(0))
     else:

@@ -354,8 +354,8 @@ class ProgramTrainer(Training[Leaves]):
         members, _, rows, rows_2 = phi.shape
         shape = (members, self.outputs // places, rows // places, places, rows_2 // places, places)
         each = phi.expand(-1, shape[1], -1, -1).reshape(shape)
-        K = torch.einsum("mcaxbz,cd->maxcbzd", each, torch.eye(each.shape[1], dtype=phi.dtype, device=phi.device))
-        return K.flatten(5).flatten(2, 3)
+        same = torch.eye(shape[1], dtype=phi.dtype, device=phi.device)[:, None, None]
+        return (each.permute(0, 2, 3, 1, 4, 5)[..., None] * same).flatten(5).flatten(2, 3)
 
     def preactivations(self, state: State[Leaves], seen: Fields, rows: Sequence[int]) -> list[Tensor]:  # noqa: ARG002
         return [h[:, list(rows)] for h in _trace(seen).h]

@@ -114,7 +114,7 @@ def test_a_small_step_moves_predictions_by_the_kernel():
 
 @pytest.mark.slow
 def test_training_with_the_full_batch_goes_on_near_the_edge_of_stability():
-    """2 (1 + beta1) / ((1 - beta1) eta), 38 / eta of beta1 = .9 (Cohen et al. 2022), in networks and in the limit."""
+    """2 (1 + beta1) / ((1 - beta1) eta), 38 / eta of beta1 = .9 (Cohen et al. 2022)."""
     for beta1 in (0.9, 0.0):
         training = dmft.Adam(1.0, 300, beta1=beta1, beta2=0.99, eps=1e-7)
         last = list(range(140, 301, 4))
@@ -131,16 +131,10 @@ def test_training_with_the_full_batch_goes_on_near_the_edge_of_stability():
         print(f"beta1 {beta1}: over the edge {edge:.1f}", ratio.round(2))
         assert 0.7 < np.mean(ratio) < 1.25  # around it, more often below with momentum
         assert np.median(nets.sharpness) < 0.5 * edge  # of gradient descent: somewhere else
-    problem = perceptron(dmft.Adam(1.0, 60, beta1=0.0, beta2=0.99, eps=1e-7))
-    found = dmft.solve(
-        problem, particles=256, scrambles=2, observables=["preconditioned_sharpness"], save_steps=range(30, 61, 3)
-    ).preconditioned_sharpness
-    print("limit, over the edge 2", (found.values / 2).round(2))
-    assert 0.7 < np.median(found) / 2 < 1.5
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:standard errors of")
+@pytest.mark.filterwarnings("ignore:standard errors of", "ignore:the weight matrices met")
 def test_wide_networks_have_those_of_the_limit():
     problem, asked = (
         perceptron(replace(ADAM, beta1=0.9, eps=0.1, steps=4)),

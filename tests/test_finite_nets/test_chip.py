@@ -35,7 +35,7 @@ def emulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chip")
 
     def launch(its: chip.Chip, argument: chip.Arguments) -> None:
-        defined = its.defined
+        defined = dict(its.defined)
         library = folder / ("_".join(map(str, defined.values())) + ".so")
         command = [compiler, "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{chip.SOURCE.parent}"]
         command += [f"-D{name}={value}" for name, value in defined.items()]
@@ -164,6 +164,25 @@ def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_p
     asked("-a")
     assert len(made) == 4
     nvrtc._compiled.cache_clear()
+
+
+def test_where_the_kernel_is_not_compiled_networks_are_trained_otherwise(monkeypatch):
+    plan, width, _ = planned("32, tanh")
+    monkeypatch.setattr(on_chip, "have_kernels", lambda _: True)
+    monkeypatch.setattr(nvrtc, "available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: None)  # of a PyTorch that does not say
+
+    def fails(*_):
+        raise RuntimeError("chip.cu was not compiled: no reason")
+
+    monkeypatch.setattr(chip, "_kernel", fails)
+    chip.compiles.cache_clear()
+    with pytest.warns(UserWarning, match="not trained on chip: chip.cu was not compiled"):
+        assert on_chip.served(plan, PRECISIONS["float32"], torch.device("cpu"), width) is None
+    chip.compiles.cache_clear()
+    monkeypatch.setattr(chip, "_kernel", lambda *_: None)
+    assert on_chip.served(plan, PRECISIONS["float32"], torch.device("cpu"), width) is not None
+    chip.compiles.cache_clear()
 
 
 def test_what_has_no_room_or_is_faster_otherwise_is_not_trained_on_chip():

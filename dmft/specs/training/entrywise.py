@@ -70,7 +70,7 @@ class Entrywise(Training):
 
     slots: int = 0
     by_matrix: bool = False  # whether matrices between neurons move by a rule for each as a whole (`dmft.Muon`)
-    norm: str = ""  # by which norm gradients are divided, if by any (`dmft.NormalizedDescent`)
+    divided_by: str = ""  # which norm gradients are divided by, if by any (`dmft.NormalizedDescent`)
     weight_decay: float = 0.0
     clip: float | None = None
     stepping: Stepping = ENTRYWISE

@@ -78,6 +78,10 @@ class NormalizedDescent(Entrywise):
         return int(self.momentum > 0)
 
     @property
+    def divided_by(self) -> str:  # type: ignore[override]
+        return self.norm
+
+    @property
     def flips(self) -> bool:
         return not (self.floor or self.momentum)
 
