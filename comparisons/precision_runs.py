@@ -92,7 +92,7 @@ class PrecisionFit:
         """
         square = self.runs["residual"].values ** 2
         channels = [name for name in (*self.law.channels, POST) if name in self.runs]
-        every = np.unique(np.concatenate([self.runs[name].values for name in channels] or [[]]))
+        every = np.unique(np.concatenate([np.zeros(0), *(self.runs[name].values for name in channels)]))
         there = np.array([[self.runs[name].values == bits for bits in every] for name in channels])
         there = there.reshape(len(channels), len(every), len(square))
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,7 +7,8 @@ Assumptions and approximations
     A step costs the same whatever it meets, since rooms have fixed shapes.  Directions that matrices will have met are
     extrapolated by the power law of the last two measurements, which overestimates where training settles; rooms are
     doubled until these have place, and the time of a step grows like the room.  Of linear networks in exact mode
-    directions are counted, not estimated.  Recording sharpness, and results on the host, are not in the time.
+    directions are counted, not estimated.  Runs side by side on a GPU are taken to last as long as one after the other:
+    those of a few samples take far less.  Recording sharpness, and results on the host, are not in the time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import jax
 import numpy as np
 
 from dmft import faces
-from dmft.drivers import neurons, solve
+from dmft.drivers import layout, neurons, solve
+from dmft.drivers.layout import Layout
 from dmft.drivers.machine import precision
 from dmft.drivers.repetitions import Trained, repetitions
 from dmft.drivers.room import memory_estimate, require_memory
@@ -53,7 +55,7 @@ class Plan:
 
     of: "solve", "fluctuations" or "neurons".
     particles: S; None for linear forms, which are exact.
-    scrambles: independent repetitions.
+    scrambles: independent repetitions; together: so many of them at once, on all devices (`dmft.drivers.layout`).
     followed: directions or scalars that each of them follows through training, backward passes of deflation among them;
         0 but for fluctuations.
     steps: of training, of all runs together: what the progress bar counts.
@@ -69,6 +71,7 @@ class Plan:
     device: str
     particles: int | None
     scrambles: int
+    together: int
     followed: int
     steps: int
     directions: int
@@ -91,7 +94,8 @@ class Plan:
     def _rows(self) -> dict[str, str]:
         """Labels and what they say."""
         crowd = "exact linear forms" if self.particles is None else f"{self.particles:,} particles"
-        repeated = "" if self.particles is None else f", {self.scrambles} scrambles"
+        at_once = "one after the other" if self.together == 1 else f"{self.together} at once"
+        repeated = "" if self.particles is None else f", {self.scrambles} scrambles, {at_once}"
         followed = f", {self.followed:,} directions followed in each" if self.followed else ""
         return {
             f"{self.of} of": self.problem_id,
@@ -155,8 +159,10 @@ def _planned(
     else:
         trained, found = None, _probed(run, stream, limit)
     length = run.last + 1
-    seconds, compiled = scrambles * found.step * length, found.compiled
-    on_device, on_host = memory_estimate(run, found.capacity)
+    laid = layout.choose(run, found.capacity, scrambles, limit) if of == "solve" else Layout()
+    seconds, compiled = scrambles / laid.groups * found.step * length, found.compiled
+    on_device, on_host = memory_estimate(run, found.capacity, laid.share)
+    on_device *= laid.together // laid.groups
     passes, followed = 1, 0
     if influence is not None:
         chosen = influence.followed(trained)
@@ -172,6 +178,7 @@ def _planned(
         device=f"{where.platform}: {where.device_kind}",
         particles=run.particles,
         scrambles=scrambles,
+        together=laid.together,
         followed=followed,
         steps=scrambles * (1 + followed) * length,
         directions=found.directions,

@@ -51,6 +51,11 @@ class Layout:
         return 1 if self.mesh is None else self.mesh.shape[RUNS]
 
     @property
+    def share(self) -> int | None:
+        """Of devices, those over which the particles of a run are spread; None: all that the run names."""
+        return None if self.mesh is None else self.mesh.shape[PARTICLES]
+
+    @property
     def plain(self) -> bool:
         """Whether runs go one after the other, with all room, their particles over all devices."""
         return not self.rooms and self.together == 1

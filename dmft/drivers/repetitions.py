@@ -70,6 +70,7 @@ def repetitions(
     done: Estimates | None = None,
     checkpoint: Checkpoint | None = None,
     look: Look | None = None,
+    beside: bool = False,
 ) -> Iterator[Trained]:
     """Independent runs, one for each scramble.
 
@@ -80,6 +81,8 @@ def repetitions(
         checkpoint: where the state is kept and found.
         look: is shown the network before each recorded step, which is its to read, not to keep; once more in a run
             that is repeated.
+        beside: whether runs may go side by side, and over devices: all of these are held until the last is yielded.
+            One after the other with a checkpoint, or where one is looked at.
 
     Raises:
         DivergenceError, MemoryEstimateError.
@@ -89,7 +92,7 @@ def repetitions(
     require_memory(run, capacity, memory_limit, bar)
     bar.update(finished * (run.last + 1))
     streams = np.random.SeedSequence(seed).spawn(count)[finished:]
-    alone = look is not None or checkpoint is not None
+    alone = not beside or look is not None or checkpoint is not None
 
     def chosen() -> Layout:
         return Layout() if alone else layout.choose(run, capacity, len(streams), memory_limit)

@@ -24,8 +24,9 @@ Assumptions and approximations
     difference over 2^p - 1, p the order of the scheme); others may be compared with a problem of finer steps.
 
 Cost of a scramble: 36 S k P floating-point operations for each step and hidden matrix and 48 S k bytes for each hidden
-matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P).  Of a stream of data P
-counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
+matrix, k the room for directions (at most P (T+1), else a power of two times 128 or 16 P; where products are large, in
+four stages up to it).  On a GPU scrambles go side by side where they fit (`dmft.drivers.layout`).  Of a stream of data
+P counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
 dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
 cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
 """
@@ -115,7 +116,8 @@ def solve(
             batches; those in which what was met is smallest are forgotten (`dmft.engine.forgetting`).  All by default.
         dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
-        devices: how many devices to spread the particles over; the same numbers but for rounding.
+        devices: how many devices to use: scrambles go over them first, and the particles of each over those that are
+            left, or where a run does not fit on one; the same numbers but for rounding.
         checkpoint: a file in which the state is kept, at most every minute, and from which the same call goes on after
             it was killed; removed at the end.
         memory_limit: in bytes; by default what is available on the device.
@@ -308,7 +310,9 @@ def _computed(
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
         every: NDArray[Any] | None = None
-        runs = repetitions(run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved)
+        runs = repetitions(
+            run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved, beside=True
+        )
         for trained in runs:
             done.add(_values(run, trained, observables), trained.capacity, trained.directions)
             every = np.asarray(trained.history.vitals.prediction)
@@ -379,7 +383,7 @@ def _beside(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: E
     others = Estimates(capacity=done.capacity)
     bar.total = bar.n + HALVED * (run.last + 1)
     try:
-        for trained in repetitions(run, seed, HALVED, bar, memory_limit=None, done=others):
+        for trained in repetitions(run, seed, HALVED, bar, memory_limit=None, done=others, beside=True):
             others.add(_values(run, trained, observables), trained.capacity, trained.directions)
             del trained
     except (DivergenceError, NotConvergedError):

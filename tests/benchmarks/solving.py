@@ -1,0 +1,98 @@
+"""`dmft.solve` against the rate of the machine: python tests/benchmarks/solving.py [samples particles steps devices ...]
+
+Operations by the ranks that were met, not by rooms: 36 S k P a step and hidden matrix, as the documentation counts, and
+those that are needed at all, where products of what is new have as many rows as are new.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dmft
+from dmft.drivers import repetitions
+
+SMALL = (4, 4096, 20)  # samples, particles, steps
+LARGE = (200, 65536, 50)
+
+
+def problem(samples: int, steps: int) -> dmft.Problem:
+    """Three layers on points of a sphere in 200 dimensions."""
+    x = np.random.default_rng(0).standard_normal((samples, 200))
+    x *= np.sqrt(200) / np.linalg.norm(x, axis=1, keepdims=True)
+    task = dmft.Task(x, np.where(np.arange(samples) % 2, 1.0, -1.0))
+    return dmft.Problem(dmft.MLP(3, dmft.tanh(), gamma0=1.0), task, dmft.GradientDescent(0.3, steps))
+
+
+def operations(ranks: np.ndarray[Any, Any], samples: int, particles: int) -> tuple[float, float]:
+    """36 S k P, and those needed, of a run with ranks (step, matrix, side)."""
+    r, other = ranks.astype(float), ranks[..., ::-1].astype(float)
+    new = np.diff(r, axis=0, prepend=0)
+    needed = samples * (3 * r + 2 * other + samples + new) + 2 * new * (r + other)
+    return 18 * particles * samples * float(r.sum()), 2 * particles * float(needed.sum())
+
+
+def matrix_rate(n: int) -> float:
+    """FLOP/s of a square product in float64."""
+    with jax.enable_x64(True):
+        a = jax.random.normal(jax.random.key(0), (n, n), dtype=float)
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            jax.block_until_ready(jnp.matmul(a, a))
+            times.append(time.perf_counter() - start)
+    return 2 * n**3 / min(times)
+
+
+def measured(samples: int, particles: int, steps: int, scrambles: int, devices: int, rate: float) -> None:
+    """One line: first and second call, and what part of the rate the second has."""
+    ranks, times, made = [], [], repetitions.Trained.__init__
+
+    def watched(self: Any, *given: Any, **named: Any) -> None:
+        made(self, *given, **named)
+        ranks.append(np.asarray(self.history.vitals.ranks))
+
+    for _ in range(2):
+        ranks.clear()
+        start = time.perf_counter()
+        with mock.patch.object(repetitions.Trained, "__init__", watched):
+            found = dmft.solve(
+                problem(samples, steps),
+                particles=particles,
+                scrambles=scrambles,
+                tolerance=1e-2 if samples > SMALL[0] else 3e-3,
+                observables=["prediction", "loss"],
+                devices=devices,
+                progress=False,
+            )
+        times.append(time.perf_counter() - start)
+    usual, needed = np.sum([operations(each, samples, particles) for each in ranks], axis=0)
+    first, again = times
+    print(
+        f"| P={samples}, S={particles}, T={steps} | {scrambles} | {devices} | {found.attrs['directions']} | {first:.1f} "
+        f"| {again:.3f} | {usual / again / rate:.1%} | {needed / again / rate:.1%} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    asked = [int(each) for each in sys.argv[1:]]
+    on_gpu = jax.default_backend() == "gpu"
+    rate = matrix_rate(8192 if on_gpu else 1024)
+    print(
+        f"matrix rate {rate / 1e12:.3g} TFLOP/s\n| problem | scrambles | devices | directions | first s | again s | 36 S k P | needed |"
+    )
+    if asked:
+        for count in asked[3:] or [1]:
+            measured(asked[0], asked[1], asked[2], 2, count, rate)
+    else:
+        for scrambles in (2, 8):
+            measured(*SMALL, scrambles, 1, rate)
+        for count in range(1, len(jax.devices()) + 1 if on_gpu else 1):
+            measured(*LARGE, 2, count, rate)

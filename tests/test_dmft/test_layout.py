@@ -1,0 +1,171 @@
+"""Runs side by side, over devices, with rooms that grow; pivots in panels, products of what is new alone."""
+
+import dataclasses
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dmft
+from conftest import ROOT
+from dmft.drivers import layout
+from dmft.drivers.solve import prepared
+from dmft.engine import basis, population
+
+FEW = {"particles": 64, "scrambles": 3, "tolerance": 1e-2, "progress": False, "observables": ["prediction", "ntk"]}
+
+
+def problem(momentum=0.5):
+    rng = np.random.default_rng(0)
+    task = dmft.Task(rng.standard_normal((3, 4)), rng.standard_normal(3))
+    return dmft.Problem(dmft.MLP(2, dmft.tanh()), task, dmft.GradientDescent(0.3, 4, momentum=momentum))
+
+
+def furthest(a, b):
+    return max(float(abs(a[name] - b[name]).max()) for name in ("prediction", "ntk", "prediction_se"))
+
+
+def test_runs_side_by_side_in_growing_rooms_give_the_numbers_of_each_alone(monkeypatch):
+    alone, laid = dmft.solve(problem(), **FEW), []
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
+    monkeypatch.setattr(layout, "STAGED_ELSEWHERE", 0)
+    choose = layout.choose
+    monkeypatch.setattr(layout, "choose", lambda *given: laid.append(choose(*given)) or laid[-1])
+    beside = dmft.solve(problem(), **FEW)
+    assert laid[0].together == 3
+    assert len(laid[0].rooms) > 1
+    assert beside.attrs["directions"] == alone.attrs["directions"] > laid[0].rooms[0]
+    assert furthest(beside, alone) < 1e-12  # sums in another order: rounding through four steps
+    # scrambles in another order, or another of them, are not within rounding
+    assert furthest(dmft.solve(problem(), **FEW, seed=1), alone) > 1e-4
+
+
+def test_a_room_that_is_too_small_repeats_all_runs_with_twice_as_much(monkeypatch):
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
+    usual = layout.Layout.begun
+    rooms = []
+
+    def begun(self, run, capacity, streams):
+        rooms.append((capacity, len(streams)))
+        return usual(self, run, capacity, streams)
+
+    monkeypatch.setattr(layout.Layout, "begun", begun)
+    monkeypatch.setattr(layout.Run, "first_capacity", 6)
+    found = dmft.solve(problem(), **FEW)
+    assert rooms[:2] == [(6, 3), (12, 3)]
+    assert 6 < found.attrs["directions"] <= rooms[-1][0]
+
+
+@pytest.mark.parametrize("rank", [40, 7])
+@jax.enable_x64(True)
+def test_pivots_in_panels_are_those_of_one_column_after_the_other(rank):
+    factor = np.random.default_rng(rank).standard_normal((40, rank))
+    gram, floor = factor @ factor.T, 1e-8
+    left, taken = gram.copy(), []
+    while left.diagonal().max() > floor:
+        p = int(left.diagonal().argmax())
+        taken.append(p)
+        left = left - np.outer(left[p], left[p]) / left[p, p]
+    assert basis.PANEL < 40  # more than one panel
+    pivots, found = basis._pivots(jnp.asarray(gram), floor)
+    assert pivots[: int(found)].tolist() == taken
+    assert sorted(pivots.tolist()) == list(range(40))
+    # the order of sizes alone is another
+    assert np.argsort(-gram.diagonal())[:rank].tolist() != taken
+
+
+@pytest.mark.parametrize("new", [0, 2, 5, 16])
+@jax.enable_x64(True)
+def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
+    key, crowd = jax.random.key(0), population.particles(np.zeros((0, 64)))
+
+    def normals(count, i):
+        return jax.random.normal(jax.random.fold_in(key, i), (count, 64), dtype=float)
+
+    Q = basis.decompose(normals(9, 1), jnp.zeros((0, 64)), crowd, 1e-6).q
+    v = normals(16, 2) @ Q.T @ Q / 8 + jax.random.normal(key, (16, new), dtype=float) @ normals(new, 3)
+    whole = basis.decompose(v, Q, crowd, 1e-6)
+    monkeypatch.setattr(basis, "LARGE", 1)
+    few = basis.decompose(v, Q, crowd, 1e-6)
+    assert int(few.rank) == new
+    for a, b in zip(few, whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    rows = []
+    basis.of_new(lambda n: rows.append(n) or jnp.zeros((n, 1)), jnp.asarray(new), v, Q)
+    assert rows == [2, 8, 16]
+    # of fewer rows than are new something is missing
+    monkeypatch.setattr(basis, "SHARES", (16,))
+    short = basis.decompose(v, Q, crowd, 1e-6)
+    assert new < 2 or abs(short.known @ Q + short.R @ short.q - v).max() > 1e-3
+
+
+OVER_DEVICES = """
+import json, sys
+sys.path[:0] = {paths!r}
+import dmft
+from dmft.drivers import layout
+from test_layout import FEW, problem
+laid, choose = [], layout.choose
+layout.choose = lambda *given: laid.append(choose(*given)) or laid[-1]
+found = []
+for devices, scrambles, needed in ((1, 3, 1), (2, 3, 1), (4, 2, 1), (4, 4, 1), (4, 4, 2)):
+    most = layout.available_bytes
+    if needed == 2:  # a run that does not fit on a device
+        layout.available_bytes = lambda device: int(0.6 * bytes_of_one)
+        arguments = FEW | {{"memory_limit": None}}
+        from dmft.drivers import room
+        room.available_bytes = lambda device: 10**12
+    solved = dmft.solve(problem(), devices=devices, **(FEW | {{"scrambles": scrambles}}))
+    bytes_of_one = solved.attrs["memory_estimate"] if devices == 1 else bytes_of_one
+    mesh = laid[-1].mesh
+    found.append([laid[-1].together, None if mesh is None else list(mesh.devices.shape), solved.prediction.values.tolist()])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_runs_go_over_devices_first_and_particles_where_memory_asks_for_it():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "test_dmft")]
+    done = subprocess.run(
+        [sys.executable, "-c", OVER_DEVICES.format(paths=paths)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two, left_over, all_of, large = json.loads(done.stdout)
+    assert [each[:2] for each in (one, two, left_over, all_of)] == [
+        [1, None],
+        [2, [2, 1]],
+        [2, [2, 2]],
+        [4, [4, 1]],
+    ]
+    assert large[1] == [2, 2]
+    np.testing.assert_allclose(two[2], one[2], atol=1e-12)
+    np.testing.assert_allclose(large[2], all_of[2], atol=1e-12)
+    for scrambles, found in ((2, left_over), (4, all_of)):
+        alone = dmft.solve(problem(), **(FEW | {"scrambles": scrambles}))
+        np.testing.assert_allclose(found[2], alone.prediction.values, atol=1e-12)
+    assert abs(np.array(left_over[2]) - np.array(all_of[2])).max() > 1e-6
+
+
+def test_where_networks_are_looked_at_runs_go_one_by_one(monkeypatch):
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
+    run = prepared(
+        **{**_defaults(), "problem": problem(), "particles": 64, "scrambles": 4, "observables": ["sharpness"]}
+    )["run"]
+    assert layout.choose(run, 24, 4, None) == layout.Layout()
+    assert layout.choose(dataclasses.replace(run, curvature=()), 24, 4, None).together == 4
+
+
+def _defaults():
+    return {name: one.default for name, one in inspect.signature(dmft.solve).parameters.items()}
