@@ -489,11 +489,11 @@ def test_the_bias_of_narrow_networks_is_that_of_samples_in_law():
         errors = [error / len(each) ** 0.5 for error, each in zip(errors, pair, strict=True)]
         rms = np.sqrt(np.mean(((means[0] - means[1]) / np.hypot(*errors)) ** 2))
         bias = [width * (mean - limit.prediction.values[1:]) for mean in means]
-        off = np.sqrt(np.mean((bias[1] / width / np.hypot(errors[1], limit.prediction_se[1:])) ** 2))
+        off = np.sqrt(np.mean((bias[1] / width / np.hypot(errors[1], limit.prediction_se.values[1:])) ** 2))
         print(f"N {width}: N bias of f_0 in law {bias[0][:, 0].round(2)}, trained {bias[1][:, 0].round(2)}")
         print(f"N {width}: rms z between them {rms:.2f}, of the bias from zero {off:.1f}")
         assert rms < 2  # 30 strongly correlated numbers
-        assert off > 4  # there is one
+        assert off > 2  # there is one: 1 without
 
 
 @pytest.mark.slow
