@@ -12,6 +12,8 @@ long as there is one, and what is wrong with one of them costs the time of compi
 
     DMFT_EXECUTABLES=off    nothing is kept: for whoever changes functions of this library in a running process, which
                             its source does not tell
+    DMFT_EXECUTABLES=on     also where it was not tried: an executable that does not fit its process ends it, so that by
+                            default only processors with versions of JAX of `TRIED` keep them
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 from dmft.running.compiling import ENTRY, setting, without
 
 SWITCH = "DMFT_EXECUTABLES"
+TRIED = ((0, 10),)  # versions of JAX that read what they wrote, on processors
 PACKAGE = __name__.partition(".")[0]
 loaded: dict[Any, Any] = {}  # executables of this process; None where there is none to keep
 PLAIN = (bool, int, float, str, bytes, type(None), type(...))
@@ -99,7 +102,9 @@ class Kept:
 def _folder() -> Path | None:
     """Of JAX's cache, if there is one and executables are wanted."""
     path = setting("compilation_cache_dir")
-    wanted = setting("enable_compilation_cache") and os.environ.get(SWITCH, "").lower() != "off"
+    switch = os.environ.get(SWITCH, "").lower()
+    tried = jax.__version_info__[:2] in TRIED and jax.devices()[0].platform == "cpu"
+    wanted = setting("enable_compilation_cache") and switch != "off" and (tried or switch == "on")
     return Path(path) if wanted and path and "://" not in path else None
 
 

@@ -122,3 +122,18 @@ def test_what_surrounds_the_code_is_in_its_name(monkeypatch):
     executables._surroundings.cache_clear()
     with jax.enable_x64(not jax.config.jax_enable_x64):  # a setting
         assert executables.digest("x") != before
+
+
+def test_by_default_they_are_kept_where_that_was_tried(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        executables, "setting", {"compilation_cache_dir": str(tmp_path), "enable_compilation_cache": 1}.get
+    )
+    for version, switch, found in (
+        (executables.TRIED[0], "", tmp_path),
+        (executables.TRIED[0], "off", None),
+        ((99, 0), "", None),
+        ((99, 0), "on", tmp_path),
+    ):
+        monkeypatch.setattr(jax, "__version_info__", (*version, 0))
+        monkeypatch.setenv(executables.SWITCH, switch)
+        assert executables._folder() == (found if jax.default_backend() == "cpu" or switch else None)

@@ -129,19 +129,20 @@ def entries(folder):
 
 
 def test_second_process_compiles_nothing(tmp_path):
-    first = python(SOLVE, DMFT_COMPILE_CACHE=str(tmp_path / "new" / "folder"))
+    variables = {"DMFT_COMPILE_CACHE": str(tmp_path / "new" / "folder"), "DMFT_EXECUTABLES": "on"}
+    first = python(SOLVE, **variables)
     kept = entries(tmp_path / "new" / "folder")
     assert first.returncode == 0, first.stderr
     executables = {name for name in kept if name.startswith("dmft.")}
     assert {name.partition("-")[0].rpartition(".")[2] for name in executables} >= {"advance", "_begun", "stored"}
     assert int(first.stdout) < len(kept) - len(executables)
-    second = python(SOLVE, DMFT_COMPILE_CACHE=str(tmp_path / "new" / "folder"))
+    second = python(SOLVE, **variables)
     assert int(second.stdout) >= len(kept) - len(executables)
     assert entries(tmp_path / "new" / "folder") == kept
     # damaged entries are compiled anew, and nothing is said
     for path in (tmp_path / "new" / "folder").glob("*-cache"):
         path.write_bytes(path.read_bytes()[:10])
-    third = python(SOLVE, DMFT_COMPILE_CACHE=str(tmp_path / "new" / "folder"))
+    third = python(SOLVE, **variables)
     assert (third.returncode, third.stdout.strip(), third.stderr) == (0, "0", "")
 
 
