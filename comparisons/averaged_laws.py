@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
+from comparisons.errors import UnresolvedError
+
 Array = NDArray[np.float64]
 Law = str | float
 LAWS: dict[str, tuple[float, ...] | None] = {"1/N": (1.0,), "1/N + 1/N^2": (1.0, 2.0), "N^-p": None}
@@ -96,12 +98,16 @@ def averaged(
             errors but that of the choice.
         laws: names of `LAWS`, or numbers p.
         slope: a_1 and its error (...), where known.
+
+    Raises:
+        UnresolvedError: no law has fewer constants than there are widths.
     """
     order = np.argsort(width)
     n, shape = np.asarray(width, np.float64)[order], y.shape[1:]
     y, se = (np.array(a, np.float64)[order].reshape(len(n), -1) for a in (y, se))
     exact = (se == 0).all(axis=0)
-    se = np.where(exact, np.abs(y).max(axis=0) * 1e-9 + 1e-300, np.where(se > 0, se, np.nan))
+    size = np.abs(y).max(axis=0)
+    se = np.where(exact, np.where(size > 0, size, 1.0) * 1e-9, np.where(se > 0, se, np.nan))
     known = None
     if slope is not None:
         b, b_se = (np.asarray(a, np.float64).reshape(1, -1) for a in slope)
@@ -122,6 +128,11 @@ def averaged(
             found.append(fit)
             criteria.append(fit.chi2 + 2 * terms + 2 * cut)
             of_law.append(i)
+    if not found:
+        raise UnresolvedError(
+            f"{len(n)} widths do not test {', '.join(map(str, laws))}: as many constants, or 1/N is known; "
+            "give more widths, or laws=['1/N']."
+        )
     criterion = np.stack(criteria)
     best = criterion.argmin(axis=0)
     weight = np.exp((criterion.min(axis=0) - criterion) / 2)

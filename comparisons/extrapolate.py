@@ -168,7 +168,10 @@ def _parts(nets: Any) -> list[xr.Dataset]:
 
 
 def _laws(laws: Any) -> list[Law]:
+    if isinstance(laws, str):
+        raise TypeError(f"laws={laws!r} is no list of laws; give laws=[{laws!r}].")
     chosen = [law if isinstance(law, str) else _check.positive("laws", law) for law in laws]
+    chosen = ["1/N" if law == 1 else law for law in chosen]
     for law in chosen:
         if isinstance(law, str) and law not in LAWS:
             raise ValueError(f"laws has {law!r}; choose among {', '.join(LAWS)}, and numbers p of N^-p.")
@@ -185,7 +188,9 @@ def _quantities(nets: xr.Dataset, names: Sequence[str] | None) -> list[str]:
     """What to extrapolate; by default what is one number at every step."""
     there = [name for name in schema.quantities() if held(nets, name)]
     if names is None:
-        return [name for name in there if nets[_held_as(nets, name)].dims[2:] == ("step",)]
+        if scalars := [name for name in there if nets[_held_as(nets, name)].dims[2:] == ("step",)]:
+            return scalars
+        raise ValueError(f"the networks hold no single numbers, but {', '.join(there)}; name quantities.")
     if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not list(names):
         raise TypeError(f"quantities={names!r} is no list of names; there are {', '.join(there)}.")
     if missing := [name for name in names if name not in there]:

@@ -93,7 +93,7 @@ class PrecisionFit:
         square = self.runs["residual"].values ** 2
         channels = [name for name in (*self.law.channels, POST) if name in self.runs]
         every = np.unique(np.concatenate([np.zeros(0), *(self.runs[name].values for name in channels)]))
-        there = np.array([[self.runs[name].values == bits for bits in every] for name in channels])
+        there = np.array([[self.runs[name].values == bits for bits in every] for name in channels], dtype=bool)
         there = there.reshape(len(channels), len(every), len(square))
         with np.errstate(invalid="ignore", divide="ignore"):
             found = {
@@ -190,6 +190,8 @@ def fit_precision(
     ceiling = ceiling if ceiling == np.inf else _check.positive("ceiling", ceiling)
     found = read_runs(runs, columns, channels)
     _require_loss(found)
+    if ceiling <= (least := float(found[LOSS].min())):
+        raise ValueError(f"ceiling={ceiling:g} is not above the smallest loss {least:g}: give the loss of guessing.")
     names = tuple(name for name in found.data_vars if name not in (*SIZES, LOSS, POST))
     shape = Shape(tuple(map(str, names)), tied, POST in found, ceiling)
     data = {str(name): found[name].values for name in found.data_vars}

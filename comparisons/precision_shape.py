@@ -43,7 +43,7 @@ class Shape:
             "E": low * rng.uniform(0.3, 0.95),
             "alpha": rng.uniform(0.2, 1.0),
             "beta": rng.uniform(0.2, 1.0),
-            "C": (high - low) * rng.uniform(0.3, 3),
+            "C": (high - low + 0.1 * low) * rng.uniform(0.3, 3),
             "gamma data": rng.uniform(0.2, 0.8),
             "gamma parameters": rng.uniform(0.2, 0.8),
             "gamma post": rng.uniform(0.3, 1.5),

@@ -239,15 +239,26 @@ def defined(shape: Shape, activation: Activation, loss: str, *, kernels: bool) -
 
 @lru_cache(maxsize=64)
 def compiles(given: Defined, device: torch.device) -> bool:
-    """Whether the kernel can be had there; a warning says why not."""
+    """Whether the kernel can be had there; a warning says why not.
+
+    Raises:
+        torch.OutOfMemoryError: now it cannot.
+    """
     try:
         _kernel(given, device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, OSError) as error:
         warnings.warn(f"small networks are not trained on chip: {error}", stacklevel=2)
         return False
     return True
 
 
-@lru_cache(maxsize=64)
 def _kernel(given: Defined, device: torch.device) -> Kernel:
-    return Kernel(SOURCE, "trained", dict(given), device)
+    """Of this device; of the current one where it has no number."""
+    return _made(given, torch.cuda.current_device() if device.index is None else device.index)
+
+
+@lru_cache(maxsize=64)
+def _made(given: Defined, index: int) -> Kernel:
+    return Kernel(SOURCE, "trained", dict(given), torch.device("cuda", index))

@@ -20,6 +20,7 @@ import torch
 from dmft.running.paths import replacing
 
 RESIDENT = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 USUAL_SHARED = 48 * 1024  # bytes of shared memory that need not be asked for
 
 
@@ -40,10 +41,18 @@ class Kernel:
         with torch.cuda.device(device):
             torch.cuda.current_stream(device).synchronize()  # makes the context of the device that of this thread
             self._module = ctypes.c_void_p()
-            code = _compiled(source, tuple(options))
-            _checked(_driver().cuModuleLoadData(ctypes.byref(self._module), code))
+            try:
+                self._load(_compiled(source, tuple(options)))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # what was kept may be damaged
+                _compiled.cache_clear()
+                self._load(_compiled(source, tuple(options), anew=True))
             self._function = ctypes.c_void_p()
             _checked(_driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()))
+
+    def _load(self, code: bytes) -> None:
+        _checked(_driver().cuModuleLoadData(ctypes.byref(self._module), code))
 
     def launch(self, blocks: int, threads: int, shared: int, argument: ctypes.Structure) -> None:
         """So many blocks, in the stream in use; `shared` in bytes."""
@@ -58,13 +67,13 @@ class Kernel:
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: Path, options: tuple[str, ...]) -> bytes:
-    """Machine code, from an earlier process if it was kept."""
+def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> bytes:
+    """Machine code, from an earlier process if it was kept, unless it is to be made `anew`."""
     text, folder = source.read_bytes(), _folder()
     digest = hashlib.sha256(text + "\0".join([torch.version.cuda or "", *options]).encode()).hexdigest()
     kept = None if folder is None else folder / f"{source.stem}-{digest[:32]}.cubin"
     try:
-        if kept is not None and kept.exists():
+        if not anew and kept is not None and kept.exists():
             return kept.read_bytes()
     except OSError:  # as if it were not there
         kept = None
@@ -127,7 +136,8 @@ def _checked(result: int) -> None:
     if result:
         text = ctypes.c_char_p()
         _driver().cuGetErrorString(result, ctypes.byref(text))
-        raise RuntimeError(f"CUDA: {(text.value or b'unknown error').decode()}")
+        words = f"CUDA: {(text.value or b'unknown error').decode()}"
+        raise torch.OutOfMemoryError(words) if result == OUT_OF_MEMORY else RuntimeError(words)
 
 
 def available() -> bool:

@@ -33,6 +33,11 @@ class Precision:
     quantisation: Quantisation | None = None
 
     @property
+    def in_parts(self) -> bool:
+        """Whether samples may pass some at a time: activations are rounded by a scale that all of a batch share."""
+        return self.quantisation is None or self.quantisation.activations is None
+
+    @property
     def results(self) -> str:
         """The dtype of what is recorded, in words."""
         return "float64" if self.fields == torch.float64 else "float32"

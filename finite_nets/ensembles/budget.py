@@ -93,7 +93,8 @@ class Budget:
         problem = self.plan.problem
         outputs, batch = problem.task.targets.shape[1], problem.drawn.shape[1]
         samples = self.plan.observed + (batch if problem.observed.start else 0)
-        if passes_apart(self.plan.observed, self.plan.fields or self._stepping.follows_output):
+        whole = self.plan.fields or self._stepping.follows_output or not self.precision.in_parts
+        if passes_apart(self.plan.observed, whole):
             samples = max(AT_ONCE, batch)
         events = samples * outputs
         if not (self.plan.gradients or self._stepping.follows_output):  # of the batch; from the loss, unless a flow's

@@ -159,6 +159,11 @@ def with_quantisation(numbers: Precision, quantisation: Any, plan: Plan) -> Prec
         raise ValueError(
             f"{plan.of_hessian[0]} is not defined for rounded networks, whose slopes are straight through."
         )
+    if plan.problem.changing and quantisation.activations is not None:
+        raise ValueError(
+            f"{plan.problem.training.batches} change images, which samples observed do not share: their activations "
+            "would be rounded by a scale of their own.  Leave flip and crop out, or round weights alone."
+        )
     return replace(numbers, quantisation=quantisation)
 
 

@@ -36,8 +36,8 @@ def numbers(training: Any, t: int) -> tuple[float, float, float]:
 
 
 def descend(trainer: ProgramTrainer, state: State[Leaves], _: Fields, trained: Fields, t: int) -> None:
-    """Step t, in place, from the fields trained on."""
-    step(trainer, state, trained, *numbers(trainer.training, t), replace=True)
+    """Step t, in place, from the fields trained on; on a GPU recorded steps go on from the tensors that are there."""
+    step(trainer, state, trained, *numbers(trainer.training, t), replace=trainer.x.device.type != "cuda")
 
 
 def step(

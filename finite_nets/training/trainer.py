@@ -286,7 +286,8 @@ class Training(Generic[W]):
         """
         last, unseen = max(save_steps), Unseen(self, state)
         everywhere = self.stepping.follows_output
-        if self.changes is not None or passes_apart(len(self.targets[self.observed]), fields or everywhere):
+        whole = fields or everywhere or not self.precision.in_parts
+        if self.changes is not None or passes_apart(len(self.targets[self.observed]), whole):
             yield from self._run_apart(state, save_steps, unseen, gradients=gradients, fields=fields)
             return
         for t in range(last + 1):

@@ -68,6 +68,17 @@ def test_exact_numbers_have_no_statistical_error():
     exact = averaged(WIDTHS, (3 + 2 / WIDTHS)[:, None], np.zeros((7, 1)), ("1/N",))
     assert exact.limit == pytest.approx(3, abs=1e-9)
     assert exact.statistical == 0
+    # what vanishes at all widths, as predictions of centered networks before training, vanishes in the limit
+    none = averaged(WIDTHS, np.zeros((7, 2)), np.zeros((7, 2)))
+    assert not none.limit.any()
+    assert not none.error.any()
+
+
+def test_laws_with_as_many_constants_as_widths_are_not_tested():
+    y, se = drawn(lambda n: 5 / n)
+    for laws, slope in ((["N^-p"], None), (["1/N + 1/N^2"], None), (["N^-p"], (np.zeros(REPEATS), np.ones(REPEATS)))):
+        with pytest.raises(comparisons.UnresolvedError, match=r"3 widths do not test .*give more widths"):
+            averaged(WIDTHS[:3], y[:3], se[:3], laws, slope)
 
 
 def trained_task():
@@ -185,3 +196,9 @@ def test_bad_input_is_named(trained):
             comparisons.extrapolate(given, names)
     with pytest.raises(ValueError, match="choose among 1/N"):
         comparisons.extrapolate(nets, laws=["log"])
+    with pytest.raises(TypeError, match=r"laws=\['1/N'\]"):
+        comparisons.extrapolate(nets, laws="1/N")
+    with pytest.raises(ValueError, match="must name different laws"):
+        comparisons.extrapolate(nets, laws=["1/N", 1.0])
+    with pytest.raises(ValueError, match="no single numbers, but prediction"):
+        comparisons.extrapolate([net[["prediction"]] for net in nets])

@@ -210,6 +210,18 @@ def test_networks_that_do_not_learn_have_the_loss_of_guessing():
     assert "does not hold at 2 bits of weights" in str(bent)
     with pytest.raises(ValueError, match="ceiling=-1 must be positive"):
         comparisons.fit_precision(runs, ceiling=-1)
+    with pytest.raises(ValueError, match=r"ceiling=0\.1 is not above the smallest loss"):
+        comparisons.fit_precision(runs, ceiling=0.1)
+
+
+def test_runs_in_full_precision_have_a_law_without_channels():
+    n, d = map(np.ravel, np.meshgrid([1e3, 4e3, 16e3, 64e3], [1e4, 1e5, 1e6]))
+    law = PrecisionLaw(60.0, 0.5, 200.0, 0.4, 1.0)
+    found = comparisons.fit_precision(
+        {"parameters": n, "tokens": d, "loss": law.loss(n, d)}, starts=4, bootstrap=0, delta=0.01
+    )
+    assert found.law.alpha == pytest.approx(0.5, abs=0.01)
+    assert found.by_bits().sizes == {"channel": 0, "bits": 0}
 
 
 def test_residuals_by_bits(fit):

@@ -180,6 +180,13 @@ def test_where_the_kernel_is_not_compiled_networks_are_trained_otherwise(monkeyp
     with pytest.warns(UserWarning, match="not trained on chip: chip.cu was not compiled"):
         assert on_chip.served(plan, PRECISIONS["float32"], torch.device("cpu"), width) is None
     chip.compiles.cache_clear()
+
+    def lacks_memory(*_):
+        raise torch.OutOfMemoryError("CUDA: out of memory")
+
+    monkeypatch.setattr(chip, "_kernel", lacks_memory)
+    with pytest.raises(torch.OutOfMemoryError):  # which is no reason for ever
+        chip.compiles((), torch.device("cpu"))
     monkeypatch.setattr(chip, "_kernel", lambda *_: None)
     assert on_chip.served(plan, PRECISIONS["float32"], torch.device("cpu"), width) is not None
     chip.compiles.cache_clear()

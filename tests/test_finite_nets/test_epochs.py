@@ -96,6 +96,17 @@ def test_many_samples_are_observed_some_at_a_time(task, monkeypatch):
     assert kernels["ntk"].sizes["sample"] == 40
 
 
+def test_activations_are_rounded_by_the_scale_of_all_samples(task, monkeypatch):
+    bits = finite_nets.Quantisation(activations=3)
+    settings = RECORDED | {"quantisation": bits, "dtype": "float64"}
+    one = problem(task, descent(dmft.Epochs(SIZE)))
+    usual = finite_nets.train_ensemble(one, **settings)
+    monkeypatch.setattr(trainer, "AT_ONCE", 30)
+    np.testing.assert_array_equal(finite_nets.train_ensemble(one, **settings)["prediction"], usual["prediction"])
+    with pytest.raises(ValueError, match="Leave flip and crop out"):
+        finite_nets.train_ensemble(problem(task, descent(MOVING, observe="test"), centered=False), **settings)
+
+
 def test_what_changing_images_are_refused_for(task):
     for refused, match in (
         (lambda: problem(task, descent(MOVING)), "centered=False"),
@@ -120,6 +131,9 @@ def test_schedules_rise_and_fall():
     assert (np.diff(rates[10:]) < 0).all() or np.allclose(np.diff(rates[10:12]), 0)
     assert abs(rates[55] - 2 * (0.1 + 0.9 / 2)) < 1e-12  # half way
     assert len(set(dmft.learning_rates(1.0, 100, constant=25))) == 4
+    held = dmft.learning_rates(1.0, steps=8, warm_up=2, constant=4)  # after the rise
+    assert held[:6] == (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert held[6] == held[7] < 1
     assert set(dmft.learning_rates(1.0, 5, shape="constant")) == {1.0}
     with pytest.raises(ValueError, match="warm_up=5 leaves none"):
         dmft.learning_rates(1.0, 5, warm_up=5)

@@ -106,7 +106,7 @@ def learning_rates(
         warm_up: how many of them the rise takes.
         shape: of the fall: "cosine", "linear", or "constant" for none.
         last: what the fall ends with, as a part of the peak.
-        constant: the rate changes every so many steps, e.g. once an epoch.  (A GPU repeats steps of one rate as they
+        constant: after the rise the rate changes every so many steps, e.g. once an epoch.  (A GPU repeats steps of one rate as they
             were recorded: of small networks that saves most of the time.)
 
     Returns:
@@ -126,8 +126,9 @@ def learning_rates(
         raise ValueError(f"shape={shape!r} is unknown; choose one of {', '.join(FALLS)}.")
     if warm_up >= steps:
         raise ValueError(f"warm_up={warm_up} leaves none of the steps={steps}; take a shorter one, or more steps.")
-    t = np.arange(steps) // constant * constant
-    fallen = FALLS[shape](np.clip((t - warm_up) / (steps - warm_up), 0, 1))
+    t = np.arange(steps)
+    held = (t - warm_up) // constant * constant
+    fallen = FALLS[shape](np.clip(held / (steps - warm_up), 0, 1))
     rising = np.minimum((t + 1) / warm_up, 1.0) if warm_up else np.ones(steps)
     rates = peak * np.where(t < warm_up, rising, last + (1 - last) * fallen)
     return tuple(rates.tolist())
