@@ -28,7 +28,7 @@ from dmft.drivers import layout, neurons, solve
 from dmft.drivers.layout import Layout
 from dmft.drivers.machine import precision
 from dmft.drivers.repetitions import Trained, repetitions
-from dmft.drivers.room import memory_estimate, require_memory
+from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
 from dmft.engine import loop
 from dmft.finite_width import fluctuations
@@ -145,11 +145,20 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
     limit = work["memory_limit"] if influence is None else influence.memory_limit
     where = run.device if run.devices else work["where"][0]
     with precision(run.dtype, where):
-        return _planned(of, run, influence, work["scrambles"], work["seed"], limit, where)
+        beside = of == "solve" and work["checkpoint"] is None
+        return _planned(of, run, influence, work["scrambles"], work["seed"], limit, where, beside=beside)
 
 
 def _planned(
-    of: str, run: Run, influence: Influence | None, scrambles: int, seed: int, limit: int | None, where: jax.Device
+    of: str,
+    run: Run,
+    influence: Influence | None,
+    scrambles: int,
+    seed: int,
+    limit: int | None,
+    where: jax.Device,
+    *,
+    beside: bool,
 ) -> Plan:
     stream = np.random.SeedSequence(seed).spawn(1)[0]
     if influence is not None and influence.mode == "exact":
@@ -159,10 +168,10 @@ def _planned(
     else:
         trained, found = None, _probed(run, stream, limit)
     length = run.last + 1
-    laid = layout.choose(run, found.capacity, scrambles, limit) if of == "solve" else Layout()
-    seconds, compiled = scrambles / laid.groups * found.step * length, found.compiled
-    on_device, on_host = memory_estimate(run, found.capacity, laid.share)
-    on_device *= laid.together // laid.groups
+    laid = layout.choose(run, found.capacity, scrambles, limit) if beside else Layout()
+    runs = scrambles + (0 if run.kept is None else solve.HALVED)  # with half of the directions, too
+    seconds, compiled = runs / laid.groups * found.step * length, found.compiled
+    on_device, on_host = laid.memory_estimate(run, found.capacity)
     passes, followed = 1, 0
     if influence is not None:
         chosen = influence.followed(trained)
@@ -180,12 +189,12 @@ def _planned(
         scrambles=scrambles,
         together=laid.together,
         followed=followed,
-        steps=scrambles * (1 + followed) * length,
+        steps=(runs + scrambles * followed) * length,
         directions=found.directions,
         room=found.capacity,
         device_memory=on_device,
         host_memory=on_host,
-        operations=float(scrambles * passes * length * _operations(run, found.capacity)),
+        operations=float((runs + scrambles * (passes - 1)) * length * _operations(run, found.capacity)),
         compile_seconds=compiled,
         seconds=seconds,
     )
@@ -227,7 +236,7 @@ def _probed(run: Run, stream: np.random.SeedSequence, limit: int | None) -> Prob
             break
     directions = _extrapolated(ranks[-2], ranks[-1], run.last + 1, run.full_capacity)
     room = capacity
-    while room < run.full_capacity and directions + run.block > room:
+    while room < run.full_capacity and directions + run.step_room > room:
         room = min(2 * room, run.full_capacity)
         require_memory(run, room, limit)
     step = min(taken[1:] or taken)

@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmft.drivers.machine import available_bytes
-from dmft.drivers.room import memory_estimate
+from dmft.drivers.room import bytes_of, memory_estimate
 from dmft.drivers.run import Run
 from dmft.engine import loop
 from dmft.engine.form import Form, Rule
@@ -61,6 +61,15 @@ class Layout:
         """Whether runs go one after the other, with all room, their particles over all devices."""
         return not self.rooms and self.together == 1
 
+    def memory_estimate(self, run: Run, capacity: int) -> tuple[int, int]:
+        """Bytes on each device, of all runs that are there at once, and on the host besides."""
+        on_device, on_host = memory_estimate(run, capacity, self.share)
+        return on_device * (self.together // self.groups), on_host
+
+    def bytes_needed(self, run: Run, capacity: int) -> int:
+        """Of the memory that `available_bytes` counts: of one GPU, or of the host."""
+        return bytes_of(run, *self.memory_estimate(run, capacity))
+
     def begun(self, run: Run, capacity: int, streams: list[np.random.SeedSequence]) -> tuple[Network, loop.History]:
         """Networks at initialisation, one for each stream, and room for what is seen of them."""
         along = {run.particles * group for group in (1, *run.groups)} if run.particles else set()
@@ -90,6 +99,8 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     devices, platform = len(run.devices) or 1, run.device.platform
     needed, _ = memory_estimate(run, capacity, spread=1)
     most = min(available_bytes(run.device), limit or np.inf)
+    if not run.device.memory_stats():  # of the host, which devices have in common
+        most //= devices
     shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share

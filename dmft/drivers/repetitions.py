@@ -142,7 +142,8 @@ def _trained_together(
         for i in range(len(streams)):
             _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)
         bar.update((done - first) * len(streams))
-    hosted = histories._replace(vitals=seen, values=jax.tree.map(np.asarray, histories.values))
+    values, fields = (jax.tree.map(np.asarray, of) for of in (histories.values, histories.fields))
+    hosted = histories._replace(vitals=seen, values=values, fields=fields)
     return [
         Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i)
         for i, stream in enumerate(streams)

@@ -71,7 +71,11 @@ def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None =
 
 def bytes_needed(run: Run, capacity: int) -> int:
     """By a run, of the memory that `available_bytes` counts: of one GPU, or of the host."""
-    on_device, on_host = memory_estimate(run, capacity)
+    return bytes_of(run, *memory_estimate(run, capacity))
+
+
+def bytes_of(run: Run, on_device: int, on_host: int) -> int:
+    """What an estimate comes to, of the memory that `available_bytes` counts."""
     if run.device.memory_stats():
         return on_device + GPU_WORKSPACE
     return on_device * max(len(run.devices), 1) + on_host

@@ -237,7 +237,7 @@ class Run:
         forgotten."""
         tailed = bool(self.curvature) or self.kept is not None
         rows = Stored(stored(source), source.key if tailed else None)
-        return rows.with_tail() if self.kept is not None else rows
+        return rows.with_tail(source.index) if self.kept is not None else rows
 
     def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""

@@ -46,10 +46,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import __version__, schema
+from dmft.drivers import layout
+from dmft.drivers.layout import Layout
 from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.numerics import DTYPES, TOLERANCES, check_numerics
 from dmft.drivers.repetitions import Trained, repetitions
-from dmft.drivers.room import bytes_needed
 from dmft.drivers.run import Run, of_passes
 from dmft.drivers.uncertainty import (
     few_particles,
@@ -62,7 +63,7 @@ from dmft.errors import DivergenceError, NotConvergedError
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
-from dmft.running.moments import Arrays
+from dmft.running.moments import Arrays, moments_of
 from dmft.running.progress import Bar, progress_bar
 from dmft.specs import GradientFlow, Problem, _check
 from dmft.specs.parameterization import require_limit
@@ -313,19 +314,25 @@ def _computed(
         runs = repetitions(
             run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved, beside=True
         )
+        first: list[Arrays] = []  # of a stream that forgets, to be compared scramble by scramble
         for trained in runs:
-            done.add(_values(run, trained, observables), trained.capacity, trained.directions)
+            values = _values(run, trained, observables)
+            if run.kept is not None and len(first) == done.moments.count < HALVED:
+                first.append(values)
+            done.add(values, trained.capacity, trained.directions)
             every = np.asarray(trained.history.vitals.prediction)
             if saved is not None:
                 saved.finished()
             del trained
-        memory_needed = bytes_needed(run, done.capacity or run.first_capacity)
+        capacity = done.capacity or run.first_capacity
+        laid = Layout() if saved is not None else layout.choose(run, capacity, scrambles, memory_limit)
+        memory_needed = laid.bytes_needed(run, capacity)
         found = done.moments.mean_and_error(exact=exact)
         lost, _ = found.pop(LOST, None), found.pop(f"{LOST}_se", None)
         if flow:
             numerics["step_error"] = _step_error(run, found["prediction"], bar, memory_limit)
-        in_law = _in_law(run, seed, observables, bar, done) if few_particles(run, done.directions) else {}
-        forgotten = {} if lost is None else _forgotten(run, lost, seed, observables, bar, done)
+        in_law = _in_law(run, seed, observables, bar, done, memory_limit) if few_particles(run, done.directions) else {}
+        forgotten = {} if lost is None else _forgotten(run, lost, seed, observables, bar, done, memory_limit, first)
     warn_of_few_particles(run, done.directions, _said(in_law) if in_law else "")
     if every is not None:
         warn_of_common_flips(run, every)
@@ -351,59 +358,78 @@ def _computed(
     return result
 
 
-def _in_law(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates) -> dict[str, Any]:
+def _in_law(
+    run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates, limit: int | None
+) -> dict[str, Any]:
     """Attributes of a result with few particles: what it is in law, and how far it is from the limit (see above)."""
-    attrs = {"in_law": f"networks of width {run.particles}"}
+    attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
+    if (name := _compared(done.moments.mean)) is None:
+        return attrs
     # passes for the Hessian draw on pseudo-random normals, which are not doubled
-    half = replace(run, doubled=True, curvature=())
-    return attrs | _distance("distance_from_limit", done, _beside(half, seed, observables, bar, done))
+    half = _beside(replace(run, doubled=True, curvature=()), seed, observables, bar, done, limit)
+    if half is None:
+        return attrs | _distance("distance_from_limit", name, np.inf, np.inf)
+    found, theirs = done.moments.mean_and_error(), moments_of(half).mean_and_error()
+    noise = float(np.mean(found[f"{name}_se"] ** 2 + theirs[f"{name}_se"] ** 2))
+    return attrs | _distance("distance_from_limit", name, float(np.mean((theirs[name] - found[name]) ** 2)), noise)
 
 
 def _forgotten(
-    run: Run, lost: NDArray[np.float64], seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates
+    run: Run,
+    lost: NDArray[np.float64],
+    seed: int,
+    observables: tuple[str, ...],
+    bar: Bar,
+    done: Estimates,
+    limit: int | None,
+    first: list[Arrays],
 ) -> dict[str, Any]:
     """Attributes of a result whose matrices forget (`dmft.engine.forgetting`): what kernels lack at each step, the most
-    of all matrices and sides; how far half of the directions are from it."""
+    of all matrices and sides; how far half of the directions are from it, in the same scrambles, `first`, which are
+    trained again if a checkpoint has no more than their means."""
     assert run.kept is not None
     attrs: dict[str, Any] = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
-    halves = _beside(replace(run, kept=run.kept // 2), seed, observables, bar, done)
-    attrs |= _distance("truncation_error", done, halves)
-    if halves is None:
-        return attrs
-    whole, theirs = done.moments.mean_and_error(), halves.moments.mean_and_error()
-    for name, mean in halves.moments.mean.items():
+    name = _compared(done.moments.mean)
+    halves = _beside(replace(run, kept=run.kept // 2), seed, observables, bar, done, limit)
+    wholes = first if len(first) == HALVED else _beside(run, seed, observables, bar, done, limit)
+    if halves is None or wholes is None:
+        return attrs | ({} if name is None else _distance("truncation_error", name, np.inf, np.inf))
+    changes = [{q: half[q] - whole[q] for q in half} for half, whole in zip(halves, wholes, strict=True)]
+    change = moments_of(changes).mean_and_error()
+    if name is not None:
+        square, noise = (float(np.mean(change[f"{name}{end}"] ** 2)) for end in ("", "_se"))
+        attrs |= _distance("truncation_error", name, square, noise)
+    for q, mean in changes[0].items():
         if mean.ndim == 1:
-            error = np.hypot(whole[f"{name}_se"], theirs[f"{name}_se"])
-            attrs |= {f"truncation_{name}": (mean - whole[name]).tolist(), f"truncation_{name}_se": error.tolist()}
+            attrs |= {f"truncation_{q}{end}": change[f"{q}{end}"].tolist() for end in ("", "_se")}
     return attrs
 
 
-def _beside(run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates) -> Estimates | None:
-    """What another run finds in the compiled code of `done`; None if it fails."""
-    others = Estimates(capacity=done.capacity)
+def _beside(
+    run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates, limit: int | None
+) -> list[Arrays] | None:
+    """What another run finds in the compiled code of `done`, the first scrambles of its seed; None if it fails."""
+    others, found = Estimates(capacity=done.capacity), []
     bar.total = bar.n + HALVED * (run.last + 1)
     try:
-        for trained in repetitions(run, seed, HALVED, bar, memory_limit=None, done=others, beside=True):
-            others.add(_values(run, trained, observables), trained.capacity, trained.directions)
+        for trained in repetitions(run, seed, HALVED, bar, memory_limit=limit, done=others, beside=True):
+            found.append(_values(run, trained, observables))
             del trained
     except (DivergenceError, NotConvergedError):
         return None
-    return others
+    return found
 
 
-def _distance(attribute: str, done: Estimates, others: Estimates | None) -> dict[str, Any]:
-    """Attributes that say how far the first variable of `done` is from that of others: the root mean square over
-    entries, without the share of the noise, whose size comes with it; infinite if these have failed."""
-    name = next((name for name in done.moments.mean if not schema.need([name], schema.HESSIAN)), None)
-    if name is None:
-        return {}
-    distance, noise = np.inf, np.inf
-    if others is not None:
-        found, theirs = done.moments.mean_and_error(), others.moments.mean_and_error()
-        noise = float(np.mean(found[f"{name}_se"] ** 2 + theirs[f"{name}_se"] ** 2))
-        distance = np.sqrt(max(float(np.mean((theirs[name] - found[name]) ** 2)) - noise, 0.0))
+def _compared(found: Arrays) -> str | None:
+    """The first variable, which says how far two results are from each other."""
+    return next((name for name in found if not schema.need([name], schema.HESSIAN)), None)
+
+
+def _distance(attribute: str, name: str, square: float, noise: float) -> dict[str, Any]:
+    """Attributes that say how far a variable is from what it is compared with: the root of a mean square over entries,
+    without the share of the noise, a variance, whose size comes with it; infinite if that has failed."""
     return {
-        attribute: float(distance),
+        attribute: float(np.sqrt(max(square - noise, 0.0))) if np.isfinite(square) else np.inf,
         f"{attribute}_noise": float(np.sqrt(noise)),
         f"{attribute}_of": name,
     }
@@ -425,7 +451,8 @@ def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
     """The variables of the schema, as one run estimates them."""
     # on the host: what follows compiles nothing
     history = trained.history._replace(values=jax.tree.map(np.asarray, trained.history.values))
-    recorded = loop.recorded(trained.network, history, run.rule, run.form)
+    state = trained.network if history.fields else trained.state  # of several runs one is a copy
+    recorded = loop.recorded(state, history, run.rule, run.form)
     unwanted = {one.name for one in run.observables} - {*observables}
     values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
     if history.vitals.lost is not None:

@@ -49,19 +49,20 @@ class Stored:
         """(count, component): the rows from `start` on."""
         return lax.dynamic_slice_in_dim(self.values, start, count, axis=0)
 
-    def with_tail(self) -> Tailed:
-        """With rows beyond the last."""
+    def with_tail(self, index: jax.Array | None = None) -> Tailed:
+        """With rows beyond the last; `index`: of the point that each component is, there, by default its own."""
         assert self.key is not None
-        return Tailed(self.values, self.key)
+        return Tailed(self.values, self.key, jnp.arange(self.size) if index is None else index)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tailed:
-    """values: (draw, component); key: of the rows beyond them."""
+    """values: (draw, component); key: of the rows beyond them; index: (component,), of what they take of these."""
 
     values: jax.Array
     key: jax.Array
+    index: jax.Array
 
     @property
     def size(self) -> int:
@@ -72,13 +73,16 @@ class Tailed:
         """(count, component): the rows from `start` on; pseudo-random if any of them is beyond the end."""
         at = start + jnp.arange(count)
         if count > len(self.values):
-            return _pseudo_random(self.key, at, self.size)
+            return self._beyond(at)
         made: jax.Array = lax.cond(
             start + count > len(self.values),
-            lambda: _pseudo_random(self.key, at, self.size),
+            lambda: self._beyond(at),
             lambda: lax.dynamic_slice_in_dim(self.values, start, count, axis=0),
         )
         return made
+
+    def _beyond(self, rows: jax.Array) -> jax.Array:
+        return _pseudo_random(self.key, rows, self.size)[:, self.index]
 
 
 def _pseudo_random(key: jax.Array, rows: jax.Array, size: int) -> jax.Array:

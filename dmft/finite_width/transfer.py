@@ -177,6 +177,8 @@ def transfer(
     if of not in held:
         raise ValueError(f"of={of!r}: this task has {' and '.join(held)} only; give a task with test samples.")
     what: dict[str, Any] = {"over": over, "of": of, "scale": scale, "seeds": seeds}
+    if "batch_size" not in (across or {}):
+        _check.without_effect(transfer, {"orders": orders}, "anything but across batch_size")
     if across is None:
         curves, influence = curves_along(problem, over, at, of, settings)
         return _dataset(problem, influence, [curves], at, given, **what, seed=seed)

@@ -40,6 +40,8 @@ SETTINGS: dict[str, Any] = {
 _lock = threading.Lock()
 _users = 0  # contexts that are open, in all threads
 _before: dict[str, Any] = {}  # settings of the host, while any is
+_without = 0  # contexts in which all is compiled anew
+_enabled = True  # the setting before them
 _tidied: set[Path] = set()
 
 
@@ -62,12 +64,25 @@ def setting(name: str) -> Any:
 @contextmanager
 def without() -> Iterator[None]:
     """Compile anew, whatever the cache has, and keep nothing; in all threads."""
-    before = setting("enable_compilation_cache")
-    _configure({"jax_enable_compilation_cache": False})
+    global _without, _enabled
+    with _lock:
+        if not _without:
+            _enabled = setting("enable_compilation_cache")
+            _configure({"jax_enable_compilation_cache": False})
+        _without += 1
     try:
         yield
     finally:
-        _configure({"jax_enable_compilation_cache": before})
+        with _lock:
+            _without -= 1
+            if not _without:
+                _configure({"jax_enable_compilation_cache": _enabled})
+
+
+def ours() -> Path | None:
+    """Where compiled code is kept now, if that is not for the host."""
+    path = setting("compilation_cache_dir")
+    return Path(path) if _users and path and (_without or setting("enable_compilation_cache")) else None
 
 
 def folder() -> Path | None:

@@ -32,14 +32,14 @@ from enum import Enum
 from functools import cache, update_wrapper
 from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
-from dmft.running.compiling import ENTRY, setting, without
+from dmft.running.compiling import ENTRY, ours, setting, without
 
 SWITCH = "DMFT_EXECUTABLES"
 TRIED = ((0, 10),)  # versions of JAX that read what they wrote, on processors
@@ -74,7 +74,7 @@ class Kept:
         folder = _folder()
         if folder is None or not all(map(_here, leaves)):
             return self.jitted(**given, **static)
-        numbers = tuple(sorted(static.items())), setting("enable_x64")
+        numbers = tuple(sorted(static.items())), setting("enable_x64"), setting("default_matmul_precision")
         key = (self._name, tree, *numbers, *map(_seen, leaves))
         if key not in loaded:
             loaded[key] = self._made(folder, given, static, key)
@@ -83,6 +83,8 @@ class Kept:
 
     def _made(self, folder: Path, given: dict[str, Any], static: dict[str, Any], key: Any) -> Any:
         """The executable, read or compiled and kept; None where it has no name, or cannot be kept."""
+        if _stamps() != STAMPS:  # what runs may no longer be what is written there
+            return None
         try:
             file = folder / f"{self._name}-{digest(key)}{ENTRY}"
         except NamelessError:
@@ -100,12 +102,10 @@ class Kept:
 
 
 def _folder() -> Path | None:
-    """Of JAX's cache, if there is one and executables are wanted."""
-    path = setting("compilation_cache_dir")
+    """Of our cache, not the host's, if there is one and executables are wanted."""
     switch = os.environ.get(SWITCH, "").lower()
     tried = jax.__version_info__[:2] in TRIED and jax.devices()[0].platform == "cpu"
-    wanted = setting("enable_compilation_cache") and switch != "off" and (tried or switch == "on")
-    return Path(path) if wanted and path and "://" not in path else None
+    return ours() if switch == "on" or (tried and switch != "off") else None
 
 
 @cache
@@ -138,14 +138,25 @@ def digest(content: Any) -> str:
     return hashlib.sha256(repr((described(content), _surroundings(), settings)).encode()).hexdigest()
 
 
+def _files() -> list[Path]:
+    """Of this library."""
+    return sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py"))
+
+
+def _stamps() -> list[tuple[int, int]]:
+    return [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in _files())]
+
+
+# as they were imported
+STAMPS = _stamps()
+SOURCE = hashlib.sha256(b"".join(file.read_bytes() for file in _files())).hexdigest()
+
+
 @cache
 def _surroundings() -> tuple[str, ...]:
     device = jax.devices()[0]
-    source = hashlib.sha256()
-    for file in sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py")):
-        source.update(file.read_bytes())
     return (
-        *(source.hexdigest(), sys.version, jax.__version__, version("jaxlib"), np.__version__),
+        *(SOURCE, sys.version, jax.__version__, version("jaxlib"), np.__version__),
         *(device.platform, device.device_kind, device.client.platform_version, _processor()),
         *(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
     )
@@ -179,11 +190,20 @@ def described(x: Any) -> Any:
     if isinstance(x, type):
         return _path(x)
     if isinstance(x, FunctionType):
-        code, cells = x.__code__, tuple(described(cell.cell_contents) for cell in x.__closure__ or ())
-        return _path(x), code.co_firstlineno, code.co_code, code.co_names, described(x.__defaults__), cells
+        try:
+            cells = tuple(described(cell.cell_contents) for cell in x.__closure__ or ())
+        except ValueError as error:  # an empty one
+            raise NamelessError(repr(x)) from error
+        return _path(x), _code(x.__code__), described(x.__defaults__), described(x.__kwdefaults__), cells
     if is_dataclass(x):
         return _path(type(x)), tuple((f.name, described(getattr(x, f.name))) for f in fields(x))
     raise NamelessError(repr(x))
+
+
+def _code(x: CodeType) -> Any:
+    """Of a function: where and what it is, constants too."""
+    constants = tuple(_code(c) if isinstance(c, CodeType) else repr(c) for c in x.co_consts)
+    return x.co_firstlineno, x.co_code, x.co_names, constants
 
 
 def _path(x: Any) -> str:

@@ -8,6 +8,7 @@ without cancellation and in any order:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ class Moments:
             return self.mean | {f"{name}_se": np.zeros_like(mean) for name, mean in self.mean.items()}
         errors = {f"{name}_se": np.sqrt(square / (n * (n - 1))) for name, square in self.squares.items()}
         return self.mean | errors
+
+
+def moments_of(repetitions: Iterable[Arrays]) -> Moments:
+    """All of these."""
+    found = Moments()
+    for values in repetitions:
+        found.add(values)
+    return found
 
 
 def pooled(count: NDArray[Any], mean: Array, squares: Array) -> tuple[Array, Array]:

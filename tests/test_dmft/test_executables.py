@@ -10,7 +10,7 @@ import pytest
 
 import dmft
 from dmft.engine import loop
-from dmft.running import executables
+from dmft.running import compiling, executables
 
 
 @pytest.fixture
@@ -112,6 +112,23 @@ def test_names_tell_functions_of_one_line_apart():
     assert len({repr(executables.described(f)) for f in slopes}) == len(slopes) > 1
 
 
+def test_source_that_changed_after_it_was_imported_is_not_named(folder, monkeypatch):
+    monkeypatch.setattr(executables, "STAMPS", [])
+    np.testing.assert_array_equal(kept()({"a": jnp.arange(3.0)}, power=2), [0, 1, 4])
+    assert not files(folder)
+
+
+def test_threads_that_compile_anew_leave_the_cache_as_it_was():
+    before = compiling.setting("enable_compilation_cache")
+    first, second = compiling.without(), compiling.without()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not compiling.setting("enable_compilation_cache")
+    second.__exit__(None, None, None)
+    assert compiling.setting("enable_compilation_cache") == before
+
+
 def test_what_surrounds_the_code_is_in_its_name(monkeypatch):
     before = executables.digest("x")
     assert executables.digest("x") == before != executables.digest("y")
@@ -125,9 +142,7 @@ def test_what_surrounds_the_code_is_in_its_name(monkeypatch):
 
 
 def test_by_default_they_are_kept_where_that_was_tried(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        executables, "setting", {"compilation_cache_dir": str(tmp_path), "enable_compilation_cache": 1}.get
-    )
+    monkeypatch.setattr(executables, "ours", lambda: tmp_path)
     for version, switch, found in (
         (executables.TRIED[0], "", tmp_path),
         (executables.TRIED[0], "off", None),

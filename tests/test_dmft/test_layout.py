@@ -40,6 +40,7 @@ def test_runs_side_by_side_in_growing_rooms_give_the_numbers_of_each_alone(monke
     beside = dmft.solve(problem(), **FEW)
     assert laid[0].together == 3
     assert len(laid[0].rooms) > 1
+    assert beside.attrs["memory_estimate"] > 2 * alone.attrs["memory_estimate"]
     assert beside.attrs["directions"] == alone.attrs["directions"] > laid[0].rooms[0]
     assert furthest(beside, alone) < 1e-12  # sums in another order: rounding through four steps
     # scrambles in another order, or another of them, are not within rounding

@@ -9,6 +9,7 @@ import pytest
 
 import dmft
 from dmft.__main__ import main
+from dmft.drivers import layout
 from dmft.running import progress
 
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
@@ -60,6 +61,13 @@ def test_plan_and_bar_agree(monkeypatch, of, problem, arguments):
 def test_directions_are_those_of_the_run():
     plan = dmft.plan(TANH, **SMALL)  # as many steps as are probed
     assert plan.directions == dmft.solve(TANH, **SMALL).attrs["directions"]
+
+
+def test_runs_with_a_checkpoint_go_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
+    settings = {"particles": 64, "scrambles": 4}
+    assert dmft.plan(TANH, **settings).together == 4
+    assert dmft.plan(TANH, **settings, checkpoint=tmp_path / "run.npz").together == 1
 
 
 def test_refusals_are_those_of_the_computation():

@@ -207,3 +207,9 @@ def test_doubled_particles_are_half_as_many():
     rows = source.rows(25, 10)  # five of them beyond the last
     np.testing.assert_array_equal(rows[:, :4], rows[:, 4:])
     assert len(np.unique(rows)) == 40
+    # of runs that forget, with the table of normals and beyond it
+    (kept, *_) = Run(problem, np.arange(3), 64, 1e-3, False, doubled=True, kept=8).populations(
+        64, np.random.SeedSequence(2)
+    )
+    beyond = kept.normals.rows(np.int32(len(kept.normals.values)), 5)
+    np.testing.assert_array_equal(beyond[:, :32], beyond[:, 32:])

@@ -106,8 +106,8 @@ def learning_rates(
         warm_up: how many of them the rise takes.
         shape: of the fall: "cosine", "linear", or "constant" for none.
         last: what the fall ends with, as a part of the peak.
-        constant: after the rise the rate changes every so many steps, e.g. once an epoch.  (A GPU repeats steps of one rate as they
-            were recorded: of small networks that saves most of the time.)
+        constant: after the rise the rate changes every so many steps, e.g. once an epoch.  (A GPU repeats steps of one
+            rate as they were recorded: of small networks that saves most of the time.)
 
     Returns:
         `learning_rate` of a training.
