@@ -128,7 +128,7 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
     Example:
         >>> print(dmft.plan(problem, particles=256, scrambles=2))
         solve of    ...
-        with        256 particles, 2 scrambles
+        with        256 particles, 2 scrambles, one after the other
         ...
     """
     if of not in DRIVERS:

@@ -60,7 +60,8 @@ class Scalars:
 
         following = schema.following(run.problem, wanted, smooth=True)
         averages = partial(schema.averages, run.problem, wanted=following)
-        slopes = jax.jacobian(averages)(prediction) if following else {}
+        # by way of the host: combinations are of one kind, on whatever devices predictions are
+        slopes = jax.jacobian(averages)(np.asarray(prediction)) if following else {}
         self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
         self.count = len(self._entries) + len(run.steps) * len(self._losses)
 

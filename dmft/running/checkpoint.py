@@ -97,7 +97,7 @@ class Checkpoint:
 
     def reached(self, state: Any, capacity: int, step: int) -> None:
         """The repetition under way has come to `step`; written if the last time is long ago."""
-        if time.monotonic() - self._written >= max(self.every, self._took / SHARE):
+        if time.monotonic() - self._written >= (self.every and max(self.every, self._took / SHARE)):
             self._capacity, self._step = capacity, step
             self._write([_plain(leaf) for leaf in jax.tree.leaves(state)])
 

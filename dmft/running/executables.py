@@ -33,7 +33,7 @@ from functools import cache, update_wrapper
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -63,6 +63,7 @@ class Kept:
     def __init__(self, function: Callable[..., Any], static: Sequence[str], donated: Sequence[str]) -> None:
         update_wrapper(self, function)
         self.jitted = jax.jit(function, static_argnames=tuple(static), donate_argnames=tuple(donated))
+        self.clear_cache = cast("Any", self.jitted).clear_cache  # of what is not kept
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._names = list(inspect.signature(function).parameters)
         self._static = frozenset(static)

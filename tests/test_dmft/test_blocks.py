@@ -87,7 +87,7 @@ def operations(count, least, monkeypatch):
 
     def step(network):
         return flow.observed_step(
-            network, run.rule, 1, run.form, lambda after, seen: loop.values(after, run.rule, seen, run.form)
+            network, run.rule, 1, run.form, lambda after, seen: loop.values(after, run.rule, seen, 1, run.form)
         )[2]
 
     return jax.jit(step).trace(network).jaxpr.jaxpr.pretty_print(use_color=False).count("\n")

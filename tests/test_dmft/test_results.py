@@ -194,6 +194,7 @@ def kept():
             "representations": comparisons.representations(nets, theory),
             "densities": comparisons.densities(neurons("particles"), neurons("neurons")),
             "spectra": comparisons.spectra(nets, theory),
+            "extrapolate": comparisons.extrapolate(nets),
             "after_kernel": comparisons.after_kernel(nets, theory),
             "grokking": comparisons.grokking(nets, threshold=0.45),
             "overtraining": comparisons.overtraining(nets),
