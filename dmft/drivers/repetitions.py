@@ -7,7 +7,7 @@ the others begin.  Where nobody looks at networks on the way, several go side by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import jax
@@ -39,7 +39,7 @@ class Trained:
     """A run: the capacity that sufficed, its seeds, what was seen; eigenvalues (metric, saved step,
     iteration) of the curvature, where they are recorded.
 
-    state: at its end, of a run, or of several of which this is that at `place`.
+    state: at its end, of a run, or of several of which this is that at `place`; laid: how they were laid out.
     """
 
     capacity: int
@@ -48,6 +48,7 @@ class Trained:
     history: loop.History
     eigenvalues: jax.Array | None = None
     place: int | None = None
+    laid: Layout = field(default_factory=Layout)
 
     @property
     def network(self) -> Network:
@@ -145,7 +146,7 @@ def _trained_together(
     values, fields = (jax.tree.map(np.asarray, of) for of in (histories.values, histories.fields))
     hosted = histories._replace(vitals=seen, values=values, fields=fields)
     return [
-        Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i)
+        Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i, laid)
         for i, stream in enumerate(streams)
     ]
 

@@ -46,7 +46,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dmft import __version__, schema
-from dmft.drivers import layout
 from dmft.drivers.layout import Layout
 from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.numerics import DTYPES, TOLERANCES, check_numerics
@@ -310,7 +309,7 @@ def _computed(
         precision(dtype, where[0]),
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
-        every: NDArray[Any] | None = None
+        every, laid = None, Layout()
         runs = repetitions(
             run, seed, scrambles, bar, memory_limit=memory_limit, done=done, checkpoint=saved, beside=True
         )
@@ -320,12 +319,11 @@ def _computed(
             if run.kept is not None and len(first) == done.moments.count < HALVED:
                 first.append(values)
             done.add(values, trained.capacity, trained.directions)
-            every = np.asarray(trained.history.vitals.prediction)
+            every, laid = np.asarray(trained.history.vitals.prediction), trained.laid
             if saved is not None:
                 saved.finished()
             del trained
         capacity = done.capacity or run.first_capacity
-        laid = Layout() if saved is not None else layout.choose(run, capacity, scrambles, memory_limit)
         memory_needed = laid.bytes_needed(run, capacity)
         found = done.moments.mean_and_error(exact=exact)
         lost, _ = found.pop(LOST, None), found.pop(f"{LOST}_se", None)
