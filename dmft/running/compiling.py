@@ -12,7 +12,6 @@ JAX holds no more than one cache, for all threads: what others compile while we 
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
@@ -22,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import platformdirs
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-SWITCH = "DMFT_COMPILE_CACHE"
+from dmft.running.cache_folder import cache_folder
+
 LARGEST = 2**30  # bytes of the folder
 ENTRY = "-cache"  # how JAX ends the name of a file
 SETTINGS: dict[str, Any] = {
@@ -87,20 +86,9 @@ def ours() -> Path | None:
 
 def folder() -> Path | None:
     """Where compiled code is kept; None if it is not."""
-    wanted = os.environ.get(SWITCH, "")
-    if wanted.lower() == "off" or "://" in wanted:
-        return None
     if sys.platform == "darwin" and jax.__version_info__ < (0, 10):  # reading large functions crashes there
         return None
-    try:
-        path = Path(wanted).expanduser().absolute() if wanted else platformdirs.user_cache_path("dmft")
-        if not path.is_absolute():  # of a user without a home
-            return None
-        # what is read is run: nobody else writes here
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path if os.access(path, os.R_OK | os.W_OK | os.X_OK) else None
-    except (OSError, RuntimeError):
-        return None
+    return cache_folder()
 
 
 def _begin() -> bool:

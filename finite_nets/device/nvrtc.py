@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-import platformdirs
 import torch
 
+from dmft.running.cache_folder import cache_folder
 from dmft.running.paths import replacing
 
 RESIDENT = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -69,7 +68,7 @@ class Kernel:
 @lru_cache(maxsize=64)
 def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> bytes:
     """Machine code, from an earlier process if it was kept, unless it is to be made `anew`."""
-    text, folder = source.read_bytes(), _folder()
+    text, folder = source.read_bytes(), cache_folder()
     digest = hashlib.sha256(text + "\0".join([torch.version.cuda or "", *options]).encode()).hexdigest()
     kept = None if folder is None else folder / f"{source.stem}-{digest[:32]}.cubin"
     try:
@@ -82,20 +81,6 @@ def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> byt
         with suppress(OSError), replacing(kept) as new:
             new.write_bytes(code)
     return code
-
-
-def _folder() -> Path | None:
-    """Of machine code that is kept; None if it is not."""
-    wanted = os.environ.get("DMFT_COMPILE_CACHE", "")
-    if wanted.lower() == "off" or "://" in wanted:
-        return None
-    try:
-        path = Path(wanted).expanduser().absolute() if wanted else platformdirs.user_cache_path("dmft")
-        # what is read is run: nobody else writes here
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return None
-    return path if path.is_absolute() else None
 
 
 def compiled(text: bytes, name: str, options: Sequence[str]) -> bytes:

@@ -14,7 +14,7 @@ import xarray as xr
 import comparisons
 import dmft
 import finite_nets
-from dmft.running import compiling, host
+from dmft.running import cache_folder, compiling, host
 
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
 PROBLEM = dmft.Problem(dmft.MLP(depth=2), TASK, dmft.GradientDescent(0.5, steps=2))
@@ -149,7 +149,7 @@ def test_second_process_compiles_nothing(tmp_path):
 @pytest.fixture
 def undecided(monkeypatch):
     """A host that has no cache of its own."""
-    monkeypatch.delenv(compiling.SWITCH, raising=False)
+    monkeypatch.delenv(cache_folder.SWITCH, raising=False)
     with everywhere("jax_compilation_cache_dir", None):
         compiling.reset_cache()
         yield
@@ -161,7 +161,7 @@ def test_where_compiled_code_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if sys.platform == "linux":
         assert compiling.folder() == tmp_path / "dmft"
-    monkeypatch.setenv(compiling.SWITCH, str(tmp_path / "mine"))
+    monkeypatch.setenv(cache_folder.SWITCH, str(tmp_path / "mine"))
     assert compiling.folder() == tmp_path / "mine"
     with compiling.cached():
         with compiling.cached():
@@ -174,17 +174,17 @@ def test_where_compiled_code_is_kept(monkeypatch, tmp_path):
 def test_nowhere(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     for value in ("off", "OFF", "gs://bucket/folder", str(tmp_path / "file"), str(tmp_path / "file" / "below")):
-        monkeypatch.setenv(compiling.SWITCH, value)
+        monkeypatch.setenv(cache_folder.SWITCH, value)
         with compiling.cached():
             assert jax.config.jax_compilation_cache_dir is None
-    monkeypatch.setenv(compiling.SWITCH, str(tmp_path))
+    monkeypatch.setenv(cache_folder.SWITCH, str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)  # as of a read-only home: root may write anywhere else
     assert compiling.folder() is None
 
 
 @pytest.mark.usefixtures("undecided")
 def test_the_hosts_own_cache_is_left_alone(monkeypatch, tmp_path):
-    monkeypatch.setenv(compiling.SWITCH, str(tmp_path / "ours"))
+    monkeypatch.setenv(cache_folder.SWITCH, str(tmp_path / "ours"))
     with everywhere("jax_compilation_cache_dir", str(tmp_path / "theirs")), compiling.cached():
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
     with everywhere("jax_enable_compilation_cache", False), compiling.cached():
