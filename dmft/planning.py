@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from dmft import faces
-from dmft.drivers import layout, neurons, solve
+from dmft.drivers import layout, neurons, second_runs, solve
 from dmft.drivers.layout import Layout
 from dmft.drivers.machine import precision
 from dmft.drivers.repetitions import Trained, repetitions
@@ -169,7 +169,7 @@ def _planned(
         trained, found = None, _probed(run, stream, limit)
     length = run.last + 1
     laid = layout.choose(run, found.capacity, scrambles, limit) if beside else Layout()
-    runs = scrambles + (0 if run.kept is None else solve.HALVED)  # with half of the directions, too
+    runs = scrambles + (0 if run.kept is None else second_runs.HALVED)  # with half of the directions, too
     seconds, compiled = runs / laid.groups * found.step * length, found.compiled
     on_device, on_host = laid.memory_estimate(run, found.capacity)
     passes, followed = 1, 0

@@ -43,13 +43,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from dmft import __version__, schema
+from dmft.drivers import second_runs
 from dmft.drivers.layout import Layout
 from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.numerics import DTYPES, TOLERANCES, check_numerics
-from dmft.drivers.repetitions import Trained, repetitions
+from dmft.drivers.repetitions import repetitions
 from dmft.drivers.run import Run, of_passes
 from dmft.drivers.uncertainty import (
     few_particles,
@@ -57,20 +57,16 @@ from dmft.drivers.uncertainty import (
     warn_of_few_particles,
     warn_of_large_errors,
 )
-from dmft.engine import loop
-from dmft.errors import DivergenceError, NotConvergedError
+from dmft.drivers.values import LOST, values_of
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
-from dmft.running.moments import Arrays, moments_of
-from dmft.running.progress import Bar, progress_bar
+from dmft.running.moments import Arrays
+from dmft.running.progress import progress_bar
 from dmft.specs import GradientFlow, Problem, _check
 from dmft.specs.parameterization import require_limit
 from dmft.specs.random_data import RandomModel
 
-HALVED = 2  # scrambles with half of the particles, where these are few, or of the directions that are kept
-LOST = "lost"  # beside the observables
-STILL = 1e-12  # of the smallest step, a step that changes nothing
 METHODS = {True: "causal linear forms, exact", False: "causal particles, revealed Gaussian matrices"}  # by exactness
 
 
@@ -315,8 +311,8 @@ def _computed(
         )
         first: list[Arrays] = []  # of a stream that forgets, to be compared scramble by scramble
         for trained in runs:
-            values = _values(run, trained, observables)
-            if run.kept is not None and len(first) == done.moments.count < HALVED:
+            values = values_of(run, trained, observables)
+            if run.kept is not None and len(first) == done.moments.count < second_runs.HALVED:
                 first.append(values)
             done.add(values, trained.capacity, trained.directions)
             every, laid = np.asarray(trained.history.vitals.prediction), trained.laid
@@ -328,10 +324,16 @@ def _computed(
         found = done.moments.mean_and_error(exact=exact)
         lost, _ = found.pop(LOST, None), found.pop(f"{LOST}_se", None)
         if flow:
-            numerics["step_error"] = _step_error(run, found["prediction"], bar, memory_limit)
-        in_law = _in_law(run, seed, observables, bar, done, memory_limit) if few_particles(run, done.directions) else {}
-        forgotten = {} if lost is None else _forgotten(run, lost, seed, observables, bar, done, memory_limit, first)
-    warn_of_few_particles(run, done.directions, _said(in_law) if in_law else "")
+            numerics["step_error"] = second_runs.step_error(run, found["prediction"], bar, memory_limit)
+        in_law = (
+            second_runs.in_law(run, seed, observables, bar, done, memory_limit)
+            if few_particles(run, done.directions)
+            else {}
+        )
+        forgotten = (
+            {} if lost is None else second_runs.forgotten(run, lost, seed, observables, bar, done, memory_limit, first)
+        )
+    warn_of_few_particles(run, done.directions, second_runs.said(in_law) if in_law else "")
     if every is not None:
         warn_of_common_flips(run, every)
     result = schema.build(
@@ -354,138 +356,3 @@ def _computed(
         saved.remove()
     warn_of_large_errors(result, f"Raise particles={particles}, or scrambles={scrambles}.")
     return result
-
-
-def _in_law(
-    run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates, limit: int | None
-) -> dict[str, Any]:
-    """Attributes of a result with few particles: what it is in law, and how far it is from the limit (see above)."""
-    attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
-    if (name := _compared(done.moments.mean)) is None:
-        return attrs
-    # passes for the Hessian draw on pseudo-random normals, which are not doubled
-    half = _beside(replace(run, doubled=True, curvature=()), seed, observables, bar, done, limit)
-    if half is None:
-        return attrs | _distance("distance_from_limit", name, np.inf, np.inf)
-    found, theirs = done.moments.mean_and_error(), moments_of(half).mean_and_error()
-    noise = float(np.mean(found[f"{name}_se"] ** 2 + theirs[f"{name}_se"] ** 2))
-    return attrs | _distance("distance_from_limit", name, float(np.mean((theirs[name] - found[name]) ** 2)), noise)
-
-
-def _forgotten(
-    run: Run,
-    lost: NDArray[np.float64],
-    seed: int,
-    observables: tuple[str, ...],
-    bar: Bar,
-    done: Estimates,
-    limit: int | None,
-    first: list[Arrays],
-) -> dict[str, Any]:
-    """Attributes of a result whose matrices forget (`dmft.engine.forgetting`): what kernels lack at each step, the most
-    of all matrices and sides; how far half of the directions are from it, in the same scrambles, `first`, which are
-    trained again if a checkpoint has no more than their means."""
-    assert run.kept is not None
-    attrs: dict[str, Any] = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
-    name = _compared(done.moments.mean)
-    halves = _beside(replace(run, kept=run.kept // 2), seed, observables, bar, done, limit)
-    wholes = first if len(first) == HALVED else _beside(run, seed, observables, bar, done, limit)
-    if halves is None or wholes is None:
-        return attrs | ({} if name is None else _distance("truncation_error", name, np.inf, np.inf))
-    changes = [{q: half[q] - whole[q] for q in half} for half, whole in zip(halves, wholes, strict=True)]
-    change = moments_of(changes).mean_and_error()
-    if name is not None:
-        square, noise = (float(np.mean(change[f"{name}{end}"] ** 2)) for end in ("", "_se"))
-        attrs |= _distance("truncation_error", name, square, noise)
-    for q, mean in changes[0].items():
-        if mean.ndim == 1:
-            attrs |= {f"truncation_{q}{end}": change[f"{q}{end}"].tolist() for end in ("", "_se")}
-    return attrs
-
-
-def _beside(
-    run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates, limit: int | None
-) -> list[Arrays] | None:
-    """What another run finds in the compiled code of `done`, the first scrambles of its seed; None if it fails."""
-    others, found = Estimates(capacity=done.capacity), []
-    bar.total = bar.n + HALVED * (run.last + 1)
-    try:
-        for trained in repetitions(run, seed, HALVED, bar, memory_limit=limit, done=others, beside=True):
-            found.append(_values(run, trained, observables))
-            del trained
-    except (DivergenceError, NotConvergedError):
-        return None
-    return found
-
-
-def _compared(found: Arrays) -> str | None:
-    """The first variable, which says how far two results are from each other."""
-    return next((name for name in found if not schema.need([name], schema.HESSIAN)), None)
-
-
-def _distance(attribute: str, name: str, square: float, noise: float) -> dict[str, Any]:
-    """Attributes that say how far a variable is from what it is compared with: the root of a mean square over entries,
-    without the share of the noise, a variance, whose size comes with it; infinite if that has failed."""
-    return {
-        attribute: float(np.sqrt(max(square - noise, 0.0))) if np.isfinite(square) else np.inf,
-        f"{attribute}_noise": float(np.sqrt(noise)),
-        f"{attribute}_of": name,
-    }
-
-
-def _said(in_law: dict[str, Any]) -> str:
-    """The attributes of `_in_law` as a sentence."""
-    if "distance_from_limit" not in in_law:
-        return f"This is, in law, the result of {in_law['in_law']}."
-    distance, noise = in_law["distance_from_limit"], in_law["distance_from_limit_noise"]
-    by = f"by about {distance:.2g} +- {noise:.1g} (root mean square)"
-    return (
-        f"This is, in law, the result of {in_law['in_law']}, whose {in_law['distance_from_limit_of']} differs from the "
-        f"limit's {by if np.isfinite(distance) else 'much: half as many particles diverge'}."
-    )
-
-
-def _values(run: Run, trained: Trained, observables: tuple[str, ...]) -> Arrays:
-    """The variables of the schema, as one run estimates them."""
-    # on the host: what follows compiles nothing
-    history = trained.history._replace(values=jax.tree.map(np.asarray, trained.history.values))
-    state = trained.network if history.fields else trained.state  # of several runs one is a copy
-    recorded = loop.recorded(state, history, run.rule, run.form)
-    unwanted = {one.name for one in run.observables} - {*observables}
-    values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}
-    if history.vitals.lost is not None:
-        values[LOST] = np.asarray(history.vitals.lost)
-    values |= _of_predictions(run, np.asarray(history.vitals.prediction)[run.steps], observables)
-    if trained.eigenvalues is not None:
-        found = dict(zip(run.curvature, np.asarray(trained.eigenvalues), strict=True))
-        values |= schema.of_eigenvalues(found, observables)
-    return {name: np.asarray(values[name], np.float64) for name in (*schema.quantities(), LOST) if name in values}
-
-
-def _of_predictions(run: Run, prediction: Any, observables: tuple[str, ...]) -> Arrays:
-    """Prediction, losses and accuracies of the recorded steps, as far as they are asked for."""
-    prediction = np.asarray(prediction, np.float64)
-    values = {"prediction": prediction} if "prediction" in observables else {}
-    return values | schema.of_predictions(run.problem, prediction, observables)
-
-
-def _step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limit: int | None) -> float:
-    """The largest error of predictions (recorded step, ...) of a flow by its finite steps.
-
-    Steps two by two are one step of a second run, of as many steps (those left over stand still), so that nothing is
-    compiled anew; an odd last one stays as it is.
-    """
-    training = run.problem.training
-    assert isinstance(training, GradientFlow)
-    sizes = np.broadcast_to(np.asarray(training.step_size), training.steps)
-    pairs = np.add.reduceat(sizes[: run.last], np.arange(0, run.last, 2))
-    still = np.full(training.steps - len(pairs), STILL * pairs.min())
-    coarse = replace(training, step_size=tuple(np.concatenate([pairs, still])))
-    other = replace(run, problem=replace(run.problem, training=coarse), curvature=())
-    try:
-        (trained,) = repetitions(other, 0, 1, bar, memory_limit=memory_limit)
-    except DivergenceError:
-        return float("inf")
-    common = np.flatnonzero((run.steps % 2 == 0) | (run.steps == run.last))
-    seen = np.asarray(trained.history.vitals.prediction)[-(-run.steps[common] // 2)]
-    return float(abs(seen - prediction[common]).max() / (2**training.stepping.order - 1))

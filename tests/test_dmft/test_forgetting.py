@@ -11,7 +11,7 @@ from test_training import some_problem
 
 import dmft
 from dmft import load_task
-from dmft.drivers import solve as solve_module
+from dmft.drivers import second_runs
 from dmft.engine import forgetting, form, loop, matrix, population
 from dmft.errors import NotConvergedError
 
@@ -131,7 +131,7 @@ def test_a_stream_that_forgets_what_it_has_learned_is_another(monkeypatch):
     whole = dmft.solve(problem, **FEW)
     monkeypatch.setattr(matrix.Learned, "turned", lambda self, *_: self._replace(change=0 * self.change))
     monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
-    monkeypatch.setattr(solve_module, "_forgotten", lambda *_: {})
+    monkeypatch.setattr(second_runs, "forgotten", lambda *_: {})
     unlearned = dmft.solve(problem, directions=2 * BATCH, seed=1, **FEW)
     assert distance(unlearned, whole) > 7
 
