@@ -1,4 +1,11 @@
-"""Independent routes to the same numbers: closed forms, and the training of one network by automatic differentiation."""
+"""Independent routes to the same numbers: closed forms, and the training of one network by automatic differentiation;
+and a process with devices that this machine lacks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +14,27 @@ import torch
 
 from dmft.specs import parameterization
 from finite_nets.device.activations import function
+
+
+def on_virtual_devices(count, code, given=""):
+    """What `code` prints, which is JSON, in a process of `count` devices; it reads `given`, and imports what tests do."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=given,
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def gaussian_averages(activation, K):

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +16,7 @@ from scipy.stats import ks_2samp
 
 import dmft
 import finite_nets
-from conftest import ROOT, first_of
+from conftest import first_of
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import warn_of_common_flips
 from dmft.engine import bank, loop, matrix, network, normals, population
@@ -31,6 +28,7 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import entrywise, programs
 from finite_nets.training.programs import trainer_of
+from oracles import on_virtual_devices
 
 CPU, DOUBLE = torch.device("cpu"), PRECISIONS["float64"]
 RNG = np.random.default_rng(3)
@@ -318,13 +316,12 @@ def test_gradients_of_many_products_are_made_some_rows_at_a_time(monkeypatch, ba
 
 ON_DEVICES = """
 import json, sys
-sys.path[:0] = {paths!r}
-import conftest, jax, dmft
+import dmft
 import numpy as np
 from dmft.drivers.machine import find_devices, precision
 from dmft.drivers.run import Run
 from dmft.engine import loop
-problem, found = dmft.Problem.from_json(sys.stdin.read()), {{}}
+problem, found = dmft.Problem.from_json(sys.stdin.read()), {}
 for devices in (1, 2):
     solved = dmft.solve(problem, devices=devices, particles=128, scrambles=2, observables=["prediction"])
     found[devices] = solved.prediction.values.tolist()
@@ -343,21 +340,9 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_entries_are_spread_over_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES.format(paths=[str(ROOT), str(ROOT / "tests")])],
-        input=perceptron(dmft.Adam(0.15, 5, beta2=0.99, eps=0.1)).to_json(),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    np.testing.assert_allclose(
-        found["1"], found["2"], atol=2e-6
-    )  # entries in single precision, summed in another order
+    found = on_virtual_devices(2, ON_DEVICES, perceptron(dmft.Adam(0.15, 5, beta2=0.99, eps=0.1)).to_json())
+    # entries in single precision, summed in another order
+    np.testing.assert_allclose(found["1"], found["2"], atol=2e-6)
     for name in ("E", "v"):
         assert found[name] == [[128, 64]] * 2
 

@@ -2,10 +2,6 @@
 
 import dataclasses
 import inspect
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +9,10 @@ import numpy as np
 import pytest
 
 import dmft
-from conftest import ROOT
 from dmft.drivers import layout
 from dmft.drivers.solve import prepared
 from dmft.engine import basis, population
+from oracles import on_virtual_devices
 
 FEW = {"particles": 64, "scrambles": 3, "tolerance": 1e-2, "progress": False, "observables": ["prediction", "ntk"]}
 
@@ -107,8 +103,7 @@ def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
 
 
 OVER_DEVICES = """
-import json, sys
-sys.path[:0] = {paths!r}
+import json
 import dmft
 from dmft.drivers import layout
 from test_layout import FEW, problem
@@ -116,13 +111,11 @@ laid, choose = [], layout.choose
 layout.choose = lambda *given: laid.append(choose(*given)) or laid[-1]
 found = []
 for devices, scrambles, needed in ((1, 3, 1), (2, 3, 1), (4, 2, 1), (4, 4, 1), (4, 4, 2)):
-    most = layout.available_bytes
     if needed == 2:  # a run that does not fit on a device
         layout.available_bytes = lambda device: int(0.6 * bytes_of_one)
-        arguments = FEW | {{"memory_limit": None}}
         from dmft.drivers import room
         room.available_bytes = lambda device: 10**12
-    solved = dmft.solve(problem(), devices=devices, **(FEW | {{"scrambles": scrambles}}))
+    solved = dmft.solve(problem(), devices=devices, **(FEW | {"scrambles": scrambles}))
     bytes_of_one = solved.attrs["memory_estimate"] if devices == 1 else bytes_of_one
     mesh = laid[-1].mesh
     found.append([laid[-1].together, None if mesh is None else list(mesh.devices.shape), solved.prediction.values.tolist()])
@@ -132,18 +125,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_runs_go_over_devices_first_and_particles_where_memory_asks_for_it():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "test_dmft")]
-    done = subprocess.run(
-        [sys.executable, "-c", OVER_DEVICES.format(paths=paths)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    one, two, left_over, all_of, large = json.loads(done.stdout)
+    one, two, left_over, all_of, large = on_virtual_devices(4, OVER_DEVICES)
     assert [each[:2] for each in (one, two, left_over, all_of)] == [
         [1, None],
         [2, [2, 1]],

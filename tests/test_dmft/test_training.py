@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -16,12 +13,12 @@ from scipy.integrate import quad
 
 import dmft
 import finite_nets
-from conftest import ROOT
 from dmft.drivers import in_law, repetitions, run
 from dmft.engine import basis, flow, loop, network, population
 from dmft.errors import DivergenceError
 from dmft.limits import two_layer_linear
 from dmft.limits.lazy import lazy_limit
+from oracles import on_virtual_devices
 
 STEPS, FEATURES = 5, 6
 PREDICTION = {"observables": ["prediction"]}
@@ -387,21 +384,20 @@ def test_kernels_of_residual_networks_at_initialisation_are_the_recursion(depth,
 
 ON_DEVICES = """
 import json, sys
-sys.path[:0] = {paths!r}
-import conftest, dmft
+import dmft
+from test_training import FEW
 problem, linear = (dmft.Problem.from_json(text) for text in json.load(sys.stdin))
-few = {few!r}
-found = {{}}
+found = {}
 for devices in (1, 2, 4):
-    solved = dmft.solve(problem, devices=devices, **few)
+    solved = dmft.solve(problem, devices=devices, **FEW)
     found[devices] = [solved.attrs["device"], solved.prediction.values.tolist(), solved.ntk.values.tolist()]
 for name, given, arguments in (
-    ("too many", problem, {{"devices": 8}}),
-    ("uneven", problem, {{"devices": 3}}),
-    ("linear", linear, {{"devices": 2}}),
+    ("too many", problem, {"devices": 8}),
+    ("uneven", problem, {"devices": 3}),
+    ("linear", linear, {"devices": 2}),
 ):
     try:
-        dmft.solve(given, **few, **arguments)
+        dmft.solve(given, **FEW, **arguments)
     except ValueError as error:
         found[name] = str(error)
 print(json.dumps(found))
@@ -411,18 +407,7 @@ SMALL = some_problem(training=GD(SCHEDULE, momentum=0.5, weight_decay=0.1, batch
 
 @pytest.mark.slow
 def test_any_number_of_devices_gives_the_same_numbers():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES.format(paths=[str(ROOT), str(ROOT / "tests")], few=FEW)],
-        input=json.dumps([SMALL.to_json(), linear_problem().to_json()]),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = on_virtual_devices(4, ON_DEVICES, json.dumps([SMALL.to_json(), linear_problem().to_json()]))
     for devices in ("2", "4"):
         for ours, one in zip(found[devices][1:], found["1"][1:], strict=True):
             # sums in another order: rounding through 6 steps
