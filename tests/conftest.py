@@ -1,9 +1,11 @@
 """Shared fixtures: the problem of the reference numbers, and a cache of compiled code that outlives a run."""
 
+import gc
 import json
 import os
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -12,8 +14,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.0")  # reading is faster, however small
 os.environ.setdefault("DMFT_EXECUTABLES", "off")  # tests break functions in place, which executables do not see
 os.environ.setdefault("MPLBACKEND", "agg")
-if version("jax").startswith("0.10."):  # code that is compiled three times as fast, and runs as fast on few particles
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0")
+# without a GPU: code that is compiled in a third of the time, and runs as fast on few particles
+if find_spec("jax_plugins") is None:
+    quick = "--xla_backend_optimization_level=0"
+    if version("jax").startswith("0.10."):  # later ones do not know it
+        quick += " --xla_cpu_use_fusion_emitters=false"
+    os.environ.setdefault("XLA_FLAGS", quick)
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread for each
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
@@ -22,6 +28,27 @@ import numpy as np
 import pytest
 
 import dmft
+
+# files that take longest: begun first, so that no worker ends alone with one
+LONGEST = (
+    "test_training",
+    "test_sweep",
+    "test_figures",
+    "test_populations",
+    "test_needs",
+    "test_transfer",
+    "test_sharpness",
+    "test_docstrings",
+    "test_fluctuations",
+    "test_solver",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    # what is imported by now stays, and is not looked at again by every collection of what tracing leaves
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 def reference_problem(gamma0: float = 1.0, learning_rate: float = 0.6) -> dmft.Problem:
@@ -59,5 +86,5 @@ def no_more_compiled_code_than_a_process_may_hold():
     """Every compiled function holds memory maps, of which Linux gives a process 65,530; without them JAX crashes."""
     yield
     maps = Path("/proc/self/maps")
-    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
         sys.modules["jax"].clear_caches()
