@@ -195,7 +195,7 @@ def test_linear_networks_of_several_samples_against_trained_ones(linear_nets, li
 
 @pytest.fixture(scope="module")
 def found(problem):
-    return dmft.fluctuations(problem)
+    return dmft.fluctuations(problem, particles=1024, draws=128)
 
 
 def diagonal_mean(kernel):

@@ -182,7 +182,7 @@ DEFAULT = (
 BY_FAMILY = pytest.mark.parametrize(
     "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
-WIDTH, SEEDS = 24, 2000
+WIDTH, SEEDS = 24, 1000
 # Means and variances at the last two steps: 8 to 60 correlated numbers, so that more than 5 standard errors have a
 # probability below 60 x 6e-7 = 4e-5 (errors of variances, from fourth moments, are themselves known to a tenth)
 BOUND = 5.0

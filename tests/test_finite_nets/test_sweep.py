@@ -28,7 +28,7 @@ import finite_nets
 import finite_nets.ensembles.runner
 import finite_nets.sweeps.store
 from comparisons.samples import prediction_covariance
-from conftest import reference_problem
+from conftest import first_of, reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, SchemaError, StoreError
 from dmft.running import memory
 from dmft.specs.problem import differences
@@ -851,7 +851,7 @@ finite_nets.sweep(reference_problem(), [8], 8, store=sys.argv[1], executor=execu
 """
 
 
-@pytest.mark.parametrize("executor", ["pool", "own"])
+@pytest.mark.parametrize("executor", first_of(["pool", "own"]))
 def test_a_script_without_guard_is_told_so_once(tmp_path, executor):
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(__file__).parents[2]
