@@ -197,7 +197,7 @@ def kept():
             "extrapolate": comparisons.extrapolate(nets),
             "after_kernel": comparisons.after_kernel(nets, theory),
             "grokking": comparisons.grokking(nets, threshold=0.45),
-            "overtraining": comparisons.overtraining(nets.isel(seed=slice(2))),
+            "overtraining": comparisons.overtraining(nets.isel(width=[0], seed=[0, 1])),
             "stack": dmft.stack([dmft.lazy_limit(problem(g)) for g in (1.0, 2.0)], "gamma0"),
         }
 

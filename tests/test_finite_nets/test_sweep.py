@@ -902,7 +902,8 @@ def test_sizes_beyond_any_machine_are_refused_before_there_is_a_list_of_them(cal
 # ---- damage ----------------------------------------------------------------------------------------------------------
 
 
-def test_damaged_descriptions_are_named(tmp_path, whole):
+@pytest.mark.parametrize("values", first_of([(None, 3), ([], "no")]), ids=str)
+def test_damaged_descriptions_are_named(tmp_path, whole, values):
     """Each entry of each description of a store, lost or of another type: an error of the store, or none."""
     problem = Path(PROBLEM.problem_id)
     arrays = (problem / "task" / "x_train", problem / "width_8" / "count", problem / "width_8" / "loss_mean")
@@ -913,7 +914,7 @@ def test_damaged_descriptions_are_named(tmp_path, whole):
         keys = [(key,) for key in json.loads(text)]
         keys += [("attributes", key) for key in json.loads(text).get("attributes", {})]
         for key in keys:
-            for value in (None, 3, [], "no"):
+            for value in values:
                 content = json.loads(text)
                 inner = content["attributes"] if len(key) == 2 else content
                 del inner[key[-1]]
