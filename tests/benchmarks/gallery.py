@@ -27,8 +27,10 @@ from figures import (
     ensembling_and_bias,
     example,
     fluctuations,
+    grokking,
     mnist_ten_classes,
     ntk_spectra,
+    overtraining,
     preactivation_densities,
     richness,
     runs,
@@ -79,14 +81,14 @@ def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:
     """By the name of the file."""
     shared = ("after_kernel", "kernel_alignment", "kernel_heatmaps", "loss_and_predictions")
     own = (
+        "adaptive_kernels",
         "attention",
         "convolution",
         "coordinate_check",
         "coordinate_check_of_architectures",
         "depth",
-        "grokking",
         "infinite_depth",
-        "overtraining",
+        "optimal_schedule",
         "preactivation_densities",
         "richness",
         "solver_convergence",
@@ -100,9 +102,11 @@ def sources(parts: Path) -> dict[str, Callable[[], xr.Dataset]]:
         ),
         "ensembling_and_bias": lambda: losses(parts),
         "fluctuations": dynamics,
+        "grokking": lambda: grokking.make(width=1024, seeds=8),
         "mnist_ten_classes": lambda: mnist_ten_classes.compared(
             mnist_ten_classes.problem(), seeds=64, particles=32_768, scrambles=4
         ),
+        "overtraining": lambda: overtraining.make(width=1024, seeds=8),
         "ntk_spectra": lambda: ntk_spectra.NEEDS.take(*runs.make(seeds=SPECTRA, **NUMERICS)),
         "width_convergence": lambda: example.run(example.problem())[-1],
         "width_laws": lambda: comparisons.compare(*fifty(parts)),
