@@ -65,23 +65,23 @@ def make(
     iterations: int = 25,
     **numerics: Any,
 ) -> xr.Dataset:
-    """Of a problem with a constant rate: the best constant one, the schedule to which it is refined, their losses.
+    """The best of these constant rates, refined, the schedule to which that is refined again, and their losses.
 
-    numerics: particles, scrambles and tolerance of every limit.
+    begin: with a constant rate, whichever.  numerics: particles, scrambles and tolerance of every limit.
     """
     numerics = NUMERICS | numerics
     search: dict[str, Any] = {"bounds": {"learning_rate": bounds}, "iterations": iterations, **numerics}
-    steps = begin.training.steps
-    constant = dmft.optimise(begin, **search).problem
+    others: dict[str, Any] = {"observables": ["loss"], "seed": 1, **numerics}
+    steps, tried = begin.training.steps, dmft.vary(begin, learning_rate=list(rates))
+    swept = [dmft.solve(one, save_steps=[steps], **others) for one in tried]
+    losses, errors = ([float(one[f"loss{end}"][-1]) for one in swept] for end in ("", "_se"))
+    constant = dmft.optimise(tried[int(np.argmin(losses))], **search).problem
     refined = replace(constant.training, learning_rate=[constant.training.learning_rate] * steps)
     schedule = dmft.optimise(replace(constant, training=refined), **search).problem
-    others: dict[str, Any] = {"observables": ["loss"], "seed": 1, **numerics}
     found = [_fared(one, widths, seeds, draws, others) for one in (constant, schedule)]
-    ds = xr.concat(found, "training").assign_coords(training=list(TRAININGS))
-    swept = [dmft.solve(one, save_steps=[steps], **others) for one in dmft.vary(begin, learning_rate=list(rates))]
-    for end in ("", "_se"):
-        ds[f"rate_loss{end}"] = ("rate", [float(one[f"loss{end}"][-1]) for one in swept])
-    return ds.assign_coords(rate=list(rates)).assign_attrs(analysis="optimal_schedule", seeds=seeds, bounds=bounds)
+    ds = xr.concat(found, "training").assign_coords(training=list(TRAININGS), rate=list(rates))
+    ds = ds.assign(rate_loss=("rate", losses), rate_loss_se=("rate", errors))
+    return ds.assign_attrs(analysis="optimal_schedule", seeds=seeds, bounds=bounds)
 
 
 def _fared(one: dmft.Problem, widths: Sequence[int], seeds: int, draws: int, numerics: dict[str, Any]) -> xr.Dataset:

@@ -134,6 +134,19 @@ def test_training_with_the_full_batch_goes_on_near_the_edge_of_stability():
 
 
 @pytest.mark.slow
+def test_the_limit_comes_to_the_edge_of_stability_too():
+    # until step 45 or so: without momentum losses grow then, by several orders, and scrambles part (in networks, too)
+    problem = perceptron(dmft.Adam(1.0, 42, beta1=0.0, beta2=0.99, eps=1e-7))
+    asked = ["sharpness", "preconditioned_sharpness"]
+    found = dmft.solve(problem, particles=512, scrambles=2, observables=asked, save_steps=[0, 3, *range(18, 43, 4)])
+    ratio = (found.preconditioned_sharpness / 2).values
+    print("over the edge", ratio.round(2), (found.preconditioned_sharpness_se / 2).values.round(2))
+    assert (ratio[:2] > 2.5).all()  # from far above
+    assert 0.8 < np.min(ratio[2:]) < np.median(ratio[2:]) < 1.3
+    assert np.median(found.sharpness[2:]) < 0.5 * 2  # of gradient descent: somewhere else
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:standard errors of", "ignore:the weight matrices met")
 def test_wide_networks_have_those_of_the_limit():
     problem, asked = (
