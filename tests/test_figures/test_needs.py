@@ -31,6 +31,7 @@ OF_OTHERS = {
     "grokking": "grokking.data(None)",
     "infinite_depth": "infinite_depth.data(None)",
     "learning_rate_transfer": "comparisons.transfer(nets, theory)",
+    "optimal_schedule": "optimal_schedule.make(problem)",
     "overtraining": "overtraining.data(None)",
     "preactivation_densities": "dmft.neurons(problem)",
     "own_coordinate_check": "own_coordinate_check.make(checks)",

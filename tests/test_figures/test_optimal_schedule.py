@@ -12,15 +12,15 @@ def found():
     """Of linear networks, whose limit takes no particles."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((4, 6)), np.sign(rng.standard_normal(4))
-    begin = dmft.Problem(dmft.MLP(2, dmft.linear()), dmft.Task(x, y), dmft.GradientDescent(0.3, 4))
-    return optimal_schedule.make(begin, rates=(0.2, 0.4, 0.6, 0.8), widths=(256, 1024), seeds=128, bounds=(0.05, 1.2))
+    begin = dmft.Problem(dmft.MLP(1, dmft.linear()), dmft.Task(x, y), dmft.GradientDescent(0.3, 4))
+    return optimal_schedule.make(begin, rates=(0.8, 1.2, 1.6), widths=(64, 512), seeds=128, bounds=(0.05, 2.0))
 
 
 def test_a_schedule_is_better_than_every_constant_rate_in_the_limit_and_at_finite_width(found):
     constant, schedule = (found.sel(training=name) for name in optimal_schedule.TRAININGS)
     assert len(set(constant["learning_rate"].values)) == 1
     assert found["rate_loss"].min() >= constant["loss_limit"][-1] * (1 - 1e-6) > 1.2 * schedule["loss_limit"][-1]
-    wide = found.sel(width=1024).isel(time=-1)
+    wide = found.sel(width=512).isel(time=-1)
     assert wide["loss_mean"][1] + 3 * wide["loss_mean_se"][1] < wide["loss_mean"][0]
     error = 4 * wide["loss_mean_se"] + 0.1 * abs(wide["last_loss_predicted"] - wide["loss_limit"])  # and 1 / N^2
     assert (abs(wide["loss_mean"] - wide["last_loss_predicted"]) < error).all()
