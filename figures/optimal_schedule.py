@@ -11,7 +11,6 @@ scikit-learn's digits, ten images, two hidden layers, tanh, six steps.  Some fiv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,8 @@ def make(
     swept = [dmft.solve(one, save_steps=[steps], **others) for one in tried]
     losses, errors = ([float(one[f"loss{end}"][-1]) for one in swept] for end in ("", "_se"))
     constant = dmft.optimise(tried[int(np.argmin(losses))], **search).problem
-    refined = replace(constant.training, learning_rate=[constant.training.learning_rate] * steps)
-    schedule = dmft.optimise(replace(constant, training=refined), **search).problem
+    (refined,) = dmft.vary(constant, learning_rate=[constant.training.rates.tolist()])
+    schedule = dmft.optimise(refined, **search).problem
     found = [_fared(one, widths, seeds, draws, others) for one in (constant, schedule)]
     ds = xr.concat(found, "training").assign_coords(training=list(TRAININGS), rate=list(rates))
     ds = ds.assign(rate_loss=("rate", losses), rate_loss_se=("rate", errors))
