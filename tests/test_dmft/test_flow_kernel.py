@@ -232,11 +232,11 @@ def test_a_gap_that_is_no_number_is_refused(monkeypatch):
 def test_identity_holds_for_kernels_averaged_over_late_steps(depth, dimension):
     described = problem(RELU, depth, dimension=dimension, seed=3, samples=8, dt=0.03, until=60.0)
     kernels = ("prediction", "feature_kernel", "gradient_kernel")
-    nets = networks(described, width=200, seeds=2, looks=32, two_time=True, observables=kernels)
+    nets = networks(described, width=200, seeds=2, looks=256, two_time=True, observables=kernels)
     rest = at_rest(described, nets).isel(width=0)
     print(depth, {name: rest[name].values for name in ("identity_error", "instant_error", "remaining")})
-    assert (rest["identity_error"] < 2e-3).all()
-    assert (rest["instant_error"] > 3 * rest["identity_error"]).all()
+    assert (rest["identity_error"] < 2e-4).all()  # measured 7e-5 to 1.3e-4; of 32 steps up to 1.5e-3
+    assert (rest["instant_error"] > 50 * rest["identity_error"]).all()
 
 
 @pytest.mark.slow
