@@ -2,7 +2,7 @@
 
 One target mixture of odorants among nontargets, one hidden layer of ReLU neurons: rich and lazy networks with logistic
 loss, and rich ones with hinge loss.  Lines: the limit; points: networks of width 512 (of 1,024 in the gallery), means
-with standard errors.
+of eight with standard errors.
 (a) The training loss; dotted lines: the first recorded step without training errors.  (b) Largest margin of a linear
 classifier of the features, over their size.  (c) Similarity of centred features of targets and nontargets.  (d) Probes
 of the rich networks that are told from the target, by the number of its ten odorants that they share.  (e) Steps to
