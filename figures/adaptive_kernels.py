@@ -3,9 +3,9 @@
 (a) share of test images on the wrong side and (b) test loss against richness, (c) the first against training samples,
 (d) test loss against the temperature: what the posterior has learned, and lazy kernels of the same ridge.
 Lines: kernel predictors; points: networks trained with weight decay to rest.  Bars: standard errors over draws of the
-training set, which all predictors share.  In (a) to (c) all have one weight decay, or temperature: lazy kernels
-and the posterior a ridge of P times that, the adaptive NTK of (L+1) P times; dotted: the lazy NTK whose ridge is the
-best for training samples that are left out.
+training set, which all predictors share: differences have smaller ones.  In (a) to (c) all have one weight decay, or
+temperature: lazy kernels and the posterior a ridge of P times that, the adaptive NTK of (L+1) P times; dotted: the lazy
+NTK whose ridge is the best for training samples that are left out.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ of infinitely many neurons, and of networks of width 100 (points).  (b) The part
 kernel hardly suits the task (100 dimensions, 550 samples, curvature .02): linear power comes and goes.  (c) Relative
 change of the NTK in (a).  (d) The test loss after training against the laziness 1 / gamma0, for two numbers of samples.
 (e) The limit of ReLU networks with one hidden layer on the second Hermite polynomial of one of 30 inputs, and (f) on
-even against odd digits of MNIST: theory (lines) beside networks of width 512, of 1,024 in
-the gallery (points, means with standard errors).
+even against odd digits of MNIST: theory (lines) beside four networks of width 512, eight of 1,024 in the gallery
+(points, means with standard errors).
 """
 
 from __future__ import annotations
