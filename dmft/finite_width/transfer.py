@@ -23,9 +23,11 @@ Depth and the size of batches are further axes (`across`; `dmft.finite_width.acr
 optimum of its own, and residual networks whose branches have a limit of infinite depth one of that, too.
 
 Assumptions and approximations
-    By derivatives the leading order in 1/N of the losses.  The optimum is that of the curve so found, through cubic
-    splines on the grid (`dmft.finite_width.optimum`), which errors do not hold: choose values near each other, a factor
-    of 1.05 to 1.3.  A warning says where a parabola would give another one.
+    By derivatives the leading order in 1/N of the losses; errors hold nothing of the next, and a warning says where
+    shifts are too large for one order.
+    The optimum is that of the curve so found, through cubic splines on the grid (`dmft.finite_width.optimum`), which
+    errors do not hold: choose values near each other, a factor of 1.05 to 1.3.  A warning says where a parabola would
+    give another one.
     What is lowest is the mean over networks: optima of single networks, averaged, differ from it at the same order 1/N.
     Errors are those of the jackknife over scrambles, and over groups of networks, times what Student's t makes of so
     few: the value is within one of them in 68 of 100 cases, if they scatter like Gaussians.
@@ -58,6 +60,7 @@ Array = NDArray[np.float64]
 LOSSES = ("loss", "test_loss")
 BY = ("derivatives", "samples")
 COARSE = 0.2  # steps of the grid
+NEXT_ORDER = 0.25  # of a shift
 
 
 @usual_errors
@@ -244,6 +247,8 @@ def _dataset(
         variables, coords={"value": at, "value_2": at, "width": widths, "source": np.array([*widths, np.inf])}
     )
     _warn_of_ends(ds, over, place)
+    if curves.leading:
+        _warn_of_next_orders(ds, over, place)
     if (apart := optimum.off_parabola(optimum.coordinate(at, scale), variables[f"{of}_limit"][1])) > COARSE:
         warnings.warn(
             f"the optimum of the limit{place} and that of a parabola through three of the values are {apart:.3g} steps "
@@ -283,5 +288,20 @@ def _warn_of_ends(ds: xr.Dataset, over: str, place: str) -> None:
         warnings.warn(
             f"the loss of {', '.join(where)}{place} is lowest at an end of the values of {over}, {ends}: its optimum "
             "is nan. Give values beyond that end.",
+            stacklevel=5,
+        )
+
+
+def _warn_of_next_orders(ds: xr.Dataset, over: str, place: str) -> None:
+    """Where the lowest point of L + b / N is not where the first order in 1/N has it."""
+    first = ds["optimum_bias"] / ds["width"]
+    apart = abs(ds["optimum_shift"] - first)
+    far = (apart > NEXT_ORDER * abs(first)) & (apart > 2 * ds["optimum_shift_se"])
+    if far.any():
+        widths = ", ".join(str(n) for n in ds["width"].values[far.values])
+        warnings.warn(
+            f"at width {widths}{place} the lowest point of L + b / N is off the shift of first order in 1/N by up to "
+            f"{(apart / abs(first)).values[far.values].max():.0%} of it: next orders, which are not in the errors, are "
+            f"not small. Sample these networks in law, by='samples', for the best {over} of all orders.",
             stacklevel=5,
         )

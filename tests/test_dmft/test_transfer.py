@@ -191,6 +191,16 @@ def test_other_hyperparameters_ends_and_divergence():
     assert decayed.attrs["scale"] == "linear"
     with pytest.warns(UserWarning, match="a parabola through three of the values"):
         dmft.transfer(problem, "learning_rate", [0.1, 0.2, 0.9, 1.2], **settings)
+    with pytest.warns(UserWarning, match="at width 2 the lowest point .* of first order in 1/N by up to 3.%"):
+        dmft.transfer(problem, "learning_rate", RATES, widths=[2, 32], scale="linear", progress=False)
+    for arguments, message in (
+        ({"by": "luck"}, "by='luck' is unknown"),
+        ({"by": "samples", "draws": 2}, "draws=2 is not for networks sampled in law"),
+        ({"members": 64}, "members=64 is not for anything but by='samples'"),
+        ({"by": "samples", "members": 8}, "members=8 is too small"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dmft.transfer(problem, "learning_rate", RATES, **settings, **arguments)
     for values, message in (
         ([0.5, 1.0], "give at least 3 different numbers, values of learning_rate"),
         ("12", "is not a list"),
@@ -282,6 +292,7 @@ def digits():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:at width 16")
 def test_four_thousand_networks_have_the_optima_that_are_predicted():
     """Digits, threes against eights: where parabolas through three rates are lowest, which is not where the loss is
     (the next test)."""
@@ -297,6 +308,14 @@ def test_four_thousand_networks_have_the_optima_that_are_predicted():
     np.testing.assert_allclose(theory.optimum, [1.857, 1.889, 1.922, 1.948], atol=0.02)
     np.testing.assert_allclose(found.optimum, [1.832, 1.878, 1.912, 1.945], atol=0.01)
     assert (abs(found.optimum_z[1:]) < 3).all()
+    # in law, of all orders, at width 16 too
+    law = dmft.transfer(
+        problem, "learning_rate", rates, widths=widths, scale="linear", by="samples", members=4096, scrambles=4
+    )
+    z = [comparisons.transfer(nets, each, over="learning_rate").optimum_z.values for each in (theory, law)]
+    print("predicted", theory.optimum.values, "in law", law.optimum.values, "+-", law.optimum_se.values)
+    print("measured", found.optimum.values, "+-", found.optimum_se.values, "z", z)
+    assert (abs(z[1]) < 3).all()
     # against the limit's alone
     assert ((found.optimum_limit - found.optimum)[:3] > 3 * found.optimum_se[:3]).all()
 
