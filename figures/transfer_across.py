@@ -4,8 +4,8 @@
 infinite width against the rate (lines), of networks of width 64 (points), and the best rate against depth.
 (c, d) two hidden layers, equally many steps on 2, 4 or all 8 samples each, means over eight sequences of batches: the
 same; thin bars are the standard deviation of the limit's best rate between sequences, which no width removes.
-Predictions at width 64 are of networks in law.  Threes against eights of scikit-learn's digits, eight images, tanh,
-five steps.
+Predictions at width 64 are of other networks, by the engine of the limit.  Threes against eights of scikit-learn's
+digits, eight images, tanh, five steps.
 """
 
 from __future__ import annotations

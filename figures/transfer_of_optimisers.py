@@ -3,8 +3,8 @@
 A column each for gradient descent, Adam and Muon.  Above: mean loss after training against the rate, of the limit and
 of each width (lines), and of networks (points); below: the best rate against width, predicted (line, with its standard
 error), of the mean over networks (points), and the standard deviation of one network's (thin bars).  Predictions are
-of networks in law, which the machinery of the limit samples without weight matrices, for all orders of 1/N: derivatives
-of the limit say little of Muon, and of Adam at these widths.
+of other networks, by the engine of the limit, for all orders of 1/N: derivatives of the limit say little of Muon, and
+of Adam at these widths.
 Threes against eights of MNIST, fifty images, two hidden layers, tanh, four steps; betas and momentum are 1/2 (with .9
 losses go up and down with the rate, in so few steps), eps is .05.
 """
@@ -27,7 +27,7 @@ from figures.needs import Needs
 
 SIZE = (style.WIDE, 4.6)
 WIDTHS, SEEDS, STEPS = (32, 64, 128, 256), 4000, 4
-NUMERICS: dict[str, Any] = {"by": "samples", "members": 2048, "particles": 2048, "scrambles": 8, "tolerance": 3e-3}
+NUMERICS: dict[str, Any] = {"by": "samples", "members": 2048, "particles": 8192, "scrambles": 8, "tolerance": 3e-3}
 ADAM: dict[str, Any] = {"beta1": 0.5, "beta2": 0.99, "eps": 0.05}
 OPTIMISERS: dict[str, tuple[Any, tuple[float, ...]]] = {
     "gradient descent": (dmft.GradientDescent(1.0, STEPS), (3.9, 4.05, 4.2, 4.3, 4.4, 4.5, 4.65)),

@@ -12,8 +12,8 @@ optimum converge, like 1/N in the mean and N^-1/2 for one network.  What may be 
 curvature: values within u* +- h have losses within L'' h^2 / 2.
 
 Two routes lead there (`by`).  Derivatives of the limit (`dmft.fluctuations`; `dmft.finite_width.curves`) give b and C:
-all widths follow, to leading order.  Samples, networks of each width in law (`dmft.finite_width.samples`), hold all
-orders of 1/N, kinks and jumps: for narrow networks, and for entrywise rules and Muon, of which derivatives say little.
+all widths follow, to leading order.  Samples, networks of each width (`dmft.finite_width.samples`), hold all orders of
+1/N, kinks and jumps: for narrow networks, and for entrywise rules and Muon, of which derivatives say little.
 
 All values share their normals (the same scrambles, and the same directions of `dmft.fluctuations`, or the same
 networks): their errors are common, and cancel in slopes along the grid.  Influences of neurons on the loss, one
@@ -192,7 +192,7 @@ def transfer(
     if by not in BY:
         raise ValueError(f"by={by!r} is unknown; choose one of {', '.join(BY)}.")
     if by == "samples":
-        _check.without_effect(transfer, {"draws": draws}, "networks sampled in law, by='samples'")
+        _check.without_effect(transfer, {"draws": draws}, "networks, by='samples'")
         members = _check.integer("members", members, minimum=2 * GROUPS)
         along: Any = partial(samples_along, members=members)
     else:
@@ -302,6 +302,6 @@ def _warn_of_next_orders(ds: xr.Dataset, over: str, place: str) -> None:
         warnings.warn(
             f"at width {widths}{place} the lowest point of L + b / N is off the shift of first order in 1/N by up to "
             f"{(apart / abs(first)).values[far.values].max():.0%} of it: next orders, which are not in the errors, are "
-            f"not small. Sample these networks in law, by='samples', for the best {over} of all orders.",
+            f"not small. Sample such networks, by='samples', for the best {over} of all orders.",
             stacklevel=5,
         )

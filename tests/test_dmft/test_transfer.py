@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -10,6 +11,8 @@ from scipy.optimize import brentq
 import comparisons
 import dmft
 import finite_nets
+from dmft.drivers import in_law
+from dmft.drivers.machine import precision
 from dmft.engine import variation
 from dmft.errors import DivergenceError
 from dmft.finite_width import optimum
@@ -95,7 +98,7 @@ def sampled():
 SAMPLED = {"widths": [16, 64], "scale": "linear", "by": "samples", "members": 4096, "progress": False}
 
 
-def test_networks_in_law_have_the_closed_form_of_one_step(sampled):
+def test_samples_have_the_closed_form_of_one_step(sampled):
     found, _ = sampled
     exact = dmft.transfer(one_step(), "learning_rate", RATES, widths=[16, 64], scale="linear", progress=False)
     np.testing.assert_allclose(found.loss_limit, exact.loss_limit, atol=1e-12)
@@ -110,7 +113,20 @@ def test_networks_in_law_have_the_closed_form_of_one_step(sampled):
     assert "draws" not in found.attrs
 
 
-def test_networks_in_law_are_the_same_along_the_grid(sampled):
+@pytest.mark.filterwarnings("ignore:the loss of", "ignore:the optimum of", "ignore:the weight matrices met")
+def test_entrywise_rules_are_sampled():
+    problem = dataclasses.replace(nonlinear(), training=dmft.Adam(0.3, 2, eps=1e-8))
+    few = {"particles": 64, "scrambles": 2, "progress": False}
+    found = dmft.transfer(problem, "learning_rate", [0.2, 0.3, 0.4], widths=[8], members=64, **few)
+    assert found.attrs["mode"] == "networks"
+    nets = finite_nets.train_ensemble(problem, widths=[8], seeds=2000, observables=["loss"]).loss[0, :, -1]
+    assert abs(found.loss_mean[0, 1] - nets.mean()) < 4 * found.loss_mean_se[0, 1]
+    assert found.loss_mean_se[0, 1] == pytest.approx(nets.std(ddof=1).item() / 8, rel=0.4)
+    theory = dmft.solve(problem, tolerance=1e-3, observables=["loss"], **few)
+    assert found.loss_limit[1] == pytest.approx(theory.loss[-1].item(), rel=1e-6)
+
+
+def test_samples_are_the_same_networks_along_the_grid(sampled):
     _, samples = sampled
     off = np.sqrt(2 * samples.losses[1, :, :3])  # |f - 1| of width 64, f = c (a + c b)
     slopes = (1 - off[:, :2]) / RATES[:2]  # of rates where f < 1
@@ -127,8 +143,22 @@ def test_networks_in_law_are_the_same_along_the_grid(sampled):
     np.testing.assert_allclose(some.spread[1], 64 * np.cov(samples.losses[1, 100:].T), rtol=1e-9)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["the same weights", "twin without weights"])
+def test_two_rates_are_of_one_network(whole):
+    """Correlation of its losses: of trained networks .994."""
+    steps, where = np.array([5]), jax.devices()[0]
+    losses = []
+    with precision("float64", where):
+        for one in dmft.vary(digits(), learning_rate=[2.0, 2.1]):
+            settings = {"steps": steps, "observables": (), "two_time": False, "device": where, "memory_limit": None}
+            batches = in_law.sampled(one, 16, range(400), 0, **settings, whole=whole)
+            losses.append(np.concatenate([seen["every_loss"][:, -1] for _, seen in batches]))
+    correlation = np.corrcoef(*losses)[0, 1]
+    assert (correlation > 0.985) == whole
+
+
 @pytest.mark.slow
-def test_errors_of_optima_in_law_cover():
+def test_errors_of_sampled_optima_cover():
     """Of 400 predictions from networks drawn by themselves: f = c (<h h> + <w w>) + c^2 <h w> after one step."""
     rng, u = np.random.default_rng(0), RATES
     truth = [brentq(lambda e, n=n: 2 * (2 * e - 1) + (4 * e + 2 * e**3) / n, 0.3, 0.6) for n in (16, 64)]
@@ -195,7 +225,7 @@ def test_other_hyperparameters_ends_and_divergence():
         dmft.transfer(problem, "learning_rate", RATES, widths=[2, 32], scale="linear", progress=False)
     for arguments, message in (
         ({"by": "luck"}, "by='luck' is unknown"),
-        ({"by": "samples", "draws": 2}, "draws=2 is not for networks sampled in law"),
+        ({"by": "samples", "draws": 2}, "draws=2 is not for networks, by='samples'"),
         ({"members": 64}, "members=64 is not for anything but by='samples'"),
         ({"by": "samples", "members": 8}, "members=8 is too small"),
     ):
@@ -308,12 +338,12 @@ def test_four_thousand_networks_have_the_optima_that_are_predicted():
     np.testing.assert_allclose(theory.optimum, [1.857, 1.889, 1.922, 1.948], atol=0.02)
     np.testing.assert_allclose(found.optimum, [1.832, 1.878, 1.912, 1.945], atol=0.01)
     assert (abs(found.optimum_z[1:]) < 3).all()
-    # in law, of all orders, at width 16 too
-    law = dmft.transfer(
+    # of all orders, at width 16 too
+    sampled = dmft.transfer(
         problem, "learning_rate", rates, widths=widths, scale="linear", by="samples", members=4096, scrambles=4
     )
-    z = [comparisons.transfer(nets, each, over="learning_rate").optimum_z.values for each in (theory, law)]
-    print("predicted", theory.optimum.values, "in law", law.optimum.values, "+-", law.optimum_se.values)
+    z = [comparisons.transfer(nets, each, over="learning_rate").optimum_z.values for each in (theory, sampled)]
+    print("predicted", theory.optimum.values, "sampled", sampled.optimum.values, sampled.optimum_se.values)
     print("measured", found.optimum.values, "+-", found.optimum_se.values, "z", z)
     assert (abs(z[1]) < 3).all()
     # against the limit's alone
