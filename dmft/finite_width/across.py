@@ -32,6 +32,7 @@ from dmft import schema
 from dmft.drivers.depth import extrapolated, seed_of
 from dmft.finite_width import optimum
 from dmft.finite_width.curves import Curves
+from dmft.finite_width.samples import Samples
 from dmft.schema.labels import labelled
 from dmft.specs import Problem, _check, random_batches
 
@@ -83,7 +84,7 @@ def _batched(problem: Problem, size: int, orders: int) -> tuple[Problem, ...]:
     return tuple(replace(problem, training=replace(training, batches=batches)) for batches in each)
 
 
-def with_orders(ds: xr.Dataset, several: Sequence[Curves]) -> xr.Dataset:
+def with_orders(ds: xr.Dataset, several: Sequence[Curves] | Sequence[Samples]) -> xr.Dataset:
     """The prediction of one size of batches, with how its best value scatters between their sequences; nan of one."""
     u = optimum.coordinate(ds["value"].values, ds.attrs["scale"])
     best = [optimum.lowest(u, one.limit.mean(axis=0)).at for one in several]

@@ -71,7 +71,7 @@ def off_parabola(u: Array, curve: Array) -> float:
 
 
 def slope_weights(u: Array, at: Any) -> Array:
-    """w (value,): the slope at a point of any curve y (value,) on the grid is w . y."""
+    """w (value, ...) of points (...): the slope there of any curve y (value,) on the grid is w . y."""
     return slopes(u, np.eye(len(u)), at)
 
 

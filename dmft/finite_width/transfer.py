@@ -11,53 +11,56 @@ The best rate of the limit is that of infinitely many neurons: a parameterizatio
 optimum converge, like 1/N in the mean and N^-1/2 for one network.  What may be seen of it on a grid is decided by the
 curvature: values within u* +- h have losses within L'' h^2 / 2.
 
-All values share their normals (the same scrambles, and the same directions of `dmft.fluctuations`): their errors are
-common, and cancel in slopes along the grid.  Influences of neurons on the loss, one backward pass a value, give C
-without draws (`dmft.finite_width.influence`).
+Two routes lead there (`by`).  Derivatives of the limit (`dmft.fluctuations`; `dmft.finite_width.curves`) give b and C:
+all widths follow, to leading order.  Samples, networks of each width (`dmft.finite_width.samples`), hold all orders of
+1/N, kinks and jumps: for narrow networks, and for entrywise rules and Muon, of which derivatives say little.
+
+All values share their normals (the same scrambles, and the same directions of `dmft.fluctuations`, or the same
+networks): their errors are common, and cancel in slopes along the grid.  Influences of neurons on the loss, one
+backward pass a value, give C without draws (`dmft.finite_width.influence`).
 
 Depth and the size of batches are further axes (`across`; `dmft.finite_width.across`): each depth and each size has an
 optimum of its own, and residual networks whose branches have a limit of infinite depth one of that, too.
 
 Assumptions and approximations
-    Leading order in 1/N of the losses; the optimum is that of the curve so found, through cubic splines on the grid
-    (`dmft.finite_width.optimum`), which errors do not hold: choose values near each other, a factor of 1.05 to 1.3.  A
-    warning says where a parabola would give another one.
+    By derivatives the leading order in 1/N of the losses; errors hold nothing of the next, and a warning says where
+    shifts are too large for one order.
+    The optimum is that of the curve so found, through cubic splines on the grid (`dmft.finite_width.optimum`), which
+    errors do not hold: choose values near each other, a factor of 1.05 to 1.3.  A warning says where a parabola would
+    give another one.
     What is lowest is the mean over networks: optima of single networks, averaged, differ from it at the same order 1/N.
-    Errors are those of the jackknife over scrambles times what Student's t makes of so few: the value is within one of
-    them in 68 of 100 cases, if scrambles scatter like Gaussians.  (Measured: 64 predictions, of 8 scrambles of 1024
-    particles and 64 draws in all, digits as in the tests: 66 % of optima of the limit, 58, 52, 63 and 67 % at N = 32,
-    64, 128, 256, each +- 6 %: the tails of N biases are heavier than that.)
+    Errors are those of the jackknife over scrambles, and over groups of networks, times what Student's t makes of so
+    few: the value is within one of them in 68 of 100 cases, if they scatter like Gaussians.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 from dmft import __version__, schema
 from dmft.drivers.uncertainty import warn_of_few_particles
 from dmft.finite_width import optimum
 from dmft.finite_width.across import joined, levels, with_orders
-from dmft.finite_width.curves import Curves, curves_along
-from dmft.finite_width.fluctuations import METHODS
-from dmft.finite_width.influence import Influence
+from dmft.finite_width.curves import curves_along
+from dmft.finite_width.optima import Found, of_curves
+from dmft.finite_width.samples import GROUPS, samples_along
 from dmft.running.host import usual_errors
 from dmft.schema.build import now
 from dmft.schema.labels import labelled
 from dmft.specs import Problem, _check
 
 Array = NDArray[np.float64]
-Variables = dict[str, tuple[tuple[str, ...], Any]]
 LOSSES = ("loss", "test_loss")
-ONE_SIGMA = float(ndtr(1.0))
+BY = ("derivatives", "samples")
 COARSE = 0.2  # steps of the grid
-NETWORKS = 10_000  # curves that are drawn for probabilities
+NEXT_ORDER = 0.25  # of a shift
 
 
 @usual_errors
@@ -73,6 +76,8 @@ def transfer(
     step: int | None = None,
     scale: str | None = None,
     seeds: int = 1,
+    by: str | None = None,
+    members: int = 1024,
     draws: int = 256,
     particles: int = 2048,
     scrambles: int = 8,
@@ -98,15 +103,19 @@ def transfer(
         scale: "log", where distances are those of logarithms, or "linear"; "log" by default if all values are positive.
         seeds: networks over which losses are averaged before the best value is looked for, in `scatter` and
             `probability`.
-        draws, particles, scrambles, seed, tolerance, device, memory_limit, progress: of `dmft.fluctuations`, of which
-            one run is done at every value.
+        by: "derivatives" or "samples" (see the top of this module); by default the second for entrywise rules and Muon,
+            the first for all others.
+        members: networks of each width (by samples).
+        draws: of `dmft.fluctuations`, of which one run is done at every value (by derivatives).
+        particles, scrambles, seed, tolerance, device, memory_limit, progress: of `dmft.fluctuations`, or
+            of `dmft.solve`.
 
     Returns:
         Dataset of kind "predicted_transfer", each variable with its `_se` but grid_optimum, grid_shift and probability:
 
             loss_limit, loss_bias (value)                       L, b (of a test loss: test_loss_limit, ...)
             loss_covariance(value, value_2)                     C
-            loss_mean(width, value)                             L + b / N
+            loss_mean(width, value)                             L + b / N, or m_N of samples
             optimum_limit, optimum(width)                       the best value
             optimum_shift(width)                                u*_N - u*: of logarithms, or of values (attribute scale)
             scatter(width)                                      standard deviation of u* of the mean over `seeds`
@@ -179,16 +188,25 @@ def transfer(
     what: dict[str, Any] = {"over": over, "of": of, "scale": scale, "seeds": seeds}
     if "batch_size" not in (across or {}):
         _check.without_effect(transfer, {"orders": orders}, "anything but across batch_size")
+    by = by or ("samples" if problem.training.stepping.by_entry else "derivatives")
+    if by not in BY:
+        raise ValueError(f"by={by!r} is unknown; choose one of {', '.join(BY)}.")
+    if by == "samples":
+        _check.without_effect(transfer, {"draws": draws}, "networks, by='samples'")
+        members = _check.integer("members", members, minimum=2 * GROUPS)
+        along: Any = partial(samples_along, members=members)
+    else:
+        _check.without_effect(transfer, {"members": members}, "anything but by='samples'")
+        along = curves_along
     if across is None:
-        curves, influence = curves_along(problem, over, at, of, settings)
-        return _dataset(problem, influence, [curves], at, given, **what, seed=seed)
+        return _dataset(problem, [along(problem, over, at, of, given, settings)], at, given, **what, seed=seed)
     found = {}
     axis, each = levels(problem, across, _check.integer("orders", orders, minimum=1), seed)
     for level in each:
         own = settings | {"seed": level.seed}
-        several, (influence, *_) = zip(*(curves_along(one, over, at, of, own) for one in level.problems), strict=True)
+        several = [along(one, over, at, of, given, own) for one in level.problems]
         what["place"] = f" at {axis}={level.label}"
-        one = _dataset(level.problems[0], influence, several, at, given, **what, seed=level.seed)
+        one = _dataset(level.problems[0], several, at, given, **what, seed=level.seed)
         found[level.label] = with_orders(one, several) if axis == "batch_size" else one
     return joined(axis, found, of)
 
@@ -208,8 +226,7 @@ def _values(over: str, values: Any) -> Array:
 
 def _dataset(
     problem: Problem,
-    influence: Influence,
-    several: Sequence[Curves],
+    several: Sequence[Found],
     at: Array,
     widths: list[int],
     *,
@@ -221,38 +238,25 @@ def _dataset(
     place: str = "",
 ) -> xr.Dataset:
     """Of curves of one problem, or of several over which losses are averaged."""
-    curves = Curves.mean(several)
-    run, exact, scrambles = influence.run, influence.mode == "exact", len(curves.limit)
+    curves = several[0].mean(several)
+    run = curves.run
     warn_of_few_particles(run, curves.directions)
-    samples = [curves.limit, curves.bias, curves.covariance]
 
-    def of_scrambles(kept: NDArray[np.bool_]) -> Variables:
-        L, b, C = (each[kept].mean(0) for each in samples)
-        found = _found(at, L, b, C, np.array(widths, float), scale, seeds)
-        return {f"{of}{name}" if name.startswith("_") else name: value for name, value in found.items()}
-
-    variables = of_scrambles(np.ones(scrambles, bool))
-    without = [of_scrambles(np.arange(scrambles) != i) for i in range(scrambles)] if not exact else [variables]
-    factor = 0.0 if exact else stdtrit(scrambles - 1, ONE_SIGMA)
-    for name, (dims, _) in list(variables.items()):
-        each = np.stack([one[name][1] for one in without])
-        variables[f"{name}_se"] = dims, factor * np.sqrt((len(each) - 1) * each.var(axis=0))
-    L, mean, C = (variables[f"{of}_{name}"][1] for name in ("limit", "mean", "covariance"))
-    variables |= _on_grid(at, L, mean, C, seeds * np.array(widths, float), scale, np.random.default_rng(seed))
+    variables = of_curves(curves, at, of, scale, seeds, np.random.default_rng(seed))
     ds = xr.Dataset(
         variables, coords={"value": at, "value_2": at, "width": widths, "source": np.array([*widths, np.inf])}
     )
     _warn_of_ends(ds, over, place)
-    if (apart := optimum.off_parabola(optimum.coordinate(at, scale), L)) > COARSE:
+    if curves.leading:
+        _warn_of_next_orders(ds, over, place)
+    if (apart := optimum.off_parabola(optimum.coordinate(at, scale), variables[f"{of}_limit"][1])) > COARSE:
         warnings.warn(
             f"the optimum of the limit{place} and that of a parabola through three of the values are {apart:.3g} steps "
             f"of the grid apart, more than {COARSE}: how curves run between values is a guess. Give values nearer to "
             f"each other, around {over}={ds['optimum_limit'].item():.3g}.",
             stacklevel=4,
         )
-    numerics = (
-        {} if exact else {"particles": run.particles, "scrambles": scrambles, "draws": influence.draws * scrambles}
-    )
+    numerics = {} if run.particles is None else {"particles": run.particles, "scrambles": curves.independent[0]}
     ds.attrs = {
         "kind": "predicted_transfer",
         "producer": "dmft.transfer",
@@ -263,57 +267,17 @@ def _dataset(
         "scale": scale,
         "step": run.last,
         "seeds": seeds,
-        "mode": influence.mode,
-        "method": METHODS[influence.mode],
         "seed": seed,
         "version": __version__,
         "dtype": run.dtype,
         "device": f"{run.device.platform}: {run.device.device_kind}",
         "created": now(),
+        **curves.attrs,
         **numerics,
         "tolerance": run.tolerance,
         "directions": curves.directions,
     }
     return labelled(ds)
-
-
-def _found(at: Array, L: Array, b: Array, C: Array, n: Array, scale: str, seeds: int) -> Variables:
-    """What follows from the curves, without errors; names of losses are to follow that of the loss."""
-    u = optimum.coordinate(at, scale)
-    mean = L + b / n[:, None]
-    limit, each = optimum.lowest(u, L), optimum.lowest(u, mean)
-    w = optimum.slope_weights(u, limit.at) / limit.curvature
-    variance = w @ C @ w
-    sources = np.append(each.at, limit.at)
-    return {
-        "_limit": (("value",), L),
-        "_bias": (("value",), b),
-        "_covariance": (("value", "value_2"), C),
-        "_mean": (("width", "value"), mean),
-        "optimum_limit": ((), optimum.value_at(limit.at, scale)),
-        "optimum": (("width",), optimum.value_at(each.at, scale)),
-        "optimum_shift": (("width",), each.at - limit.at),
-        "scatter": (("width",), np.sqrt(variance / n / seeds)),
-        "optimum_bias": ((), -(w @ b)),
-        "optimum_variance": ((), variance),
-        "curvature": ((), limit.curvature),
-        "regret": (("source", "width"), optimum.regrets(u, mean, sources)),
-    }
-
-
-def _on_grid(at: Array, L: Array, mean: Array, C: Array, n: Array, scale: str, rng: np.random.Generator) -> Variables:
-    """What a search among the values finds; n: of every width, over what N Cov of a mean is C."""
-    u = optimum.coordinate(at, scale)
-    size, axes = np.linalg.eigh(C)
-    noise = (rng.standard_normal((NETWORKS, len(at))) * np.sqrt(np.maximum(size, 0.0))) @ axes.T
-    chosen = [(curve + noise / np.sqrt(each)).argmin(-1) for each, curve in zip(n, mean, strict=True)]
-    shift = optimum.in_steps(u, optimum.lowest(u, mean).at, optimum.lowest(u, L).at)
-    shares = [np.bincount(i, minlength=len(at)) / NETWORKS for i in chosen]
-    return {
-        "grid_optimum": (("width",), at[mean.argmin(-1)]),
-        "grid_shift": (("width",), shift),
-        "probability": (("width", "value"), np.reshape(shares, mean.shape)),
-    }
 
 
 def _warn_of_ends(ds: xr.Dataset, over: str, place: str) -> None:
@@ -324,5 +288,20 @@ def _warn_of_ends(ds: xr.Dataset, over: str, place: str) -> None:
         warnings.warn(
             f"the loss of {', '.join(where)}{place} is lowest at an end of the values of {over}, {ends}: its optimum "
             "is nan. Give values beyond that end.",
+            stacklevel=5,
+        )
+
+
+def _warn_of_next_orders(ds: xr.Dataset, over: str, place: str) -> None:
+    """Where the lowest point of L + b / N is not where the first order in 1/N has it."""
+    first = ds["optimum_bias"] / ds["width"]
+    apart = abs(ds["optimum_shift"] - first)
+    far = (apart > NEXT_ORDER * abs(first)) & (apart > 2 * ds["optimum_shift_se"])
+    if far.any():
+        widths = ", ".join(str(n) for n in ds["width"].values[far.values])
+        warnings.warn(
+            f"at width {widths}{place} the lowest point of L + b / N is off the shift of first order in 1/N by up to "
+            f"{(apart / abs(first)).values[far.values].max():.0%} of it: next orders, which are not in the errors, are "
+            f"not small. Sample such networks, by='samples', for the best {over} of all orders.",
             stacklevel=5,
         )

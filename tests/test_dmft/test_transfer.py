@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -10,11 +11,15 @@ from scipy.optimize import brentq
 import comparisons
 import dmft
 import finite_nets
+from dmft.drivers import in_law
+from dmft.drivers.machine import precision
 from dmft.engine import variation
 from dmft.errors import DivergenceError
 from dmft.finite_width import optimum
 from dmft.finite_width import transfer as module
 from dmft.finite_width.across import joined
+from dmft.finite_width.optima import of_curves
+from dmft.finite_width.samples import GROUPS, Samples
 from dmft.schema.validate import restored
 
 RATES = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
@@ -73,12 +78,103 @@ def test_one_step_of_a_linear_network_in_closed_form(monkeypatch):
 
     # without the bias nothing moves
     along = module.curves_along
-    monkeypatch.setattr(
-        module, "curves_along", lambda *a: (dataclasses.replace((c := along(*a))[0], bias=0 * c[0].bias), c[1])
-    )
+    monkeypatch.setattr(module, "curves_along", lambda *a: dataclasses.replace(c := along(*a), bias=0 * c.bias))
     still = dmft.transfer(one_step(), "learning_rate", RATES, widths=widths, scale="linear", progress=False)
     np.testing.assert_allclose(still.optimum_shift, 0.0, atol=1e-12)
     assert (abs(found.optimum_shift) > 0.005).all()
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """Of `one_step`, and the curves it was made of."""
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        along = module.samples_along
+        patch.setattr(module, "samples_along", lambda *a, **k: kept.append(along(*a, **k)) or kept[-1])
+        found = dmft.transfer(one_step(), "learning_rate", RATES, **SAMPLED)
+    return found, kept[0]
+
+
+SAMPLED = {"widths": [16, 64], "scale": "linear", "by": "samples", "members": 4096, "progress": False}
+
+
+def test_samples_have_the_closed_form_of_one_step(sampled):
+    found, _ = sampled
+    exact = dmft.transfer(one_step(), "learning_rate", RATES, widths=[16, 64], scale="linear", progress=False)
+    np.testing.assert_allclose(found.loss_limit, exact.loss_limit, atol=1e-12)
+    # whose loss is L + b / N at every N; errors of numbers that go together
+    for name in ("loss_mean", "loss_bias", "optimum", "optimum_bias", "loss_covariance"):
+        assert (abs(found[name] - exact[name]) < 4 * found[f"{name}_se"]).all(), name
+    assert (found.optimum_shift < -4 * found.optimum_shift_se).all()
+    np.testing.assert_allclose(found.scatter[1], exact.scatter[1], rtol=0.15)
+    np.testing.assert_allclose(found.optimum_se, found.scatter / np.sqrt(4096), rtol=0.4)
+    np.testing.assert_allclose(found.probability, exact.probability, atol=0.1)
+    assert found.attrs["members"] == 4096
+    assert "draws" not in found.attrs
+
+
+@pytest.mark.filterwarnings("ignore:the loss of", "ignore:the optimum of", "ignore:the weight matrices met")
+def test_entrywise_rules_are_sampled():
+    problem = dataclasses.replace(nonlinear(), training=dmft.Adam(0.3, 2, eps=1e-8))
+    few = {"particles": 64, "scrambles": 2, "progress": False}
+    found = dmft.transfer(problem, "learning_rate", [0.2, 0.3, 0.4], widths=[8], members=64, **few)
+    assert found.attrs["mode"] == "networks"
+    nets = finite_nets.train_ensemble(problem, widths=[8], seeds=2000, observables=["loss"]).loss[0, :, -1]
+    assert abs(found.loss_mean[0, 1] - nets.mean()) < 4 * found.loss_mean_se[0, 1]
+    assert found.loss_mean_se[0, 1] == pytest.approx(nets.std(ddof=1).item() / 8, rel=0.4)
+    theory = dmft.solve(problem, tolerance=1e-3, observables=["loss"], **few)
+    assert found.loss_limit[1] == pytest.approx(theory.loss[-1].item(), rel=1e-6)
+
+
+def test_samples_are_the_same_networks_along_the_grid(sampled):
+    _, samples = sampled
+    off = np.sqrt(2 * samples.losses[1, :, :3])  # |f - 1| of width 64, f = c (a + c b)
+    slopes = (1 - off[:, :2]) / RATES[:2]  # of rates where f < 1
+    b = (slopes[:, 1] - slopes[:, 0]) / (RATES[1] - RATES[0])
+    third = RATES[2] * (slopes[:, 1] + (RATES[2] - RATES[1]) * b)
+    same = np.isclose(abs(third - 1), off[:, 2], rtol=1e-6, atol=1e-9)
+    assert same.mean() > 0.9  # of the others f is above 1
+    assert np.isclose(abs(third - 1), np.roll(off[:, 2], 1), rtol=1e-6, atol=1e-9).mean() < 0.01
+    # a network that diverges at one of the values is left out at all of them
+    losses = samples.losses.copy()
+    losses[:, :100, -1] = np.nan
+    some = dataclasses.replace(samples, losses=losses).expansion([np.ones(1, bool), np.ones(GROUPS, bool)])
+    np.testing.assert_allclose(some.mean, samples.losses[:, 100:].mean(1), rtol=1e-12)
+    np.testing.assert_allclose(some.spread[1], 64 * np.cov(samples.losses[1, 100:].T), rtol=1e-9)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the same weights", "twin without weights"])
+def test_two_rates_are_of_one_network(whole):
+    """Correlation of its losses: of trained networks .994."""
+    steps, where = np.array([5]), jax.devices()[0]
+    losses = []
+    with precision("float64", where):
+        for one in dmft.vary(digits(), learning_rate=[2.0, 2.1]):
+            settings = {"steps": steps, "observables": (), "two_time": False, "device": where, "memory_limit": None}
+            batches = in_law.sampled(one, 16, range(400), 0, **settings, whole=whole)
+            losses.append(np.concatenate([seen["every_loss"][:, -1] for _, seen in batches]))
+    correlation = np.corrcoef(*losses)[0, 1]
+    assert (correlation > 0.985) == whole
+
+
+@pytest.mark.slow
+def test_errors_of_sampled_optima_cover():
+    """Of 400 predictions from networks drawn by themselves: f = c (<h h> + <w w>) + c^2 <h w> after one step."""
+    rng, u = np.random.default_rng(0), RATES
+    truth = [brentq(lambda e, n=n: 2 * (2 * e - 1) + (4 * e + 2 * e**3) / n, 0.3, 0.6) for n in (16, 64)]
+    inside, run = [], None
+    for _ in range(400):
+        h, w = rng.standard_normal((2, 2, 128, 64))
+        h[0, :, 16:], w[0, :, 16:] = 0.0, 0.0
+        size = np.array([16.0, 64.0])[:, None, None]
+        a, b = ((h**2 + w**2).sum(-1)[..., None] / size, (h * w).sum(-1)[..., None] / size)
+        losses = (u * a + u**2 * b - 1) ** 2 / 2
+        made = Samples((2 * u[None] - 1) ** 2 / 2, losses, np.array([16.0, 64.0]), run, 0, {})
+        found = of_curves(made, u, "loss", "linear", 1, rng)
+        inside.append(abs(found["optimum"][1] - truth) < found["optimum_se"][1])
+    share = np.mean(inside, axis=0)
+    print("optima within one error", share)
+    np.testing.assert_allclose(share, 0.68, atol=0.08)
 
 
 def test_particles_share_normals_and_compiled_code_along_the_grid(monkeypatch):
@@ -103,10 +199,10 @@ def test_particles_share_normals_and_compiled_code_along_the_grid(monkeypatch):
     np.testing.assert_allclose(at.loss_limit, theory.loss[-1], rtol=1e-6)
 
     # normals that differ from value to value: errors do not cancel
-    ((common, influence),) = kept
+    (common,) = kept
     mixed = [np.stack([np.roll(c[:, i], i, axis=0) for i in range(4)], 1) for c in (common.limit, common.bias)]
     independent = dataclasses.replace(common, limit=mixed[0], bias=mixed[1])
-    monkeypatch.setattr(module, "curves_along", lambda *a: (independent, influence))
+    monkeypatch.setattr(module, "curves_along", lambda *a: independent)
     other = dmft.transfer(problem, "learning_rate", rates, widths=[4096], **FEW, progress=False)
     np.testing.assert_allclose(other.loss_mean, found.loss_mean, rtol=1e-10)
     assert other.optimum_limit_se > 2 * found.optimum_limit_se
@@ -125,6 +221,16 @@ def test_other_hyperparameters_ends_and_divergence():
     assert decayed.attrs["scale"] == "linear"
     with pytest.warns(UserWarning, match="a parabola through three of the values"):
         dmft.transfer(problem, "learning_rate", [0.1, 0.2, 0.9, 1.2], **settings)
+    with pytest.warns(UserWarning, match="at width 2 the lowest point .* of first order in 1/N by up to 3.%"):
+        dmft.transfer(problem, "learning_rate", RATES, widths=[2, 32], scale="linear", progress=False)
+    for arguments, message in (
+        ({"by": "luck"}, "by='luck' is unknown"),
+        ({"by": "samples", "draws": 2}, "draws=2 is not for networks, by='samples'"),
+        ({"members": 64}, "members=64 is not for anything but by='samples'"),
+        ({"by": "samples", "members": 8}, "members=8 is too small"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dmft.transfer(problem, "learning_rate", RATES, **settings, **arguments)
     for values, message in (
         ([0.5, 1.0], "give at least 3 different numbers, values of learning_rate"),
         ("12", "is not a list"),
@@ -216,6 +322,7 @@ def digits():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:at width 16")
 def test_four_thousand_networks_have_the_optima_that_are_predicted():
     """Digits, threes against eights: where parabolas through three rates are lowest, which is not where the loss is
     (the next test)."""
@@ -231,6 +338,14 @@ def test_four_thousand_networks_have_the_optima_that_are_predicted():
     np.testing.assert_allclose(theory.optimum, [1.857, 1.889, 1.922, 1.948], atol=0.02)
     np.testing.assert_allclose(found.optimum, [1.832, 1.878, 1.912, 1.945], atol=0.01)
     assert (abs(found.optimum_z[1:]) < 3).all()
+    # of all orders, at width 16 too
+    sampled = dmft.transfer(
+        problem, "learning_rate", rates, widths=widths, scale="linear", by="samples", members=4096, scrambles=4
+    )
+    z = [comparisons.transfer(nets, each, over="learning_rate").optimum_z.values for each in (theory, sampled)]
+    print("predicted", theory.optimum.values, "sampled", sampled.optimum.values, sampled.optimum_se.values)
+    print("measured", found.optimum.values, "+-", found.optimum_se.values, "z", z)
+    assert (abs(z[1]) < 3).all()
     # against the limit's alone
     assert ((found.optimum_limit - found.optimum)[:3] > 3 * found.optimum_se[:3]).all()
 

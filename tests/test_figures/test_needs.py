@@ -39,6 +39,7 @@ OF_OTHERS = {
     "richness": "richness.of(*comparisons)",
     "scaling_laws": "scaling_laws.data(None)",
     "solver_convergence": "solver_convergence.make(problems)",
+    "transfer_across": "transfer_across.data(None)",
     "transfer_of_optimisers": "transfer_of_optimisers.make({name: comparisons.transfer(nets, theory)})",
     "whole_data_set": "whole_data_set.gathered(found)",
 }
