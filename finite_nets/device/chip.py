@@ -40,42 +40,76 @@ LANES = 32
 Defined = tuple[tuple[str, int], ...]
 
 
-class Mapping(NamedTuple):
-    """How a network lies on a block of threads: warps, lanes that share a row of a matrix, blocks that are to fit on a
-    multiprocessor."""
+class Registers(NamedTuple):
+    """Products by multiply-adds, matrices in registers: warps of a block, lanes that share a row of a matrix, blocks that
+    are to fit on a multiprocessor."""
 
     warps: int
     row_lanes: int
     blocks: int
 
+    def together(self, padded: int) -> int:
+        """Samples of a forward product."""
+        return max(1, LANES * self.warps // padded)
+
+    def defined(self) -> Defined:
+        return (("UNITS", 0), ("WARPS", self.warps), ("BLOCKS", self.blocks), ("TX", self.row_lanes), ("FOLDED", 0))
+
+    def shared_numbers(self, padded: int, layers: int, samples: int, trained: int) -> int:
+        rows = _filled(samples, self.together(padded))
+        parts = 4 * self.warps * padded if self.warps > 1 else 0
+        return (1 + 2 * layers) * rows * padded + padded + parts + 3 * rows + trained * samples
+
+
+class Units(NamedTuple):
+    """Products by tensor units, matrices in shared memory: warps of a block, each with 16 neurons or a multiple of them,
+    tiles of eight samples that are met together, whether g^1 takes the place of phi^1, blocks that are to fit."""
+
+    warps: int
+    group: int
+    folded: bool
+    blocks: int
+
+    def together(self, padded: int) -> int:
+        return 8 * self.group
+
+    def defined(self) -> Defined:
+        its = ("WARPS", self.warps), ("BLOCKS", self.blocks), ("GROUP", self.group), ("FOLDED", int(self.folded))
+        return ("UNITS", 1), *its
+
+    def shared_numbers(self, padded: int, layers: int, samples: int, trained: int) -> int:
+        rows, stride = _filled(samples, 8 * self.group), padded + 8
+        overlaps = _filled(trained, 8) * (_filled(rows - 8, 16) + 8)
+        fields = (1 + 2 * layers - self.folded) * rows
+        return (fields + (layers - 1) * padded) * stride + padded + 3 * rows + overlaps
+
+
+def _filled(count: int, by: int) -> int:
+    return -(-count // by) * by
+
 
 @dataclass(frozen=True)
 class Shape:
-    """Of networks on a chip; `padded` neurons, a power of two."""
+    """Of networks on a chip: neurons, filled up, hidden layers, and how they lie on a block of threads."""
 
     padded: int
     layers: int
-    mapping: Mapping
+    mapping: Registers | Units
 
-    @property
-    def together(self) -> int:
-        """Samples of a forward product."""
-        rows = self.padded // (LANES // self.mapping.row_lanes * self.mapping.warps)
-        return max(1, self.mapping.row_lanes // rows)
+    def rows(self, samples: int) -> int:
+        """Of fields."""
+        return _filled(samples, self.mapping.together(self.padded))
 
     def shared_bytes(self, samples: int, trained: int) -> int:
         """Of shared memory."""
-        rows = -(-samples // self.together) * self.together
-        warps = self.mapping.warps
-        parts = 4 * warps * self.padded if warps > 1 else 0
-        return 4 * ((1 + 2 * self.layers) * rows * self.padded + self.padded + parts + 3 * rows + trained * samples)
+        return 4 * self.mapping.shared_numbers(self.padded, self.layers, samples, trained)
 
 
 # by padded neurons and matrices a thread has room for; measured to be the fastest (tests/benchmarks/RESULTS.md)
-MAPPINGS = {
-    32: (Mapping(1, 4, 24), Mapping(1, 4, 16), Mapping(1, 4, 12)),
-    64: (Mapping(2, 8, 8), Mapping(4, 8, 4), Mapping(4, 8, 3)),
-    128: (Mapping(8, 16, 2), Mapping(8, 16, 1)),
+MAPPINGS: dict[int, tuple[Registers | Units, ...]] = {
+    32: (Registers(1, 4, 24), Registers(1, 4, 16), Registers(1, 4, 12)),
+    64: (Registers(2, 8, 8), Registers(4, 8, 4), Registers(4, 8, 3)),
+    128: (Registers(8, 16, 2), Registers(8, 16, 1)),
 }
 # above, products by matrix units are faster, or nothing was measured
 MOST_SAMPLES = {32: 16, 64: 60, 128: 60}
@@ -85,6 +119,12 @@ MOST_WITH_KERNELS = 16
 def shape_of(width: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool) -> Shape | None:
     """How networks lie on a chip whose blocks may take so many bytes of shared memory; None where it has no room, or is
     slower than `finite_nets.device.triton`, or not known to be faster."""
+    if width % 4 == 0 and 32 < width <= 128 and samples >= 8 and layers > 1:
+        tiles = -(-samples // 8)
+        for folded in (False, True) if not kernels else (False,):
+            shape = Shape(_filled(width, 16), layers, Units(_filled(width, 16) // 16, -(-tiles // -(-tiles // 4)), folded, 1))
+            if shape.shared_bytes(samples, trained) <= shared:
+                return shape
     padded = next((each for each in MAPPINGS if each >= width), 0)
     if not padded or width % 4 or layers - 2 >= len(MAPPINGS[padded]):
         return None
@@ -103,7 +143,8 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("input_scale", "hidden_scale", "output_scale", "gain")),
         *((name, ctypes.c_float) for name in ("never", "diverged")),
         *((name, ctypes.c_uint32) for name in ("key_low", "key_high")),
-        *((name, ctypes.c_int) for name in ("width", "directions", "trained", "samples", "steps", "slots", "count")),
+        *((name, ctypes.c_int) for name in ("width", "directions", "input_stride", "trained", "samples")),
+        *((name, ctypes.c_int) for name in ("steps", "slots", "count")),
         ("centered", ctypes.c_int),
     ]
 
@@ -158,8 +199,11 @@ class Chip:
         push[:steps], keep[:steps] = job.push[:steps] * factors, job.keep[:steps]
         slot = np.full(steps + 1, -1)
         slot[list(job.recorded)] = np.arange(len(job.recorded))
+        samples, directions = job.inputs.shape
+        inputs = np.zeros((shape.rows(samples), _filled(directions, 8)))
+        inputs[:samples, :directions] = job.inputs
         given = {
-            "inputs": job.inputs,
+            "inputs": inputs,
             "overlaps": job.inputs[: job.trained] @ job.inputs.T,
             "targets": job.targets,
             "keep": keep,
@@ -203,6 +247,7 @@ class Chip:
             key_high=key >> 32,
             width=job.width,
             directions=job.inputs.shape[1],
+            input_stride=self._given["inputs"].shape[1],
             trained=job.trained,
             samples=samples,
             steps=job.recorded[-1],
@@ -224,13 +269,10 @@ class Chip:
 
 def defined(shape: Shape, activation: Activation, loss: str, *, kernels: bool) -> Defined:
     """What chip.cu is compiled with."""
-    mapping = shape.mapping
     return (
         ("NN", shape.padded),
         ("LAYERS", shape.layers),
-        ("WARPS", mapping.warps),
-        ("TX", mapping.row_lanes),
-        ("BLOCKS", mapping.blocks),
+        *shape.mapping.defined(),
         ("ACT", ACTIVATIONS.index(activation.name)),
         ("LOSS", LOSSES.index(loss)),
         ("KERNELS", int(kernels)),

@@ -54,23 +54,23 @@ def task(trained, samples=None):
 # width, network, task, training, loss, mapping
 DATA, DESCENT = task(3), dmft.GradientDescent(0.3, STEPS)
 CASES = {
-    "32, tanh": (32, dmft.MLP(2), DATA, DESCENT, "squared", chip.Mapping(1, 4, 1)),
+    "32, tanh": (32, dmft.MLP(2), DATA, DESCENT, "squared", chip.Registers(1, 4, 1)),
     "28, softplus, test samples": (
         28,
         dmft.MLP(2, dmft.softplus(1.3)),
         task(3, 5),
         DESCENT,
         "squared",
-        chip.Mapping(2, 4, 1),
+        chip.Registers(2, 4, 1),
     ),
-    "32, one layer": (32, dmft.MLP(1, dmft.relu()), task(4), DESCENT, "logistic", chip.Mapping(1, 4, 1)),
+    "32, one layer": (32, dmft.MLP(1, dmft.relu()), task(4), DESCENT, "logistic", chip.Registers(1, 4, 1)),
     "64, decay": (
         64,
         dmft.MLP(3, dmft.gelu(), weight_variance=(0.5, 1.0, 2.0, 1.5)),
         task(5, 7),
         dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
         "hinge",
-        chip.Mapping(4, 8, 1),
+        chip.Registers(4, 8, 1),
     ),
     "60, frozen": (
         60,
@@ -78,9 +78,10 @@ CASES = {
         task(3),
         DESCENT,
         "squared",
-        chip.Mapping(2, 8, 1),
+        chip.Registers(2, 8, 1),
     ),
-    "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", chip.Mapping(8, 8, 1)),
+    "32, units": (32, dmft.MLP(2), task(3), DESCENT, "squared", chip.Units(2, 1, False, 1)),
+    "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", chip.Registers(8, 8, 1)),
 }
 
 
