@@ -49,10 +49,8 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     return found;
 }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (std::uint64_t)a * b >> 32; }
-static inline float __fdividef(float a, float b) { return a / b; }
-static inline float exponential(float x) { return std::exp(x); }
-#define __expf exponential
-
+static inline float power_of_two(float x) { return std::exp2(x); }
+static inline float reciprocal(float x) { return 1.0f / x; }
 static inline unsigned __float_as_uint(float x) { unsigned found; return std::memcpy(&found, &x, 4), found; }
 static inline float __uint_as_float(unsigned x) { float found; return std::memcpy(&found, &x, 4), found; }
 static inline float in_tf32(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }  // units read no more

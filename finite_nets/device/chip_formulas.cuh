@@ -58,6 +58,20 @@ __device__ __forceinline__ float4 drawn(int quad, int parameter, unsigned member
     return z;
 }
 
+#ifdef __CUDACC__  // as units give them, two units in the last place off
+__device__ __forceinline__ float power_of_two(float x) {
+    float found;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+    float found;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+#endif
+
 // ---- formulas --------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void activated(float h, float gain, float inverse, float &phi, float &slope) {
@@ -68,7 +82,7 @@ __device__ __forceinline__ void activated(float h, float gain, float inverse, fl
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
     float near = x + x * square * p;
-    float far = 1.0f - __fdividef(2.0f, __expf(2.0f * fabsf(x)) + 1.0f);
+    float far = 1.0f - 2.0f * reciprocal(power_of_two(2.8853900817779268f * fabsf(x)) + 1.0f);
     float t = fabsf(x) < 0.625f ? near : copysignf(far, x);
     phi = t * inverse;
     slope = 1.0f - t * t;
@@ -135,9 +149,8 @@ struct Fields {
     __device__ __forceinline__ void fire(int l, int sample, int j, float its) const {
         float value, slope;
         activated(its, gain, inverse, value, slope);
-        const bool inside = NN == width || j < width;
         const int at = sample * STRIDE + j;
-        phi(l)[at] = inside ? value : 0.0f;
-        if (!(FOLDED && l == 0)) g(l)[at] = inside ? l == MATRICES ? slope * readout[j] : slope : 0.0f;
+        phi(l)[at] = NN == width || j < width ? value : 0.0f;
+        if (!(FOLDED && l == 0)) g(l)[at] = l == MATRICES ? slope * readout[j] : slope;  // whose weights are zero beyond
     }
 };
