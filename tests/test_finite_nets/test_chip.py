@@ -81,6 +81,17 @@ CASES = {
         chip.Registers(2, 8, 1),
     ),
     "32, units": (32, dmft.MLP(2), task(3), DESCENT, "squared", chip.Units(2, 1, False, 1)),
+    "44 of 48, units, test samples": (
+        44,
+        dmft.MLP(3, dmft.softplus(1.3), weight_variance=(0.5, 1.0, 2.0, 1.5)),
+        task(11, 20),
+        dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
+        "logistic",
+        chip.Units(3, 2, False, 1),
+    ),
+    # g^1 in the place of phi^1, two tiles of rows a warp, and two warps a tile
+    "64, units, folded": (64, dmft.MLP(3), task(19, 21), DESCENT, "squared", chip.Units(2, 1, True, 1)),
+    "64, units, shared rows": (64, dmft.MLP(2, dmft.erf()), task(18), DESCENT, "squared", chip.Units(8, 2, True, 1)),
     "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", chip.Registers(8, 8, 1)),
 }
 
@@ -88,7 +99,8 @@ CASES = {
 def planned(name):
     width, network, data, training, loss, mapping = CASES[name]
     problem = Problem(network, data, training, loss)
-    plan = Plan(problem, np.array(RECORDED), frozenset({*KERNELS, "ntk", "prediction", "participation_ratio"}))
+    of_kernels = set() if getattr(mapping, "folded", False) else {*KERNELS, "ntk", "participation_ratio"}
+    plan = Plan(problem, np.array(RECORDED), frozenset({*of_kernels, "prediction"}))
     return plan, width, mapping
 
 
@@ -98,7 +110,8 @@ def test_networks_on_chip_are_those_of_the_trainer(monkeypatch, emulated, name):
     assert on_chip.reason_against(plan, PRECISIONS["float32"]) == ""
     trainer = Trainer(plan.problem, torch.device("cpu"), PRECISIONS["float64"])
     monkeypatch.setattr(chip.Chip, "launch", emulated)
-    padded = 1 << max(5, (width - 1).bit_length())
+    units = isinstance(mapping, chip.Units)
+    padded = -(-width // 16) * 16 if units else 1 << max(5, (width - 1).bit_length())
     shape = chip.Shape(padded, plan.problem.network.depth, mapping)
     made = chip.Chip(on_chip.job(plan, trainer, width), shape, torch.device("cpu"))
     run = on_chip.OnChip(plan, trainer, made, MEMBERS, SEED)
