@@ -4,8 +4,8 @@
 // where shared memory is short.  Matrices lie in shared memory, (row, column); every warp has TALL x 16 neurons of every
 // product.  Rows are 8 or 24 banks apart, so that no fragment but the transposed one of W meets a bank twice.
 //
-// A number is the sum of two in TF32, x = big + small to 2^-24; big big' + big small' + small big' leaves out 2^-24 of a
-// product.  Units cut sums off where adders round: they add eight terms at most, the rest is added in float32.
+// A number is the sum of two in TF32, x = big + small to 2^-23; big big' + big small' + small big' leaves out 2^-24 of a
+// product.  Units cut sums off where adders round: they add 16 terms at most, the rest is added in float32.
 #pragma once
 
 #define TALL (NN / 16 > WARPS ? NN / 16 / WARPS : 1)  // tiles of 16 neurons of a warp
@@ -31,8 +31,18 @@ __device__ __forceinline__ void mma(float (&c)[4], const float (&a)[4], const fl
 }
 #endif
 
+__device__ __forceinline__ float to_tf32(float x) {
+#if __CUDA_ARCH__ >= 900  // one instruction
+    unsigned found;
+    asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(found) : "f"(x));
+    return __uint_as_float(found);
+#else
+    return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
+#endif
+}
+
 __device__ __forceinline__ void split(float x, float &big, float &small) {
-    big = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
+    big = to_tf32(x);
     small = x - big;
 }
 
@@ -40,56 +50,57 @@ __device__ __forceinline__ void split(float x, float &big, float &small) {
 struct View {
     const float *at;
     int own, contracted;
-    __device__ __forceinline__ float operator()(int i, int k) const { return at[i * own + k * contracted]; }
+
+    __device__ __forceinline__ float2 pair(int i, int one, int other) const {
+        if (contracted == 1 && other == one + 1) return *(const float2 *)(at + i * own + one);
+        return {at[i * own + one * contracted], at[i * own + other * contracted]};
+    }
 };
 
-// sum += a b over `depth` indices, of which the k-th has a factor.  PAIRS: neighbours in b lie side by side, and are
-// read together: what a unit takes for indices t and t + 4 are 2 t and 2 t + 1.
-template <bool PAIRS, int M, int N>
+// sum += a b over `depth` indices, TERMS at a time, of which the k-th has a factor.  PAIRS: neighbours in b lie side by
+// side, and are read together: what a unit takes for indices t and t + 4 are 2 t and 2 t + 1.
+template <bool PAIRS, int TERMS, int M, int N>
 __device__ __forceinline__ void multiply(float (&sum)[M][N][4], View a, View b, int depth,
                                          const float *factor = nullptr) {
+    constexpr int TILES = TERMS / 8;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll 2
-    for (int k = 0; k < depth; k += 8) {
-        const int one = k + (PAIRS ? 2 * t : t), other = PAIRS ? one + 1 : one + 4;
-        const float c = factor ? factor[one] : 1.0f, d = factor ? factor[other] : 1.0f;
-        float big[M][4], small[M][4];
+#pragma unroll (PAIRS && TILES == 1 ? 2 : 1)
+    for (int k = 0; k < depth; k += TERMS) {
+        float big[TILES][M][4], small[TILES][M][4];
 #pragma unroll
-        for (int m = 0; m < M; m++)
+        for (int c = 0; c < TILES; c++) {
+            const int one = k + 8 * c + (PAIRS ? 2 * t : t), other = one + (PAIRS ? 1 : 4);
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int i = 16 * m + g + 8 * e;
-                float x, y;
-                if (PAIRS && a.contracted == 1) {
-                    float2 v = *(const float2 *)(a.at + i * a.own + one);
-                    x = v.x, y = v.y;
-                } else {
-                    x = a(i, one), y = a(i, other);
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    float2 v = a.pair(16 * m + g + 8 * e, one, other);
+                    if (factor) v.x *= factor[one], v.y *= factor[other];
+                    split(v.x, big[c][m][e], small[c][m][e]);
+                    split(v.y, big[c][m][e + 2], small[c][m][e + 2]);
                 }
-                if (factor) x *= c, y *= d;
-                split(x, big[m][e], small[m][e]);
-                split(y, big[m][e + 2], small[m][e + 2]);
-            }
+        }
 #pragma unroll
         for (int n = 0; n < N; n++) {
-            float x, y, whole[2], rest[2];
-            if (PAIRS) {
-                float2 v = *(const float2 *)(b.at + (8 * n + g) * b.own + one);
-                x = v.x, y = v.y;
-            } else {
-                x = b(8 * n + g, one), y = b(8 * n + g, other);
-            }
-            split(x, whole[0], rest[0]);
-            split(y, whole[1], rest[1]);
+            float part[M][4] = {};
 #pragma unroll
-            for (int m = 0; m < M; m++) {
-                float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                mma(part, small[m], whole);
-                mma(part, big[m], rest);
-                mma(part, big[m], whole);
+            for (int c = 0; c < TILES; c++) {
+                const int one = k + 8 * c + (PAIRS ? 2 * t : t), other = one + (PAIRS ? 1 : 4);
+                float2 v = b.pair(8 * n + g, one, other);
+                float whole[2], rest[2];
+                split(v.x, whole[0], rest[0]);
+                split(v.y, whole[1], rest[1]);
 #pragma unroll
-                for (int e = 0; e < 4; e++) sum[m][n][e] += part[e];
+                for (int m = 0; m < M; m++) {
+                    mma(part[m], small[c][m], whole);
+                    mma(part[m], big[c][m], rest);
+                    mma(part[m], big[c][m], whole);
+                }
             }
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) sum[m][n][e] += part[m][e];
         }
     }
 }
@@ -131,7 +142,7 @@ struct Matrices {
     __device__ __forceinline__ void first(float *h, const float *z, int stride) {
         for (int a = part * 8 * GROUP; a < x.rows; a += PARTS * 8 * GROUP) {
             float sum[TALL][GROUP][4] = {};
-            multiply<true>(sum, View{z + row * stride, stride, 1},
+            multiply<true, 8>(sum, View{z + row * stride, stride, 1},
                            View{p.inputs + a * p.input_stride, p.input_stride, 1}, p.input_stride);
             each(sum, row, a, [&](int j, int s, float v) { h[s * STRIDE + j] = p.input_scale * v; });
         }
@@ -140,7 +151,7 @@ struct Matrices {
     __device__ __forceinline__ void forward(int l, int met) {
         for (int a = part * 8 * GROUP; a < met; a += PARTS * 8 * GROUP) {
             float sum[TALL][GROUP][4] = {};
-            multiply<true>(sum, View{of(l) + row * STRIDE, STRIDE, 1}, View{x.phi(l) + a * STRIDE, STRIDE, 1}, NN);
+            multiply<true, 16>(sum, View{of(l) + row * STRIDE, STRIDE, 1}, View{x.phi(l) + a * STRIDE, STRIDE, 1}, NN);
             each(sum, row, a, [&](int i, int s, float v) {
                 if (s < met) x.fire(l + 1, s, i, p.hidden_scale * v);
             });
@@ -152,12 +163,12 @@ struct Matrices {
     __device__ __forceinline__ void backward(int l, int starts, bool trains, float keep, float push, const float *delta) {
         float moved[TALL][WIDE][4] = {};
         if (trains)
-            multiply<false>(moved, View{x.g(l + 1) + row, 1, STRIDE}, View{x.phi(l) + part * 8 * WIDE, 1, STRIDE}, filled(p.trained), delta);
+            multiply<false, 8>(moved, View{x.g(l + 1) + row, 1, STRIDE}, View{x.phi(l) + part * 8 * WIDE, 1, STRIDE}, filled(p.trained), delta);
         if (FOLDED && l == 0) __syncthreads();
         float *g = x.g(l);
         for (int a = part * 8 * GROUP; a < starts; a += PARTS * 8 * GROUP) {
             float sum[TALL][GROUP][4] = {};
-            multiply<true>(sum, View{of(l) + row, 1, STRIDE}, View{x.g(l + 1) + a * STRIDE, STRIDE, 1}, NN);
+            multiply<true, 16>(sum, View{of(l) + row, 1, STRIDE}, View{x.g(l + 1) + a * STRIDE, STRIDE, 1}, NN);
             each(sum, row, a, [&](int j, int s, float v) {
                 const int i = s * STRIDE + j;
                 if (s < starts) g[i] = p.hidden_scale * v * (FOLDED && l == 0 ? x.slope(x.h[i]) : g[i]);
@@ -184,7 +195,7 @@ struct Matrices {
     __device__ __forceinline__ void move_first(const float *overlaps, float keep, float push, const float *delta) {
         for (int b = part * 8 * GROUP; b < p.samples; b += PARTS * 8 * GROUP) {
             float sum[TALL][GROUP][4] = {};
-            multiply<false>(sum, View{x.g(0) + row, 1, STRIDE}, View{overlaps + b, 1, overlap_stride(x, p.samples)},
+            multiply<false, 8>(sum, View{x.g(0) + row, 1, STRIDE}, View{overlaps + b, 1, overlap_stride(x, p.samples)},
                             filled(p.trained), delta);
             each(sum, row, b, [&](int j, int s, float v) {
                 float &h = x.h[s * STRIDE + j];
@@ -203,7 +214,7 @@ struct Matrices {
             if (column > row + 15) continue;
             const float *of = kind ? x.g(l) : x.phi(l);
             float *to = (kind ? g : phi) + l * samples * samples, sum[1][GROUP][4] = {};
-            multiply<true>(sum, View{of + row * STRIDE, STRIDE, 1}, View{of + column * STRIDE, STRIDE, 1}, NN);
+            multiply<true, 16>(sum, View{of + row * STRIDE, STRIDE, 1}, View{of + column * STRIDE, STRIDE, 1}, NN);
             each(sum, row, column, [&](int a, int b, float v) {
                 if (a < samples && b <= a) to[a * samples + b] = to[b * samples + a] = v / p.width;
             });
