@@ -1,17 +1,23 @@
 """Small perceptrons that a GPU draws and trains without leaving its registers and shared memory: `chip.cu`.
 
-A block of threads has one network: hidden matrices in registers, fields (sample, neuron) in shared memory.  What is
-recorded leaves, nothing else is ever written.  With L hidden layers of N neurons, P samples trained on and A observed,
+A block of threads has one network, fields (sample, neuron) in shared memory.  What is recorded leaves, nothing else is
+ever written.  Its products have two mappings:
 
-    operations of a step    6 (L-1) N^2 P + 2 N P A + some 30 L N P of activations and sums over lanes
-    bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, a
-                            thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of sums, for 3 R C P
-                            multiply-adds
+    `Registers`   multiply-adds in float32, hidden matrices in registers: for few samples
+    `Units`       three products of TF32 on tensor units, added in float32, hidden matrices in shared memory: from eight
+                  samples on, which are filled up to a multiple of eight
+
+With L hidden layers of N neurons, P samples trained on and A observed,
+
+    operations of a step    6 (L-1) N^2 P + 2 N P A + some 30 L N P of activations; tensor units do three times the first two
+    bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, by
+                            registers, a thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of sums, for
+                            3 R C P multiply-adds; by units 8 a lane for three products of (16, 8) with (8, 8)
     drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
 
-all by multiply-adds in float32.  Measured times are 2 to 4 times those of the operations at 60 TFLOP/s: what else a
-sample takes, sums over lanes, activations and waiting, is the rest.  The first layer is met by the images of its
-weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost no more than A numbers.
+Neither memory nor the rate of operations binds: issuing instructions does, by units some five for each product.  The first
+layer is met by the images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost
+no more than A numbers.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ __device__ __forceinline__ void multiply(float (&sum)[M][N][4], View a, View b, 
                                          const float *factor = nullptr) {
     constexpr int TILES = TERMS / 8;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll (PAIRS && TILES == 1 ? 2 : 1)
+#pragma unroll (M * N >= 8 ? 1 : M * N >= 3 ? 2 : 4)  // some eight products that do not wait for each other
     for (int k = 0; k < depth; k += TERMS) {
         float big[TILES][M][4], small[TILES][M][4];
 #pragma unroll
