@@ -9,15 +9,15 @@ ever written.  Its products have two mappings:
 
 With L hidden layers of N neurons, P samples trained on and A observed,
 
-    operations of a step    6 (L-1) N^2 P + 2 N P A + some 30 L N P of activations; tensor units do three times the first two
+    operations of a step    6 (L-1) N^2 P + 2 N P A, by tensor units three times, and some 30 L N P of activations
     bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, by
-                            registers, a thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of sums, for
-                            3 R C P multiply-adds; by units 8 a lane for three products of (16, 8) with (8, 8)
+                            registers, a thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of
+                            sums, for 3 R C P multiply-adds; by units 8 a lane for three products of (16, 8) and (8, 8)
     drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
 
-Neither memory nor the rate of operations binds: issuing instructions does, by units some five for each product.  The first
-layer is met by the images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost
-no more than A numbers.
+Neither bytes nor the rate of operations bind, but the issue of instructions and waiting.  The first layer is met by the
+images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost no more than A
+numbers.
 """
 
 from __future__ import annotations
@@ -37,107 +37,12 @@ from torch import Tensor
 
 from dmft.errors import DIVERGED
 from dmft.specs import Activation
+from finite_nets.device.mappings import LANES, Defined, Shape, filled
 from finite_nets.device.nvrtc import Kernel
 
 SOURCE = Path(__file__).with_name("chip.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LOSSES = ("squared", "logistic", "hinge")
-LANES = 32
-Defined = tuple[tuple[str, int], ...]
-
-
-class Registers(NamedTuple):
-    """Products by multiply-adds, matrices in registers: warps of a block, lanes that share a row of a matrix, blocks that
-    are to fit on a multiprocessor."""
-
-    warps: int
-    row_lanes: int
-    blocks: int
-
-    def together(self, padded: int) -> int:
-        """Samples of a forward product."""
-        return max(1, LANES * self.warps // padded)
-
-    def defined(self) -> Defined:
-        return (("UNITS", 0), ("WARPS", self.warps), ("BLOCKS", self.blocks), ("TX", self.row_lanes), ("FOLDED", 0))
-
-    def shared_numbers(self, padded: int, layers: int, samples: int, trained: int) -> int:
-        rows = _filled(samples, self.together(padded))
-        parts = 4 * self.warps * padded if self.warps > 1 else 0
-        return (1 + 2 * layers) * rows * padded + padded + parts + 3 * rows + trained * samples
-
-
-class Units(NamedTuple):
-    """Products by tensor units, matrices in shared memory: warps of a block, each with 16 neurons or a multiple of them,
-    tiles of eight samples that are met together, whether g^1 takes the place of phi^1, blocks that are to fit."""
-
-    warps: int
-    group: int
-    folded: bool
-    blocks: int
-
-    def together(self, padded: int) -> int:
-        return 8 * self.group
-
-    def defined(self) -> Defined:
-        its = ("WARPS", self.warps), ("BLOCKS", self.blocks), ("GROUP", self.group), ("FOLDED", int(self.folded))
-        return ("UNITS", 1), *its
-
-    def shared_numbers(self, padded: int, layers: int, samples: int, trained: int) -> int:
-        rows, stride = _filled(samples, 8 * self.group), padded + 8
-        overlaps = _filled(trained, 8) * (_filled(rows - 8, 16) + 8)
-        fields = (1 + 2 * layers - self.folded) * rows
-        return (fields + (layers - 1) * padded) * stride + padded + 3 * rows + overlaps
-
-
-def _filled(count: int, by: int) -> int:
-    return -(-count // by) * by
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of networks on a chip: neurons, filled up, hidden layers, and how they lie on a block of threads."""
-
-    padded: int
-    layers: int
-    mapping: Registers | Units
-
-    def rows(self, samples: int) -> int:
-        """Of fields."""
-        return _filled(samples, self.mapping.together(self.padded))
-
-    def shared_bytes(self, samples: int, trained: int) -> int:
-        """Of shared memory."""
-        return 4 * self.mapping.shared_numbers(self.padded, self.layers, samples, trained)
-
-
-# by padded neurons and matrices a thread has room for; measured to be the fastest (tests/benchmarks/RESULTS.md)
-MAPPINGS: dict[int, tuple[Registers | Units, ...]] = {
-    32: (Registers(1, 4, 24), Registers(1, 4, 16), Registers(1, 4, 12)),
-    64: (Registers(2, 8, 8), Registers(4, 8, 4), Registers(4, 8, 3)),
-    128: (Registers(8, 16, 2), Registers(8, 16, 1)),
-}
-# above, products by matrix units are faster, or nothing was measured
-MOST_SAMPLES = {32: 16, 64: 60, 128: 60}
-MOST_WITH_KERNELS = 16
-
-
-def shape_of(width: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool) -> Shape | None:
-    """How networks lie on a chip whose blocks may take so many bytes of shared memory; None where it has no room, or is
-    slower than `finite_nets.device.triton`, or not known to be faster."""
-    if width % 4 == 0 and 32 < width <= 128 and samples >= 8 and layers > 1:
-        tiles = -(-samples // 8)
-        for folded in (False, True) if not kernels else (False,):
-            shape = Shape(_filled(width, 16), layers, Units(_filled(width, 16) // 16, -(-tiles // -(-tiles // 4)), folded, 1))
-            if shape.shared_bytes(samples, trained) <= shared:
-                return shape
-    padded = next((each for each in MAPPINGS if each >= width), 0)
-    if not padded or width % 4 or layers - 2 >= len(MAPPINGS[padded]):
-        return None
-    if samples > (min(MOST_SAMPLES[padded], MOST_WITH_KERNELS) if kernels else MOST_SAMPLES[padded]):
-        return None
-    shape = Shape(padded, layers, MAPPINGS[padded][max(layers - 2, 0)])
-    return shape if shape.shared_bytes(samples, trained) <= shared else None
 
 
 class Arguments(ctypes.Structure):
@@ -206,7 +111,7 @@ class Chip:
         slot = np.full(steps + 1, -1)
         slot[list(job.recorded)] = np.arange(len(job.recorded))
         samples, directions = job.inputs.shape
-        inputs = np.zeros((shape.rows(samples), _filled(directions, 8)))
+        inputs = np.zeros((shape.rows(samples), filled(directions, 8)))
         inputs[:samples, :directions] = job.inputs
         given = {
             "inputs": inputs,

@@ -192,7 +192,7 @@ def test_code_that_others_may_have_written_is_not_read(monkeypatch, tmp_path):
             assert cache_folder.cache_folder() is None
     (tmp_path / "shared").chmod(0o755)
     assert cache_folder.cache_folder() == tmp_path / "shared"
-    monkeypatch.setattr(os, "geteuid", lambda user=os.geteuid(): user + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "shared").stat().st_uid + 1)
     with pytest.warns(UserWarning, match="belongs to another user"):
         assert cache_folder.cache_folder() is None
 
