@@ -97,12 +97,11 @@ REGISTERS = {
     128: (Registers(8, 16, 2), Registers(8, 16, 1)),
 }
 # above, products that pass over memory are faster, or nothing was measured
-MOST_SAMPLES = {32: 16, 64: 60, 128: 60}
-MOST_WITH_KERNELS = 16
+MOST_BY_REGISTERS = {32: 16, 64: 60, 128: 60}
+MOST_BY_UNITS, MOST_WITH_KERNELS = 64, 16
 # by neurons, from so many samples on units are faster than registers
 UNITS_FROM = {32: 17, 64: 9, 128: 9}
-ENOUGH_WARPS = 16  # on a multiprocessor
-WARPS_OF_REGISTERS = 21  # with 96 registers a thread
+MOST_WARPS, ENOUGH_WARPS = 16, 12  # on a multiprocessor: with 128 registers a thread; that hide their waiting
 MOST_TOGETHER, SHARED_FROM = 4, 4  # tiles of samples in the registers of a warp; from which on two warps share neurons
 
 
@@ -120,13 +119,14 @@ def shape_of(
     padded = next((each for each in REGISTERS if each >= width), 0)
     if not padded or width % 4:  # quads of normals would lie across rows
         return None
-    if units and layers > 1 and samples >= UNITS_FROM[padded]:
+    if kernels and samples > MOST_WITH_KERNELS:
+        return None
+    if units and layers > 1 and UNITS_FROM[padded] <= samples <= MOST_BY_UNITS:
         shape = _by_units(filled(width, ROWS), layers, samples, trained, shared, kernels=kernels)
         if shape is not None:
             return shape
-    most = min(MOST_SAMPLES[padded], MOST_WITH_KERNELS) if kernels else MOST_SAMPLES[padded]
     room = max(layers - 2, 0)
-    if samples > most or room >= len(REGISTERS[padded]):
+    if samples > MOST_BY_REGISTERS[padded] or room >= len(REGISTERS[padded]):
         return None
     shape = Shape(padded, layers, REGISTERS[padded][room])
     return shape if shape.shared_bytes(samples, trained) <= shared else None
@@ -142,7 +142,7 @@ def _by_units(padded: int, layers: int, samples: int, trained: int, shared: int,
         for folded in (False,) if kernels else (False, True):
             taken = Shape(padded, layers, Units(warps, group, folded, 1)).shared_bytes(samples, trained)
             if taken <= shared:
-                blocks = min(SHARED // (taken + RESERVED), WARPS_OF_REGISTERS // warps)
+                blocks = min(SHARED // (taken + RESERVED), MOST_WARPS // warps)
                 shape = Shape(padded, layers, Units(warps, group, folded, blocks))
                 found[min(blocks * warps, ENOUGH_WARPS), -share, not folded] = shape
     return found[max(found)] if found else None
