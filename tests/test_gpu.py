@@ -45,7 +45,7 @@ ON_CHIP = {
 
 
 # by multiply-adds and by tensor units
-@pytest.mark.parametrize(("width", "samples"), [(28, 9), (32, 9), (64, 5), (64, 9), (92, 20), (128, 5), (128, 9)])
+@pytest.mark.parametrize(("width", "samples"), [(28, 9), (32, 16), (64, 5), (64, 16), (92, 16), (128, 5), (128, 16)])
 @pytest.mark.parametrize("name", ON_CHIP)
 def test_networks_on_chip(monkeypatch, name, width, samples):
     network, kind, more = ON_CHIP[name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 LANES = 32
 ROWS, SAMPLES = 16, 8  # of a product of tensor units
 UNITS_SINCE = 8  # major compute capability that has them for TF32
@@ -99,8 +101,10 @@ REGISTERS = {
 # above, products that pass over memory are faster, or nothing was measured
 MOST_BY_REGISTERS = {32: 16, 64: 60, 128: 60}
 MOST_BY_UNITS, MOST_WITH_KERNELS = 64, 16
-# by neurons, from so many samples on units are faster than registers
-UNITS_FROM = {32: 17, 64: 9, 128: 9}
+# nanoseconds a member and step of two hidden layers, by neurons: registers with MEASURED_AT samples, units by tiles
+MEASURED_AT = (3, 8, 16, 24)
+BY_REGISTERS = {32: (1.5, 3.2, 6.8, 12.3), 64: (4.2, 8.9, 17.7, 29.5), 128: (16.1, 32.5, 62.0, 95.0)}
+BY_UNITS = {32: (3.6, 6.0, 8.2), 64: (9.2, 14.4, 19.3), 128: (30.0, 45.0, 77.0)}
 MOST_WARPS, ENOUGH_WARPS = 16, 12  # on a multiprocessor: with 128 registers a thread; that hide their waiting
 MOST_TOGETHER, SHARED_FROM = 4, 4  # tiles of samples in the registers of a warp; from which on two warps share neurons
 
@@ -121,7 +125,7 @@ def shape_of(
         return None
     if kernels and samples > MOST_WITH_KERNELS:
         return None
-    if units and layers > 1 and UNITS_FROM[padded] <= samples <= MOST_BY_UNITS:
+    if units and layers > 1 and samples <= MOST_BY_UNITS and _units_are_faster(padded, samples):
         shape = _by_units(filled(width, ROWS), layers, samples, trained, shared, kernels=kernels)
         if shape is not None:
             return shape
@@ -130,6 +134,13 @@ def shape_of(
         return None
     shape = Shape(padded, layers, REGISTERS[padded][room])
     return shape if shape.shared_bytes(samples, trained) <= shared else None
+
+
+def _units_are_faster(padded: int, samples: int) -> bool:
+    tiles = -(-samples // SAMPLES)
+    if tiles > len(BY_UNITS[padded]):
+        return True
+    return BY_UNITS[padded][tiles - 1] < float(np.interp(samples, MEASURED_AT, BY_REGISTERS[padded]))
 
 
 def _by_units(padded: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool) -> Shape | None:

@@ -214,6 +214,10 @@ def test_mappings():
     few = shape_of(100, 2, 3, 3, room, kernels=True)
     assert few is not None
     assert (few.padded, type(few.mapping)) == (128, Registers)
+    # tiles of eight samples pay where they are nearly full
+    found = {samples: shape_of(64, 2, samples, samples, room, kernels=False) for samples in (3, 9, 12, 14, 16, 24, 32)}
+    by_units = [samples for samples, shape in found.items() if shape and isinstance(shape.mapping, Units)]
+    assert by_units == [14, 16, 24, 32]
     many = shape_of(100, 2, 16, 16, room, kernels=True)
     assert many is not None
     assert (many.padded, type(many.mapping)) == (112, Units)
