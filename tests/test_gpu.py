@@ -44,13 +44,14 @@ ON_CHIP = {
 }
 
 
-@pytest.mark.parametrize("width", [28, 32, 64, 128])
+# by multiply-adds and by tensor units
+@pytest.mark.parametrize(("width", "samples"), [(28, 9), (32, 16), (64, 5), (64, 16), (92, 16), (128, 5), (128, 16)])
 @pytest.mark.parametrize("name", ON_CHIP)
-def test_networks_on_chip(monkeypatch, name, width):
+def test_networks_on_chip(monkeypatch, name, width, samples):
     network, kind, more = ON_CHIP[name]
     rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((9, 12)), np.sign(rng.standard_normal(9))
-    task = dmft.Task(x[:6], y[:6], x[6:], y[6:])
+    x, y = rng.standard_normal((samples, 12)), np.sign(rng.standard_normal(samples))
+    task = dmft.Task(x[:-3], y[:-3], x[-3:], y[-3:])
     problem = dmft.Problem(network, task, dmft.GradientDescent(0.3, 6, **more), kind)
     arguments = {"widths": [width], "seeds": 300, "seed": 5, "device": "cuda", "save_steps": [0, 1, 3, 6]}
     exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)

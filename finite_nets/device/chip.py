@@ -1,17 +1,23 @@
 """Small perceptrons that a GPU draws and trains without leaving its registers and shared memory: `chip.cu`.
 
-A block of threads has one network: hidden matrices in registers, fields (sample, neuron) in shared memory.  What is
-recorded leaves, nothing else is ever written.  With L hidden layers of N neurons, P samples trained on and A observed,
+A block of threads has one network, fields (sample, neuron) in shared memory.  What is recorded leaves, nothing else is
+ever written.  Its products have two mappings:
 
-    operations of a step    6 (L-1) N^2 P + 2 N P A + some 30 L N P of activations and sums over lanes
-    bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, a
-                            thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of sums, for 3 R C P
-                            multiply-adds
+    `Registers`   multiply-adds in float32, hidden matrices in registers: for few samples
+    `Units`       three products of TF32 on tensor units, added in float32, hidden matrices in shared memory: from eight
+                  samples on, which are filled up to a multiple of eight
+
+With L hidden layers of N neurons, P samples trained on and A observed,
+
+    operations of a step    6 (L-1) N^2 P + 2 N P A, by tensor units three times, and some 30 L N P of activations
+    bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, by
+                            registers, a thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of
+                            sums, for 3 R C P multiply-adds; by units 8 a lane for three products of (16, 8) and (8, 8)
     drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
 
-all by multiply-adds in float32.  Measured times are 2 to 4 times those of the operations at 60 TFLOP/s: what else a
-sample takes, sums over lanes, activations and waiting, is the rest.  The first layer is met by the images of its
-weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost no more than A numbers.
+Neither bytes nor the rate of operations bind, but the issue of instructions and waiting.  The first layer is met by the
+images of its weights, h^1_b = sum_a c_a g^1_a x_a . x_b / D, so that inputs of many dimensions cost no more than A
+numbers.
 """
 
 from __future__ import annotations
@@ -31,67 +37,12 @@ from torch import Tensor
 
 from dmft.errors import DIVERGED
 from dmft.specs import Activation
+from finite_nets.device.mappings import LANES, Defined, Shape, filled
 from finite_nets.device.nvrtc import Kernel
 
 SOURCE = Path(__file__).with_name("chip.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LOSSES = ("squared", "logistic", "hinge")
-LANES = 32
-Defined = tuple[tuple[str, int], ...]
-
-
-class Mapping(NamedTuple):
-    """How a network lies on a block of threads: warps, lanes that share a row of a matrix, blocks that are to fit on a
-    multiprocessor."""
-
-    warps: int
-    row_lanes: int
-    blocks: int
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of networks on a chip; `padded` neurons, a power of two."""
-
-    padded: int
-    layers: int
-    mapping: Mapping
-
-    @property
-    def together(self) -> int:
-        """Samples of a forward product."""
-        rows = self.padded // (LANES // self.mapping.row_lanes * self.mapping.warps)
-        return max(1, self.mapping.row_lanes // rows)
-
-    def shared_bytes(self, samples: int, trained: int) -> int:
-        """Of shared memory."""
-        rows = -(-samples // self.together) * self.together
-        warps = self.mapping.warps
-        parts = 4 * warps * self.padded if warps > 1 else 0
-        return 4 * ((1 + 2 * self.layers) * rows * self.padded + self.padded + parts + 3 * rows + trained * samples)
-
-
-# by padded neurons and matrices a thread has room for; measured to be the fastest (tests/benchmarks/RESULTS.md)
-MAPPINGS = {
-    32: (Mapping(1, 4, 24), Mapping(1, 4, 16), Mapping(1, 4, 12)),
-    64: (Mapping(2, 8, 8), Mapping(4, 8, 4), Mapping(4, 8, 3)),
-    128: (Mapping(8, 16, 2), Mapping(8, 16, 1)),
-}
-# above, products by matrix units are faster, or nothing was measured
-MOST_SAMPLES = {32: 16, 64: 60, 128: 60}
-MOST_WITH_KERNELS = 16
-
-
-def shape_of(width: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool) -> Shape | None:
-    """How networks lie on a chip whose blocks may take so many bytes of shared memory; None where it has no room, or is
-    slower than `finite_nets.device.triton`, or not known to be faster."""
-    padded = next((each for each in MAPPINGS if each >= width), 0)
-    if not padded or width % 4 or layers - 2 >= len(MAPPINGS[padded]):
-        return None
-    if samples > (min(MOST_SAMPLES[padded], MOST_WITH_KERNELS) if kernels else MOST_SAMPLES[padded]):
-        return None
-    shape = Shape(padded, layers, MAPPINGS[padded][max(layers - 2, 0)])
-    return shape if shape.shared_bytes(samples, trained) <= shared else None
 
 
 class Arguments(ctypes.Structure):
@@ -103,7 +54,8 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("input_scale", "hidden_scale", "output_scale", "gain")),
         *((name, ctypes.c_float) for name in ("never", "diverged")),
         *((name, ctypes.c_uint32) for name in ("key_low", "key_high")),
-        *((name, ctypes.c_int) for name in ("width", "directions", "trained", "samples", "steps", "slots", "count")),
+        *((name, ctypes.c_int) for name in ("width", "directions", "input_stride", "trained", "samples")),
+        *((name, ctypes.c_int) for name in ("steps", "slots", "count")),
         ("centered", ctypes.c_int),
     ]
 
@@ -158,8 +110,11 @@ class Chip:
         push[:steps], keep[:steps] = job.push[:steps] * factors, job.keep[:steps]
         slot = np.full(steps + 1, -1)
         slot[list(job.recorded)] = np.arange(len(job.recorded))
+        samples, directions = job.inputs.shape
+        inputs = np.zeros((shape.rows(samples), filled(directions, 8)))
+        inputs[:samples, :directions] = job.inputs
         given = {
-            "inputs": job.inputs,
+            "inputs": inputs,
             "overlaps": job.inputs[: job.trained] @ job.inputs.T,
             "targets": job.targets,
             "keep": keep,
@@ -203,6 +158,7 @@ class Chip:
             key_high=key >> 32,
             width=job.width,
             directions=job.inputs.shape[1],
+            input_stride=self._given["inputs"].shape[1],
             trained=job.trained,
             samples=samples,
             steps=job.recorded[-1],
@@ -224,13 +180,10 @@ class Chip:
 
 def defined(shape: Shape, activation: Activation, loss: str, *, kernels: bool) -> Defined:
     """What chip.cu is compiled with."""
-    mapping = shape.mapping
     return (
         ("NN", shape.padded),
         ("LAYERS", shape.layers),
-        ("WARPS", mapping.warps),
-        ("TX", mapping.row_lanes),
-        ("BLOCKS", mapping.blocks),
+        *shape.mapping.defined(),
         ("ACT", ACTIVATIONS.index(activation.name)),
         ("LOSS", LOSSES.index(loss)),
         ("KERNELS", int(kernels)),

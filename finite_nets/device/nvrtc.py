@@ -27,7 +27,7 @@ class Kernel:
     """A compiled kernel of one device, whose only argument is a structure.
 
     Args:
-        source: a file in CUDA C++.
+        source: a file in CUDA C++, which may include what lies beside it under names that begin with its own.
         name: of the kernel, which is extern "C".
         defined: what the preprocessor is to know.
     """
@@ -68,7 +68,8 @@ class Kernel:
 @lru_cache(maxsize=64)
 def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> bytes:
     """Machine code, from an earlier process if it was kept, unless it is to be made `anew`."""
-    text, folder = source.read_bytes(), cache_folder()
+    folder, parts = cache_folder(), sorted(source.parent.glob(f"{source.stem}*.cu*"))
+    text = b"\0".join(part.read_bytes() for part in parts)
     digest = hashlib.sha256(text + "\0".join([torch.version.cuda or "", *options]).encode()).hexdigest()
     kept = None if folder is None else folder / f"{source.stem}-{digest[:32]}.cubin"
     try:
@@ -76,7 +77,7 @@ def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> byt
             return kept.read_bytes()
     except OSError:  # as if it were not there
         kept = None
-    code = compiled(text, source.name, options)
+    code = compiled(source.read_bytes(), source.name, [*options, f"--include-path={source.parent}"])
     if kept is not None:
         with suppress(OSError), replacing(kept) as new:
             new.write_bytes(code)

@@ -18,7 +18,8 @@ from dmft.specs import MLP, Problem
 from dmft.specs.networks.perceptron import perceptron
 from dmft.specs.parameterization import hidden_scale, input_scale, scales
 from dmft.specs.training.recurrence import RECURRENCE
-from finite_nets.device import chip, nvrtc
+from finite_nets.device import chip, mappings, nvrtc
+from finite_nets.device.mappings import Shape
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
 from finite_nets.ensembles.recording import Plan
@@ -78,7 +79,7 @@ def job(plan: Plan, trainer: Training[Any], width: int) -> chip.Job:
     )
 
 
-def served(plan: Plan, precision: Precision, device: torch.device, width: int) -> chip.Shape | None:
+def served(plan: Plan, precision: Precision, device: torch.device, width: int) -> Shape | None:
     """How networks of a width lie on the chip of a device; None if they are not trained there."""
     if type(plan) is not Plan or not have_kernels(device) or not nvrtc.available():
         return None
@@ -88,7 +89,8 @@ def served(plan: Plan, precision: Precision, device: torch.device, width: int) -
     properties: Any = torch.cuda.get_device_properties(device)  # whose stubs lack it
     shared = getattr(properties, "shared_memory_per_block_optin", nvrtc.USUAL_SHARED)
     kernels, network = bool(plan.of_passes), perceptron(plan.problem.network, "a chip", "train by products")
-    shape = chip.shape_of(width, network.depth, task.n_samples, task.n_train, shared, kernels=kernels)
+    units = getattr(properties, "major", 0) >= mappings.UNITS_SINCE
+    shape = mappings.shape_of(width, network.depth, task.n_samples, task.n_train, shared, kernels=kernels, units=units)
     if shape is None:
         return None
     defined = chip.defined(shape, network.activation, plan.problem.sample_loss, kernels=kernels)

@@ -26,11 +26,12 @@ from finite_nets.ensembles.runner import Runner
 from finite_nets.training.perceptrons import Trainer
 
 DEVICE = torch.device("cuda")
-CASES = [(32, 3), (32, 16), (64, 3), (64, 16), (128, 3), (128, 16)]
-MEMBERS = {32: 400_000, 64: 200_000, 128: 60_000}
+CASES = [(width, samples) for width in (32, 64, 128) for samples in (3, 8, 16, 24, 32, 48, 60)]
+MEMBERS = {32: 200_000, 64: 100_000, 128: 30_000}
 STEPS = 10
 BYTES = 2**33
-WHOLE = [(128, 3, 10**6), (64, 3, 10**6), (32, 3, 10**6), (128, 16, 200_000), (32, 16, 400_000)]
+WHOLE = [(128, 3, 10**6), (64, 3, 10**6), (32, 3, 10**6), (128, 16, 200_000), (64, 16, 400_000), (32, 16, 400_000)]
+WHOLE += [(128, 48, 50_000), (128, 60, 100_000)]
 
 
 def by_chip(width, samples):

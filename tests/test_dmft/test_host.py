@@ -182,6 +182,21 @@ def test_nowhere(monkeypatch, tmp_path):
     assert compiling.folder() is None
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no owner and no mode")
+def test_code_that_others_may_have_written_is_not_read(monkeypatch, tmp_path):
+    monkeypatch.setenv(cache_folder.SWITCH, str(tmp_path / "shared"))
+    assert cache_folder.cache_folder() == tmp_path / "shared"  # as it is made
+    for mode in (0o720, 0o702):
+        (tmp_path / "shared").chmod(mode)
+        with pytest.warns(UserWarning, match="may be written by others"):
+            assert cache_folder.cache_folder() is None
+    (tmp_path / "shared").chmod(0o755)
+    assert cache_folder.cache_folder() == tmp_path / "shared"
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "shared").stat().st_uid + 1)
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        assert cache_folder.cache_folder() is None
+
+
 @pytest.mark.usefixtures("undecided")
 def test_the_hosts_own_cache_is_left_alone(monkeypatch, tmp_path):
     monkeypatch.setenv(cache_folder.SWITCH, str(tmp_path / "ours"))

@@ -15,6 +15,7 @@ import finite_nets
 from conftest import first_of
 from dmft.specs import Problem
 from finite_nets.device import chip, nvrtc
+from finite_nets.device.mappings import Registers, Shape, Units, filled, shape_of
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
@@ -54,23 +55,23 @@ def task(trained, samples=None):
 # width, network, task, training, loss, mapping
 DATA, DESCENT = task(3), dmft.GradientDescent(0.3, STEPS)
 CASES = {
-    "32, tanh": (32, dmft.MLP(2), DATA, DESCENT, "squared", chip.Mapping(1, 4, 1)),
+    "32, tanh": (32, dmft.MLP(2), DATA, DESCENT, "squared", Registers(1, 4, 1)),
     "28, softplus, test samples": (
         28,
         dmft.MLP(2, dmft.softplus(1.3)),
         task(3, 5),
         DESCENT,
         "squared",
-        chip.Mapping(2, 4, 1),
+        Registers(2, 4, 1),
     ),
-    "32, one layer": (32, dmft.MLP(1, dmft.relu()), task(4), DESCENT, "logistic", chip.Mapping(1, 4, 1)),
+    "32, one layer": (32, dmft.MLP(1, dmft.relu()), task(4), DESCENT, "logistic", Registers(1, 4, 1)),
     "64, decay": (
         64,
         dmft.MLP(3, dmft.gelu(), weight_variance=(0.5, 1.0, 2.0, 1.5)),
         task(5, 7),
         dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
         "hinge",
-        chip.Mapping(4, 8, 1),
+        Registers(4, 8, 1),
     ),
     "60, frozen": (
         60,
@@ -78,27 +79,43 @@ CASES = {
         task(3),
         DESCENT,
         "squared",
-        chip.Mapping(2, 8, 1),
+        Registers(2, 8, 1),
     ),
-    "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", chip.Mapping(8, 8, 1)),
+    "44 of 48, units, test samples": (
+        44,
+        dmft.MLP(3, dmft.softplus(1.3), weight_variance=(0.5, 1.0, 2.0, 1.5)),
+        task(11, 20),
+        dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
+        "logistic",
+        Units(3, 2, False, 1),
+    ),
+    # g^1 in the place of phi^1, two tiles of rows a warp, and two warps a tile
+    "64, units, folded": (64, dmft.MLP(3), task(19, 21), DESCENT, "squared", Units(2, 1, True, 1)),
+    "64, units, shared rows": (64, dmft.MLP(2, dmft.erf()), task(18), DESCENT, "squared", Units(8, 2, True, 1)),
+    "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", Registers(8, 8, 1)),
 }
 
 
 def planned(name):
     width, network, data, training, loss, mapping = CASES[name]
     problem = Problem(network, data, training, loss)
-    plan = Plan(problem, np.array(RECORDED), frozenset({*KERNELS, "ntk", "prediction", "participation_ratio"}))
+    of_kernels = set() if getattr(mapping, "folded", False) else {*KERNELS, "ntk", "participation_ratio"}
+    plan = Plan(problem, np.array(RECORDED), frozenset({*of_kernels, "prediction"}))
     return plan, width, mapping
 
 
-@pytest.mark.parametrize("name", first_of(CASES))
+BY_UNITS = [name for name in CASES if "units" in name]
+
+
+@pytest.mark.parametrize("name", first_of(BY_UNITS) + first_of([name for name in CASES if name not in BY_UNITS]))
 def test_networks_on_chip_are_those_of_the_trainer(monkeypatch, emulated, name):
     plan, width, mapping = planned(name)
     assert on_chip.reason_against(plan, PRECISIONS["float32"]) == ""
     trainer = Trainer(plan.problem, torch.device("cpu"), PRECISIONS["float64"])
     monkeypatch.setattr(chip.Chip, "launch", emulated)
-    padded = 1 << max(5, (width - 1).bit_length())
-    shape = chip.Shape(padded, plan.problem.network.depth, mapping)
+    units = isinstance(mapping, Units)
+    padded = filled(width, 16) if units else 1 << max(5, (width - 1).bit_length())
+    shape = Shape(padded, plan.problem.network.depth, mapping)
     made = chip.Chip(on_chip.job(plan, trainer, width), shape, torch.device("cpu"))
     run = on_chip.OnChip(plan, trainer, made, MEMBERS, SEED)
     found = list(run.recorded())
@@ -121,7 +138,7 @@ def test_ensembles_on_chip_are_those_of_the_trainer(monkeypatch, emulated, keep)
     expected = finite_nets.train_ensemble(plan.problem, dtype="float64", **arguments)
     monkeypatch.setattr(chip.Chip, "launch", emulated)
     # float64, which a chip does not have, goes the other way
-    monkeypatch.setattr(on_chip, "served", lambda *_: chip.Shape(32, 2, mapping))
+    monkeypatch.setattr(on_chip, "served", lambda *_: Shape(32, 2, mapping))
     found = finite_nets.train_ensemble(plan.problem, **arguments)
     for name in expected.data_vars:
         scale = float(abs(expected[name]).max())
@@ -137,7 +154,7 @@ def test_networks_that_explode_on_chip_are_left_out(monkeypatch, emulated):
     arguments = {"widths": [width], "seeds": 12, "keep": "moments", "block": 6, "observables": ["loss"]}
     expected = finite_nets.train_ensemble(problem, **arguments)
     monkeypatch.setattr(chip.Chip, "launch", emulated)
-    monkeypatch.setattr(on_chip, "served", lambda *_: chip.Shape(32, 2, mapping))
+    monkeypatch.setattr(on_chip, "served", lambda *_: Shape(32, 2, mapping))
     found = finite_nets.train_ensemble(problem, **arguments)
     assert 0 < expected["count"].sum() < 12
     assert int(found["count"].sum()) == int(expected["count"].sum())
@@ -192,20 +209,40 @@ def test_where_the_kernel_is_not_compiled_networks_are_trained_otherwise(monkeyp
     chip.compiles.cache_clear()
 
 
-def test_what_has_no_room_or_is_faster_otherwise_is_not_trained_on_chip():
+def test_mappings():
     room = 227 * 1024
-    shape = chip.shape_of(100, 2, 3, 3, room, kernels=True)
-    assert shape is not None
-    assert shape.padded == 128
-    assert shape.shared_bytes(3, 3) < room
-    assert chip.shape_of(128, 2, 60, 60, room, kernels=False) is not None
+    few = shape_of(100, 2, 3, 3, room, kernels=True)
+    assert few is not None
+    assert (few.padded, type(few.mapping)) == (128, Registers)
+    # tiles of eight samples pay where they are nearly full
+    found = {samples: shape_of(64, 2, samples, samples, room, kernels=False) for samples in (3, 9, 12, 14, 16, 24, 32)}
+    by_units = [samples for samples, shape in found.items() if shape and isinstance(shape.mapping, Units)]
+    assert by_units == [14, 16, 24, 32]
+    many = shape_of(100, 2, 16, 16, room, kernels=True)
+    assert many is not None
+    assert (many.padded, type(many.mapping)) == (112, Units)
+    # fields of 60 samples have room beside a matrix of 128 rows where g^1 lies on phi^1, but kernels are of both
+    whole = shape_of(128, 2, 60, 60, room, kernels=False)
+    assert whole is not None
+    assert isinstance(whole.mapping, Units)
+    assert whole.mapping.folded
+    # of a card without tensor units for TF32, and two matrices of 128 rows beside fields of many samples
+    for other in (
+        shape_of(128, 2, 60, 60, room, kernels=False, units=False),
+        shape_of(128, 3, 48, 48, room, kernels=False),
+    ):
+        assert other is not None
+        assert isinstance(other.mapping, Registers)
+    for shape, samples in ((few, 3), (many, 16), (whole, 60)):
+        assert shape.shared_bytes(samples, samples) <= room
     for refused in (
-        chip.shape_of(132, 2, 3, 3, room, kernels=False),
-        chip.shape_of(30, 2, 3, 3, room, kernels=False),  # quads of normals lie across rows
-        chip.shape_of(64, 2, 17, 3, room, kernels=True),
-        chip.shape_of(32, 2, 17, 3, room, kernels=False),
-        chip.shape_of(128, 4, 3, 3, room, kernels=False),
-        chip.shape_of(128, 2, 60, 60, room // 2, kernels=False),
+        shape_of(132, 2, 3, 3, room, kernels=False),
+        shape_of(30, 2, 3, 3, room, kernels=False),  # quads of normals lie across rows
+        shape_of(64, 2, 17, 3, room, kernels=True, units=False),
+        shape_of(32, 2, 17, 3, room, kernels=False, units=False),
+        shape_of(128, 2, 60, 60, room, kernels=True),
+        shape_of(128, 4, 3, 3, room, kernels=False),
+        shape_of(128, 2, 60, 60, room // 2, kernels=False),
     ):
         assert refused is None
 

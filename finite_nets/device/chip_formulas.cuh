@@ -1,0 +1,156 @@
+// What a network on chip is made of, whichever way its matrices lie: normal variables, activations, losses.
+#pragma once
+
+struct Args {
+    const long long *members;
+    const float *inputs;    // (sample, direction), filled up with zeros to (row, input_stride)
+    const float *overlaps;  // (trained, sample), x . x' / D
+    const float *targets;   // (sample,)
+    const float *keep;      // (step, layer)
+    const float *push;      // (step, layer), with all factors of the update
+    const int *slot;        // (step,), where a step is recorded; -1 of others
+    float *outputs;         // (slot, member, sample)
+    float *phi_kernels;     // (slot, member, layer, sample, sample_2)
+    float *g_kernels;
+    float *exploded;        // (member,)
+    const float *deviations;  // (layer,) at initialisation
+    float input_scale, hidden_scale, output_scale, gain, never, diverged;
+    unsigned key_low, key_high;
+    int width, directions, input_stride, trained, samples, steps, slots, count, centered;
+};
+
+// ---- normal variables, as finite_nets/device/random.py --------------------------------------------------------------
+
+__device__ __forceinline__ float uniform(unsigned word) { return ((float)word + 0.5f) * 2.3283064365386963e-10f; }
+
+__device__ __forceinline__ void box_muller(unsigned u, unsigned v, float &a, float &b) {
+    float radius = sqrtf(-2.0f * logf(uniform(u))), angle = 6.283185307179586f * uniform(v), s, c;
+    sincosf(angle, &s, &c);
+    a = radius * c;
+    b = radius * s;
+}
+
+__device__ __noinline__ float4 normals(unsigned quad, unsigned parameter, unsigned member, unsigned width, unsigned k0,
+                                       unsigned k1) {
+    unsigned c0 = quad, c1 = parameter, c2 = member, c3 = width;
+#pragma unroll
+    for (int i = 0; i < 10; i++) {
+        unsigned high0 = __umulhi(c0, 0xD2511F53u), low0 = c0 * 0xD2511F53u;
+        unsigned high1 = __umulhi(c2, 0xCD9E8D57u), low1 = c2 * 0xCD9E8D57u;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    float4 z;
+    box_muller(c0, c1, z.x, z.y);
+    box_muller(c2, c3, z.z, z.w);
+    return z;
+}
+
+// Four of a parameter's weights at initialisation.
+__device__ __forceinline__ float4 drawn(int quad, int parameter, unsigned member, const Args &p) {
+    float4 z = normals(quad, parameter, member, p.width, p.key_low, p.key_high);
+    float d = p.deviations[parameter];
+    z.x *= d, z.y *= d, z.z *= d, z.w *= d;
+    return z;
+}
+
+#ifdef __CUDACC__  // as units give them, two units in the last place off
+__device__ __forceinline__ float power_of_two(float x) {
+    float found;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+    float found;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+#endif
+
+// ---- formulas --------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void activated(float h, float gain, float inverse, float &phi, float &slope) {
+#if ACT == 0  // tanh: the polynomial of Cephes near zero, exponentials beyond
+    float x = gain * h, square = x * x;
+    float p = -5.70498872745e-3f * square + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    float near = x + x * square * p;
+    float far = 1.0f - 2.0f * reciprocal(power_of_two(2.8853900817779268f * fabsf(x)) + 1.0f);
+    float t = fabsf(x) < 0.625f ? near : copysignf(far, x);
+    phi = t * inverse;
+    slope = 1.0f - t * t;
+#elif ACT == 1  // relu
+    slope = h > 0 ? 1.4142135623730951f : 0.0f;
+    phi = slope * h;
+#elif ACT == 2  // erf
+    phi = erff(h);
+    slope = 1.1283791670955126f * expf(-h * h);
+#elif ACT == 3  // gelu
+    float cdf = 0.5f * (1.0f + erff(h * 0.7071067811865476f));
+    phi = h * cdf;
+    slope = cdf + h * expf(-0.5f * h * h) * 0.3989422804014327f;
+#elif ACT == 4  // softplus
+    float small = expf(-fabsf(gain * h));
+    phi = (fmaxf(gain * h, 0.0f) + logf(1.0f + small)) * inverse;
+    slope = (h > 0 ? 1.0f : small) / (1.0f + small);
+#else
+    phi = h;
+    slope = 1.0f;
+#endif
+}
+
+// ell and -d ell / df
+__device__ __forceinline__ void lost(float f, float y, float &value, float &delta) {
+#if LOSS == 0  // squared
+    delta = y - f;
+    value = 0.5f * delta * delta;
+#elif LOSS == 1  // logistic
+    float u = -y * f, small = expf(-fabsf(u));
+    value = fmaxf(u, 0.0f) + log1pf(small);
+    delta = y * (u > 0 ? 1.0f : small) / (1.0f + small);
+#else  // hinge
+    value = fmaxf(1.0f - y * f, 0.0f);
+    if (!(f == f)) value = f;
+    delta = y * f < 1.0f ? y : 0.0f;
+#endif
+}
+
+__device__ __forceinline__ float over_lanes(float v) {
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) v += __shfl_xor_sync(0xffffffffu, v, mask);
+    return v;
+}
+
+// ---- fields ----------------------------------------------------------------------------------------------------------
+
+// Fields (sample, neuron) in shared memory: h^1, phi^L .. phi^1, g^1 .. g^L, or without phi' where g^1 takes the place of phi^1.
+struct Fields {
+    float *h, *readout;
+    int rows, width;
+    float gain, inverse;
+
+    __device__ __forceinline__ float *phi(int l) const { return h + (LAYERS - l) * rows * STRIDE; }
+    __device__ __forceinline__ float *g(int l) const { return h + (LAYERS + 1 - FOLDED + l) * rows * STRIDE; }
+
+    __device__ __forceinline__ float slope(float its) const {
+        float phi, slope;
+        activated(its, gain, inverse, phi, slope);
+        return slope;
+    }
+
+    // what a layer makes of the field of neuron j: phi, and phi', which the last multiplies by its readout
+    __device__ __forceinline__ void fire(int l, int sample, int j, float its) const {
+        float value, slope;
+        activated(its, gain, inverse, value, slope);
+        const int at = sample * STRIDE + j;
+        phi(l)[at] = NN == width || j < width ? value : 0.0f;
+        if (!(FOLDED && l == 0)) g(l)[at] = l == MATRICES ? slope * readout[j] : slope;  // whose weights are zero beyond
+    }
+};
