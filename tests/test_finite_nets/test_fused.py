@@ -73,12 +73,12 @@ def check_forward(passes, activation, shape, unit):
     members, rows, n_out, n_in = shape
     device = passes._device
     w, x, add = (fields(members, *rest, device=device) for rest in ((n_out, n_in), (rows, n_in), (1, n_out)))
-    exact = Products(DOUBLE, CPU, kernels=False)
+    exact, scale = Products(DOUBLE, CPU, kernels=False), n_in**-0.5  # phi' is not all but zero
     for more in (None, add.expand(-1, rows, -1)):
-        y, *found = passes.forward(x, w, activation, scale=0.3, add=more, keep=more is not None)
+        y, *found = passes.forward(x, w, activation, scale=scale, add=more, keep=more is not None)
         in_double = (None if more is None else more.double().cpu(),)
         expected = exact.activated(
-            x.double().cpu(), w.double().cpu(), activation, scale=0.3, add=in_double[0], keep=True
+            x.double().cpu(), w.double().cpu(), activation, scale=scale, add=in_double[0], keep=True
         )
         assert (y is None) == (more is None)
         for ours, theirs in zip(found if y is None else (y, *found), expected[-3 + (y is None) :], strict=True):
