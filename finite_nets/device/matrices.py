@@ -5,11 +5,12 @@ it only when their room is used up:
 
     W = d W_0 + sum_j c_j l_j r_j^T        W x = d W_0 x + L^T (c (R x)),    W^T g = d W_0^T g + R^T (c (L g))
 
-A step that updates the matrix reads it three times and writes it once, 4 N^2 numbers a member and layer, with 6 N^2 P
-operations; one that only looks at it reads it twice, and 4 N j numbers of j pairs (P more in every step).  Without
-folding, T steps read 2 N^2 + 2 N P T numbers on average, with 4 N^2 P + 4 N P^2 T operations: less of both for P T <
-N/2. Where rows are few, bytes alone decide, and folding after every s pairs pays, too: 2 N^2 + 2 N s + 2 N^2 P / s
-numbers, the least at s = sqrt(N P).  Elsewhere, and on a CPU with its caches, nothing is delayed.
+A step that updates the matrix reads it three times and writes it once (or twice and once, `Matrix.descend`), 4 N^2
+numbers a member and layer, with 6 N^2 P operations; one that only looks at it reads it twice, and 4 N j numbers of j
+pairs (P more in every step).  Without folding, T steps read 2 N^2 + 2 N P T numbers on average, with 4 N^2 P + 4 N P^2
+T operations: less of both for P T < N/2.  Where rows are few, bytes alone decide, and folding after every s pairs
+pays, too: 2 N^2 + 2 N s + 2 N^2 P / s numbers, the least at s = sqrt(N P).  Elsewhere, and on a CPU with its caches,
+nothing is delayed.
 
 Linear optimisers act on d and c alone, the memory kernels of `dmft.specs.training`: what they remember is another
 combination of the same W_0 and pairs, and costs no memory until they are folded.
@@ -149,6 +150,18 @@ class Matrix:
         self.store.append(products, g, x, coefficients)
         for matrix in self.store.matrices:
             matrix.weights.append((rows, scale if matrix is self else 0.0))
+
+    def descend(
+        self, products: Products, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
+    ) -> Tensor:
+        """slope (scale W^T g), and then W = keep W + push sum_a g_a x_a^T."""
+        if self.store.fits(x.shape[1]) or self._shared:
+            found = self.pullback(products, g, scale=scale, slope=slope)
+            self.mul_(keep)
+            self.push(products, g, x, None, push)
+            return found
+        factor, self.factor = self.factor, 1.0
+        return products.descend(self.start, g, x, slope=slope, scale=scale * factor, keep=keep * factor, push=push)
 
     def fold(self, products: Products, left: Tensor, right: Tensor) -> None:
         """Add the pairs to the start."""

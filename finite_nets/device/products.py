@@ -3,6 +3,7 @@
     image       y = scale x W^T + c R + add          forward; phi(y) and phi'(y) with it, where an activation is given
     pullback    y = slope (scale g W + c R + add)    backward
     accumulate  W = keep W + scale sum_a c_a g_a x_a^T
+    descend     both, of the same W
 
 Fields are (member, row, N), weights (member, N_out, N_in).  c (member, row, pair) and R (member, pair, N) are what low
 rank adds (`finite_nets.device.matrices`).
@@ -21,11 +22,13 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
+from finite_nets.device import fused
 from finite_nets.device.activations import function
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
 
 MODES = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}  # of the matrix units, in the kernels
+FACTORS = {"float32": 3, "tf32": 1}  # products of TF32 numbers, in fused layers
 MANY_ROWS, LARGE = 64, 512  # from where on libraries are faster in TF32: rows, and the smaller side of a matrix
 Pairs = tuple[Tensor, Tensor]
 
@@ -51,6 +54,7 @@ class Products:
             kernels = precision.name in MODES and have_kernels(device)
         self.kernels: Any = importlib.import_module("finite_nets.device.triton") if kernels else None
         self._mode = MODES.get(precision.name, "")
+        self.fused = fused.Fused(FACTORS[precision.name], device) if kernels and precision.name in FACTORS else None
 
     def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:
         """scale x W^T + c R."""
@@ -72,10 +76,12 @@ class Products:
         keep: bool = False,
     ) -> Activated:
         """phi and phi' of y = scale x W^T + c R + add, and y if it is to be kept.  `add` is (member, row or 1, N)."""
+        if add is not None:
+            add = add.expand(-1, x.shape[1], -1)
+        if pairs is None and activation.plain and self.fused is not None and self.fused.serves(w, x):
+            return Activated(*self.fused.forward(x, w, activation, scale=scale, add=add, keep=keep))
         if self._by_kernels(w, x):
             mode = self._mode_of(w)
-            if add is not None:
-                add = add.expand(-1, x.shape[1], -1)
             if not activation.plain:  # kernels have the built-in formulas
                 y = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs, add=add)[0]
                 return Activated(y if keep else None, *function(activation)(y))
@@ -112,6 +118,10 @@ class Products:
         self, w: Tensor, g: Tensor, x: Tensor, coefficients: Tensor | None, *, keep: float = 1.0, scale: float = 1.0
     ) -> None:
         """W = keep W + scale sum_a c_a g_a x_a^T, in place; coefficients c (member, row), or ones."""
+        if self.fused is not None and self.fused.serves(w, g, x):
+            g = g if coefficients is None else g * coefficients[..., None]
+            self.fused.update(w, g, x, keep=keep, push=scale)
+            return
         if self._by_kernels(w, x):
             if coefficients is not None:
                 coefficients = coefficients.expand(len(g), -1).contiguous()
@@ -120,6 +130,16 @@ class Products:
         if coefficients is not None:
             g = g * coefficients[..., None]
         w.baddbmm_(g.mT, x, beta=keep, alpha=scale)
+
+    def descend(
+        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
+    ) -> Tensor:
+        """slope (scale g W), and then W = keep W + push sum_a g_a x_a^T, in place."""
+        if self.fused is not None and self.fused.serves(w, g, x, slope):
+            return self.fused.backward(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
+        found = self.pullback(g, w, scale=scale, slope=slope)
+        self.accumulate(w, g, x, None, keep=keep, scale=push)
+        return found
 
     def _by_kernels(self, w: Tensor, rows: Tensor) -> bool:
         """Kernels count the entries of a matrix in 32 bits."""

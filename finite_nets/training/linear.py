@@ -18,11 +18,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dmft.specs.training import Recurrence
+from dmft.specs.training.recurrence import RECURRENCE
 
 if TYPE_CHECKING:
     from finite_nets.training.trainer import Fields, State, Training, W
@@ -115,9 +116,17 @@ def copies(recurrence: Recurrence) -> int:
     return 1 + recurrence.slots + most
 
 
+def moves_weights_alone(training: Any) -> bool:
+    """Whether steps are theta <- A theta + b D: of the weights that D was found with, which its pass may move."""
+    return training.stepping == RECURRENCE and not training.recurrences.slots
+
+
 def descend(trainer: Training[W], state: State[W], _: Fields, trained: Fields, t: int) -> None:
     """Step t, in place, from the fields trained on."""
     before, pushed, after = trainer.plans[t]
+    if moves_weights_alone(trainer.training) and pushed is not None:
+        trainer.descend(state, trained, before[0].keep if before else 1.0, pushed[1])
+        return
     x = [state.weights, *state.slots]
     combine(x, before)
     if pushed is not None:

@@ -46,6 +46,7 @@ from finite_nets.device.matrices import Matrix, Phase, Store, room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import normals
 from finite_nets.training import curvature
+from finite_nets.training.linear import moves_weights_alone
 from finite_nets.training.observables import Shown, kernels, ntk
 from finite_nets.training.trainer import NEVER, Fields, Index, Met, Moved, State, Training
 
@@ -184,6 +185,7 @@ class Trainer(Training[Parameters]):
         self.deviations = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
         self._observed_inputs = task.x[self.observed]
         self.input_scale = input_scale(task.dimension)
+        self._in_pass = moves_weights_alone(self.training)  # updates are made in the backward pass
 
     def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Parameters]:
         return self.begin(self.draw(width, members, root_seed), steps)
@@ -225,6 +227,8 @@ class Trainer(Training[Parameters]):
             met_fields = met_fields._replace(gradients=self._backward(state, slopes, every_output))
             return met_fields, met_fields.at(met.trained)
         trained = met_fields.at(met.trained)
+        if self._in_pass:
+            return met_fields, trained._replace(slopes=[slope[:, met.trained] for slope in slopes])
         each = self.outputs == 1 or self.stepping.by_output
         starts = every_output if each else self.products.pullback(trained.delta, state.weights.readout)[:, :, None]
         gradient = self._backward(state, [slope[:, met.trained] for slope in slopes], starts)
@@ -262,6 +266,30 @@ class Trainer(Training[Parameters]):
             g = matrix.pullback(self.products, above.flatten(1, 2), scale=scale, slope=slope).reshape_as(above)
             gradients.insert(0, g.add_(above) if self.residual else g)
         return gradients
+
+    def descend(self, state: State[Parameters], seen: Fields, keep: float, factor: float) -> None:
+        """Layer by layer, each pulled back through as it was before its update."""
+        if not seen.slopes:
+            super().descend(state, seen, keep, factor)
+            return
+        weights, x, features = state.weights, seen.x.expand(len(seen.delta), -1, -1), seen.features
+        forward, update = self.branch * hidden_scale(state.width), [factor * each for each in state.scales.update]
+        g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])  # from the loss
+        if weights.trained[-1]:
+            self.products.accumulate(weights.readout, seen.delta, features[-1], None, keep=keep, scale=update[-1])
+        for i in reversed(range(len(weights.hidden))):
+            matrix, slope, above = weights.hidden[i], seen.slopes[i], g
+            if weights.trained[i + 1]:
+                push = update[i + 1] * forward
+                g = matrix.descend(self.products, above, features[i], slope=slope, scale=forward, keep=keep, push=push)
+                if weights.biases:
+                    weights.biases[i].mul_(keep).add_(above.sum(1), alpha=update[i + 1] * self.branch * self.bias)
+            else:
+                g = matrix.pullback(self.products, above, scale=forward, slope=slope)
+            if self.residual:
+                g.add_(above)
+        if weights.trained[0]:
+            self.products.accumulate(weights.first, g, x, None, keep=keep, scale=update[0] * self.input_scale)
 
     def push(
         self, state: State[Parameters], target: Parameters, seen: Fields, coefficients: Tensor, factor: float

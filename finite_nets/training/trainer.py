@@ -126,6 +126,7 @@ class Fields(NamedTuple):
     features: a list over layers of (member, sample, N), or N at every position; gradients: of (member, sample, start,
     N), where starts are the outputs or, alone, the loss; no layers where there was no backward pass.
     trace: of a program, what else its pass has left.
+    slopes: as features, phi' where the backward pass is yet to come, with the update (`Training.descend`); else none.
     """
 
     x: Tensor
@@ -135,6 +136,7 @@ class Fields(NamedTuple):
     features: list[Tensor]
     gradients: list[Tensor]
     trace: Trace | None = None
+    slopes: Sequence[Tensor] = ()
 
     def at(self, index: Index) -> Fields:
         """Of a part of the samples."""
@@ -202,6 +204,12 @@ class Training(Generic[W]):
         `coefficients` (member, sample, output) are Delta, or stand in its place where passes start from outputs.
         """
         raise NotImplementedError
+
+    def descend(self, state: State[W], seen: Fields, keep: float, factor: float) -> None:
+        """theta <- keep theta + factor D, with the direction D of the pass."""
+        if keep != 1:
+            state.weights.scale(keep)
+        self.push(state, state.weights, seen, seen.delta, factor)
 
     def tangent_kernel(self, state: State[W], a: Fields, b: Fields, shown: Shown | None = None) -> Tensor:
         """K (member, event, event_2) between two passes over the first samples that are observed; `shown` is what

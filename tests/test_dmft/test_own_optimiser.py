@@ -250,11 +250,12 @@ def test_theta_is_not_made_of_its_average(monkeypatch):
         nets = finite_nets.train_ensemble(problem(training), widths=[WIDTH], seeds=2, **asked)
         return nets.prediction.values
 
-    expected = found(dmft.GradientDescent(0.2, 400))
-    np.testing.assert_array_equal(found(Averaged(0.2, 400)), expected)
+    expected = found(dmft.GradientDescent(0.05, 400))
+    # to rounding: backward passes start from the loss in one, from the output in the other
+    np.testing.assert_allclose(found(Averaged(0.05, 400)), expected, atol=1e-5)
     linear.plan.cache_clear()
     monkeypatch.setattr(linear, "_first", lambda *_: 1)
-    assert abs(found(Averaged(0.2, 400)) - expected).max() > 1e-3
+    assert abs(found(Averaged(0.05, 400)) - expected).max() > 1e-4
     linear.plan.cache_clear()
 
 

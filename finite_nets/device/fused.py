@@ -1,0 +1,195 @@
+"""Layers by one pass over their matrices, for more samples than a few: `fused.cu`.
+
+    forward     h = scale x W^T + add,  phi(h), phi'(h)
+    backward    phi' (scale g W), and with it
+    update      W = keep W + push sum_a g_a x_a^T
+
+Fields of up to `MOST_ROWS` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
+pass through the registers of the threads that multiply them.  Of a member and step, with P samples,
+
+    bytes         4 N^2 of weights forward, 8 N^2 backward; 4 N P of each field, three forward and four backward
+    operations    6 N^2 P, three products of TF32 numbers each
+
+of which libraries and `finite_nets.device.triton`, where a pass is one product, move 16 N^2 and some 12 fields.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmft.specs import Activation
+from finite_nets.device import nvrtc
+
+SOURCE = Path(__file__).with_name("fused.cu")
+ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
+LANES, DEEP = 32, 16  # as in fused.cu: neurons of a warp, and of a sum at a time
+STRIDE_G = 24
+FORWARD, BACKWARD, UPDATE = range(3)
+FEWEST_ROWS, MOST_ROWS = 17, 64
+NARROWEST = 128  # matrices: below, tiles are mostly empty
+
+
+class Arguments(ctypes.Structure):
+    """`Args` of fused.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("w", "x", "g", "add", "slope", "y", "phi", "phi_slope")),
+        *((name, ctypes.c_longlong) for name in ("w_member", "x_member", "g_member")),
+        *((name, ctypes.c_longlong) for name in ("add_member", "add_row", "slope_member")),
+        *((name, ctypes.c_int) for name in ("rows", "n_out", "n_in")),
+        *((name, ctypes.c_float) for name in ("scale", "keep", "push", "gain")),
+    ]
+
+
+class Shape(NamedTuple):
+    """Of a kernel: which pass; rows of its tiles, warps and stages of a block, blocks that are to fit on a
+    multiprocessor."""
+
+    passes: int
+    rows: int
+    warps: int
+    stages: int
+    blocks: int
+
+    def shared_bytes(self, products: int) -> int:
+        neurons = LANES * self.warps
+        if self.passes == FORWARD:
+            return 4 * self.stages * DEEP * (neurons + self.rows)
+        parts = 2 if products == 3 else 1
+        return 4 * (self.stages * (DEEP * neurons + self.rows * STRIDE_G) + parts * self.rows * neurons)
+
+    def tiles(self, neurons: int) -> int:
+        return -(-neurons // (LANES * self.warps))
+
+
+def shape_of(passes: int, rows: int) -> Shape:
+    """What was measured to be the fastest (tests/benchmarks/RESULTS.md)."""
+    rows = 16 * -(-rows // (16 * -(-rows // MOST_ROWS)))
+    return Shape(passes, rows, *{FORWARD: (4, 3, 3), BACKWARD: (4, 2, 2), UPDATE: (2, 2, 5)}[passes])
+
+
+class Fused:
+    """Passes at one precision: `products`, three or one of each."""
+
+    def __init__(self, products: int, device: torch.device) -> None:
+        self._products, self._device = products, device
+
+    def serves(self, w: Tensor, *fields: Tensor) -> bool:
+        """Whether the kernels are made for products of these, and can be had: rows of consecutive numbers, one after
+        the other, that are read four at a time."""
+        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST:
+            return False
+        in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in (w, *fields))
+        by_four = (not (each.shape[2] | each.stride(0)) % 4 for each in (w, *fields))
+        return all(in_order) and all(by_four) and available(self._device)
+
+    def forward(
+        self, x: Tensor, w: Tensor, activation: Activation, *, scale: float, add: Tensor | None, keep: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """y if it is to be kept, phi(y) and phi'(y) of y = scale x W^T + add, which is (member, row, N)."""
+        members, rows, n_in = x.shape
+        n_out = w.shape[1]
+        y = x.new_empty((members, rows, n_out)) if keep else None
+        phi, phi_slope = (x.new_empty((members, rows, n_out)) for _ in range(2))
+        shape = shape_of(FORWARD, rows)
+        given = Arguments(
+            w=w.data_ptr(),
+            x=x.data_ptr(),
+            phi=phi.data_ptr(),
+            phi_slope=phi_slope.data_ptr(),
+            w_member=w.stride(0),
+            x_member=x.stride(0),
+            rows=rows,
+            n_out=n_out,
+            n_in=n_in,
+            scale=scale,
+            gain=activation.gain,
+        )
+        if y is not None:
+            given.y = y.data_ptr()
+        if add is not None:
+            given.add, given.add_member, given.add_row = add.data_ptr(), add.stride(0), add.stride(1)
+        blocks = members * shape.tiles(n_out) * -(-rows // shape.rows)
+        self.launch(shape, ACTIVATIONS.index(activation.name), blocks, given)
+        return y, phi, phi_slope
+
+    def backward(
+        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
+    ) -> Tensor:
+        """slope (scale g W), and W = keep W + push sum_a g_a x_a^T, in place."""
+        y = x.new_empty(x.shape)
+        given = _of_update(w, g, x, keep, push)
+        given.slope, given.slope_member, given.y, given.scale = slope.data_ptr(), slope.stride(0), y.data_ptr(), scale
+        shape = shape_of(BACKWARD, given.rows)
+        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
+        return y
+
+    def update(self, w: Tensor, g: Tensor, x: Tensor, *, keep: float, push: float) -> None:
+        """W = keep W + push sum_a g_a x_a^T, in place."""
+        given = _of_update(w, g, x, keep, push)
+        shape = shape_of(UPDATE, given.rows)
+        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
+
+    def launch(self, shape: Shape, activation: int, blocks: int, given: Arguments) -> None:
+        kernel = _kernel(shape, self._products, activation, _numbered(self._device))
+        kernel.launch(blocks, LANES * shape.warps, shape.shared_bytes(self._products), given)
+
+
+def _of_update(w: Tensor, g: Tensor, x: Tensor, keep: float, push: float) -> Arguments:
+    return Arguments(
+        w=w.data_ptr(),
+        x=x.data_ptr(),
+        g=g.data_ptr(),
+        w_member=w.stride(0),
+        x_member=x.stride(0),
+        g_member=g.stride(0),
+        rows=x.shape[1],
+        n_out=w.shape[1],
+        n_in=w.shape[2],
+        keep=keep,
+        push=push,
+    )
+
+
+def _numbered(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+@lru_cache(maxsize=64)
+def _kernel(shape: Shape, products: int, activation: int, index: int) -> nvrtc.Kernel:
+    return nvrtc.Kernel(SOURCE, "pass", defined(shape, products, activation), torch.device("cuda", index))
+
+
+def defined(shape: Shape, products: int, activation: int) -> dict[str, int]:
+    """What fused.cu is compiled with."""
+    return {
+        "ROWS": shape.rows,
+        "WARPS": shape.warps,
+        "STAGES": shape.stages,
+        "BLOCKS": shape.blocks,
+        "PRODUCTS": products,
+        "ACT": activation,
+        "PASS": shape.passes,
+    }
+
+
+@lru_cache(maxsize=8)
+def available(device: torch.device) -> bool:
+    """Whether the kernels can be had there; a warning says why not."""
+    if device.type != "cuda" or not nvrtc.available():
+        return False
+    try:
+        _kernel(shape_of(BACKWARD, MOST_ROWS), 3, 0, _numbered(device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, OSError) as error:
+        warnings.warn(f"layers are not fused: {error}", stacklevel=2)
+        return False
+    return True

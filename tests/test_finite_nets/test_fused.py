@@ -1,0 +1,246 @@
+"""Layers in one pass: the kernels, their threads those of a CPU, against PyTorch in float64."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dmft
+import finite_nets
+from finite_nets.device import fused, nvrtc, products
+from finite_nets.device.precision import PRECISIONS
+from finite_nets.device.products import Products
+from finite_nets.training import perceptrons
+
+EMULATED = Path(__file__).parents[1] / "emulated_fused.h"
+RNG = np.random.default_rng(0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+SINGLE, DOUBLE = PRECISIONS["float32"], PRECISIONS["float64"]
+ACTIVATIONS = [dmft.tanh(0.8), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softplus(2.0), dmft.linear()]
+UNIT = {3: 1e-6, 1: 1e-3}  # by products of TF32 numbers: rounding of sums of some tens of terms, of factors
+
+
+class Emulated(fused.Fused):
+    """Kernels on a CPU, of one or two warps, for any number of samples."""
+
+    def __init__(self, factors, folder, warps=1):
+        super().__init__(factors, CPU)
+        self._folder, self._warps, self.launched = folder, warps, []
+
+    def serves(self, w, *fields):
+        return all(each.stride(1) == each.shape[2] and not each.shape[2] % 4 for each in (w, *fields))
+
+    def launch(self, shape, activation, blocks, given):
+        self.launched.append(shape)
+        defined = fused.defined(shape, self._products, activation)
+        library = self._folder / ("_".join(map(str, defined.values())) + ".so")
+        command = ["g++", "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{fused.SOURCE.parent}"]
+        command += [f"-D{name}={value}" for name, value in defined.items()]
+        if not library.exists():
+            subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
+        ctypes.CDLL(library).launch(blocks, ctypes.byref(given))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the kernels for a CPU with")
+    return tmp_path_factory.mktemp("fused")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Tiles of 16 rows at most, two warps."""
+    monkeypatch.setattr(fused, "MOST_ROWS", 16)
+    usual = fused.shape_of
+    monkeypatch.setattr(fused, "shape_of", lambda *a, **k: usual(*a, **k)._replace(warps=2))
+
+
+def fields(*shape, device=CPU):
+    return torch.tensor(RNG.standard_normal(shape), dtype=torch.float32, device=device)
+
+
+def same(found, expected, unit):
+    assert (found.double() - expected).norm() / expected.norm() < unit
+    assert found.shape == expected.shape
+
+
+def check_forward(passes, activation, shape, unit):
+    members, rows, n_out, n_in = shape
+    device = passes._device
+    w, x, add = (fields(members, *rest, device=device) for rest in ((n_out, n_in), (rows, n_in), (1, n_out)))
+    exact, scale = Products(DOUBLE, CPU, kernels=False), n_in**-0.5  # phi' is not all but zero
+    for more in (None, add.expand(-1, rows, -1)):
+        y, *found = passes.forward(x, w, activation, scale=scale, add=more, keep=more is not None)
+        in_double = (None if more is None else more.double().cpu(),)
+        expected = exact.activated(
+            x.double().cpu(), w.double().cpu(), activation, scale=scale, add=in_double[0], keep=True
+        )
+        assert (y is None) == (more is None)
+        for ours, theirs in zip(found if y is None else (y, *found), expected[-3 + (y is None) :], strict=True):
+            same(ours.cpu(), theirs, unit)
+
+
+def check_backward(passes, shape, unit):
+    members, rows, n_out, n_in = shape
+    w, g, x, slope = (
+        fields(members, *rest, device=passes._device)
+        for rest in ((n_out, n_in), (rows, n_out), (rows, n_in), (rows, n_in))
+    )
+    exact, expected = Products(DOUBLE, CPU, kernels=False), w.double().cpu()
+    below = exact.descend(
+        expected, *(each.double().cpu() for each in (g, x)), slope=slope.double().cpu(), scale=0.3, keep=0.9, push=0.2
+    )
+    found = passes.backward(w, g, x, slope=slope, scale=0.3, keep=0.9, push=0.2)
+    same(found.cpu(), below, unit)
+    same(w.cpu(), expected, unit)
+    exact.accumulate(expected, g.double().cpu(), x.double().cpu(), None, keep=1.1, scale=-0.2)
+    passes.update(w, g, x, keep=1.1, push=-0.2)
+    same(w.cpu(), expected, unit)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("factors", [3, 1])
+def test_passes_are_the_products_they_fuse(folder, factors):
+    passes = Emulated(factors, folder)
+    check_forward(passes, ACTIVATIONS[0], (1, 11, 68, 20), UNIT[factors])
+    check_forward(passes, ACTIVATIONS[0], (2, 37, 20, 20), UNIT[factors])  # three tiles of rows
+    check_backward(passes, (2, 11, 20, 68), UNIT[factors])
+    check_backward(passes, (1, 16, 20, 64), UNIT[factors])
+    assert {(shape.passes, shape.rows) for shape in passes.launched} == {(each, 16) for each in range(3)}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:], ids=lambda phi: phi.name)
+def test_activations_are_those_of_pytorch(folder, activation):
+    check_forward(Emulated(3, folder), activation, (1, 8, 20, 20), UNIT[3])
+
+
+@pytest.mark.usefixtures("small")
+def test_samples_may_be_some_of_all(folder):
+    passes = Emulated(3, folder)
+    w, g, x = fields(2, 20, 24), fields(2, 9, 20), fields(9, 24).expand(2, -1, -1)
+    slope = fields(2, 13, 24)[:, :9]
+    expected = w.double() + 0.2 * g.double().mT @ x.double()
+    below = slope.double() * (g.double() @ w.double())
+    same(passes.backward(w, g, x, slope=slope, scale=1.0, keep=1.0, push=0.2), below, UNIT[3])
+    same(w, expected, UNIT[3])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("factors", [3, 1])
+def test_what_is_not_a_number_stays_so(folder, factors):
+    bits = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800000], dtype=torch.int32)
+    x = torch.ones(1, 4, 20)
+    x[0, :3, 5] = bits.view(torch.float32)  # two that are none, and infinity
+    linear = dmft.linear()
+    phi = Emulated(factors, folder).forward(x, torch.ones(1, 16, 20), linear, scale=1.0, add=None, keep=False)[1]
+    assert (~torch.isfinite(phi[0, :, 0])).tolist() == [True, True, True, False]
+
+
+X, Y = RNG.standard_normal((7, 5)), RNG.standard_normal((7, 3))
+NETWORKS = {
+    "plain": (dmft.MLP(3), Y[:, 0], dmft.GradientDescent(0.4, 5), "squared"),
+    "decay, outputs": (dmft.MLP(2, dmft.relu()), Y, dmft.GradientDescent(0.2, 5, weight_decay=0.3), "squared"),
+    "logistic, a frozen matrix": (dmft.MLP(4, frozen=[2]), np.sign(Y[:, 0]), dmft.GradientDescent(0.3, 5), "logistic"),
+    "residual, biases": (dmft.ResidualMLP(3, bias=0.4), Y[:, 0], dmft.GradientDescent(0.3, 5), "squared"),
+    "momentum": (dmft.MLP(3), Y[:, 0], dmft.GradientDescent(0.2, 5, momentum=0.6), "squared"),
+}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_train_by_passes_as_by_products(folder, monkeypatch, name):
+    network, y, training, loss = NETWORKS[name]
+    problem = dmft.Problem(network, dmft.Task(X[:5], y[:5], X[5:], y[5:]), training, loss)
+    arguments = {"widths": [12], "seeds": 2, "device": "cpu", "observables": ["prediction"], "save_steps": [0, 2, 5]}
+    expected = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
+    passes, usual = Emulated(3, folder), Products.__init__
+
+    def with_passes(self, precision, device, kernels=None):
+        usual(self, precision, device, kernels)
+        self.fused = passes if precision is SINGLE else None
+
+    monkeypatch.setattr(Products, "__init__", with_passes)
+    found = finite_nets.train_ensemble(problem, dtype="float32", **arguments)
+    np.testing.assert_allclose(found.prediction, expected.prediction, rtol=1e-4, atol=1e-5)
+    launched = {shape.passes for shape in passes.launched}
+    assert (fused.BACKWARD in launched) == (name != "momentum")
+    # and something would be seen if matrices were not updated
+    if name == "plain":
+        monkeypatch.setattr(Emulated, "backward", _without_update)
+        lost = finite_nets.train_ensemble(problem, dtype="float32", **arguments)
+        assert abs(lost.prediction - expected.prediction).max() > 1e-3
+
+
+def _without_update(self, *fields, **rest):
+    return fused.Fused.backward(self, *fields, **rest | {"push": 0.0})
+
+
+def test_what_is_read_by_four_in_order_is_served(monkeypatch):
+    passes = fused.Fused(3, CPU)
+    w, x = torch.ones(2, 512, 512), torch.ones(2, 60, 512)
+    assert not passes.serves(w, x)  # there are no kernels here
+    monkeypatch.setattr(fused, "available", lambda _: True)
+    assert passes.serves(w, x)
+    assert passes.serves(w, x[:, :20], x[:1].expand(2, -1, -1))
+    for refused in (x[:, :16], torch.ones(2, 65, 512), x.mT.contiguous().mT, torch.ones(2, 60, 510)):
+        assert not passes.serves(w, refused)
+    assert not passes.serves(torch.ones(2, 32, 32), torch.ones(2, 60, 32))
+
+
+def test_where_kernels_are_not_compiled_layers_are_not_fused(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("fused.cu was not compiled: no reason")
+
+    monkeypatch.setattr(nvrtc, "available", lambda: True)
+    monkeypatch.setattr(fused, "_kernel", fails)
+    device = torch.device("cuda", 7)
+    fused.available.cache_clear()
+    with pytest.warns(UserWarning, match=r"not fused: fused\.cu was not compiled"):
+        assert not fused.available(device)
+    assert not fused.available(device)  # which is said once
+    fused.available.cache_clear()
+    assert products.FACTORS.keys() <= PRECISIONS.keys()
+
+
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("factors", [3, 1])
+@pytest.mark.parametrize("shape", [(3, 60, 512, 512), (2, 17, 64, 60), (2, 41, 140, 300), (1, 64, 1024, 256)], ids=str)
+def test_passes_on_a_gpu(shape, factors):
+    passes = fused.Fused(factors, GPU)
+    for activation in ACTIVATIONS if factors == 3 else ACTIVATIONS[:1]:  # phi' of ReLU jumps where h is rounded
+        check_forward(passes, activation, shape, UNIT[factors])
+    check_backward(passes, shape, UNIT[factors])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_replayed_passes_are_those_taken(monkeypatch, dtype):
+    x, y = RNG.standard_normal((24, 8)), RNG.standard_normal(24)
+    problem = dmft.Problem(dmft.MLP(3), dmft.Task(x, y), dmft.GradientDescent(0.3, 12))
+    arguments = {"widths": [256], "seeds": 4, "device": "cuda", "save_steps": [0, 12], "observables": ["prediction"]}
+    replayed = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
+    monkeypatch.setattr(perceptrons.Trainer, "run", _taken)
+    taken = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
+    np.testing.assert_array_equal(replayed.prediction, taken.prediction)
+    exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
+    off = np.abs(taken.prediction - exact.prediction).max() / np.abs(exact.prediction).max()
+    assert off < {"float32": 5e-6, "tf32": 5e-3}[dtype]
+
+
+def _taken(self, state, save_steps, **_):
+    for t in range(max(save_steps) + 1):
+        seen, trained = self.evaluate(state, self.meet(t, everything=True), gradients=False)
+        self.watch(state, trained, t)
+        if t in save_steps:
+            yield seen
+        if t < max(save_steps):
+            self.advance(state, t, seen, trained)
