@@ -8,7 +8,7 @@ for networks without nonlinearity, linear forms, which are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -97,9 +97,10 @@ class Run:
     @cached_property
     def rule(self) -> Rule:
         rule = loop.rule_of(self.problem)
-        looked = jnp.asarray(np.isin(np.arange(len(rule.looked)), self.steps))
-        room = None if self.kept is None else jnp.asarray(self.kept, jnp.int32)
-        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked, kept=room)
+        looked = np.isin(np.arange(len(rule.looked)), self.steps)
+        room = None if self.kept is None else np.int32(self.kept)
+        centered, looked, room = jax.device_put((float(self.centered), looked, room))
+        return rule._replace(centered=centered, looked=looked, kept=room)
 
     @property
     def block(self) -> int:
@@ -151,6 +152,19 @@ class Run:
     def banks(self) -> int:
         """Matrices of the largest bank."""
         return max((part.bank for part in self.form.sketch.matrices), default=0)
+
+    def operations(self, capacity: int) -> float:
+        """Floating-point operations of a step of training, about (`dmft.drivers.solve`)."""
+        size, rows = max(self.sizes(capacity)), self.rule.rows.shape[1]
+        first = 36 * rows * self.rule.inputs[0].size * size
+        # both passes orthogonalise, project and mix: 8 K + 10 products with the directions of either side
+        matrices = self.form.sketch.matrices
+        each = (2 * part.count * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in matrices)
+        return float(first + size * rows * capacity * sum(each))
+
+    def work(self, runs: int) -> float:
+        """Operations of so many runs, as far as is known before them."""
+        return runs * (self.last + 1) * self.operations(self.first_capacity)
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population; those that probes take from a copy are besides what training uses, and those
@@ -223,20 +237,28 @@ class Run:
         if self.in_law:  # however many, which no Sobol sequence has
             crowds = zip(rows, self.sizes(capacity), self.groups, strict=True)
             return [particles(jnp.zeros((n, neurons // group)), group) for n, neurons, group in crowds]
-        return [self._population(blank(n, size), n, group) for n, group in zip(rows, self.groups, strict=True)]
 
-    def _population(self, source: Sobol, rows: int, group: int) -> Population:
+        def nothing(source: Sobol) -> jax.Array:
+            return jnp.zeros((len(source.shift), source.size))
+
+        each = zip(rows, self.groups, strict=True)
+        return [self._population(blank(n, size), n, group, nothing) for n, group in each]
+
+    def _population(
+        self, source: Sobol, rows: int, group: int, made: Callable[[Sobol], jax.Array] = stored
+    ) -> Population:
+        """Of this source, whose rows `made` gives where they are kept."""
         if self.doubled:
             source = source.doubled()
         if self.keeps(rows):
-            return particles(self._stored(source), group)
+            return particles(self._stored(source, made(source)), group)
         return particles(source if self.kept is None else source.with_tail(), group)
 
-    def _stored(self, source: Sobol) -> Stored | Tailed:
+    def _stored(self, source: Sobol, values: jax.Array) -> Stored | Tailed:
         """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
         forgotten."""
         tailed = bool(self.curvature) or self.kept is not None
-        rows = Stored(stored(source), source.key if tailed else None)
+        rows = Stored(values, source.key if tailed else None)
         return rows.with_tail(source.index) if self.kept is not None else rows
 
     def keeps(self, rows: int) -> bool:

@@ -88,34 +88,33 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
     by_entry = training.stepping.by_entry
     if by_entry:
         inputs = inputs @ basis
-    return Rule(
-        inputs=jnp.asarray(inputs),
-        targets=jnp.asarray(task.targets),
+    made: Any = Rule(
+        inputs=inputs,
+        targets=task.targets,
         # the last step is not followed by an update, and has the rows of the one before
-        rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
-        probes=jnp.asarray(probes, jnp.int32),
-        looked=jnp.ones(training.steps + 1, bool),
-        share=jnp.asarray(np.concatenate([share, share[-1:]])),
+        rows=np.concatenate([rows, rows[-1:]]).astype(np.int32),
+        probes=probes.astype(np.int32),
+        looked=np.ones(training.steps + 1, bool),
+        share=np.concatenate([share, share[-1:]]),
         recurrence=Recurrence(*map(_with_last, training.recurrences.step)),
-        gamma0=jnp.asarray(network.gamma0),
-        centered=jnp.asarray(float(network.centered)),
-        numbers={name: jnp.asarray(value) for name, value in numbers(network).items()},
+        gamma0=network.gamma0,
+        centered=float(network.centered),
+        numbers=numbers(network),
         start=Start(
-            jnp.asarray(start.weights),
-            jnp.asarray(start.biases),
-            jnp.asarray(start.along),
-            jnp.asarray(start.extra),
-            tuple(map(jnp.asarray, starts_of(network, task.shape))),
-            jnp.asarray(basis) if by_entry else None,
+            *(np.asarray(start.weights), start.biases, start.along, start.extra),
+            tuple(starts_of(network, task.shape)),
+            basis if by_entry else None,
         ),
-        kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
-        factors=jnp.asarray(input_factors(network, task.shape)) if by_entry else None,
+        kink_width=smoothing.WIDTH * (size or 1.0),
+        factors=input_factors(network, task.shape) if by_entry else None,
     )
+    placed: Rule = jax.device_put(made)  # as a whole: `jnp.asarray` of every array compiles a function for it
+    return placed
 
 
-def _with_last(numbers: NDArray[np.float64]) -> jax.Array:
+def _with_last(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Numbers of steps 0..T-1, and of step T, after which nothing moves."""
-    return jnp.asarray(np.concatenate([numbers, np.zeros_like(numbers[:1])]))
+    return np.concatenate([numbers, np.zeros_like(numbers[:1])])
 
 
 def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:

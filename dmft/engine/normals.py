@@ -157,7 +157,8 @@ def stored(source: Sobol) -> jax.Array:
 
 def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
     """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
-    return jax.tree.map(lambda a: a[0], sobol_of_each(draws, size, [seed]))  # type: ignore[no-any-return]
+    table, shift, key = _scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed)
+    return _placed(table, shift, np.arange(size, dtype=np.uint32), key, draws)
 
 
 def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Sobol:
@@ -165,9 +166,15 @@ def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]
     dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
     scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
     tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
-    places = np.arange(size, dtype=np.uint32)
-    table, shift, index = map(jnp.asarray, (tables, shifts, np.broadcast_to(places, (len(seeds), size))))
-    return Sobol(table, shift, index, _wrapped(keys), tailed=draws > DIMENSIONS)
+    places = np.broadcast_to(np.arange(size, dtype=np.uint32), (len(seeds), size))
+    return _placed(tables, shifts, places, keys, draws)
+
+
+def _placed(
+    table: NDArray[np.uint32], shift: NDArray[np.uint32], index: NDArray[np.uint32], key: NDArray[np.uint32], draws: int
+) -> Sobol:
+    """On the device: of so many draws, from the words of a key."""
+    return Sobol(*jax.device_put((table, shift, index)), _wrapped(key), tailed=draws > DIMENSIONS)
 
 
 def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> tuple[NDArray[np.uint32], ...]:
@@ -224,5 +231,5 @@ def _words(seed: int) -> NDArray[np.uint32]:
 
 
 def _wrapped(words: NDArray[np.uint32]) -> jax.Array:
-    key: jax.Array = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    key: jax.Array = jax.random.wrap_key_data(jax.device_put(words), impl="threefry2x32")
     return key

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.engine.normals import Sobol, Stored, Tailed
@@ -111,7 +112,8 @@ def particles(normals: ArrayLike | Stored | Sobol | Tailed, group: int = 1) -> P
     """Equally weighted particles with the given raw normals (draw, particle), none of them used yet; with so many of
     them a draw as each particle has components, `group`."""
     source = normals if isinstance(normals, Stored | Sobol | Tailed) else Stored(jnp.asarray(normals))
-    return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size), group=group)
+    none_used, measure = jax.device_put((np.int32(0), 1 / source.size))
+    return Population(source, none_used, measure, group=group)
 
 
 def alone() -> Population:

@@ -18,6 +18,7 @@ from dmft.errors import DivergenceError
 from dmft.finite_width.fluctuations import prepared
 from dmft.finite_width.influence import Influence
 from dmft.finite_width.scalars import Scalars
+from dmft.running import effort
 from dmft.running.estimates import Estimates
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, vary
@@ -53,7 +54,7 @@ def curves_along(
     seed, scrambles, progress = settings["seed"], each[0]["scrambles"], settings["progress"]
     first = influences[0].run
     limit, done = [], Estimates()
-    with precision(first.dtype, first.device):
+    with precision(first.dtype, first.device), effort.for_work(len(at) * influences[0].work(scrambles)):
         total = len(at) * scrambles * (first.last + 1)
         with progress_bar(total, f"limit over {over}", "step", progress) as bar:
             for value, influence in zip(at, influences, strict=True):

@@ -16,6 +16,7 @@ and the random directions are left with the rest (Meyer et al. 2021, "Hutch++");
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -44,9 +45,10 @@ from dmft.finite_width.measures import (
     random_combinations,
     scaled,
     those_leading,
+    two_keys,
 )
 from dmft.finite_width.scalars import Scalars, no_observables, recorded
-from dmft.running import memory
+from dmft.running import effort, memory
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar
 
@@ -58,6 +60,8 @@ LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounde
 BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
 BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
 AT_ONCE = 512  # directions or scalars at most
+# forward passes that a direction (forward and exact mode, to second order), half or scalar takes
+PASSES = {"forward": 4, "exact": 4, "finite": 2, "reverse": 2}
 COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
 
 
@@ -141,6 +145,15 @@ class Influence:
             return None
         return scrambles * (1 + self.deflated + followed) * (self.run.last + 1)
 
+    def passes(self, trained: Trained | None = None) -> float:
+        """Forward passes that a scramble is worth, its training among them; inf in exact mode before it is trained."""
+        followed = self.followed(trained)
+        return math.inf if followed is None else 1 + 2 * self.deflated + PASSES[self.mode] * followed
+
+    def work(self, scrambles: int) -> float:
+        """Floating-point operations of all scrambles, as far as is known before them."""
+        return self.run.work(scrambles) * self.passes()
+
     @property
     def _wanted(self) -> set[str]:
         """Whose scalars reverse mode follows."""
@@ -162,7 +175,7 @@ class Influence:
         needed = -(-most // ROOM_STEP) * ROOM_STEP
         network = self.run.network(capacity, stream, min(capacity, needed))
         populations = (
-            replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.units, p.measure))
+            replace(p, measure=jax.device_put(np.eye(p.size) if self.mode == "exact" else np.full(p.units, p.measure)))
             for p in network.populations
         )
         return replace(network, populations=tuple(populations))
@@ -226,7 +239,7 @@ class Influence:
         """
         sizes, form = tuple(p.units for p in network.populations), self.run.form
         every = tuple(range(len(sizes)))
-        pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
+        pilot_key, key = two_keys(key, len(sizes))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
         pilots = min(self._at_once(network, self.mode), self.draws - found)
         pilot = at_random(
@@ -239,7 +252,7 @@ class Influence:
         count = self._combinations
         at_once = self.backward_at_once(network)
         for start in range(0, count, at_once):
-            combinations = random_combinations(jax.random.fold_in(key, start), weights, count=at_once)
+            combinations = random_combinations(key, start, weights, count=at_once)
             _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
             slopes.append(slope)
             if curved:
@@ -308,7 +321,7 @@ class Influence:
     @cached_property
     def _contraction(self) -> Callable[[Taylor], dict[str, jax.Array]]:
         """What directions contribute, of their derivatives; compiled as a whole, not operation by operation."""
-        return jax.jit(lambda found: self._contracted(*self._named(found)))
+        return jax.jit(lambda found: self._contracted(*self._named(found)), compiler_options=effort.options(brief=True))
 
     def _contracted(self, first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over directions, before the factor of their source."""

@@ -1,0 +1,43 @@
+"""How hard the compiler works on a function: little, where its code runs for less time than more work would save.
+
+Most of compilation is the optimisation of loops over arrays, which little effort leaves out; large matrix products are
+those of libraries either way.  Numbers differ by rounding.
+
+`tests/benchmarks/start.py` measures both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+
+# of a platform, the options of XLA with which it compiles in a quarter of the time
+LITTLE: dict[str, dict[str, Any]] = {
+    "cpu": {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0},
+}
+SHORT = 2e11  # floating-point operations of a computation, up to which code is not worth more
+
+_work: ContextVar[float] = ContextVar("work", default=math.inf)
+
+
+@contextmanager
+def for_work(operations: float) -> Iterator[None]:
+    """Around a computation of so many floating-point operations, about."""
+    token = _work.set(operations)
+    try:
+        yield
+    finally:
+        _work.reset(token)
+
+
+def options(*, brief: bool = False) -> dict[str, Any]:
+    """Of the compiler, for the device that computations are on by default; of a function that is always `brief`."""
+    if not (brief or _work.get() < SHORT):
+        return {}
+    device = jax.config.jax_default_device or jax.devices()[0]
+    return LITTLE.get(getattr(device, "platform", device), {})
