@@ -17,9 +17,9 @@ from typing import Any
 import jax
 
 # of a platform, the options of XLA with which it compiles in a quarter of the time
-LITTLE: dict[str, dict[str, Any]] = {
-    "cpu": {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0},
-}
+LITTLE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}}
+if jax.__version_info__ < (0, 11):  # which has no others
+    LITTLE["cpu"]["xla_cpu_use_fusion_emitters"] = False
 SHORT = 2e11  # floating-point operations of a computation, up to which code is not worth more
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
