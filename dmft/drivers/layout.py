@@ -82,8 +82,9 @@ class Layout:
             populations,
             form=run.form,
             tolerance=run.tolerance,
-            capacity=self.rooms[0] if self.rooms else capacity,
-            saved=tuple(run.steps.tolist()),
+            slots=run.slots,
+            capacity=self.rooms[0] if self.rooms else run.room(capacity),
+            rows=run.kept_rows,
             two_time=run.two_time,
             mesh=self.mesh,
             along=frozenset(along),
@@ -133,15 +134,16 @@ def _specs(state: Any, *, mesh: Mesh | None, along: frozenset[int]) -> Any:
     return jax.tree.map(of, state)
 
 
-@kept(static=("form", "tolerance", "capacity", "saved", "two_time", "mesh", "along"))
+@kept(static=("form", "tolerance", "capacity", "rows", "two_time", "mesh", "along"))
 def _begun(
     rule: Rule,
     populations: list[Population],
+    slots: jax.Array,
     *,
     form: Form,
     tolerance: float,
     capacity: int,
-    saved: tuple[int, ...],
+    rows: int,
     two_time: bool,
     mesh: Mesh | None,
     along: frozenset[int],
@@ -150,7 +152,7 @@ def _begun(
 
     def one(populations: list[Population]) -> tuple[Network, list[jax.Array], loop.History]:
         network = loop.limit_network(rule, form, populations, tolerance, capacity=capacity)
-        history = loop.empty_history(network, rule, form, saved, two_time=two_time)
+        history = loop.room_for(network, rule, form, slots, rows=rows, two_time=two_time)
         return replace(network, populations=()), [p.used for p in network.populations], history
 
     begun = jax.vmap(one)(populations)

@@ -143,8 +143,7 @@ def _trained_together(
         for i in range(len(streams)):
             _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)
         bar.update((done - first) * len(streams))
-    values, fields = (jax.tree.map(np.asarray, of) for of in (histories.values, histories.fields))
-    hosted = histories._replace(vitals=seen, values=values, fields=fields)
+    hosted = run.seen(histories)._replace(fields=jax.tree.map(np.asarray, histories.fields))
     return [
         Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i, laid)
         for i, stream in enumerate(streams)
@@ -184,7 +183,7 @@ def _train(
         bar.update(stop - start)
         if checkpoint is not None and stop <= run.last:
             checkpoint.reached((network, history, eigenvalues), capacity, stop)
-    return network, history, eigenvalues
+    return network, run.seen(history), eigenvalues
 
 
 def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:

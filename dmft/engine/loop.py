@@ -62,9 +62,9 @@ class History(NamedTuple):
 Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
+def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, length: int | None = None) -> Rule:
     """The numbers of a problem that a step needs; `coordinates` are what `input_coordinates` gives, where that is
-    known.
+    known.  With room for `length` steps, T + 1 by default: those beyond are never taken.
 
     Raises:
         ValueError: a parameterization without a limit.
@@ -85,18 +85,18 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
         np.put_along_axis(share, batches, scale, axis=1)
     # of preactivations of the first layer
     size = start.weights[0] * np.sqrt(np.sum(inputs**2) / np.prod(inputs.shape[:-1]))
-    by_entry = training.stepping.by_entry
+    by_entry, beyond = training.stepping.by_entry, (length or training.steps + 1) - training.steps
     if by_entry:
         inputs = inputs @ basis
     made: Any = Rule(
         inputs=inputs,
         targets=task.targets,
         # the last step is not followed by an update, and has the rows of the one before
-        rows=np.concatenate([rows, rows[-1:]]).astype(np.int32),
+        rows=_continued(rows, beyond).astype(np.int32),
         probes=probes.astype(np.int32),
-        looked=np.ones(training.steps + 1, bool),
-        share=np.concatenate([share, share[-1:]]),
-        recurrence=Recurrence(*map(_with_last, training.recurrences.step)),
+        looked=np.ones(training.steps + beyond, bool),
+        share=_continued(share, beyond),
+        recurrence=Recurrence(*(_at_rest(each, beyond) for each in training.recurrences.step)),
         gamma0=network.gamma0,
         centered=float(network.centered),
         numbers=numbers(network),
@@ -112,9 +112,14 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
     return placed
 
 
-def _with_last(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Numbers of steps 0..T-1, and of step T, after which nothing moves."""
-    return np.concatenate([numbers, np.zeros_like(numbers[:1])])
+def _continued(numbers: NDArray[Any], count: int) -> NDArray[Any]:
+    """Those of every step, and of so many more the last."""
+    return np.concatenate([numbers, np.repeat(numbers[-1:], count, axis=0)])
+
+
+def _at_rest(numbers: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Numbers of steps 0..T-1, and of so many from step T on, after which nothing moves."""
+    return np.concatenate([numbers, np.zeros((count, *numbers.shape[1:]))])
 
 
 def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:
@@ -263,8 +268,21 @@ def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
 
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their observables."""
+    slots = jnp.asarray(slots_of(saved, max(saved) + 1))
+    return room_for(network, rule, form, slots, rows=len(saved), two_time=two_time)
+
+
+def slots_of(saved: Sequence[int] | NDArray[np.int64], length: int) -> NDArray[np.int32]:
+    """Of `History`: where each of so many steps is kept, of which `saved` are."""
+    slots = np.full(length, np.iinfo(np.int32).max, np.int32)
+    slots[np.asarray(saved)] = np.arange(len(saved))
+    return slots
+
+
+def room_for(network: Network, rule: Rule, form: Form, slots: jax.Array, *, rows: int, two_time: bool) -> History:
+    """Room for as many steps as there are `slots`, and observables of so many `rows`."""
     sketch, matrices = form.sketch, sum(part.count for part in form.sketch.matrices)
-    steps, kept, known, shapes = max(saved) + 1, len(saved), sizes(rule, form), observed_shapes(rule, form)
+    steps, known, shapes = len(slots), sizes(rule, form), observed_shapes(rule, form)
 
     def vectors(one: Observable) -> tuple[jax.Array, ...]:
         count = known["sample"] * (known["output"] if one.per_output else 1)
@@ -273,7 +291,7 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             population, positions = sketch.layers[group[0]]
             size = network.populations[sketch.place(population)].size
             together = (len(group),) if len(group) > 1 else ()
-            return jnp.zeros((kept, *together, count, *((positions,) if positions else ()), size))
+            return jnp.zeros((rows, *together, count, *((positions,) if positions else ()), size))
 
         return tuple(map(room, sketch.groups))
 
@@ -285,9 +303,9 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
             lost=None if rule.kept is None else jnp.zeros((steps, matrices, 2)),
         ),
-        values={one.name: jnp.zeros((kept, *shapes[one.name])) for one in form.observables},
+        values={one.name: jnp.zeros((rows, *shapes[one.name])) for one in form.observables},
         fields={one.name: vectors(one) for one in form.observables if two_time and one.fields},
-        slots=jnp.full(steps, kept).at[jnp.asarray(saved)].set(jnp.arange(kept)),
+        slots=slots,
     )
 
 

@@ -155,25 +155,28 @@ def stored(source: Sobol) -> jax.Array:
     return source._from_table(0, jnp.arange(len(source.shift)))  # `rows`, without the code for rows beyond the last
 
 
-def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
-    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
-    table, shift, key = _scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed)
-    return _placed(table, shift, np.arange(size, dtype=np.uint32), key, draws)
+def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) -> Sobol:
+    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two); in arrays with `room` for more,
+    which are not to be asked for."""
+    return _placed(*_scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed), draws, size, room)
 
 
-def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Sobol:
+def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence], room: int = 0) -> Sobol:
     """As `sobol`, of every seed: with an axis of seeds before all others."""
     dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
     scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
     tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
-    places = np.broadcast_to(np.arange(size, dtype=np.uint32), (len(seeds), size))
-    return _placed(tables, shifts, places, keys, draws)
+    return _placed(tables, shifts, keys, draws, size, room)
 
 
 def _placed(
-    table: NDArray[np.uint32], shift: NDArray[np.uint32], index: NDArray[np.uint32], key: NDArray[np.uint32], draws: int
+    table: NDArray[np.uint32], shift: NDArray[np.uint32], key: NDArray[np.uint32], draws: int, size: int, room: int
 ) -> Sobol:
-    """On the device: of so many draws, from the words of a key."""
+    """On the device."""
+    index = np.broadcast_to(np.arange(size, dtype=np.uint32), (*shift.shape[:-1], size))
+    if draws <= DIMENSIONS:
+        more = [(0, 0)] * (shift.ndim - 1) + [(0, max(min(room, DIMENSIONS) - draws, 0))]
+        table, shift = np.pad(table, [*more, (0, 0)]), np.pad(shift, more)
     return Sobol(*jax.device_put((table, shift, index)), _wrapped(key), tailed=draws > DIMENSIONS)
 
 

@@ -54,7 +54,6 @@ from dmft.running.progress import Bar
 
 CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
 CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
-ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
 GPU_SHARE = 0.4  # of the free memory of a GPU
 LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
 BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
@@ -172,8 +171,7 @@ class Influence:
         """At the start of a run, its measures written out, with no more room than the `directions` it meets need."""
         # every call of a matrix needs room for a whole block
         most = max(directions, self.directions) + self.run.step_room
-        needed = -(-most // ROOM_STEP) * ROOM_STEP
-        network = self.run.network(capacity, stream, min(capacity, needed))
+        network = self.run.network(capacity, stream, self.run.room(min(capacity, most)))
         populations = (
             replace(p, measure=jax.device_put(np.eye(p.size) if self.mode == "exact" else np.full(p.units, p.measure)))
             for p in network.populations
@@ -237,7 +235,7 @@ class Influence:
         their squares: no first derivative knows them, and second derivatives, N bias, are made of them.  Where kinks
         are rounded, half of the directions are changes of derivatives along random directions of the measures.
         """
-        sizes, form = tuple(p.units for p in network.populations), self.run.form
+        sizes = tuple(p.units for p in network.populations)
         every = tuple(range(len(sizes)))
         pilot_key, key = two_keys(key, len(sizes))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
@@ -253,12 +251,12 @@ class Influence:
         at_once = self.backward_at_once(network)
         for start in range(0, count, at_once):
             combinations = random_combinations(key, start, weights, count=at_once)
-            _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
+            _, slope = self._gradients(network, combinations)
             slopes.append(slope)
             if curved:
                 along = scaled(pilot, self._spreads)
                 moved = network_moved(network, [BEND * d[start // at_once % pilots] for d in along])
-                _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
+                _, slope_there = self._gradients(moved, combinations)
                 bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
         # all of the first half, then as many bends as are wanted
         parts = ((slopes, count), (bends, found - count))
@@ -277,9 +275,10 @@ class Influence:
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
         asked = {*self.observables} | ({"prediction"} if self.covariance or self._following else set())
-        saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
+        every = np.arange(self.run.length)
+        saved = np.isin(every, self.run.steps)
         if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
-            asked, saved = {"prediction", *response.values}, np.ones_like(saved)
+            asked, saved = {"prediction", *response.values}, every <= self.run.last
 
         def weighted(name: str, given: jax.Array) -> Any:
             value = np.asarray(given)
@@ -296,9 +295,15 @@ class Influence:
         directions = run.spread(scaled(directions, spreads))  # wherever they come from: compiled once
         if self.mode == "finite":
             size = 1 / max(1.0, *spreads)  # with which all weights stay positive
-            found: Taylor = perturb(network, run.rule, directions, size, last=run.last, form=form)
+            found: Taylor = perturb(network, run.rule, directions, size, run.last, length=run.length, form=form)
         else:
-            found = vary(network, run.rule, directions, last=run.last, form=form)
+            found = vary(network, run.rule, directions, run.last, length=run.length, form=form)
+        return found
+
+    def _gradients(self, network: Network, combinations: Observables) -> tuple[Observables, Measures]:
+        run = self.run
+        found: tuple[Observables, Measures]
+        found = gradients(network, run.rule, combinations, run.last, length=run.length, form=run.form)
         return found
 
     def _named(self, found: Taylor) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -365,7 +370,7 @@ class Influence:
 
     def influences(self, network: Network, combinations: Observables) -> Measures:
         """Of every population (scalar, neuron): N Cov of two scalars is the sum of products of their influences."""
-        _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
+        _, slopes = self._gradients(network, combinations)
         if self.mode == "exact":
             slopes = tuple((s + s.swapaxes(1, 2)).reshape(len(s), -1) / 2**0.5 for s in slopes)
         else:
@@ -377,7 +382,7 @@ class Influence:
         run = self.run
         if self.mode == "reverse":
             nothing = jax.tree.map(lambda a: jnp.zeros((count, *a.shape)), no_observables(run))
-            return gradients(network, run.rule, nothing, last=run.last, form=run.form)
+            return self._gradients(network, nothing)
         return self._derivatives(network, tuple(jnp.zeros((count, *p.measure.shape)) for p in network.populations))
 
     def at_once(self, network: Network, followed: int) -> int:
