@@ -27,6 +27,7 @@ from jax import lax
 
 from dmft.engine.flow import observed_step
 from dmft.engine.form import Form, Rule
+from dmft.engine.loop import observed_shapes
 from dmft.engine.network import Network, Pass, predictions
 from dmft.engine.shown import values
 from dmft.running.executables import kept
@@ -93,8 +94,7 @@ def vary(
 
         start, counts = _parts(network)
         still = jax.tree.map(jnp.zeros_like, start)
-        shapes = jax.eval_shape(lambda: _observed_step(network, rule, jnp.zeros((), jnp.int32), form)[1])
-        nothing = jax.tree.map(lambda a: jnp.zeros((length, *a.shape), a.dtype), shapes)
+        nothing = _nothing(rule, form, length)
         begun = Taylor(start, still, still), counts, Taylor(nothing, nothing, nothing)
         return lax.fori_loop(0, last + 1, body, begun)[-1]  # type: ignore[no-any-return]
 
@@ -172,8 +172,8 @@ def _run(
         return _parts(trained), seen
 
     def stands(state: tuple[Any, Any], t: jax.Array) -> State:
-        shapes = jax.eval_shape(taken, state, t)[1]
-        return state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        del t
+        return state, _nothing(rule, form)
 
     @jax.checkpoint
     def body(state: tuple[Any, Any], t: jax.Array) -> State:
@@ -185,6 +185,12 @@ def _run(
     seen: Observables
     _, seen = lax.scan(jax.checkpoint(taken) if whole else body, _parts(network), jnp.arange(length))
     return seen
+
+
+def _nothing(rule: Rule, form: Form, *lead: int) -> Observables:
+    """Zeros in the shapes of the observables of a step, with axes of these sizes before all others."""
+    zeros = {name: jnp.zeros((*lead, *shape)) for name, shape in observed_shapes(rule, form).items()}
+    return Observables(zeros.pop("prediction"), zeros)
 
 
 def _observed_step(network: Network, rule: Rule, t: jax.Array, form: Form) -> tuple[Network, Observables]:

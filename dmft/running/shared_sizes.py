@@ -3,7 +3,6 @@ used."""
 
 from __future__ import annotations
 
-
 FEW = 32  # directions, products with which take no time
 
 
