@@ -179,7 +179,7 @@ class Run:
     def operations(self, capacity: int) -> float:
         """Floating-point operations of a step of training, about (`dmft.drivers.solve`)."""
         size, rows = max(self.sizes(capacity)), self.rule.rows.shape[1]
-        first = 36 * rows * self.rule.inputs[0].size * size
+        first = 36 * rows * math.prod(self.rule.inputs.shape[1:]) * size
         # both passes orthogonalise, project and mix: 8 K + 10 products with the directions of either side
         matrices = self.form.sketch.matrices
         each = (2 * part.count * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in matrices)

@@ -88,28 +88,27 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, length:
     by_entry, beyond = training.stepping.by_entry, (length or training.steps + 1) - training.steps
     if by_entry:
         inputs = inputs @ basis
-    made: Any = Rule(
-        inputs=inputs,
-        targets=task.targets,
+    place = jax.device_put  # for which, other than for `jnp.asarray`, nothing is compiled
+    return Rule(
+        inputs=place(inputs),
+        targets=place(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
-        rows=_continued(rows, beyond).astype(np.int32),
-        probes=probes.astype(np.int32),
-        looked=np.ones(training.steps + beyond, bool),
-        share=_continued(share, beyond),
-        recurrence=Recurrence(*(_at_rest(each, beyond) for each in training.recurrences.step)),
-        gamma0=network.gamma0,
-        centered=float(network.centered),
-        numbers=numbers(network),
+        rows=place(_continued(rows, beyond).astype(np.int32)),
+        probes=place(probes.astype(np.int32)),
+        looked=place(np.ones(training.steps + beyond, bool)),
+        share=place(_continued(share, beyond)),
+        recurrence=Recurrence(*(place(_at_rest(each, beyond)) for each in training.recurrences.step)),
+        gamma0=place(network.gamma0),
+        centered=place(float(network.centered)),
+        numbers=place(numbers(network)),
         start=Start(
-            *(np.asarray(start.weights), start.biases, start.along, start.extra),
-            tuple(starts_of(network, task.shape)),
-            basis if by_entry else None,
+            *map(place, (np.asarray(start.weights), start.biases, start.along, start.extra)),
+            place(starts_of(network, task.shape)),
+            place(basis) if by_entry else None,
         ),
-        kink_width=smoothing.WIDTH * (size or 1.0),
-        factors=input_factors(network, task.shape) if by_entry else None,
+        kink_width=place(smoothing.WIDTH * (size or 1.0)),
+        factors=place(input_factors(network, task.shape)) if by_entry else None,
     )
-    placed: Rule = jax.device_put(made)  # as a whole: `jnp.asarray` of every array compiles a function for it
-    return placed
 
 
 def _continued(numbers: NDArray[Any], count: int) -> NDArray[Any]:
