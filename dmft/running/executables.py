@@ -13,7 +13,7 @@ long as there is one, and what is wrong with one of them costs the time of compi
     DMFT_EXECUTABLES=off    nothing is kept: for whoever changes functions of this library in a running process, which
                             its source does not tell
     DMFT_EXECUTABLES=on     also where it was not tried: an executable that does not fit its process ends it, so that by
-                            default only processors with versions of JAX of `TRIED` keep them
+                            default only devices with versions of JAX of `TRIED` keep them
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from dmft.running import effort
 from dmft.running.compiling import ENTRY, ours, setting, without
 
 SWITCH = "DMFT_EXECUTABLES"
-TRIED = ((0, 10),)  # versions of JAX that read what they wrote, on processors
+TRIED = {"cpu": ((0, 10), (0, 11)), "gpu": ((0, 11),)}  # versions of JAX that read what they wrote, by platform
 PACKAGE = __name__.partition(".")[0]
 loaded: dict[Any, Any] = {}  # executables of this process; None where there is none to keep
 PLAIN = (bool, int, float, str, bytes, type(None), type(...))
@@ -121,7 +121,7 @@ class Kept:
 def _folder() -> Path | None:
     """Of our cache, not the host's, if there is one and executables are wanted."""
     switch = os.environ.get(SWITCH, "").lower()
-    tried = jax.__version_info__[:2] in TRIED and jax.devices()[0].platform == "cpu"
+    tried = jax.__version_info__[:2] in TRIED.get(jax.devices()[0].platform, ())
     return ours() if switch == "on" or (tried and switch != "off") else None
 
 
