@@ -102,7 +102,10 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, length:
         centered=place(float(network.centered)),
         numbers=place(numbers(network)),
         start=Start(
-            *map(place, (np.asarray(start.weights), start.biases, start.along, start.extra)),
+            place(np.asarray(start.weights)),
+            place(start.biases),
+            place(start.along),
+            place(start.extra),
             place(starts_of(network, task.shape)),
             place(basis) if by_entry else None,
         ),

@@ -30,6 +30,7 @@ from dmft.running.executables import kept
 
 BITS = 30
 DIMENSIONS = 21_201  # of the table of Joe and Kuo
+Scrambled = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 
 
 @jax.tree_util.register_dataclass
@@ -158,7 +159,8 @@ def stored(source: Sobol) -> jax.Array:
 def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) -> Sobol:
     """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two); in arrays with `room` for more,
     which are not to be asked for."""
-    return _placed(*_scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed), draws, size, room)
+    table, shift, key = _scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed)
+    return _placed(table, shift, key, draws, size, room)
 
 
 def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence], room: int = 0) -> Sobol:
@@ -177,10 +179,11 @@ def _placed(
     if draws <= DIMENSIONS:
         more = [(0, 0)] * (shift.ndim - 1) + [(0, max(min(room, DIMENSIONS) - draws, 0))]
         table, shift = np.pad(table, [*more, (0, 0)]), np.pad(shift, more)
-    return Sobol(*jax.device_put((table, shift, index)), _wrapped(key), tailed=draws > DIMENSIONS)
+    put = jax.device_put
+    return Sobol(put(table), put(shift), put(index), _wrapped(key), tailed=draws > DIMENSIONS)
 
 
-def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> tuple[NDArray[np.uint32], ...]:
+def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> Scrambled:
     """Direction numbers (dimension, bit), shifts (dimension,), and the words of a key, of one seed."""
     rng = np.random.default_rng(seed)
     (own,) = rng.spawn(1)  # as SciPy does

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from dmft.running.compiling import setting
+
 # of a platform, the options of XLA with which it compiles in a quarter of the time
 LITTLE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}}
 if jax.__version_info__ < (0, 11):  # which has no others
@@ -39,5 +41,5 @@ def options(*, brief: bool = False) -> dict[str, Any]:
     """Of the compiler, for the device that computations are on by default; of a function that is always `brief`."""
     if not (brief or _work.get() < SHORT):
         return {}
-    device = jax.config.jax_default_device or jax.devices()[0]
+    device = setting("default_device") or jax.devices()[0]
     return LITTLE.get(getattr(device, "platform", device), {})
