@@ -1,7 +1,7 @@
 """How hard the compiler works on a function: little, where its code runs for less time than more work would save.
 
 Most of compilation is the optimisation of loops over arrays, which little effort leaves out; large matrix products are
-those of libraries either way.  Numbers differ by rounding.
+those of libraries either way.  Numbers differ by rounding, and code runs up to a fifth longer.
 
 `tests/benchmarks/start.py` measures both.
 """
@@ -22,7 +22,7 @@ from dmft.running.compiling import setting
 LITTLE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}}
 if jax.__version_info__ < (0, 11):  # which has no others
     LITTLE["cpu"]["xla_cpu_use_fusion_emitters"] = False
-SHORT = 2e11  # floating-point operations of a computation, up to which code is not worth more
+SHORT = 1e12  # floating-point operations of a computation, up to which code is not worth more
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
 
