@@ -120,8 +120,9 @@ class Run:
         return placed
 
     def room(self, capacity: int) -> int:
-        """Directions that matrices have room for, to hold so many."""
-        if self.particles is None or self.in_law or self.kept is not None:
+        """Directions that matrices have room for, to hold so many; no more where normals beyond them are pseudo-random
+        (`_stored`)."""
+        if self.particles is None or self.in_law or self.curvature or self.kept is not None:
             return capacity
         return shared_sizes.directions(capacity)
 

@@ -33,7 +33,7 @@ from functools import cache, partial, update_wrapper
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,10 +68,10 @@ class Kept:
         self, function: Callable[..., Any], static: Sequence[str], donated: Sequence[str], *, brief: bool = False
     ) -> None:
         update_wrapper(self, function)
-        jitted = partial(jax.jit, function, static_argnames=tuple(static), donate_argnames=tuple(donated))
-        self.jitted = jitted()
+        self._jit = partial(jax.jit, function, static_argnames=tuple(static), donate_argnames=tuple(donated))
+        self.jitted = self._jit()
         # by options of the compiler, which only code that is not traced can have
-        self._with = cache(lambda options: jitted(compiler_options=dict(options)) if options else self.jitted)
+        self.by_options: dict[Any, Any] = {(): self.jitted}
         self._brief = brief
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._names = list(inspect.signature(function).parameters)
@@ -95,8 +95,19 @@ class Kept:
 
     def clear_cache(self) -> None:
         """Of what is not kept."""
-        cast("Any", self.jitted).clear_cache()
-        self._with.cache_clear()
+        for jitted in self.by_options.values():
+            jitted.clear_cache()
+
+    @property
+    def compiled(self) -> int:
+        """How often what is not kept was."""
+        return sum(jitted._cache_size() for jitted in self.by_options.values())
+
+    def _with(self, options: tuple[tuple[str, Any], ...]) -> Any:
+        """That of `jax.jit` with these options."""
+        if options not in self.by_options:
+            self.by_options[options] = self._jit(compiler_options=dict(options))
+        return self.by_options[options]
 
     def _made(self, folder: Path, given: dict[str, Any], static: dict[str, Any], key: Any, options: Any) -> Any:
         """The executable, read or compiled and kept; None where it has no name, or cannot be kept."""
