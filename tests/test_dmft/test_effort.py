@@ -88,9 +88,10 @@ CALLS = {
     "finite": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, draws=2, mode="finite"),
     "reverse": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, mode="reverse", observables=["prediction"]),
 }
+SLOW = [pytest.param(call, marks=pytest.mark.slow) for call in ("finite", "reverse")]
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", ["solve", "two_time", "forward", *SLOW])
 def test_room_that_is_shared_changes_no_number(call, monkeypatch):
     found = CALLS[call](problem(4))
     monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
@@ -102,7 +103,7 @@ def test_room_that_is_shared_changes_no_number(call, monkeypatch):
         np.testing.assert_allclose(found[name].values, alone[name].values, rtol=0, atol=1e-11 * largest, err_msg=name)
 
 
-@pytest.mark.parametrize("call", ["solve", "forward"])
+@pytest.mark.parametrize("call", ["solve", pytest.param("forward", marks=pytest.mark.slow)])
 def test_neighbouring_problems_share_code(call, folder, monkeypatch):
     def files(of):
         CALLS[call](of)
