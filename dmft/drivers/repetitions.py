@@ -123,21 +123,19 @@ def _trained_together(
     """As `_train`, of several runs; always of the same number, so that all are compiled once."""
     padded = [streams[i % len(streams)] for i in range(laid.together)]
     networks, histories = laid.begun(run, capacity, padded)
-    rooms, begun, met = list(laid.rooms) or [capacity], bar.n, 0
+    begun = bar.n
     at = np.zeros(laid.groups, np.int32)
     stride = -(-(run.last + 1) // CALLS)
     while (first := int(at.min())) <= run.last:
-        while len(rooms) > 1 and met + run.step_room > rooms[0]:
-            networks = together.roomier(networks, rooms[1] - rooms.pop(0))
         # with room for every vector of every step nothing stops the loop
-        most = np.iinfo(np.int32).max if rooms[0] == run.full_capacity else rooms[0] - run.step_room
+        most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
         stop = min((first // stride + 1) * stride, run.last + 1)
         networks, histories, reached = together.advance_together(
-            networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh
+            networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
         )
         seen, at = jax.tree.map(np.asarray, (histories.vitals, reached))
-        met, done = int(seen.ranks.max(initial=0)), int(at.min())
-        if done < stop and len(rooms) == 1:
+        done = int(at.min())
+        if done < stop:
             bar.update(begun - bar.n)
             return None
         for i in range(len(streams)):

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.engine.normals import Sobol, Stored, Tailed
+from dmft.engine.rows import Rows
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +64,11 @@ class Population:
             return self.measure
         return jnp.repeat(self.measure / self.group, self.group) if self.measure.ndim else self.measure / self.group
 
-    def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def inner(self, a: jax.Array, b: jax.Array | Rows) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
+        rows = b if isinstance(b, Rows) else Rows(b)
         # the one weight of all components is cheaper on the few products than on the many components
-        return self.weights * (a @ b.T) if self.measure.ndim == 0 else self.weighted(a) @ b.T
+        return self.weights * rows.across(a) if self.measure.ndim == 0 else rows.across(self.weighted(a))
 
     def along(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """(vector, vector_2): the sum over equal positions of <a b>, for a and b (vector, [position,] component)."""
