@@ -23,6 +23,7 @@ from dmft.drivers.run import Run
 from dmft.engine import curvature, loop, preconditioned, together
 from dmft.engine.network import Network, Vitals
 from dmft.errors import DivergenceError, NotConvergedError, exploded
+from dmft.running import effort
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.progress import Bar
@@ -130,9 +131,10 @@ def _trained_together(
         # with room for every vector of every step nothing stops the loop
         most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
         stop = min((first // stride + 1) * stride, run.last + 1)
-        networks, histories, reached = together.advance_together(
-            networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
-        )
+        with effort.for_parts(laid.partly):
+            networks, histories, reached = together.advance_together(
+                networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
+            )
         seen, at = jax.tree.map(np.asarray, (histories.vitals, reached))
         done = int(at.min())
         if done < stop:

@@ -22,9 +22,21 @@ from dmft.running.compiling import setting
 LITTLE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}}
 if jax.__version_info__ < (0, 11):  # which has no others
     LITTLE["cpu"]["xla_cpu_use_fusion_emitters"] = False
+# of a platform, the options for products with parts of large arrays: by the vendor's library, which reads a part where
+# it lies; the part is chosen on the device, which waits for nobody
+IN_PLACE: dict[str, dict[str, Any]] = {}
+if jax.__version_info__ >= (0, 11):
+    IN_PLACE["gpu"] = {
+        "xla_gpu_enable_triton_gemm": False,
+        "xla_gpu_enable_dynamic_slice_fusion": True,
+        "xla_gpu_enable_command_buffer": ",".join(
+            ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN", "CONDITIONAL", "WHILE", "DYNAMIC_SLICE_FUSION")
+        ),
+    }
 SHORT = 1e12  # floating-point operations of a computation, up to which code is not worth more
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
+_in_place: ContextVar[bool] = ContextVar("in_place", default=False)
 
 
 @contextmanager
@@ -37,9 +49,20 @@ def for_work(operations: float) -> Iterator[None]:
         _work.reset(token)
 
 
+@contextmanager
+def for_parts(parts: bool) -> Iterator[None]:
+    """Around calls of functions whose products are with `parts` of large arrays, if they are."""
+    token = _in_place.set(parts)
+    try:
+        yield
+    finally:
+        _in_place.reset(token)
+
+
 def options(*, brief: bool = False) -> dict[str, Any]:
     """Of the compiler, for the device that computations are on by default; of a function that is always `brief`."""
-    if not (brief or _work.get() < SHORT):
-        return {}
     device = setting("default_device") or jax.devices()[0]
-    return LITTLE.get(getattr(device, "platform", device), {})
+    platform = getattr(device, "platform", device)
+    if _in_place.get():
+        return IN_PLACE.get(platform, {})
+    return LITTLE.get(platform, {}) if brief or _work.get() < SHORT else {}
