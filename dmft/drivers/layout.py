@@ -1,4 +1,4 @@
-"""How the repetitions of a run are laid out: how many at once, on which devices, with how much room at first.
+"""How the repetitions of a run are laid out: how many at once, on which devices, and what of their room is multiplied.
 
 Repetitions go over devices first, and over the devices that are left go the particles of each: all of them where one
 run does not fit on a device.  On a GPU as many repetitions as fit go side by side: a few samples are hundreds of small
