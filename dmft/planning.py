@@ -33,7 +33,7 @@ from dmft.drivers.run import Run
 from dmft.engine import loop
 from dmft.finite_width import fluctuations
 from dmft.finite_width.influence import Influence
-from dmft.running import memory
+from dmft.running import effort, memory
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar, readable_time
 from dmft.specs import Problem
@@ -45,8 +45,6 @@ DRIVERS: dict[str, tuple[Callable[..., Any], Callable[..., dict[str, Any]]]] = {
 }
 PATIENCE = 2.0  # seconds after which no further steps are measured
 PROBED = 16  # steps that are measured at most
-# forward passes that a direction (forward and exact mode, to second order), half or scalar takes
-PASSES = {"forward": 4, "exact": 4, "finite": 2, "reverse": 2}
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,10 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
     run: Run = work["run"] if influence is None else influence.run
     limit = work["memory_limit"] if influence is None else influence.memory_limit
     where = run.device if run.devices else work["where"][0]
-    with precision(run.dtype, where):
+    scrambles, whole = work["scrambles"], run if influence is None else influence
+    with precision(run.dtype, where), effort.for_work(whole.work(scrambles)):
         beside = of == "solve" and work["checkpoint"] is None
-        return _planned(of, run, influence, work["scrambles"], work["seed"], limit, where, beside=beside)
+        return _planned(of, run, influence, scrambles, work["seed"], limit, where, beside=beside)
 
 
 def _planned(
@@ -172,11 +171,11 @@ def _planned(
     runs = scrambles + (0 if run.kept is None else second_runs.HALVED)  # with half of the directions, too
     seconds, compiled = runs / laid.groups * found.step * length, found.compiled
     on_device, on_host = laid.memory_estimate(run, found.capacity)
-    passes, followed = 1, 0
+    passes, followed = 1.0, 0
     if influence is not None:
         chosen = influence.followed(trained)
         assert chosen is not None
-        followed, passes = influence.deflated + chosen, 1 + 2 * influence.deflated + PASSES[influence.mode] * chosen
+        followed, passes = influence.deflated + chosen, influence.passes(trained)
         begun, each, needed = _followed(influence, chosen, stream, found)
         compiled += begun
         seconds += scrambles * followed * each * length
@@ -194,7 +193,7 @@ def _planned(
         room=found.capacity,
         device_memory=on_device,
         host_memory=on_host,
-        operations=float((runs + scrambles * (passes - 1)) * length * _operations(run, found.capacity)),
+        operations=float((runs + scrambles * (passes - 1)) * length * run.operations(found.capacity)),
         compile_seconds=compiled,
         seconds=seconds,
     )
@@ -275,13 +274,3 @@ def _followed(
         times.append(time.perf_counter() - started)
     each = times[1] / (at_once * (short.run.last + 1))
     return max(times[0] - times[1], 0.0), each, at_once * influence.bytes_of_one(network, influence.mode)
-
-
-def _operations(run: Run, capacity: int) -> int:
-    """Of a step of training, about (`dmft.drivers.solve`)."""
-    size, rows = max(run.sizes(capacity)), run.rule.rows.shape[1]
-    first = 36 * rows * run.rule.inputs[0].size * size
-    # both passes orthogonalise, project and mix: 8 K + 10 products with the directions of either side
-    matrices = run.form.sketch.matrices
-    each = (2 * part.count * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in matrices)
-    return first + size * rows * capacity * sum(each)

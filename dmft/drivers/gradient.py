@@ -307,7 +307,8 @@ def _changes(problem: Problem, run: Run, name: str) -> list[Any]:
         (other,) = vary(problem, **{name: [stored(entries)]})
         if loop.form_of(other, run.observables) != form:
             raise TypeError(f"by={name!r} shapes the compiled code, which has no derivative in it.")
-        found = loop.rule_of(other, coordinates if other.network == problem.network else None)
+        known = coordinates if other.network == problem.network else None
+        found = loop.rule_of(other, known, length=len(run.rule.rows))
         return jax.tree.map(lambda a: np.asarray(a, np.float64), found)
 
     return [_difference(rule, name, value, index) for index in np.ndindex(value.shape)]

@@ -1,11 +1,11 @@
-"""How the repetitions of a run are laid out: how many at once, on which devices, with how much room at first.
+"""How the repetitions of a run are laid out: how many at once, on which devices, and what of their room is multiplied.
 
 Repetitions go over devices first, and over the devices that are left go the particles of each: all of them where one
 run does not fit on a device.  On a GPU as many repetitions as fit go side by side: a few samples are hundreds of small
 operations a step, whose number does not depend on how many runs they are for.  A CPU has no use for that.
 
-Where products are large, matrices begin with room for a quarter of the directions that they may meet, and get more
-when they need it, so that products are not over zeros.  The loop is compiled for every room: small problems have one.
+Where products are large, they leave out room for directions that is empty, which takes longer to compile, and runs go
+one after the other on a device: one of them fills it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ from dmft.running.executables import kept
 
 SIDE_BY_SIDE = ("gpu",)  # platforms of devices that take several runs at once
 SHARE = 0.5  # of the free memory, the most that runs side by side may take
-STAGES = 4  # rooms from the first to the last
-STAGED_FROM = {"gpu": 2e14}  # operations of all runs with room for all directions: a few seconds
-STAGED_ELSEWHERE = 2e12
+PARTLY_FROM = {"gpu": 2e14}  # operations of all runs with all room: a few seconds
+PARTLY_ELSEWHERE = 2e12
 
 
 @dataclass(frozen=True)
 class Layout:
     """together: runs at once, on all devices; mesh: of these, with axes RUNS and PARTICLES, or None for a single one;
-    rooms: for directions, one after the other; none where the matrices have all of it from the beginning."""
+    partly: whether products leave out room for directions that is empty."""
 
     together: int = 1
     mesh: Mesh | None = None
-    rooms: tuple[int, ...] = ()
+    partly: bool = False
 
     @property
     def groups(self) -> int:
@@ -58,8 +57,8 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether runs go one after the other, with all room, their particles over all devices."""
-        return not self.rooms and self.together == 1
+        """Whether runs go one after the other, their products with all room, their particles over all devices."""
+        return not self.partly and self.together == 1
 
     def memory_estimate(self, run: Run, capacity: int) -> tuple[int, int]:
         """Bytes on each device, of all runs that are there at once, and on the host besides."""
@@ -82,8 +81,9 @@ class Layout:
             populations,
             form=run.form,
             tolerance=run.tolerance,
-            capacity=self.rooms[0] if self.rooms else capacity,
-            saved=tuple(run.steps.tolist()),
+            slots=run.slots,
+            capacity=run.room(capacity),
+            rows=run.kept_rows,
             two_time=run.two_time,
             mesh=self.mesh,
             along=frozenset(along),
@@ -104,21 +104,19 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share
-    side = max(1, int(SHARE * most * share // needed)) if platform in SIDE_BY_SIDE else 1
+    partly = _operations(run, capacity) * count > PARTLY_FROM.get(platform, PARTLY_ELSEWHERE)
+    side = max(1, int(SHARE * most * share // needed)) if platform in SIDE_BY_SIDE and not partly else 1
     rounds = -(-count // (groups * side))
     together = groups * -(-count // (groups * rounds))
     mesh = Mesh(np.array(run.devices).reshape(groups, share), (RUNS, PARTICLES)) if devices > 1 else None
-    return Layout(together, mesh, _rooms(run, capacity, count, platform))
+    return Layout(together, mesh, partly)
 
 
-def _rooms(run: Run, capacity: int, count: int, platform: str) -> tuple[int, ...]:
+def _operations(run: Run, capacity: int) -> float:
+    """Of a run whose products are with all room."""
     assert run.particles is not None
     matrices = sum(part.count for part in run.form.sketch.matrices)
-    operations = 36.0 * run.particles * run.block * capacity * matrices * (run.last + 1) * count
-    if operations < STAGED_FROM.get(platform, STAGED_ELSEWHERE):
-        return ()
-    rooms = {max(-(-capacity * i // STAGES), 2 * run.step_room) for i in range(1, STAGES)}
-    return *sorted(room for room in rooms if room < capacity), capacity
+    return 36.0 * run.particles * run.block * capacity * matrices * (run.last + 1)
 
 
 def _specs(state: Any, *, mesh: Mesh | None, along: frozenset[int]) -> Any:
@@ -133,15 +131,16 @@ def _specs(state: Any, *, mesh: Mesh | None, along: frozenset[int]) -> Any:
     return jax.tree.map(of, state)
 
 
-@kept(static=("form", "tolerance", "capacity", "saved", "two_time", "mesh", "along"))
+@kept(static=("form", "tolerance", "capacity", "rows", "two_time", "mesh", "along"))
 def _begun(
     rule: Rule,
     populations: list[Population],
+    slots: jax.Array,
     *,
     form: Form,
     tolerance: float,
     capacity: int,
-    saved: tuple[int, ...],
+    rows: int,
     two_time: bool,
     mesh: Mesh | None,
     along: frozenset[int],
@@ -150,7 +149,7 @@ def _begun(
 
     def one(populations: list[Population]) -> tuple[Network, list[jax.Array], loop.History]:
         network = loop.limit_network(rule, form, populations, tolerance, capacity=capacity)
-        history = loop.empty_history(network, rule, form, saved, two_time=two_time)
+        history = loop.room_for(network, rule, form, slots, rows=rows, two_time=two_time)
         return replace(network, populations=()), [p.used for p in network.populations], history
 
     begun = jax.vmap(one)(populations)

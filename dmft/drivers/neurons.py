@@ -34,7 +34,7 @@ from dmft.drivers.uncertainty import few_particles, warn_of_few_particles
 from dmft.engine.form import Form, Rule
 from dmft.engine.layers import over_layers
 from dmft.engine.network import Network, observe
-from dmft.running import memory
+from dmft.running import effort, memory
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem
@@ -158,6 +158,7 @@ def _computed(
     directions = 0
     with (
         precision(DTYPE, where),
+        effort.for_work(run.work(scrambles)),
         progress_bar(scrambles * (run.last + 1), "theory", "step", progress) as bar,
     ):
         scramble = 0

@@ -23,6 +23,7 @@ from dmft.drivers.run import Run
 from dmft.engine import curvature, loop, preconditioned, together
 from dmft.engine.network import Network, Vitals
 from dmft.errors import DivergenceError, NotConvergedError, exploded
+from dmft.running import effort
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.progress import Bar
@@ -123,28 +124,26 @@ def _trained_together(
     """As `_train`, of several runs; always of the same number, so that all are compiled once."""
     padded = [streams[i % len(streams)] for i in range(laid.together)]
     networks, histories = laid.begun(run, capacity, padded)
-    rooms, begun, met = list(laid.rooms) or [capacity], bar.n, 0
+    begun = bar.n
     at = np.zeros(laid.groups, np.int32)
     stride = -(-(run.last + 1) // CALLS)
     while (first := int(at.min())) <= run.last:
-        while len(rooms) > 1 and met + run.step_room > rooms[0]:
-            networks = together.roomier(networks, rooms[1] - rooms.pop(0))
         # with room for every vector of every step nothing stops the loop
-        most = np.iinfo(np.int32).max if rooms[0] == run.full_capacity else rooms[0] - run.step_room
+        most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
         stop = min((first // stride + 1) * stride, run.last + 1)
-        networks, histories, reached = together.advance_together(
-            networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh
-        )
+        with effort.for_parts(laid.partly):
+            networks, histories, reached = together.advance_together(
+                networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
+            )
         seen, at = jax.tree.map(np.asarray, (histories.vitals, reached))
-        met, done = int(seen.ranks.max(initial=0)), int(at.min())
-        if done < stop and len(rooms) == 1:
+        done = int(at.min())
+        if done < stop:
             bar.update(begun - bar.n)
             return None
         for i in range(len(streams)):
             _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)
         bar.update((done - first) * len(streams))
-    values, fields = (jax.tree.map(np.asarray, of) for of in (histories.values, histories.fields))
-    hosted = histories._replace(vitals=seen, values=values, fields=fields)
+    hosted = run.seen(histories)._replace(fields=jax.tree.map(np.asarray, histories.fields))
     return [
         Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i, laid)
         for i, stream in enumerate(streams)
@@ -184,7 +183,7 @@ def _train(
         bar.update(stop - start)
         if checkpoint is not None and stop <= run.last:
             checkpoint.reached((network, history, eigenvalues), capacity, stop)
-    return network, history, eigenvalues
+    return network, run.seen(history), eigenvalues
 
 
 def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
     sizes, normals = run.sizes(capacity), run.rows(capacity)
 
     def state() -> Any:
-        network = run.initial(run.blank_populations(capacity), capacity)
+        network = run.initial(run.blank_populations(run.room(capacity)), run.room(capacity))
         copied = None if run.form.joint or run.form.peeks else network.with_room(run.probe_block).matrices
         return network, run.empty_history(network), copied
 

@@ -8,7 +8,7 @@ for networks without nonlinearity, linear forms, which are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -26,6 +26,7 @@ from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
 from dmft.engine.normals import DIMENSIONS, Sobol, Stored, Tailed, blank, sobol, sobol_of_each, stored
 from dmft.engine.population import Population, linear_forms, particles
+from dmft.running import shared_sizes
 from dmft.running.executables import kept
 from dmft.schema import Observable
 from dmft.specs import Problem
@@ -96,10 +97,34 @@ class Run:
 
     @cached_property
     def rule(self) -> Rule:
-        rule = loop.rule_of(self.problem)
-        looked = jnp.asarray(np.isin(np.arange(len(rule.looked)), self.steps))
-        room = None if self.kept is None else jnp.asarray(self.kept, jnp.int32)
-        return rule._replace(centered=jnp.asarray(float(self.centered)), looked=looked, kept=room)
+        rule = loop.rule_of(self.problem, length=shared_sizes.steps(self.problem.training.steps + 1))
+        looked = np.isin(np.arange(len(rule.looked)), self.steps)
+        room = None if self.kept is None else np.int32(self.kept)
+        centered, looked, room = jax.device_put((float(self.centered), looked, room))
+        return rule._replace(centered=centered, looked=looked, kept=room)
+
+    @property
+    def length(self) -> int:
+        """Steps that histories have room for."""
+        return shared_sizes.steps(self.last + 1)
+
+    @property
+    def kept_rows(self) -> int:
+        """Steps of which histories have room for observables; without more than are recorded where these are fields."""
+        return len(self.steps) if self.two_time else shared_sizes.steps(len(self.steps))
+
+    @property
+    def slots(self) -> jax.Array:
+        """Of histories (`dmft.engine.loop.History`)."""
+        placed: jax.Array = jax.device_put(loop.slots_of(self.steps, self.length))
+        return placed
+
+    def room(self, capacity: int) -> int:
+        """Directions that matrices have room for, to hold so many; no more where normals beyond them are pseudo-random
+        (`_stored`)."""
+        if self.particles is None or self.in_law or self.curvature or self.kept is not None:
+            return capacity
+        return shared_sizes.directions(capacity)
 
     @property
     def block(self) -> int:
@@ -152,6 +177,19 @@ class Run:
         """Matrices of the largest bank."""
         return max((part.bank for part in self.form.sketch.matrices), default=0)
 
+    def operations(self, capacity: int) -> float:
+        """Floating-point operations of a step of training, about (`dmft.drivers.solve`)."""
+        size, rows = max(self.sizes(capacity)), self.rule.rows.shape[1]
+        first = 36 * rows * math.prod(self.rule.inputs.shape[1:]) * size
+        # both passes orthogonalise, project and mix: 8 K + 10 products with the directions of either side
+        matrices = self.form.sketch.matrices
+        each = (2 * part.count * (8 * (part.bank or 1) + 10) * max(*part.positions, 1) for part in matrices)
+        return float(first + size * rows * capacity * sum(each))
+
+    def work(self, runs: int) -> float:
+        """Operations of so many runs, as far as is known before them."""
+        return runs * (self.last + 1) * self.operations(self.first_capacity)
+
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population; those that probes take from a copy are besides what training uses, and those
         of what was forgotten and is shown anew beyond all of them (`dmft.engine.normals`)."""
@@ -178,7 +216,7 @@ class Run:
     def network(self, capacity: int, stream: np.random.SeedSequence, room: int | None = None) -> Network:
         """At initialisation; the same for the same capacity and stream, with less `room` in its matrices if asked."""
         populations = self.populations(capacity, stream)
-        placed: Network = self.spread(self.initial(populations, room or capacity))
+        placed: Network = self.spread(self.initial(populations, room or self.room(capacity)))
         return placed
 
     def initial(self, populations: list[Population], capacity: int) -> Network:
@@ -193,26 +231,40 @@ class Run:
         return network, self.spread(self.empty_history(network))
 
     def empty_history(self, network: Network) -> loop.History:
-        found: loop.History = _empty_history(
-            network, self.rule, form=self.form, saved=tuple(self.steps.tolist()), two_time=self.two_time
+        found: loop.History = _room_for(
+            network, self.rule, slots=self.slots, form=self.form, rows=self.kept_rows, two_time=self.two_time
         )
         return found
+
+    def seen(self, history: loop.History) -> loop.History:
+        """What of a history, of one run or with an axis of runs before all others, is of the steps of this run: on the
+        host, but for fields."""
+        lead = (slice(None),) * (history.slots.ndim - 1)
+
+        def first(count: int, tree: Any) -> Any:
+            return jax.tree.map(lambda a: np.asarray(a)[(*lead, slice(count))], tree)
+
+        return history._replace(
+            vitals=first(self.last + 1, history.vitals), values=first(len(self.steps), history.values)
+        )
 
     def populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
         """None of whose normals are used."""
         rows = self.rows(capacity)
         if self.particles is None:
             return [linear_forms(n) for n in rows]
-        sources = [sobol(n, self.particles, _child(stream, i)) for i, n in enumerate(rows)]
-        return [self._population(*each) for each in zip(sources, rows, self.groups, strict=True)]
+        rooms = self.rows(self.room(capacity))
+        each = enumerate(zip(rows, rooms, strict=True))
+        sources = [sobol(n, self.particles, _child(stream, i), room) for i, (n, room) in each]
+        return [self._population(*each) for each in zip(sources, rooms, self.groups, strict=True)]
 
     def populations_of_each(self, capacity: int, streams: Sequence[np.random.SeedSequence]) -> list[Population]:
         """Those of particles, of every stream: with an axis of streams before all others."""
         assert self.particles is not None
-        found = []
-        for i, (rows, group) in enumerate(zip(self.rows(capacity), self.groups, strict=True)):
-            sources = sobol_of_each(rows, self.particles, [_child(stream, i) for stream in streams])
-            found.append(jax.vmap(partial(self._population, rows=rows, group=group))(sources))
+        found, rooms = [], self.rows(self.room(capacity))
+        for i, (rows, room, group) in enumerate(zip(self.rows(capacity), rooms, self.groups, strict=True)):
+            sources = sobol_of_each(rows, self.particles, [_child(stream, i) for stream in streams], room)
+            found.append(jax.vmap(partial(self._population, rows=room, group=group))(sources))
         return found
 
     def blank_populations(self, capacity: int) -> list[Population]:
@@ -223,20 +275,28 @@ class Run:
         if self.in_law:  # however many, which no Sobol sequence has
             crowds = zip(rows, self.sizes(capacity), self.groups, strict=True)
             return [particles(jnp.zeros((n, neurons // group)), group) for n, neurons, group in crowds]
-        return [self._population(blank(n, size), n, group) for n, group in zip(rows, self.groups, strict=True)]
 
-    def _population(self, source: Sobol, rows: int, group: int) -> Population:
+        def nothing(source: Sobol) -> jax.Array:
+            return jnp.zeros((len(source.shift), source.size))
+
+        each = zip(rows, self.groups, strict=True)
+        return [self._population(blank(n, size), n, group, nothing) for n, group in each]
+
+    def _population(
+        self, source: Sobol, rows: int, group: int, made: Callable[[Sobol], jax.Array] = stored
+    ) -> Population:
+        """Of this source, whose rows `made` gives where they are kept."""
         if self.doubled:
             source = source.doubled()
         if self.keeps(rows):
-            return particles(self._stored(source), group)
+            return particles(self._stored(source, made(source)), group)
         return particles(source if self.kept is None else source.with_tail(), group)
 
-    def _stored(self, source: Sobol) -> Stored | Tailed:
+    def _stored(self, source: Sobol, values: jax.Array) -> Stored | Tailed:
         """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
         forgotten."""
         tailed = bool(self.curvature) or self.kept is not None
-        rows = Stored(stored(source), source.key if tailed else None)
+        rows = Stored(values, source.key if tailed else None)
         return rows.with_tail(source.index) if self.kept is not None else rows
 
     def keeps(self, rows: int) -> bool:
@@ -267,7 +327,7 @@ def _child(stream: np.random.SeedSequence, i: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i))
 
 
-@kept(static=("form", "tolerance", "capacity"))
+@kept(static=("form", "tolerance", "capacity"), brief=True)
 def _begun(
     rule: Rule, populations: list[Population], *, form: Form, tolerance: float, capacity: int
 ) -> tuple[Network, list[jax.Array]]:
@@ -278,7 +338,7 @@ def _begun(
 
 
 # compiled as a whole, as above
-_empty_history = kept(static=("form", "saved", "two_time"))(loop.empty_history)
+_room_for = kept(static=("form", "rows", "two_time"), brief=True)(loop.room_for)
 
 
 def of_passes(names: Collection[str], two_time: bool) -> tuple[Observable, ...]:

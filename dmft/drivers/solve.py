@@ -58,6 +58,7 @@ from dmft.drivers.uncertainty import (
     warn_of_large_errors,
 )
 from dmft.drivers.values import LOST, values_of
+from dmft.running import effort
 from dmft.running.checkpoint import Checkpoint
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
@@ -303,6 +304,7 @@ def _computed(
     done = Estimates() if saved is None else saved.estimates
     with (
         precision(dtype, where[0]),
+        effort.for_work(run.work(scrambles)),
         progress_bar((scrambles + flow) * (run.last + 1), "theory", "step", progress) as bar,
     ):
         every, laid = None, Layout()

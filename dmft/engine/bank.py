@@ -27,6 +27,7 @@ from jax import lax
 from dmft.engine.basis import decompose, largest
 from dmft.engine.matrix import Directions, Entries, Learned, spread, untrained
 from dmft.engine.population import Population
+from dmft.engine.rows import Rows
 from dmft.specs.parameterization import hidden_scale
 
 BLOCKS = 8  # in which fresh normals are made: those of a block that has no new direction are not
@@ -39,7 +40,7 @@ class RevealedBank:
 
     forward, backward: what either side has met; images are (direction, matrix, component).
     trained: C is (direction of `backward`, matrix, direction of `forward`).
-    tolerance, project, leader, together, spreads: as of `dmft.engine.matrix.RevealedGaussian`.
+    tolerance, project, leader, together, spreads, partly: as of `dmft.engine.matrix.RevealedGaussian`.
     """
 
     forward: Directions
@@ -50,6 +51,7 @@ class RevealedBank:
     leader: str | None = field(default=None, metadata={"static": True})
     together: str | None = field(default=None, metadata={"static": True})
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
+    partly: bool = field(default=False, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedBank:
@@ -79,10 +81,11 @@ class RevealedBank:
         known, seen, trained = self.forward, self.backward, self.trained
         rows, _, size = v.shape
         flat, K = v.reshape(-1, size), len(mix)
-        x, R, q, rank = decompose(flat, known.met, source, self.tolerance, leader=self.leader, together=self.together)
+        Q, seen_met = self._rows(known.met, known.count), self._rows(seen.met, seen.count)
+        x, R, q, rank = decompose(flat, Q, source, self.tolerance, leader=self.leader, together=self.together)
         z = self._fresh(target, len(flat), K, rank)
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
-        response = trained.initial * source.inner(flat, seen.image.reshape(-1, size)).reshape(len(flat), -1, K)
+        response = trained.initial * source.inner(flat, self._rows(seen.image, seen.count)).reshape(len(flat), -1, K)
         response = response + trained.response(coordinates)
         known = Directions(
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
@@ -93,8 +96,11 @@ class RevealedBank:
         coordinates = coordinates.reshape(rows, -1, coordinates.shape[-1])
         mixed = jnp.einsum("kyx,axf->ayfk", mix, coordinates)
         mixed_response = jnp.einsum("kyx,axbk->ayb", mix, response.reshape(rows, -1, *response.shape[1:]))
-        flat_images = known.image.reshape(-1, known.image.shape[-1])
-        image = trained.initial * mixed.reshape(*mixed.shape[:2], -1) @ flat_images + mixed_response @ seen.met
+        coefficients = mixed_response.reshape(-1, mixed_response.shape[-1])
+        found = seen_met.mixed(coefficients)
+        images = self._rows(known.image, known.count)
+        found = images.mixed(trained.initial * mixed.reshape(len(found), -1), found)
+        image = found.reshape(*mixed.shape[:2], -1)
         if (beside := trained.image(source.weighted(flat).reshape(v.shape), mix)) is not None:
             image = image + beside
         return replace(self, forward=known), target.spend(K * rank), image, coordinates
@@ -106,22 +112,27 @@ class RevealedBank:
         bank, target, image, coordinates = self.transposed.apply(u, source, target, mix.swapaxes(1, 2))
         return replace(bank.transposed, trained=self.trained), target, image, coordinates
 
+    def _rows(self, array: jax.Array, count: jax.Array) -> Rows:
+        """Of directions, or images (direction, matrix, component) of all matrices."""
+        filled = math.prod(array.shape[1:-1]) * count if self.partly else None
+        return Rows(array.reshape(-1, array.shape[-1]), filled)
+
     def _fresh(self, target: Population, vectors: int, matrices: int, rank: jax.Array) -> jax.Array:
         """(vector, matrix, component): images of the first `rank` vectors, which are new; zero for all others."""
-        met = self.backward.met
+        met = self._rows(self.backward.met, self.backward.count)
         count = vectors // math.gcd(vectors, BLOCKS)
         most = largest(rank, self.together)
 
         def made(start: jax.Array) -> jax.Array:
             z = spread(target.spend(start * matrices).next_normals(count * matrices), self.spreads[0])
             if self.project:
-                z = z - target.inner(z, met) @ met
+                z = met.of_part(lambda Q: z - target.inner(z, Q) @ Q)
             new = start + jnp.arange(count) < rank
             return jnp.where(new[:, None, None], z.reshape(count, matrices, -1), 0.0)
 
         def nothing(start: jax.Array) -> jax.Array:
             del start
-            return jnp.zeros((count, matrices, met.shape[-1]))
+            return jnp.zeros((count, matrices, met.array.shape[-1]))
 
         blocks: jax.Array = lax.map(
             lambda start: lax.cond(start < most, made, nothing, start), jnp.arange(0, vectors, count)

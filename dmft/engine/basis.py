@@ -22,11 +22,12 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from dmft.engine.population import Population
+from dmft.engine.rows import Rows
 
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-PANEL = 32  # pivots between two updates of the remainder
+PANEL = 16  # pivots between two updates of the remainder
 LARGE = 2**29  # multiplications in a product from which on rows that hold nothing are left out
-SHARES = (8, 2, 1)  # of a block, the rows for which products of what is new are compiled, as a divisor
+SHARES = (4, 1)  # of a block, the rows for which products of what is new are compiled, as a divisor
 
 
 def rounding(a: Any) -> float:
@@ -48,7 +49,7 @@ class Decomposition(NamedTuple):
 
 def decompose(
     v: jax.Array,
-    Q: jax.Array,
+    Q: Rows,
     population: Population,
     tolerance: jax.Array,
     *,
@@ -57,27 +58,35 @@ def decompose(
 ) -> Decomposition:
     """Write the block `v` (vector, component) in the directions `Q` (direction, component) and new ones.
 
-    New directions are orthogonalised twice (block Gram-Schmidt): once leaves overlaps of rounding / r where they are of
-    relative size r, and overlaps feed on each other: after some hundred directions nothing orthonormal would be left.
-    `leader` names a mapped axis (`jax.vmap`) whose first member decides for all which directions are new; `together`
-    one whose members decide for themselves, in products of one shape.
+    Which vectors bring new directions is read off <v v> - x x^T; what is new in these alone is then orthogonalised
+    twice (block Gram-Schmidt): once leaves overlaps of rounding / r where they are of relative size r, and overlaps
+    feed on each other: after some hundred directions nothing orthonormal would be left.  `leader` names a mapped axis
+    (`jax.vmap`) whose first member decides for all which directions are new; `together` one whose members decide for
+    themselves, in products of one shape.
     """
     x = population.inner(v, Q)
-    residual = v - x @ Q
-    # below the rounding of x Q a residual has no direction, whatever the tolerance
-    floor = jnp.maximum(tolerance**2, rounding(v)) * jnp.mean(population.squares(v))
-    R, inverse, rank = pivoted_cholesky(population.inner(residual, residual), floor, leader=leader)
+    # of decisions and of a first guess, of which nothing depends that has a derivative
+    gram = lax.stop_gradient(population.inner(v, v) - x @ x.T)
+    squares = lax.stop_gradient(population.squares(v))
+    # below the rounding of x Q nothing is new, whatever the tolerance
+    mean = jnp.mean(squares)
+    floor = jnp.maximum(tolerance**2 * mean, rounding(v) * jnp.maximum(squares, mean))
+    pivots, rank = _decided(gram, floor, leader)
 
-    def orthonormal(rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q = inverse[:rows] @ residual
-        rest = population.inner(q, Q)
-        q = q - rest @ Q
-        live = jnp.arange(rows) < rank
-        again = jnp.linalg.cholesky(population.inner(q, q) + jnp.diag(jnp.where(live, 0.0, 1.0)))
-        return _inverse(again) @ q, rest, ((R[:, :rows] @ again) * live).T
+    def orthonormal(rows: int) -> tuple[jax.Array, jax.Array]:
+        taken, live = pivots[:rows], jnp.arange(rows) < rank
+        first = _normalising(gram[taken][:, taken], live)
 
-    q, rest, R_T = of_new(orthonormal, rank, v, Q, together)
-    return Decomposition(x + R @ rest, R_T.T, q, rank)
+        def beside(Q: jax.Array) -> jax.Array:
+            q = first @ (v[taken] - x[taken, : len(Q)] @ Q)
+            return q - population.inner(q, Q) @ Q
+
+        q = Q.of_part(beside)
+        q = _normalising(population.inner(q, q), live) @ q
+        return q, population.inner(q, v)
+
+    q, R_T = of_new(orthonormal, rank, v, Q.array, together)
+    return Decomposition(x, R_T.T, q, rank)
 
 
 def of_new(
@@ -106,22 +115,19 @@ def largest(count: jax.Array, together: str | None) -> jax.Array:
     return count if together is None else lax.pmax(count, together)  # type: ignore[no-untyped-call]
 
 
-def pivoted_cholesky(
-    gram: jax.Array, floor: jax.Array | float, *, leader: str | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """R, its inverse and rank: gram = R R^T up to remainders of diagonal at most `floor`.
-
-    R: (vector, new), <v q>; inverse: (new, vector), with q = inverse v.  Both are zero beyond `rank`.  Which vectors
-    are taken, and in which order, is a decision; derivatives are those of the numbers, given the decisions.
-    """
-    deciding = (lax.stop_gradient(gram), lax.stop_gradient(jnp.asarray(floor)))
+def _decided(gram: jax.Array, floor: jax.Array, leader: str | None) -> tuple[jax.Array, jax.Array]:
+    """`_pivots`, of the first member of a mapped axis `leader` if there is one."""
     if leader is not None:
-        deciding = jax.tree.map(lambda a: lax.all_gather(a, leader)[0], deciding)
-    pivots, rank = _pivots(*deciding)
-    live = jnp.arange(len(gram)) < rank
-    block = jnp.where(live[:, None] & live, gram[pivots][:, pivots], jnp.eye(len(gram)))
-    inverse = live[:, None] * _inverse(jnp.linalg.cholesky(block))[:, jnp.argsort(pivots)]
-    return gram @ inverse.T, inverse, rank
+        gram, floor = (lax.all_gather(a, leader)[0] for a in (gram, floor))
+    pivots, rank = _pivots(gram, floor)
+    return pivots, rank
+
+
+def _normalising(gram: jax.Array, live: jax.Array) -> jax.Array:
+    """The lower triangle that makes vectors with this Gram matrix orthonormal, one after another, those that are
+    `live`; the others zero."""
+    both = live[:, None] & live
+    return jnp.where(both, _inverse(jnp.linalg.cholesky(jnp.where(both, gram, jnp.eye(len(gram))))), 0.0)
 
 
 def _inverse(triangle: jax.Array) -> jax.Array:
@@ -130,17 +136,18 @@ def _inverse(triangle: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _pivots(gram: jax.Array, floor: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """The order in which vectors are taken (all of them, the dropped ones last), and how many exceed `floor`."""
+def _pivots(gram: jax.Array, floor: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The order in which a pivoted Cholesky factor takes vectors (all of them, the dropped ones last), and of how many
+    the remainder exceeds their `floor` (vector,)."""
     n, width = len(gram), min(PANEL, len(gram))
 
     def going(state: State) -> jax.Array:
-        return jnp.max(state[1]) > floor
+        return jnp.any(state[1] > floor)
 
     def column(j: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         rest, R, left, place, rank = state
-        p = jnp.argmax(left)
-        live = left[p] > floor
+        p = jnp.argmax(jnp.where(left > floor, left, -jnp.inf))
+        live = left[p] > floor[p]
         new = (rest[p] - R @ R[p]) / jnp.sqrt(jnp.where(live, left[p], 1.0))
         new = jnp.where(live & jnp.isfinite(left), new, 0.0)
         taken = live & (jnp.arange(n) == p)

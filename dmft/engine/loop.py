@@ -62,9 +62,9 @@ class History(NamedTuple):
 Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
+def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, length: int | None = None) -> Rule:
     """The numbers of a problem that a step needs; `coordinates` are what `input_coordinates` gives, where that is
-    known.
+    known.  With room for `length` steps, T + 1 by default: those beyond are never taken.
 
     Raises:
         ValueError: a parameterization without a limit.
@@ -85,37 +85,43 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
         np.put_along_axis(share, batches, scale, axis=1)
     # of preactivations of the first layer
     size = start.weights[0] * np.sqrt(np.sum(inputs**2) / np.prod(inputs.shape[:-1]))
-    by_entry = training.stepping.by_entry
+    by_entry, beyond = training.stepping.by_entry, (length or training.steps + 1) - training.steps
     if by_entry:
         inputs = inputs @ basis
+    place = jax.device_put  # for which, other than for `jnp.asarray`, nothing is compiled
     return Rule(
-        inputs=jnp.asarray(inputs),
-        targets=jnp.asarray(task.targets),
+        inputs=place(inputs),
+        targets=place(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
-        rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
-        probes=jnp.asarray(probes, jnp.int32),
-        looked=jnp.ones(training.steps + 1, bool),
-        share=jnp.asarray(np.concatenate([share, share[-1:]])),
-        recurrence=Recurrence(*map(_with_last, training.recurrences.step)),
-        gamma0=jnp.asarray(network.gamma0),
-        centered=jnp.asarray(float(network.centered)),
-        numbers={name: jnp.asarray(value) for name, value in numbers(network).items()},
+        rows=place(_continued(rows, beyond).astype(np.int32)),
+        probes=place(probes.astype(np.int32)),
+        looked=place(np.ones(training.steps + beyond, bool)),
+        share=place(_continued(share, beyond)),
+        recurrence=Recurrence(*(place(_at_rest(each, beyond)) for each in training.recurrences.step)),
+        gamma0=place(network.gamma0),
+        centered=place(float(network.centered)),
+        numbers=place(numbers(network)),
         start=Start(
-            jnp.asarray(start.weights),
-            jnp.asarray(start.biases),
-            jnp.asarray(start.along),
-            jnp.asarray(start.extra),
-            tuple(map(jnp.asarray, starts_of(network, task.shape))),
-            jnp.asarray(basis) if by_entry else None,
+            place(np.asarray(start.weights)),
+            place(start.biases),
+            place(start.along),
+            place(start.extra),
+            place(starts_of(network, task.shape)),
+            place(basis) if by_entry else None,
         ),
-        kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
-        factors=jnp.asarray(input_factors(network, task.shape)) if by_entry else None,
+        kink_width=place(smoothing.WIDTH * (size or 1.0)),
+        factors=place(input_factors(network, task.shape)) if by_entry else None,
     )
 
 
-def _with_last(numbers: NDArray[np.float64]) -> jax.Array:
-    """Numbers of steps 0..T-1, and of step T, after which nothing moves."""
-    return jnp.asarray(np.concatenate([numbers, np.zeros_like(numbers[:1])]))
+def _continued(numbers: NDArray[Any], count: int) -> NDArray[Any]:
+    """Those of every step, and of so many more the last."""
+    return np.concatenate([numbers, np.repeat(numbers[-1:], count, axis=0)])
+
+
+def _at_rest(numbers: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Numbers of steps 0..T-1, and of so many from step T on, after which nothing moves."""
+    return np.concatenate([numbers, np.zeros((count, *numbers.shape[1:]))])
 
 
 def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:
@@ -264,8 +270,21 @@ def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
 
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their observables."""
+    slots = jnp.asarray(slots_of(saved, max(saved) + 1))
+    return room_for(network, rule, form, slots, rows=len(saved), two_time=two_time)
+
+
+def slots_of(saved: Sequence[int] | NDArray[np.int64], length: int) -> NDArray[np.int32]:
+    """Of `History`: where each of so many steps is kept, of which `saved` are."""
+    slots = np.full(length, np.iinfo(np.int32).max, np.int32)
+    slots[np.asarray(saved)] = np.arange(len(saved))
+    return slots
+
+
+def room_for(network: Network, rule: Rule, form: Form, slots: jax.Array, *, rows: int, two_time: bool) -> History:
+    """Room for as many steps as there are `slots`, and observables of so many `rows`."""
     sketch, matrices = form.sketch, sum(part.count for part in form.sketch.matrices)
-    steps, kept, known, shapes = max(saved) + 1, len(saved), sizes(rule, form), observed_shapes(rule, form)
+    steps, known, shapes = len(slots), sizes(rule, form), observed_shapes(rule, form)
 
     def vectors(one: Observable) -> tuple[jax.Array, ...]:
         count = known["sample"] * (known["output"] if one.per_output else 1)
@@ -274,7 +293,7 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             population, positions = sketch.layers[group[0]]
             size = network.populations[sketch.place(population)].size
             together = (len(group),) if len(group) > 1 else ()
-            return jnp.zeros((kept, *together, count, *((positions,) if positions else ()), size))
+            return jnp.zeros((rows, *together, count, *((positions,) if positions else ()), size))
 
         return tuple(map(room, sketch.groups))
 
@@ -286,9 +305,9 @@ def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int]
             ranks=jnp.zeros((steps, matrices, 2), jnp.int32),
             lost=None if rule.kept is None else jnp.zeros((steps, matrices, 2)),
         ),
-        values={one.name: jnp.zeros((kept, *shapes[one.name])) for one in form.observables},
+        values={one.name: jnp.zeros((rows, *shapes[one.name])) for one in form.observables},
         fields={one.name: vectors(one) for one in form.observables if two_time and one.fields},
-        slots=jnp.full(steps, kept).at[jnp.asarray(saved)].set(jnp.arange(kept)),
+        slots=slots,
     )
 
 

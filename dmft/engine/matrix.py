@@ -41,6 +41,7 @@ from jax import lax
 
 from dmft.engine.basis import decompose, of_new
 from dmft.engine.population import Population
+from dmft.engine.rows import Rows
 from dmft.specs.parameterization import hidden_scale
 
 
@@ -178,6 +179,7 @@ class RevealedGaussian:
     together: a mapped axis of runs side by side (`dmft.engine.loop.advance_together`).
     spreads: standard deviations of images of unit vectors, of `apply` and of `apply_t`: 1 and r.
     remembers: False shows images to one call, and keeps nothing of what was new in it.
+    partly: whether products leave out room for directions that is empty (`dmft.engine.rows`).
     """
 
     forward: Directions
@@ -189,6 +191,7 @@ class RevealedGaussian:
     together: str | None = field(default=None, metadata={"static": True})
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
     remembers: bool = field(default=True, metadata={"static": True})
+    partly: bool = field(default=False, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedGaussian:
@@ -221,20 +224,21 @@ class RevealedGaussian:
             component of target); the coordinates of v (vector, direction), which `outer` takes.
         """
         known, seen, trained = self.forward, self.backward, self.trained
-        x, R, q, rank = decompose(v, known.met, source, self.tolerance, leader=self.leader, together=self.together)
+        Q, seen_met = self._rows(known.met, known.count), self._rows(seen.met, seen.count)
+        x, R, q, rank = decompose(v, Q, source, self.tolerance, leader=self.leader, together=self.together)
 
         def fresh(rows: int) -> jax.Array:
             z = spread(target.next_normals(rows), self.spreads[0])
             if self.project:
-                z = z - target.inner(z, seen.met) @ seen.met
+                z = seen_met.of_part(lambda Q: z - target.inner(z, Q) @ Q)
             return jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
 
         z = of_new(fresh, rank, v, seen.met, self.together)
 
-        response = trained.initial * source.inner(v, seen.image) + trained.response(x)
+        response = trained.initial * source.inner(v, self._rows(seen.image, seen.count)) + trained.response(x)
         if not self.remembers:
-            image = trained.initial * (x @ known.image + R @ z) + response @ seen.met
-            return self, target.spend(rank), image, x
+            image = trained.initial * (self._rows(known.image, known.count).mixed(x) + R @ z)
+            return self, target.spend(rank), seen_met.mixed(response, image), x
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
         known = Directions(
@@ -243,10 +247,14 @@ class RevealedGaussian:
             count=known.count + rank,
             squares=known.squares,
         )
-        image = (trained.initial * coordinates) @ known.image + response @ seen.met
+        images = self._rows(known.image, known.count)
+        image = images.mixed(trained.initial * coordinates, seen_met.mixed(response))
         if (beside := trained.image(source.weighted(v))) is not None:
             image = image + beside
         return replace(self, forward=known), target.spend(rank), image, coordinates
+
+    def _rows(self, array: jax.Array, count: jax.Array) -> Rows:
+        return Rows(array, count if self.partly else None)
 
     def apply_t(
         self, u: jax.Array, source: Population, target: Population

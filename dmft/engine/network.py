@@ -117,15 +117,6 @@ class Network:
         each = zip(self.sketch.matrices, self.matrices, self.ends, strict=True)
         return replace(self, matrices=tuple(wider(*one) for one in each))
 
-    def roomier(self, count: int) -> Network:
-        """With room for `count` more directions, also in what the optimiser remembers."""
-
-        def wider(slot: Parameters) -> Parameters:
-            each = zip(self.sketch.matrices, slot.matrices, strict=True)
-            return slot._replace(matrices=tuple(over_blocks(part, lambda m: m.with_room(count), m) for part, m in each))
-
-        return replace(self.with_room(count), slots=tuple(map(wider, self.slots)))
-
     def moved(self, change: Parameters, rate: Any = 1.0) -> Network:
         """With theta + rate * change."""
         return self.with_parameters(jax.tree.map(lambda p, d: p + rate * d, self.parameters, change))

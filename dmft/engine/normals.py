@@ -30,6 +30,7 @@ from dmft.running.executables import kept
 
 BITS = 30
 DIMENSIONS = 21_201  # of the table of Joe and Kuo
+Scrambled = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 
 
 @jax.tree_util.register_dataclass
@@ -155,22 +156,34 @@ def stored(source: Sobol) -> jax.Array:
     return source._from_table(0, jnp.arange(len(source.shift)))  # `rows`, without the code for rows beyond the last
 
 
-def sobol(draws: int, size: int, seed: np.random.SeedSequence) -> Sobol:
-    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two)."""
-    return jax.tree.map(lambda a: a[0], sobol_of_each(draws, size, [seed]))  # type: ignore[no-any-return]
+def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) -> Sobol:
+    """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two); in arrays with `room` for more,
+    which are not to be asked for."""
+    table, shift, key = _scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed)
+    return _placed(table, shift, key, draws, size, room)
 
 
-def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Sobol:
+def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence], room: int = 0) -> Sobol:
     """As `sobol`, of every seed: with an axis of seeds before all others."""
     dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
     scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
     tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
-    places = np.arange(size, dtype=np.uint32)
-    table, shift, index = map(jnp.asarray, (tables, shifts, np.broadcast_to(places, (len(seeds), size))))
-    return Sobol(table, shift, index, _wrapped(keys), tailed=draws > DIMENSIONS)
+    return _placed(tables, shifts, keys, draws, size, room)
 
 
-def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> tuple[NDArray[np.uint32], ...]:
+def _placed(
+    table: NDArray[np.uint32], shift: NDArray[np.uint32], key: NDArray[np.uint32], draws: int, size: int, room: int
+) -> Sobol:
+    """On the device."""
+    index = np.broadcast_to(np.arange(size, dtype=np.uint32), (*shift.shape[:-1], size))
+    if draws <= DIMENSIONS:
+        more = [(0, 0)] * (shift.ndim - 1) + [(0, max(min(room, DIMENSIONS) - draws, 0))]
+        table, shift = np.pad(table, [*more, (0, 0)]), np.pad(shift, more)
+    put = jax.device_put
+    return Sobol(put(table), put(shift), put(index), _wrapped(key), tailed=draws > DIMENSIONS)
+
+
+def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> Scrambled:
     """Direction numbers (dimension, bit), shifts (dimension,), and the words of a key, of one seed."""
     rng = np.random.default_rng(seed)
     (own,) = rng.spawn(1)  # as SciPy does
@@ -224,5 +237,5 @@ def _words(seed: int) -> NDArray[np.uint32]:
 
 
 def _wrapped(words: NDArray[np.uint32]) -> jax.Array:
-    key: jax.Array = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    key: jax.Array = jax.random.wrap_key_data(jax.device_put(words), impl="threefry2x32")
     return key

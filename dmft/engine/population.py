@@ -21,9 +21,11 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpy.typing import ArrayLike
 
 from dmft.engine.normals import Sobol, Stored, Tailed
+from dmft.engine.rows import Rows
 
 
 @jax.tree_util.register_dataclass
@@ -62,10 +64,11 @@ class Population:
             return self.measure
         return jnp.repeat(self.measure / self.group, self.group) if self.measure.ndim else self.measure / self.group
 
-    def inner(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def inner(self, a: jax.Array, b: jax.Array | Rows) -> jax.Array:
         """<a b>, (vector, vector_2), for a (vector, component) and b (vector_2, component)."""
+        rows = b if isinstance(b, Rows) else Rows(b)
         # the one weight of all components is cheaper on the few products than on the many components
-        return self.weights * (a @ b.T) if self.measure.ndim == 0 else self.weighted(a) @ b.T
+        return self.weights * rows.across(a) if self.measure.ndim == 0 else rows.across(self.weighted(a))
 
     def along(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """(vector, vector_2): the sum over equal positions of <a b>, for a and b (vector, [position,] component)."""
@@ -111,7 +114,8 @@ def particles(normals: ArrayLike | Stored | Sobol | Tailed, group: int = 1) -> P
     """Equally weighted particles with the given raw normals (draw, particle), none of them used yet; with so many of
     them a draw as each particle has components, `group`."""
     source = normals if isinstance(normals, Stored | Sobol | Tailed) else Stored(jnp.asarray(normals))
-    return Population(source, jnp.zeros((), jnp.int32), jnp.asarray(1 / source.size), group=group)
+    none_used, measure = jax.device_put((np.int32(0), 1 / source.size))
+    return Population(source, none_used, measure, group=group)
 
 
 def alone() -> Population:

@@ -3,7 +3,7 @@
     V = sum_t sum_a c_ta ell(f_a(t), y_a)          dV / d(numbers of a `Rule`)
 
 Raw normals stay as they are (common normals), and so do the decisions which directions are new
-(`dmft.engine.basis.pivoted_cholesky`), of which V does not depend but for what the tolerance drops.
+(`dmft.engine.basis.decompose`), of which V does not depend but for what the tolerance drops.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 these are hundreds of small ones a step, eight runs take the time of one.
 
 Arrays have an axis of runs before all others.  Runs may be divided over devices, and the particles of a run over those
-that are left.  Room for directions may grow on the way (`roomier`): the loop stops before a step for which there might
-be none.
+that are left.  The loop stops before a step for which there might be no room for directions.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -28,7 +26,7 @@ RUNS, PARTICLES = "runs", "particles"  # axes of devices
 TOGETHER = "together"  # of runs that are side by side on one
 
 
-@kept(static=("form", "mesh"), donated=("networks", "histories"))
+@kept(static=("form", "mesh", "partly"), donated=("networks", "histories"))
 def advance_together(
     networks: Network,
     histories: History,
@@ -39,6 +37,7 @@ def advance_together(
     *,
     form: Form,
     mesh: Mesh | None = None,
+    partly: bool = False,
 ) -> tuple[Network, History, jax.Array]:
     """As `advance`, of runs side by side, whose arrays have an axis of runs before all others; before `stop` once a
     matrix has met more than `most` directions.
@@ -46,6 +45,7 @@ def advance_together(
     Args:
         start: (1,), of every device that has RUNS of its own.
         mesh: of devices, with axes RUNS, over which runs are divided, and PARTICLES, over which those of a run are.
+        partly: whether products leave out room for directions that is empty (`dmft.engine.rows`).
 
     Returns:
         networks and histories, and the step before which they are, in the shape of `start`.
@@ -68,8 +68,8 @@ def advance_together(
             return t + 1, *step(rule, form, t, (network, history))
 
         t, network, history = state
-        t, network, history = lax.while_loop(going, body, (t, _named(network, together), history))
-        return t, _named(network, None), history
+        t, network, history = lax.while_loop(going, body, (t, _named(network, together, partly=partly), history))
+        return t, _named(network, None, partly=False), history
 
     def beside(start: jax.Array, networks: Network, histories: History, *numbers: Any) -> State:
         if len(histories.slots) > 1:
@@ -92,28 +92,6 @@ def advance_together(
     return networks, histories, reached
 
 
-def _named(network: Network, together: str | None) -> Network:
-    """With matrices that know the axis of the runs that go beside this one."""
-    return replace(network, matrices=tuple(replace(m, together=together) for m in network.matrices))
-
-
-def roomier(networks: Network, count: int) -> Network:
-    """Runs side by side with room for `count` more directions in each; takes over its first argument, one array after
-    the other."""
-    wanted = jax.eval_shape(jax.vmap(lambda network: network.roomier(count)), networks)
-
-    def filled(a: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-        if a.shape == wanted.shape:
-            return a
-        made: jax.Array = _with_zeros(a, more=tuple(np.subtract(wanted.shape, a.shape).tolist()))
-        a.delete()
-        return made
-
-    grown: Network = jax.tree.map(filled, networks, wanted)
-    return grown
-
-
-@partial(jax.jit, static_argnames=("more",))
-def _with_zeros(a: jax.Array, *, more: tuple[int, ...]) -> jax.Array:
-    made: jax.Array = jnp.pad(a, [(0, count) for count in more])
-    return made
+def _named(network: Network, together: str | None, *, partly: bool) -> Network:
+    """With matrices that know the axis of the runs that go beside this one, and which room they multiply."""
+    return replace(network, matrices=tuple(replace(m, together=together, partly=partly) for m in network.matrices))

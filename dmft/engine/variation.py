@@ -27,6 +27,7 @@ from jax import lax
 
 from dmft.engine.flow import observed_step
 from dmft.engine.form import Form, Rule
+from dmft.engine.loop import observed_shapes
 from dmft.engine.network import Network, Pass, predictions
 from dmft.engine.shown import values
 from dmft.running.executables import kept
@@ -62,13 +63,16 @@ def taylor(function: Callable[[Any], Any], x: Taylor) -> Taylor:
     return Taylor(value, first, second)
 
 
-@kept(static=("last", "form"))
-def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form: Form) -> Taylor:
+@kept(static=("length", "form"))
+def vary(
+    network: Network, rule: Rule, directions: Measures, last: jax.Array | int, *, length: int, form: Form
+) -> Taylor:
     """Observables of a run, and their derivatives along directions of its measures.
 
     Args:
         network: at initialisation.
         directions: dM, for each population an array (direction, *shape of its measure).
+        last: step; length: of the results, more than `last`, zero after it.
 
     Returns:
         Observables: the value without, first and second derivatives with a leading axis over directions.
@@ -77,8 +81,8 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form:
     def one(direction: Measures) -> Taylor:
         measures = Taylor(_measures(network), direction, jax.tree.map(jnp.zeros_like, direction))
 
-        def body(state: tuple[Taylor, Any], t: jax.Array) -> tuple[tuple[Taylor, Any], Taylor]:
-            numbers, counts = state
+        def body(t: jax.Array, state: tuple[Taylor, Any, Taylor]) -> tuple[Taylor, Any, Taylor]:
+            numbers, counts, every = state
 
             def forward(x: tuple[Any, Measures]) -> tuple[Any, Any, Observables]:
                 trained, seen = _observed_step(_joined(network, x[0], counts, x[1]), rule, t, form)
@@ -86,12 +90,13 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form:
 
             moved = taylor(forward, Taylor(*zip(numbers, measures, strict=True)))
             numbers, seen = Taylor(*(part[0] for part in moved)), Taylor(*(part[2] for part in moved))
-            return (numbers, moved.value[1]), seen
+            return numbers, moved.value[1], jax.tree.map(lambda room, new: room.at[t].set(new), every, seen)
 
         start, counts = _parts(network)
         still = jax.tree.map(jnp.zeros_like, start)
-        _, seen = lax.scan(body, (Taylor(start, still, still), counts), jnp.arange(last + 1))
-        return seen
+        nothing = _nothing(rule, form, length)
+        begun = Taylor(start, still, still), counts, Taylor(nothing, nothing, nothing)
+        return lax.fori_loop(0, last + 1, body, begun)[-1]  # type: ignore[no-any-return]
 
     # one after the other where they do not all fit: batched products of one direction would be transposed in vain
     if len(directions[0]) == 1:
@@ -100,9 +105,16 @@ def vary(network: Network, rule: Rule, directions: Measures, *, last: int, form:
     return jax.vmap(one, out_axes=Taylor(None, 0, 0))(directions)
 
 
-@kept(static=("last", "form"))
+@kept(static=("length", "form"))
 def perturb(
-    network: Network, rule: Rule, directions: Measures, size: jax.Array | float, *, last: int, form: Form
+    network: Network,
+    rule: Rule,
+    directions: Measures,
+    size: jax.Array | float,
+    last: jax.Array | int,
+    *,
+    length: int,
+    form: Form,
 ) -> Taylor:
     """As `vary`, by central differences between runs at M + h dM and M - h dM, h the `size`.
 
@@ -116,7 +128,7 @@ def perturb(
         return jnp.concatenate([measure[None], measure + size * direction, measure - size * direction])
 
     measures = jax.tree.map(around, _measures(network), directions)
-    seen = jax.vmap(lambda m: _run(network, m, rule, last, form), axis_name=VARIANTS)(measures)
+    seen = jax.vmap(lambda m: _run(network, m, rule, last, length, form), axis_name=VARIANTS)(measures)
     value = jax.tree.map(lambda a: a[0], seen)
     up, down = (jax.tree.map(lambda a, at=at: a[at : at + count], seen) for at in (1, 1 + count))
     return Taylor(
@@ -126,19 +138,20 @@ def perturb(
     )
 
 
-@kept(static=("last", "form"))
+@kept(static=("length", "form"))
 def gradients(
-    network: Network, rule: Rule, scalars: Observables, *, last: int, form: Form
+    network: Network, rule: Rule, scalars: Observables, last: jax.Array | int, *, length: int, form: Form
 ) -> tuple[Observables, Measures]:
     """Derivatives of linear combinations of the observables in the whole measures.
 
     Args:
         scalars: coefficients of the combinations, with a leading axis over them.
+        last, length: as in `vary`.
 
     Returns:
         the observables; for each population an array (scalar, *shape of its measure).
     """
-    seen, back = jax.vjp(lambda m: _run(network, m, rule, last, form), _measures(network))
+    seen, back = jax.vjp(lambda m: _run(network, m, rule, last, length, form), _measures(network))
     if len(scalars.prediction) == 1:  # as in `vary`
         return seen, jax.tree.map(lambda a: a[None], back(jax.tree.map(lambda a: a[0], scalars))[0])
     return seen, jax.vmap(back)(scalars)[0]
@@ -146,18 +159,38 @@ def gradients(
 
 def run_from(network: Network, rule: Rule, last: int, form: Form) -> Observables:
     """Observables of a run from this network, which is at initialisation; ready to be differentiated backward."""
-    return _run(network, _measures(network), rule, last, form)
+    return _run(network, _measures(network), rule, last, last + 1, form)
 
 
-def _run(network: Network, measures: Measures, rule: Rule, last: int, form: Form) -> Observables:
-    @jax.checkpoint
-    def body(state: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], Observables]:
+def _run(
+    network: Network, measures: Measures, rule: Rule, last: jax.Array | int, length: int, form: Form
+) -> Observables:
+    State = tuple[tuple[Any, Any], Observables]
+
+    def taken(state: tuple[Any, Any], t: jax.Array) -> State:
         trained, seen = _observed_step(_joined(network, *state, measures), rule, t, form)
         return _parts(trained), seen
 
+    def stands(state: tuple[Any, Any], t: jax.Array) -> State:
+        del t
+        return state, _nothing(rule, form)
+
+    @jax.checkpoint
+    def body(state: tuple[Any, Any], t: jax.Array) -> State:
+        found: State = lax.cond(t <= last, taken, stands, state, t)
+        return found
+
+    # where all steps are taken, without the code that leaves some out
+    whole = isinstance(last, int) and last + 1 == length
     seen: Observables
-    _, seen = lax.scan(body, _parts(network), jnp.arange(last + 1))
+    _, seen = lax.scan(jax.checkpoint(taken) if whole else body, _parts(network), jnp.arange(length))
     return seen
+
+
+def _nothing(rule: Rule, form: Form, *lead: int) -> Observables:
+    """Zeros in the shapes of the observables of a step, with axes of these sizes before all others."""
+    zeros = {name: jnp.zeros((*lead, *shape)) for name, shape in observed_shapes(rule, form).items()}
+    return Observables(zeros.pop("prediction"), zeros)
 
 
 def _observed_step(network: Network, rule: Rule, t: jax.Array, form: Form) -> tuple[Network, Observables]:

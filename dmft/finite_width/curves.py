@@ -26,6 +26,7 @@ from dmft.errors import DivergenceError
 from dmft.finite_width.fluctuations import METHODS, prepared
 from dmft.finite_width.influence import Influence
 from dmft.finite_width.scalars import Scalars
+from dmft.running import effort
 from dmft.running.estimates import Estimates
 from dmft.running.progress import progress_bar
 from dmft.specs import Problem, vary
@@ -121,7 +122,8 @@ def curves_along(
     first = influences[0]
     # in the limit the output at initialisation vanishes; kinks are those of the problem
     runs = [replace(one.run, centered=one.run.problem.training.observe == "all", smoothed=False) for one in influences]
-    with precision(first.run.dtype, first.run.device):
+    work = effort.for_work(len(at) * first.work(scrambles))
+    with precision(first.run.dtype, first.run.device), work:
         limit, done = limits_along(
             runs, over, at, of, seed=seed, scrambles=scrambles, memory_limit=first.memory_limit, progress=progress
         )

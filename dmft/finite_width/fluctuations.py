@@ -43,7 +43,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import xarray as xr
 
 from dmft import schema
@@ -56,6 +55,8 @@ from dmft.engine import loop
 from dmft.engine.directions import DISTRIBUTIONS
 from dmft.engine.normals import random_key
 from dmft.finite_width.influence import Influence
+from dmft.finite_width.measures import key_of
+from dmft.running import effort
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.progress import progress_bar
@@ -208,10 +209,11 @@ def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool
     done = Estimates()
     with (
         precision(run.dtype, run.device),
+        effort.for_work(influence.work(scrambles)),
         progress_bar(influence.steps(scrambles), "fluctuations", "step", progress) as bar,
     ):
         for trained in repetitions(run, seed, scrambles, bar, memory_limit=memory_limit):
-            key = jax.random.fold_in(random_key(seed), done.moments.count)
+            key = key_of(random_key(seed), done.moments.count)
             done.add(influence.estimate(trained, key, scrambles, bar), trained.capacity, trained.directions)
             del trained
     warn_of_few_particles(run, done.directions)

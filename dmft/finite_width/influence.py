@@ -16,6 +16,7 @@ and the random directions are left with the rest (Meyer et al. 2021, "Hutch++");
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -44,20 +45,22 @@ from dmft.finite_width.measures import (
     random_combinations,
     scaled,
     those_leading,
+    two_keys,
 )
 from dmft.finite_width.scalars import Scalars, no_observables, recorded
-from dmft.running import memory
+from dmft.running import effort, memory
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar
 
 CPU_BATCH = 2**24  # bytes of directions followed at once on a CPU: more than its caches hold gains nothing
 CPU_BACKWARD = 8  # scalars at once on a CPU, which share the forward pass
-ROOM_STEP = 8  # the room for directions is a multiple: scrambles that need a little more compile nothing anew
 GPU_SHARE = 0.4  # of the free memory of a GPU
 LEADING_SHARE = {False: 1 / 2, True: 3 / 4}  # of the directions, without rounded kinks and with them
 BEND = 1e-3  # of a random direction, between two first derivatives whose difference is a second one
 BEND_BATCH = 2  # scalars whose second derivatives are taken along one direction
 AT_ONCE = 512  # directions or scalars at most
+# forward passes that a direction (forward and exact mode, to second order), half or scalar takes
+PASSES = {"forward": 4, "exact": 4, "finite": 2, "reverse": 2}
 COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state that one of them takes (measured)
 
 
@@ -141,6 +144,15 @@ class Influence:
             return None
         return scrambles * (1 + self.deflated + followed) * (self.run.last + 1)
 
+    def passes(self, trained: Trained | None = None) -> float:
+        """Forward passes that a scramble is worth, its training among them; inf in exact mode before it is trained."""
+        followed = self.followed(trained)
+        return math.inf if followed is None else 1 + 2 * self.deflated + PASSES[self.mode] * followed
+
+    def work(self, scrambles: int) -> float:
+        """Floating-point operations of all scrambles, as far as is known before them."""
+        return self.run.work(scrambles) * self.passes()
+
     @property
     def _wanted(self) -> set[str]:
         """Whose scalars reverse mode follows."""
@@ -159,10 +171,9 @@ class Influence:
         """At the start of a run, its measures written out, with no more room than the `directions` it meets need."""
         # every call of a matrix needs room for a whole block
         most = max(directions, self.directions) + self.run.step_room
-        needed = -(-most // ROOM_STEP) * ROOM_STEP
-        network = self.run.network(capacity, stream, min(capacity, needed))
+        network = self.run.network(capacity, stream, self.run.room(min(capacity, most)))
         populations = (
-            replace(p, measure=jnp.eye(p.size) if self.mode == "exact" else jnp.full(p.units, p.measure))
+            replace(p, measure=jax.device_put(np.eye(p.size) if self.mode == "exact" else np.full(p.units, p.measure)))
             for p in network.populations
         )
         return replace(network, populations=tuple(populations))
@@ -224,9 +235,9 @@ class Influence:
         their squares: no first derivative knows them, and second derivatives, N bias, are made of them.  Where kinks
         are rounded, half of the directions are changes of derivatives along random directions of the measures.
         """
-        sizes, form = tuple(p.units for p in network.populations), self.run.form
+        sizes = tuple(p.units for p in network.populations)
         every = tuple(range(len(sizes)))
-        pilot_key, key = jax.random.split(jax.random.fold_in(key, len(sizes)))
+        pilot_key, key = two_keys(key, len(sizes))
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
         pilots = min(self._at_once(network, self.mode), self.draws - found)
         pilot = at_random(
@@ -239,13 +250,13 @@ class Influence:
         count = self._combinations
         at_once = self.backward_at_once(network)
         for start in range(0, count, at_once):
-            combinations = random_combinations(jax.random.fold_in(key, start), weights, count=at_once)
-            _, slope = gradients(network, self.run.rule, combinations, last=self.run.last, form=form)
+            combinations = random_combinations(key, start, weights, count=at_once)
+            _, slope = self._gradients(network, combinations)
             slopes.append(slope)
             if curved:
                 along = scaled(pilot, self._spreads)
                 moved = network_moved(network, [BEND * d[start // at_once % pilots] for d in along])
-                _, slope_there = gradients(moved, self.run.rule, combinations, last=self.run.last, form=form)
+                _, slope_there = self._gradients(moved, combinations)
                 bends.append(jax.tree.map(lambda here, there: (there - here) / BEND, slope, slope_there))
         # all of the first half, then as many bends as are wanted
         parts = ((slopes, count), (bends, found - count))
@@ -264,9 +275,10 @@ class Influence:
     def _weights(self, response: Observables) -> Observables:
         """One over the typical response of the observables of each step and layer; 0 for what is not asked for."""
         asked = {*self.observables} | ({"prediction"} if self.covariance or self._following else set())
-        saved = np.isin(np.arange(self.run.last + 1), self.run.steps)
+        every = np.arange(self.run.length)
+        saved = np.isin(every, self.run.steps)
         if self.run.smoothed:  # of all that is known on the way: what is asked for may have few entries
-            asked, saved = {"prediction", *response.values}, np.ones_like(saved)
+            asked, saved = {"prediction", *response.values}, every <= self.run.last
 
         def weighted(name: str, given: jax.Array) -> Any:
             value = np.asarray(given)
@@ -283,9 +295,15 @@ class Influence:
         directions = run.spread(scaled(directions, spreads))  # wherever they come from: compiled once
         if self.mode == "finite":
             size = 1 / max(1.0, *spreads)  # with which all weights stay positive
-            found: Taylor = perturb(network, run.rule, directions, size, last=run.last, form=form)
+            found: Taylor = perturb(network, run.rule, directions, size, run.last, length=run.length, form=form)
         else:
-            found = vary(network, run.rule, directions, last=run.last, form=form)
+            found = vary(network, run.rule, directions, run.last, length=run.length, form=form)
+        return found
+
+    def _gradients(self, network: Network, combinations: Observables) -> tuple[Observables, Measures]:
+        run = self.run
+        found: tuple[Observables, Measures]
+        found = gradients(network, run.rule, combinations, run.last, length=run.length, form=run.form)
         return found
 
     def _named(self, found: Taylor) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -308,7 +326,7 @@ class Influence:
     @cached_property
     def _contraction(self) -> Callable[[Taylor], dict[str, jax.Array]]:
         """What directions contribute, of their derivatives; compiled as a whole, not operation by operation."""
-        return jax.jit(lambda found: self._contracted(*self._named(found)))
+        return jax.jit(lambda found: self._contracted(*self._named(found)), compiler_options=effort.options(brief=True))
 
     def _contracted(self, first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Sums over directions, before the factor of their source."""
@@ -352,7 +370,7 @@ class Influence:
 
     def influences(self, network: Network, combinations: Observables) -> Measures:
         """Of every population (scalar, neuron): N Cov of two scalars is the sum of products of their influences."""
-        _, slopes = gradients(network, self.run.rule, combinations, last=self.run.last, form=self.run.form)
+        _, slopes = self._gradients(network, combinations)
         if self.mode == "exact":
             slopes = tuple((s + s.swapaxes(1, 2)).reshape(len(s), -1) / 2**0.5 for s in slopes)
         else:
@@ -364,7 +382,7 @@ class Influence:
         run = self.run
         if self.mode == "reverse":
             nothing = jax.tree.map(lambda a: jnp.zeros((count, *a.shape)), no_observables(run))
-            return gradients(network, run.rule, nothing, last=run.last, form=run.form)
+            return self._gradients(network, nothing)
         return self._derivatives(network, tuple(jnp.zeros((count, *p.measure.shape)) for p in network.populations))
 
     def at_once(self, network: Network, followed: int) -> int:

@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import NDArray
 
 from dmft.engine.directions import random_directions, symmetric_directions
 from dmft.engine.network import Network
 from dmft.engine.variation import Measures
+from dmft.running.executables import kept
 
 NEGLIGIBLE = 1e-8  # relative size of what is rounding
 
@@ -22,7 +24,7 @@ NEGLIGIBLE = 1e-8  # relative size of what is rounding
 # each compiled as a whole: one by one, their operations take longer to compile than to run
 
 
-@partial(jax.jit, static_argnames=("counts",))
+@kept(static=("counts",), brief=True)
 def of_batches(parts: Sequence[Sequence[Measures]], counts: tuple[int, ...]) -> Measures:
     """Of the batches of every part the first so many, one part after the other; parts may have none."""
     joined = (
@@ -33,17 +35,30 @@ def of_batches(parts: Sequence[Sequence[Measures]], counts: tuple[int, ...]) -> 
     return tuple(jnp.concatenate(layer) for layer in zip(*joined, strict=True))
 
 
-@jax.jit
+@kept(brief=True)
 def first_of(tree: Any) -> Any:
     """The first of those that every array of the tree has on its leading axis."""
     return jax.tree.map(lambda a: a[0], tree)
 
 
-@partial(jax.jit, static_argnames=("count",))
-def random_combinations(key: jax.Array, weights: Any, *, count: int) -> Any:
-    """So many, on a leading axis, of normals times the weights."""
+@kept(brief=True)
+def key_of(key: jax.Array, number: jax.Array | int) -> jax.Array:
+    """One of many."""
+    return jax.random.fold_in(key, number)
+
+
+@kept(brief=True)
+def two_keys(key: jax.Array, number: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """Made of one of many."""
+    first, second = jax.random.split(jax.random.fold_in(key, number))
+    return first, second
+
+
+@kept(static=("count",), brief=True)
+def random_combinations(key: jax.Array, start: jax.Array | int, weights: Any, *, count: int) -> Any:
+    """So many from number `start` on, on a leading axis, of normals times the weights."""
     leaves, tree = jax.tree.flatten(weights)
-    keys = jax.random.split(key, len(leaves))
+    keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
     random = [jax.random.normal(k, (count, *w.shape), dtype=float) * w for k, w in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(tree, random)
 
@@ -76,7 +91,7 @@ def at_random(
     return found
 
 
-@partial(jax.jit, static_argnames=("count", "moved", "sizes", "distribution"))
+@kept(static=("count", "moved", "sizes", "distribution"), brief=True)
 def _at_random(
     key: jax.Array,
     start: jax.Array | int,
@@ -101,7 +116,7 @@ def _at_random(
     return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
 
 
-@partial(jax.jit, static_argnames=("moved",))
+@kept(static=("moved",), brief=True)
 def orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
     """An orthonormal basis of the slopes (slope, particle), each without its mean, in the layers `moved` together."""
     centred = [s - s.mean(axis=1, keepdims=True) if i in moved else jnp.zeros_like(s) for i, s in enumerate(slopes)]
@@ -113,7 +128,13 @@ def orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
 
 def those_leading(start: int, stop: int, *, leading: Measures) -> Measures:
     """Unit vectors, in the units of one neuron's fluctuation: dM = q / sqrt(S) has scale 1."""
-    return tuple(q[start:stop] / np.sqrt(q.shape[1]) for q in leading)
+    found: Measures = _units(leading, start, count=stop - start)
+    return found
+
+
+@kept(static=("count",), brief=True)
+def _units(leading: Measures, start: jax.Array | int, *, count: int) -> Measures:
+    return tuple(lax.dynamic_slice_in_dim(q, start, count) / np.sqrt(q.shape[1]) for q in leading)
 
 
 def all_of_layer(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: tuple[int, ...]) -> Measures:

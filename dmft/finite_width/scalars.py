@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from dmft.running.moments import Array, Arrays
 def no_observables(run: Run) -> Observables:
     """Zeros in the shape of the observables of a run."""
     shapes = observed_shapes(run.rule, run.form)
-    zeros = {name: jnp.zeros((run.last + 1, *shape)) for name, shape in shapes.items()}
+    zeros: dict[str, Any] = {name: np.zeros((run.length, *shape)) for name, shape in shapes.items()}
     return Observables(zeros.pop("prediction"), zeros)
 
 

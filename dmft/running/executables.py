@@ -3,7 +3,7 @@
 JAX's own cache of compiled code (`dmft.running.compiling`) is asked by the code that tracing and lowering give, which
 takes seconds for derivatives of a whole training.  Here an executable is known by all that the code follows from:
 
-    the function, its static arguments, and the structure, shapes and types of the others
+    the function, its static arguments, and the structure, shapes and types of the others; options of the compiler
     the source of this library, versions, settings and flags of JAX and XLA, the device and the processor
 
 What is not of this library among these (functions of a user's own: activations, observables, architectures) has no such
@@ -13,7 +13,7 @@ long as there is one, and what is wrong with one of them costs the time of compi
     DMFT_EXECUTABLES=off    nothing is kept: for whoever changes functions of this library in a running process, which
                             its source does not tell
     DMFT_EXECUTABLES=on     also where it was not tried: an executable that does not fit its process ends it, so that by
-                            default only processors with versions of JAX of `TRIED` keep them
+                            default only devices with versions of JAX of `TRIED` keep them
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache, update_wrapper
+from functools import cache, partial, update_wrapper
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
+from dmft.running import effort
 from dmft.running.compiling import ENTRY, ours, setting, without
 
 SWITCH = "DMFT_EXECUTABLES"
-TRIED = ((0, 10),)  # versions of JAX that read what they wrote, on processors
+TRIED = {"cpu": ((0, 10), (0, 11)), "gpu": ((0, 11),)}  # versions of JAX that read what they wrote, by platform
 PACKAGE = __name__.partition(".")[0]
 loaded: dict[Any, Any] = {}  # executables of this process; None where there is none to keep
 PLAIN = (bool, int, float, str, bytes, type(None), type(...))
@@ -52,18 +53,26 @@ class NamelessError(Exception):
     """Of what has no name that another process would give it."""
 
 
-def kept(*, static: Sequence[str] = (), donated: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Kept]:
-    """A decorator: `jax.jit` of a function whose `static` arguments are keywords, its executables kept."""
-    return lambda function: Kept(function, static, donated)
+def kept(
+    *, static: Sequence[str] = (), donated: Sequence[str] = (), brief: bool = False
+) -> Callable[[Callable[..., Any]], Kept]:
+    """A decorator: `jax.jit` of a function whose `static` arguments are keywords, its executables kept; compiled with
+    the effort that the computation around it is worth (`dmft.running.effort`), with little if it is `brief` anyway."""
+    return lambda function: Kept(function, static, donated, brief=brief)
 
 
 class Kept:
     """A compiled function; under transformations, and where nothing can be kept, that of `jax.jit`."""
 
-    def __init__(self, function: Callable[..., Any], static: Sequence[str], donated: Sequence[str]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], static: Sequence[str], donated: Sequence[str], *, brief: bool = False
+    ) -> None:
         update_wrapper(self, function)
-        self.jitted = jax.jit(function, static_argnames=tuple(static), donate_argnames=tuple(donated))
-        self.clear_cache = cast("Any", self.jitted).clear_cache  # of what is not kept
+        self._jit = partial(jax.jit, function, static_argnames=tuple(static), donate_argnames=tuple(donated))
+        self.jitted = self._jit()
+        # by options of the compiler, which only code that is not traced can have
+        self.by_options: dict[Any, Any] = {(): self.jitted}
+        self._brief = brief
         self._name = f"{function.__module__}.{function.__qualname__}"
         self._names = list(inspect.signature(function).parameters)
         self._static = frozenset(static)
@@ -72,17 +81,35 @@ class Kept:
         given = dict(zip(self._names, args, strict=False)) | kwargs
         static = {name: given.pop(name) for name in self._static & given.keys()}
         leaves, tree = jax.tree.flatten(given)
-        folder = _folder()
-        if folder is None or not all(map(_here, leaves)):
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self.jitted(**given, **static)
-        numbers = tuple(sorted(static.items())), setting("enable_x64"), setting("default_matmul_precision")
+        options, folder = tuple(effort.options(brief=self._brief).items()), _folder()
+        if folder is None or not all(map(_here, leaves)):
+            return self._with(options)(**given, **static)
+        numbers = tuple(sorted(static.items())), setting("enable_x64"), setting("default_matmul_precision"), options
         key = (self._name, tree, *numbers, *map(_seen, leaves))
         if key not in loaded:
-            loaded[key] = self._made(folder, given, static, key)
+            loaded[key] = self._made(folder, given, static, key, dict(options))
         found = loaded[key]
-        return self.jitted(**given, **static) if found is None else found(**given)
+        return self._with(options)(**given, **static) if found is None else found(**given)
 
-    def _made(self, folder: Path, given: dict[str, Any], static: dict[str, Any], key: Any) -> Any:
+    def clear_cache(self) -> None:
+        """Of what is not kept."""
+        for jitted in self.by_options.values():
+            jitted.clear_cache()
+
+    @property
+    def compiled(self) -> int:
+        """How often what is not kept was."""
+        return sum(jitted._cache_size() for jitted in self.by_options.values())
+
+    def _with(self, options: tuple[tuple[str, Any], ...]) -> Any:
+        """That of `jax.jit` with these options."""
+        if options not in self.by_options:
+            self.by_options[options] = self._jit(compiler_options=dict(options))
+        return self.by_options[options]
+
+    def _made(self, folder: Path, given: dict[str, Any], static: dict[str, Any], key: Any, options: Any) -> Any:
         """The executable, read or compiled and kept; None where it has no name, or cannot be kept."""
         if _stamps() != STAMPS:  # what runs may no longer be what is written there
             return None
@@ -96,7 +123,7 @@ class Kept:
             return deserialize_and_load(content, given_tree, found_tree, execution_devices=jax.devices()[:1])
         lowered = self.jitted.lower(**given, **static)
         with without():  # what was read from JAX's cache cannot be written again
-            compiled = lowered.compile()
+            compiled = lowered.compile(options or None)
         with suppress(Exception):  # what cannot be written is compiled again
             _write(file, pickle.dumps(serialize(compiled)))
         return compiled
@@ -105,7 +132,7 @@ class Kept:
 def _folder() -> Path | None:
     """Of our cache, not the host's, if there is one and executables are wanted."""
     switch = os.environ.get(SWITCH, "").lower()
-    tried = jax.__version_info__[:2] in TRIED and jax.devices()[0].platform == "cpu"
+    tried = jax.__version_info__[:2] in TRIED.get(jax.devices()[0].platform, ())
     return ours() if switch == "on" or (tried and switch != "off") else None
 
 
@@ -117,8 +144,6 @@ def _bind_kernels() -> None:
 
 def _here(leaf: Any) -> bool:
     """Whether it is a number or an array on the device that computations are on by default."""
-    if isinstance(leaf, jax.core.Tracer):
-        return False
     return not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]}
 
 
@@ -139,8 +164,9 @@ def digest(content: Any) -> str:
     return hashlib.sha256(repr((described(content), _surroundings(), settings)).encode()).hexdigest()
 
 
+@cache
 def _files() -> list[Path]:
-    """Of this library."""
+    """Of this library, when it was imported."""
     return sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py"))
 
 

@@ -1,4 +1,6 @@
-"""`dmft.solve` against the rate of the machine: python tests/benchmarks/solving.py [samples particles steps devices ...]
+"""`dmft.solve` against the rate of the machine, and how it grows:
+
+    python tests/benchmarks/solving.py [samples particles steps devices ... | growth]
 
 Operations by the ranks that were met, not by rooms: 36 S k P a step and hidden matrix, as the documentation counts, and
 those that are needed at all, where products of what is new have as many rows as are new.
@@ -20,21 +22,26 @@ from dmft.drivers import repetitions
 
 SMALL = (4, 4096, 20)  # samples, particles, steps
 LARGE = (200, 65536, 50)
+# of samples, particles, steps and layers, one of which grows
+MIDDLE = (100, 16384, 50, 3)
+GROWTH = [MIDDLE, (50, 16384, 50, 3), (200, 16384, 50, 3), (100, 8192, 50, 3), (100, 32768, 50, 3)]
+GROWTH += [(100, 16384, 25, 3), (100, 16384, 100, 3), (100, 16384, 50, 2), (100, 16384, 50, 5)]
 
 
-def problem(samples: int, steps: int) -> dmft.Problem:
-    """Three layers on points of a sphere in 200 dimensions."""
+def problem(samples: int, steps: int, depth: int = 3) -> dmft.Problem:
+    """Some layers on points of a sphere in 200 dimensions."""
     x = np.random.default_rng(0).standard_normal((samples, 200))
     x *= np.sqrt(200) / np.linalg.norm(x, axis=1, keepdims=True)
     task = dmft.Task(x, np.where(np.arange(samples) % 2, 1.0, -1.0))
-    return dmft.Problem(dmft.MLP(3, dmft.tanh(), gamma0=1.0), task, dmft.GradientDescent(0.3, steps))
+    return dmft.Problem(dmft.MLP(depth, dmft.tanh(), gamma0=1.0), task, dmft.GradientDescent(0.3, steps))
 
 
 def operations(ranks: np.ndarray[Any, Any], samples: int, particles: int) -> tuple[float, float]:
-    """36 S k P, and those needed, of a run with ranks (step, matrix, side)."""
+    """36 S k P, and those needed, of a run with ranks (step, matrix, side): of P vectors, coordinates and images on
+    either side and a Gram matrix; of those that are new, twice orthogonalised, their own coordinates and images."""
     r, other = ranks.astype(float), ranks[..., ::-1].astype(float)
     new = np.diff(r, axis=0, prepend=0)
-    needed = samples * (3 * r + 2 * other + samples + new) + 2 * new * (r + other)
+    needed = samples * (2 * r + 2 * other + samples + new) + new * (3 * r + 2 * other)
     return 18 * particles * samples * float(r.sum()), 2 * particles * float(needed.sum())
 
 
@@ -50,7 +57,9 @@ def matrix_rate(n: int) -> float:
     return 2 * n**3 / min(times)
 
 
-def measured(samples: int, particles: int, steps: int, scrambles: int, devices: int, rate: float) -> None:
+def measured(
+    samples: int, particles: int, steps: int, scrambles: int, devices: int, rate: float, depth: int = 3
+) -> None:
     """One line: first and second call, and what part of the rate the second has."""
     ranks, times, made = [], [], repetitions.Trained.__init__
 
@@ -63,7 +72,7 @@ def measured(samples: int, particles: int, steps: int, scrambles: int, devices: 
         start = time.perf_counter()
         with mock.patch.object(repetitions.Trained, "__init__", watched):
             found = dmft.solve(
-                problem(samples, steps),
+                problem(samples, steps, depth),
                 particles=particles,
                 scrambles=scrambles,
                 tolerance=1e-2 if samples > SMALL[0] else 3e-3,
@@ -75,20 +84,24 @@ def measured(samples: int, particles: int, steps: int, scrambles: int, devices: 
     usual, needed = np.sum([operations(each, samples, particles) for each in ranks], axis=0)
     first, again = times
     print(
-        f"| P={samples}, S={particles}, T={steps} | {scrambles} | {devices} | {found.attrs['directions']} | {first:.1f} "
+        f"| P={samples}, S={particles}, T={steps}, L={depth} | {scrambles} | {devices} | {found.attrs['directions']} | {first:.1f} "
         f"| {again:.3f} | {usual / again / rate:.1%} | {needed / again / rate:.1%} |",
         flush=True,
     )
 
 
 if __name__ == "__main__":
-    asked = [int(each) for each in sys.argv[1:]]
+    growth = sys.argv[1:] == ["growth"]
+    asked = [] if growth else [int(each) for each in sys.argv[1:]]
     on_gpu = jax.default_backend() == "gpu"
     rate = matrix_rate(8192 if on_gpu else 1024)
     print(
         f"matrix rate {rate / 1e12:.3g} TFLOP/s\n| problem | scrambles | devices | directions | first s | again s | 36 S k P | needed |"
     )
-    if asked:
+    if growth:
+        for samples, particles, steps, depth in GROWTH:
+            measured(samples, particles, steps, 2, 1, rate, depth)
+    elif asked:
         for count in asked[3:] or [1]:
             measured(asked[0], asked[1], asked[2], 2, count, rate)
     else:

@@ -15,6 +15,7 @@ import dmft
 import finite_nets
 from dmft.engine import basis, loop, matrix, network, population
 from dmft.engine import normals as raw_normals
+from dmft.engine.rows import Rows
 from dmft.specs.parameterization import input_scale
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training.perceptrons import initialise
@@ -37,11 +38,11 @@ def normals(*shape, seed=0):
 
 def test_decomposition_is_exact_and_orthonormal_whatever_is_new():
     crowd = population.particles(np.zeros((0, 200)))
-    Q = basis.decompose(normals(7, 200), jnp.zeros((0, 200)), crowd, EXACT).q
+    Q = basis.decompose(normals(7, 200), Rows(jnp.zeros((0, 200))), crowd, EXACT).q
     # of five vectors one is known, one is zero, one repeats another, one is nearly known
     fresh = normals(2, 200, seed=1)
     v = jnp.stack([Q[2] * 3, fresh[0], jnp.zeros(200), fresh[0] * 2, Q[1] + 1e-5 * fresh[1]])
-    d = basis.decompose(v, Q, crowd, EXACT)
+    d = basis.decompose(v, Rows(Q), crowd, EXACT)
     assert d.rank == 2
     np.testing.assert_allclose(d.known @ Q + d.R @ d.q, v, atol=1e-13)
     everything = jnp.concatenate([Q, d.q[:2]])
@@ -54,18 +55,18 @@ def test_decomposition_is_exact_and_orthonormal_whatever_is_new():
 @pytest.mark.parametrize("tolerance", [1e-7, 1e-300])
 def test_copies_of_vectors_are_no_new_directions_at_any_tolerance(tolerance):
     crowd = population.particles(np.zeros((0, 200)))
-    Q = basis.decompose(normals(7, 200), jnp.zeros((0, 200)), crowd, tolerance).q
-    d = basis.decompose(normals(3, 7, seed=4) @ Q, Q, crowd, tolerance)
+    Q = basis.decompose(normals(7, 200), Rows(jnp.zeros((0, 200))), crowd, tolerance).q
+    d = basis.decompose(normals(3, 7, seed=4) @ Q, Rows(Q), crowd, tolerance)
     assert d.rank == 0
     assert np.isfinite(d.known).all()
 
 
 def test_tolerance_drops_what_is_smaller_and_keeps_what_is_larger():
     crowd = population.particles(np.zeros((0, 400)))
-    Q = basis.decompose(normals(3, 400), jnp.zeros((0, 400)), crowd, EXACT).q
+    Q = basis.decompose(normals(3, 400), Rows(jnp.zeros((0, 400))), crowd, EXACT).q
     new = normals(1, 400, seed=3)
     for size, rank in ((2e-2, 1), (5e-3, 0)):
-        d = basis.decompose(Q[:1] + size * new, Q, crowd, 1e-2)
+        d = basis.decompose(Q[:1] + size * new, Rows(Q), crowd, 1e-2)
         assert d.rank == rank
 
 

@@ -144,8 +144,8 @@ def test_what_surrounds_the_code_is_in_its_name(monkeypatch):
 def test_by_default_they_are_kept_where_that_was_tried(monkeypatch, tmp_path):
     monkeypatch.setattr(executables, "ours", lambda: tmp_path)
     for version, switch, found in (
-        (executables.TRIED[0], "", tmp_path),
-        (executables.TRIED[0], "off", None),
+        (executables.TRIED["cpu"][0], "", tmp_path),
+        (executables.TRIED["cpu"][0], "off", None),
         ((99, 0), "", None),
         ((99, 0), "on", tmp_path),
     ):

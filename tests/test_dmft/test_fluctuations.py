@@ -311,12 +311,12 @@ def test_deflation_is_unbiased_and_pays(problem):
 
 @pytest.mark.slow
 def test_parts_and_identities(problem):
-    before = variation.vary.jitted._cache_size()
+    before = variation.vary.compiled
     split = dmft.fluctuations(
         problem, particles=512, draws=64, by_layer=True, covariance=True, observables=["prediction", "loss"]
     )
     # pilots, leading directions and random ones are of one type
-    assert variation.vary.jitted._cache_size() == before + 1
+    assert variation.vary.compiled == before + 1
     np.testing.assert_allclose(
         split.prediction_variance_by_layer.sum("source_layer"), split.prediction_variance, rtol=1e-12
     )

@@ -1,7 +1,8 @@
-"""Runs side by side, over devices, with rooms that grow; pivots in panels, products of what is new alone."""
+"""Runs side by side, over devices; pivots in panels; products of what is new, and with what was met, alone."""
 
 import dataclasses
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import pytest
 import dmft
 from dmft.drivers import layout
 from dmft.drivers.solve import prepared
-from dmft.engine import basis, population
+from dmft.engine import basis, population, rows, together
+from dmft.engine.rows import Rows
 from oracles import on_virtual_devices
 
 FEW = {"particles": 64, "scrambles": 3, "tolerance": 1e-2, "progress": False, "observables": ["prediction", "ntk"]}
@@ -23,24 +25,55 @@ def problem(momentum=0.5):
     return dmft.Problem(dmft.MLP(2, dmft.tanh()), task, dmft.GradientDescent(0.3, 4, momentum=momentum))
 
 
+def on_images():
+    rng = np.random.default_rng(1)
+    task = dmft.Task(rng.standard_normal((3, 5, 2)), rng.standard_normal(3))
+    network = dmft.CNN(2, 3, dmft.tanh())
+    return dmft.Problem(network, task, dmft.GradientDescent(0.3, 4))
+
+
 def furthest(a, b):
     return max(float(abs(a[name] - b[name]).max()) for name in ("prediction", "ntk", "prediction_se"))
 
 
-def test_runs_side_by_side_in_growing_rooms_give_the_numbers_of_each_alone(monkeypatch):
-    alone, laid = dmft.solve(problem(), **FEW), []
-    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
-    monkeypatch.setattr(layout, "STAGED_ELSEWHERE", 0)
-    choose = layout.choose
+def watched(monkeypatch):
+    """Layouts that are chosen from now on."""
+    laid, choose = [], layout.choose
     monkeypatch.setattr(layout, "choose", lambda *given: laid.append(choose(*given)) or laid[-1])
+    return laid
+
+
+def test_runs_side_by_side_give_the_numbers_of_each_alone(monkeypatch):
+    alone, laid = dmft.solve(problem(), **FEW), watched(monkeypatch)
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
     beside = dmft.solve(problem(), **FEW)
     assert laid[0].together == 3
-    assert len(laid[0].rooms) > 1
+    assert not laid[0].partly
     assert beside.attrs["memory_estimate"] > 2 * alone.attrs["memory_estimate"]
-    assert beside.attrs["directions"] == alone.attrs["directions"] > laid[0].rooms[0]
+    assert beside.attrs["directions"] == alone.attrs["directions"]
     assert furthest(beside, alone) < 1e-12  # sums in another order: rounding through four steps
     # scrambles in another order, or another of them, are not within rounding
     assert furthest(dmft.solve(problem(), **FEW, seed=1), alone) > 1e-4
+
+
+@pytest.mark.parametrize("network", ["layers", "images"])
+def test_products_with_directions_that_were_met_leave_out_none_of_them(network, monkeypatch):
+    given = {"layers": problem, "images": on_images}[network]()
+    solve = partial(dmft.solve, given, **FEW | {"particles": 256, "scrambles": 2})
+    whole, laid = solve(), watched(monkeypatch)
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
+    monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
+    monkeypatch.setattr(basis, "LARGE", 1)
+    few = solve()
+    assert (laid[0].together, laid[0].partly) == (1, True)
+    assert few.attrs["directions"] == whole.attrs["directions"]
+    assert furthest(few, whole) < 1e-12
+    # of too few rows something is missing
+    first = rows.Rows._first
+    monkeypatch.setattr(rows.Rows, "_first", lambda self, formula, n: first(self, formula, n - 1))
+    together.advance_together.clear_cache()
+    assert furthest(solve(), whole) > 1e-4
+    together.advance_together.clear_cache()
 
 
 def test_a_room_that_is_too_small_repeats_all_runs_with_twice_as_much(monkeypatch):
@@ -70,7 +103,7 @@ def test_pivots_in_panels_are_those_of_one_column_after_the_other(rank):
         taken.append(p)
         left = left - np.outer(left[p], left[p]) / left[p, p]
     assert basis.PANEL < 40  # more than one panel
-    pivots, found = basis._pivots(jnp.asarray(gram), floor)
+    pivots, found = basis._pivots(jnp.asarray(gram), jnp.full(40, floor))
     assert pivots[: int(found)].tolist() == taken
     assert sorted(pivots.tolist()) == list(range(40))
     # the order of sizes alone is another
@@ -85,20 +118,20 @@ def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
     def normals(count, i):
         return jax.random.normal(jax.random.fold_in(key, i), (count, 64), dtype=float)
 
-    Q = basis.decompose(normals(9, 1), jnp.zeros((0, 64)), crowd, 1e-6).q
+    Q = basis.decompose(normals(9, 1), Rows(jnp.zeros((0, 64))), crowd, 1e-6).q
     v = normals(16, 2) @ Q.T @ Q / 8 + jax.random.normal(key, (16, new), dtype=float) @ normals(new, 3)
-    whole = basis.decompose(v, Q, crowd, 1e-6)
+    whole = basis.decompose(v, Rows(Q), crowd, 1e-6)
     monkeypatch.setattr(basis, "LARGE", 1)
-    few = basis.decompose(v, Q, crowd, 1e-6)
+    few = basis.decompose(v, Rows(Q), crowd, 1e-6)
     assert int(few.rank) == new
     for a, b in zip(few, whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
-    rows = []
-    basis.of_new(lambda n: rows.append(n) or jnp.zeros((n, 1)), jnp.asarray(new), v, Q)
-    assert rows == [2, 8, 16]
+    taken = []
+    basis.of_new(lambda n: taken.append(n) or jnp.zeros((n, 1)), jnp.asarray(new), v, Q)
+    assert taken == [4, 16]
     # of fewer rows than are new something is missing
     monkeypatch.setattr(basis, "SHARES", (16,))
-    short = basis.decompose(v, Q, crowd, 1e-6)
+    short = basis.decompose(v, Rows(Q), crowd, 1e-6)
     assert new < 2 or abs(short.known @ Q + short.R @ short.q - v).max() > 1e-3
 
 

@@ -292,7 +292,7 @@ def test_memory_estimate_is_near_the_compilers():
 
     from dmft.engine import loop, population
 
-    problem, particles, capacity = reference_problem(), 4096, 33
+    problem, particles, capacity = reference_problem(), 4096, 64  # room that neighbours share
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         rule, form = loop.rule_of(problem), loop.form_of(problem)
         crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(rule, form, capacity)]

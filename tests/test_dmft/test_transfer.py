@@ -179,12 +179,12 @@ def test_errors_of_sampled_optima_cover():
 
 def test_particles_share_normals_and_compiled_code_along_the_grid(monkeypatch):
     problem, rates = nonlinear(), [9.0, 11.0, 13.0, 15.0]
-    before = {f: f.jitted._cache_size() for f in (variation.vary, variation.gradients)}
+    before = {f: f.compiled for f in (variation.vary, variation.gradients)}
     kept = []
     along = module.curves_along
     monkeypatch.setattr(module, "curves_along", lambda *a: kept.append(along(*a)) or kept[-1])
     found = dmft.transfer(problem, "learning_rate", rates, widths=[4096], **FEW, progress=False)
-    assert all(f.jitted._cache_size() == count + 1 for f, count in before.items())
+    assert all(f.compiled == count + 1 for f, count in before.items())
 
     # what the drivers of single problems say, of the same scrambles and directions
     (one,) = dmft.vary(problem, learning_rate=[rates[1]])

@@ -1,0 +1,116 @@
+"""How much is compiled, and how hard: effort by work, and code that neighbouring problems share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dmft
+from dmft.running import effort, executables, shared_sizes
+
+LITTLE = {"xla_backend_optimization_level": 0}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(executables, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(executables, "loaded", {})
+    monkeypatch.setattr(effort, "LITTLE", dict.fromkeys(("cpu", "gpu"), LITTLE))
+    return tmp_path
+
+
+def doubled(x):
+    return 2 * x
+
+
+def kept(*, brief=False):
+    made = executables.Kept(doubled, (), (), brief=brief)
+    made._name = "dmft.tests.doubled"
+    return made
+
+
+@pytest.mark.usefixtures("folder")
+def test_effort_is_little_where_work_is_short_or_code_brief():
+    assert effort.options() == {}
+    assert effort.options(brief=True) == LITTLE
+    with effort.for_work(effort.SHORT / 2):
+        assert effort.options() == LITTLE
+        with effort.for_work(2 * effort.SHORT):
+            assert effort.options() == {}
+    assert effort.options() == {}
+
+
+def test_code_of_either_effort_is_kept_by_itself(folder):
+    f, x = kept(), jnp.arange(3.0)
+    for operations, files in ((0.0, 1), (np.inf, 2), (0.0, 2)):
+        with effort.for_work(operations):
+            np.testing.assert_array_equal(f(x), [0, 2, 4])
+        assert len(list(folder.iterdir())) == files
+    kept(brief=True)(x)
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_options_go_with_code_that_is_not_kept(monkeypatch):
+    monkeypatch.setattr(executables, "_folder", lambda: None)
+    given = []
+    jit = jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f, **named: given.append(named.get("compiler_options")) or jit(f, **named))
+    brief = kept(brief=True)
+    np.testing.assert_array_equal(brief(jnp.arange(2.0)), [0, 2])
+    assert given == [None, LITTLE]
+    assert jax.grad(brief)(1.0) == 2  # under a transformation there are none
+    assert given == [None, LITTLE]
+
+
+def test_sizes_are_large_enough_few_and_near():
+    counts = np.arange(1, 5000)
+    for shared, most, number in ((shared_sizes.steps, 1.5, 30), (shared_sizes.directions, 1.125, 60)):
+        found = np.array([shared(int(n)) for n in counts])
+        assert (found >= counts).all()
+        assert (np.diff(found) >= 0).all()
+        beyond = counts >= (8 * shared_sizes.FEW if shared is shared_sizes.directions else 1)
+        assert (found[beyond] <= np.ceil(most * counts[beyond])).all()
+        assert len(set(found.tolist())) <= number
+        assert all(shared(int(n)) == n for n in found)
+
+
+def problem(steps, gamma0=1.0):
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    network = dmft.MLP(depth=2, activation=dmft.tanh(), gamma0=gamma0)
+    return dmft.Problem(network, dmft.Task(x[:2], [1.0, -1.0], x[2:], [1.0]), dmft.GradientDescent(0.5, steps=steps))
+
+
+CALLS = {
+    "solve": lambda p: dmft.solve(p, particles=64, scrambles=2),
+    "two_time": lambda p: dmft.solve(p, particles=64, scrambles=2, two_time=True, save_steps=[0, 3]),
+    "forward": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, draws=4),
+    "finite": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, draws=2, mode="finite"),
+    "reverse": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, mode="reverse", observables=["prediction"]),
+}
+SLOW = [pytest.param(call, marks=pytest.mark.slow) for call in ("finite", "reverse")]
+
+
+@pytest.mark.parametrize("call", ["solve", "two_time", "forward", *SLOW])
+def test_room_that_is_shared_changes_no_number(call, monkeypatch):
+    found = CALLS[call](problem(4))
+    monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
+    monkeypatch.setattr(shared_sizes, "directions", lambda count: count)
+    alone = CALLS[call](problem(4))
+    assert found.sizes == alone.sizes
+    for name in alone.data_vars:
+        largest = np.abs(alone[name].values).max()
+        np.testing.assert_allclose(found[name].values, alone[name].values, rtol=0, atol=1e-11 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize("call", ["solve", pytest.param("forward", marks=pytest.mark.slow)])
+def test_neighbouring_problems_share_code(call, folder, monkeypatch):
+    def files(of):
+        CALLS[call](of)
+        return {file.name for file in folder.iterdir()}
+
+    first = files(problem(4))
+    assert first
+    assert files(problem(5, gamma0=0.7)) == first
+    monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
+    assert files(problem(4)) > first  # which they would not with room for their own steps alone
