@@ -133,7 +133,7 @@ class Run:
     def full_capacity(self) -> int:
         """Directions that a matrix can hold at most: those kept, and those of a step."""
         most = self.most_directions
-        return most if self.kept is None else min(most, self.kept + self.step_room)
+        return most if self.kept is None else self.kept + self.step_room
 
     @property
     def first_capacity(self) -> int:

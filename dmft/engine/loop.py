@@ -322,11 +322,10 @@ def step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) -
             },
         }
 
-    begun = network
     network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
     lost = None
     if rule.kept is not None:
-        network, lost = forgetting.forgotten(begun, network, seen, rule.kept, form)
+        network, lost = forgetting.forgotten(network, seen, rule.kept, form)
     now, slot = vitals(network, rule, t, seen, prediction, form)._replace(lost=lost), history.slots[t]
     kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
     every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, now)
