@@ -25,7 +25,7 @@ The vectors of a batch are as alike as those of two batches: its size between tw
 of the kernel (`lost`, root mean squares over pairs, for each matrix and side), is the error of kernels of a step.
 
 Assumptions and approximations: samples come in random order.  What was met in forgotten directions is not in M: one
-that is met again begins anew.  Relative to its diagonal M' is rounded by `JITTER`.
+that is met again begins anew.  Relative to its diagonal M' is known to `dmft.engine.basis.rounding`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from dmft.engine.basis import rounding
 from dmft.engine.form import Form
 from dmft.engine.matrix import Directions, Turn
 from dmft.engine.network import Network, Pass, over_blocks
 
 SWEEPS = 2
-JITTER = 100  # of what is rounding on the diagonal
 
 
 def forgotten(network: Network, seen: Pass, most: jax.Array, form: Form) -> tuple[Network, jax.Array]:
@@ -91,10 +91,8 @@ def least(moment: jax.Array, count: jax.Array, most: jax.Array, rows: int) -> ja
     forgotten so that the first `most` places hold all others: among them those of the places behind that are empty."""
     place = jnp.arange(len(moment))
     occupied = place < count
-    jitter = JITTER * jnp.finfo(moment.dtype).eps
-    scaled = moment / jnp.maximum(jnp.trace(moment), jnp.finfo(moment.dtype).tiny)
-    diagonal = scaled.diagonal()
-    factor = jnp.linalg.cholesky(scaled + jnp.diag(jnp.where(occupied, jitter * diagonal, 1.0)))
+    diagonal = moment.diagonal()
+    factor = jnp.linalg.cholesky(moment + jnp.diag(jnp.where(occupied, rounding(moment) * diagonal, 1.0)))
     behind = (place >= most) & (place < most + rows)
     begun = jnp.argsort(jnp.where(occupied, diagonal, jnp.where(behind, -1.0, jnp.inf)))[:rows]
     V = jnp.zeros((len(moment), rows)).at[begun, jnp.arange(rows)].set(1.0)

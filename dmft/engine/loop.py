@@ -62,9 +62,9 @@ class History(NamedTuple):
 Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
+def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, hosted: bool = False) -> Rule:
     """The numbers of a problem that a step needs; `coordinates` are what `input_coordinates` gives, where that is
-    known.
+    known.  What belongs to single samples stays on the host if they are `hosted`, for `rule_of_steps`.
 
     Raises:
         ValueError: a parameterization without a limit.
@@ -88,11 +88,12 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
     by_entry = training.stepping.by_entry
     if by_entry:
         inputs = inputs @ basis
+    number: Any = partial(np.asarray, dtype=jnp.result_type(float)) if hosted else jnp.asarray
     return Rule(
-        inputs=jnp.asarray(inputs),
-        targets=jnp.asarray(task.targets),
+        inputs=number(inputs),
+        targets=number(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
-        rows=jnp.asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
+        rows=(np if hosted else jnp).asarray(np.concatenate([rows, rows[-1:]]), jnp.int32),
         probes=jnp.asarray(probes, jnp.int32),
         looked=jnp.ones(training.steps + 1, bool),
         share=jnp.asarray(np.concatenate([share, share[-1:]])),
@@ -110,6 +111,21 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None) -> Rule:
         ),
         kink_width=jnp.asarray(smoothing.WIDTH * (size or 1.0)),
         factors=jnp.asarray(input_factors(network, task.shape)) if by_entry else None,
+    )
+
+
+def rule_of_steps(hosted: Rule, probed: jax.Array, start: int, stop: int, most: int) -> Rule:
+    """That of the steps `start` .. `stop` - 1 of a stream, no more than `most`, with the samples that these meet alone:
+    numbered anew, those of the steps first, then probes, whose inputs are `probed`.  All such rules have one shape."""
+    rows = np.asarray(hosted.rows)[start:stop]
+    met, place = np.resize(rows, (most, rows.shape[1])).ravel(), np.zeros(hosted.rows.shape, np.int32)
+    place[start:stop] = np.arange(rows.size).reshape(rows.shape)
+    probes = np.asarray(hosted.probes)
+    return hosted._replace(
+        inputs=jnp.concatenate([jnp.asarray(np.asarray(hosted.inputs)[met]), probed]),
+        targets=jnp.asarray(np.asarray(hosted.targets)[np.concatenate([met, probes])]),
+        rows=jnp.asarray(place),
+        probes=jnp.arange(met.size, met.size + probes.size, dtype=jnp.int32),
     )
 
 

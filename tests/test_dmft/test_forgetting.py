@@ -1,6 +1,7 @@
 """Matrices that keep some directions and forget the others: what turning leaves as it is, and what forgetting costs."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,10 @@ from test_training import some_problem
 
 import dmft
 from dmft import load_task
+from dmft.drivers import run as run_module
 from dmft.drivers import second_runs
+from dmft.drivers import solve as solve_module
+from dmft.drivers.room import numbers_bytes
 from dmft.engine import forgetting, form, loop, matrix, population
 from dmft.errors import NotConvergedError
 
@@ -146,6 +150,48 @@ def test_a_stream_that_forgets_is_the_stream_that_remembers():
     assert 0 < few.attrs["truncation_error"] < 0.02
     assert few.attrs["truncation_error_noise"] < 1.3 * np.sqrt((few.prediction_se**2).mean())
     assert distance(few, whole) < 5
+
+
+def test_samples_come_from_the_host_some_steps_at_a_time(monkeypatch):
+    """The same numbers, whatever is on the device together, which does not depend on the number of samples."""
+    problem, wanted = smooth_stream(steps=9), FEW | {"directions": 2 * BATCH, "scrambles": 2}
+    monkeypatch.setattr(run_module, "CALLS", 1)
+    at_once = dmft.solve(problem, **wanted)
+    monkeypatch.setattr(run_module, "AT_ONCE", 2 * BATCH * 3 * 8)  # samples of three numbers
+    some = dmft.solve(problem, **wanted)
+    np.testing.assert_allclose(some.prediction, at_once.prediction, atol=1e-12)
+    assert some.attrs["memory_estimate"] < at_once.attrs["memory_estimate"]
+    run = solve_module.prepared(problem=problem, **inspected(wanted))["run"]
+    with jax.enable_x64(True):
+        assert run.rule.inputs.shape == (2 * BATCH + 9, 3)
+        assert len(run.rule.targets) == 2 * BATCH + 9
+    # twin: every call has the samples of the first
+    sent = loop.rule_of_steps
+    monkeypatch.setattr(
+        loop, "rule_of_steps", lambda *given: sent(*given)._replace(inputs=sent(*given[:2], 0, 2, 2).inputs)
+    )
+    assert abs(dmft.solve(problem, **wanted).prediction - at_once.prediction).max() > 1e-3
+
+
+def inspected(given):
+    """All arguments of `solve`, these among them."""
+    names = inspect.signature(dmft.solve).parameters.values()
+    return {each.name: each.default for each in names if each.default is not each.empty} | given
+
+
+def test_memory_holds_samples_and_the_batches_of_all_steps():
+    """Sixteen bytes of every sample of one number, and twelve of every place in a batch, and rates of every step."""
+    for steps in (10, 1000):
+        problem = smooth_stream(batch=4, steps=10)
+        batches = dmft.random_batches(40, 4, steps)
+        training = dmft.GradientDescent(0.8, steps, batches=batches, observe="test")
+        run = solve_module.prepared(
+            problem=dataclasses.replace(problem, training=training), **inspected({"save_steps": [steps]})
+        )["run"]
+        with jax.enable_x64(True):
+            found = numbers_bytes(run)
+        assert found > 49 * 4 * 8 + (steps + 1) * 4 * 12
+        assert found < 49 * 4 * 8 + (steps + 1) * (4 * 12 + 17) + 2000
 
 
 @pytest.mark.slow
