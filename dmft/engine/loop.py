@@ -40,7 +40,7 @@ from dmft.specs.problem import Problem
 USUAL = tuple(one for one in registered() if one.of_pass and not one.on_request)
 
 
-MANY = 4096  # rows of inputs, beyond which their span is found by its covariance
+MANY = 4096  # rows of inputs, beyond which their span is not looked for
 
 
 class History(NamedTuple):
@@ -158,14 +158,14 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
 
 def input_coordinates(problem: Problem) -> Coordinates:
     """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
-    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples by their
-    covariance, which takes less time."""
+    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples these are the
+    features, the largest first."""
     given = problem.network.inputs(problem.task.x)
     x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
     if len(x) > max(MANY, x.shape[1]):
-        squares, basis = np.linalg.eigh(x.T @ x)
-        basis = basis[:, squares > rounding(x) * squares.sum()]
-        return (x @ basis).reshape(*given.shape[:-1], -1), basis.T
+        squares = np.sum(x**2, axis=0)
+        features = np.argsort(-squares, stable=True)[: np.count_nonzero(squares > rounding(x) * squares.sum())]
+        return x[:, features].reshape(*given.shape[:-1], -1), np.eye(x.shape[1])[features]
     Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
