@@ -2,7 +2,7 @@
 
 FOLDER holds the IDX files of Fashion-MNIST, or is the name of a source of `dmft.load_task`.  Ten outputs, squared error,
 two hidden ReLU layers, plain SGD.  By default the limit of one epoch of all images (`dmft.solve(directions=k)`); with
-`networks=1` ensembles of several widths and their extrapolation.  Prints a line of JSON.
+`networks=64` ensembles of several widths and their extrapolation.  Prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ SETTINGS: dict[str, Any] = {
     "directions": 2048,
     "scrambles": 2,
     "seed": 0,
-    "networks": 0,
+    "networks": 0,  # of the narrowest width, half as many of the next
+    "narrowest": 512,
+    "widths": 5,
 }
-NETWORKS = {512: 64, 1024: 32, 2048: 16, 4096: 8, 8192: 4}  # of each width
 SHOWN = ("test_loss", "test_accuracy")
 
 
@@ -94,18 +95,16 @@ def networks(described: dmft.Problem, given: dict[str, Any], steps: list[int]) -
     }
     if jax.default_backend() == "gpu":
         wanted["dtype"] = "tf32"
-    nets = [
-        finite_nets.train_ensemble(described, widths=[n], seeds=count * given["networks"], **wanted)
-        for n, count in NETWORKS.items()
-    ]
+    each = [(given["narrowest"] << i, max(given["networks"] >> i, 1)) for i in range(given["widths"])]
+    nets = [finite_nets.train_ensemble(described, widths=[n], seeds=count, **wanted) for n, count in each]
     rows: dict[str, Any] = {}
     for laws in (None, ["1/N"], ["1/N + 1/N^2"], ["N^-p"]):
         found = comparisons.extrapolate(nets, list(SHOWN), **({} if laws is None else {"laws": laws}))
         kinds = [f"{name}{kind}_limit{end}" for name in SHOWN for kind in ("", "_infinite") for end in ("", "_se")]
         rows[str(laws and laws[0])] = {name: found[name].values.round(5).tolist() for name in kinds if name in found}
         if laws is None:
-            each = [f"{name}{kind}_mean{end}" for name in SHOWN for kind in ("", "_infinite") for end in ("", "_se")]
-            rows |= {name: found[name].isel(step=-1).values.round(5).tolist() for name in each if name in found}
+            means = [f"{name}{kind}_mean{end}" for name in SHOWN for kind in ("", "_infinite") for end in ("", "_se")]
+            rows |= {name: found[name].isel(step=-1).values.round(5).tolist() for name in means if name in found}
     return rows
 
 
