@@ -220,10 +220,11 @@ def _probed(run: Run, stream: np.random.SeedSequence, limit: int | None) -> Prob
     state = run.begun(capacity, stream)
     done, ranks, taken = 0, [(0, 0)], []
     for stop in (1, 2, 4, 8, PROBED):
-        stop = min(stop, run.last + 1)
+        stop = min(stop, run.last + 1, done + run.stride)
+        rule = run.rule_of_steps(done, stop)
         started = time.perf_counter()
         state = jax.block_until_ready(  # type: ignore[no-untyped-call]
-            loop.advance(*state, run.rule, done, stop, form=run.form)
+            loop.advance(*state, rule, done, stop, form=run.form)
         )
         now = time.perf_counter()
         taken.append((now - started) / max(stop - done, 1))

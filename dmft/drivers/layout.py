@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmft.drivers.machine import available_bytes
-from dmft.drivers.room import bytes_of, memory_estimate
+from dmft.drivers.room import bytes_of, memory_estimate, numbers_bytes
 from dmft.drivers.run import Run
 from dmft.engine import loop
 from dmft.engine.form import Form, Rule
@@ -63,7 +63,7 @@ class Layout:
     def memory_estimate(self, run: Run, capacity: int) -> tuple[int, int]:
         """Bytes on each device, of all runs that are there at once, and on the host besides."""
         on_device, on_host = memory_estimate(run, capacity, self.share)
-        return on_device * (self.together // self.groups), on_host
+        return on_device * (self.together // self.groups) + numbers_bytes(run), on_host
 
     def bytes_needed(self, run: Run, capacity: int) -> int:
         """Of the memory that `available_bytes` counts: of one GPU, or of the host."""
@@ -101,6 +101,7 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     most = min(available_bytes(run.device), limit or np.inf)
     if not run.device.memory_stats():  # of the host, which devices have in common
         most //= devices
+    most -= numbers_bytes(run)
     shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share

@@ -21,6 +21,7 @@ from dmft.drivers.layout import Layout
 from dmft.drivers.room import require_memory
 from dmft.drivers.run import Run
 from dmft.engine import curvature, loop, preconditioned, together
+from dmft.engine.form import Rule
 from dmft.engine.network import Network, Vitals
 from dmft.errors import DivergenceError, NotConvergedError, exploded
 from dmft.running import effort
@@ -30,7 +31,6 @@ from dmft.running.progress import Bar
 from dmft.specs import Problem
 from dmft.specs.curvature import ITERATIONS
 
-CALLS = 20  # of the compiled loop a run: progress and checks in between
 LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
@@ -126,7 +126,7 @@ def _trained_together(
     networks, histories = laid.begun(run, capacity, padded)
     begun = bar.n
     at = np.zeros(laid.groups, np.int32)
-    stride = -(-(run.last + 1) // CALLS)
+    stride = run.stride
     while (first := int(at.min())) <= run.last:
         # with room for every vector of every step nothing stops the loop
         most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
@@ -160,18 +160,22 @@ def _train(
     if checkpoint is not None:
         begin = network, history, eigenvalues
         (network, history, eigenvalues), first = checkpoint.resumed(begin, capacity)
-    stride, begun = -(-(run.last + 1) // CALLS), bar.n
+    stride, begun = run.stride, bar.n
     bar.update(first)
     pauses = {*range(first, run.last + 1, stride), run.last + 1}
     looked_at = look is not None or eigenvalues is not None
     looks = {t for t in run.steps.tolist() if t >= first} if looked_at else set()
-    for start, stop in pairwise(sorted(pauses | looks)):
+    spans = list(pairwise(sorted(pauses | looks)))
+    rule = run.rule_of_steps(*spans[0])
+    for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):
         if look is not None and start in looks:
             look(network, start)
         if eigenvalues is not None and start in looks:
             at = run.steps.tolist().index(start)
-            eigenvalues = eigenvalues.at[:, at].set(_eigenvalues(run, network, start))
-        network, history = loop.advance(network, history, run.rule, start, stop, form=run.form)
+            eigenvalues = eigenvalues.at[:, at].set(_eigenvalues(run, rule, network, start))
+        network, history = loop.advance(network, history, rule, start, stop, form=run.form)
+        if following is not None:  # sent while the device computes
+            rule = run.rule_of_steps(*following)
         ranks = np.asarray(history.vitals.ranks)
         # with room for all that the last step may add to what the one before it left, every call had its room
         if capacity < run.full_capacity and ranks[max(stop - 2, 0)].max(initial=0) + run.step_room > capacity:
@@ -186,10 +190,10 @@ def _train(
     return network, run.seen(history), eigenvalues
 
 
-def _eigenvalues(run: Run, network: Network, t: int) -> NDArray[np.float64]:
+def _eigenvalues(run: Run, rule: Rule, network: Network, t: int) -> NDArray[np.float64]:
     """(metric, iteration)."""
     made = [preconditioned.of_descent if each else curvature.plain for each in run.curvature]
-    found = np.stack([curvature.eigenvalues(network, run.rule, t, form=run.form, made=each) for each in made])
+    found = np.stack([curvature.eigenvalues(network, rule, t, form=run.form, made=each) for each in made])
     if not np.isfinite(found).all():
         names = ", ".join(one.name for one in schema.registered() if one.needs == schema.HESSIAN)
         raise DivergenceError(

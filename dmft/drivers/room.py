@@ -52,6 +52,13 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
     return (kept + blocks) // (spread or max(len(run.devices), 1)) + results, 4 * results
 
 
+def numbers_bytes(run: Run) -> int:
+    """On each device, of what all its runs have in common: samples, and the batches and rates of all steps.  While a
+    stream that forgets computes, the next samples arrive."""
+    arriving = 0 if run.kept is None else int(run.rule.inputs.nbytes)
+    return arriving + sum(int(a.nbytes) for a in jax.tree.leaves(run.rule))
+
+
 def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None = None) -> None:
     """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
     needed = bytes_needed(run, capacity)
@@ -71,7 +78,8 @@ def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None =
 
 def bytes_needed(run: Run, capacity: int) -> int:
     """By a run, of the memory that `available_bytes` counts: of one GPU, or of the host."""
-    return bytes_of(run, *memory_estimate(run, capacity))
+    on_device, on_host = memory_estimate(run, capacity)
+    return bytes_of(run, on_device + numbers_bytes(run), on_host)
 
 
 def bytes_of(run: Run, on_device: int, on_host: int) -> int:

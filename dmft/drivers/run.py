@@ -31,6 +31,8 @@ from dmft.running.executables import kept
 from dmft.schema import Observable
 from dmft.specs import Problem
 
+CALLS = 20  # of the compiled loop a run, at least: progress and checks in between
+AT_ONCE = 2**27  # bytes of the inputs of a stream that are on the device together
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
 
 
@@ -97,11 +99,45 @@ class Run:
 
     @cached_property
     def rule(self) -> Rule:
-        rule = loop.rule_of(self.problem, length=shared_sizes.steps(self.problem.training.steps + 1))
+        """The numbers that a step needs; of a stream that forgets, those of its first steps."""
+        return self._numbers if self.kept is None else self.rule_of_steps(0, self.stride)
+
+    @cached_property
+    def _numbers(self) -> Rule:
+        length = shared_sizes.steps(self.problem.training.steps + 1)
+        rule = loop.rule_of(self.problem, length=length, hosted=self.kept is not None)
         looked = np.isin(np.arange(len(rule.looked)), self.steps)
-        room = None if self.kept is None else np.int32(self.kept)
-        centered, looked, room = jax.device_put((float(self.centered), looked, room))
-        return rule._replace(centered=centered, looked=looked, kept=room)
+        centered, looked = jax.device_put((float(self.centered), looked))
+        return rule._replace(centered=centered, looked=looked)
+
+    @cached_property
+    def _probed(self) -> jax.Array:
+        placed: jax.Array = jax.device_put(self._numbers.inputs[np.asarray(self._numbers.probes)])
+        return placed
+
+    @property
+    def stride(self) -> int:
+        """Steps of a call of the compiled loop at most; of a stream that forgets, those whose samples are on the device
+        together."""
+        most = -(-(self.last + 1) // CALLS)
+        if self.kept is None:
+            return most
+        known = self._numbers
+        return min(most, max(1, AT_ONCE // (known.rows.shape[1] * known.inputs[0].nbytes)))
+
+    def rule_of_steps(self, start: int, stop: int) -> Rule:
+        """That of the steps `start` .. `stop` - 1, no more than `stride`.  A stream that forgets takes their samples
+        from the host, so that a data set may be larger than the memory of the device."""
+        if self.kept is None:
+            return self.rule
+        rule = loop.rule_of_steps(self._numbers, self._probed, start, stop, self.stride)
+        return rule._replace(kept=jax.device_put(np.int32(self.kept)))
+
+    def keeping(self, most: int) -> Run:
+        """The same run with other directions that are kept, of the same numbers."""
+        run = replace(self, kept=most)
+        vars(run).update({name: value for name, value in vars(self).items() if name in ("form", "_numbers", "_probed")})
+        return run
 
     @property
     def length(self) -> int:
@@ -129,8 +165,8 @@ class Run:
     @property
     def block(self) -> int:
         """The most vectors that a matrix meets at once in training."""
-        rows = self.rule.rows.shape[1]
-        outputs = self.rule.targets.shape[1] if self.form.per_output else 1
+        rows = self.form.trained if self.form.probes else self.problem.task.n_samples
+        outputs = math.prod(self.problem.task.outputs) if self.form.per_output else 1
         return most_vectors(self.form, rows, (rows if self.form.every_row else self.form.trained) * outputs)
 
     @property
@@ -158,7 +194,7 @@ class Run:
     def full_capacity(self) -> int:
         """Directions that a matrix can hold at most: those kept, and those of a step."""
         most = self.most_directions
-        return most if self.kept is None else min(most, self.kept + self.step_room)
+        return most if self.kept is None else self.kept + self.step_room
 
     @property
     def first_capacity(self) -> int:

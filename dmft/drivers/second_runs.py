@@ -58,7 +58,7 @@ def forgotten(
     assert run.kept is not None
     attrs: dict[str, Any] = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
     name = _compared(done.moments.mean)
-    halves = _beside(replace(run, kept=run.kept // 2), seed, observables, bar, done, limit)
+    halves = _beside(run.keeping(run.kept // 2), seed, observables, bar, done, limit)
     wholes = first if len(first) == HALVED else _beside(run, seed, observables, bar, done, limit)
     if halves is None or wholes is None:
         return attrs | ({} if name is None else _distance("truncation_error", name, np.inf, np.inf))

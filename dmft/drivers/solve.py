@@ -28,7 +28,8 @@ matrix, k the room for directions (at most P (T+1), else a power of two times 12
 four stages up to it).  On a GPU scrambles go side by side where they fit (`dmft.drivers.layout`).  Of a stream of data
 P counts the samples of a batch: probes are met at recorded steps only, each time in a copy of the matrices that is
 dropped, unless two-time kernels are asked for (`dmft.engine.network`).  A bound on the directions that are kept makes
-cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more.
+cost independent of the number of samples (`dmft.engine.forgetting`); k is then that bound and P more, operations are
+52 S k P, and samples come from the host some steps at a time (`Run.rule_of_steps`).
 """
 
 from __future__ import annotations

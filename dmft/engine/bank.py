@@ -91,7 +91,7 @@ class RevealedBank:
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
-            squares=known.squares,
+            moment=known.moment,
         )
         coordinates = coordinates.reshape(rows, -1, coordinates.shape[-1])
         mixed = jnp.einsum("kyx,axf->ayfk", mix, coordinates)

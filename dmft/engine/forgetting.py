@@ -1,14 +1,19 @@
 """What a stream leaves in its matrices: of all that the steps have shown, no more than k directions a side.
 
 A matrix meets new directions with every batch, and its memory of a whole data set would be as large as a network.  Here
-a step meets its batch in full, forward and backward, and thereafter each side keeps k directions: those in which the
-vectors of all steps up to now are largest, as far as is known.  With x_ai the coordinates of the step's P vectors and
-s_i what is remembered of earlier ones, for the P new directions and the P kept ones with the least s,
+a step meets its batch in full, forward and backward, and thereafter each side keeps k directions: principal components
+of all vectors up to now, as far as they are remembered.  With x_a the coordinates of the step's P vectors, and M the
+second moment of earlier ones,
 
-    sum_a x_ai x_aj + s_i delta_ij  =  U diag(s') U^T             q'_i = sum_j U_ji q_j,   images and C alike
+    M' = M + sum_a x_a x_a^T,    V = the P directions in which M' is least    (vector a: v_a = sum_i x_ai q_i)
 
-and the directions q' with the smallest s' are forgotten until k are left: principal components, of which those that are
-small compete with what is new.
+and a rotation H with H^T V = the last P places turns everything that is written in these directions:
+
+    q' = H^T q,   images and C alike,   M'' = H^T M' H,   of which the last P are forgotten.
+
+V comes from `SWEEPS` inverse iterations with M', which begin with the P places where it has the least on its diagonal;
+k directions are nearly principal components all the time, so that few are needed, and a decomposition into eigenvectors
+is not.  H = I - Y T Y^T is made of the reflections that give V a triangular form (QR).
 
 What W shows to a vector is Gaussian given what it remembers, so that fields of any one step keep their law, and what
 was forgotten is shown anew.  Lost are the correlation of fields between steps through these directions, and what was
@@ -19,95 +24,102 @@ learned along them: kernels between vectors of two steps lack the part
 The vectors of a batch are as alike as those of two batches: its size between two samples of the batch, relative to that
 of the kernel (`lost`, root mean squares over pairs, for each matrix and side), is the error of kernels of a step.
 
-Assumptions and approximations: samples come in random order.  What was met in forgotten directions is in no s: one that
-is met again begins anew.
+Assumptions and approximations: samples come in random order.  What was met in forgotten directions is not in M: one
+that is met again begins anew.  Relative to its diagonal M' is known to `dmft.engine.basis.rounding`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import cho_solve, solve_triangular
 
+from dmft.engine.basis import rounding
 from dmft.engine.form import Form
-from dmft.engine.matrix import Directions
+from dmft.engine.matrix import Directions, Turn
 from dmft.engine.network import Network, Pass, over_blocks
 
-
-class Choice(NamedTuple):
-    """Arguments of `Directions.turned`, and what was lost."""
-
-    places: jax.Array
-    turn: jax.Array
-    left: jax.Array
-    squares: jax.Array
-    lost: jax.Array
+SWEEPS = 2
 
 
-def forgotten(before: Network, after: Network, seen: Pass, most: jax.Array, form: Form) -> tuple[Network, jax.Array]:
-    """The state `after` a step that began with `before`, with no more than `most` directions on each side of its
-    matrices; what was lost (matrix, side)."""
-    matrices, lost = list(after.matrices), [jnp.zeros((0, 2))]
-    learned = [list(slot.matrices) for slot in after.slots]
+def forgotten(network: Network, seen: Pass, most: jax.Array, form: Form) -> tuple[Network, jax.Array]:
+    """The state after a step, with no more than `most` directions on each side of its matrices; what was lost (matrix,
+    side)."""
+    matrices, lost = list(network.matrices), [jnp.zeros((0, 2))]
+    learned = [list(slot.matrices) for slot in network.slots]
     for i, part in enumerate(form.sketch.matrices):
         uses = [use for use in seen.uses if use.kind == "matrix" and use.index == i]
         met = [use.inputs for use in uses], [use.outputs for use in uses]
-        begun = tuple(side.count for side in before.matrices[i].sides)
-        given = matrices[i], [slot[i] for slot in learned], begun, met
+        given = matrices[i], [slot[i] for slot in learned], met
         matrices[i], slots, each = over_blocks(part, partial(_of_one, most), *given)
         lost.append(each.reshape(-1, 2))
         for slot, new in zip(learned, slots, strict=True):
             slot[i] = new
-    slots = tuple(s._replace(matrices=tuple(new)) for s, new in zip(after.slots, learned, strict=True))
-    return replace(after, matrices=tuple(matrices), slots=slots), jnp.concatenate(lost)
+    slots = tuple(s._replace(matrices=tuple(new)) for s, new in zip(network.slots, learned, strict=True))
+    return replace(network, matrices=tuple(matrices), slots=slots), jnp.concatenate(lost)
 
 
-def _of_one(most: jax.Array, matrix: Any, slots: list[Any], begun: Any, met: Any) -> tuple[Any, list[Any], jax.Array]:
+def _of_one(most: jax.Array, matrix: Any, slots: list[Any], met: Any) -> tuple[Any, list[Any], jax.Array]:
     """Of one matrix: itself, what the optimiser remembers of it, and what was lost (side,)."""
-    sides = zip(matrix.sides, begun, met, strict=True)
-    chosen = forward, backward = [_choice(most, side, start, uses) for side, start, uses in sides]
-    turns = [(each.places, each.turn) for each in chosen]
-    matrix = replace(
-        matrix,
-        forward=matrix.forward.turned(*forward[:4]),
-        backward=matrix.backward.turned(*backward[:4]),
-        trained=matrix.trained.turned(*turns),
-    )
-    return matrix, [slot.turned(*turns) for slot in slots], jnp.stack([each.lost for each in chosen])
+    forward, backward = (_shortened(most, side, uses) for side, uses in zip(matrix.sides, met, strict=True))
+    turns = forward[1], backward[1]
+    matrix = replace(matrix, forward=forward[0], backward=backward[0], trained=matrix.trained.turned(*turns))
+    return matrix, [slot.turned(*turns) for slot in slots], jnp.stack([forward[2], backward[2]])
 
 
-def _choice(most: jax.Array, side: Directions, start: jax.Array, met: list[jax.Array]) -> Choice:
-    """Of a side that had `start` directions before the step; met: coordinates of each use (..., direction)."""
+def _shortened(most: jax.Array, side: Directions, met: list[jax.Array]) -> tuple[Directions, Turn, jax.Array]:
+    """A side with no more than `most` directions, how the others were turned, and what was lost; met: coordinates of
+    each use (..., direction)."""
     x = jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in met])
-    rows, capacity = x.shape  # no more directions are new than there were vectors
-    assert side.squares is not None
-    place = jnp.arange(capacity)
-    kind = jnp.where(place < start, 0, jnp.where(place < start + rows, 1, 2))  # old, new, nothing
-    # the new ones, and as many of the old ones, those with the smallest squares
-    candidates = jnp.argsort(jnp.select([kind == 0, kind == 1], [side.squares, -1.0], jnp.inf))[: 2 * rows]
-    places = candidates[jnp.argsort(kind[candidates], stable=True)]
-    part = x[:, places]
-    kept = jnp.where(kind[places] == 0, side.squares[places], 0.0)
-    found, U = jnp.linalg.eigh(part.T @ part + jnp.diag(kept))
-    found, U = found[::-1], U[:, ::-1]
-    left = jnp.minimum(side.count, most)
-    # the first of these places are those that were occupied before
-    live = jnp.arange(2 * rows) < jnp.sum(kind[places] == 0) + left - start
-    turn = jnp.where(live[:, None], U.T, 0.0)
-    squares = (side.squares + jnp.sum(x**2, axis=0)).at[places].set(jnp.where(live, found, 0.0))
-    rest = part @ jnp.where(live, 0.0, U)
+    rows = len(x)  # no more directions are new than there were vectors
+    assert side.moment is not None
+    moment = side.moment + x.T @ x
+    turn = rotation(least(moment, side.count, most, rows), most)
+    rest = lax.dynamic_slice_in_dim(turn.whole(x, 1), most, rows, axis=1)
     whole = _between(x)
-    return Choice(places, turn, left, squares, jnp.sqrt(_between(rest) / jnp.where(whole > 0, whole, 1.0)))
+    lost = jnp.sqrt(_between(rest) / jnp.where(whole > 0, whole, 1.0))
+    return side.turned(turn, turn(turn(moment, 0), 1)), turn, lost
+
+
+def least(moment: jax.Array, count: jax.Array, most: jax.Array, rows: int) -> jax.Array:
+    """(direction, rows): directions in which this second moment of `count` is least, of which `rows` are to be
+    forgotten so that the first `most` places hold all others: among them those of the places behind that are empty."""
+    place = jnp.arange(len(moment))
+    occupied = place < count
+    diagonal = moment.diagonal()
+    factor = jnp.linalg.cholesky(moment + jnp.diag(jnp.where(occupied, rounding(moment) * diagonal, 1.0)))
+    behind = (place >= most) & (place < most + rows)
+    begun = jnp.argsort(jnp.where(occupied, diagonal, jnp.where(behind, -1.0, jnp.inf)))[:rows]
+    V = jnp.zeros((len(moment), rows)).at[begun, jnp.arange(rows)].set(1.0)
+    for sweep in range(SWEEPS):
+        V = cho_solve((factor, True), V)
+        V = V / jnp.linalg.norm(V, axis=0)
+        if sweep < SWEEPS - 1:
+            V = jnp.linalg.qr(V)[0]
+    return V
+
+
+def rotation(V: jax.Array, most: jax.Array) -> Turn:
+    """H that takes the span of V (direction, vector) to as many places from `most` on; the first ones are kept."""
+    rows = V.shape[1]
+    raw, tau = jnp.linalg.qr(jnp.roll(V, -most, axis=0), mode="raw")
+    Y = jnp.tril(raw.T, -1).at[jnp.arange(rows), jnp.arange(rows)].set(1.0)
+    # of reflections one after the other, T^-1 = diag(1 / tau) + the upper triangle of Y^T Y
+    T = tau[:, None] * solve_triangular(jnp.eye(rows) + jnp.triu(Y.T @ Y, 1) * tau, jnp.eye(rows), unit_diagonal=True)
+    return Turn(jnp.roll(Y, most, axis=0), T, most)
 
 
 def begun(network: Network) -> Network:
     """A network at initialisation, whose matrices count what they meet."""
 
     def counting(side: Directions) -> Directions:
-        return replace(side, squares=jnp.zeros(side.met.shape[:-1]))
+        shape = side.met.shape[:-1]
+        return replace(side, moment=jnp.zeros((*shape, shape[-1])))
 
     matrices = (replace(m, forward=counting(m.forward), backward=counting(m.backward)) for m in network.matrices)
     return replace(network, matrices=tuple(matrices))

@@ -40,7 +40,7 @@ from dmft.specs.problem import Problem
 USUAL = tuple(one for one in registered() if one.of_pass and not one.on_request)
 
 
-MANY = 4096  # rows of inputs, beyond which their span is found by its covariance
+MANY = 4096  # rows of inputs, beyond which their span is not looked for
 
 
 class History(NamedTuple):
@@ -62,9 +62,12 @@ class History(NamedTuple):
 Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, length: int | None = None) -> Rule:
+def rule_of(
+    problem: Problem, coordinates: Coordinates | None = None, *, length: int | None = None, hosted: bool = False
+) -> Rule:
     """The numbers of a problem that a step needs; `coordinates` are what `input_coordinates` gives, where that is
-    known.  With room for `length` steps, T + 1 by default: those beyond are never taken.
+    known.  With room for `length` steps, T + 1 by default: those beyond are never taken.  What belongs to single
+    samples stays on the host if they are `hosted`, for `rule_of_steps`.
 
     Raises:
         ValueError: a parameterization without a limit.
@@ -89,11 +92,13 @@ def rule_of(problem: Problem, coordinates: Coordinates | None = None, *, length:
     if by_entry:
         inputs = inputs @ basis
     place = jax.device_put  # for which, other than for `jnp.asarray`, nothing is compiled
+    number: Any = partial(np.asarray, dtype=jnp.result_type(float)) if hosted else place
+    taken: Any = _continued(rows, beyond).astype(np.int32)
     return Rule(
-        inputs=place(inputs),
-        targets=place(task.targets),
+        inputs=number(inputs),
+        targets=number(task.targets),
         # the last step is not followed by an update, and has the rows of the one before
-        rows=place(_continued(rows, beyond).astype(np.int32)),
+        rows=taken if hosted else place(taken),
         probes=place(probes.astype(np.int32)),
         looked=place(np.ones(training.steps + beyond, bool)),
         share=place(_continued(share, beyond)),
@@ -124,6 +129,21 @@ def _at_rest(numbers: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     return np.concatenate([numbers, np.zeros((count, *numbers.shape[1:]))])
 
 
+def rule_of_steps(hosted: Rule, probed: jax.Array, start: int, stop: int, most: int) -> Rule:
+    """That of the steps `start` .. `stop` - 1 of a stream, no more than `most`, with the samples that these meet alone:
+    numbered anew, those of the steps first, then probes, whose inputs are `probed`.  All such rules have one shape."""
+    rows = np.asarray(hosted.rows)[start:stop]
+    met, place = np.resize(rows, (most, rows.shape[1])).ravel(), np.zeros(hosted.rows.shape, np.int32)
+    place[start:stop] = np.arange(rows.size).reshape(rows.shape)
+    probes = np.asarray(hosted.probes)
+    return hosted._replace(
+        inputs=jnp.concatenate([jnp.asarray(np.asarray(hosted.inputs)[met]), probed]),
+        targets=jnp.asarray(np.asarray(hosted.targets)[np.concatenate([met, probes])]),
+        rows=jnp.asarray(place),
+        probes=jnp.arange(met.size, met.size + probes.size, dtype=jnp.int32),
+    )
+
+
 def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, joint: bool = True) -> Form:
     """What of a problem shapes the compiled code, where these observables are recorded; `joint` as in `Form`."""
     task, network = problem.task, problem.network
@@ -148,14 +168,14 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
 
 def input_coordinates(problem: Problem) -> Coordinates:
     """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
-    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples by their
-    covariance, which takes less time."""
+    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples these are the
+    features, the largest first."""
     given = problem.network.inputs(problem.task.x)
     x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
     if len(x) > max(MANY, x.shape[1]):
-        squares, basis = np.linalg.eigh(x.T @ x)
-        basis = basis[:, squares > rounding(x) * squares.sum()]
-        return (x @ basis).reshape(*given.shape[:-1], -1), basis.T
+        squares = np.sum(x**2, axis=0)
+        features = np.argsort(-squares, stable=True)[: np.count_nonzero(squares > rounding(x) * squares.sum())]
+        return x[:, features].reshape(*given.shape[:-1], -1), np.eye(x.shape[1])[features]
     Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
     squares = np.diagonal(R) ** 2
     live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
@@ -341,11 +361,10 @@ def step(rule: Rule, form: Form, t: jax.Array, carry: tuple[Network, History]) -
             },
         }
 
-    begun = network
     network, seen, (prediction, found) = flow.observed_step(network, rule, t, form, record)
     lost = None
     if rule.kept is not None:
-        network, lost = forgetting.forgotten(begun, network, seen, rule.kept, form)
+        network, lost = forgetting.forgotten(network, seen, rule.kept, form)
     now, slot = vitals(network, rule, t, seen, prediction, form)._replace(lost=lost), history.slots[t]
     kept = {name: _put(getattr(history, name), slot, new) for name, new in found.items()}
     every = jax.tree.map(lambda room, new: room.at[t].set(new), history.vitals, now)

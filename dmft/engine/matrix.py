@@ -45,6 +45,28 @@ from dmft.engine.rows import Rows
 from dmft.specs.parameterization import hidden_scale
 
 
+class Turn(NamedTuple):
+    """A rotation of the directions of a side, H = I - Y T Y^T, of which the first `most` are left.
+
+    Y: (direction, reflection); T: (reflection, reflection_2).
+    """
+
+    Y: jax.Array
+    T: jax.Array
+    most: jax.Array
+
+    def whole(self, a: jax.Array, axis: int) -> jax.Array:
+        """H^T a along an axis of directions."""
+        if axis:
+            return a - ((a @ self.Y) @ self.T) @ self.Y.T
+        return a - jnp.tensordot(self.Y, jnp.tensordot(self.T.T, jnp.tensordot(self.Y.T, a, 1), 1), 1)
+
+    def __call__(self, a: jax.Array, axis: int) -> jax.Array:
+        """What is left of it."""
+        left = jnp.arange(len(self.Y)) < self.most
+        return jnp.where(left if axis else left.reshape(-1, *[1] * (a.ndim - 1)), self.whole(a, axis), 0.0)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Directions:
@@ -58,13 +80,11 @@ class Directions:
     met: jax.Array
     image: jax.Array
     count: jax.Array
-    squares: jax.Array | None = None
+    moment: jax.Array | None = None
 
-    def turned(self, places: jax.Array, turn: jax.Array, count: jax.Array, squares: jax.Array) -> Directions:
-        """With other directions in these places, sum_j turn[i, j] q_j of those that were there, `count` in all; of
-        which so much has been met, `squares`."""
-        met, image = (_turned(a, 0, places, turn) for a in (self.met, self.image))
-        return Directions(met, image, count, squares)
+    def turned(self, turn: Turn, moment: jax.Array) -> Directions:
+        """In other directions, those that `turn` keeps, with this second moment."""
+        return Directions(turn(self.met, 0), turn(self.image, 0), jnp.minimum(self.count, turn.most), moment)
 
     def with_room(self, count: int, met: Population, image: Population, normals: int) -> Directions:
         """With room for `count` more, over populations (multiplied, of the image) with so many more `normals`."""
@@ -72,7 +92,7 @@ class Directions:
             self,
             met=_padded(met.widened(self.met, normals), count, (0,)),
             image=_padded(image.widened(self.image, normals), count, (0,)),
-            squares=None if self.squares is None else _padded(self.squares, count, (0,)),
+            moment=None if self.moment is None else _padded(self.moment, count, (0, 1)),
         )
 
 
@@ -98,9 +118,9 @@ class Learned(NamedTuple):
         """Of it, what lies beside the directions that were met: nothing."""
         del weighted, mix
 
-    def turned(self, forward: tuple[jax.Array, jax.Array], backward: tuple[jax.Array, jax.Array]) -> Learned:
-        """With other directions in these places (places, turn) of either side."""
-        return self._replace(change=_turned(_turned(self.change, -1, *forward), 0, *backward))
+    def turned(self, forward: Turn, backward: Turn) -> Learned:
+        """In other directions of either side."""
+        return self._replace(change=backward(forward(self.change, -1), 0))
 
     def with_room(self, count: int) -> Learned:
         """With room for `count` more directions on either side."""
@@ -138,7 +158,7 @@ class Entries(NamedTuple):
             found = jnp.einsum("kayi,koi->ayo", mixed, self.entries, precision=lax.Precision.HIGHEST)
         return found.astype(weighted.dtype)
 
-    def turned(self, forward: tuple[jax.Array, jax.Array], backward: tuple[jax.Array, jax.Array]) -> Entries:
+    def turned(self, forward: Turn, backward: Turn) -> Entries:
         """They are of components, not of directions."""
         del forward, backward
         return self
@@ -151,13 +171,6 @@ class Entries(NamedTuple):
 def spread(normals: jax.Array, deviation: float) -> jax.Array:
     """Normals of this standard deviation."""
     return normals if deviation == 1 else deviation * normals
-
-
-def _turned(a: jax.Array, axis: int, places: jax.Array, turn: jax.Array) -> jax.Array:
-    """`a` with sum_j turn[i, j] a_j of what is in these places of an axis there."""
-    if axis:
-        return a.at[..., places].set(a[..., places] @ turn.T)
-    return a.at[places].set(jnp.tensordot(turn, a[places], 1))
 
 
 def _padded(a: jax.Array, count: int, axes: tuple[int, ...]) -> jax.Array:
@@ -245,7 +258,7 @@ class RevealedGaussian:
             met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
-            squares=known.squares,
+            moment=known.moment,
         )
         images = self._rows(known.image, known.count)
         image = images.mixed(trained.initial * coordinates, seen_met.mixed(response))

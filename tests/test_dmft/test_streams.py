@@ -213,3 +213,16 @@ def test_doubled_particles_are_half_as_many():
     )
     beyond = kept.normals.rows(np.int32(len(kept.normals.values)), 5)
     np.testing.assert_array_equal(beyond[:, :32], beyond[:, 32:])
+
+
+def test_coordinates_of_many_samples_are_their_features_without_those_that_vanish():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((loop.MANY + 1, 6)) * [1, 0, 3, 1e-9, 2, 0.5]
+    problem = dmft.Problem(dmft.MLP(2, bias=0.5), dmft.Task(x, np.sign(x[:, 0])), dmft.GradientDescent(0.1, 1))
+    X, basis = loop.input_coordinates(problem)
+    assert X.shape == (len(x), 5)
+    np.testing.assert_allclose(X @ X[:9].T, x @ x[:9].T / 6 + 0.25, atol=1e-12)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-15)
+    few, _ = loop.input_coordinates(dataclasses.replace(problem, task=dmft.Task(x[:99], np.sign(x[:99, 0]))))
+    assert few.shape == (99, 5)
+    np.testing.assert_allclose(few @ few.T, X[:99] @ X[:99].T, atol=1e-12)

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 
 import dmft
 import finite_nets
-from dmft.drivers import in_law, repetitions, run
+from dmft.drivers import in_law, run
 from dmft.engine import basis, flow, loop, network, population
 from dmft.engine.rows import Rows
 from dmft.errors import DivergenceError
@@ -353,7 +353,7 @@ def test_steps_far_above_the_stability_limit_reach_the_equilibrium(monkeypatch):
     curvature = flow.loss.curvature
     monkeypatch.setattr(flow.loss, "curvature", lambda *given: 0 * curvature(*given))
     monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
-    monkeypatch.setattr(repetitions, "CALLS", 1)
+    monkeypatch.setattr(run, "CALLS", 1)
     with pytest.raises(DivergenceError, match=r"diverges at step \d+"):
         dmft.solve(problem, **arguments)
 
