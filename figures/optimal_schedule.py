@@ -28,7 +28,7 @@ from figures.needs import Needs
 
 SIZE = (style.WIDE, 4.6)
 STEPS, SAMPLES = 6, 10
-BOUNDS = (0.05, 4.0)  # of rates; beyond, optima are those of the particles, and of no network
+BOUNDS = (0.05, 4.0)  # of rates; beyond, optima are more often those of the normals of the search alone
 RATES = (1.6, 1.9, 2.2, 2.5, 2.7, 2.9, 3.1, 3.3)
 WIDTHS, SEEDS = (64, 128, 256, 512, 1024), 100
 NUMERICS: dict[str, Any] = {"particles": 1024, "scrambles": 4, "tolerance": 1e-2}
