@@ -1,9 +1,10 @@
-"""An optimal schedule: rates that bring the loss of the limit down farthest, and how networks of finite width fare.
+"""An optimal schedule: rates, up to 4, that bring the loss of the limit down, and how networks of finite width fare.
 
 (a) The rate of every step, found at infinite width by `dmft.optimise`, and the best constant one.  (b) The loss of the
 limit after training, against constant rates, and that of the schedule.  (c) The loss before every step: limit (lines)
 and networks of the largest width (points).  (d) The loss after training against width: limit (dashed), L + b / N
 (lines, with their standard errors) and networks (points).
+Where larger rates are allowed there are other optima, some of them better in networks, too (the page says which).
 Losses of the limit are those of other normals than the ones in which optima were found.  Threes against eights of
 scikit-learn's digits, ten images, two hidden layers, tanh, six steps, a hundred networks a width.  Some ten minutes on
 two cores.

@@ -5,7 +5,7 @@ ever written.  Its products have two mappings:
 
     `Registers`   multiply-adds in float32, hidden matrices in registers: for few samples
     `Units`       three products of TF32 on tensor units, added in float32, hidden matrices in shared memory: from eight
-                  samples on, which are filled up to a multiple of eight
+                  to fifteen samples on (`mappings`), which are filled up to a multiple of eight
 
 With L hidden layers of N neurons, P samples trained on and A observed,
 

@@ -34,6 +34,7 @@ STRIDE_G = 24
 FORWARD, BACKWARD, UPDATE = range(3)
 FEWEST_ROWS, MOST_ROWS = 17, 64
 NARROWEST = 128  # matrices: below, tiles are mostly empty
+SINCE = 8  # major compute capability that multiplies TF32
 
 
 class Arguments(ctypes.Structure):
@@ -83,8 +84,8 @@ class Fused:
 
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
         """Whether the kernels are made for products of these, and can be had: rows of consecutive numbers, one after
-        the other, that are read four at a time."""
-        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST:
+        the other, that are read, and written, four at a time."""
+        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
             return False
         in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in (w, *fields))
         by_four = (not (each.shape[2] | each.stride(0)) % 4 for each in (w, *fields))
@@ -183,7 +184,7 @@ def defined(shape: Shape, products: int, activation: int) -> dict[str, int]:
 @lru_cache(maxsize=8)
 def available(device: torch.device) -> bool:
     """Whether the kernels can be had there; a warning says why not."""
-    if device.type != "cuda" or not nvrtc.available():
+    if device.type != "cuda" or not nvrtc.available() or torch.cuda.get_device_capability(device)[0] < SINCE:
         return False
     try:
         _kernel(shape_of(BACKWARD, MOST_ROWS), 3, 0, _numbered(device))

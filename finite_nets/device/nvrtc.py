@@ -40,8 +40,9 @@ class Kernel:
         with torch.cuda.device(device):
             torch.cuda.current_stream(device).synchronize()  # makes the context of the device that of this thread
             self._module = ctypes.c_void_p()
+            code = _compiled(source, tuple(options))
             try:
-                self._load(_compiled(source, tuple(options)))
+                self._load(code)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # what was kept may be damaged

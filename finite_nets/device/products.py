@@ -8,9 +8,10 @@
 Fields are (member, row, N), weights (member, N_out, N_in).  c (member, row, pair) and R (member, pair, N) are what low
 rank adds (`finite_nets.device.matrices`).
 
-On a GPU these are the kernels of `finite_nets.device.triton` (Triton, which comes with PyTorch's builds for CUDA), for
-fields in float32; elsewhere, in float64, and in TF32 where many rows meet large matrices, PyTorch's batched products:
-there what the kernels fuse is little beside the product, and libraries take a third of the time (RESULTS.md).
+On a GPU some samples pass by layers in one pass where no low rank is added (`finite_nets.device.fused`), and others
+by the kernels of `finite_nets.device.triton` (Triton, which comes with PyTorch's builds for CUDA), for fields in
+float32; elsewhere, in float64, and in TF32 where many rows meet large matrices, PyTorch's batched products: there
+what the kernels fuse is little beside the product, and libraries take a third of the time (RESULTS.md).
 """
 
 from __future__ import annotations

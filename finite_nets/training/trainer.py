@@ -190,7 +190,8 @@ class Training(Generic[W]):
         """Forward through the samples met and backward: their fields, and the fields of those trained on.
 
         With `gradients` the backward pass is that of all outputs of all samples met.  Else it is left out for the
-        samples met, and starts for those trained on from the loss, unless there is a single output or a flow.
+        samples met, and starts for those trained on from the loss, unless there is a single output or a flow; a trainer
+        whose `descend` passes backward itself leaves it out for them, too.
         """
         raise NotImplementedError
 

@@ -191,6 +191,8 @@ def test_what_is_read_by_four_in_order_is_served(monkeypatch):
     for refused in (x[:, :16], torch.ones(2, 65, 512), x.mT.contiguous().mT, torch.ones(2, 60, 510)):
         assert not passes.serves(w, refused)
     assert not passes.serves(torch.ones(2, 32, 32), torch.ones(2, 60, 32))
+    assert passes.serves(torch.ones(2, 128, 8), torch.ones(2, 60, 8))
+    assert not passes.serves(torch.ones(2, 130, 8), torch.ones(2, 60, 8))  # rows of 130 are written by four, too
 
 
 def test_where_kernels_are_not_compiled_layers_are_not_fused(monkeypatch):
@@ -201,6 +203,10 @@ def test_where_kernels_are_not_compiled_layers_are_not_fused(monkeypatch):
     monkeypatch.setattr(fused, "_kernel", fails)
     device = torch.device("cuda", 7)
     fused.available.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert not fused.available(device)  # there are no units, of which nothing need be said
+    fused.available.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     with pytest.warns(UserWarning, match=r"not fused: fused\.cu was not compiled"):
         assert not fused.available(device)
     assert not fused.available(device)  # which is said once
