@@ -53,9 +53,9 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
 
 
 def numbers_bytes(run: Run) -> int:
-    """On each device, of what all its runs have in common: samples, and the batches and rates of all steps.  While a
-    stream that forgets computes, the next samples arrive."""
-    arriving = 0 if run.kept is None else int(run.rule.inputs.nbytes)
+    """On each device, of what all its runs have in common: samples, and the batches and rates of all steps.  A
+    stream that forgets has its first samples beside those that it computes with, and those that arrive."""
+    arriving = 0 if run.kept is None else 2 * int(run.rule.inputs.nbytes)
     return arriving + sum(int(a.nbytes) for a in jax.tree.leaves(run.rule))
 
 

@@ -29,7 +29,8 @@ STILL = 1e-12  # of the smallest step, a step that changes nothing
 def in_law(
     run: Run, seed: int, observables: tuple[str, ...], bar: Bar, done: Estimates, limit: int | None
 ) -> dict[str, Any]:
-    """Attributes of a result with few particles: what it is in law, and how far it is from the limit (see above)."""
+    """Attributes of a result with few particles: what it is in law, and how far it is from the limit
+    (`dmft.drivers.solve`)."""
     attrs: dict[str, Any] = {"in_law": f"networks of width {run.particles}"}
     if (name := _compared(done.moments.mean)) is None:
         return attrs

@@ -73,8 +73,8 @@ class Directions:
     """What one side of a matrix has met.
 
     met: Q (direction, component of the population that is multiplied); image: Z (direction, [matrix,] component of the
-    other one); both zero beyond `count` directions.  squares: (direction,), the sum of squares of coordinates that were
-        met, where directions are forgotten by it (`dmft.engine.forgetting`).
+    other one); both zero beyond `count` directions.  moment: (direction, direction_2), the second moment of coordinates
+        that were met, where directions are forgotten by it (`dmft.engine.forgetting`).
     """
 
     met: jax.Array
@@ -189,7 +189,7 @@ class RevealedGaussian:
     tolerance: relative size below which a new direction is dropped.
     project: False leaves the fresh normals as they are: right means, wrong fluctuations (for tests).
     leader: a mapped axis whose first member decides for all which directions are new (`dmft.engine.variation`).
-    together: a mapped axis of runs side by side (`dmft.engine.loop.advance_together`).
+    together: a mapped axis of runs side by side (`dmft.engine.together`).
     spreads: standard deviations of images of unit vectors, of `apply` and of `apply_t`: 1 and r.
     remembers: False shows images to one call, and keeps nothing of what was new in it.
     partly: whether products leave out room for directions that is empty (`dmft.engine.rows`).

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from dmft.engine.normals import random_key
 from dmft.errors import DivergenceError
 from dmft.finite_width.fluctuations import METHODS, prepared
 from dmft.finite_width.influence import Influence
+from dmft.finite_width.measures import key_of
 from dmft.finite_width.scalars import Scalars
 from dmft.running import effort
 from dmft.running.estimates import Estimates
@@ -122,8 +122,7 @@ def curves_along(
     first = influences[0]
     # in the limit the output at initialisation vanishes; kinks are those of the problem
     runs = [replace(one.run, centered=one.run.problem.training.observe == "all", smoothed=False) for one in influences]
-    work = effort.for_work(len(at) * first.work(scrambles))
-    with precision(first.run.dtype, first.run.device), work:
+    with precision(first.run.dtype, first.run.device), effort.for_work(len(at) * first.work(scrambles)):
         limit, done = limits_along(
             runs, over, at, of, seed=seed, scrambles=scrambles, memory_limit=first.memory_limit, progress=progress
         )
@@ -153,7 +152,7 @@ def _moved(
         known = Estimates(capacity=done.capacity)
         runs = repetitions(influence.run, seed, scrambles, bar, memory_limit=influence.memory_limit, done=known)
         for number, trained in enumerate(runs):
-            key = jax.random.fold_in(random_key(seed), number)
+            key = key_of(random_key(seed), number)
             biases.append(float(influence.estimate(trained, key, scrambles, bar)[f"{of}_bias"][-1]))
             on_loss.append(_on_loss(influence, trained, of))
             del trained

@@ -56,11 +56,15 @@ def two_keys(key: jax.Array, number: jax.Array | int) -> tuple[jax.Array, jax.Ar
 
 @kept(static=("count",), brief=True)
 def random_combinations(key: jax.Array, start: jax.Array | int, weights: Any, *, count: int) -> Any:
-    """So many from number `start` on, on a leading axis, of normals times the weights."""
+    """So many from number `start` on, on a leading axis, of normals times the weights (step, ...); those of a step are
+    the same however many steps there is room for."""
     leaves, tree = jax.tree.flatten(weights)
     keys = jax.random.split(jax.random.fold_in(key, start), len(leaves))
-    random = [jax.random.normal(k, (count, *w.shape), dtype=float) * w for k, w in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, random)
+
+    def of(k: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.moveaxis(jax.random.normal(k, (len(w), count, *w.shape[1:]), dtype=float), 1, 0) * w
+
+    return jax.tree.unflatten(tree, list(map(of, keys, leaves)))
 
 
 def scaled(measures: Measures, factors: list[float]) -> Measures:

@@ -30,6 +30,7 @@ from dmft.drivers.numerics import TOLERANCES, check_numerics
 from dmft.drivers.run import Run
 from dmft.errors import DivergenceError, exploded
 from dmft.finite_width.curves import Expansion, limits_along
+from dmft.running import effort
 from dmft.running.progress import Bar, progress_bar
 from dmft.specs import Problem, vary
 
@@ -40,7 +41,8 @@ METHOD = "networks of every width, by the engine of the limit with ordinary matr
 
 @dataclass(frozen=True)
 class Samples:
-    """Losses of the limit (scramble, value) and of networks (width, member, value), nan of those that diverge.
+    """Losses of the limit (scramble, value) and of networks (sequence, width, member, value), nan where one
+    diverges; of one sequence of batches, or of several, over which curves and covariances are means.
 
     run: of the limit, of one of the values; directions: the most that its matrices met; attrs: how it was made.
     """
@@ -56,7 +58,8 @@ class Samples:
     @classmethod
     def mean(cls, several: Sequence[Samples]) -> Samples:
         """Of problems whose scrambles and networks are the same."""
-        limit, losses = (np.mean([getattr(one, name) for one in several], axis=0) for name in ("limit", "losses"))
+        limit = np.mean([one.limit for one in several], axis=0)
+        losses = np.concatenate([one.losses for one in several])
         return replace(several[0], limit=limit, losses=losses, directions=max(one.directions for one in several))
 
     @property
@@ -67,34 +70,35 @@ class Samples:
     def expansion(self, kept: Sequence[NDArray[np.bool_]]) -> Expansion:
         """Of some of the scrambles, and of the groups."""
         L = self.limit[kept[0]].mean(0)
-        count, first, second = (part[:, kept[1]].sum(1) for part in self._moments)
-        off = first / count[:, None]
-        mean = self._origin + off
-        outer = off[:, :, None] * off[:, None, :]
-        covariance = (second - count[:, None, None] * outer) / (count - 1)[:, None, None]
-        spread = self.widths[:, None, None] * covariance
-        b = _at_infinity(self.widths, self.widths[:, None] * (mean - L), count / self.widths)
-        return Expansion(L, b, _at_infinity(self.widths, spread, count), mean, spread)
+        count, first, second = (part[:, :, kept[1]].sum(2) for part in self._moments)
+        off = first / count[..., None]
+        mean, networks = (self._origin + off).mean(0), count.mean(0)
+        outer = off[..., :, None] * off[..., None, :]
+        covariance = (second - count[..., None, None] * outer) / (count - 1)[..., None, None]
+        spread = self.widths[:, None, None] * covariance.mean(0)
+        b = _at_infinity(self.widths, self.widths[:, None] * (mean - L), networks / self.widths)
+        return Expansion(L, b, _at_infinity(self.widths, spread, networks), mean, spread)
 
     @cached_property
     def _valid(self) -> NDArray[np.bool_]:
-        """(width, member): those that converge at all values."""
+        """(sequence, width, member): those that converge at all values."""
         return _converged(self.losses)
 
     @cached_property
     def _origin(self) -> Array:
-        """(width, value): the mean over all networks, from which moments are taken."""
-        return np.stack([loss[valid].mean(0) for loss, valid in zip(self.losses, self._valid, strict=True)])
+        """(sequence, width, value): the mean over all networks, from which moments are taken."""
+        valid = self._valid[..., None]
+        return np.asarray(np.where(valid, self.losses, 0.0).sum(2) / valid.sum(2))
 
     @cached_property
     def _moments(self) -> tuple[Array, Array, Array]:
-        """Number of networks, sums of their losses and of products of these, of every width and group."""
+        """Number of networks, sums of their losses and of products of these, of every sequence, width and group."""
         valid = self._valid.astype(float)
-        off = np.where(self._valid[..., None], self.losses - self._origin[:, None], 0.0)
-        parts = [np.arange(valid.shape[1]) % GROUPS == group for group in range(GROUPS)]
-        count = np.stack([valid[:, part].sum(1) for part in parts], axis=1)
-        first = np.stack([off[:, part].sum(1) for part in parts], axis=1)
-        second = np.stack([off[:, part].swapaxes(1, 2) @ off[:, part] for part in parts], axis=1)
+        off = np.where(self._valid[..., None], self.losses - self._origin[:, :, None], 0.0)
+        parts = [np.arange(valid.shape[2]) % GROUPS == group for group in range(GROUPS)]
+        count = np.stack([valid[:, :, part].sum(2) for part in parts], axis=2)
+        first = np.stack([off[:, :, part].sum(2) for part in parts], axis=2)
+        second = np.stack([off[:, :, part].swapaxes(2, 3) @ off[:, :, part] for part in parts], axis=2)
         return count, first, second
 
 
@@ -138,7 +142,7 @@ def samples_along(
         )
         for one in each
     ]
-    with precision("float64", where[0]):
+    with precision("float64", where[0]), effort.for_work(len(each) * runs[0].work(scrambles)):
         limit, done = limits_along(
             runs,
             over,
@@ -158,7 +162,7 @@ def samples_along(
             ).swapaxes(1, 2)
     _require_networks(losses, widths, over)
     attrs = {"mode": "networks", "method": METHOD, "members": members}
-    return Samples(limit, losses, np.array(widths, float), runs[0], done.directions, attrs)
+    return Samples(limit, losses[None], np.array(widths, float), runs[0], done.directions, attrs)
 
 
 def _losses(

@@ -13,7 +13,9 @@ curvature: values within u* +- h have losses within L'' h^2 / 2.
 
 Two routes lead there (`by`).  Derivatives of the limit (`dmft.fluctuations`; `dmft.finite_width.curves`) give b and C:
 all widths follow, to leading order.  Samples, networks of each width (`dmft.finite_width.samples`), hold all orders of
-1/N, kinks and jumps: for narrow networks, and for entrywise rules and Muon, of which derivatives say little.
+1/N, kinks and jumps, in curves and their lowest points: for narrow networks, and for entrywise rules and Muon, of which
+derivatives say little.  Their scatter is to leading order about the lowest point of each width: in the closed form of
+one step .175, .129 and .064 at N = 8, 16 and 64, where lowest points of single networks scatter by .195, .147, .067.
 
 All values share their normals (the same scrambles, and the same directions of `dmft.fluctuations`, or the same
 networks): their errors are common, and cancel in slopes along the grid.  Influences of neurons on the loss, one

@@ -164,7 +164,6 @@ def digest(content: Any) -> str:
     return hashlib.sha256(repr((described(content), _surroundings(), settings)).encode()).hexdigest()
 
 
-@cache
 def _files() -> list[Path]:
     """Of this library, when it was imported."""
     return sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py"))

@@ -84,7 +84,7 @@ def problem(steps, gamma0=1.0):
 CALLS = {
     "solve": lambda p: dmft.solve(p, particles=64, scrambles=2),
     "two_time": lambda p: dmft.solve(p, particles=64, scrambles=2, two_time=True, save_steps=[0, 3]),
-    "forward": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, draws=4),
+    "forward": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, draws=16),
     "finite": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, draws=2, mode="finite"),
     "reverse": lambda p: dmft.fluctuations(p, particles=64, scrambles=2, mode="reverse", observables=["prediction"]),
 }

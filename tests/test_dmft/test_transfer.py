@@ -128,7 +128,7 @@ def test_entrywise_rules_are_sampled():
 
 def test_samples_are_the_same_networks_along_the_grid(sampled):
     _, samples = sampled
-    off = np.sqrt(2 * samples.losses[1, :, :3])  # |f - 1| of width 64, f = c (a + c b)
+    off = np.sqrt(2 * samples.losses[0, 1, :, :3])  # |f - 1| of width 64, f = c (a + c b)
     slopes = (1 - off[:, :2]) / RATES[:2]  # of rates where f < 1
     b = (slopes[:, 1] - slopes[:, 0]) / (RATES[1] - RATES[0])
     third = RATES[2] * (slopes[:, 1] + (RATES[2] - RATES[1]) * b)
@@ -137,10 +137,17 @@ def test_samples_are_the_same_networks_along_the_grid(sampled):
     assert np.isclose(abs(third - 1), np.roll(off[:, 2], 1), rtol=1e-6, atol=1e-9).mean() < 0.01
     # a network that diverges at one of the values is left out at all of them
     losses = samples.losses.copy()
-    losses[:, :100, -1] = np.nan
+    losses[:, :, :100, -1] = np.nan
     some = dataclasses.replace(samples, losses=losses).expansion([np.ones(1, bool), np.ones(GROUPS, bool)])
-    np.testing.assert_allclose(some.mean, samples.losses[:, 100:].mean(1), rtol=1e-12)
-    np.testing.assert_allclose(some.spread[1], 64 * np.cov(samples.losses[1, 100:].T), rtol=1e-9)
+    np.testing.assert_allclose(some.mean, samples.losses[0, :, 100:].mean(1), rtol=1e-12)
+    np.testing.assert_allclose(some.spread[1], 64 * np.cov(samples.losses[0, 1, 100:].T), rtol=1e-9)
+    # of two sequences of batches scatter is that of a network on one of them, not that of its mean
+    other = dataclasses.replace(samples, losses=np.roll(samples.losses, 1, axis=2))
+    both, one = (
+        each.expansion([np.ones(1, bool), np.ones(GROUPS, bool)]) for each in (Samples.mean([samples, other]), samples)
+    )
+    np.testing.assert_allclose(both.spread, one.spread, rtol=1e-9)
+    np.testing.assert_allclose(both.mean, one.mean, rtol=1e-12)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["the same weights", "twin without weights"])
@@ -169,7 +176,7 @@ def test_errors_of_sampled_optima_cover():
         size = np.array([16.0, 64.0])[:, None, None]
         a, b = ((h**2 + w**2).sum(-1)[..., None] / size, (h * w).sum(-1)[..., None] / size)
         losses = (u * a + u**2 * b - 1) ** 2 / 2
-        made = Samples((2 * u[None] - 1) ** 2 / 2, losses, np.array([16.0, 64.0]), run, 0, {})
+        made = Samples((2 * u[None] - 1) ** 2 / 2, losses[None], np.array([16.0, 64.0]), run, 0, {})
         found = of_curves(made, u, "loss", "linear", 1, rng)
         inside.append(abs(found["optimum"][1] - truth) < found["optimum_se"][1])
     share = np.mean(inside, axis=0)
