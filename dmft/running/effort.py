@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import jax
@@ -64,5 +65,19 @@ def options(*, brief: bool = False) -> dict[str, Any]:
     device = setting("default_device") or jax.devices()[0]
     platform = getattr(device, "platform", device)
     if _in_place.get():
-        return IN_PLACE.get(platform, {})
+        return _taken(platform)
     return LITTLE.get(platform, {}) if brief or _work.get() < SHORT else {}
+
+
+@cache
+def _taken(platform: str) -> dict[str, Any]:
+    """Of those for products with parts, what this compiler takes; others are left out, and cost time alone."""
+
+    def takes(name: str, value: Any) -> bool:
+        try:
+            jax.jit(lambda x: x + 1, compiler_options={name: value})(0.0)
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    return {name: value for name, value in IN_PLACE.get(platform, {}).items() if takes(name, value)}

@@ -114,3 +114,12 @@ def test_neighbouring_problems_share_code(call, folder, monkeypatch):
     assert files(problem(5, gamma0=0.7)) == first
     monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
     assert files(problem(4)) > first  # which they would not with room for their own steps alone
+
+
+def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):
+    known = {"xla_backend_optimization_level": 1}
+    monkeypatch.setitem(effort.IN_PLACE, "cpu", known | {"xla_no_such_option": True})
+    effort._taken.cache_clear()
+    with effort.for_parts(True):
+        assert effort.options() == known
+    effort._taken.cache_clear()
