@@ -23,7 +23,6 @@ numbers.
 from __future__ import annotations
 
 import ctypes
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +36,7 @@ from torch import Tensor
 
 from dmft.errors import DIVERGED
 from dmft.specs import Activation
+from finite_nets.device import nvrtc
 from finite_nets.device.mappings import LANES, Defined, Shape, filled
 from finite_nets.device.nvrtc import Kernel
 
@@ -197,19 +197,11 @@ def compiles(given: Defined, device: torch.device) -> bool:
     Raises:
         torch.OutOfMemoryError: now it cannot.
     """
-    try:
-        _kernel(given, device)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, OSError) as error:
-        warnings.warn(f"small networks are not trained on chip: {error}", stacklevel=2)
-        return False
-    return True
+    return nvrtc.compiles(lambda: _kernel(given, device), "small networks are not trained on chip")
 
 
 def _kernel(given: Defined, device: torch.device) -> Kernel:
-    """Of this device; of the current one where it has no number."""
-    return _made(given, torch.cuda.current_device() if device.index is None else device.index)
+    return _made(given, nvrtc.numbered(device))
 
 
 @lru_cache(maxsize=64)

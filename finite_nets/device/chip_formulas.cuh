@@ -1,5 +1,6 @@
 // What a network on chip is made of, whichever way its matrices lie: normal variables, activations, losses.
 #pragma once
+#include "activations.cuh"
 
 struct Args {
     const long long *members;
@@ -74,37 +75,11 @@ __device__ __forceinline__ float reciprocal(float x) {
 
 // ---- formulas --------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void activated(float h, float gain, float inverse, float &phi, float &slope) {
-#if ACT == 0  // tanh: the polynomial of Cephes near zero, exponentials beyond
-    float x = gain * h, square = x * x;
-    float p = -5.70498872745e-3f * square + 2.06390887954e-2f;
-    p = p * square - 5.37397155531e-2f;
-    p = p * square + 1.33314422036e-1f;
-    p = p * square - 3.33332819422e-1f;
-    float near = x + x * square * p;
-    float far = 1.0f - 2.0f * reciprocal(power_of_two(2.8853900817779268f * fabsf(x)) + 1.0f);
-    float t = fabsf(x) < 0.625f ? near : copysignf(far, x);
-    phi = t * inverse;
-    slope = 1.0f - t * t;
-#elif ACT == 1  // relu
-    slope = h > 0 ? 1.4142135623730951f : 0.0f;
-    phi = slope * h;
-#elif ACT == 2  // erf
-    phi = erff(h);
-    slope = 1.1283791670955126f * expf(-h * h);
-#elif ACT == 3  // gelu
-    float cdf = 0.5f * (1.0f + erff(h * 0.7071067811865476f));
-    phi = h * cdf;
-    slope = cdf + h * expf(-0.5f * h * h) * 0.3989422804014327f;
-#elif ACT == 4  // softplus
-    float small = expf(-fabsf(gain * h));
-    phi = (fmaxf(gain * h, 0.0f) + logf(1.0f + small)) * inverse;
-    slope = (h > 0 ? 1.0f : small) / (1.0f + small);
-#else
-    phi = h;
-    slope = 1.0f;
-#endif
+#if ACT == 0
+__device__ __forceinline__ float short_of_one(float x) {
+    return 2.0f * reciprocal(power_of_two(2.8853900817779268f * x) + 1.0f);
 }
+#endif
 
 // ell and -d ell / df
 __device__ __forceinline__ void lost(float f, float y, float &value, float &delta) {

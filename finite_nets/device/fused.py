@@ -16,7 +16,6 @@ of which libraries and `finite_nets.device.triton`, where a pass is one product,
 from __future__ import annotations
 
 import ctypes
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -139,7 +138,7 @@ class Fused:
         self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
 
     def launch(self, shape: Shape, activation: int, blocks: int, given: Arguments) -> None:
-        kernel = _kernel(shape, self._products, activation, _numbered(self._device))
+        kernel = _kernel(shape, self._products, activation, nvrtc.numbered(self._device))
         kernel.launch(blocks, LANES * shape.warps, shape.shared_bytes(self._products), given)
 
 
@@ -157,10 +156,6 @@ def _of_update(w: Tensor, g: Tensor, x: Tensor, keep: float, push: float) -> Arg
         keep=keep,
         push=push,
     )
-
-
-def _numbered(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
 
 
 @lru_cache(maxsize=64)
@@ -186,11 +181,5 @@ def available(device: torch.device) -> bool:
     """Whether the kernels can be had there; a warning says why not."""
     if device.type != "cuda" or not nvrtc.available() or torch.cuda.get_device_capability(device)[0] < SINCE:
         return False
-    try:
-        _kernel(shape_of(BACKWARD, MOST_ROWS), 3, 0, _numbered(device))
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, OSError) as error:
-        warnings.warn(f"layers are not fused: {error}", stacklevel=2)
-        return False
-    return True
+    shape = shape_of(BACKWARD, MOST_ROWS)
+    return nvrtc.compiles(lambda: _kernel(shape, 3, 0, nvrtc.numbered(device)), "layers are not fused")

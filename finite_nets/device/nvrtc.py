@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ class Kernel:
     """A compiled kernel of one device, whose only argument is a structure.
 
     Args:
-        source: a file in CUDA C++, which may include what lies beside it under names that begin with its own.
+        source: a file in CUDA C++, which may include the headers (.cuh) that lie beside it.
         name: of the kernel, which is extern "C".
         defined: what the preprocessor is to know.
     """
@@ -69,7 +70,7 @@ class Kernel:
 @lru_cache(maxsize=64)
 def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> bytes:
     """Machine code, from an earlier process if it was kept, unless it is to be made `anew`."""
-    folder, parts = cache_folder(), sorted(source.parent.glob(f"{source.stem}*.cu*"))
+    folder, parts = cache_folder(), [source, *sorted(source.parent.glob("*.cuh"))]
     text = b"\0".join(part.read_bytes() for part in parts)
     digest = hashlib.sha256(text + "\0".join([torch.version.cuda or "", *options]).encode()).hexdigest()
     kept = None if folder is None else folder / f"{source.stem}-{digest[:32]}.cubin"
@@ -125,6 +126,27 @@ def _checked(result: int) -> None:
         _driver().cuGetErrorString(result, ctypes.byref(text))
         words = f"CUDA: {(text.value or b'unknown error').decode()}"
         raise torch.OutOfMemoryError(words) if result == OUT_OF_MEMORY else RuntimeError(words)
+
+
+def numbered(device: torch.device) -> int:
+    """Its number; that of the current one where it has none."""
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def compiles(make: Callable[[], Kernel], without: str) -> bool:
+    """Whether a kernel can be had; a warning says what is done `without` it, and why.
+
+    Raises:
+        torch.OutOfMemoryError: now it cannot.
+    """
+    try:
+        make()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, OSError) as error:
+        warnings.warn(f"{without}: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def available() -> bool:
