@@ -63,11 +63,10 @@ def by_products(width, samples):
         return min(train() for _ in range(3))
 
 
-def mapped(width, samples):
-    """Taken, and recorded."""
+def mapped(width, samples, count):
+    """Seconds a member of a step of vmap(grad), of so many members: taken, recorded; and the step."""
     trainer = Trainer(problem(samples, STEPS), DEVICE, PRECISIONS["float32"])
     x, y = trainer.x, trainer.targets[:, 0]
-    count = min(MEMBERS[width], BYTES // (4 * width * (3 * width + 20 * samples)))
     shapes = [(width, x.shape[1]), (width, width), (width,)]
     weights = [torch.randn(count, *shape, device=DEVICE) for shape in shapes]
 
@@ -85,7 +84,7 @@ def mapped(width, samples):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return taken, seconds(graph.replay) / count
+    return taken, seconds(graph.replay) / count, step
 
 
 def measure_steps():
@@ -95,7 +94,8 @@ def measure_steps():
     print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for width, samples in CASES:
         floor = (6 * width**2 * samples + 4 * width * samples**2) / rates["float32"]
-        found = by_chip(width, samples), by_products(width, samples), *mapped(width, samples), floor
+        count = min(MEMBERS[width], BYTES // (4 * width * (3 * width + 20 * samples)))
+        found = by_chip(width, samples), by_products(width, samples), *mapped(width, samples, count)[:2], floor
         torch.cuda.empty_cache()
         print(f"| {width}, {samples} | " + " | ".join(f"{1e9 * each:.3g}" for each in found) + " |", flush=True)
 

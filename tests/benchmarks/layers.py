@@ -16,8 +16,8 @@ import argparse
 import time
 
 import torch
+from chip import mapped
 from ensembles import BUDGET, STEPS, ceilings, problem, seconds
-from torch.func import grad, vmap
 
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training.perceptrons import Trainer
@@ -64,30 +64,10 @@ def ours(width, samples, dtype, *, fused):
     return taken / len(members), replayed / len(members), off
 
 
-def mapped(width, samples, *, compiled):
+def by_mapping(width, samples, *, compiled):
     """Taken, recorded, compiled."""
-    trainer = Trainer(problem(samples), DEVICE, PRECISIONS["float32"])
-    x, y = trainer.x, trainer.targets[:, 0]
     count = max(1, BUDGET["cuda"] // (4 * width * (3 * width + 20 * samples)))
-    shapes = [(width, x.shape[1]), (width, width), (width,)]
-    weights = [torch.randn(count, *shape, device=DEVICE) for shape in shapes]
-
-    def loss(first, hidden, readout):
-        h = torch.tanh(x @ first.T / 200**0.5) @ hidden.T / width**0.5
-        return ((torch.tanh(h) @ readout / width - y) ** 2).mean() / 2
-
-    slopes = vmap(grad(loss, argnums=(0, 1, 2)))
-
-    def step():
-        for w, slope in zip(weights, slopes(*weights), strict=True):
-            w.sub_(slope, alpha=0.3 * width)
-
-    taken = seconds(step) / count
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    recorded = seconds(graph.replay) / count
-    del graph
+    taken, recorded, step = mapped(width, samples, count)
     return taken, recorded, seconds(torch.compile(step)) / count if compiled else float("nan")
 
 
@@ -109,7 +89,7 @@ def main():
         with torch.inference_mode():
             fused, products = (ours(width, samples, given.dtype, fused=which) for which in (True, False))
         torch.cuda.empty_cache()
-        written = mapped(width, samples, compiled=given.compile)
+        written = by_mapping(width, samples, compiled=given.compile)
         torch.cuda.empty_cache()
         floor = max(12 * width**2 / copy, 18 * width**2 * samples / rates["tf32"])
         times = (*fused[:2], *products[:2], *written, floor)
