@@ -96,9 +96,9 @@ class Budget:
         whole = self.plan.fields or self._stepping.follows_output or not self.precision.in_parts
         if passes_apart(self.plan.observed, whole):
             samples = max(AT_ONCE, batch)
-        events = samples * outputs
-        if not (self.plan.gradients or self._stepping.follows_output):  # of the batch; from the loss, unless a flow's
-            events = batch * (outputs if self._stepping.by_output else 1)
+        events = batch * (outputs if self._stepping.by_output else 1)  # of the batch; from the loss, unless a flow's
+        if self.plan.gradients or self._stepping.follows_output:
+            events = samples * outputs + (0 if events == batch * outputs else events)
         kernels, depth = 0, self.plan.size("layer")
         if self._stepping.passes > 1:  # a second pass, and the system with its factors
             samples, events = samples + batch, events + batch * outputs

@@ -221,18 +221,18 @@ class Trainer(Training[Parameters]):
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
-        met_fields = Fields(x, target, output, delta, features, [])
-        every_output = state.weights.readout[:, None]
+        seen = Fields(x, target, output, delta, features, [])
+        trained, every_output = seen.at(met.trained), state.weights.readout[:, None]
         if gradients:
-            met_fields = met_fields._replace(gradients=self._backward(state, slopes, every_output))
-            return met_fields, met_fields.at(met.trained)
-        trained = met_fields.at(met.trained)
+            seen = seen._replace(gradients=self._backward(state, slopes, every_output))
+        if gradients and self.from_outputs and not self._in_pass:
+            return seen, seen.at(met.trained)
+        slopes = [slope[:, met.trained] for slope in slopes]
         if self._in_pass:
-            return met_fields, trained._replace(slopes=[slope[:, met.trained] for slope in slopes])
-        each = self.outputs == 1 or self.stepping.by_output
-        starts = every_output if each else self.products.pullback(trained.delta, state.weights.readout)[:, :, None]
-        gradient = self._backward(state, [slope[:, met.trained] for slope in slopes], starts)
-        return met_fields, trained._replace(gradients=gradient)
+            return seen, trained._replace(slopes=slopes)
+        from_loss = not self.from_outputs
+        starts = self.products.pullback(trained.delta, state.weights.readout)[:, :, None] if from_loss else every_output
+        return seen, trained._replace(gradients=self._backward(state, slopes, starts))
 
     def _forward(self, state: State[Parameters], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The output (member, sample, output), not centered; phi'(h) and phi(h) of every layer."""
@@ -269,9 +269,6 @@ class Trainer(Training[Parameters]):
 
     def descend(self, state: State[Parameters], seen: Fields, keep: float, factor: float) -> None:
         """Layer by layer, each pulled back through as it was before its update."""
-        if not seen.slopes:
-            super().descend(state, seen, keep, factor)
-            return
         weights, x, features = state.weights, seen.x.expand(len(seen.delta), -1, -1), seen.features
         forward, update = self.branch * hidden_scale(state.width), [factor * each for each in state.scales.update]
         g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])  # from the loss
@@ -295,9 +292,8 @@ class Trainer(Training[Parameters]):
         self, state: State[Parameters], target: Parameters, seen: Fields, coefficients: Tensor, factor: float
     ) -> None:
         update, forward = state.scales.update, self.branch * hidden_scale(state.width)
-        from_outputs = seen.gradients[0].shape[2] == self.outputs
         each: Tensor | None = None  # (member, sample), of the pushed fields
-        if not from_outputs:  # they started from the loss
+        if not self.from_outputs:
             pushed = [g[:, :, 0] for g in seen.gradients]
         elif self.outputs == 1:
             pushed, each = [g[:, :, 0] for g in seen.gradients], coefficients[..., 0]

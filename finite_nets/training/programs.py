@@ -261,27 +261,27 @@ class ProgramTrainer(Training[Leaves]):
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, tape.features, [], tape.trace(end))
-        every_output = self._starts(readout)
-        rows: Index = slice(None)
+        trained, every_output = seen.at(met.trained), self._starts(readout)
         if gradients:
-            found, trace = tape.backward(end, every_output, rows)
+            found, trace = tape.backward(end, every_output, slice(None))
             seen = seen._replace(gradients=found, trace=trace)
-            return seen, seen.at(met.trained)
-        trained = seen.at(met.trained)
-        each = self.outputs == 1 or self.stepping.by_output
-        starts = every_output if each else self._from_loss(trained.delta, readout)
-        found, trace = tape.backward(end, starts, met.trained)
-        return seen, trained._replace(gradients=found, trace=trace)
+        if gradients and self.from_outputs:
+            trained = seen.at(met.trained)
+        else:
+            starts = every_output if self.from_outputs else self._from_loss(trained.delta, readout)
+            found, trace = tape.backward(end, starts, met.trained)
+            trained = trained._replace(gradients=found, trace=trace)
+        tape.forget()
+        return seen, trained
 
     def push(self, state: State[Leaves], target: Leaves, seen: Fields, coefficients: Tensor, factor: float) -> None:
         update, numbers, trace = state.scales.update, self.numbers, _trace(seen)
-        from_loss = self.outputs > 1 and trace.uses[0].gradient.shape[2] == 1
         for use in trace.uses:
             number, given, g = use
             layer = numbers.layers[number]
             if not target.trained[layer]:
                 continue
-            pushed = g[:, :, 0] if from_loss else _weighted(coefficients, g)
+            pushed = _weighted(coefficients, g) if self.from_outputs else g[:, :, 0]
             scale = factor * update[layer] * numbers.rate(number, state.width)
             if given is None:
                 target.tensors[number].add_(pushed.sum((1, 2)), alpha=scale)

@@ -219,8 +219,7 @@ class Tape(InTurn):
 
     def backward(self, end: Field, seed: Tensor, rows: Index) -> tuple[list[Tensor], Trace]:
         """Gradients of the layers, (member, row, start, N) with all positions side by side, and the trace, of some rows
-        of a traced pass from the cotangent (member, row or 1, start, N) of its end, with positions side by side, too.
-        It forgets the pass."""
+        of a traced pass, from the cotangent (member, row or 1, start, N) of its end, with positions side by side."""
         self._met = rows
         gradients: dict[Node, Tensor] = {end.value: seed.reshape(*seed.shape[:-1], *end.value.value.shape[2:])}
         kept: dict[Node, Tensor] = {}
@@ -248,12 +247,10 @@ class Tape(InTurn):
             for number, given, node in ((n, None if v is None else v[:, rows], y) for n, v, y in self._uses)
         ]
         found = [gradient(h) for h, _ in self._layers]
-        before = self.trace(end).at(rows)
-        self._forget()
-        return [g.flatten(3) for g in found], before._replace(uses=uses)
+        return [g.flatten(3) for g in found], self.trace(end).at(rows)._replace(uses=uses)
 
-    def _forget(self) -> None:
-        """Nodes refer to the tape, and would keep each other in memory."""
+    def forget(self) -> None:
+        """Let go of the pass: nodes refer to the tape, and would keep each other in memory."""
         for node in self._nodes:
             node.parents, node.pull = (), None
         for met in (self._nodes, self._layers, self._uses, self._notes):

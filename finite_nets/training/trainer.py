@@ -171,6 +171,7 @@ class Training(Generic[W]):
         self.n_train, self.outputs = task.n_train, task.targets.shape[1]
         self.observed = problem.observed
         self.training, self.stepping = training, training.stepping
+        self.from_outputs = self.outputs == 1 or self.stepping.by_output  # where backward passes of steps start
         self.plans = linear.plans(training.recurrences)
         self.batches = None if training.batches is None else torch.tensor(problem.drawn, device=device)
         self.batch = problem.drawn.shape[1]
@@ -189,9 +190,9 @@ class Training(Generic[W]):
     def evaluate(self, state: State[W], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         """Forward through the samples met and backward: their fields, and the fields of those trained on.
 
-        With `gradients` the backward pass is that of all outputs of all samples met.  Else it is left out for the
-        samples met, and starts for those trained on from the loss, unless there is a single output or a flow; a trainer
-        whose `descend` passes backward itself leaves it out for them, too.
+        With `gradients` the samples met have a backward pass of all outputs.  That of those trained on is the same
+        with and without, so that what is learned does not depend on what is recorded: it starts from the loss, or
+        `from_outputs`, or is left to `descend`.
         """
         raise NotImplementedError
 
@@ -207,7 +208,8 @@ class Training(Generic[W]):
         raise NotImplementedError
 
     def descend(self, state: State[W], seen: Fields, keep: float, factor: float) -> None:
-        """theta <- keep theta + factor D, with the direction D of the pass."""
+        """theta <- keep theta + factor D, with the direction D of the pass; the backward pass is made with it where it
+        is yet to come."""
         if keep != 1:
             state.weights.scale(keep)
         self.push(state, state.weights, seen, seen.delta, factor)
