@@ -11,7 +11,6 @@ digits, eight images, tanh, five steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 import comparisons
 import dmft
 import finite_nets
+from dmft.finite_width.across import levels
 from figures import style
 from figures.needs import Needs
 
@@ -63,14 +63,13 @@ def problem(axis: str) -> dmft.Problem:
     return dmft.Problem(NETWORKS[axis], task, dmft.GradientDescent(1.0, STEPS))
 
 
-def compared(axis: str, levels: Sequence[int], rates: Sequence[float], **numerics: Any) -> xr.Dataset:
+def compared(axis: str, values: Sequence[int], rates: Sequence[float], **numerics: Any) -> xr.Dataset:
     """Predicted and measured along one axis, `NUMERICS` but for `numerics`; names end with that of the axis."""
-    along: dict[str, Any] = {"across": {axis: levels}, "widths": [WIDTH], **NUMERICS, **numerics}
+    along: dict[str, Any] = {"across": {axis: values}, "widths": [WIDTH], **NUMERICS, **numerics}
     if axis == "batch_size":
         along["orders"] = ORDERS
     theory = dmft.transfer(problem(axis), "learning_rate", rates, **along).isel(width=0)
-    nets = xr.concat([_measured(axis, level, rates).isel(width=0) for level in levels], axis, combine_attrs="drop")
-    nets = nets.assign_coords({axis: list(levels)}).reindex({axis: theory[axis]})
+    nets = measured(axis, values, rates).isel(width=0).reindex({axis: theory[axis]})
     found = nets[["loss_mean", "loss_mean_se", "optimum", "optimum_se"]]
     for name, other in (("optimum_predicted", "optimum"), ("optimum_limit",) * 2, ("loss_limit",) * 2):
         found = found.assign({f"{name}{end}": theory[f"{other}{end}"].variable for end in ("", "_se")})
@@ -83,27 +82,18 @@ def compared(axis: str, levels: Sequence[int], rates: Sequence[float], **numeric
     return found.reset_coords(drop=True).rename(names).drop_attrs()
 
 
-def _measured(axis: str, level: int, rates: Sequence[float]) -> xr.Dataset:
-    """Best rates of networks, of losses that are means over sequences of batches."""
-    nets = {}
+def measured(axis: str, values: Sequence[int], rates: Sequence[float]) -> xr.Dataset:
+    """Best rates of networks, of the depths or of the sequences of batches over which `dmft.transfer` averages."""
+    recorded: dict[str, Any] = {"observables": ["loss"], "save_steps": [STEPS]}
+    found: dict[int, dict[float, xr.Dataset]] = {value: {} for value in values}
     for rate in rates:
         (one,) = dmft.vary(problem(axis), learning_rate=[rate])
-        each = [
-            finite_nets.train_ensemble(given, widths=[WIDTH], seeds=SEEDS, observables=["loss"], save_steps=[STEPS])
-            for given in _at(one, axis, level)
-        ]
-        nets[rate] = each[0].assign(loss=each[0]["loss"].copy(data=np.mean([ds["loss"] for ds in each], axis=0)))
-    return comparisons.transfer(nets, over="learning_rate")
-
-
-def _at(one: dmft.Problem, axis: str, level: int) -> list[dmft.Problem]:
-    """The problems of which the loss at a level is the mean, as of `dmft.transfer`."""
-    if axis == "depth":
-        return [replace(one, network=one.network.with_blocks(level))]
-    if level == SAMPLES:
-        return [one]
-    each = [dmft.random_batches(SAMPLES, level, STEPS, seed=order) for order in range(ORDERS)]
-    return dmft.vary(one, batches=each)
+        for level in levels(one, {axis: values}, ORDERS, seed=0)[1]:
+            each = [finite_nets.train_ensemble(p, widths=[WIDTH], seeds=SEEDS, **recorded) for p in level.problems]
+            mean = np.mean([ds["loss"] for ds in each], axis=0)
+            found[level.label][rate] = each[0].assign(loss=each[0]["loss"].copy(data=mean))
+    parts = [comparisons.transfer(nets, over="learning_rate") for nets in found.values()]
+    return xr.concat(parts, axis, combine_attrs="drop").assign_coords({axis: list(found)})
 
 
 def drawn(*results: xr.Dataset) -> xr.Dataset:
@@ -128,8 +118,8 @@ def draw(ds: xr.Dataset, axes: NDArray[Any]) -> None:
 
 def _draw_losses(ds: xr.Dataset, axis: str, ax: Axes) -> None:
     rate = ds[f"value_{axis}"].values
-    levels = [level for level in ds[axis].values.tolist() if np.isfinite(level)]
-    for level, look in zip(levels, style.SERIES, strict=False):
+    finite = [level for level in ds[axis].values.tolist() if np.isfinite(level)]
+    for level, look in zip(finite, style.SERIES, strict=False):
         row = ds.sel({axis: level})
         ax.plot(rate, row[f"loss_limit_{axis}"].values, color=look["color"], label=f"{level:g}")
         points = row[f"loss_mean_{axis}"].values, row[f"loss_mean_{axis}_se"].values
@@ -140,8 +130,8 @@ def _draw_losses(ds: xr.Dataset, axis: str, ax: Axes) -> None:
 
 
 def _draw_optima(ds: xr.Dataset, axis: str, ax: Axes) -> None:
-    levels = ds[axis].values
-    x, names = np.arange(len(levels)), [r"$\infty$" if np.isinf(level) else f"{level:g}" for level in levels]
+    at = ds[axis].values
+    x, names = np.arange(len(at)), [r"$\infty$" if np.isinf(level) else f"{level:g}" for level in at]
     limit, se = ds[f"optimum_limit_{axis}"].values, ds[f"optimum_limit_{axis}_se"].values
     style.band(ax, x, limit, se, color="black", label=style.INFINITE)
     if f"order_scatter_{axis}" in ds:

@@ -1,0 +1,50 @@
+"""The figure of transfer across depth and batch size, made small: its networks are those that the theory speaks of."""
+
+import numpy as np
+import pytest
+
+import dmft
+import finite_nets
+from dmft.finite_width import across
+from dmft.finite_width import transfer as module
+from figures import transfer_across
+
+SMALL = {"WIDTH": 64, "SEEDS": 200, "STEPS": 3, "SAMPLES": 8, "ORDERS": 2}
+FEW = {"members": 128, "particles": 64, "scrambles": 2}
+SIZES, RATES = (2, 8), (1.5, 1.9, 2.3)
+
+
+def watched(monkeypatch, where, name):
+    """What a function is given first, and what it returns, of every call."""
+    calls, true = [], getattr(where, name)
+
+    def watching(first, *rest, **given):
+        calls.append((first, true(first, *rest, **given)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(where, name, watching)
+    return calls
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of few particles, and of optima at an end of so few rates
+def test_networks_are_trained_on_the_batches_of_the_theory(monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(transfer_across, name, value)
+    theory, along = watched(monkeypatch, dmft, "transfer"), watched(monkeypatch, module, "samples_along")
+    nets = watched(monkeypatch, finite_nets, "train_ensemble")
+    found = transfer_across.compared("batch_size", SIZES, RATES, **FEW)
+    batches = [{problem.training.batches for problem, _ in calls} for calls in (along, nets)]
+    assert batches[0] == batches[1]
+    assert len(batches[0]) == 1 + SMALL["ORDERS"]
+    predicted = theory[0][1].isel(width=0)
+
+    def off(mean, se):
+        """By how many standard errors networks are off the theory, at every size and rate."""
+        return np.abs(mean - predicted.loss_mean.values) / np.hypot(se, predicted.loss_mean_se.values)
+
+    # six numbers, of which those of one size are correlated; networks on other sequences are off by 23
+    assert off(found.loss_mean_batch_size, found.loss_mean_batch_size_se).max() < 4
+    draw = across.random_batches
+    monkeypatch.setattr(across, "random_batches", lambda *sizes, seed: draw(*sizes, seed=seed + 10))
+    other = transfer_across.measured("batch_size", SIZES, RATES).isel(width=0)
+    assert off(other.loss_mean, other.loss_mean_se).sel(batch_size=2).max() > 8
