@@ -36,7 +36,6 @@ BATCH, RATE = 20, 0.5
 COMPUTE = (1e18, 1e20, 1e22)
 SHOWN = np.linspace(2.0, 12.0, 101)
 ROUNDED = {"weights": (1, 0), "activations": (0, 1), "both": (1, 1)}
-LOOK = {"weights": "C0", "activations": "C1", "kv": "C2", "both": "C3", "post": "C4"}
 NEEDS = Needs(
     "precision", "precision", "figures.precision.make(runs)", ("loss", "predicted", "share", "cost_loss", "by_bits")
 )

@@ -3,46 +3,40 @@
     V = sum_t c_t L(t),   L the training or test loss        dV/dp = sum_r (dV/dr) (dr/dp)
 
 r are the numbers of a step (`dmft.engine.form.Rule`), of which one backward pass through the run has all derivatives
-(`dmft.engine.slopes`); p is a field of the network or the training.  How r depends on p is a short function of NumPy,
-whose derivatives are differences: exact to rounding where r is a polynomial of second degree or less, as of rates,
-momentum, decay, richness and scales; to 1e-6 of variances, of which it has roots.  Variances of 0 are refused.
+(`dmft.engine.slopes`); p is a field of the network or the training, and dr/dp of `dmft.drivers.parameters`.
 
 Cost: a backward pass is about three times a run, and keeps the state of every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.drivers.machine import available_bytes, find_devices, precision
 from dmft.drivers.numerics import check_numerics
+from dmft.drivers.parameters import chained, changes_of, parameters
 from dmft.drivers.repetitions import repetitions
 from dmft.drivers.room import bytes_needed
 from dmft.drivers.run import Run
 from dmft.drivers.uncertainty import warn_of_few_particles
-from dmft.engine import loop
 from dmft.engine.slopes import slopes
 from dmft.running import memory
 from dmft.running.estimates import Estimates
 from dmft.running.host import usual_errors
 from dmft.running.progress import Bar, progress_bar
-from dmft.specs import Problem, loss, vary
+from dmft.specs import Problem, loss
 from dmft.specs.training.recurrence import RECURRENCE
 
-Array = NDArray[np.float64]
 LOSSES = ("loss", "test_loss")
 ROOM = 64  # the room for directions is a multiple: problems that need a little more compile nothing anew
-DIFFERENCE = 1e-3  # of a number, relative to its size, or to one for 0
-STENCILS = (((-1, 1), (-0.5, 0.5)), ((0, 1, 2), (-1.5, 2.0, -0.5)), ((0, -1, -2), (1.5, -2.0, 0.5)))
 COPIES = 3  # of the state of a step that the backward pass takes besides those that are kept
 
 
@@ -99,7 +93,7 @@ class Objective:
         share[part] = 1 / len(share[part])
         weights = np.multiply.outer(self.weights[: self.last + 1], share)
         targets = problem.task.targets[problem.observed]
-        found, changes = Estimates(), [change for name in by for change in _changes(problem, run, name)]
+        found, changes = Estimates(), [change for name in by for change in changes_of(problem, run, name)]
         scrambles = 1 if run.particles is None else self.scrambles
         begun = Estimates(capacity=capacity)
         for trained in repetitions(run, self.seed, scrambles, bar, memory_limit=self.memory_limit, done=begun):
@@ -120,7 +114,7 @@ class Objective:
                 form=run.form,
                 capacity=room,
             )
-            gradient = np.array([_chained(numbers, change) for change in changes])
+            gradient = np.array([chained(numbers, change) for change in changes])
             found.add({"value": np.asarray(value), "gradient": gradient}, trained.capacity, trained.directions)
             bar.update(2 * (run.last + 1))
             del trained
@@ -246,109 +240,3 @@ def gradient(
             "directions": found.directions,
         },
     )
-
-
-# ---- numbers of problems ---------------------------------------------------------------------------------------------
-
-
-def parameters(problem: Problem, by: Sequence[str]) -> dict[str, Any]:
-    """Coordinates of all entries of these fields: parameter, field, entry.
-
-    Raises:
-        ValueError, TypeError: a field that is no number.
-    """
-    entries = [(name, index) for name in by for index in np.ndindex(number(problem, name).shape)]
-    if not entries:
-        raise ValueError('by=[] names no field; give e.g. by="learning_rate".')
-    labels = [name + "".join(f"[{i}]" for i in index) for name, index in entries]
-    return {
-        "parameter": labels,
-        "field": ("parameter", [name for name, _ in entries]),
-        "entry": ("parameter", [index[0] if index else 0 for _, index in entries]),
-    }
-
-
-def number(problem: Problem, name: str) -> Array:
-    """The field of this name, a number or several.
-
-    Raises:
-        ValueError, TypeError: there is none.
-    """
-    specs: tuple[Any, ...] = (problem.network, problem.training)
-    known = {field.name: getattr(spec, field.name) for spec in specs for field in fields(spec)}
-    numbers = {n: v for n, v in known.items() if _is_number(v)}
-    if name not in known:
-        raise ValueError(f"by={name!r} is no field of this problem; numbers of it are {', '.join(sorted(numbers))}.")
-    if name not in numbers:
-        raise TypeError(f"by={name!r} is {known[name]!r}, no number; numbers are {', '.join(sorted(numbers))}.")
-    return np.asarray(known[name], np.float64)
-
-
-def stored(value: Array) -> Any:
-    """A number or several, as a field has them."""
-    return tuple(value.tolist()) if value.shape else float(value)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return bool(value) and all(map(_is_number, value))
-    return isinstance(value, float)
-
-
-def _changes(problem: Problem, run: Run, name: str) -> list[Any]:
-    """dr/dp of every entry of a field, in the order of its entries."""
-    value, form, coordinates = (
-        number(problem, name),
-        loop.form_of(problem, run.observables),
-        loop.input_coordinates(problem),
-    )
-
-    def rule(entries: Array) -> Any:
-        (other,) = vary(problem, **{name: [stored(entries)]})
-        if loop.form_of(other, run.observables) != form:
-            raise TypeError(f"by={name!r} shapes the compiled code, which has no derivative in it.")
-        known = coordinates if other.network == problem.network else None
-        found = loop.rule_of(other, known, length=len(run.rule.rows))
-        return jax.tree.map(lambda a: np.asarray(a, np.float64), found)
-
-    return [_difference(rule, name, value, index) for index in np.ndindex(value.shape)]
-
-
-def _difference(rule: Callable[[Array], Any], name: str, value: Array, index: tuple[int, ...]) -> Any:
-    """dr/dp of one entry, on trees of NumPy arrays, None for those that do not change: a central difference, or where
-    one side is out of range that of three points on the other."""
-    h = DIFFERENCE * (abs(float(value[index])) or 1.0)
-
-    if name == "weight_variance" and not value[index]:
-        raise ValueError("weight_variance=0 has no derivative: deviations are its root. Take a small one.")
-
-    def at(offset: float) -> Any:
-        moved = value.copy()
-        moved[index] += offset
-        return rule(moved)
-
-    for points, weights in STENCILS:
-        try:
-            parts = [at(point * h) for point in points]
-        except ValueError:
-            continue
-        shapes = {tuple(a.shape for a in jax.tree.leaves(part)) for part in parts}
-        if len(shapes) > 1:
-            break
-
-        def changed(*a: Array, weights: Any = weights) -> Any:
-            if all(np.array_equal(a[0], x) for x in a[1:]):
-                return None
-            return sum(w * x for w, x in zip(weights, a, strict=True)) / h
-
-        return jax.tree.map(changed, *parts)
-    raise ValueError(
-        f"{name}={value[index]:g} cannot be changed by a little: it shapes what is computed there. Take another value."
-    )
-
-
-def _chained(numbers: Any, change: Any) -> float:
-    """sum_r (dV/dr) (dr/dp)."""
-    slopes, changes = (jax.tree.leaves(tree, is_leaf=lambda a: a is None) for tree in (numbers, change))
-    pairs = zip(slopes, changes, strict=True)
-    return float(sum(np.sum(np.asarray(a) * b) for a, b in pairs if a is not None and b is not None))

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from dmft import schema
-from dmft.drivers.gradient import Objective, number, objective_of, parameters, stored
+from dmft.drivers.gradient import Objective, objective_of
 from dmft.drivers.machine import precision
+from dmft.drivers.parameters import number, parameters, stored
 from dmft.drivers.uncertainty import warn_of_few_particles
 from dmft.errors import DivergenceError
 from dmft.running.host import usual_errors

@@ -31,8 +31,9 @@ from dmft.engine.population import Population
 from dmft.engine.shown import Shown, sizes, two_time_kernels, values
 from dmft.running.executables import kept
 from dmft.schema import Observable, registered
+from dmft.specs.networks.drawing import starts_of
 from dmft.specs.networks.program import input_factors, numbers, structure
-from dmft.specs.networks.sketch import Part, Sketch, starts_of
+from dmft.specs.networks.sketch import Part, Sketch
 from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
 from dmft.specs.problem import Problem
 

@@ -37,13 +37,26 @@ Assumptions and approximations
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.limits.gaussian import NODES, diagonal_error, gaussian_averages
+from dmft.limits.gaussian import NODES
+from dmft.limits.gaussian_fields import (
+    Activated,
+    Averages,
+    Map,
+    Node,
+    Source,
+    Sum,
+    UnclosedError,
+    mixed,
+    over_equal,
+    over_pairs,
+    times,
+)
 from dmft.limits.result import FrozenKernels
 from dmft.running.host import usual_errors
 from dmft.specs import MLP, Activation, ResidualMLP, _check
@@ -54,13 +67,8 @@ from dmft.specs.networks.sketch import Part
 from dmft.specs.parameterization import layer_variances, trained_layers
 
 Array = NDArray[np.float64]
-Map = Array | float  # of positions (after, before), or a factor
 FORWARD, BACKWARD = "forward", "backward"
 FEW_NODES = 4  # where numbers do not matter
-
-
-class UnclosedError(ValueError):
-    """A program whose kernels at initialisation do not follow from each other."""
 
 
 @usual_errors
@@ -103,160 +111,11 @@ def why_unclosed(network: Architecture, shape: tuple[int, ...]) -> str:
     return ""
 
 
-# ---- fields and cotangents -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Products:
     """Inputs of which the products (sample, sample_2) are known."""
 
     of: Array
-
-
-@dataclass(eq=False)
-class _Node:
-    """A field (sample, position) of neurons, or a cotangent.
-
-    index: nodes are numbered as they are made; positions: how many, 1 for none.
-    centred: whether its mean vanishes whatever else is given; sources: the Gaussian fields that it is made of.
-    """
-
-    index: int
-    positions: int
-    centred: bool
-    sources: frozenset[Hashable]
-
-
-@dataclass(eq=False)
-class _Source(_Node):
-    """A Gaussian field of weights that are used nowhere else.
-
-    seen: its covariance for weights of variance 1 without biases (sample, position, sample_2, position_2).
-    """
-
-    covariance: Array
-    seen: Array
-    part: Part | None = None
-    given: _Node | None = None
-    mix: Array | None = None
-
-
-@dataclass(eq=False)
-class _Sum(_Node):
-    """sum_i A_i h_i."""
-
-    parts: tuple[tuple[Map, _Node], ...]
-
-
-@dataclass(eq=False)
-class _Activated(_Node):
-    """phi(h), or, with `z`, phi'(h) z."""
-
-    phi: Activation
-    h: _Node
-    z: _Node | None = None
-
-
-@dataclass
-class _Averages:
-    """Products <a b> of nodes, each made once."""
-
-    name: str
-    nodes: int
-    error: float = 0.0
-    _products: dict[tuple[_Node, _Node], Array | None] = field(default_factory=dict)
-    _gaussian: dict[tuple[Activation, _Node, _Node], tuple[Array, Array]] = field(default_factory=dict)
-
-    def product(self, a: _Node, b: _Node) -> Array | None:
-        """(sample, position, sample_2, position_2); None if it vanishes."""
-        if a.index < b.index:  # what was made later is taken apart first
-            found = self.product(b, a)
-            return None if found is None else found.transpose(2, 3, 0, 1)
-        if (a, b) not in self._products:
-            self._products[a, b] = self._made(a, b)
-        return self._products[a, b]
-
-    def _made(self, a: _Node, b: _Node) -> Array | None:
-        if (a.centred or b.centred) and not a.sources & b.sources:
-            return None
-        if isinstance(a, _Sum):
-            others = a.parts if a is b else ((1.0, b),)
-            each = ((A, B, self.product(h, k)) for A, h in a.parts for B, k in others)
-            parts = [_mapped(A, B, found) for A, B, found in each if found is not None]
-            return sum(parts[1:], parts[0]) if parts else None
-        if isinstance(b, _Sum):
-            found = self._made(b, a)
-            return None if found is None else found.transpose(2, 3, 0, 1)
-        if isinstance(a, _Source) and a is b:
-            return a.covariance
-        if isinstance(a, _Activated) and isinstance(b, _Activated) and a.phi == b.phi:
-            feature, slope = self._of_gaussian(a.phi, a.h, b.h)
-            if a.z is None or b.z is None:
-                return feature
-            inner = self.product(a.z, b.z)
-            return None if inner is None else slope * inner
-        raise UnclosedError(
-            f"{self.name} adds a field and its activation, or two different activations, and multiplies them with each "
-            "other"
-        )
-
-    def _of_gaussian(self, phi: Activation, a: _Node, b: _Node) -> tuple[Array, Array]:
-        """E phi phi and E phi' phi' between two Gaussian fields."""
-        if (phi, a, b) not in self._gaussian:
-            fields = [a] if a is b else [a, b]
-            ends = np.cumsum([0, *(len(self._flat(h, h)) for h in fields)])
-            covariance = self._flat(a, a) if a is b else np.block([[self._flat(h, k) for k in fields] for h in fields])
-            found = gaussian_averages(phi, covariance, nodes=self.nodes)
-            self.error = max(self.error, diagonal_error(phi, covariance.diagonal(), self.nodes))
-            part = slice(ends[0], ends[1]), slice(ends[-2], ends[-1])
-            samples = ends[1] // a.positions
-            shape = (samples, a.positions, samples, b.positions)
-            feature, slope = (average[part].reshape(shape) for average in found)
-            self._gaussian[phi, a, b] = feature, slope
-        return self._gaussian[phi, a, b]
-
-    def _flat(self, a: _Node, b: _Node) -> Array:
-        """(row, row_2)."""
-        found = self.product(a, b)
-        if found is not None:
-            return found.reshape(found.shape[0] * found.shape[1], -1)
-        return np.zeros((len(self._flat(a, a)), len(self._flat(b, b))))
-
-
-def _mapped(A: Map, B: Map, kernel: Array) -> Array:
-    """A kernel B^T, on positions."""
-    if isinstance(A, np.ndarray):
-        return _mapped(1.0, B, np.einsum("yx,axbz->aybz", A, kernel))
-    if isinstance(B, np.ndarray):
-        return _mapped(A, 1.0, np.einsum("zx,aybx->aybz", B, kernel))
-    return _times(A * B, kernel)
-
-
-def _times(factor: float, kernel: Array) -> Array:
-    return kernel if factor == 1 else factor * kernel
-
-
-def _equal(kernel: Array) -> Array:
-    """The sum over equal positions."""
-    return kernel[:, 0, :, 0] if kernel.shape[1] == 1 else np.einsum("ayby->ab", kernel)
-
-
-def _all_pairs(a: Array, b: Array) -> Array:
-    """The sum over all pairs of positions of products of kernels."""
-    return (a * b)[:, 0, :, 0] if a.shape[1] == 1 else np.einsum("aybz,aybz->ab", a, b)
-
-
-def _mixed(mix: Array | None, kernel: Array) -> Array:
-    """sum_k m_k A m_k^T of A (sample, position, sample_2, position_2) and m (matrix, position, source)."""
-    if mix is None:
-        return kernel
-    found = np.zeros((len(kernel), mix.shape[1]) * 2)
-    for place in mix:
-        found += np.einsum("yx,axbw,zw->aybz", place, kernel, place, optimize=True)
-    return found
-
-
-# ---- the interpreter -------------------------------------------------------------------------------------------------
 
 
 class _Frozen(InTurn):
@@ -268,12 +127,12 @@ class _Frozen(InTurn):
         layers = self._sketch.readout_layer + 1
         self._variances, self._trained = layer_variances(network, layers), trained_layers(network, layers)
         self._bias = network.bias_variance
-        self._averages = _Averages(self._name, nodes)
+        self._averages = Averages(self._name, nodes)
         self._samples = 0
-        self._nodes: list[_Node] = []
-        self._vectors: dict[str, _Source] = {}
+        self._nodes: list[Node] = []
+        self._vectors: dict[str, Source] = {}
         self._used: set[str] = set()
-        self._layers: list[tuple[_Node, _Node]] = []
+        self._layers: list[tuple[Node, Node]] = []
 
     def kernels(self, x: Any) -> FrozenKernels:
         """Of all samples of what the program reads."""
@@ -282,46 +141,46 @@ class _Frozen(InTurn):
             raise UnclosedError(f"{self._name} has outputs at every position")
         end = self._network.program(self, x).value
         forward = list(self._nodes)
-        features = [_times(1 / h.positions, _equal(self._product(h))) for _, h in self._layers]
-        top = _equal(self._product(end)) / self._sketch.share(self._sketch.readout)
+        features = [times(1 / h.positions, over_equal(self._product(h))) for _, h in self._layers]
+        top = over_equal(self._product(end)) / self._sketch.share(self._sketch.readout)
         ntk, gradients = self._backward(forward, end)
-        per_layer = [_equal(gradients[h]) if h in gradients else self._nothing() for h, _ in self._layers]
+        per_layer = [over_equal(gradients[h]) if h in gradients else self._nothing() for h, _ in self._layers]
         ntk = ntk + self._trained[-1] * top
         return FrozenKernels(np.array(features), np.array(per_layer), ntk, self._averages.error)
 
-    def _backward(self, forward: list[_Node], end: _Node) -> tuple[Array, dict[_Node, Array]]:
+    def _backward(self, forward: list[Node], end: Node) -> tuple[Array, dict[Node, Array]]:
         """The NTK of all weights but the readout, and <g g> of every node that has one."""
         positions, samples = np.eye(end.positions), self._samples
         seen = np.broadcast_to(positions[:, None], (samples, end.positions, samples, end.positions))
         readout = self._source(BACKWARD, "readout", self._variances[-1] * seen, seen)
-        cotangents: dict[_Node, list[tuple[Map, _Node]]] = {end: [(1.0, readout)]}
-        ntk, found = self._nothing(), dict[_Node, Array]()
+        cotangents: dict[Node, list[tuple[Map, Node]]] = {end: [(1.0, readout)]}
+        ntk, found = self._nothing(), dict[Node, Array]()
         for node in reversed(forward):
             if node not in cotangents:
                 continue
             g = self._sum(cotangents.pop(node))
             found[node] = G = self._product(g)
-            back: list[tuple[Map, _Node]] = []
-            given: tuple[_Node, ...] = ()
-            if isinstance(node, _Sum):
+            back: list[tuple[Map, Node]] = []
+            given: tuple[Node, ...] = ()
+            if isinstance(node, Sum):
                 given = tuple(h for _, h in node.parts)
                 back = [(A.T if isinstance(A, np.ndarray) else A, g) for A, _ in node.parts]
-            elif isinstance(node, _Activated):
+            elif isinstance(node, Activated):
                 given, back = (node.h,), [(1.0, self._activated(node.phi, node.h, g))]
-            elif isinstance(node, _Source) and node.part is not None:
+            elif isinstance(node, Source) and node.part is not None:
                 share = self._sketch.share(node.part.target)
-                ntk += self._trained[node.part.layer] / share * _all_pairs(G, node.seen)
+                ntk += self._trained[node.part.layer] / share * over_pairs(G, node.seen)
                 if node.given is not None:
-                    seen = _mixed(None if node.mix is None else node.mix.transpose(0, 2, 1), G)
+                    seen = mixed(None if node.mix is None else node.mix.transpose(0, 2, 1), G)
                     ratio = self._sketch.share(node.part.source) / share
-                    covariance = _times(self._variances[node.part.layer] * ratio, seen)
+                    covariance = times(self._variances[node.part.layer] * ratio, seen)
                     z = self._source(BACKWARD, node.part.name, covariance, seen)
                     given, back = (node.given,), [(1.0, z)]
             for h, each in zip(given, back, strict=True):
                 cotangents.setdefault(h, []).append(each)
         return ntk, found
 
-    def _product(self, a: _Node) -> Array:
+    def _product(self, a: Node) -> Array:
         found = self._averages.product(a, a)
         return np.zeros((self._samples, a.positions) * 2) if found is None else found
 
@@ -330,37 +189,37 @@ class _Frozen(InTurn):
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
 
-    def _noted(self, make: Callable[..., _Node], *given: Any, **options: Any) -> Any:
+    def _noted(self, make: Callable[..., Node], *given: Any, **options: Any) -> Any:
         made = make(len(self._nodes), *given, **options)
         self._nodes.append(made)
         return made
 
-    def _source(self, way: str, name: str, covariance: Array, seen: Array, **options: Any) -> _Source:
+    def _source(self, way: str, name: str, covariance: Array, seen: Array, **options: Any) -> Source:
         sources = frozenset({(way, name)})
-        found: _Source = self._noted(_Source, covariance.shape[1], True, sources, covariance, seen, **options)
+        found: Source = self._noted(Source, covariance.shape[1], True, sources, covariance, seen, **options)
         return found
 
-    def _sum(self, parts: list[tuple[Map, _Node]]) -> _Node:
+    def _sum(self, parts: list[tuple[Map, Node]]) -> Node:
         if len(parts) == 1 and isinstance(parts[0][0], float) and parts[0][0] == 1:
             return parts[0][1]
         A, h = parts[0]
         positions = len(A) if isinstance(A, np.ndarray) else h.positions
         centred, sources = all(h.centred for _, h in parts), frozenset[Hashable]().union(*(h.sources for _, h in parts))
-        found: _Node = self._noted(_Sum, positions, centred, sources, tuple(parts))
+        found: Node = self._noted(Sum, positions, centred, sources, tuple(parts))
         return found
 
-    def _activated(self, phi: Activation, h: _Node, z: _Node | None = None) -> _Node:
+    def _activated(self, phi: Activation, h: Node, z: Node | None = None) -> Node:
         sources = h.sources if z is None else z.sources
-        found: _Node = self._noted(_Activated, h.positions, z is not None, sources, phi, h, z)
+        found: Node = self._noted(Activated, h.positions, z is not None, sources, phi, h, z)
         return found
 
-    def _drawn(self, name: str, parts: tuple[Part, ...], seen: Array, *, bias: float = 0.0, **options: Any) -> _Source:
+    def _drawn(self, name: str, parts: tuple[Part, ...], seen: Array, *, bias: float = 0.0, **options: Any) -> Source:
         """The field of weights that the program asks for."""
         part = next(each for each in parts if each.name == name)
         if name in self._used:
             raise UnclosedError(f"{self._name} uses the matrix {name!r} more than once")
         self._used.add(name)
-        covariance = _times(self._variances[part.layer], seen)
+        covariance = times(self._variances[part.layer], seen)
         if bias:
             covariance, seen = covariance + self._bias * bias**2, seen + bias**2
         return self._source(FORWARD, name, covariance, seen, part=part, **options)
@@ -377,7 +236,7 @@ class _Frozen(InTurn):
 
     def apply(self, name: str, v: Field, *, to: Hashable, mix: Any = None) -> Field:
         weights = None if mix is None else np.asarray(mix, np.float64)
-        seen = _mixed(weights, self._product(v.value))
+        seen = mixed(weights, self._product(v.value))
         return Field(self, self._drawn(name, self._sketch.matrices, seen, given=v.value, mix=weights), to)
 
     def vector(self, name: str, *, of: Hashable) -> Field:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.limits.flow import integrated_descent
-from dmft.limits.frozen import UnclosedError, frozen_kernels, why_unclosed
+from dmft.limits.frozen import frozen_kernels, why_unclosed
 from dmft.limits.gaussian import NODES, warn_of_few_nodes
+from dmft.limits.gaussian_fields import UnclosedError
 from dmft.limits.result import DivergenceCheck, exact_result
 from dmft.running import memory
 from dmft.running.host import usual_errors

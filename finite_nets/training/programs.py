@@ -32,9 +32,9 @@ from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
 from dmft.specs.curvature import roots, start_coefficients
+from dmft.specs.networks.drawing import starts_of
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import input_factors
-from dmft.specs.networks.sketch import starts_of
 from dmft.specs.parameterization import (
     MEAN_FIELD,
     STANDARD,

@@ -14,8 +14,8 @@ from torch.nn import functional
 import dmft
 import finite_nets
 from dmft.engine import loop, matrix
+from dmft.specs.networks.drawing import starts_of
 from dmft.specs.networks.program import traced
-from dmft.specs.networks.sketch import starts_of
 from finite_nets.device.host import usual_torch
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.training import programs

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from dmft.specs import _check, _own
 from dmft.specs.activation import Activation
 from dmft.specs.networks.blocks import InTurn
+from dmft.specs.networks.drawing import forget_other_sketches
 from dmft.specs.networks.fields import frozen_layers, require_movement, variances
 from dmft.specs.networks.population import Field, Formula, on_neurons, on_units, population, population_of
 from dmft.specs.networks.program import BESIDE, Architecture, numbers, structure, with_numbers
-from dmft.specs.networks.sketch import Sketch, forget_other_sketches
+from dmft.specs.networks.sketch import Sketch
 from dmft.specs.parameterization import MEAN_FIELD, PARAMETERIZATIONS, STANDARD
 
 Array = NDArray[np.float64]

@@ -58,8 +58,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmft.specs.networks.drawing import sketch_of
 from dmft.specs.networks.population import Field
-from dmft.specs.networks.sketch import Sketch, sketch_of
+from dmft.specs.networks.sketch import Sketch
 from dmft.specs.parameterization import MEAN_FIELD, input_scale
 
 TRACED = "traced"
