@@ -11,7 +11,8 @@ from torch import Tensor
 from dmft import schema
 from finite_nets.ensembles.moments import BlockMoments, Blocks
 from finite_nets.ensembles.recording import Plan, Results
-from finite_nets.training.trainer import State, Training
+from finite_nets.training.state import State
+from finite_nets.training.trainer import Training
 
 
 class Run(Protocol):

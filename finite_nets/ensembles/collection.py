@@ -21,7 +21,7 @@ from finite_nets.device.random import MEMBER_BITS, SEED_BITS
 from finite_nets.ensembles.moments import BlockMoments
 from finite_nets.ensembles.recording import Plan, Results
 from finite_nets.ensembles.runner import indices
-from finite_nets.training.trainer import NEVER
+from finite_nets.training.state import NEVER
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from finite_nets.ensembles.collection import Divergences, check_members
 from finite_nets.ensembles.ensemble import device_name, find_device
 from finite_nets.ensembles.recording import Plan, Recorder
 from finite_nets.ensembles.runner import Batch, Runner, memory_given_back
-from finite_nets.training.trainer import NEVER, Fields, State, Training
+from finite_nets.training.state import NEVER, Fields, State
+from finite_nets.training.trainer import Training
 
 NAME = "preactivation"
 

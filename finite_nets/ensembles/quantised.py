@@ -32,7 +32,7 @@ from finite_nets.ensembles.ensemble import device_name, find_device, with_quanti
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import Indices, Runner, memory_given_back
 from finite_nets.training.programs import ProgramTrainer
-from finite_nets.training.trainer import NEVER
+from finite_nets.training.state import NEVER
 
 DIMS = ("width", "seed", "step", "post")
 Losses = dict[str, NDArray[np.float64]]

@@ -16,7 +16,8 @@ from torch import Tensor
 from dmft import schema
 from dmft.specs import Problem
 from finite_nets.training.observables import Shown, two_time_kernels
-from finite_nets.training.trainer import Fields, State, Training
+from finite_nets.training.state import Fields, State
+from finite_nets.training.trainer import Training
 
 Results = dict[str, NDArray[Any]]
 

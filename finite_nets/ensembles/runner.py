@@ -27,7 +27,8 @@ from finite_nets.ensembles.budget import Budget
 from finite_nets.ensembles.moments import BlockMoments, Blocks, joined
 from finite_nets.ensembles.recording import Plan, Results
 from finite_nets.training.programs import trainer_of
-from finite_nets.training.trainer import NEVER, State, Training
+from finite_nets.training.state import NEVER, State
+from finite_nets.training.trainer import Training
 
 Found = TypeVar("Found")
 CPU_PART = 4  # of a batch is timed there

@@ -13,7 +13,7 @@ from dmft import schema
 from finite_nets.ensembles.ensemble import device_name
 from finite_nets.modules import recording
 from finite_nets.modules.run import Run
-from finite_nets.training.trainer import NEVER
+from finite_nets.training.state import NEVER
 
 Results = dict[str, NDArray[Any]]
 

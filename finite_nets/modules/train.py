@@ -31,7 +31,7 @@ from finite_nets.modules.results import Results, dataset
 from finite_nets.modules.run import BINS, Run, prepared
 from finite_nets.modules.store import Finished, UnderWay
 from finite_nets.modules.training import Optimiser
-from finite_nets.training.trainer import NEVER
+from finite_nets.training.state import NEVER
 
 
 @usual_errors

@@ -36,7 +36,7 @@ from finite_nets.sweeps.executors import Executor, Outcome, end_if_begun_anew, i
 from finite_nets.sweeps.plan import SweepPlan, plan_sweep
 from finite_nets.sweeps.settings import Settings
 from finite_nets.sweeps.store import COUNT, Store
-from finite_nets.training.trainer import NEVER
+from finite_nets.training.state import NEVER
 
 MEMBER_COPIES = 4  # of the members of a block on the host, as numbers of 8 bytes
 

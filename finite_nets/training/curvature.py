@@ -46,7 +46,7 @@ from finite_nets.device.activations import bend, function
 
 if TYPE_CHECKING:
     from finite_nets.training.perceptrons import Parameters, Trainer
-    from finite_nets.training.trainer import State
+    from finite_nets.training.state import State
 
 
 class Krylov(NamedTuple):

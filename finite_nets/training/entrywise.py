@@ -17,7 +17,7 @@ from dmft.specs.parameterization import matrix_step
 
 if TYPE_CHECKING:
     from finite_nets.training.programs import Leaves, ProgramTrainer
-    from finite_nets.training.trainer import Fields, State
+    from finite_nets.training.state import Fields, State
 
 WORKING = 8  # arrays of the size of the largest weight that a rule makes, at once: measured 6.3 of Adam, 8 of Muon
 

@@ -29,7 +29,8 @@ from torch import Tensor
 from dmft.specs import loss
 
 if TYPE_CHECKING:
-    from finite_nets.training.trainer import Fields, State, Training, W
+    from finite_nets.training.state import Fields, State, W
+    from finite_nets.training.trainer import Training
 
 GAMMA = 1 - 1 / math.sqrt(2)
 

@@ -26,7 +26,8 @@ from dmft.specs.training import Recurrence
 from dmft.specs.training.recurrence import RECURRENCE
 
 if TYPE_CHECKING:
-    from finite_nets.training.trainer import Fields, State, Training, W
+    from finite_nets.training.state import Fields, State, W
+    from finite_nets.training.trainer import Training
 
 ROUNDING = 4 * sys.float_info.epsilon
 LARGER = 4.0  # terms by less than this are as good

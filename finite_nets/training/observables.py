@@ -20,7 +20,8 @@ from dmft.schema import Seen
 from finite_nets.device.products import Products
 
 if TYPE_CHECKING:
-    from finite_nets.training.trainer import Fields, State, Training, W
+    from finite_nets.training.state import Fields, State, W
+    from finite_nets.training.trainer import Training
 
 
 class Shown(Seen):

@@ -48,7 +48,9 @@ from finite_nets.device.random import normals
 from finite_nets.training import curvature
 from finite_nets.training.linear import moves_weights_alone
 from finite_nets.training.observables import Shown, kernels, ntk
-from finite_nets.training.trainer import NEVER, Fields, Index, Met, Moved, State, Training
+from finite_nets.training.state import NEVER, Fields, Met, Moved, State
+from finite_nets.training.traces import Index
+from finite_nets.training.trainer import Training
 
 
 class Weights(NamedTuple):

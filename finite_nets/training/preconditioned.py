@@ -18,7 +18,7 @@ from finite_nets.training.traces import Trace, Use, joined
 
 if TYPE_CHECKING:
     from finite_nets.training.programs import Leaves, ProgramTrainer
-    from finite_nets.training.trainer import Fields, State
+    from finite_nets.training.state import Fields, State
 
 
 def of_step(trainer: ProgramTrainer, state: State[Leaves], trained: Fields, t: int) -> list[Tensor]:

@@ -56,9 +56,10 @@ from finite_nets.device.rounding import Quantisation, Rounding
 from finite_nets.training import curvature, preconditioned
 from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
+from finite_nets.training.state import NEVER, Fields, Met, Moved, State
 from finite_nets.training.tape import Constants, Numbers, Tape
 from finite_nets.training.traces import Index, Trace, tangent_kernel
-from finite_nets.training.trainer import NEVER, Fields, Met, Moved, State, Training
+from finite_nets.training.trainer import Training
 
 
 def trainer_of(problem: Problem, device: torch.device, precision: Precision, *, program: bool = False) -> Training[Any]:
