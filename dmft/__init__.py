@@ -58,7 +58,7 @@ from dmft.specs import (
     vary,
 )
 from dmft.specs.activation import activation
-from dmft.specs.problem import MODELS, NETWORKS, TRAININGS
+from dmft.specs.descriptions import MODELS, NETWORKS, TRAININGS
 
 if TYPE_CHECKING:
     from dmft.adaptive_kernels.drive import adaptive_kernel

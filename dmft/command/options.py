@@ -1,8 +1,8 @@
 """Options of the command lines, and the specs they stand for.
 
-Every argument of the architectures and trainings of `dmft.specs.problem`, of `dmft.load_task` and of `dmft.solve` has
-an option of its name (`dmft.command.groups`), and so have those of one's own, as MODULE:CLASS; the tables here say what
-is typed in another way, and why.  This module loads neither JAX nor xarray, so that help and mistakes are answered at
+Every argument of the architectures and trainings of `dmft.specs`, of `dmft.load_task` and of `dmft.solve` has an option
+of its name (`dmft.command.groups`), and so have those of one's own, as MODULE:CLASS; the tables here say what is typed
+in another way, and why.  This module loads neither JAX nor xarray, so that help and mistakes are answered at
 once.
 """
 
@@ -22,7 +22,7 @@ import dmft
 from dmft.command.groups import Call, Group, Option, Typed, arguments, as_typed, declared, group, refuse
 from dmft.running.paths import local
 from dmft.specs import Activation, Problem, load_task, random_batches
-from dmft.specs import problem as specs
+from dmft.specs import descriptions as specs
 from dmft.specs.activation import NAMES, WITH_GAIN
 from dmft.specs.tasks.sources import NAMED
 

@@ -22,7 +22,7 @@ import xarray as xr
 from dmft import schema
 from dmft.errors import SchemaError
 from dmft.schema.labels import labelled
-from dmft.specs.problem import SILENT
+from dmft.specs.descriptions import SILENT
 
 
 def stack(results: Sequence[xr.Dataset] | dict[Any, xr.Dataset], dim: str) -> xr.Dataset:

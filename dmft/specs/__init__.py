@@ -12,7 +12,7 @@ from dmft.specs.networks import (
     RMSNorm,
     Transformer,
 )
-from dmft.specs.problem import Problem, vary
+from dmft.specs.problem import Problem
 from dmft.specs.random_data import (
     DeepLinear,
     ProjectedLinear,
@@ -44,6 +44,7 @@ from dmft.specs.training import (
     one_pass,
     random_batches,
 )
+from dmft.specs.vary import vary
 
 __all__ = [
     "CNN",

@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dmft.specs.problem import FORMAT, _identity
+from dmft.specs.descriptions import FORMAT
+from dmft.specs.problem import identity
 from finite_nets.modules.data import Observed
 from finite_nets.modules.identity import probed, source_of
 from finite_nets.modules.rates import MakeModule, Rate, Scaling
@@ -75,7 +76,7 @@ class ModuleProblem:
 
     @property
     def problem_id(self) -> str:
-        return _identity(self._physics, self.task.sha256)
+        return identity(self._physics, self.task.sha256)
 
     def to_json(self, *, arrays: bool = False) -> str:
         del arrays  # results name data by their digest alone

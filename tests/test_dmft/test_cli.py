@@ -20,7 +20,7 @@ import dmft
 from dmft.__main__ import main
 from dmft.command import groups
 from dmft.command import options as cli
-from dmft.specs.problem import NETWORKS, TRAININGS
+from dmft.specs.descriptions import NETWORKS, TRAININGS
 from dmft.text import with_error
 from finite_nets.__main__ import sweep_options
 

@@ -13,7 +13,7 @@ from dmft import random_data as rd
 from dmft.errors import DivergenceError, MemoryEstimateError
 from dmft.random_data.random_features import OnDiagonal
 from dmft.random_data.theory import Theory
-from dmft.specs import problem as specs_problem
+from dmft.specs import descriptions
 from dmft.specs.random_data import RandomModel
 from finite_nets.ensembles.simulated import AT_ONCE
 from finite_nets.random_data.learned import Vector
@@ -274,7 +274,7 @@ class TiltedNetwork(Network):
 
 @pytest.mark.parametrize("training", [dmft.GradientDescent(0.3, 6, momentum=0.5), dmft.GradientFlow(1.0, (0.5, 2.0))])
 def test_a_fifth_model_is_one_class_a_side(training, monkeypatch):
-    for kinds in (specs_problem.MODELS, specs_problem.BUILT_IN):  # as a file in their folder would
+    for kinds in (descriptions.MODELS, descriptions.BUILT_IN):  # as a file in their folder would
         monkeypatch.setitem(kinds, "Tilted", Tilted)
     tilted = problem(Tilted(0.5), training, samples=None)
     assert dmft.Problem.from_json(tilted.to_json()) == tilted

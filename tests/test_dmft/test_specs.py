@@ -15,8 +15,8 @@ import finite_nets
 from dmft.errors import DivergenceError
 from dmft.specs import parameterization
 from dmft.specs._kinds import kinds_in
+from dmft.specs.descriptions import NETWORKS, TRAININGS
 from dmft.specs.loss import LOSSES, Loss
-from dmft.specs.problem import NETWORKS, TRAININGS
 from oracles import parameter_rate
 
 X = np.random.default_rng(0).standard_normal((4, 6))
