@@ -1,5 +1,5 @@
 """Sharpness of a batch of networks (`dmft.specs.curvature` says what it is), and A of perceptrons; that of any other
-architecture, by differentiating its program twice, is `finite_nets.training.programs.Hessian`.
+architecture, by differentiating its program twice, is `finite_nets.training.hessian`.
 
 A direction q in parameter space, in units of M^(1/2), is kept by fields.  All that the iteration meets has the form
 
@@ -25,8 +25,8 @@ the tangents of a pass, phi' and phi'' at h, H the curvature of the loss in outp
 
 (z^l with its factor b; in brackets what a residual network adds.)  Every vector is orthogonalised twice to all before.
 
-`Hessian` has the same A.  This one is kept for its speed: it takes a seventh to two thirds of the time at widths 256
-and 512 (tests/benchmarks/RESULTS.md), and directions of fields take less memory than those of weights.
+`finite_nets.training.hessian` has the same A.  This one is kept for its speed: a seventh to two thirds of the time at
+widths 256 and 512 (tests/benchmarks/RESULTS.md), and directions of fields take less memory than those of weights.
 
 Cost of a network and a step that records it: ITERATIONS + 2 forward and backward passes of the training samples, and
 2 L + ITERATIONS (2 L - 1) more fields in memory.

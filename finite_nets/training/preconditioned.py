@@ -2,7 +2,7 @@
 
     K_ab = sum over weights of (N / N_w^2) <J^a_ij P_ij J^b_ij>     J^a_ij = sum_uses sum_y g_ayi v_ayj of one event
 
-with the scales of `finite_nets.training.programs`; its curvature is that of `Hessian` there, with P.
+with the scales of `finite_nets.training.programs`; its curvature is that of `finite_nets.training.hessian`, with P.
 """
 
 from __future__ import annotations

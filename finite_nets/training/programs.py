@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmft.specs import MLP, Problem, ResidualMLP, loss
-from dmft.specs.curvature import roots, start_coefficients
 from dmft.specs.networks.drawing import starts_of
 from dmft.specs.networks.population import Field
 from dmft.specs.networks.program import input_factors
@@ -53,7 +52,7 @@ from finite_nets.device.precision import Precision
 from finite_nets.device.products import Products
 from finite_nets.device.random import normals
 from finite_nets.device.rounding import Quantisation, Rounding
-from finite_nets.training import curvature, preconditioned
+from finite_nets.training import curvature, hessian, preconditioned
 from finite_nets.training.observables import Shown, kernels
 from finite_nets.training.perceptrons import Trainer, scale_first
 from finite_nets.training.state import NEVER, Fields, Met, Moved, State
@@ -253,7 +252,7 @@ class ProgramTrainer(Training[Leaves]):
         with torch.inference_mode(False), torch.no_grad():  # fields that PyTorch differentiates need no copies then
             end = tape.read_out(self.network.program(tape, x))
         readout = rounding.weights(self.numbers.readout, state.weights.readout)
-        return tape, end, readout, self._output(end.value.value, readout, self.products, state.scales.output)
+        return tape, end, readout, self.output(end.value.value, readout, self.products, state.scales.output)
 
     def evaluate(self, state: State[Leaves], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         x = self.inputs(met)
@@ -296,7 +295,7 @@ class ProgramTrainer(Training[Leaves]):
             rows = coefficients.reshape(len(coefficients), -1, target.readout.shape[1])
             self.products.accumulate(target.readout, rows, _met(trace.end, target.readout), None, scale=scale)
 
-    def _output(self, end: Tensor, readout: Tensor, products: Products, scale: float) -> Tensor:
+    def output(self, end: Tensor, readout: Tensor, products: Products, scale: float) -> Tensor:
         """(member, row, output), of positions with outputs of their own side by side."""
         return products.image(_met(end, readout), readout, scale=scale).reshape(*end.shape[:2], -1)
 
@@ -375,7 +374,7 @@ class ProgramTrainer(Training[Leaves]):
         if preconditioned:
             assert state.coming is not None  # while a step is recorded
             P = state.coming()
-        return curvature.eigenvalues(Hessian(self, state, P))
+        return curvature.eigenvalues(hessian.Hessian(self, state, P))
 
 
 def _met(end: Tensor, readout: Tensor) -> Tensor:
@@ -393,61 +392,6 @@ def _weighted(coefficients: Tensor, g: Tensor) -> Tensor:
     if g.shape[2] == 1:
         return coefficients[..., None] * g[:, :, 0]
     return torch.einsum("mrc,mrcyn->mryn", coefficients, g)
-
-
-class Hessian(curvature.Flat):
-    """A of a batch of networks (`dmft.specs.curvature`), on all their weights: (member, number).
-
-    Directions take as much memory as the weights, each: more than fields alone, which perceptrons get by with
-    (`finite_nets.training.curvature`).
-    """
-
-    def __init__(self, trainer: ProgramTrainer, state: State[Leaves], P: Sequence[Tensor] | None = None) -> None:
-        n, layers = trainer.n_train, state.weights.layers
-        scales = trainer.scales(state.width, n)
-        by_layer = roots(scales.update, scales.output, n)
-        rates = (trainer.numbers.rate(number, state.width) for number in range(len(layers)))
-        self._roots = [by_layer[layer] * math.sqrt(rate) for layer, rate in zip(layers, rates, strict=True)]
-        if P is not None:  # of the metric of an adaptive optimiser
-            self._roots = [root * each.flatten(1).sqrt() for root, each in zip(self._roots, P, strict=True)]
-        self._a = torch.tensor(start_coefficients(n, trainer.outputs))
-        with torch.inference_mode(False), torch.enable_grad():
-            x, target = trainer.x[:n].clone(), trainer.targets[:n].clone()
-            self._leaves = [tensor.clone().requires_grad_() for tensor in state.weights.tensors]
-            products = Products(trainer.precision, x.device, kernels=False)
-            tape = trainer.tape(self._leaves, products, Constants(x), n, traced=False)
-            end, readout = trainer.network.program(tape, x).value.value, self._leaves[trainer.numbers.readout]
-            self._output = trainer._output(end, readout, products, scales.output)
-            beyond = trainer.counted(state, self._output, slice(0, n)) - self._output
-            counted = self._output + beyond.detach()
-            losses = loss.values(torch, trainer.loss, counted, target).mean(1).sum()
-            self._slopes = torch.autograd.grad(losses, self._leaves, create_graph=True, materialize_grads=True)
-
-    def start(self) -> Tensor:
-        """M^(1/2) J^T a."""
-        a = self._a.to(self._output).expand_as(self._output)
-        return self._flat(self._pulled([self._output], [a]))
-
-    def image(self, q: Tensor) -> Tensor:
-        """q: directions are the weights themselves."""
-        return q
-
-    def product(self, image: Tensor) -> Tensor:
-        """A q."""
-        parts = torch.split(image, [tensor[0].numel() for tensor in self._leaves], dim=1)
-        scaled = [root * part for root, part in zip(self._roots, parts, strict=True)]
-        with torch.inference_mode(False):
-            moved = [part.reshape_as(tensor).clone() for part, tensor in zip(scaled, self._leaves, strict=True)]
-        # what the loss does not depend on, or linearly alone, has no slope that changes
-        pairs = [(slope, part) for slope, part in zip(self._slopes, moved, strict=True) if slope.requires_grad]
-        return self._flat(self._pulled(*zip(*pairs, strict=True)))
-
-    def _pulled(self, ends: Sequence[Tensor], seeds: Sequence[Tensor]) -> Sequence[Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
-            return torch.autograd.grad(ends, self._leaves, seeds, retain_graph=True, materialize_grads=True)
-
-    def _flat(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([root * part.flatten(1) for root, part in zip(self._roots, parts, strict=True)], dim=1)
 
 
 # ---- of a problem ----------------------------------------------------------------------------------------------------
