@@ -3,7 +3,8 @@
 (a, b) residual networks of 1 to 8 blocks, whose branches have a limit of infinite depth: the loss of the limit of
 infinite width against the rate (lines), of networks of width 64 (points), and the best rate against depth.
 (c, d) two hidden layers, equally many steps on 2, 4 or all 8 samples each, means over eight sequences of batches: the
-same; thin bars are the standard deviation of the limit's best rate between sequences, which no width removes.
+same; thin bars are the standard deviation of the limit's best rate between sequences, which no width removes, where
+each of them has one within the rates (of two samples, one has none).
 Predictions at width 64 are of other networks, by the engine of the limit.  Threes against eights of scikit-learn's
 digits, eight images, tanh, five steps.
 """

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import dmft
 import finite_nets
@@ -48,3 +49,22 @@ def test_networks_are_trained_on_the_batches_of_the_theory(monkeypatch):
     monkeypatch.setattr(across, "random_batches", lambda *sizes, seed: draw(*sizes, seed=seed + 10))
     other = transfer_across.measured("batch_size", SIZES, RATES).isel(width=0)
     assert off(other.loss_mean, other.loss_mean_se).sel(batch_size=2).max() > 8
+
+
+def test_what_is_drawn_is_what_was_found():
+    rng, levels = np.random.default_rng(0), {"depth": [1.0, 2.0, np.inf], "batch_size": [2, 4, 8]}
+    found = {}
+    for axis, at in levels.items():
+        sizes = {axis: len(at), f"value_{axis}": 4}
+        for name in transfer_across.SHOWN:
+            dims = list(sizes) if name.startswith("loss") else [axis]
+            for end in ("", "_se"):
+                found[f"{name}_{axis}{end}"] = (dims, rng.uniform(1, 2, [sizes[dim] for dim in dims]))
+    coords = levels | {f"value_{axis}": [1.0, 1.5, 2.0, 2.5] for axis in levels}
+    ds = xr.Dataset(found, coords, {"analysis": "transfer_across", "width": 64, "step": 5})
+    axes = transfer_across.figure(ds).axes
+    assert [len(ax.containers) for ax in axes] == [2, 2, 3, 2]  # infinite depth has no networks
+    for ax, axis in zip(axes[1::2], levels, strict=True):
+        drawn = [container.lines[0].get_ydata() for container in ax.containers]
+        np.testing.assert_array_equal(drawn, [ds[f"{name}_{axis}"] for name in ("optimum_predicted", "optimum")])
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["1", "2", r"$\infty$"]
