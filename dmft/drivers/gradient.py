@@ -3,7 +3,7 @@
     V = sum_t c_t L(t),   L the training or test loss        dV/dp = sum_r (dV/dr) (dr/dp)
 
 r are the numbers of a step (`dmft.engine.form.Rule`), of which one backward pass through the run has all derivatives
-(`dmft.engine.slopes`); p is a field of the network or the training, and dr/dp of `dmft.drivers.parameters`.
+(`dmft.engine.slopes`); p is a field of the network or the training; `dmft.drivers.parameters` has dr/dp.
 
 Cost: a backward pass is about three times a run, and keeps the state of every step.
 """
