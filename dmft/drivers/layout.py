@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.room import bytes_of, memory_estimate, numbers_bytes
-from dmft.drivers.run import Run
+from dmft.drivers.run import Drawn, Run
 from dmft.engine import loop
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network
@@ -69,11 +69,11 @@ class Layout:
         """Of the memory that `available_bytes` counts: of one GPU, or of the host."""
         return bytes_of(run, *self.memory_estimate(run, capacity))
 
-    def begun(self, run: Run, capacity: int, streams: list[np.random.SeedSequence]) -> tuple[Network, loop.History]:
-        """Networks at initialisation, one for each stream, and room for what is seen of them."""
+    def begun(self, run: Run, capacity: int, drawn: Drawn) -> tuple[Network, loop.History]:
+        """Networks at initialisation, of what was `drawn` for each, and room for what is seen of them."""
         along = {run.particles * group for group in (1, *run.groups)} if run.particles else set()
         placed = partial(_specs, mesh=self.mesh, along=frozenset(along))
-        populations = run.populations_of_each(capacity, streams)
+        populations = run.populations_of_each(capacity, drawn)
         if self.mesh is not None:
             populations = jax.tree.map(jax.device_put, populations, placed(populations))
         bare, used, histories = _begun(

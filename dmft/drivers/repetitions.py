@@ -7,6 +7,7 @@ the others begin.  Where nobody looks at networks on the way, several go side by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from dmft import schema
 from dmft.drivers import layout
 from dmft.drivers.layout import Layout
 from dmft.drivers.room import require_memory
-from dmft.drivers.run import Run
+from dmft.drivers.run import Drawn, Run
 from dmft.engine import curvature, loop, preconditioned, together
 from dmft.engine.form import Rule
 from dmft.engine.network import Network, Vitals
@@ -99,31 +100,39 @@ def repetitions(
     def chosen() -> Layout:
         return Layout() if alone else layout.choose(run, capacity, len(streams), memory_limit)
 
-    laid = chosen()
-    while streams:
-        these = streams[: laid.together]
-        if laid.plain:
-            trained = _train(run, capacity, these[0], bar, checkpoint, look)
-            found = None if trained is None else [Trained(capacity, these[0], *trained)]
-            del trained
-        else:
-            found = _trained_together(run, capacity, these, laid, bar)
-        if found is None:
-            capacity = min(2 * capacity, run.full_capacity)
-            require_memory(run, capacity, memory_limit, bar)
-            laid = chosen()
-            continue
-        del streams[: laid.together]
-        while found:
-            yield found.pop(0)
+    laid, coming = chosen(), None
+    with ThreadPoolExecutor() as pool:
+        while streams:
+            these, later = streams[: laid.together], streams[laid.together :]
+            if laid.plain:
+                trained = _train(run, capacity, these[0], bar, checkpoint, look)
+                found = None if trained is None else [Trained(capacity, these[0], *trained)]
+                del trained
+            else:
+                drawn = coming or _drawn(run, pool, capacity, these, laid)
+                # while the device computes
+                coming = _drawn(run, pool, capacity, later[: laid.together], laid) if later else None
+                found = _trained_together(run, capacity, these, drawn, laid, bar)
+            if found is None:
+                capacity = min(2 * capacity, run.full_capacity)
+                require_memory(run, capacity, memory_limit, bar)
+                laid, coming = chosen(), None
+                continue
+            streams = later
+            while found:
+                yield found.pop(0)
+
+
+def _drawn(run: Run, pool: Executor, capacity: int, streams: list[np.random.SeedSequence], laid: Layout) -> Drawn:
+    """For runs together, always of the same number, so that all are compiled once."""
+    return run.drawn(pool, capacity, [streams[i % len(streams)] for i in range(laid.together)])
 
 
 def _trained_together(
-    run: Run, capacity: int, streams: list[np.random.SeedSequence], laid: Layout, bar: Bar
+    run: Run, capacity: int, streams: list[np.random.SeedSequence], drawn: Drawn, laid: Layout, bar: Bar
 ) -> list[Trained] | None:
-    """As `_train`, of several runs; always of the same number, so that all are compiled once."""
-    padded = [streams[i % len(streams)] for i in range(laid.together)]
-    networks, histories = laid.begun(run, capacity, padded)
+    """As `_train`, of several runs, begun with what was drawn for them."""
+    networks, histories = laid.begun(run, capacity, drawn)
     begun = bar.n
     at = np.zeros(laid.groups, np.int32)
     stride = run.stride
@@ -135,7 +144,7 @@ def _trained_together(
             networks, histories, reached = together.advance_together(
                 networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
             )
-        seen, at = jax.tree.map(np.asarray, (histories.vitals, reached))
+        seen, at = jax.device_get((histories.vitals, reached))
         done = int(at.min())
         if done < stop:
             bar.update(begun - bar.n)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,7 +25,18 @@ from dmft.drivers.numerics import DTYPES
 from dmft.engine import loop
 from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
-from dmft.engine.normals import DIMENSIONS, Sobol, Stored, Tailed, blank, sobol, sobol_of_each, stored
+from dmft.engine.normals import (
+    DIMENSIONS,
+    Scrambled,
+    Sobol,
+    Stored,
+    Tailed,
+    blank,
+    scrambled_of_each,
+    sobol,
+    sobol_of_each,
+    stored,
+)
 from dmft.engine.population import Population, linear_forms, particles
 from dmft.running import shared_sizes
 from dmft.running.executables import kept
@@ -33,6 +45,7 @@ from dmft.specs import Problem
 
 CALLS = 20  # of the compiled loop a run, at least: progress and checks in between
 AT_ONCE = 2**27  # bytes of the inputs of a stream that are on the device together
+Drawn = list[Future[Scrambled]]  # of every population, of several runs
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
 
 
@@ -294,12 +307,21 @@ class Run:
         sources = [sobol(n, self.particles, _child(stream, i), room) for i, (n, room) in each]
         return [self._population(*each) for each in zip(sources, rooms, self.groups, strict=True)]
 
-    def populations_of_each(self, capacity: int, streams: Sequence[np.random.SeedSequence]) -> list[Population]:
+    def drawn(self, pool: Executor, capacity: int, streams: Sequence[np.random.SeedSequence]) -> Drawn:
+        """Of particles, what `populations_of_each` begin with, of every stream."""
+        assert self.particles is not None
+        each = [[_child(stream, i) for stream in streams] for i in range(len(self.groups))]
+        return [
+            pool.submit(scrambled_of_each, rows, self.particles, seeds)
+            for rows, seeds in zip(self.rows(capacity), each, strict=True)
+        ]
+
+    def populations_of_each(self, capacity: int, drawn: Drawn) -> list[Population]:
         """Those of particles, of every stream: with an axis of streams before all others."""
         assert self.particles is not None
         found, rooms = [], self.rows(self.room(capacity))
-        for i, (rows, room, group) in enumerate(zip(self.rows(capacity), rooms, self.groups, strict=True)):
-            sources = sobol_of_each(rows, self.particles, [_child(stream, i) for stream in streams], room)
+        for scrambles, rows, room, group in zip(drawn, self.rows(capacity), rooms, self.groups, strict=True):
+            sources = sobol_of_each(scrambles.result(), rows, self.particles, room)
             found.append(jax.vmap(partial(self._population, rows=room, group=group))(sources))
         return found
 

@@ -82,7 +82,7 @@ class RevealedBank:
         rows, _, size = v.shape
         flat, K = v.reshape(-1, size), len(mix)
         Q, seen_met = self._rows(known.met, known.count), self._rows(seen.met, seen.count)
-        x, R, q, rank = decompose(flat, Q, source, self.tolerance, leader=self.leader, together=self.together)
+        x, R, q, rank, _ = decompose(flat, Q, source, self.tolerance, leader=self.leader, together=self.together)
         z = self._fresh(target, len(flat), K, rank)
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         response = trained.initial * source.inner(flat, self._rows(seen.image, seen.count)).reshape(len(flat), -1, K)

@@ -38,13 +38,14 @@ def rounding(a: Any) -> float:
 class Decomposition(NamedTuple):
     """v = known Q + R q; the rows of q beyond `rank`, and the columns of R, are zero.
 
-    known: (vector, direction); R: (vector, new); q: (new, component).
+    known: (vector, direction); R: (vector, new); q: (new, component); beside: (new, ...), what else was made.
     """
 
     known: jax.Array
     R: jax.Array
     q: jax.Array
     rank: jax.Array
+    beside: Any = None
 
 
 def decompose(
@@ -53,6 +54,7 @@ def decompose(
     population: Population,
     tolerance: jax.Array,
     *,
+    beside: Callable[[int, jax.Array], Any] | None = None,
     leader: str | None = None,
     together: str | None = None,
 ) -> Decomposition:
@@ -60,9 +62,10 @@ def decompose(
 
     Which vectors bring new directions is read off <v v> - x x^T; what is new in these alone is then orthogonalised
     twice (block Gram-Schmidt): once leaves overlaps of rounding / r where they are of relative size r, and overlaps
-    feed on each other: after some hundred directions nothing orthonormal would be left.  `leader` names a mapped axis
-    (`jax.vmap`) whose first member decides for all which directions are new; `together` one whose members decide for
-    themselves, in products of one shape.
+    feed on each other: after some hundred directions nothing orthonormal would be left.  `beside` makes what else is
+    wanted of so many rows, of which `rank` are new.  `leader` names a mapped axis (`jax.vmap`) whose first member
+    decides for all which directions are new; `together` one whose members decide for themselves, in products of one
+    shape.
     """
     x = population.inner(v, Q)
     # of decisions and of a first guess, of which nothing depends that has a derivative
@@ -73,20 +76,20 @@ def decompose(
     floor = jnp.maximum(tolerance**2 * mean, rounding(v) * jnp.maximum(squares, mean))
     pivots, rank = _decided(gram, floor, leader)
 
-    def orthonormal(rows: int) -> tuple[jax.Array, jax.Array]:
+    def orthonormal(rows: int) -> tuple[jax.Array, jax.Array, Any]:
         taken, live = pivots[:rows], jnp.arange(rows) < rank
         first = _normalising(gram[taken][:, taken], live)
 
-        def beside(Q: jax.Array) -> jax.Array:
+        def rest(Q: jax.Array) -> jax.Array:
             q = first @ (v[taken] - x[taken, : len(Q)] @ Q)
             return q - population.inner(q, Q) @ Q
 
-        q = Q.of_part(beside)
+        q = Q.of_part(rest)
         q = _normalising(population.inner(q, q), live) @ q
-        return q, population.inner(q, v)
+        return q, population.inner(q, v), beside and beside(rows, rank)
 
-    q, R_T = of_new(orthonormal, rank, v, Q.array, together)
-    return Decomposition(x, R_T.T, q, rank)
+    q, R_T, more = of_new(orthonormal, rank, v, Q.array, together)
+    return Decomposition(x, R_T.T, q, rank, more)
 
 
 def of_new(

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmft.engine.basis import decompose, of_new
+from dmft.engine.basis import decompose
 from dmft.engine.population import Population
 from dmft.engine.rows import Rows
 from dmft.specs.parameterization import hidden_scale
@@ -238,16 +238,15 @@ class RevealedGaussian:
         """
         known, seen, trained = self.forward, self.backward, self.trained
         Q, seen_met = self._rows(known.met, known.count), self._rows(seen.met, seen.count)
-        x, R, q, rank = decompose(v, Q, source, self.tolerance, leader=self.leader, together=self.together)
 
-        def fresh(rows: int) -> jax.Array:
+        def fresh(rows: int, rank: jax.Array) -> jax.Array:
             z = spread(target.next_normals(rows), self.spreads[0])
             if self.project:
                 z = seen_met.of_part(lambda Q: z - target.inner(z, Q) @ Q)
             return jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
 
-        z = of_new(fresh, rank, v, seen.met, self.together)
-
+        axes = {"leader": self.leader, "together": self.together}
+        x, R, q, rank, z = decompose(v, Q, source, self.tolerance, beside=fresh, **axes)
         response = trained.initial * source.inner(v, self._rows(seen.image, seen.count)) + trained.response(x)
         if not self.remembers:
             image = trained.initial * (self._rows(known.image, known.count).mixed(x) + R @ z)

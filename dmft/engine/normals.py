@@ -163,12 +163,16 @@ def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) ->
     return _placed(table, shift, key, draws, size, room)
 
 
-def sobol_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence], room: int = 0) -> Sobol:
-    """As `sobol`, of every seed: with an axis of seeds before all others."""
+def scrambled_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Scrambled:
+    """What `sobol_of_each` places on the device: with an axis of seeds before all others."""
     dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
-    scrambles = [_scrambled(dimensions, bits, seed) for seed in seeds]
-    tables, shifts, keys = (np.stack(parts) for parts in zip(*scrambles, strict=True))
-    return _placed(tables, shifts, keys, draws, size, room)
+    tables, shifts, keys = zip(*(_scrambled(dimensions, bits, seed) for seed in seeds), strict=True)
+    return np.stack(tables), np.stack(shifts), np.stack(keys)
+
+
+def sobol_of_each(scrambles: Scrambled, draws: int, size: int, room: int = 0) -> Sobol:
+    """As `sobol`, of every seed of `scrambled_of_each`."""
+    return _placed(*scrambles, draws, size, room)
 
 
 def _placed(

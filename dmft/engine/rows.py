@@ -14,6 +14,7 @@ from jax import lax
 
 # in 32nds of an array, the parts with which products are compiled
 PARTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 32)
+PIECES = 16  # of a sum over components, on a GPU: of few rows it has too few blocks of its own to fill the device
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,15 @@ class Rows:
 
     def across(self, v: jax.Array) -> jax.Array:
         """v A^T, (vector, row), for v (vector, component)."""
+        if self.count is None:
+            return v @ self.array.T
         room = len(self.array)
-        return self.of_part(lambda rows: jnp.pad(v @ rows.T, [(0, 0), (0, room - len(rows))]))
+
+        def formula(rows: jax.Array) -> jax.Array:
+            made = lax.platform_dependent(v, rows, cuda=_in_pieces, default=lambda v, rows: v @ rows.T)
+            return jnp.pad(made, [(0, 0), (0, room - len(rows))])
+
+        return self.of_part(formula)
 
     def mixed(self, x: jax.Array, onto: jax.Array | None = None) -> jax.Array:
         """x A, (vector, component), for x (vector, row); added to what it comes `onto`."""
@@ -49,3 +57,11 @@ class Rows:
 
     def _first(self, formula: Callable[[jax.Array], jax.Array], n: int) -> jax.Array:
         return formula(self.array[:n])
+
+
+def _in_pieces(v: jax.Array, rows: jax.Array) -> jax.Array:
+    """v A^T, as a sum over pieces of the components."""
+    size = v.shape[1]
+    count = PIECES if size % PIECES == 0 else 1
+    each = jnp.einsum("vpi,rpi->pvr", v.reshape(-1, count, size // count), rows.reshape(-1, count, size // count))
+    return each.sum(axis=0)

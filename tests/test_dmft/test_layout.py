@@ -81,9 +81,9 @@ def test_a_room_that_is_too_small_repeats_all_runs_with_twice_as_much(monkeypatc
     usual = layout.Layout.begun
     rooms = []
 
-    def begun(self, run, capacity, streams):
-        rooms.append((capacity, len(streams)))
-        return usual(self, run, capacity, streams)
+    def begun(self, run, capacity, drawn):
+        rooms.append((capacity, len(drawn[0].result()[0])))
+        return usual(self, run, capacity, drawn)
 
     monkeypatch.setattr(layout.Layout, "begun", begun)
     monkeypatch.setattr(layout.Run, "first_capacity", 6)
@@ -124,7 +124,7 @@ def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
     monkeypatch.setattr(basis, "LARGE", 1)
     few = basis.decompose(v, Rows(Q), crowd, 1e-6)
     assert int(few.rank) == new
-    for a, b in zip(few, whole, strict=True):
+    for a, b in zip(few[:4], whole[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     taken = []
     basis.of_new(lambda n: taken.append(n) or jnp.zeros((n, 1)), jnp.asarray(new), v, Q)
