@@ -144,8 +144,8 @@ laid, choose = [], layout.choose
 layout.choose = lambda *given: laid.append(choose(*given)) or laid[-1]
 found = []
 for devices, scrambles, needed in ((1, 3, 1), (2, 3, 1), (4, 2, 1), (4, 4, 1), (4, 4, 2)):
-    if needed == 2:  # a run that does not fit on a device
-        layout.available_bytes = lambda device: int(0.6 * bytes_of_one)
+    if needed == 2:  # a run that does not fit on a device, of four that share the memory of a host
+        layout.available_bytes = lambda device: int(4 * 0.6 * bytes_of_one)
         from dmft.drivers import room
         room.available_bytes = lambda device: 10**12
     solved = dmft.solve(problem(), devices=devices, **(FEW | {"scrambles": scrambles}))
