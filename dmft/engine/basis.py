@@ -81,8 +81,8 @@ def decompose(
         first = _normalising(gram[taken][:, taken], live)
 
         def rest(Q: jax.Array) -> jax.Array:
-            q = first @ (v[taken] - x[taken, : len(Q)] @ Q)
-            return q - population.inner(q, Q) @ Q
+            q = first @ (v[taken] + -x[taken, : len(Q)] @ Q)
+            return q + -population.inner(q, Q) @ Q
 
         q = Q.of_part(rest)
         q = _normalising(population.inner(q, q), live) @ q

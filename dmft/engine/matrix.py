@@ -242,7 +242,7 @@ class RevealedGaussian:
         def fresh(rows: int, rank: jax.Array) -> jax.Array:
             z = spread(target.next_normals(rows), self.spreads[0])
             if self.project:
-                z = seen_met.of_part(lambda Q: z - target.inner(z, Q) @ Q)
+                z = seen_met.of_part(lambda Q: z + -target.inner(z, Q) @ Q)
             return jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
 
         axes = {"leader": self.leader, "together": self.together}
