@@ -6,6 +6,7 @@ the others begin.  Where nobody looks at networks on the way, several go side by
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from dmft.running.progress import Bar
 from dmft.specs import Problem
 from dmft.specs.curvature import ITERATIONS
 
+LEAST = 0.2  # seconds of a call of the compiled loop, which takes some ms to begin
 LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
@@ -139,7 +141,7 @@ def _trained_together(
     while (first := int(at.min())) <= run.last:
         # with room for every vector of every step nothing stops the loop
         most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
-        stop = min((first // stride + 1) * stride, run.last + 1)
+        stop, start = min(first + stride, run.last + 1), time.perf_counter()
         with effort.for_parts(laid.partly):
             networks, histories, reached = together.advance_together(
                 networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
@@ -152,6 +154,8 @@ def _trained_together(
         for i in range(len(streams)):
             _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)
         bar.update((done - first) * len(streams))
+        if time.perf_counter() - start < LEAST:
+            stride *= 2
     hosted = run.seen(histories)._replace(fields=jax.tree.map(np.asarray, histories.fields))
     return [
         Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i, laid)

@@ -13,6 +13,7 @@ number of vectors grows with every step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from dmft.engine.rows import Rows
 
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 PANEL = 16  # pivots between two updates of the remainder
+UNROLLED = 4  # of these, where all is large, without a loop around them
 LARGE = 2**29  # multiplications in a product from which on rows that hold nothing are left out
 SHARES = (4, 1)  # of a block, the rows for which products of what is new are compiled, as a divisor
 
@@ -69,12 +71,12 @@ def decompose(
     """
     x = population.inner(v, Q)
     # of decisions and of a first guess, of which nothing depends that has a derivative
-    gram = lax.stop_gradient(population.inner(v, v) - x @ x.T)
-    squares = lax.stop_gradient(population.squares(v))
+    products = lax.stop_gradient(population.inner(v, v))
+    gram, squares = products - lax.stop_gradient(x @ x.T), products.diagonal()
     # below the rounding of x Q nothing is new, whatever the tolerance
     mean = jnp.mean(squares)
     floor = jnp.maximum(tolerance**2 * mean, rounding(v) * jnp.maximum(squares, mean))
-    pivots, rank = _decided(gram, floor, leader)
+    pivots, rank = _decided(gram, floor, leader, unroll=1 if Q.count is None else UNROLLED)
 
     def orthonormal(rows: int) -> tuple[jax.Array, jax.Array, Any]:
         taken, live = pivots[:rows], jnp.arange(rows) < rank
@@ -118,11 +120,11 @@ def largest(count: jax.Array, together: str | None) -> jax.Array:
     return count if together is None else lax.pmax(count, together)  # type: ignore[no-untyped-call]
 
 
-def _decided(gram: jax.Array, floor: jax.Array, leader: str | None) -> tuple[jax.Array, jax.Array]:
+def _decided(gram: jax.Array, floor: jax.Array, leader: str | None, unroll: int) -> tuple[jax.Array, jax.Array]:
     """`_pivots`, of the first member of a mapped axis `leader` if there is one."""
     if leader is not None:
         gram, floor = (lax.all_gather(a, leader)[0] for a in (gram, floor))
-    pivots, rank = _pivots(gram, floor)
+    pivots, rank = _pivots(gram, floor, unroll=unroll)
     return pivots, rank
 
 
@@ -138,8 +140,8 @@ def _inverse(triangle: jax.Array) -> jax.Array:
     return solve_triangular(triangle, jnp.eye(len(triangle)), lower=True)
 
 
-@jax.jit
-def _pivots(gram: jax.Array, floor: jax.Array) -> tuple[jax.Array, jax.Array]:
+@partial(jax.jit, static_argnames=("unroll",))
+def _pivots(gram: jax.Array, floor: jax.Array, *, unroll: int = 1) -> tuple[jax.Array, jax.Array]:
     """The order in which a pivoted Cholesky factor takes vectors (all of them, the dropped ones last), and of how many
     the remainder exceeds their `floor` (vector,)."""
     n, width = len(gram), min(PANEL, len(gram))
@@ -151,7 +153,7 @@ def _pivots(gram: jax.Array, floor: jax.Array) -> tuple[jax.Array, jax.Array]:
         rest, R, left, place, rank = state
         p = jnp.argmax(jnp.where(left > floor, left, -jnp.inf))
         live = left[p] > floor[p]
-        new = (rest[p] - R @ R[p]) / jnp.sqrt(jnp.where(live, left[p], 1.0))
+        new = (rest[p] - jnp.sum(R * R[p], axis=1)) / jnp.sqrt(jnp.where(live, left[p], 1.0))
         new = jnp.where(live & jnp.isfinite(left), new, 0.0)
         taken = live & (jnp.arange(n) == p)
         left = jnp.where(taken, -jnp.inf, left - new**2)
@@ -160,7 +162,7 @@ def _pivots(gram: jax.Array, floor: jax.Array) -> tuple[jax.Array, jax.Array]:
     def panel(state: State) -> State:
         rest, left, place, rank = state
         begun = rest, jnp.zeros((n, width), gram.dtype), left, place, rank
-        rest, R, left, place, rank = lax.fori_loop(0, width, column, begun)
+        rest, R, left, place, rank = lax.fori_loop(0, width, column, begun, unroll=min(unroll, width))
         return rest - R @ R.T if width < n else rest, left, place, rank
 
     # left: squares of what is left, of those taken -inf; place: in the order of pivots, n before they are taken

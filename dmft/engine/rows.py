@@ -14,7 +14,9 @@ from jax import lax
 
 # in 32nds of an array, the parts with which products are compiled
 PARTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 32)
-PIECES = 16  # of a sum over components, on a GPU: of few rows it has too few blocks of its own to fill the device
+# on a GPU, sums over components are made in pieces of at least so many, and products of few vectors and rows, which
+# alone have too few blocks to fill the device, as so many numbers in all pieces
+PIECE, NUMBERS = 2**12, 2**21
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,9 @@ class Rows:
     def across(self, v: jax.Array) -> jax.Array:
         """v A^T, (vector, row), for v (vector, component)."""
         if self.count is None:
-            return v @ self.array.T
+            return _products(v, self.array)
         room = len(self.array)
-
-        def formula(rows: jax.Array) -> jax.Array:
-            made = lax.platform_dependent(v, rows, cuda=_in_pieces, default=lambda v, rows: v @ rows.T)
-            return jnp.pad(made, [(0, 0), (0, room - len(rows))])
-
-        return self.of_part(formula)
+        return self.of_part(lambda rows: jnp.pad(_products(v, rows), [(0, 0), (0, room - len(rows))]))
 
     def mixed(self, x: jax.Array, onto: jax.Array | None = None) -> jax.Array:
         """x A, (vector, component), for x (vector, row); added to what it comes `onto`."""
@@ -59,9 +56,19 @@ class Rows:
         return formula(self.array[:n])
 
 
-def _in_pieces(v: jax.Array, rows: jax.Array) -> jax.Array:
-    """v A^T, as a sum over pieces of the components."""
-    size = v.shape[1]
-    count = PIECES if size % PIECES == 0 else 1
-    each = jnp.einsum("vpi,rpi->pvr", v.reshape(-1, count, size // count), rows.reshape(-1, count, size // count))
-    return each.sum(axis=0)
+def _products(v: jax.Array, rows: jax.Array) -> jax.Array:
+    """v A^T."""
+    most = min(v.shape[1] // PIECE, NUMBERS // max(len(v) * len(rows), 1))
+    pieces = 2 ** (max(most, 1).bit_length() - 1)
+    if pieces == 1 or v.shape[1] % pieces:
+        return v @ rows.T
+    made: jax.Array = lax.platform_dependent(
+        v, rows, cuda=partial(_in_pieces, count=pieces), default=lambda v, rows: v @ rows.T
+    )
+    return made
+
+
+def _in_pieces(v: jax.Array, rows: jax.Array, count: int) -> jax.Array:
+    """v A^T, as a sum over so many pieces of the components."""
+    v, rows = (a.reshape(len(a), count, -1) for a in (v, rows))
+    return jnp.einsum("vpi,rpi->pvr", v, rows).sum(axis=0)
