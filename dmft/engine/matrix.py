@@ -41,7 +41,7 @@ from jax import lax
 
 from dmft.engine.basis import decompose
 from dmft.engine.population import Population
-from dmft.engine.rows import Rows
+from dmft.engine.rows import Rows, placed
 from dmft.specs.parameterization import hidden_scale
 
 
@@ -241,9 +241,8 @@ class RevealedGaussian:
 
         def fresh(rows: int, rank: jax.Array) -> jax.Array:
             z = spread(target.next_normals(rows), self.spreads[0])
-            if self.project:
-                z = seen_met.of_part(lambda Q: z + -target.inner(z, Q) @ Q)
-            return jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
+            z = jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
+            return seen_met.of_part(lambda Q: z + -target.inner(z, Q) @ Q) if self.project else z
 
         axes = {"leader": self.leader, "together": self.together}
         x, R, q, rank, z = decompose(v, Q, source, self.tolerance, beside=fresh, **axes)
@@ -253,9 +252,10 @@ class RevealedGaussian:
             return self, target.spend(rank), seen_met.mixed(response, image), x
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
+        new = known.count, rank if self.partly else None
         known = Directions(
-            met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
-            image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
+            met=placed(known.met, q, *new),
+            image=placed(known.image, z, *new),
             count=known.count + rank,
             moment=known.moment,
         )

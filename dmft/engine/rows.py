@@ -17,6 +17,7 @@ PARTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 32)
 # on a GPU, sums over components are made in pieces of at least so many, and products of few vectors and rows, which
 # alone have too few blocks to fill the device, as so many numbers in all pieces
 PIECE, NUMBERS = 2**12, 2**21
+BLOCKS = 4  # in which rows are placed
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,21 @@ class Rows:
 
     def _first(self, formula: Callable[[jax.Array], jax.Array], n: int) -> jax.Array:
         return formula(self.array[:n])
+
+
+def placed(array: jax.Array, new: jax.Array, start: jax.Array, count: jax.Array | None = None) -> jax.Array:
+    """The array with `new` rows from row `start` on: all of them, or blocks that hold the first `count`."""
+    if count is None:
+        return lax.dynamic_update_slice_in_dim(array, new, start, axis=0)
+    size = -(-len(new) // BLOCKS)
+
+    def block(i: jax.Array, array: jax.Array) -> jax.Array:
+        first = jnp.minimum(i * size, len(new) - size)
+        rows = lax.dynamic_slice_in_dim(new, first, size)
+        return lax.dynamic_update_slice_in_dim(array, rows, start + first, axis=0)
+
+    found: jax.Array = lax.fori_loop(0, (count + size - 1) // size, block, array)
+    return found
 
 
 def _products(v: jax.Array, rows: jax.Array) -> jax.Array:
