@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.drivers import layout
+from dmft.drivers import layout, repetitions
 from dmft.drivers.solve import prepared
 from dmft.engine import basis, population, rows, together
 from dmft.engine.rows import Rows
@@ -133,6 +133,53 @@ def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
     monkeypatch.setattr(basis, "SHARES", (16,))
     short = basis.decompose(v, Rows(Q), crowd, 1e-6)
     assert new < 2 or abs(short.known @ Q + short.R @ short.q - v).max() > 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 9, 10])
+def test_rows_are_placed_in_blocks_that_hold_all_that_are_new(count):
+    array, new = np.zeros((30, 2)), np.random.default_rng(0).standard_normal((10, 2))
+    array[:7] = 1.0
+    new[count:] = 0.0
+    found = rows.placed(jnp.asarray(array), jnp.asarray(new), jnp.int32(7), jnp.int32(count))
+    np.testing.assert_array_equal(found, rows.placed(jnp.asarray(array), jnp.asarray(new), jnp.int32(7)))
+    # of a block less some are missing
+    fewer = rows.placed(jnp.asarray(array), jnp.asarray(new), jnp.int32(7), jnp.int32(count - 3))
+    assert bool((np.asarray(fewer) == found).all()) == (count == 0)
+
+
+@jax.enable_x64(True)
+def test_long_products_are_sums_over_pieces_on_a_gpu_alone():
+    v, a = (jax.random.normal(jax.random.key(i), (4, 2**14), dtype=float) for i in range(2))
+    np.testing.assert_allclose(rows._in_pieces(v, a, 4), v @ a.T, rtol=1e-12)
+    assert abs(rows._in_pieces(v[:, ::-1], a, 4) - v @ a.T).max() > 1
+    traced = jax.jit(Rows(a).across).trace(v)
+    lowered = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "cpu")}
+    assert ["4x4x4096xf64" in lowered[name] for name in ("cuda", "cpu")] == [True, False]
+    # many products fill a device as they are, and short vectors have no pieces
+    for shapes in (((2048, 2**14), (2048, 2**14)), ((4, 2**12), (4, 2**12))):
+        v, a = (jax.ShapeDtypeStruct(shape, float) for shape in shapes)
+        assert "case" not in jax.jit(rows._products).trace(v, a).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_calls_of_the_loop_take_at_least_some_time_and_scrambles_are_drawn_ahead(monkeypatch):
+    monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
+    happened, numbers = [], []
+    trained, drawn, advance = repetitions._trained_together, repetitions._drawn, together.advance_together
+
+    def told(name, function):
+        return lambda *given, **named: happened.append(name) or function(*given, **named)
+
+    monkeypatch.setattr(repetitions, "_trained_together", told("trained", trained))
+    monkeypatch.setattr(repetitions, "_drawn", told("drawn", drawn))
+    monkeypatch.setattr(together, "advance_together", told("call", advance))
+    for least in (0.0, 1e9):
+        happened.clear()
+        monkeypatch.setattr(repetitions, "LEAST", least)
+        numbers.append(dmft.solve(problem(), **FEW))
+        # 5 steps: one after the other, or 1, 2 and 2
+        each = ["trained", *["call"] * (3 if least else 5)]
+        assert happened == ["drawn", "drawn", *each, "drawn", *each, *each]
+    assert furthest(*numbers) == 0
 
 
 OVER_DEVICES = """
