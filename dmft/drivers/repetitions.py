@@ -111,10 +111,11 @@ def repetitions(
                 found = None if trained is None else [Trained(capacity, these[0], *trained)]
                 del trained
             else:
-                drawn = coming or _drawn(run, pool, capacity, these, laid)
+                begun = laid.begun(run, capacity, coming or _drawn(run, pool, capacity, these, laid))
                 # while the device computes
                 coming = _drawn(run, pool, capacity, later[: laid.together], laid) if later else None
-                found = _trained_together(run, capacity, these, drawn, laid, bar)
+                found = _trained_together(run, capacity, these, begun, laid, bar)
+                del begun
             if found is None:
                 capacity = min(2 * capacity, run.full_capacity)
                 require_memory(run, capacity, memory_limit, bar)
@@ -131,11 +132,16 @@ def _drawn(run: Run, pool: Executor, capacity: int, streams: list[np.random.Seed
 
 
 def _trained_together(
-    run: Run, capacity: int, streams: list[np.random.SeedSequence], drawn: Drawn, laid: Layout, bar: Bar
+    run: Run,
+    capacity: int,
+    streams: list[np.random.SeedSequence],
+    begun: tuple[Network, loop.History],
+    laid: Layout,
+    bar: Bar,
 ) -> list[Trained] | None:
-    """As `_train`, of several runs, begun with what was drawn for them."""
-    networks, histories = laid.begun(run, capacity, drawn)
-    begun = bar.n
+    """As `_train`, of several runs, which have `begun`; takes them over."""
+    networks, histories = begun
+    counted = bar.n
     at = np.zeros(laid.groups, np.int32)
     stride = run.stride
     while (first := int(at.min())) <= run.last:
@@ -149,7 +155,7 @@ def _trained_together(
         seen, at = jax.device_get((histories.vitals, reached))
         done = int(at.min())
         if done < stop:
-            bar.update(begun - bar.n)
+            bar.update(counted - bar.n)
             return None
         for i in range(len(streams)):
             _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)

@@ -32,7 +32,7 @@ from dmft.engine.normals import (
     Stored,
     Tailed,
     blank,
-    scrambled_of_each,
+    scrambled,
     sobol,
     sobol_of_each,
     stored,
@@ -45,7 +45,7 @@ from dmft.specs import Problem
 
 CALLS = 20  # of the compiled loop a run, at least: progress and checks in between
 AT_ONCE = 2**27  # bytes of the inputs of a stream that are on the device together
-Drawn = list[Future[Scrambled]]  # of every population, of several runs
+Drawn = list[list[Future[Scrambled]]]  # of every population, of every run
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
 
 
@@ -310,10 +310,9 @@ class Run:
     def drawn(self, pool: Executor, capacity: int, streams: Sequence[np.random.SeedSequence]) -> Drawn:
         """Of particles, what `populations_of_each` begin with, of every stream."""
         assert self.particles is not None
-        each = [[_child(stream, i) for stream in streams] for i in range(len(self.groups))]
         return [
-            pool.submit(scrambled_of_each, rows, self.particles, seeds)
-            for rows, seeds in zip(self.rows(capacity), each, strict=True)
+            [pool.submit(scrambled, rows, self.particles, _child(stream, i)) for stream in streams]
+            for i, rows in enumerate(self.rows(capacity))
         ]
 
     def populations_of_each(self, capacity: int, drawn: Drawn) -> list[Population]:
@@ -321,7 +320,7 @@ class Run:
         assert self.particles is not None
         found, rooms = [], self.rows(self.room(capacity))
         for scrambles, rows, room, group in zip(drawn, self.rows(capacity), rooms, self.groups, strict=True):
-            sources = sobol_of_each(scrambles.result(), rows, self.particles, room)
+            sources = sobol_of_each([each.result() for each in scrambles], rows, self.particles, room)
             found.append(jax.vmap(partial(self._population, rows=room, group=group))(sources))
         return found
 

@@ -159,20 +159,12 @@ def stored(source: Sobol) -> jax.Array:
 def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) -> Sobol:
     """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two); in arrays with `room` for more,
     which are not to be asked for."""
-    table, shift, key = _scrambled(min(draws, DIMENSIONS), size.bit_length() - 1, seed)
-    return _placed(table, shift, key, draws, size, room)
+    return _placed(*scrambled(draws, size, seed), draws, size, room)
 
 
-def scrambled_of_each(draws: int, size: int, seeds: Sequence[np.random.SeedSequence]) -> Scrambled:
-    """What `sobol_of_each` places on the device: with an axis of seeds before all others."""
-    dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
-    tables, shifts, keys = zip(*(_scrambled(dimensions, bits, seed) for seed in seeds), strict=True)
-    return np.stack(tables), np.stack(shifts), np.stack(keys)
-
-
-def sobol_of_each(scrambles: Scrambled, draws: int, size: int, room: int = 0) -> Sobol:
-    """As `sobol`, of every seed of `scrambled_of_each`."""
-    return _placed(*scrambles, draws, size, room)
+def sobol_of_each(scrambles: Sequence[Scrambled], draws: int, size: int, room: int = 0) -> Sobol:
+    """As `sobol`, of all of these: with an axis of them before all others."""
+    return _placed(*map(np.stack, zip(*scrambles, strict=True)), draws, size, room)
 
 
 def _placed(
@@ -187,8 +179,10 @@ def _placed(
     return Sobol(put(table), put(shift), put(index), _wrapped(key), tailed=draws > DIMENSIONS)
 
 
-def _scrambled(dimensions: int, bits: int, seed: np.random.SeedSequence) -> Scrambled:
-    """Direction numbers (dimension, bit), shifts (dimension,), and the words of a key, of one seed."""
+def scrambled(draws: int, size: int, seed: np.random.SeedSequence) -> Scrambled:
+    """What `sobol` places on the device: direction numbers (dimension, bit), shifts (dimension,), and the words of a
+    key."""
+    dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
     rng = np.random.default_rng(seed)
     (own,) = rng.spawn(1)  # as SciPy does
     powers = np.uint32(2) ** np.arange(BITS, dtype=np.uint32)

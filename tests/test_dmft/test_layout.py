@@ -82,7 +82,7 @@ def test_a_room_that_is_too_small_repeats_all_runs_with_twice_as_much(monkeypatc
     rooms = []
 
     def begun(self, run, capacity, drawn):
-        rooms.append((capacity, len(drawn[0].result()[0])))
+        rooms.append((capacity, len(drawn[0])))
         return usual(self, run, capacity, drawn)
 
     monkeypatch.setattr(layout.Layout, "begun", begun)
