@@ -164,7 +164,8 @@ def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) ->
 
 def sobol_of_each(scrambles: Sequence[Scrambled], draws: int, size: int, room: int = 0) -> Sobol:
     """As `sobol`, of all of these: with an axis of them before all others."""
-    return _placed(*map(np.stack, zip(*scrambles, strict=True)), draws, size, room)
+    tables, shifts, keys = (np.stack(each) for each in zip(*scrambles, strict=True))
+    return _placed(tables, shifts, keys, draws, size, room)
 
 
 def _placed(
