@@ -32,7 +32,7 @@ from dmft.running.executables import kept
 
 SIDE_BY_SIDE = ("gpu",)  # platforms of devices that take several runs at once
 SHARE = 0.5  # of the free memory, the most that runs side by side may take
-PARTLY_FROM = {"gpu": 2e14}  # operations of all runs with all room: a few seconds
+PARTLY_FROM = {"gpu": 5e13}  # operations of all runs with all room: a second or two
 PARTLY_ELSEWHERE = 2e12
 
 
