@@ -4,7 +4,7 @@
     backward    phi' (scale g W), and with it
     update      W = keep W + push sum_a g_a x_a^T
 
-Fields of up to `MOST_ROWS` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
+Fields of up to `TILE` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
 pass through the registers of the threads that multiply them.  Of a member and step, with P samples,
 
     bytes         4 N^2 of weights forward, 8 N^2 backward; 4 N P of each field, three forward and four backward
@@ -28,10 +28,11 @@ from finite_nets.device import nvrtc
 
 SOURCE = Path(__file__).with_name("fused.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
-LANES, DEEP = 32, 16  # as in fused.cu: neurons of a warp, and of a sum at a time
-STRIDE_G = 24
-FORWARD, BACKWARD, UPDATE = range(3)
-FEWEST_ROWS, MOST_ROWS = 17, 64
+LANES, DEEP, STRIDE = 32, 16, 20  # as in fused.cu: neurons of a warp, and of a sum at a time, and as they lie
+FORWARD, BACKWARD, UPDATE, PULLBACK = range(4)
+FEWEST_ROWS = 17
+MOST_ROWS = {3: 512, 1: 64}  # by products
+TILE, CHUNK = 64, 128  # most rows whose sums the registers of a block hold, and that are added to a matrix at once
 NARROWEST = 128  # matrices: below, tiles are mostly empty
 SINCE = 8  # major compute capability that multiplies TF32
 
@@ -59,11 +60,11 @@ class Shape(NamedTuple):
     blocks: int
 
     def shared_bytes(self, products: int) -> int:
-        neurons = LANES * self.warps
-        if self.passes == FORWARD:
-            return 4 * self.stages * DEEP * (neurons + self.rows)
-        parts = 2 if products == 3 else 1
-        return 4 * (self.stages * (DEEP * neurons + self.rows * STRIDE_G) + parts * self.rows * neurons)
+        neurons, groups = LANES * self.warps, self.rows // 16
+        numbers = self.stages * (DEEP * neurons + self.rows * STRIDE + (groups + 3) // 4 * 4)
+        if self.passes in (BACKWARD, UPDATE):
+            numbers += (2 if products == 3 else 1) * self.rows * neurons // 2
+        return 4 * numbers
 
     def tiles(self, neurons: int) -> int:
         return -(-neurons // (LANES * self.warps))
@@ -71,8 +72,9 @@ class Shape(NamedTuple):
 
 def shape_of(passes: int, rows: int) -> Shape:
     """What was measured to be the fastest (tests/benchmarks/RESULTS.md)."""
-    rows = 16 * -(-rows // (16 * -(-rows // MOST_ROWS)))
-    return Shape(passes, rows, *{FORWARD: (4, 3, 3), BACKWARD: (4, 2, 2), UPDATE: (2, 2, 5)}[passes])
+    most = CHUNK if passes == UPDATE else TILE
+    rows = 16 * -(-rows // (16 * -(-rows // most)))
+    return Shape(passes, rows, *{FORWARD: (4, 4, 3), BACKWARD: (4, 3, 3), UPDATE: (2, 3, 5), PULLBACK: (4, 3, 3)}[passes])
 
 
 class Fused:
@@ -84,7 +86,8 @@ class Fused:
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
         """Whether the kernels are made for products of these, and can be had: rows of consecutive numbers, one after
         the other, that are read, and written, four at a time."""
-        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
+        rows = fields[0].shape[1]
+        if not FEWEST_ROWS <= rows <= MOST_ROWS[self._products] or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
             return False
         in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in (w, *fields))
         by_four = (not (each.shape[2] | each.stride(0)) % 4 for each in (w, *fields))
@@ -127,15 +130,20 @@ class Fused:
         y = x.new_empty(x.shape)
         given = _of_update(w, g, x, keep, push)
         given.slope, given.slope_member, given.y, given.scale = slope.data_ptr(), slope.stride(0), y.data_ptr(), scale
-        shape = shape_of(BACKWARD, given.rows)
-        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
+        at_once = given.rows <= TILE
+        shape = shape_of(BACKWARD if at_once else PULLBACK, given.rows)
+        self.launch(shape, 0, len(x) * shape.tiles(given.n_in) * -(-given.rows // shape.rows), given)
+        if not at_once:
+            self.update(w, g, x, keep=keep, push=push)
         return y
 
     def update(self, w: Tensor, g: Tensor, x: Tensor, *, keep: float, push: float) -> None:
         """W = keep W + push sum_a g_a x_a^T, in place."""
-        given = _of_update(w, g, x, keep, push)
-        shape = shape_of(UPDATE, given.rows)
-        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
+        shape = shape_of(UPDATE, x.shape[1])
+        for first in range(0, x.shape[1], shape.rows):
+            some = slice(first, first + shape.rows)
+            given = _of_update(w, g[:, some], x[:, some], keep if first == 0 else 1.0, push)
+            self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
 
     def launch(self, shape: Shape, activation: int, blocks: int, given: Arguments) -> None:
         kernel = _kernel(shape, self._products, activation, nvrtc.numbered(self._device))
@@ -181,5 +189,5 @@ def available(device: torch.device) -> bool:
     """Whether the kernels can be had there; a warning says why not."""
     if device.type != "cuda" or not nvrtc.available() or torch.cuda.get_device_capability(device)[0] < SINCE:
         return False
-    shape = shape_of(BACKWARD, MOST_ROWS)
+    shape = shape_of(BACKWARD, TILE)
     return nvrtc.compiles(lambda: _kernel(shape, 3, 0, nvrtc.numbered(device)), "layers are not fused")

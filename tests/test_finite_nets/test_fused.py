@@ -55,7 +55,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Tiles of 16 rows at most, two warps."""
-    monkeypatch.setattr(fused, "MOST_ROWS", 16)
+    monkeypatch.setattr(fused, "TILE", 16)
+    monkeypatch.setattr(fused, "CHUNK", 32)
     usual = fused.shape_of
     monkeypatch.setattr(fused, "shape_of", lambda *a, **k: usual(*a, **k)._replace(warps=2))
 
@@ -111,7 +112,8 @@ def test_passes_are_the_products_they_fuse(folder, factors):
     check_forward(passes, ACTIVATIONS[0], (2, 37, 20, 20), UNIT[factors])  # three tiles of rows
     check_backward(passes, (2, 11, 20, 68), UNIT[factors])
     check_backward(passes, (1, 16, 20, 64), UNIT[factors])
-    assert {(shape.passes, shape.rows) for shape in passes.launched} == {(each, 16) for each in range(3)}
+    check_backward(passes, (1, 37, 20, 24), UNIT[factors])  # pulled back alone, and updated by two parts of the rows
+    assert {(shape.passes, shape.rows) for shape in passes.launched} == {(0, 16), (1, 16), (2, 16), (2, 32), (3, 16)}
 
 
 @pytest.mark.usefixtures("small")
@@ -188,7 +190,7 @@ def test_what_is_read_by_four_in_order_is_served(monkeypatch):
     monkeypatch.setattr(fused, "available", lambda _: True)
     assert passes.serves(w, x)
     assert passes.serves(w, x[:, :20], x[:1].expand(2, -1, -1))
-    for refused in (x[:, :16], torch.ones(2, 65, 512), x.mT.contiguous().mT, torch.ones(2, 60, 510)):
+    for refused in (x[:, :16], torch.ones(2, 513, 512), x.mT.contiguous().mT, torch.ones(2, 60, 510)):
         assert not passes.serves(w, refused)
     assert not passes.serves(torch.ones(2, 32, 32), torch.ones(2, 60, 32))
     assert passes.serves(torch.ones(2, 128, 8), torch.ones(2, 60, 8))
