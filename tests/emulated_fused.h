@@ -1,4 +1,4 @@
-// What fused.cu needs of CUDA, by threads of a CPU: one for each of a block, and barriers.
+// What KERNELS, fused.cu or readouts.cu, need of CUDA, by threads of a CPU: one for each of a block, and barriers.
 #include <algorithm>
 #include <barrier>
 #include <cmath>
@@ -12,7 +12,7 @@
 #define __device__
 #define __global__
 #define __forceinline__ inline
-#define __launch_bounds__(threads, blocks)
+#define __launch_bounds__(...)
 using std::max;
 using std::min;
 
@@ -69,6 +69,15 @@ inline unsigned largest(float x) {
     return found;
 }
 
+inline float __shfl_xor_sync(unsigned, float x, int mask) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    of_lanes[warp][lane][0] = __float_as_uint(x);
+    of_warp[warp]->arrive_and_wait();
+    float found = __uint_as_float(of_lanes[warp][lane ^ mask][0]);
+    of_warp[warp]->arrive_and_wait();
+    return found;
+}
+
 // ldmatrix, by the layout of its fragments
 template <bool TRANSPOSED> inline void load(unsigned (&to)[4], const float *row) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -105,7 +114,7 @@ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[
     of_warp[warp]->arrive_and_wait();
 }
 
-#include "fused.cu"
+#include KERNELS
 
 extern "C" void launch(int blocks, Args *given) {
     for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {

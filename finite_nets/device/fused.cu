@@ -28,19 +28,7 @@
 #define PULLS (PASS == 1 || PASS == 3)
 #define UPDATES (PASS == 1 || PASS == 2)
 
-struct Args {
-    float *w;          // (member, n_out, n_in)
-    const float *x;    // (member, row, n_in)
-    const float *g;    // (member, row, n_out)
-    const float *add;  // (member, row, n_out)
-    const float *slope;  // (member, row, n_in)
-    float *y;          // (member, row, n_out), or of a backward pass n_in
-    float *phi;        // (member, row, n_out)
-    float *phi_slope;
-    long long w_member, x_member, g_member, add_member, add_row, slope_member;
-    int rows, n_out, n_in;
-    float scale, keep, push, gain;
-};
+#include "layers.cuh"
 
 #ifndef EMULATED
 extern __shared__ __align__(16) float shared[];
@@ -134,12 +122,6 @@ __device__ __forceinline__ void add_product(float (&y)[2][2][4], float unit, con
     for (int i = 0; i < 4; i++) multiply(c[i & 1][i >> 1], a[i & 1].high, b[i >> 1].high);
 #pragma unroll
     for (int i = 0; i < 16; i++) y[i / 8][i / 4 % 2][i % 4] += unit * c[i / 8][i / 4 % 2][i % 4];
-}
-
-__device__ __forceinline__ float4 four(const float *from) { return *(const float4 *)from; }
-
-__device__ __forceinline__ float4 times(float4 v, float factor) {
-    return float4{v.x * factor, v.y * factor, v.z * factor, v.w * factor};
 }
 
 __device__ __forceinline__ float size_of(float4 v) { return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))); }

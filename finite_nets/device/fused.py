@@ -74,7 +74,9 @@ def shape_of(passes: int, rows: int) -> Shape:
     """What was measured to be the fastest (tests/benchmarks/RESULTS.md)."""
     most = CHUNK if passes == UPDATE else TILE
     rows = 16 * -(-rows // (16 * -(-rows // most)))
-    return Shape(passes, rows, *{FORWARD: (4, 4, 3), BACKWARD: (4, 3, 3), UPDATE: (2, 3, 5), PULLBACK: (4, 3, 3)}[passes])
+    return Shape(
+        passes, rows, *{FORWARD: (4, 4, 3), BACKWARD: (4, 3, 3), UPDATE: (2, 3, 5), PULLBACK: (4, 3, 3)}[passes]
+    )
 
 
 class Fused:
@@ -84,39 +86,23 @@ class Fused:
         self._products, self._device = products, device
 
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
-        """Whether the kernels are made for products of these, and can be had: rows of consecutive numbers, one after
-        the other, that are read, and written, four at a time."""
+        """Whether the kernels are made for products of these, and can be had."""
         rows = fields[0].shape[1]
         if not FEWEST_ROWS <= rows <= MOST_ROWS[self._products] or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
             return False
-        in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in (w, *fields))
-        by_four = (not (each.shape[2] | each.stride(0)) % 4 for each in (w, *fields))
-        return all(in_order) and all(by_four) and available(self._device)
+        return by_four(w, *fields) and available(self._device)
 
     def forward(
         self, x: Tensor, w: Tensor, activation: Activation, *, scale: float, add: Tensor | None, keep: bool
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """y if it is to be kept, phi(y) and phi'(y) of y = scale x W^T + add, which is (member, row, N)."""
-        members, rows, n_in = x.shape
+        members, rows, _ = x.shape
         n_out = w.shape[1]
         y = x.new_empty((members, rows, n_out)) if keep else None
         phi, phi_slope = (x.new_empty((members, rows, n_out)) for _ in range(2))
         shape = shape_of(FORWARD, rows)
-        given = Arguments(
-            w=w.data_ptr(),
-            x=x.data_ptr(),
-            phi=phi.data_ptr(),
-            phi_slope=phi_slope.data_ptr(),
-            w_member=w.stride(0),
-            x_member=x.stride(0),
-            rows=rows,
-            n_out=n_out,
-            n_in=n_in,
-            scale=scale,
-            gain=activation.gain,
-        )
-        if y is not None:
-            given.y = y.data_ptr()
+        given = given_of(w, x, y, scale=scale)
+        given.phi, given.phi_slope, given.gain = phi.data_ptr(), phi_slope.data_ptr(), activation.gain
         if add is not None:
             given.add, given.add_member, given.add_row = add.data_ptr(), add.stride(0), add.stride(1)
         blocks = members * shape.tiles(n_out) * -(-rows // shape.rows)
@@ -128,8 +114,8 @@ class Fused:
     ) -> Tensor:
         """slope (scale g W), and W = keep W + push sum_a g_a x_a^T, in place."""
         y = x.new_empty(x.shape)
-        given = _of_update(w, g, x, keep, push)
-        given.slope, given.slope_member, given.y, given.scale = slope.data_ptr(), slope.stride(0), y.data_ptr(), scale
+        given = given_of(w, x, y, scale=scale, g=g, keep=keep, push=push)
+        given.slope, given.slope_member = slope.data_ptr(), slope.stride(0)
         at_once = given.rows <= TILE
         shape = shape_of(BACKWARD if at_once else PULLBACK, given.rows)
         self.launch(shape, 0, len(x) * shape.tiles(given.n_in) * -(-given.rows // shape.rows), given)
@@ -142,7 +128,7 @@ class Fused:
         shape = shape_of(UPDATE, x.shape[1])
         for first in range(0, x.shape[1], shape.rows):
             some = slice(first, first + shape.rows)
-            given = _of_update(w, g[:, some], x[:, some], keep if first == 0 else 1.0, push)
+            given = given_of(w, x[:, some], g=g[:, some], keep=keep if first == 0 else 1.0, push=push)
             self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
 
     def launch(self, shape: Shape, activation: int, blocks: int, given: Arguments) -> None:
@@ -150,20 +136,31 @@ class Fused:
         kernel.launch(blocks, LANES * shape.warps, shape.shared_bytes(self._products), given)
 
 
-def _of_update(w: Tensor, g: Tensor, x: Tensor, keep: float, push: float) -> Arguments:
-    return Arguments(
-        w=w.data_ptr(),
-        x=x.data_ptr(),
-        g=g.data_ptr(),
-        w_member=w.stride(0),
-        x_member=x.stride(0),
-        g_member=g.stride(0),
-        rows=x.shape[1],
-        n_out=w.shape[1],
-        n_in=w.shape[2],
-        keep=keep,
-        push=push,
-    )
+def given_of(
+    w: Tensor,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    g: Tensor | None = None,
+    scale: float = 1.0,
+    keep: float = 1.0,
+    push: float = 0.0,
+) -> Arguments:
+    """What all passes are given."""
+    given = Arguments(w=w.data_ptr(), x=x.data_ptr(), w_member=w.stride(0), x_member=x.stride(0))
+    given.rows, given.n_out, given.n_in = x.shape[1], *w.shape[1:]
+    given.scale, given.keep, given.push = scale, keep, push
+    if g is not None:
+        given.g, given.g_member = g.data_ptr(), g.stride(0)
+    if y is not None:
+        given.y = y.data_ptr()
+    return given
+
+
+def by_four(*fields: Tensor) -> bool:
+    """Whether rows are of consecutive numbers, one after the other, and may be read four at a time."""
+    in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in fields)
+    return all(in_order) and all(not (each.shape[2] | each.stride(0)) % 4 for each in fields)
 
 
 @lru_cache(maxsize=64)

@@ -273,9 +273,12 @@ class Trainer(Training[Parameters]):
         """Layer by layer, each pulled back through as it was before its update."""
         weights, x, features = state.weights, seen.x.expand(len(seen.delta), -1, -1), seen.features
         forward, update = self.branch * hidden_scale(state.width), [factor * each for each in state.scales.update]
-        g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])  # from the loss
         if weights.trained[-1]:
-            self.products.accumulate(weights.readout, seen.delta, features[-1], None, keep=keep, scale=update[-1])
+            g = self.products.descend(  # from the loss
+                weights.readout, seen.delta, features[-1], slope=seen.slopes[-1], scale=1.0, keep=keep, push=update[-1]
+            )
+        else:
+            g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])
         for i in reversed(range(len(weights.hidden))):
             matrix, slope, above = weights.hidden[i], seen.slopes[i], g
             if weights.trained[i + 1]:

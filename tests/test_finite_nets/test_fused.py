@@ -11,7 +11,7 @@ import torch
 
 import dmft
 import finite_nets
-from finite_nets.device import fused, nvrtc, products
+from finite_nets.device import fused, nvrtc, products, readouts
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.device.products import Products
 from finite_nets.training import perceptrons
@@ -24,25 +24,42 @@ ACTIVATIONS = [dmft.tanh(0.8), dmft.relu(), dmft.erf(), dmft.gelu(), dmft.softpl
 UNIT = {3: 1e-6, 1: 1e-3}  # by products of TF32 numbers: rounding of sums of some tens of terms, of factors
 
 
+def launch(folder, source, defined, blocks, given):
+    """A kernel, its threads those of a CPU."""
+    library = folder / ("_".join(map(str, [source.stem, *defined.values()])) + ".so")
+    command = ["g++", "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{source.parent}"]
+    command += [f"-D{name}={value}" for name, value in {**defined, "KERNELS": f'"{source.name}"'}.items()]
+    if not library.exists():
+        subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
+    ctypes.CDLL(library).launch(blocks, ctypes.byref(given))
+
+
 class Emulated(fused.Fused):
     """Kernels on a CPU, of one or two warps, for any number of samples."""
 
-    def __init__(self, factors, folder, warps=1):
+    def __init__(self, factors, folder):
         super().__init__(factors, CPU)
-        self._folder, self._warps, self.launched = folder, warps, []
+        self._folder, self.launched = folder, []
 
     def serves(self, w, *fields):
-        return all(each.stride(1) == each.shape[2] and not each.shape[2] % 4 for each in (w, *fields))
+        return fused.by_four(w, *fields)
 
     def launch(self, shape, activation, blocks, given):
         self.launched.append(shape)
-        defined = fused.defined(shape, self._products, activation)
-        library = self._folder / ("_".join(map(str, defined.values())) + ".so")
-        command = ["g++", "-std=c++20", "-w", "-shared", "-fPIC", "-pthread", f"-I{fused.SOURCE.parent}"]
-        command += [f"-D{name}={value}" for name, value in defined.items()]
-        if not library.exists():
-            subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
-        ctypes.CDLL(library).launch(blocks, ctypes.byref(given))
+        launch(self._folder, fused.SOURCE, fused.defined(shape, self._products, activation), blocks, given)
+
+
+class EmulatedReadouts(readouts.Readouts):
+    def __init__(self, folder):
+        super().__init__(CPU)
+        self._folder, self.launched = folder, []
+
+    def serves(self, w, *fields):
+        return w.shape[1] <= 3 and fused.by_four(w, *fields)
+
+    def launch(self, passes, warps, blocks, given):
+        self.launched.append(passes)
+        launch(self._folder, readouts.SOURCE, readouts.defined(passes, given.n_out, warps), blocks, given)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +150,24 @@ def test_samples_may_be_some_of_all(folder):
     same(w, expected, UNIT[3])
 
 
+def check_readout(passes, shape, device=CPU):
+    members, rows, outputs, n = shape
+    w, delta, x, slope = (
+        fields(members, *rest, device=device) for rest in ((outputs, n), (rows, outputs), (rows, n), (rows, n))
+    )
+    exact, expected = Products(DOUBLE, CPU, kernels=False), w.double().cpu()
+    rest = {"scale": 0.7, "keep": 0.9, "push": 0.2}
+    same(passes.image(x, w, scale=0.3).cpu(), exact.image(x.double().cpu(), expected, scale=0.3), UNIT[3])
+    below = exact.descend(expected, delta.double().cpu(), x.double().cpu(), slope=slope.double().cpu(), **rest)
+    same(passes.descend(w, delta, x, slope=slope, **rest).cpu(), below, UNIT[3])
+    same(w.cpu(), expected, UNIT[3])
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 1, 24), (2, 5, 3, 132), (1, 3, 2, 516)], ids=str)
+def test_readouts_are_their_products(folder, shape):
+    check_readout(EmulatedReadouts(folder), shape)
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("factors", [3, 1])
 def test_what_is_not_a_number_stays_so(folder, factors):
@@ -161,17 +196,18 @@ def test_networks_train_by_passes_as_by_products(folder, monkeypatch, name):
     problem = dmft.Problem(network, dmft.Task(X[:5], y[:5], X[5:], y[5:]), training, loss)
     arguments = {"widths": [12], "seeds": 2, "device": "cpu", "observables": ["prediction"], "save_steps": [0, 2, 5]}
     expected = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
-    passes, usual = Emulated(3, folder), Products.__init__
+    passes, outer, usual = Emulated(3, folder), EmulatedReadouts(folder), Products.__init__
 
     def with_passes(self, precision, device, kernels=None):
         usual(self, precision, device, kernels)
-        self.fused = passes if precision is SINGLE else None
+        self.fused, self.readouts = (passes, outer) if precision is SINGLE else (None, None)
 
     monkeypatch.setattr(Products, "__init__", with_passes)
     found = finite_nets.train_ensemble(problem, dtype="float32", **arguments)
     np.testing.assert_allclose(found.prediction, expected.prediction, rtol=1e-4, atol=1e-5)
     launched = {shape.passes for shape in passes.launched}
     assert (fused.BACKWARD in launched) == (name != "momentum")
+    assert (readouts.BACKWARD in outer.launched) == (name != "momentum")
     # and something would be seen if matrices were not updated
     if name == "plain":
         monkeypatch.setattr(Emulated, "backward", _without_update)
@@ -221,12 +257,18 @@ def test_where_kernels_are_not_compiled_layers_are_not_fused(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("factors", [3, 1])
-@pytest.mark.parametrize("shape", [(3, 60, 512, 512), (2, 17, 64, 60), (2, 41, 140, 300), (1, 64, 1024, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 60, 512, 512), (2, 17, 64, 60), (2, 41, 140, 300), (1, 200, 512, 256)], ids=str)
 def test_passes_on_a_gpu(shape, factors):
     passes = fused.Fused(factors, GPU)
     for activation in ACTIVATIONS if factors == 3 else ACTIVATIONS[:1]:  # phi' of ReLU jumps where h is rounded
         check_forward(passes, activation, shape, UNIT[factors])
     check_backward(passes, shape, UNIT[factors])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(3, 60, 1, 512), (5, 17, 10, 128), (2, 200, 16, 1028)], ids=str)
+def test_readouts_on_a_gpu(shape):
+    check_readout(readouts.Readouts(GPU), shape, GPU)
 
 
 @pytest.mark.gpu
