@@ -14,7 +14,7 @@ import finite_nets
 from finite_nets.device import fused, nvrtc, products, readouts
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.device.products import Products
-from finite_nets.training import perceptrons
+from finite_nets.training.trainer import Training
 
 EMULATED = Path(__file__).parents[1] / "emulated_fused.h"
 RNG = np.random.default_rng(0)
@@ -271,14 +271,23 @@ def test_readouts_on_a_gpu(shape):
     check_readout(readouts.Readouts(GPU), shape, GPU)
 
 
+SAMPLES, ONE_HOT = RNG.standard_normal((24, 8)), np.eye(3)[RNG.integers(3, size=24)]
+REPLAYED = {
+    "squared": (SAMPLES[:, 0], dmft.GradientDescent(0.3, 12), "squared"),
+    "cross-entropy": (ONE_HOT, dmft.GradientDescent(0.3, 12), "cross_entropy"),
+    "Adam": (SAMPLES[:, 0], dmft.Adam(0.05, 12, eps=1e-2), "squared"),
+}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "tf32"])
-def test_replayed_passes_are_those_taken(monkeypatch, dtype):
-    x, y = RNG.standard_normal((24, 8)), RNG.standard_normal(24)
-    problem = dmft.Problem(dmft.MLP(3), dmft.Task(x, y), dmft.GradientDescent(0.3, 12))
+@pytest.mark.parametrize("name", REPLAYED)
+def test_replayed_passes_are_those_taken(monkeypatch, name, dtype):
+    y, training, loss = REPLAYED[name]
+    problem = dmft.Problem(dmft.MLP(3), dmft.Task(SAMPLES, y), training, loss)
     arguments = {"widths": [256], "seeds": 4, "device": "cuda", "save_steps": [0, 12], "observables": ["prediction"]}
     replayed = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
-    monkeypatch.setattr(perceptrons.Trainer, "run", _taken)
+    monkeypatch.setattr(Training, "run", _taken)
     taken = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
     np.testing.assert_array_equal(replayed.prediction, taken.prediction)
     exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
