@@ -11,7 +11,8 @@
 //     ROWS      of a tile of fields, a multiple of 16    WARPS     of a block, 32 neurons each
 //     STAGES    of copies, three at least                BLOCKS    that are to fit on a multiprocessor
 //     PRODUCTS  three, or one of rounded numbers         ACT       which activation
-//     PASS      0 forward, 1 backward with the update, 2 the update alone, 3 backward alone
+//     PASS      0 forward, 1 backward with the update, 2 the update alone, 3 backward alone, 4 backward with the update
+//               and that of the layer below, of which g' is all that is asked:  V <- keep V + push sum_a g'_a z_a^T
 //
 // Weights go from memory to the registers of the thread that multiplies and updates them, by a slot of shared memory
 // that is its own.  Which numbers a thread holds (lane 4 g + t, neurons 4 g ... 4 g + 3, 4 t ... 4 t + 3 of the sum) is
@@ -25,8 +26,8 @@
 #define NEURONS (32 * WARPS)
 #define STRIDE 20          // of rows of a tile of fields, that reads of eight find in different banks
 #define PARTS (PRODUCTS == 3 ? 2 : 1)  // of a number
-#define PULLS (PASS == 1 || PASS == 3)
-#define UPDATES (PASS == 1 || PASS == 2)
+#define PULLS (PASS != 2)
+#define UPDATES (PASS != 3)
 
 #include "layers.cuh"
 
@@ -244,6 +245,11 @@ __device__ __forceinline__ float size_of(const float4 (&v)[4]) {
     return fmaxf(fmaxf(size_of(v[0]), size_of(v[1])), fmaxf(size_of(v[2]), size_of(v[3])));
 }
 
+// Four numbers of a matrix after their update, of one of two columns of sums
+__device__ __forceinline__ float4 moved(float4 v, float keep, float push, float a, float b, float c, float d) {
+    return float4{keep * v.x + push * a, keep * v.y + push * b, keep * v.z + push * c, keep * v.w + push * d};
+}
+
 __device__ __forceinline__ int after(int slot) { return slot == STAGES - 1 ? 0 : slot + 1; }
 
 // ---- forward ---------------------------------------------------------------------------------------------------------
@@ -428,31 +434,75 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
         for (int r = 0; r < 4; r++) {
             const float(&c0)[4] = change[0][r / 2], (&c1)[4] = change[1][r / 2];
             int e = r % 2;
-            v[r].x = args.keep * v[r].x + args.push * c0[e];
-            v[r].y = args.keep * v[r].y + args.push * c0[2 + e];
-            v[r].z = args.keep * v[r].z + args.push * c1[e];
-            v[r].w = args.keep * v[r].w + args.push * c1[2 + e];
-            if (is_in && out < n_out) *(float4 *)(w + r * n_in) = v[r];
+            float4 found = moved(v[r], args.keep, args.push, c0[e], c0[2 + e], c1[e], c1[2 + e]);
+            if (is_in && out < n_out) *(float4 *)(w + r * n_in) = found;
         }
         w += DEEP * n_in;
 #endif
         slot = after(slot);
     }
 #if PULLS
-    if (!is_in) return;
-    float4 slopes[2 * GROUPS][2];
-    const float *slope = args.slope + member * args.slope_member + (long long)first * n_in + in;
+    const float *slope = args.slope + member * args.slope_member + (long long)first * n_in + (is_in ? in : 0);
 #pragma unroll
-    for (int i = 0; i < 4 * GROUPS; i++)
-        slopes[i / 2][i % 2] = four(slope + min(8 * (i / 2) + 2 * t + i % 2, rows - 1) * n_in);
+    for (int j = 0; j < GROUPS; j++) {
+        float4 slopes[4];
 #pragma unroll
-    for (int i = 0; i < 4 * GROUPS; i++) {
-        int j = i / 2, e = i % 2, row = 8 * j + 2 * t + e;
-        const float(&y0)[4] = y[j / 2][0][j % 2], (&y1)[4] = y[j / 2][1][j % 2];
-        float4 v = slopes[j][e];
-        v.x *= args.scale * y0[e], v.y *= args.scale * y0[2 + e];
-        v.z *= args.scale * y1[e], v.w *= args.scale * y1[2 + e];
-        if (row < rows) *(float4 *)(args.y + (member * args.rows + first + row) * n_in + in) = v;
+        for (int i = 0; i < 4; i++) slopes[i] = four(slope + min(16 * j + i / 2 * 8 + 2 * t + i % 2, rows - 1) * n_in);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int e = i % 2, row = 16 * j + i / 2 * 8 + 2 * t + e;
+            float(&y0)[4] = y[j][0][i / 2], (&y1)[4] = y[j][1][i / 2];
+            float4 v = times(slopes[i], args.scale);
+            v = float4{v.x * y0[e], v.y * y0[2 + e], v.z * y1[e], v.w * y1[2 + e]};
+            if (PASS == 4) y0[e] = v.x, y0[2 + e] = v.y, y1[e] = v.z, y1[2 + e] = v.w;
+            else if (is_in && row < rows) *(float4 *)(args.y + (member * args.rows + first + row) * n_in + in) = v;
+        }
+    }
+#endif
+#if PASS == 4
+    // g', split as it lies: sums of one product are factors of the next
+    float size_of_y = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16 * GROUPS; i++) size_of_y = fmaxf(size_of_y, fabsf(y[i / 16][i / 8 % 2][i / 4 % 2][i % 4]));
+    Unit of_y(largest(size_of_y));
+    Split<4> split_y[GROUPS][2];
+#pragma unroll
+    for (int i = 0; i < 8 * GROUPS; i++) {
+        const float *both = y[i / 8][i / 4 % 2][i / 2 % 2] + i % 2 * 2;
+        split_y[i / 8][i / 4 % 2].put(i % 4, both[0] * of_y.inverse, both[1] * of_y.inverse);
+    }
+    int d = args.n_below;
+    float *v = args.below + member * args.below_member + (long long)(is_in ? in : 0) * d + 4 * t;
+    __syncthreads();
+    Fields inputs(fields.tiles, args.z + member * args.z_member, d, rows);
+    inputs.copy_next(slot = 0);
+    copied();
+    for (int k = 0; k < d; k += DEEP, v += DEEP) {
+        float change[2][2][4] = {};
+        float4 before[4] = {};
+        bool inside = is_in && k + 4 * t < d;
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+            if (inside) before[r] = four(v + r * d);
+        wait<0>();
+        inputs.split(slot);
+        __syncthreads();
+        inputs.copy_next(1 - slot);
+        copied();
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+            Split<2> b[2];
+            inputs.columns_of(b, slot, j);
+            add_product(change, of_y.unit * inputs.unit(slot, j), split_y[j], b);
+        }
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const float(&c0)[4] = change[r / 2][0], (&c1)[4] = change[r / 2][1];
+            int h = r % 2 * 2;
+            float4 found = moved(before[r], args.keep_below, args.push_below, c0[h], c0[h + 1], c1[h], c1[h + 1]);
+            if (inside) *(float4 *)(v + r * d) = found;
+        }
+        slot = 1 - slot;
     }
 #endif
 }

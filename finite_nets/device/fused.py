@@ -2,7 +2,7 @@
 
     forward     h = scale x W^T + add,  phi(h), phi'(h)
     backward    phi' (scale g W), and with it
-    update      W = keep W + push sum_a g_a x_a^T
+    update      W = keep W + push sum_a g_a x_a^T, and that of the layer below with it where there is nothing else left
 
 Fields of up to `TILE` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
 pass through the registers of the threads that multiply them.  Of a member and step, with P samples,
@@ -29,7 +29,7 @@ from finite_nets.device import nvrtc
 SOURCE = Path(__file__).with_name("fused.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LANES, DEEP, STRIDE = 32, 16, 20  # as in fused.cu: neurons of a warp, and of a sum at a time, and as they lie
-FORWARD, BACKWARD, UPDATE, PULLBACK = range(4)
+FORWARD, BACKWARD, UPDATE, PULLBACK, BOTH = range(5)
 FEWEST_ROWS = 17
 MOST_ROWS = {3: 512, 1: 64}  # by products
 TILE, CHUNK = 64, 128  # most rows whose sums the registers of a block hold, and that are added to a matrix at once
@@ -38,15 +38,25 @@ SINCE = 8  # major compute capability that multiplies TF32
 
 
 class Arguments(ctypes.Structure):
-    """`Args` of fused.cu."""
+    """`Args` of layers.cuh."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("w", "x", "g", "add", "slope", "y", "phi", "phi_slope")),
+        *((name, ctypes.c_void_p) for name in ("below", "z")),
         *((name, ctypes.c_longlong) for name in ("w_member", "x_member", "g_member")),
-        *((name, ctypes.c_longlong) for name in ("add_member", "add_row", "slope_member")),
-        *((name, ctypes.c_int) for name in ("rows", "n_out", "n_in")),
-        *((name, ctypes.c_float) for name in ("scale", "keep", "push", "gain")),
+        *((name, ctypes.c_longlong) for name in ("add_member", "add_row", "slope_member", "below_member", "z_member")),
+        *((name, ctypes.c_int) for name in ("rows", "n_out", "n_in", "n_below")),
+        *((name, ctypes.c_float) for name in ("scale", "keep", "push", "gain", "keep_below", "push_below")),
     ]
+
+
+class Below(NamedTuple):
+    """The update of the layer below, w = keep w + push sum_a g'_a x_a^T."""
+
+    w: Tensor
+    x: Tensor
+    keep: float
+    push: float
 
 
 class Shape(NamedTuple):
@@ -62,7 +72,7 @@ class Shape(NamedTuple):
     def shared_bytes(self, products: int) -> int:
         neurons, groups = LANES * self.warps, self.rows // 16
         numbers = self.stages * (DEEP * neurons + self.rows * STRIDE + (groups + 3) // 4 * 4)
-        if self.passes in (BACKWARD, UPDATE):
+        if self.passes in (BACKWARD, UPDATE, BOTH):
             numbers += (2 if products == 3 else 1) * self.rows * neurons // 2
         return 4 * numbers
 
@@ -74,9 +84,7 @@ def shape_of(passes: int, rows: int) -> Shape:
     """What was measured to be the fastest (tests/benchmarks/RESULTS.md)."""
     most = CHUNK if passes == UPDATE else TILE
     rows = 16 * -(-rows // (16 * -(-rows // most)))
-    return Shape(
-        passes, rows, *{FORWARD: (4, 4, 3), BACKWARD: (4, 3, 3), UPDATE: (2, 3, 5), PULLBACK: (4, 3, 3)}[passes]
-    )
+    return Shape(passes, rows, *{FORWARD: (4, 4, 3), UPDATE: (2, 3, 5)}.get(passes, (4, 3, 3)))
 
 
 class Fused:
@@ -114,14 +122,27 @@ class Fused:
     ) -> Tensor:
         """slope (scale g W), and W = keep W + push sum_a g_a x_a^T, in place."""
         y = x.new_empty(x.shape)
-        given = given_of(w, x, y, scale=scale, g=g, keep=keep, push=push)
-        given.slope, given.slope_member = slope.data_ptr(), slope.stride(0)
+        given = given_of(w, x, y, slope=slope, scale=scale, g=g, keep=keep, push=push)
         at_once = given.rows <= TILE
         shape = shape_of(BACKWARD if at_once else PULLBACK, given.rows)
         self.launch(shape, 0, len(x) * shape.tiles(given.n_in) * -(-given.rows // shape.rows), given)
         if not at_once:
             self.update(w, g, x, keep=keep, push=push)
         return y
+
+    def serves_both(self, below: Below) -> bool:
+        """Whether the update below may be made with a pass that is served."""
+        return below.x.shape[1] <= TILE and by_four(below.w, below.x)
+
+    def backward_both(
+        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float, below: Below
+    ) -> None:
+        """`backward`, and with what it finds the update below."""
+        given = given_of(w, x, slope=slope, scale=scale, g=g, keep=keep, push=push)
+        given.below, given.below_member, given.n_below = below.w.data_ptr(), below.w.stride(0), below.w.shape[2]
+        given.z, given.z_member, given.keep_below, given.push_below = below.x.data_ptr(), below.x.stride(0), *below[2:]
+        shape = shape_of(BOTH, given.rows)
+        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
 
     def update(self, w: Tensor, g: Tensor, x: Tensor, *, keep: float, push: float) -> None:
         """W = keep W + push sum_a g_a x_a^T, in place."""
@@ -142,6 +163,7 @@ def given_of(
     y: Tensor | None = None,
     *,
     g: Tensor | None = None,
+    slope: Tensor | None = None,
     scale: float = 1.0,
     keep: float = 1.0,
     push: float = 0.0,
@@ -152,6 +174,8 @@ def given_of(
     given.scale, given.keep, given.push = scale, keep, push
     if g is not None:
         given.g, given.g_member = g.data_ptr(), g.stride(0)
+    if slope is not None:
+        given.slope, given.slope_member = slope.data_ptr(), slope.stride(0)
     if y is not None:
         given.y = y.data_ptr()
     return given

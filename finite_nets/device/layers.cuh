@@ -10,9 +10,11 @@ struct Args {
     float *y;          // (member, row, n_out), or of a backward pass n_in
     float *phi;        // (member, row, n_out)
     float *phi_slope;
-    long long w_member, x_member, g_member, add_member, add_row, slope_member;
-    int rows, n_out, n_in;
-    float scale, keep, push, gain;
+    float *below;      // (member, n_in, n_below)
+    const float *z;    // (member, row, n_below)
+    long long w_member, x_member, g_member, add_member, add_row, slope_member, below_member, z_member;
+    int rows, n_out, n_in, n_below;
+    float scale, keep, push, gain, keep_below, push_below;
 };
 
 __device__ __forceinline__ float4 four(const float *from) { return *(const float4 *)from; }

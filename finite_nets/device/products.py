@@ -26,6 +26,7 @@ from torch import Tensor
 from dmft.specs import Activation
 from finite_nets.device import fused, readouts
 from finite_nets.device.activations import function
+from finite_nets.device.fused import Below
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
 
@@ -147,6 +148,16 @@ class Products:
         found = self.pullback(g, w, scale=scale, slope=slope)
         self.accumulate(w, g, x, None, keep=keep, scale=push)
         return found
+
+    def descend_both(
+        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float, below: Below
+    ) -> None:
+        """`descend`, and with what it finds the update of the layer below."""
+        if self.fused is not None and self.fused.serves(w, g, x, slope) and self.fused.serves_both(below):
+            self.fused.backward_both(w, g, x, slope=slope, scale=scale, keep=keep, push=push, below=below)
+            return
+        found = self.descend(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
+        self.accumulate(below.w, found, below.x, None, keep=below.keep, scale=below.push)
 
     def _by_kernels(self, w: Tensor, rows: Tensor) -> bool:
         """Kernels count the entries of a matrix in 32 bits."""

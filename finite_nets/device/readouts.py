@@ -46,8 +46,7 @@ class Readouts:
     ) -> Tensor:
         """slope (scale g W), and W = keep W + push sum_a g_a x_a^T, in place."""
         y, g = x.new_empty(x.shape), g.contiguous()
-        given = fused.given_of(w, x, y, g=g, scale=scale, keep=keep, push=push)
-        given.slope, given.slope_member = slope.data_ptr(), slope.stride(0)
+        given = fused.given_of(w, x, y, g=g, slope=slope, scale=scale, keep=keep, push=push)
         warps = min(4, -(-given.n_in // QUAD))
         self.launch(BACKWARD, warps, len(x) * -(-given.n_in // (QUAD * warps)), given)
         return y

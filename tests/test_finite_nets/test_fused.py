@@ -121,6 +121,24 @@ def check_backward(passes, shape, unit):
     same(w.cpu(), expected, unit)
 
 
+def check_both(passes, shape, unit):
+    """And the layer below, whose inputs all members share."""
+    members, rows, n_out, n_in, n_below = shape
+    w, v, g, x, slope = (
+        fields(members, *rest, device=passes._device)
+        for rest in ((n_out, n_in), (n_in, n_below), (rows, n_out), (rows, n_in), (rows, n_in))
+    )
+    z = fields(rows, n_below, device=passes._device)
+    exact, hidden, first = Products(DOUBLE, CPU, kernels=False), w.double().cpu(), v.double().cpu()
+    in_double = [each.double().cpu() for each in (g, x, slope, z)]
+    rest = {"scale": 0.3, "keep": 0.9, "push": 0.2}
+    below = fused.Below(first, in_double[3].expand(members, -1, -1), 0.8, -0.1)
+    exact.descend_both(hidden, *in_double[:2], slope=in_double[2], below=below, **rest)
+    passes.backward_both(w, g, x, slope=slope, below=fused.Below(v, z.expand(members, -1, -1), 0.8, -0.1), **rest)
+    same(w.cpu(), hidden, unit)
+    same(v.cpu(), first, unit)
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("factors", [3, 1])
 def test_passes_are_the_products_they_fuse(folder, factors):
@@ -130,7 +148,10 @@ def test_passes_are_the_products_they_fuse(folder, factors):
     check_backward(passes, (2, 11, 20, 68), UNIT[factors])
     check_backward(passes, (1, 16, 20, 64), UNIT[factors])
     check_backward(passes, (1, 37, 20, 24), UNIT[factors])  # pulled back alone, and updated by two parts of the rows
-    assert {(shape.passes, shape.rows) for shape in passes.launched} == {(0, 16), (1, 16), (2, 16), (2, 32), (3, 16)}
+    check_both(passes, (2, 11, 20, 68, 12), UNIT[factors])
+    check_both(passes, (1, 16, 20, 24, 52), UNIT[factors])
+    launched = {(shape.passes, shape.rows) for shape in passes.launched}
+    assert launched == {(0, 16), (1, 16), (2, 16), (2, 32), (3, 16), (4, 16)}
 
 
 @pytest.mark.usefixtures("small")
@@ -179,11 +200,12 @@ def test_what_is_not_a_number_stays_so(folder, factors):
     assert (~torch.isfinite(phi[0, :, 0])).tolist() == [True, True, True, False]
 
 
-X, Y = RNG.standard_normal((7, 5)), RNG.standard_normal((7, 3))
+X, Y = RNG.standard_normal((8, 9)), RNG.standard_normal((8, 3))
 NETWORKS = {
     "plain": (dmft.MLP(3), Y[:, 0], dmft.GradientDescent(0.4, 5), "squared"),
     "decay, outputs": (dmft.MLP(2, dmft.relu()), Y, dmft.GradientDescent(0.2, 5, weight_decay=0.3), "squared"),
     "logistic, a frozen matrix": (dmft.MLP(4, frozen=[2]), np.sign(Y[:, 0]), dmft.GradientDescent(0.3, 5), "logistic"),
+    "frozen inputs": (dmft.MLP(2, frozen=[0]), Y[:, 0], dmft.GradientDescent(0.3, 5), "squared"),
     "residual, biases": (dmft.ResidualMLP(3, bias=0.4), Y[:, 0], dmft.GradientDescent(0.3, 5), "squared"),
     "momentum": (dmft.MLP(3), Y[:, 0], dmft.GradientDescent(0.2, 5, momentum=0.6), "squared"),
 }
@@ -206,7 +228,13 @@ def test_networks_train_by_passes_as_by_products(folder, monkeypatch, name):
     found = finite_nets.train_ensemble(problem, dtype="float32", **arguments)
     np.testing.assert_allclose(found.prediction, expected.prediction, rtol=1e-4, atol=1e-5)
     launched = {shape.passes for shape in passes.launched}
-    assert (fused.BACKWARD in launched) == (name != "momentum")
+    backward = {
+        "plain": {fused.BACKWARD, fused.BOTH},
+        "decay, outputs": {fused.BOTH},
+        "logistic, a frozen matrix": {fused.BACKWARD, fused.BOTH},
+        "momentum": set(),
+    }
+    assert launched & {fused.BACKWARD, fused.BOTH} == backward.get(name, {fused.BACKWARD})
     assert (readouts.BACKWARD in outer.launched) == (name != "momentum")
     # and something would be seen if matrices were not updated
     if name == "plain":
@@ -263,6 +291,8 @@ def test_passes_on_a_gpu(shape, factors):
     for activation in ACTIVATIONS if factors == 3 else ACTIVATIONS[:1]:  # phi' of ReLU jumps where h is rounded
         check_forward(passes, activation, shape, UNIT[factors])
     check_backward(passes, shape, UNIT[factors])
+    if shape[1] <= fused.TILE:
+        check_both(passes, (*shape, 76), UNIT[factors])
 
 
 @pytest.mark.gpu
