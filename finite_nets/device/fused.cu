@@ -4,9 +4,7 @@
 //     backward    g' = scale phi' (g W)
 //     update      W <- keep W + push sum_a g_a x_a^T
 //
-// by matrix units, three products of halves in the place of one: x = unit (high + low), 22 bits, with a power of two for
-// all numbers of a part of a tile, which come up to 2^15 so: none is too large, and 2^-33 of the largest is what is lost
-// of the small ones.  Compiled with
+// by matrix units, three products of halves in the place of one (halves.cuh).  Compiled with
 //
 //     ROWS      of a tile of fields, a multiple of 16    WARPS     of a block, 32 neurons each
 //     STAGES    of copies, three at least                BLOCKS    that are to fit on a multiprocessor
@@ -21,233 +19,46 @@
 // unit.
 
 #define THREADS (32 * WARPS)
-#define GROUPS (ROWS / 16)
-#define DEEP 16            // of a sum, a stage
 #define NEURONS (32 * WARPS)
-#define STRIDE 20          // of rows of a tile of fields, that reads of eight find in different banks
-#define PARTS (PRODUCTS == 3 ? 2 : 1)  // of a number
 #define PULLS (PASS != 2)
 #define UPDATES (PASS != 3)
 
 #include "layers.cuh"
-
-#ifndef EMULATED
-extern __shared__ __align__(16) float shared[];
-
-// 16 bytes to shared memory, or zeros
-__device__ __forceinline__ void copy(float *to, const float *from, bool inside) {
-    unsigned place = (unsigned)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(inside ? 16 : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void copied() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int UNDER_WAY> __device__ __forceinline__ void wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(UNDER_WAY) : "memory");
-}
-
-// c (16, 8) += a (16, 16) b (16, 8)
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// Four matrices (8, 8) of halves, of which lane 8 i + j knows where row j of the i-th is
-template <bool TRANSPOSED> __device__ __forceinline__ void load(unsigned (&to)[4], const float *row) {
-    unsigned place = (unsigned)__cvta_generic_to_shared(row);
-    if (TRANSPOSED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(place) : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(place) : "memory");
-}
-
-// The largest of a warp, of numbers that are not negative, by their bits
-__device__ __forceinline__ unsigned largest(float x) {
-    unsigned found;
-    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(found) : "r"(__float_as_uint(x)) : "memory");
-    return found;
-}
-
-// The nearest halves, and back
-__device__ __forceinline__ unsigned halves(float x, float y) {
-    unsigned both;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(y), "f"(x));
-    return both;
-}
-__device__ __forceinline__ float2 floats(unsigned both) {
-    float2 found;
-    asm("{.reg .f16 x, y;\n\tmov.b32 {x, y}, %2;\n\tcvt.f32.f16 %0, x;\n\tcvt.f32.f16 %1, y;}"
-        : "=f"(found.x), "=f"(found.y) : "r"(both));
-    return found;
-}
-#endif
-
-// A power of two and its inverse, by which numbers up to `largest` come up to 2^15
-struct Unit {
-    float unit, inverse;
-
-    __device__ __forceinline__ Unit(unsigned largest) {
-        unsigned exponent = max(largest >> 23, 15u);
-        unit = __uint_as_float((exponent - 14) << 23);
-        inverse = __uint_as_float((268 - exponent) << 23);
-    }
-};
-
-// Numbers as halves, two a register, and what that leaves of them
-template <int COUNT> struct Split {
-    unsigned high[COUNT];
-    unsigned low[COUNT];
-
-    __device__ __forceinline__ void put(int i, float x, float y) {
-        high[i] = halves(x, y);
-#if PRODUCTS == 3
-        float2 found = floats(high[i]);
-        low[i] = halves(x - found.x, y - found.y);
-#endif
-    }
-};
-
-// y (32, 16) += unit a (32, 16) b (16, 16), by a sum of its own: units cut off what they add to a long one
-__device__ __forceinline__ void add_product(float (&y)[2][2][4], float unit, const Split<4> (&a)[2],
-                                            const Split<2> (&b)[2]) {
-    float c[2][2][4] = {};
-#if PRODUCTS == 3
-#pragma unroll
-    for (int i = 0; i < 4; i++) multiply(c[i & 1][i >> 1], a[i & 1].low, b[i >> 1].high);
-#pragma unroll
-    for (int i = 0; i < 4; i++) multiply(c[i & 1][i >> 1], a[i & 1].high, b[i >> 1].low);
-#endif
-#pragma unroll
-    for (int i = 0; i < 4; i++) multiply(c[i & 1][i >> 1], a[i & 1].high, b[i >> 1].high);
-#pragma unroll
-    for (int i = 0; i < 16; i++) y[i / 8][i / 4 % 2][i % 4] += unit * c[i / 8][i / 4 % 2][i % 4];
-}
-
-__device__ __forceinline__ float size_of(float4 v) { return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))); }
-
-__device__ __forceinline__ void put(float *to, const unsigned (&of)[4]) { *(uint4 *)to = uint4{of[0], of[1], of[2], of[3]}; }
-
-__device__ __forceinline__ void take(unsigned (&to)[4], const float *from) {
-    uint4 v = *(const uint4 *)from;
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-
+#include "fields.cuh"
 #if PASS == 0
+#ifdef EMULATED
+inline float unconditional(float x) { return x; }
+#else
+// Made where it is written, or the compiler branches around it, number by number
+__device__ __forceinline__ float unconditional(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+}
+#endif
 #include "activations.cuh"
 #if ACT == 0
-__device__ __forceinline__ float short_of_one(float x) { return __fdividef(2.0f, __expf(2.0f * x) + 1.0f); }
-#endif
-#endif
-
-// Tiles (ROWS, DEEP) of fields, one part of a sum after the other, each as many rows of 16 as it has groups.  A row of
-// a tile that is split has numbers 0, 1, 4, 5 ... 12, 13 and then 2, 3 ... 15, high and then low.
-struct Fields {
-    static const int COUNT = (GROUPS + WARPS - 1) / WARPS;
-    float *tiles, *units;  // of STAGES
-    const float *from;
-    int size, rows, left, lane, warp;
-
-    // of `rows` rows of `size` numbers, `left` of them in the sum
-    __device__ __forceinline__ Fields(float *room, const float *fields, int size, int rows)
-        : tiles(room), units(room + STAGES * ROWS * STRIDE), from(fields), size(size), rows(rows), left(size),
-          lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
-
-    __device__ __forceinline__ void copy_next(int slot) {
-#pragma unroll
-        for (int i = 0; i < 2 * COUNT; i++) {
-            int row = (warp + i / 2 * WARPS) * 16 + i % 2 * 8 + lane / 4, column = lane % 4 * 4;
-            bool inside = row < rows && column < left;
-            if (row < ROWS) copy(tile(slot) + row * STRIDE + column, from + (row < rows ? row * size + column : 0), inside);
-        }
-        from += DEEP;
-        left -= DEEP;
-    }
-
-    __device__ __forceinline__ float *tile(int slot) const { return tiles + slot * ROWS * STRIDE; }
-
-    // what this warp has copied
-    __device__ __forceinline__ void split(int slot) const {
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            int group = warp + i * WARPS;
-            if (group >= GROUPS) continue;
-            float *row = tile(slot) + (group * 16 + lane / 4) * STRIDE;
-            float4 v[2] = {four(row + lane % 4 * 4), four(row + 8 * STRIDE + lane % 4 * 4)};
-            Unit by(largest(fmaxf(size_of(v[0]), size_of(v[1]))));  // when all have read
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float4 z = times(v[half], by.inverse);
-                Split<2> s;
-                s.put(0, z.x, z.y);
-                s.put(1, z.z, z.w);
-                unsigned *to = (unsigned *)(row + half * 8 * STRIDE) + lane % 4;
-                to[0] = s.high[0], to[4] = s.high[1];
-#if PRODUCTS == 3
-                to[8] = s.low[0], to[12] = s.low[1];
-#endif
-            }
-            if (lane == 0) units[slot * GROUPS + group] = by.unit;
-        }
-    }
-
-    __device__ __forceinline__ float unit(int slot, int group) const { return units[slot * GROUPS + group]; }
-
-    // b[k][row], of 16 rows
-    __device__ __forceinline__ void rows_of(Split<2> (&b)[2], int slot, int group) const {
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            unsigned v[4];
-            load<false>(v, tile(slot) + (16 * group + 8 * n + lane % 8) * STRIDE + lane / 8 * 4);
-            b[n].high[0] = v[0], b[n].high[1] = v[1], b[n].low[0] = v[2], b[n].low[1] = v[3];
-        }
-    }
-
-    // b[row][k], of 16 rows
-    __device__ __forceinline__ void columns_of(Split<2> (&b)[2], int slot, int group) const {
-        const float *row = tile(slot) + (16 * group + lane % 16) * STRIDE + lane / 16 * 4;
-        unsigned v[4];
-        load<true>(v, row);
-        b[0].high[0] = v[0], b[0].high[1] = v[1], b[1].high[0] = v[2], b[1].high[1] = v[3];
-        if (PARTS == 2) {
-            load<true>(v, row + 8);
-            b[0].low[0] = v[0], b[0].low[1] = v[1], b[1].low[0] = v[2], b[1].low[1] = v[3];
-        }
-    }
-};
-
-// Four numbers of each of four, scaled and split; of numbers [k][neuron] with DOWN, else [neuron][k].  Their unit.
-template <bool DOWN> __device__ __forceinline__ float split(Split<4> (&a)[2], const float4 (&v)[4], Unit by) {
-    float4 z[4];
-#pragma unroll
-    for (int r = 0; r < 4; r++) z[r] = times(v[r], by.inverse);
-    if (DOWN) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float4 &first = z[2 * half], &second = z[2 * half + 1];
-            a[0].put(2 * half, first.x, second.x);
-            a[0].put(2 * half + 1, first.y, second.y);
-            a[1].put(2 * half, first.z, second.z);
-            a[1].put(2 * half + 1, first.w, second.w);
-        }
-    } else {
-#pragma unroll
-        for (int r = 0; r < 4; r++) {
-            a[r / 2].put(r % 2, z[r].x, z[r].y);
-            a[r / 2].put(r % 2 + 2, z[r].z, z[r].w);
-        }
-    }
-    return by.unit;
+__device__ __forceinline__ float short_of_one(float x) {
+    return unconditional(__fdividef(2.0f, __expf(2.0f * x) + 1.0f));
 }
-
-__device__ __forceinline__ float size_of(const float4 (&v)[4]) {
-    return fmaxf(fmaxf(size_of(v[0]), size_of(v[1])), fmaxf(size_of(v[2]), size_of(v[3])));
-}
+#endif
+#endif
 
 // Four numbers of a matrix after their update, of one of two columns of sums
 __device__ __forceinline__ float4 moved(float4 v, float keep, float push, float a, float b, float c, float d) {
     return float4{keep * v.x + push * a, keep * v.y + push * b, keep * v.z + push * c, keep * v.w + push * d};
+}
+
+// What this thread has copied of a stage
+__device__ __forceinline__ void read(float4 (&v)[4], const float *own, int slot) {
+#pragma unroll
+    for (int r = 0; r < 4; r++) v[r] = four(own + (slot * 4 + r) * 4 * THREADS);
+}
+
+// and as factors, of their unit
+template <bool DOWN> __device__ __forceinline__ float weights(Split<4> (&a)[2], const float *own, int slot) {
+    float4 v[4];
+    read(v, own, slot);
+    return split<DOWN>(a, v, Unit(largest(size_of(v))));
 }
 
 __device__ __forceinline__ int after(int slot) { return slot == STAGES - 1 ? 0 : slot + 1; }
@@ -268,15 +79,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     Fields fields(shared + STAGES * 16 * THREADS, args.x + member * args.x_member + (long long)first * n_in, n_in, rows);
     int slot = 0, slot_next = 0;
 
-    auto fetch = [&] {
-        if (fields.left > 0) {
-            bool inside = is_out && 4 * t < fields.left;
+    auto fetch = [&] {  // zeros, beyond the last
+        bool inside = is_out && 4 * t < fields.left;
 #pragma unroll
-            for (int r = 0; r < 4; r++) copy(own + (slot_next * 4 + r) * 4 * THREADS, w + r * n_in, inside);
-            fields.copy_next(slot_next);
-            w += DEEP;
-            slot_next = after(slot_next);
-        }
+        for (int r = 0; r < 4; r++) copy(own + (slot_next * 4 + r) * 4 * THREADS, w + r * n_in, inside);
+        fields.copy_next(slot_next);
+        w += DEEP;
+        slot_next = after(slot_next);
         copied();
     };
 
@@ -285,48 +94,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     for (int stage = 0; stage < STAGES - 1; stage++) fetch();
     wait<STAGES - 2>();
     fields.split(0);
+    Split<4> a[2], coming[2];
+    float unit = weights<false>(a, own, 0), unit_coming = 0.0f;
     for (int k = 0; k < n_in; k += DEEP) {
-        float4 v[4];
-        Split<4> a[2];
         wait<STAGES - 3>();
         __syncthreads();
 #pragma unroll
-        for (int r = 0; r < 4; r++) v[r] = four(own + (slot * 4 + r) * 4 * THREADS);
-        float unit = split<false>(a, v, Unit(largest(size_of(v))));
-#pragma unroll
         for (int j = 0; j < GROUPS; j++) {
-            if (j == GROUPS / 2) {  // in the midst of products, beside which this waits
-                fetch();
-                if (k + DEEP < n_in) fields.split(after(slot));
+            if (j == GROUPS / 4) fetch();  // in the midst of products, beside which this waits
+            if (j == GROUPS / 2) {
+                unit_coming = weights<false>(coming, own, after(slot));
+                fields.split(after(slot));
             }
             Split<2> b[2];
             fields.rows_of(b, slot, j);
             add_product(y[j], unit * fields.unit(slot, j), a, b);
         }
+        a[0] = coming[0], a[1] = coming[1], unit = unit_coming;
         slot = after(slot);
     }
     if (!is_out) return;
     float inverse = 1.0f / args.gain;
+    long long at = (member * args.rows + first) * n_out + out;
+    const float *add = args.add ? args.add + member * args.add_member + first * args.add_row + out : nullptr;
+    float *kept = args.y ? args.y + at : nullptr, *to_phi = args.phi + at, *to_slope = args.phi_slope + at;
 #pragma unroll
     for (int j = 0; j < 2 * GROUPS; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int row = 8 * j + 2 * t + e;
-            if (row >= rows) continue;
+            bool inside = row < rows;
             const float(&y0)[4] = y[j / 2][0][j % 2], (&y1)[4] = y[j / 2][1][j % 2];
             float h[4] = {y0[e], y0[2 + e], y1[e], y1[2 + e]}, phi[4], slope[4];
-            long long at = (member * args.rows + first + row) * n_out + out;
 #pragma unroll
             for (int i = 0; i < 4; i++) h[i] *= args.scale;
-            if (args.add) {
-                float4 more = four(args.add + member * args.add_member + (first + row) * args.add_row + out);
+            if (add && inside) {
+                float4 more = four(add + row * args.add_row);
                 h[0] += more.x, h[1] += more.y, h[2] += more.z, h[3] += more.w;
             }
-            if (args.y) *(float4 *)(args.y + at) = float4{h[0], h[1], h[2], h[3]};
+            if (kept && inside) *(float4 *)(kept + row * n_out) = float4{h[0], h[1], h[2], h[3]};
 #pragma unroll
             for (int i = 0; i < 4; i++) activated(h[i], args.gain, inverse, phi[i], slope[i]);
-            *(float4 *)(args.phi + at) = float4{phi[0], phi[1], phi[2], phi[3]};
-            *(float4 *)(args.phi_slope + at) = float4{slope[0], slope[1], slope[2], slope[3]};
+            if (inside) *(float4 *)(to_phi + row * n_out) = float4{phi[0], phi[1], phi[2], phi[3]};
+            if (inside) *(float4 *)(to_slope + row * n_out) = float4{slope[0], slope[1], slope[2], slope[3]};
         }
 }
 
@@ -347,45 +157,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     const float *next = w;
     int slot = 0, slot_next = 0;
 
-    auto fetch = [&] {
-        if (fields.left > 0) {
+    auto fetch = [&] {  // zeros, beyond the last
 #pragma unroll
-            for (int r = 0; r < 4; r++)
-                copy(own + (slot_next * 4 + r) * 4 * THREADS, next + r * n_in, is_in && 4 * t < fields.left);
-            fields.copy_next(slot_next);
-            next += DEEP * n_in;
-            slot_next = after(slot_next);
-        }
+        for (int r = 0; r < 4; r++)
+            copy(own + (slot_next * 4 + r) * 4 * THREADS, next + r * n_in, is_in && 4 * t < fields.left);
+        fields.copy_next(slot_next);
+        next += DEEP * n_in;
+        slot_next = after(slot_next);
         copied();
     };
 
+#if UPDATES
+    float4 x[GROUPS][4];
+#pragma unroll
+    for (int i = 0; i < 4 * GROUPS; i++) {
+        int row = i / 4 * 16 + i / 2 % 2 * 8 + 2 * t + i % 2;
+        x[i / 4][i % 4] = is_in && row < rows ? four(args.x + member * args.x_member + (long long)row * n_in + in) : float4{};
+    }
+#endif
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; stage++) fetch();
 #if UPDATES
     // x, split once for all, in the order in which this thread multiplies it
-    const float *x = args.x + member * args.x_member + in;
     float *split_x = shared + STAGES * (16 * THREADS + ROWS * STRIDE + (GROUPS + 3) / 4 * 4) + 4 * threadIdx.x;
-    auto rows_of_x = [&](float4(&v)[4], int j) {
-#pragma unroll
-        for (int r = 0; r < 4; r++) {
-            int row = 16 * j + r / 2 * 8 + 2 * t + r % 2;
-            v[r] = is_in && row < rows ? four(x + (long long)row * n_in) : float4{};
-        }
-    };
     float size = 0.0f;
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
-        float4 v[4];
-        rows_of_x(v, j);
-        size = fmaxf(size, size_of(v));
-    }
+    for (int j = 0; j < GROUPS; j++) size = fmaxf(size, size_of(x[j]));
     Unit of_x(largest(size));
 #pragma unroll
     for (int j = 0; j < GROUPS; j++) {
-        float4 v[4];
         Split<4> a[2];
-        rows_of_x(v, j);
-        split<true>(a, v, of_x);
+        split<true>(a, x[j], of_x);
 #pragma unroll
         for (int u = 0; u < 2; u++) {
             put(split_x + (2 * j + u) * PARTS * 4 * THREADS, a[u].high);
@@ -398,23 +200,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
 #endif
     wait<STAGES - 2>();
     fields.split(0);
+#if PULLS
+    Split<4> factors[2];
+    float unit = weights<true>(factors, own, 0);
+#endif
     for (int out = 4 * t; out - 4 * t < n_out; out += DEEP) {
-        float4 v[4];
         wait<STAGES - 3>();
         __syncthreads();
-#pragma unroll
-        for (int r = 0; r < 4; r++) v[r] = four(own + (slot * 4 + r) * 4 * THREADS);
         fetch();
-        if (out - 4 * t + DEEP < n_out) fields.split(after(slot));
 #if PULLS
-        Split<4> weights[2];
-        float unit = split<true>(weights, v, Unit(largest(size_of(v))));
 #pragma unroll
         for (int j = 0; j < GROUPS; j++) {
+            if (j == GROUPS / 2) fields.split(after(slot));
             Split<2> b[2];
             fields.rows_of(b, slot, j);
-            add_product(y[j], unit * fields.unit(slot, j), weights, b);
+            add_product(y[j], unit * fields.unit(slot, j), factors, b);
         }
+        unit = weights<true>(factors, own, after(slot));
+#else
+        fields.split(after(slot));
 #endif
 #if UPDATES
         float change[2][2][4] = {};
@@ -430,6 +234,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
             fields.columns_of(b, slot, j);
             add_product(change, of_x.unit * fields.unit(slot, j), a, b);
         }
+        float4 v[4];
+        read(v, own, slot);
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             const float(&c0)[4] = change[0][r / 2], (&c1)[4] = change[1][r / 2];
@@ -443,6 +249,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     }
 #if PULLS
     const float *slope = args.slope + member * args.slope_member + (long long)first * n_in + (is_in ? in : 0);
+    float *to = args.y + (member * args.rows + first) * n_in + in;
 #pragma unroll
     for (int j = 0; j < GROUPS; j++) {
         float4 slopes[4];
@@ -455,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
             float4 v = times(slopes[i], args.scale);
             v = float4{v.x * y0[e], v.y * y0[2 + e], v.z * y1[e], v.w * y1[2 + e]};
             if (PASS == 4) y0[e] = v.x, y0[2 + e] = v.y, y1[e] = v.z, y1[2 + e] = v.w;
-            else if (is_in && row < rows) *(float4 *)(args.y + (member * args.rows + first + row) * n_in + in) = v;
+            else if (is_in && row < rows) *(float4 *)(to + row * n_in) = v;
         }
     }
 #endif

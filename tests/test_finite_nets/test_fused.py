@@ -319,7 +319,9 @@ def test_replayed_passes_are_those_taken(monkeypatch, name, dtype):
     replayed = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
     monkeypatch.setattr(Training, "run", _taken)
     taken = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
-    np.testing.assert_array_equal(replayed.prediction, taken.prediction)
+    # recorded steps of Adam have their rates in float64
+    far = 1e-6 * float(abs(taken.prediction).max()) if training.stepping.by_entry else 0
+    np.testing.assert_allclose(replayed.prediction, taken.prediction, rtol=0, atol=far)
     exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
     off = np.abs(taken.prediction - exact.prediction).max() / np.abs(exact.prediction).max()
     assert off < {"float32": 5e-6, "tf32": 5e-3}[dtype]
