@@ -5,10 +5,11 @@
     update      W = keep W + push sum_a g_a x_a^T, and that of the layer below with it where there is nothing else left
 
 Fields of up to `TILE` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
-pass through the registers of the threads that multiply them.  Of a member and step, with P samples,
+pass through the registers of the threads that multiply them.  More samples pass by tiles, and back apart from the
+update.  Of a member and step, with P samples,
 
     bytes         4 N^2 of weights forward, 8 N^2 backward; 4 N P of each field, three forward and four backward
-    operations    6 N^2 P, three products of TF32 numbers each
+    operations    6 N^2 P, three products of halves each (`halves.cuh`)
 
 of which libraries and `finite_nets.device.triton`, where a pass is one product, move 16 N^2 and some 12 fields.
 """
