@@ -32,8 +32,9 @@ ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LANES, DEEP, STRIDE = 32, 16, 20  # as in fused.cu: neurons of a warp, and of a sum at a time, and as they lie
 FORWARD, BACKWARD, UPDATE, PULLBACK, BOTH = range(5)
 FEWEST_ROWS = 17
-MOST_ROWS = {3: 512, 1: 64}  # by products
-TILE, CHUNK = 64, 128  # most rows whose sums the registers of a block hold, and that are added to a matrix at once
+MOST_ROWS = 512
+TILE, ALONE = 64, 112  # most rows of a tile, and of one that is pulled back alone
+CHUNKS = 208, 112, 64  # of an update at once, as many as shared memory has room for
 NARROWEST = 128  # matrices: below, tiles are mostly empty
 SINCE = 8  # major compute capability that multiplies TF32
 
@@ -81,11 +82,13 @@ class Shape(NamedTuple):
         return -(-neurons // (LANES * self.warps))
 
 
-def shape_of(passes: int, rows: int) -> Shape:
-    """What was measured to be the fastest (tests/benchmarks/RESULTS.md)."""
-    most = CHUNK if passes == UPDATE else TILE
+def shape_of(passes: int, rows: int, most: int | None = None) -> Shape:
+    """What was measured to be the fastest (tests/benchmarks/RESULTS.md), of tiles of so many rows at most."""
+    most = (ALONE if passes == PULLBACK else TILE) if most is None else most
     rows = 16 * -(-rows // (16 * -(-rows // most)))
-    return Shape(passes, rows, *{FORWARD: (4, 4, 3), UPDATE: (2, 3, 5)}.get(passes, (4, 3, 3)))
+    stages = 4 if passes in (FORWARD, BOTH) else 3
+    blocks = 3 if rows <= TILE and passes != BOTH else 2 if rows <= ALONE else 1
+    return Shape(passes, rows, 4, stages, blocks)
 
 
 class Fused:
@@ -97,7 +100,7 @@ class Fused:
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
         """Whether the kernels are made for products of these, and can be had."""
         rows = fields[0].shape[1]
-        if not FEWEST_ROWS <= rows <= MOST_ROWS[self._products] or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
+        if not FEWEST_ROWS <= rows <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
             return False
         return by_four(w, *fields) and available(self._device)
 
@@ -147,7 +150,8 @@ class Fused:
 
     def update(self, w: Tensor, g: Tensor, x: Tensor, *, keep: float, push: float) -> None:
         """W = keep W + push sum_a g_a x_a^T, in place."""
-        shape = shape_of(UPDATE, x.shape[1])
+        shapes = (shape_of(UPDATE, x.shape[1], most) for most in CHUNKS)
+        shape = next(each for each in shapes if each.shared_bytes(self._products) <= _shared_memory(self._device))
         for first in range(0, x.shape[1], shape.rows):
             some = slice(first, first + shape.rows)
             given = given_of(w, x[:, some], g=g[:, some], keep=keep if first == 0 else 1.0, push=push)
@@ -191,6 +195,13 @@ def by_four(*fields: Tensor) -> bool:
 @lru_cache(maxsize=64)
 def _kernel(shape: Shape, products: int, activation: int, index: int) -> nvrtc.Kernel:
     return nvrtc.Kernel(SOURCE, "pass", defined(shape, products, activation), torch.device("cuda", index))
+
+
+@lru_cache(maxsize=8)
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a block may have; where kernels run on a CPU, more than they ask for."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return getattr(properties, "shared_memory_per_block_optin", 2**18)
 
 
 def defined(shape: Shape, products: int, activation: int) -> dict[str, int]:

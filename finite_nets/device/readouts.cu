@@ -16,29 +16,36 @@ __device__ __forceinline__ void add(float4 &sum, float factor, float4 v) {
 }
 
 #if PASS == 0
-// A warp a row of fields
+#define EACH 4  // rows of fields of a warp
+
 extern "C" __global__ void __launch_bounds__(THREADS) pass(const Args args) {
-    int n = args.n_in, parts = (args.rows + WARPS - 1) / WARPS, lane = threadIdx.x % 32;
+    int n = args.n_in, parts = (args.rows + WARPS * EACH - 1) / (WARPS * EACH), lane = threadIdx.x % 32;
     long long member = blockIdx.x / parts;
-    int row = blockIdx.x % parts * WARPS + threadIdx.x / 32;
-    if (row >= args.rows) return;
-    const float *x = args.x + member * args.x_member + (long long)row * n, *w = args.w + member * args.w_member;
-    float sum[OUTPUTS] = {};
-#pragma unroll 4
+    int first = (blockIdx.x % parts * WARPS + threadIdx.x / 32) * EACH;
+    if (first >= args.rows) return;
+    const float *x = args.x + member * args.x_member, *w = args.w + member * args.w_member;
+    float sum[EACH][OUTPUTS] = {};
     for (int i = 4 * lane; i < n; i += 128) {
-        float4 v = four(x + i);
+        float4 v[EACH];
+#pragma unroll
+        for (int r = 0; r < EACH; r++) v[r] = four(x + (long long)min(first + r, args.rows - 1) * n + i);
 #pragma unroll
         for (int c = 0; c < OUTPUTS; c++) {
             float4 z = four(w + (long long)c * n + i);
-            sum[c] += v.x * z.x + v.y * z.y + (v.z * z.z + v.w * z.w);
+#pragma unroll
+            for (int r = 0; r < EACH; r++) sum[r][c] += v[r].x * z.x + v[r].y * z.y + (v[r].z * z.z + v[r].w * z.w);
         }
     }
 #pragma unroll
-    for (int c = 0; c < OUTPUTS; c++) {
+    for (int r = 0; r < EACH; r++)
 #pragma unroll
-        for (int far = 16; far; far /= 2) sum[c] += __shfl_xor_sync(0xffffffffu, sum[c], far);
-        if (lane == 0) args.y[(member * args.rows + row) * OUTPUTS + c] = args.scale * sum[c];
-    }
+        for (int c = 0; c < OUTPUTS; c++) {
+            float y = sum[r][c];
+#pragma unroll
+            for (int far = 16; far; far /= 2) y += __shfl_xor_sync(0xffffffffu, y, far);
+            if (lane == 0 && first + r < args.rows)
+                args.y[(member * args.rows + first + r) * OUTPUTS + c] = args.scale * y;
+        }
 }
 
 #else

@@ -19,7 +19,7 @@ from finite_nets.device import fused, nvrtc
 SOURCE = Path(__file__).with_name("readouts.cu")
 FORWARD, BACKWARD = range(2)
 MOST_OUTPUTS = 16
-ROWS_AT_ONCE = 4  # warps of a block forward, a row each
+WARPS, EACH = 4, 4  # of a block forward, and rows of a warp, as in readouts.cu
 QUAD = 4 * fused.LANES  # neurons of a warp backward
 
 
@@ -38,7 +38,7 @@ class Readouts:
         """scale x W^T."""
         y = x.new_empty((*x.shape[:2], w.shape[1]))
         given = fused.given_of(w, x, y, scale=scale)
-        self.launch(FORWARD, ROWS_AT_ONCE, len(x) * -(-given.rows // ROWS_AT_ONCE), given)
+        self.launch(FORWARD, WARPS, len(x) * -(-given.rows // (WARPS * EACH)), given)
         return y
 
     def descend(

@@ -72,8 +72,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Tiles of 16 rows at most, two warps."""
-    monkeypatch.setattr(fused, "TILE", 16)
-    monkeypatch.setattr(fused, "CHUNK", 32)
+    for name, rows in (("TILE", 16), ("ALONE", 16), ("CHUNKS", (32,))):
+        monkeypatch.setattr(fused, name, rows)
     usual = fused.shape_of
     monkeypatch.setattr(fused, "shape_of", lambda *a, **k: usual(*a, **k)._replace(warps=2))
 
@@ -319,8 +319,8 @@ def test_replayed_passes_are_those_taken(monkeypatch, name, dtype):
     replayed = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
     monkeypatch.setattr(Training, "run", _taken)
     taken = finite_nets.train_ensemble(problem, dtype=dtype, **arguments)
-    # recorded steps of Adam have their rates in float64
-    far = 1e-6 * float(abs(taken.prediction).max()) if training.stepping.by_entry else 0
+    # recorded steps of Adam have their rates in float64, and what is rounded to 10 bits may fall to either side
+    far = {"float32": 1e-6, "tf32": 1e-3}[dtype] * float(abs(taken.prediction).max()) if name == "Adam" else 0
     np.testing.assert_allclose(replayed.prediction, taken.prediction, rtol=0, atol=far)
     exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
     off = np.abs(taken.prediction - exact.prediction).max() / np.abs(exact.prediction).max()
