@@ -249,21 +249,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     }
 #if PULLS
     const float *slope = args.slope + member * args.slope_member + (long long)first * n_in + (is_in ? in : 0);
-    float *to = args.y + (member * args.rows + first) * n_in + in;
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
-        float4 slopes[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) slopes[i] = four(slope + min(16 * j + i / 2 * 8 + 2 * t + i % 2, rows - 1) * n_in);
+    for (int j = 0; j < GROUPS; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int e = i % 2, row = 16 * j + i / 2 * 8 + 2 * t + e;
             float(&y0)[4] = y[j][0][i / 2], (&y1)[4] = y[j][1][i / 2];
-            float4 v = times(slopes[i], args.scale);
-            v = float4{v.x * y0[e], v.y * y0[2 + e], v.z * y1[e], v.w * y1[2 + e]};
-            if (PASS == 4) y0[e] = v.x, y0[2 + e] = v.y, y1[e] = v.z, y1[2 + e] = v.w;
-            else if (is_in && row < rows) *(float4 *)(to + row * n_in) = v;
+            float4 v = times(four(slope + min(row, rows - 1) * n_in), args.scale);
+            y0[e] *= v.x, y0[2 + e] *= v.y, y1[e] *= v.z, y1[2 + e] *= v.w;
         }
+#endif
+#if PASS == 1 || PASS == 3
+    float *to = args.y + (member * args.rows + first) * n_in + in;
+#pragma unroll
+    for (int i = 0; i < 4 * GROUPS; i++) {
+        int e = i % 2, row = i / 2 * 8 + 2 * t + e;
+        const float(&y0)[4] = y[i / 4][0][i / 2 % 2], (&y1)[4] = y[i / 4][1][i / 2 % 2];
+        if (is_in && row < rows) *(float4 *)(to + row * n_in) = float4{y0[e], y0[2 + e], y1[e], y1[2 + e]};
     }
 #endif
 #if PASS == 4
