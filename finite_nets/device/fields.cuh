@@ -25,7 +25,8 @@ struct Fields {
         for (int i = 0; i < 2 * COUNT; i++) {
             int row = (warp + i / 2 * WARPS) * 16 + i % 2 * 8 + lane / 4, column = lane % 4 * 4;
             bool inside = row < rows && column < left;
-            if (GROUPS % WARPS == 0 || row < ROWS) copy(tile(slot) + row * STRIDE + column, from + (row < rows ? row * size + column : 0), inside);
+            const float *at = from + (row < rows ? row * size + column : 0);
+            if (GROUPS % WARPS == 0 || row < ROWS) copy(tile(slot) + row * STRIDE + column, at, inside);
         }
         from += DEEP;
         left -= DEEP;

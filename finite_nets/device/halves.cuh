@@ -99,9 +99,13 @@ __device__ __forceinline__ void add_product(float (&y)[2][2][4], float unit, con
     for (int i = 0; i < 16; i++) y[i / 8][i / 4 % 2][i % 4] += unit * c[i / 8][i / 4 % 2][i % 4];
 }
 
-__device__ __forceinline__ float size_of(float4 v) { return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))); }
+__device__ __forceinline__ float size_of(float4 v) {
+    return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+}
 
-__device__ __forceinline__ void put(float *to, const unsigned (&of)[4]) { *(uint4 *)to = uint4{of[0], of[1], of[2], of[3]}; }
+__device__ __forceinline__ void put(float *to, const unsigned (&of)[4]) {
+    *(uint4 *)to = uint4{of[0], of[1], of[2], of[3]};
+}
 
 __device__ __forceinline__ void take(unsigned (&to)[4], const float *from) {
     uint4 v = *(const uint4 *)from;

@@ -200,6 +200,24 @@ def test_what_is_not_a_number_stays_so(folder, factors):
     assert (~torch.isfinite(phi[0, :, 0])).tolist() == [True, True, True, False]
 
 
+@pytest.mark.usefixtures("small")
+def test_numbers_are_of_any_size(folder):
+    passes, large, tiny = Emulated(3, folder), 2.0**40, 2.0**-60
+    w, x, g, slope = fields(1, 20, 20), fields(1, 8, 20), fields(1, 8, 20), fields(1, 8, 20)
+    assert not torch.isfinite((large * x).half()).any()  # a half has no room for them
+    assert not (tiny * w).half().any()
+    usual, far = (
+        passes.forward(a * x, b * w, dmft.linear(), scale=1.0, add=None, keep=False)[1]
+        for a, b in ((1.0, 1.0), (large, tiny))
+    )
+    assert torch.equal(far, large * tiny * usual)  # units are powers of two
+    moved, also = w.clone(), tiny * w
+    below = passes.backward(moved, g, x, slope=slope, scale=1.0, keep=1.0, push=0.5)
+    far = passes.backward(also, tiny * g, large * x, slope=slope, scale=1.0, keep=1.0, push=0.5 / large)
+    assert torch.equal(far, tiny * tiny * below)
+    assert torch.equal(also, tiny * moved)
+
+
 X, Y = RNG.standard_normal((8, 9)), RNG.standard_normal((8, 3))
 NETWORKS = {
     "plain": (dmft.MLP(3), Y[:, 0], dmft.GradientDescent(0.4, 5), "squared"),
