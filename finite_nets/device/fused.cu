@@ -4,141 +4,64 @@
 //     backward    g' = scale phi' (g W)
 //     update      W <- keep W + push sum_a g_a x_a^T
 //
-// by matrix units, three products of TF32 numbers in the place of one (finite_nets/device/triton.py).  Compiled with
+// by matrix units, three products of halves in the place of one (halves.cuh).  Compiled with
 //
 //     ROWS      of a tile of fields, a multiple of 16    WARPS     of a block, 32 neurons each
-//     STAGES    of copies under way                      BLOCKS    that are to fit on a multiprocessor
+//     STAGES    of copies, three at least                BLOCKS    that are to fit on a multiprocessor
 //     PRODUCTS  three, or one of rounded numbers         ACT       which activation
-//     PASS      0 forward, 1 backward with the update, 2 the update alone
+//     PASS      0 forward, 1 backward with the update, 2 the update alone, 3 backward alone, 4 backward with the update
+//               and that of the layer below, of which g' is all that is asked:  V <- keep V + push sum_a g'_a z_a^T
 //
 // Weights go from memory to the registers of the thread that multiplies and updates them, by a slot of shared memory
 // that is its own.  Which numbers a thread holds (lane 4 g + t, neurons 4 g ... 4 g + 3, 4 t ... 4 t + 3 of the sum) is
-// chosen so that it reads and writes four at a time, and so that the sums of an update lie as the weights do.
+// chosen so that it reads and writes four at a time, and so that the sums of an update lie as the weights do.  Fields
+// are copied, and while others are multiplied split in place by the warp that copied them, 16 rows of 16 numbers by one
+// unit.
 
 #define THREADS (32 * WARPS)
-#define TILES (ROWS / 8)
-#define DEEP 16            // of a sum, a stage
 #define NEURONS (32 * WARPS)
-#define STRIDE_G 24        // rows of a tile of g, that two kinds of reads find in different banks
-#define PARTS (PRODUCTS == 3 ? 2 : 1)  // of a number
+#define PULLS (PASS != 2)
+#define UPDATES (PASS != 3)
 
-struct Args {
-    float *w;          // (member, n_out, n_in)
-    const float *x;    // (member, row, n_in)
-    const float *g;    // (member, row, n_out)
-    const float *add;  // (member, row, n_out)
-    const float *slope;  // (member, row, n_in)
-    float *y;          // (member, row, n_out), or of a backward pass n_in
-    float *phi;        // (member, row, n_out)
-    float *phi_slope;
-    long long w_member, x_member, g_member, add_member, add_row, slope_member;
-    int rows, n_out, n_in;
-    float scale, keep, push, gain;
-};
-
-#ifndef EMULATED
-extern __shared__ __align__(16) float shared[];
-
-// 16 bytes to shared memory, or zeros
-__device__ __forceinline__ void copy(float *to, const float *from, bool inside) {
-    unsigned place = (unsigned)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(inside ? 16 : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void copied() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-__device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory"); }
-
-// c (16, 8) += a (16, 8) b (8, 8)
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-#endif
-
-// The nearest TF32 number: matrix units cut the last 13 bits off
-__device__ __forceinline__ unsigned rounded(float x) {
-    unsigned bits = (__float_as_uint(x) + 0x1000u) & ~0x1fffu;
-    // what is not a number stays so; of three products one has what is left, which is none either
-    return PRODUCTS == 3 || x == x ? bits : __float_as_uint(x);
-}
-
-// Numbers as TF32, and what that leaves of them
-template <int COUNT> struct Split {
-    unsigned high[COUNT];
-    unsigned low[COUNT];
-};
-
-template <int COUNT> __device__ __forceinline__ void split(Split<COUNT> &s, int i, float x) {
-    s.high[i] = rounded(x);
-#if PRODUCTS == 3
-    s.low[i] = __float_as_uint(x - __uint_as_float(s.high[i]));
-#endif
-}
-
-// y (32, 16) += a (32, 16) b (16, 16), a[k][m], b[k][n], by a sum of its own: units cut off what they add to a long one
-__device__ __forceinline__ void add_product(float (&y0)[2][4], float (&y1)[2][4], const Split<4> (&a)[2][2],
-                                            const Split<2> (&b)[2][2]) {
-    float c[2][2][4] = {};
-#if PRODUCTS == 3
-#pragma unroll
-    for (int i = 0; i < 8; i++) multiply(c[i & 1][i >> 1 & 1], a[i >> 2][i & 1].low, b[i >> 2][i >> 1 & 1].high);
-#pragma unroll
-    for (int i = 0; i < 8; i++) multiply(c[i & 1][i >> 1 & 1], a[i >> 2][i & 1].high, b[i >> 2][i >> 1 & 1].low);
-#endif
-#pragma unroll
-    for (int i = 0; i < 8; i++) multiply(c[i & 1][i >> 1 & 1], a[i >> 2][i & 1].high, b[i >> 2][i >> 1 & 1].high);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        y0[i / 4][i % 4] += c[0][i / 4][i % 4];
-        y1[i / 4][i % 4] += c[1][i / 4][i % 4];
-    }
-}
-
-__device__ __forceinline__ float4 four(const float *from) { return *(const float4 *)from; }
-
-__device__ __forceinline__ void put(float *to, const unsigned (&of)[4]) { *(uint4 *)to = uint4{of[0], of[1], of[2], of[3]}; }
-
-__device__ __forceinline__ void take(unsigned (&to)[4], const float *from) {
-    uint4 v = *(const uint4 *)from;
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-
+#include "layers.cuh"
+#include "fields.cuh"
 #if PASS == 0
+#ifdef EMULATED
+inline float unconditional(float x) { return x; }
+#else
+// Made where it is written, or the compiler branches around it, number by number
+__device__ __forceinline__ float unconditional(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+}
+#endif
 #include "activations.cuh"
 #if ACT == 0
-__device__ __forceinline__ float short_of_one(float x) { return __fdividef(2.0f, __expf(2.0f * x) + 1.0f); }
+__device__ __forceinline__ float short_of_one(float x) {
+    return unconditional(__fdividef(2.0f, __expf(2.0f * x) + 1.0f));
+}
 #endif
 #endif
 
-// What a thread copies of tiles (ROWS, DEEP) of fields, one part of a sum after the other
-struct Tiles {
-    static const int COUNT = (ROWS * DEEP / 4 + THREADS - 1) / THREADS;
-    const float *from[COUNT];
-    int to[COUNT], column[COUNT];
-    bool inside[COUNT];
+// Four numbers of a matrix after their update, of one of two columns of sums
+__device__ __forceinline__ float4 moved(float4 v, float keep, float push, float a, float b, float c, float d) {
+    return float4{keep * v.x + push * a, keep * v.y + push * b, keep * v.z + push * c, keep * v.w + push * d};
+}
 
-    // of rows of `size` numbers, to rows of `stride`
-    __device__ __forceinline__ Tiles(const float *fields, int size, int rows, int stride) {
+// What this thread has copied of a stage
+__device__ __forceinline__ void read(float4 (&v)[4], const float *own, int slot) {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            int part = threadIdx.x + i * THREADS, row = part / (DEEP / 4);
-            column[i] = part % (DEEP / 4) * 4;
-            inside[i] = row < rows;
-            from[i] = fields + (inside[i] ? row : 0) * size + column[i];
-            to[i] = row < ROWS ? row * stride + column[i] : -1;
-        }
-    }
+    for (int r = 0; r < 4; r++) v[r] = four(own + (slot * 4 + r) * 4 * THREADS);
+}
 
-    __device__ __forceinline__ void copy_next(float *tile, int left) {
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            bool is_there = inside[i] && column[i] < left;
-            if (to[i] >= 0) copy(tile + to[i], from[i], is_there);
-            from[i] += DEEP;
-        }
-    }
-};
+// and as factors, of their unit
+template <bool DOWN> __device__ __forceinline__ float weights(Split<4> (&a)[2], const float *own, int slot) {
+    float4 v[4];
+    read(v, own, slot);
+    return split<DOWN>(a, v, Unit(largest(size_of(v))));
+}
+
+__device__ __forceinline__ int after(int slot) { return slot == STAGES - 1 ? 0 : slot + 1; }
 
 // ---- forward ---------------------------------------------------------------------------------------------------------
 
@@ -147,225 +70,248 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     int n_out = args.n_out, n_in = args.n_in;
     int outs = (n_out + NEURONS - 1) / NEURONS, tiles = (args.rows + ROWS - 1) / ROWS;
     long long member = blockIdx.x / (outs * tiles);
-    int tile = blockIdx.x % tiles, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    int first = tile * ROWS, rows = min(ROWS, args.rows - first);
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int first = blockIdx.x % tiles * ROWS, rows = min(ROWS, args.rows - first);
     int out = blockIdx.x / tiles % outs * NEURONS + threadIdx.x / 32 * 32 + 4 * g;
     bool is_out = out < n_out;
     const float *w = args.w + member * args.w_member + (long long)(is_out ? out : 0) * n_in + 4 * t;
-    const float *x = args.x + member * args.x_member + (long long)first * n_in;
-    float *tile_w = shared + 4 * threadIdx.x, *tile_x = shared + STAGES * 16 * THREADS;
-    Tiles tiles_x(x, n_in, rows, DEEP);
-    int left = n_in, slot_next = 0, slot = 0;
+    float *own = shared + 4 * threadIdx.x;
+    Fields fields(shared + STAGES * 16 * THREADS, args.x + member * args.x_member + (long long)first * n_in, n_in, rows);
+    int slot = 0, slot_next = 0;
 
-    auto fetch = [&] {
-        if (left > 0) {
-            bool inside = is_out && 4 * t < left;
+    auto fetch = [&] {  // zeros, beyond the last
+        bool inside = is_out && 4 * t < fields.left;
 #pragma unroll
-            for (int r = 0; r < 4; r++) copy(tile_w + (slot_next * 4 + r) * 4 * THREADS, w + r * n_in, inside);
-            tiles_x.copy_next(tile_x + slot_next * ROWS * DEEP, left);
-            w += DEEP;
-            left -= DEEP;
-            slot_next = slot_next == STAGES - 1 ? 0 : slot_next + 1;
-        }
+        for (int r = 0; r < 4; r++) copy(own + (slot_next * 4 + r) * 4 * THREADS, w + r * n_in, inside);
+        fields.copy_next(slot_next);
+        w += DEEP;
+        slot_next = after(slot_next);
         copied();
     };
 
-    float y[2][TILES / 2][2][4] = {};
+    float y[GROUPS][2][2][4] = {};
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; stage++) fetch();
-    for (int k = 0; k < n_in; k += DEEP, slot = slot == STAGES - 1 ? 0 : slot + 1) {
-        const float *fields = tile_x + slot * ROWS * DEEP + g * DEEP + 4 * t;
-        Split<4> a[2][2];  // half of the sum, half of the neurons
-        wait();
-#pragma unroll
-        for (int r = 0; r < 4; r++) {
-            float4 v = four(tile_w + (slot * 4 + r) * 4 * THREADS);
-            split(a[0][r / 2], r % 2, v.x);
-            split(a[0][r / 2], r % 2 + 2, v.y);
-            split(a[1][r / 2], r % 2, v.z);
-            split(a[1][r / 2], r % 2 + 2, v.w);
-        }
+    wait<STAGES - 2>();
+    fields.split(0);
+    Split<4> a[2], coming[2];
+    float unit = weights<false>(a, own, 0), unit_coming = 0.0f;
+    for (int k = 0; k < n_in; k += DEEP) {
+        wait<STAGES - 3>();
         __syncthreads();
 #pragma unroll
-        for (int j = 0; j < TILES / 2; j++) {
-            if (j == TILES / 4) fetch();  // in the midst of products, that the copies' addresses are waited for beside them
-            Split<2> b[2][2];
-#pragma unroll
-            for (int n = 0; n < 2; n++) {
-                float4 v = four(fields + (16 * j + 8 * n) * DEEP);
-                split(b[0][n], 0, v.x);
-                split(b[0][n], 1, v.y);
-                split(b[1][n], 0, v.z);
-                split(b[1][n], 1, v.w);
+        for (int j = 0; j < GROUPS; j++) {
+            if (j == GROUPS / 4) fetch();  // in the midst of products, beside which this waits
+            if (j == GROUPS / 2) {
+                unit_coming = weights<false>(coming, own, after(slot));
+                fields.split(after(slot));
             }
-            add_product(y[0][j], y[1][j], a, b);
+            Split<2> b[2];
+            fields.rows_of(b, slot, j);
+            add_product(y[j], unit * fields.unit(slot, j), a, b);
         }
+        a[0] = coming[0], a[1] = coming[1], unit = unit_coming;
+        slot = after(slot);
     }
     if (!is_out) return;
     float inverse = 1.0f / args.gain;
+    long long at = (member * args.rows + first) * n_out + out;
+    const float *add = args.add ? args.add + member * args.add_member + first * args.add_row + out : nullptr;
+    float *kept = args.y ? args.y + at : nullptr, *to_phi = args.phi + at, *to_slope = args.phi_slope + at;
 #pragma unroll
-    for (int j = 0; j < TILES; j++)
+    for (int j = 0; j < 2 * GROUPS; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             int row = 8 * j + 2 * t + e;
-            if (row >= rows) continue;
-            const float(&y0)[4] = y[0][j / 2][j % 2], (&y1)[4] = y[1][j / 2][j % 2];
+            bool inside = row < rows;
+            const float(&y0)[4] = y[j / 2][0][j % 2], (&y1)[4] = y[j / 2][1][j % 2];
             float h[4] = {y0[e], y0[2 + e], y1[e], y1[2 + e]}, phi[4], slope[4];
-            long long at = (member * args.rows + first + row) * n_out + out;
 #pragma unroll
             for (int i = 0; i < 4; i++) h[i] *= args.scale;
-            if (args.add) {
-                float4 more = four(args.add + member * args.add_member + (first + row) * args.add_row + out);
+            if (add && inside) {
+                float4 more = four(add + row * args.add_row);
                 h[0] += more.x, h[1] += more.y, h[2] += more.z, h[3] += more.w;
             }
-            if (args.y) *(float4 *)(args.y + at) = float4{h[0], h[1], h[2], h[3]};
+            if (kept && inside) *(float4 *)(kept + row * n_out) = float4{h[0], h[1], h[2], h[3]};
 #pragma unroll
             for (int i = 0; i < 4; i++) activated(h[i], args.gain, inverse, phi[i], slope[i]);
-            *(float4 *)(args.phi + at) = float4{phi[0], phi[1], phi[2], phi[3]};
-            *(float4 *)(args.phi_slope + at) = float4{slope[0], slope[1], slope[2], slope[3]};
+            if (inside) *(float4 *)(to_phi + row * n_out) = float4{phi[0], phi[1], phi[2], phi[3]};
+            if (inside) *(float4 *)(to_slope + row * n_out) = float4{slope[0], slope[1], slope[2], slope[3]};
         }
 }
 
 #else
 // ---- backward and update ---------------------------------------------------------------------------------------------
 
-// Of a row of g and of y: the order in which lanes read g avoids banks, and is met again in sums (tile i / 2)
-__device__ __forceinline__ int row_of(int i, int t) { return i / 2 * 8 + (t & 1) + (t & 2) * 2 + i % 2 * 2; }
-
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args args) {
-    int n_out = args.n_out, n_in = args.n_in, rows = args.rows;
-    int ins = (n_in + NEURONS - 1) / NEURONS;
-    long long member = blockIdx.x / ins;
+    int n_out = args.n_out, n_in = args.n_in;
+    int ins = (n_in + NEURONS - 1) / NEURONS, tiles = (args.rows + ROWS - 1) / ROWS;
+    long long member = blockIdx.x / (ins * tiles);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    int first = blockIdx.x % ins * NEURONS, local = threadIdx.x / 32 * 32 + 4 * g, in = first + local;
+    int first = blockIdx.x % tiles * ROWS, rows = min(ROWS, args.rows - first);
+    int in = blockIdx.x / tiles % ins * NEURONS + threadIdx.x / 32 * 32 + 4 * g;
     bool is_in = in < n_in;
     float *w = args.w + member * args.w_member + (is_in ? in : 0) + 4 * t * n_in;  // n_out is a multiple of 4
-    float *tile_w = shared + 4 * threadIdx.x, *tile_g = shared + STAGES * 16 * THREADS;
-    float *split_x = tile_g + STAGES * ROWS * STRIDE_G + 4 * threadIdx.x;
-    Tiles tiles_g(args.g + member * args.g_member, n_out, rows, STRIDE_G);
+    float *own = shared + 4 * threadIdx.x;
+    Fields fields(shared + STAGES * 16 * THREADS, args.g + member * args.g_member + (long long)first * n_out, n_out, rows);
     const float *next = w;
-    int left = n_out, slot_next = 0, slot = 0;
+    int slot = 0, slot_next = 0;
 
-    auto fetch = [&] {
-        if (left > 0) {
+    auto fetch = [&] {  // zeros, beyond the last
 #pragma unroll
-            for (int r = 0; r < 4; r++)
-                copy(tile_w + (slot_next * 4 + r) * 4 * THREADS, next + r * n_in, is_in && 4 * t < left);
-            tiles_g.copy_next(tile_g + slot_next * ROWS * STRIDE_G, left);
-            next += DEEP * n_in;
-            left -= DEEP;
-            slot_next = slot_next == STAGES - 1 ? 0 : slot_next + 1;
-        }
+        for (int r = 0; r < 4; r++)
+            copy(own + (slot_next * 4 + r) * 4 * THREADS, next + r * n_in, is_in && 4 * t < fields.left);
+        fields.copy_next(slot_next);
+        next += DEEP * n_in;
+        slot_next = after(slot_next);
         copied();
     };
 
-#if PASS == 1
-    float y[2][TILES / 2][2][4] = {};
+#if UPDATES
+    float4 x[GROUPS][4];
+#pragma unroll
+    for (int i = 0; i < 4 * GROUPS; i++) {
+        int row = i / 4 * 16 + i / 2 % 2 * 8 + 2 * t + i % 2;
+        x[i / 4][i % 4] = is_in && row < rows ? four(args.x + member * args.x_member + (long long)row * n_in + in) : float4{};
+    }
 #endif
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; stage++) fetch();
+#if UPDATES
     // x, split once for all, in the order in which this thread multiplies it
-    const float *x = args.x + member * args.x_member + in;
+    float *split_x = shared + STAGES * (16 * THREADS + ROWS * STRIDE + (GROUPS + 3) / 4 * 4) + 4 * threadIdx.x;
+    float size = 0.0f;
 #pragma unroll
-    for (int i = 0; i < TILES; i++) {
-        float4 v[2] = {};
+    for (int j = 0; j < GROUPS; j++) size = fmaxf(size, size_of(x[j]));
+    Unit of_x(largest(size));
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int row = 8 * i + 4 * half + t;
-            if (is_in && row < rows) v[half] = four(x + row * n_in);
-        }
+    for (int j = 0; j < GROUPS; j++) {
         Split<4> a[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            split(a[0], 2 * half, v[half].x);
-            split(a[0], 2 * half + 1, v[half].y);
-            split(a[1], 2 * half, v[half].z);
-            split(a[1], 2 * half + 1, v[half].w);
-        }
+        split<true>(a, x[j], of_x);
 #pragma unroll
         for (int u = 0; u < 2; u++) {
-            put(split_x + (2 * i + u) * PARTS * 4 * THREADS, a[u].high);
-            if (PARTS == 2) put(split_x + ((2 * i + u) * PARTS + 1) * 4 * THREADS, a[u].low);
+            put(split_x + (2 * j + u) * PARTS * 4 * THREADS, a[u].high);
+            if (PARTS == 2) put(split_x + ((2 * j + u) * PARTS + 1) * 4 * THREADS, a[u].low);
         }
     }
-    [[maybe_unused]] int even = g & 4 | (g & 1) << 1 | (g & 2) >> 1;  // the row that lane g reads, for banks
-    for (int out = 4 * t; out - 4 * t < n_out; out += DEEP, slot = slot == STAGES - 1 ? 0 : slot + 1) {
-        const float *fields = tile_g + slot * ROWS * STRIDE_G;
-        float4 own[4];
-        wait();
-#pragma unroll
-        for (int r = 0; r < 4; r++) own[r] = four(tile_w + (slot * 4 + r) * 4 * THREADS);
-#if PASS == 1
-        Split<4> weights[2][2];  // half of the sum, half of the neurons
-#pragma unroll
-        for (int r = 0; r < 4; r++) {
-            split(weights[r / 2][0], r % 2 * 2, own[r].x);
-            split(weights[r / 2][0], r % 2 * 2 + 1, own[r].y);
-            split(weights[r / 2][1], r % 2 * 2, own[r].z);
-            split(weights[r / 2][1], r % 2 * 2 + 1, own[r].w);
-        }
-        __syncthreads();
-#pragma unroll
-        for (int j = 0; j < TILES / 2; j++) {
-            Split<2> b[2][2];
-#pragma unroll
-            for (int n = 0; n < 2; n++) {
-                float4 v = four(fields + (16 * j + 8 * n + even) * STRIDE_G + 4 * t);
-                split(b[0][n], 0, v.x);
-                split(b[0][n], 1, v.y);
-                split(b[1][n], 0, v.z);
-                split(b[1][n], 1, v.w);
-            }
-            add_product(y[0][j], y[1][j], weights, b);
-        }
-#else
-        __syncthreads();
 #endif
+#if PULLS
+    float y[GROUPS][2][2][4] = {};
+#endif
+    wait<STAGES - 2>();
+    fields.split(0);
+#if PULLS
+    Split<4> factors[2];
+    float unit = weights<true>(factors, own, 0);
+#endif
+    for (int out = 4 * t; out - 4 * t < n_out; out += DEEP) {
+        wait<STAGES - 3>();
+        __syncthreads();
         fetch();
+#if PULLS
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+            if (j == GROUPS / 2) fields.split(after(slot));
+            Split<2> b[2];
+            fields.rows_of(b, slot, j);
+            add_product(y[j], unit * fields.unit(slot, j), factors, b);
+        }
+        unit = weights<true>(factors, own, after(slot));
+#else
+        fields.split(after(slot));
+#endif
+#if UPDATES
         float change[2][2][4] = {};
 #pragma unroll
-        for (int j = 0; j < TILES / 2; j++) {
-            Split<4> a[2][2];
-            Split<2> b[2][2];
+        for (int j = 0; j < GROUPS; j++) {
+            Split<4> a[2];
+            Split<2> b[2];
 #pragma unroll
-            for (int k = 0; k < 2; k++)
+            for (int u = 0; u < 2; u++) {
+                take(a[u].high, split_x + (2 * j + u) * PARTS * 4 * THREADS);
+                if (PARTS == 2) take(a[u].low, split_x + ((2 * j + u) * PARTS + 1) * 4 * THREADS);
+            }
+            fields.columns_of(b, slot, j);
+            add_product(change, of_x.unit * fields.unit(slot, j), a, b);
+        }
+        float4 v[4];
+        read(v, own, slot);
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const float *of = split_x + ((2 * j + k) * 2 + half) * PARTS * 4 * THREADS;
-                    take(a[k][half].high, of);
-                    if (PARTS == 2) take(a[k][half].low, of + 4 * THREADS);
-                    float2 z = *(const float2 *)(fields + (16 * j + 8 * k + 4 * half + t) * STRIDE_G + 2 * g);
-                    split(b[k][0], half, z.x);
-                    split(b[k][1], half, z.y);
-                }
-            add_product(change[0], change[1], a, b);
+        for (int r = 0; r < 4; r++) {
+            const float(&c0)[4] = change[0][r / 2], (&c1)[4] = change[1][r / 2];
+            int e = r % 2;
+            float4 found = moved(v[r], args.keep, args.push, c0[e], c0[2 + e], c1[e], c1[2 + e]);
+            if (is_in && out < n_out) *(float4 *)(w + r * n_in) = found;
+        }
+        w += DEEP * n_in;
+#endif
+        slot = after(slot);
+    }
+#if PULLS
+    const float *slope = args.slope + member * args.slope_member + (long long)first * n_in + (is_in ? in : 0);
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int e = i % 2, row = 16 * j + i / 2 * 8 + 2 * t + e;
+            float(&y0)[4] = y[j][0][i / 2], (&y1)[4] = y[j][1][i / 2];
+            float4 v = times(four(slope + min(row, rows - 1) * n_in), args.scale);
+            y0[e] *= v.x, y0[2 + e] *= v.y, y1[e] *= v.z, y1[2 + e] *= v.w;
+        }
+#endif
+#if PASS == 1 || PASS == 3
+    float *to = args.y + (member * args.rows + first) * n_in + in;
+#pragma unroll
+    for (int i = 0; i < 4 * GROUPS; i++) {
+        int e = i % 2, row = i / 2 * 8 + 2 * t + e;
+        const float(&y0)[4] = y[i / 4][0][i / 2 % 2], (&y1)[4] = y[i / 4][1][i / 2 % 2];
+        if (is_in && row < rows) *(float4 *)(to + row * n_in) = float4{y0[e], y0[2 + e], y1[e], y1[2 + e]};
+    }
+#endif
+#if PASS == 4
+    // g', split as it lies: sums of one product are factors of the next
+    float size_of_y = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16 * GROUPS; i++) size_of_y = fmaxf(size_of_y, fabsf(y[i / 16][i / 8 % 2][i / 4 % 2][i % 4]));
+    Unit of_y(largest(size_of_y));
+    Split<4> split_y[GROUPS][2];
+#pragma unroll
+    for (int i = 0; i < 8 * GROUPS; i++) {
+        const float *both = y[i / 8][i / 4 % 2][i / 2 % 2] + i % 2 * 2;
+        split_y[i / 8][i / 4 % 2].put(i % 4, both[0] * of_y.inverse, both[1] * of_y.inverse);
+    }
+    int d = args.n_below;
+    float *v = args.below + member * args.below_member + (long long)(is_in ? in : 0) * d + 4 * t;
+    __syncthreads();
+    Fields inputs(fields.tiles, args.z + member * args.z_member, d, rows);
+    inputs.copy_next(slot = 0);
+    copied();
+    for (int k = 0; k < d; k += DEEP, v += DEEP) {
+        float change[2][2][4] = {};
+        float4 before[4] = {};
+        bool inside = is_in && k + 4 * t < d;
+#pragma unroll
+        for (int r = 0; r < 4; r++)
+            if (inside) before[r] = four(v + r * d);
+        wait<0>();
+        inputs.split(slot);
+        __syncthreads();
+        inputs.copy_next(1 - slot);
+        copied();
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+            Split<2> b[2];
+            inputs.columns_of(b, slot, j);
+            add_product(change, of_y.unit * inputs.unit(slot, j), split_y[j], b);
         }
 #pragma unroll
         for (int r = 0; r < 4; r++) {
-            int s = r % 2, e = r / 2;
-            float4 v = own[r];
-            v.x = args.keep * v.x + args.push * change[0][s][e];
-            v.y = args.keep * v.y + args.push * change[0][s][2 + e];
-            v.z = args.keep * v.z + args.push * change[1][s][e];
-            v.w = args.keep * v.w + args.push * change[1][s][2 + e];
-            if (is_in && out < n_out) *(float4 *)(w + r * n_in) = v;
+            const float(&c0)[4] = change[r / 2][0], (&c1)[4] = change[r / 2][1];
+            int h = r % 2 * 2;
+            float4 found = moved(before[r], args.keep_below, args.push_below, c0[h], c0[h + 1], c1[h], c1[h + 1]);
+            if (inside) *(float4 *)(v + r * d) = found;
         }
-        w += DEEP * n_in;
-    }
-#if PASS == 1
-    if (!is_in) return;
-    float4 slopes[TILES][2];
-#pragma unroll
-    for (int i = 0; i < 2 * TILES; i++)
-        slopes[i / 2][i % 2] = four(args.slope + member * args.slope_member + min(row_of(i, t), rows - 1) * n_in + in);
-#pragma unroll
-    for (int i = 0; i < 2 * TILES; i++) {
-        int row = row_of(i, t), j = i / 2, e = i % 2;
-        const float(&y0)[4] = y[0][j / 2][j % 2], (&y1)[4] = y[1][j / 2][j % 2];
-        float4 v = slopes[j][e];
-        v.x *= args.scale * y0[e], v.y *= args.scale * y0[2 + e];
-        v.z *= args.scale * y1[e], v.w *= args.scale * y1[2 + e];
-        if (row < rows) *(float4 *)(args.y + (member * rows + row) * n_in + in) = v;
+        slot = 1 - slot;
     }
 #endif
 }

@@ -2,13 +2,14 @@
 
     forward     h = scale x W^T + add,  phi(h), phi'(h)
     backward    phi' (scale g W), and with it
-    update      W = keep W + push sum_a g_a x_a^T
+    update      W = keep W + push sum_a g_a x_a^T, and that of the layer below with it where there is nothing else left
 
-Fields of up to `MOST_ROWS` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
-pass through the registers of the threads that multiply them.  Of a member and step, with P samples,
+Fields of up to `TILE` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
+pass through the registers of the threads that multiply them.  More samples pass by tiles, and back apart from the
+update.  Of a member and step, with P samples,
 
     bytes         4 N^2 of weights forward, 8 N^2 backward; 4 N P of each field, three forward and four backward
-    operations    6 N^2 P, three products of TF32 numbers each
+    operations    6 N^2 P, three products of halves each (`halves.cuh`)
 
 of which libraries and `finite_nets.device.triton`, where a pass is one product, move 16 N^2 and some 12 fields.
 """
@@ -28,24 +29,36 @@ from finite_nets.device import nvrtc
 
 SOURCE = Path(__file__).with_name("fused.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
-LANES, DEEP = 32, 16  # as in fused.cu: neurons of a warp, and of a sum at a time
-STRIDE_G = 24
-FORWARD, BACKWARD, UPDATE = range(3)
-FEWEST_ROWS, MOST_ROWS = 17, 64
+LANES, DEEP, STRIDE = 32, 16, 20  # as in fused.cu: neurons of a warp, and of a sum at a time, and as they lie
+FORWARD, BACKWARD, UPDATE, PULLBACK, BOTH = range(5)
+FEWEST_ROWS = 17
+MOST_ROWS, MOST_ROUNDED, WIDEST_ROUNDED = 512, 256, 2048  # measured; of rounded numbers, against libraries
+TILE, ALONE = 64, 112  # most rows of a tile, and of one that is pulled back alone
+CHUNKS = 208, 112, 64  # of an update at once, as many as shared memory has room for
 NARROWEST = 128  # matrices: below, tiles are mostly empty
 SINCE = 8  # major compute capability that multiplies TF32
 
 
 class Arguments(ctypes.Structure):
-    """`Args` of fused.cu."""
+    """`Args` of layers.cuh."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("w", "x", "g", "add", "slope", "y", "phi", "phi_slope")),
+        *((name, ctypes.c_void_p) for name in ("below", "z")),
         *((name, ctypes.c_longlong) for name in ("w_member", "x_member", "g_member")),
-        *((name, ctypes.c_longlong) for name in ("add_member", "add_row", "slope_member")),
-        *((name, ctypes.c_int) for name in ("rows", "n_out", "n_in")),
-        *((name, ctypes.c_float) for name in ("scale", "keep", "push", "gain")),
+        *((name, ctypes.c_longlong) for name in ("add_member", "add_row", "slope_member", "below_member", "z_member")),
+        *((name, ctypes.c_int) for name in ("rows", "n_out", "n_in", "n_below")),
+        *((name, ctypes.c_float) for name in ("scale", "keep", "push", "gain", "keep_below", "push_below")),
     ]
+
+
+class Below(NamedTuple):
+    """The update of the layer below, w = keep w + push sum_a g'_a x_a^T."""
+
+    w: Tensor
+    x: Tensor
+    keep: float
+    push: float
 
 
 class Shape(NamedTuple):
@@ -59,20 +72,23 @@ class Shape(NamedTuple):
     blocks: int
 
     def shared_bytes(self, products: int) -> int:
-        neurons = LANES * self.warps
-        if self.passes == FORWARD:
-            return 4 * self.stages * DEEP * (neurons + self.rows)
-        parts = 2 if products == 3 else 1
-        return 4 * (self.stages * (DEEP * neurons + self.rows * STRIDE_G) + parts * self.rows * neurons)
+        neurons, groups = LANES * self.warps, self.rows // 16
+        numbers = self.stages * (DEEP * neurons + self.rows * STRIDE + (groups + 3) // 4 * 4)
+        if self.passes in (BACKWARD, UPDATE, BOTH):
+            numbers += (2 if products == 3 else 1) * self.rows * neurons // 2
+        return 4 * numbers
 
     def tiles(self, neurons: int) -> int:
         return -(-neurons // (LANES * self.warps))
 
 
-def shape_of(passes: int, rows: int) -> Shape:
-    """What was measured to be the fastest (tests/benchmarks/RESULTS.md)."""
-    rows = 16 * -(-rows // (16 * -(-rows // MOST_ROWS)))
-    return Shape(passes, rows, *{FORWARD: (4, 3, 3), BACKWARD: (4, 2, 2), UPDATE: (2, 2, 5)}[passes])
+def shape_of(passes: int, rows: int, most: int | None = None) -> Shape:
+    """What was measured to be the fastest (tests/benchmarks/RESULTS.md), of tiles of so many rows at most."""
+    most = (ALONE if passes == PULLBACK else TILE) if most is None else most
+    rows = 16 * -(-rows // (16 * -(-rows // most)))
+    stages = 3 if passes in (UPDATE, PULLBACK) else 4
+    blocks = 3 if rows <= TILE and passes not in (BACKWARD, BOTH) else 2 if rows <= ALONE else 1
+    return Shape(passes, rows, 4, stages, blocks)
 
 
 class Fused:
@@ -82,38 +98,24 @@ class Fused:
         self._products, self._device = products, device
 
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
-        """Whether the kernels are made for products of these, and can be had: rows of consecutive numbers, one after
-        the other, that are read, and written, four at a time."""
-        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
+        """Whether the kernels are made for products of these, and can be had."""
+        rows, widest = fields[0].shape[1], max(w.shape[1:])
+        most = MOST_ROWS if self._products == 3 else MOST_ROUNDED if widest <= WIDEST_ROUNDED else TILE
+        if not FEWEST_ROWS <= rows <= most or widest < NARROWEST or w.shape[1] % 4:
             return False
-        in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in (w, *fields))
-        by_four = (not (each.shape[2] | each.stride(0)) % 4 for each in (w, *fields))
-        return all(in_order) and all(by_four) and available(self._device)
+        return by_four(w, *fields) and available(self._device)
 
     def forward(
         self, x: Tensor, w: Tensor, activation: Activation, *, scale: float, add: Tensor | None, keep: bool
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """y if it is to be kept, phi(y) and phi'(y) of y = scale x W^T + add, which is (member, row, N)."""
-        members, rows, n_in = x.shape
+        members, rows, _ = x.shape
         n_out = w.shape[1]
         y = x.new_empty((members, rows, n_out)) if keep else None
         phi, phi_slope = (x.new_empty((members, rows, n_out)) for _ in range(2))
         shape = shape_of(FORWARD, rows)
-        given = Arguments(
-            w=w.data_ptr(),
-            x=x.data_ptr(),
-            phi=phi.data_ptr(),
-            phi_slope=phi_slope.data_ptr(),
-            w_member=w.stride(0),
-            x_member=x.stride(0),
-            rows=rows,
-            n_out=n_out,
-            n_in=n_in,
-            scale=scale,
-            gain=activation.gain,
-        )
-        if y is not None:
-            given.y = y.data_ptr()
+        given = given_of(w, x, y, scale=scale)
+        given.phi, given.phi_slope, given.gain = phi.data_ptr(), phi_slope.data_ptr(), activation.gain
         if add is not None:
             given.add, given.add_member, given.add_row = add.data_ptr(), add.stride(0), add.stride(1)
         blocks = members * shape.tiles(n_out) * -(-rows // shape.rows)
@@ -125,42 +127,82 @@ class Fused:
     ) -> Tensor:
         """slope (scale g W), and W = keep W + push sum_a g_a x_a^T, in place."""
         y = x.new_empty(x.shape)
-        given = _of_update(w, g, x, keep, push)
-        given.slope, given.slope_member, given.y, given.scale = slope.data_ptr(), slope.stride(0), y.data_ptr(), scale
-        shape = shape_of(BACKWARD, given.rows)
-        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
+        given = given_of(w, x, y, slope=slope, scale=scale, g=g, keep=keep, push=push)
+        at_once = given.rows <= TILE
+        shape = shape_of(BACKWARD if at_once else PULLBACK, given.rows)
+        self.launch(shape, 0, len(x) * shape.tiles(given.n_in) * -(-given.rows // shape.rows), given)
+        if not at_once:
+            self.update(w, g, x, keep=keep, push=push)
         return y
+
+    def serves_both(self, below: Below) -> bool:
+        """Whether the update below may be made with a pass that is served."""
+        return below.x.shape[1] <= TILE and by_four(below.w, below.x)
+
+    def backward_both(
+        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float, below: Below
+    ) -> None:
+        """`backward`, and with what it finds the update below."""
+        given = given_of(w, x, slope=slope, scale=scale, g=g, keep=keep, push=push)
+        given.below, given.below_member, given.n_below = below.w.data_ptr(), below.w.stride(0), below.w.shape[2]
+        given.z, given.z_member, given.keep_below, given.push_below = below.x.data_ptr(), below.x.stride(0), *below[2:]
+        shape = shape_of(BOTH, given.rows)
+        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
 
     def update(self, w: Tensor, g: Tensor, x: Tensor, *, keep: float, push: float) -> None:
         """W = keep W + push sum_a g_a x_a^T, in place."""
-        given = _of_update(w, g, x, keep, push)
-        shape = shape_of(UPDATE, given.rows)
-        self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
+        shapes = (shape_of(UPDATE, x.shape[1], most) for most in CHUNKS)
+        shape = next(each for each in shapes if each.shared_bytes(self._products) <= _shared_memory(self._device))
+        for first in range(0, x.shape[1], shape.rows):
+            some = slice(first, first + shape.rows)
+            given = given_of(w, x[:, some], g=g[:, some], keep=keep if first == 0 else 1.0, push=push)
+            self.launch(shape, 0, len(x) * shape.tiles(given.n_in), given)
 
     def launch(self, shape: Shape, activation: int, blocks: int, given: Arguments) -> None:
         kernel = _kernel(shape, self._products, activation, nvrtc.numbered(self._device))
         kernel.launch(blocks, LANES * shape.warps, shape.shared_bytes(self._products), given)
 
 
-def _of_update(w: Tensor, g: Tensor, x: Tensor, keep: float, push: float) -> Arguments:
-    return Arguments(
-        w=w.data_ptr(),
-        x=x.data_ptr(),
-        g=g.data_ptr(),
-        w_member=w.stride(0),
-        x_member=x.stride(0),
-        g_member=g.stride(0),
-        rows=x.shape[1],
-        n_out=w.shape[1],
-        n_in=w.shape[2],
-        keep=keep,
-        push=push,
-    )
+def given_of(
+    w: Tensor,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    g: Tensor | None = None,
+    slope: Tensor | None = None,
+    scale: float = 1.0,
+    keep: float = 1.0,
+    push: float = 0.0,
+) -> Arguments:
+    """What all passes are given."""
+    given = Arguments(w=w.data_ptr(), x=x.data_ptr(), w_member=w.stride(0), x_member=x.stride(0))
+    given.rows, given.n_out, given.n_in = x.shape[1], *w.shape[1:]
+    given.scale, given.keep, given.push = scale, keep, push
+    if g is not None:
+        given.g, given.g_member = g.data_ptr(), g.stride(0)
+    if slope is not None:
+        given.slope, given.slope_member = slope.data_ptr(), slope.stride(0)
+    if y is not None:
+        given.y = y.data_ptr()
+    return given
+
+
+def by_four(*fields: Tensor) -> bool:
+    """Whether rows are of consecutive numbers, one after the other, and may be read four at a time."""
+    in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in fields)
+    return all(in_order) and all(not (each.shape[2] | each.stride(0)) % 4 for each in fields)
 
 
 @lru_cache(maxsize=64)
 def _kernel(shape: Shape, products: int, activation: int, index: int) -> nvrtc.Kernel:
     return nvrtc.Kernel(SOURCE, "pass", defined(shape, products, activation), torch.device("cuda", index))
+
+
+@lru_cache(maxsize=8)
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a block may have; where kernels run on a CPU, more than they ask for."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return getattr(properties, "shared_memory_per_block_optin", 2**18)
 
 
 def defined(shape: Shape, products: int, activation: int) -> dict[str, int]:
@@ -181,5 +223,5 @@ def available(device: torch.device) -> bool:
     """Whether the kernels can be had there; a warning says why not."""
     if device.type != "cuda" or not nvrtc.available() or torch.cuda.get_device_capability(device)[0] < SINCE:
         return False
-    shape = shape_of(BACKWARD, MOST_ROWS)
+    shape = shape_of(BACKWARD, TILE)
     return nvrtc.compiles(lambda: _kernel(shape, 3, 0, nvrtc.numbered(device)), "layers are not fused")

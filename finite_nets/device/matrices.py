@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
+from finite_nets.device.fused import Below
 from finite_nets.device.products import Activated, Products
 
 KEPT = 1024  # rows of coefficients: steps that need others are not recorded
@@ -155,13 +156,38 @@ class Matrix:
         self, products: Products, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
     ) -> Tensor:
         """slope (scale W^T g), and then W = keep W + push sum_a g_a x_a^T."""
-        if self.store.fits(x.shape[1]) or self._shared:
+        if self._kept(x):
             found = self.pullback(products, g, scale=scale, slope=slope)
             self.mul_(keep)
             self.push(products, g, x, None, push)
             return found
         factor, self.factor = self.factor, 1.0
         return products.descend(self.start, g, x, slope=slope, scale=scale * factor, keep=keep * factor, push=push)
+
+    def descend_both(
+        self,
+        products: Products,
+        g: Tensor,
+        x: Tensor,
+        *,
+        slope: Tensor,
+        scale: float,
+        keep: float,
+        push: float,
+        below: Below,
+    ) -> None:
+        """`descend`, and with what it finds the update of the layer below."""
+        if self._kept(x):
+            found = self.descend(products, g, x, slope=slope, scale=scale, keep=keep, push=push)
+            products.accumulate(below.w, found, below.x, None, keep=below.keep, scale=below.push)
+            return
+        factor, self.factor = self.factor, 1.0
+        moved = {"scale": scale * factor, "keep": keep * factor, "push": push}
+        products.descend_both(self.start, g, x, slope=slope, below=below, **moved)
+
+    def _kept(self, x: Tensor) -> bool:
+        """Whether an update by these rows is not made in the matrix at once."""
+        return self.store.fits(x.shape[1]) or self._shared
 
     def fold(self, products: Products, left: Tensor, right: Tensor) -> None:
         """Add the pairs to the start."""

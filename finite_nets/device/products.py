@@ -8,10 +8,11 @@
 Fields are (member, row, N), weights (member, N_out, N_in).  c (member, row, pair) and R (member, pair, N) are what low
 rank adds (`finite_nets.device.matrices`).
 
-On a GPU some samples pass by layers in one pass where no low rank is added (`finite_nets.device.fused`), and others
-by the kernels of `finite_nets.device.triton` (Triton, which comes with PyTorch's builds for CUDA), for fields in
-float32; elsewhere, in float64, and in TF32 where many rows meet large matrices, PyTorch's batched products: there
-what the kernels fuse is little beside the product, and libraries take a third of the time (RESULTS.md).
+On a GPU more samples than a few pass by layers in one pass where no low rank is added (`finite_nets.device.fused`) and
+by readouts of few outputs (`finite_nets.device.readouts`), and others by the kernels of `finite_nets.device.triton`
+(Triton, which comes with PyTorch's builds for CUDA), for fields in float32; elsewhere, in float64, and in TF32 where
+many rows meet large matrices, PyTorch's batched products: there what the kernels fuse is little beside the product, and
+libraries take a third of the time (RESULTS.md).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
-from finite_nets.device import fused
+from finite_nets.device import fused, readouts
 from finite_nets.device.activations import function
+from finite_nets.device.fused import Below
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
 
@@ -55,10 +57,13 @@ class Products:
             kernels = precision.name in MODES and have_kernels(device)
         self.kernels: Any = importlib.import_module("finite_nets.device.triton") if kernels else None
         self._mode = MODES.get(precision.name, "")
+        self.readouts = readouts.Readouts(device) if kernels and precision.name in FACTORS else None
         self.fused = fused.Fused(FACTORS[precision.name], device) if kernels and precision.name in FACTORS else None
 
     def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:
         """scale x W^T + c R."""
+        if pairs is None and self.readouts is not None and self.readouts.serves(w, x):
+            return self.readouts.image(x, w, scale=scale)
         if self._by_kernels(w, x):
             mode = self._mode_of(w)
             y: Tensor = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs)[0]
@@ -136,11 +141,23 @@ class Products:
         self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
     ) -> Tensor:
         """slope (scale g W), and then W = keep W + push sum_a g_a x_a^T, in place."""
+        if self.readouts is not None and self.readouts.serves(w, x, slope):
+            return self.readouts.descend(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
         if self.fused is not None and self.fused.serves(w, g, x, slope):
             return self.fused.backward(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
         found = self.pullback(g, w, scale=scale, slope=slope)
         self.accumulate(w, g, x, None, keep=keep, scale=push)
         return found
+
+    def descend_both(
+        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float, below: Below
+    ) -> None:
+        """`descend`, and with what it finds the update of the layer below."""
+        if self.fused is not None and self.fused.serves(w, g, x, slope) and self.fused.serves_both(below):
+            self.fused.backward_both(w, g, x, slope=slope, scale=scale, keep=keep, push=push, below=below)
+            return
+        found = self.descend(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
+        self.accumulate(below.w, found, below.x, None, keep=below.keep, scale=below.push)
 
     def _by_kernels(self, w: Tensor, rows: Tensor) -> bool:
         """Kernels count the entries of a matrix in 32 bits."""

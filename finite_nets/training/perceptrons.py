@@ -42,6 +42,7 @@ from dmft.specs.parameterization import (
     trained_layers,
     with_bias,
 )
+from finite_nets.device.fused import Below
 from finite_nets.device.matrices import Matrix, Phase, Store, room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import normals
@@ -273,22 +274,29 @@ class Trainer(Training[Parameters]):
         """Layer by layer, each pulled back through as it was before its update."""
         weights, x, features = state.weights, seen.x.expand(len(seen.delta), -1, -1), seen.features
         forward, update = self.branch * hidden_scale(state.width), [factor * each for each in state.scales.update]
-        g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])  # from the loss
         if weights.trained[-1]:
-            self.products.accumulate(weights.readout, seen.delta, features[-1], None, keep=keep, scale=update[-1])
+            g = self.products.descend(  # from the loss
+                weights.readout, seen.delta, features[-1], slope=seen.slopes[-1], scale=1.0, keep=keep, push=update[-1]
+            )
+        else:
+            g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])
+        first = Below(weights.first, x, keep, update[0] * self.input_scale)
         for i in reversed(range(len(weights.hidden))):
             matrix, slope, above = weights.hidden[i], seen.slopes[i], g
+            moved = {"scale": forward, "keep": keep, "push": update[i + 1] * forward}
+            if weights.biases and weights.trained[i + 1]:
+                weights.biases[i].mul_(keep).add_(above.sum(1), alpha=update[i + 1] * self.branch * self.bias)
+            if i == 0 and weights.trained[1] and weights.trained[0] and not self.residual:
+                matrix.descend_both(self.products, above, features[i], slope=slope, below=first, **moved)
+                return
             if weights.trained[i + 1]:
-                push = update[i + 1] * forward
-                g = matrix.descend(self.products, above, features[i], slope=slope, scale=forward, keep=keep, push=push)
-                if weights.biases:
-                    weights.biases[i].mul_(keep).add_(above.sum(1), alpha=update[i + 1] * self.branch * self.bias)
+                g = matrix.descend(self.products, above, features[i], slope=slope, **moved)
             else:
                 g = matrix.pullback(self.products, above, scale=forward, slope=slope)
             if self.residual:
                 g.add_(above)
         if weights.trained[0]:
-            self.products.accumulate(weights.first, g, x, None, keep=keep, scale=update[0] * self.input_scale)
+            self.products.accumulate(first.w, g, first.x, None, keep=first.keep, scale=first.push)
 
     def push(
         self, state: State[Parameters], target: Parameters, seen: Fields, coefficients: Tensor, factor: float

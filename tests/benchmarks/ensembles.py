@@ -215,21 +215,25 @@ def measure_loop(device):
 def measure_precision(device):
     """Differences to float64 on the same seeds, in units of the standard errors that 10^6 networks would have."""
     print(
-        "\n| N | dtype | rms difference of f | mean, in s.e. of 10^6 networks | variance, relative (s.e. of 10^6: .0014) |"
+        "\n| N, P | dtype | rms difference of f | mean, in s.e. of 10^6 networks | variance, relative (s.e. of 10^6: .0014) |"
     )
     print("|---|---|---|---|---|")
-    for width, seeds in ((128, 100_000), (1024, 4_000)) if device.type == "cuda" else ((128, 1_000),):
+    cases = ((128, 3, 100_000), (1024, 3, 4_000), (256, 60, 30_000), (512, 60, 10_000), (512, 200, 4_000))
+    for width, samples, seeds in cases if device.type == "cuda" else ((128, 3, 1_000),):
         arguments = {"widths": [width], "seeds": seeds, "device": str(device), "observables": ["prediction"]}
-        exact = finite_nets.train_ensemble(problem(3), dtype="float64", **arguments).prediction.values[0]
+        exact = finite_nets.train_ensemble(problem(samples), dtype="float64", **arguments).prediction.values[0]
         spread, later = exact[:, 1:].std(axis=0), slice(1, None)
         for dtype in ("float32", "tf32", "bf16"):
-            found = finite_nets.train_ensemble(problem(3), dtype=dtype, **arguments).prediction.values[0]
+            found = finite_nets.train_ensemble(problem(samples), dtype=dtype, **arguments).prediction.values[0]
             difference = (found - exact)[:, later]
             rms = np.sqrt((difference**2).mean())
             mean = abs(difference.mean(axis=0) / spread).max() * 1e3
             resolved = (difference.std(axis=0) / spread).max() * 1e3 / np.sqrt(seeds)
             variance = abs(found[:, later].var(axis=0) / spread**2 - 1).max()
-            print(f"| {width} | {dtype} | {rms:.1e} | {mean:.3f} (+- {resolved:.3f}) | {variance:.1e} |", flush=True)
+            print(
+                f"| {width}, {samples} | {dtype} | {rms:.1e} | {mean:.3f} (+- {resolved:.3f}) | {variance:.1e} |",
+                flush=True,
+            )
 
 
 def measure_batches(device):

@@ -47,7 +47,7 @@ def ours(width, samples, dtype, *, fused):
     """Seconds a member and step, taken and replayed, and the deviation from float64 of eight members."""
     trainer, exact = (Trainer(problem(samples), DEVICE, PRECISIONS[name]) for name in (dtype, "float64"))
     if not fused:
-        trainer.products.fused = None
+        trainer.products.fused = trainer.products.readouts = None
     members = torch.arange(count_of(width, samples), device=DEVICE)
     some = members[:8]
     expected = trained(exact, width, some)[1]
