@@ -352,12 +352,14 @@ struct Network {
         lies.put(g, 0, tile(0), sum);
         together();
         float *to = kernels + l * p.samples * p.samples;
-        for (int i = thread; i < p.samples * p.samples; i += THREADS) {
-            const int a = i / p.samples, b = i % p.samples, row = place(max(a, b)), column = place(min(a, b));
+        const float mean = 1.0f / p.width;
+        for (int i = thread; i < 256; i += THREADS) {
+            const int a = i / 16, b = i % 16, row = place(max(a, b)), column = place(min(a, b));
+            if (a >= p.samples || b >= p.samples) continue;
             float total = 0.0f;
 #pragma unroll
             for (int k = 0; k < PARTS; k++) total += g[Layout::at(row, 4 * WIDE * k + column / 4) + column % 4];
-            to[i] = total / p.width;
+            to[a * p.samples + b] = mean * total;
         }
         together();
     }

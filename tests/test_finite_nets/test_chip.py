@@ -231,7 +231,7 @@ def test_mappings():
     assert by_units == [6, 8, 9, 16, 60]
     many = shape_of(100, 2, 16, 16, room, kernels=True)
     assert many is not None
-    assert (many.padded, type(many.mapping)) == (112, Units)
+    assert (many.padded, type(many.mapping)) == (128, Units)
     # two matrices of 128 rows beside fields of 64 samples, as they just fit
     whole = shape_of(128, 3, 64, 64, room, kernels=False)
     assert whole is not None
