@@ -11,6 +11,11 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(threads, blocks)
+#ifndef WARPS
+#define WARPS (BANDS * PARTS)
+#define BANDS ((EIGHTS + 1) / 2)
+#endif
+using std::max;
 using std::min;
 
 struct float4 { float x, y, z, w; };
@@ -39,6 +44,7 @@ struct Barrier {
 static Barrier of_block, of_warp[WARPS];
 
 static inline void __syncthreads() { of_block.wait(); }
+static inline void __syncwarp() { of_warp[threadIdx.x / 32].wait(); }
 static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     static float of_lanes[WARPS][32];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -56,7 +62,8 @@ static inline float __uint_as_float(unsigned x) { float found; return std::memcp
 static inline float in_tf32(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }  // units read no more
 
 // mma.sync.m16n8k8, by the layout of its fragments; sums are cut off, not rounded
-static inline void mma(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
+static inline void mma(float (&c)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+    const float a[] = {a0, a1, a2, a3}, b[] = {b0, b1};
     static float left[WARPS][16][8], right[WARPS][8][8];
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int e = 0; e < 4; e++) left[warp][g + e % 2 * 8][t + e / 2 * 4] = in_tf32(a[e]);

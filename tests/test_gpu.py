@@ -11,6 +11,7 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from finite_nets.device import chip
+from finite_nets.device.mappings import MOST_WITH_KERNELS
 from finite_nets.ensembles import on_chip
 
 pytestmark = [
@@ -45,7 +46,9 @@ ON_CHIP = {
 
 
 # by multiply-adds and by tensor units
-@pytest.mark.parametrize(("width", "samples"), [(28, 9), (32, 16), (64, 5), (64, 16), (92, 16), (128, 5), (128, 16)])
+@pytest.mark.parametrize(
+    ("width", "samples"), [(28, 9), (32, 16), (64, 5), (64, 16), (92, 16), (128, 5), (128, 16), (64, 24), (124, 60)]
+)
 @pytest.mark.parametrize("name", ON_CHIP)
 def test_networks_on_chip(monkeypatch, name, width, samples):
     network, kind, more = ON_CHIP[name]
@@ -54,6 +57,8 @@ def test_networks_on_chip(monkeypatch, name, width, samples):
     task = dmft.Task(x[:-3], y[:-3], x[-3:], y[-3:])
     problem = dmft.Problem(network, task, dmft.GradientDescent(0.3, 6, **more), kind)
     arguments = {"widths": [width], "seeds": 300, "seed": 5, "device": "cuda", "save_steps": [0, 1, 3, 6]}
+    if samples > MOST_WITH_KERNELS:
+        arguments["observables"] = ["prediction", "loss"]
     exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
     chips, train = [], chip.Chip.train
     monkeypatch.setattr(chip.Chip, "train", lambda self, *given: chips.append(self) or train(self, *given))

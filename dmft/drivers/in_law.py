@@ -35,6 +35,7 @@ from dmft.engine.matrix import Explicit
 from dmft.engine.network import Network
 from dmft.engine.normals import random_key
 from dmft.engine.population import particles
+from dmft.errors import MemoryEstimateError
 from dmft.running import memory
 from dmft.specs import Problem
 
@@ -76,13 +77,25 @@ def sampled(
         in_law=True,
         alone=whole,
     )
-    size = min(_batch_size(run, device, memory_limit, whole), len(seeds))
-    for start in range(0, len(seeds), size):
+    size, start = _batch_size(run, device, memory_limit, whole), 0
+    size = -(-len(seeds) // -(-len(seeds) // size))  # of as many batches, all alike
+    while start < len(seeds):
         indices = seeds[start : start + size]
         # always the same shape, compiled once; the copies at the end are dropped
         padded = np.resize(indices, size) if len(indices) < size else np.array(indices)
-        keys = _keys(random_key(root), width, jnp.asarray(padded, jnp.uint32))
-        yield start, {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys, whole).items()}
+        try:
+            keys = _keys(random_key(root), width, jnp.asarray(padded, jnp.uint32))
+            found = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys, whole).items()}
+        except jax.errors.JaxRuntimeError as error:
+            reason = str(error).splitlines()[0]
+            if not reason.startswith("RESOURCE_EXHAUSTED"):
+                raise
+            if size == 1:
+                raise MemoryEstimateError(f"one network of width {width} does not fit in memory: {reason}") from error
+            size //= 2  # others may have taken what was free
+            continue
+        yield start, found
+        start += len(indices)
 
 
 @jax.jit

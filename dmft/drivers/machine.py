@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import jax
 
-from dmft.running import compiling, host, memory
+from dmft.running import card, compiling, host, memory
 from dmft.specs import _check
 
 
@@ -26,9 +26,14 @@ def precision(dtype: str, device: jax.Device) -> Iterator[None]:
 
 
 def available_bytes(device: jax.Device) -> int:
-    """Free memory of a GPU, or of the machine."""
+    """Free memory of the machine, or of a GPU: what JAX lets itself take, as far as others have left it."""
     stats = device.memory_stats()
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory.available_on_host()
+    if not stats:
+        return memory.available_on_host()
+    used: int = stats["bytes_in_use"]
+    allowed: int = stats["bytes_limit"] - used
+    free = card.free_bytes(device.local_hardware_id or 0)
+    return allowed if free is None else min(allowed, free + stats.get("pool_bytes", used) - used)
 
 
 def find_devices(name: str, count: int = 1) -> tuple[jax.Device, ...]:

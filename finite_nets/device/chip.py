@@ -1,18 +1,17 @@
 """Small perceptrons that a GPU draws and trains without leaving its registers and shared memory: `chip.cu`.
 
-A block of threads has one network, fields (sample, neuron) in shared memory.  What is recorded leaves, nothing else is
-ever written.  Its products have two mappings:
+A block of threads has one network.  What is recorded leaves, nothing else is ever written.  Two mappings:
 
-    `Registers`   multiply-adds in float32, hidden matrices in registers: for few samples
-    `Units`       three products of TF32 on tensor units, added in float32, hidden matrices in shared memory: from eight
-                  to fifteen samples on (`mappings`), which are filled up to a multiple of eight
+    `Registers`   multiply-adds in float32, hidden matrices in registers, fields in shared memory: for few samples
+    `Units`       three products of TF32 on tensor units, added in float32, hidden matrices in shared memory, fields in
+                  registers: from six or seven samples on (`mappings`), which are filled up to a multiple of eight
 
 With L hidden layers of N neurons, P samples trained on and A observed,
 
     operations of a step    6 (L-1) N^2 P + 2 N P A, by tensor units three times, and some 30 L N P of activations
     bytes                   of device memory: 4 A of a recorded step, 8 L A^2 with its kernels; of shared memory, by
                             registers, a thread with R x C entries of a matrix: 4 (2 R + 2 C) P and 4 (R + C) P of
-                            sums, for 3 R C P multiply-adds; by units 8 a lane for three products of (16, 8) and (8, 8)
+                            sums, for 3 R C P multiply-adds; by units 48 a lane for 12 products of (16, 8) and (8, 8)
     drawing                 (L-1) N^2 + N A + N normals, of some 60 instructions each
 
 Neither bytes nor the rate of operations bind, but the issue of instructions and waiting.  The first layer is met by the
@@ -37,7 +36,7 @@ from torch import Tensor
 from dmft.errors import DIVERGED
 from dmft.specs import Activation
 from finite_nets.device import nvrtc
-from finite_nets.device.mappings import LANES, Defined, Shape, filled
+from finite_nets.device.mappings import LANES, TILE, Defined, Shape, filled
 from finite_nets.device.nvrtc import Kernel
 
 SOURCE = Path(__file__).with_name("chip.cu")
@@ -111,11 +110,13 @@ class Chip:
         slot = np.full(steps + 1, -1)
         slot[list(job.recorded)] = np.arange(len(job.recorded))
         samples, directions = job.inputs.shape
-        inputs = np.zeros((shape.rows(samples), filled(directions, 8)))
-        inputs[:samples, :directions] = job.inputs
+        rows, places = shape.rows(samples), shape.mapping.places(samples)
+        inputs, overlaps = np.zeros((rows, filled(directions, TILE))), np.zeros((rows, rows))
+        inputs[places, :directions] = job.inputs
+        overlaps[np.ix_(places, places)] = job.inputs @ job.inputs.T
         given = {
             "inputs": inputs,
-            "overlaps": job.inputs[: job.trained] @ job.inputs.T,
+            "overlaps": overlaps,
             "targets": job.targets,
             "keep": keep,
             "push": push,

@@ -5,7 +5,7 @@
 struct Args {
     const long long *members;
     const float *inputs;    // (sample, direction), filled up with zeros to (row, input_stride)
-    const float *overlaps;  // (trained, sample), x . x' / D
+    const float *overlaps;  // (row, row), x . x', with zeros
     const float *targets;   // (sample,)
     const float *keep;      // (step, layer)
     const float *push;      // (step, layer), with all factors of the update
@@ -103,29 +103,29 @@ __device__ __forceinline__ float over_lanes(float v) {
     return v;
 }
 
-// ---- fields ----------------------------------------------------------------------------------------------------------
+// All threads of the block have come so far.
+__device__ __forceinline__ void together() {
+    if (WARPS > 1)
+        __syncthreads();
+    else
+        __syncwarp();
+}
 
-// Fields (sample, neuron) in shared memory: h^1, phi^L .. phi^1, g^1 .. g^L, or without phi' where g^1 takes the place of phi^1.
-struct Fields {
-    float *h, *readout;
-    int rows, width;
-    float gain, inverse;
-
-    __device__ __forceinline__ float *phi(int l) const { return h + (LAYERS - l) * rows * STRIDE; }
-    __device__ __forceinline__ float *g(int l) const { return h + (LAYERS + 1 - FOLDED + l) * rows * STRIDE; }
-
-    __device__ __forceinline__ float slope(float its) const {
-        float phi, slope;
-        activated(its, gain, inverse, phi, slope);
-        return slope;
+// Of COUNT values of each of LANES lanes (lane / EVERY % LANES): lane i keeps values i COUNT / LANES, ...
+template <int COUNT, int LANES, int EVERY>
+struct Scattered {
+    static __device__ __forceinline__ void sum(float *v, int lane) {
+        constexpr int mask = LANES / 2 * EVERY;
+        bool up = lane & mask;
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; i++) {
+            float sent = up ? v[i] : v[i + COUNT / 2], kept = up ? v[i + COUNT / 2] : v[i];
+            v[i] = kept + __shfl_xor_sync(0xffffffffu, sent, mask);
+        }
+        Scattered<COUNT / 2, LANES / 2, EVERY>::sum(v, lane);
     }
-
-    // what a layer makes of the field of neuron j: phi, and phi', which the last multiplies by its readout
-    __device__ __forceinline__ void fire(int l, int sample, int j, float its) const {
-        float value, slope;
-        activated(its, gain, inverse, value, slope);
-        const int at = sample * STRIDE + j;
-        phi(l)[at] = NN == width || j < width ? value : 0.0f;
-        if (!(FOLDED && l == 0)) g(l)[at] = l == MATRICES ? slope * readout[j] : slope;  // whose weights are zero beyond
-    }
+};
+template <int COUNT, int EVERY>
+struct Scattered<COUNT, 1, EVERY> {
+    static __device__ __forceinline__ void sum(float *, int) {}
 };

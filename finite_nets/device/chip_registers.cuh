@@ -1,9 +1,10 @@
-// Products of a network on chip by multiply-adds, its matrices in registers.
+// A network on chip whose products are multiply-adds, its matrices in registers, its fields in shared memory.
 //
 // Compiled with TX, lanes that share a row of a matrix.  A thread keeps R x C entries of every hidden matrix: rows
 // ty R + r, columns 4 (tx + TX k) + i.  Products end with sums over the TX lanes of a row, or over the lanes and warps of
 // a column, in which every lane keeps a part.
 #pragma once
+#include "chip_formulas.cuh"
 
 #define LY (32 / TX)
 #define TY (LY * WARPS)
@@ -11,30 +12,6 @@
 #define C (NN / TX)
 #define TOGETHER (TX > R ? TX / R : 1)  // samples of a forward product
 #define CHUNK (WARPS > 1 ? 4 : 1)       // samples of a backward product whose parts wait for their sum
-#define OWN (WARPS > 1 ? WARPS * CHUNK * NN : 0)
-
-__device__ __forceinline__ int apart(int count) { return count; }
-__device__ __forceinline__ int overlap_stride(const Fields &, int samples) { return samples; }
-__device__ __forceinline__ int overlap_rows(int trained) { return trained; }
-
-// Of COUNT values of each of LANES lanes (lane / EVERY % LANES): lane i keeps values i COUNT / LANES, ...
-template <int COUNT, int LANES, int EVERY>
-struct Scattered {
-    static __device__ __forceinline__ void sum(float *v, int lane) {
-        constexpr int mask = LANES / 2 * EVERY;
-        bool up = lane & mask;
-#pragma unroll
-        for (int i = 0; i < COUNT / 2; i++) {
-            float sent = up ? v[i] : v[i + COUNT / 2], kept = up ? v[i + COUNT / 2] : v[i];
-            v[i] = kept + __shfl_xor_sync(0xffffffffu, sent, mask);
-        }
-        Scattered<COUNT / 2, LANES / 2, EVERY>::sum(v, lane);
-    }
-};
-template <int COUNT, int EVERY>
-struct Scattered<COUNT, 1, EVERY> {
-    static __device__ __forceinline__ void sum(float *, int) {}
-};
 
 template <int n>
 __device__ __forceinline__ void copied(float *to, const float *from) {
@@ -50,18 +27,115 @@ __device__ __forceinline__ void copied(float *to, const float *from) {
     }
 }
 
-struct Matrices {
-    float W[MATRICES > 0 ? MATRICES : 1][R][C];
-    float *parts;
+struct Network {
     const Args &p;
-    const Fields &x;
-    int lane, warp, tx, ty;
+    const int thread, lane, warp, tx, ty, rows, size;
+    const float inverse;
+    // shared: fields (sample, neuron) in the order h^1, phi^L .. phi^1, g^1 .. g^L, of which g takes the place of phi'
+    float *h, *readout, *parts, *values, *overlaps;
+    float W[MATRICES > 0 ? MATRICES : 1][R][C];
 
-    __device__ __forceinline__ Matrices(float *own, const Args &p, const Fields &x)
-        : parts(own), p(p), x(x), lane(threadIdx.x % 32), warp(threadIdx.x / 32), tx(lane % TX),
-          ty(warp * LY + lane / TX) {}
+    __device__ __forceinline__ Network(float *shared, const Args &p)
+        : p(p), thread(threadIdx.x), lane(thread % 32), warp(thread / 32), tx(lane % TX), ty(warp * LY + lane / TX),
+          rows((p.samples + TOGETHER - 1) / TOGETHER * TOGETHER), size(rows * NN), inverse(1.0f / p.gain) {
+        h = shared;
+        readout = h + (1 + 2 * LAYERS) * size;
+        parts = readout + NN;
+        values = parts + (WARPS > 1 ? WARPS * CHUNK * NN : 0);
+        overlaps = values + rows;
+    }
+
+    __device__ __forceinline__ float *phi(int l) const { return h + (LAYERS - l) * size; }
+    __device__ __forceinline__ float *g(int l) const { return h + (LAYERS + 1 + l) * size; }
 
     __device__ __forceinline__ void draw(unsigned seed) {
+        float *first = h + size;  // weights of the first layer, in the place of fields
+        for (int i = thread; i < 2 * LAYERS * size; i += THREADS) first[i] = 0.0f;
+        for (int i = thread; i < p.trained * p.samples; i += THREADS)
+            overlaps[i] = p.overlaps[i / p.samples * rows + i % p.samples];
+        __syncthreads();
+        for (int quad = thread; quad < p.width * p.directions / 4; quad += THREADS)
+            *(float4 *)(first + 4 * quad) = drawn(quad, 0, seed, p);
+        for (int quad = thread; quad < NN / 4; quad += THREADS) {
+            float4 z = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (4 * quad < p.width) z = drawn(quad, LAYERS, seed, p);
+            *(float4 *)(readout + 4 * quad) = z;
+        }
+        draw_matrices(seed);
+        __syncthreads();
+        for (int i = thread; i < size; i += THREADS) {
+            const int a = i / NN, j = i % NN;
+            float sum = 0.0f;
+            if (a < p.samples && j < p.width)
+                for (int d = 0; d < p.directions; d++) sum += first[j * p.directions + d] * p.inputs[a * p.input_stride + d];
+            h[i] = p.input_scale * sum;
+        }
+        __syncthreads();
+        for (int i = thread; i < 2 * LAYERS * size; i += THREADS) first[i] = 0.0f;
+        __syncthreads();
+    }
+
+    // phi^L . readout of so many samples
+    __device__ __forceinline__ void forward(int met, float *, float *) {
+        for (int i = thread; i < met * NN; i += THREADS) fire(0, i / NN, i % NN, h[i]);
+        __syncthreads();
+#pragma unroll
+        for (int l = 0; l < MATRICES; l++) forward(l, met);
+        const float *top = phi(MATRICES);
+        for (int i = thread / 8; i < (met + 3) / 4 * 4; i += THREADS / 8) {  // 8 lanes a sample
+            const int a = min(i, met - 1);
+            float sum = 0.0f;
+#pragma unroll
+            for (int j = 4 * (lane % 8); j < NN; j += 32) {
+                float4 v = *(const float4 *)(top + a * NN + j), w = *(const float4 *)(readout + j);
+                sum += v.x * w.x + v.y * w.y + v.z * w.z + v.w * w.w;
+            }
+#pragma unroll
+            for (int mask = 4; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+            if (lane % 8 == 0 && i < met) values[a] = sum;
+        }
+        __syncthreads();
+    }
+
+    static __device__ __forceinline__ int place(int a) { return a; }
+
+    __device__ __forceinline__ float output(int a) const { return values[a]; }
+
+    // A step of all weights, by `keep` and `push` (layer,), and of h^1, which moves with them by the samples' products; and
+    // kernels (layer, sample, sample_2), if there is a place for them.
+    __device__ __forceinline__ void backward(bool trains, const float *keep, const float *push, const float *delta,
+                                             float *phi_kernels, float *g_kernels) {
+        if (trains)
+            for (int j = thread; j < NN; j += THREADS) {
+                float sum = 0.0f;
+#pragma unroll 4
+                for (int a = 0; a < p.trained; a++) sum += delta[a] * phi(MATRICES)[a * NN + j];
+                readout[j] = keep[LAYERS] * readout[j] + push[LAYERS] * sum;
+            }
+#pragma unroll
+        for (int l = MATRICES - 1; l >= 0; l--)
+            backward(l, phi_kernels ? p.samples : p.trained, trains, keep[l + 1], push[l + 1], delta);
+#if KERNELS
+        if (phi_kernels) {
+            __syncthreads();
+            record(phi_kernels, g_kernels);
+        }
+#endif
+        if (trains) move_first(keep[0], push[0], delta);
+        __syncthreads();
+    }
+
+  private:
+    // what a layer makes of the field of neuron j: phi, and phi', which the last multiplies by its readout
+    __device__ __forceinline__ void fire(int l, int sample, int j, float its) const {
+        float value, slope;
+        activated(its, p.gain, inverse, value, slope);
+        const int at = sample * NN + j;
+        phi(l)[at] = NN == p.width || j < p.width ? value : 0.0f;
+        g(l)[at] = l == MATRICES ? slope * readout[j] : slope;  // whose weights are zero beyond
+    }
+
+    __device__ __forceinline__ void draw_matrices(unsigned seed) {
 #pragma unroll
         for (int l = 0; l < MATRICES; l++)
 #pragma unroll
@@ -76,19 +150,8 @@ struct Matrices {
                 }
     }
 
-    // h of normal variables (neuron, direction)
-    __device__ __forceinline__ void first(float *h, const float *z, int stride) {
-        for (int i = threadIdx.x; i < x.rows * NN; i += THREADS) {
-            int a = i / NN, j = i % NN;
-            float sum = 0.0f;
-            if (a < p.samples && j < p.width)
-                for (int d = 0; d < p.directions; d++) sum += z[j * stride + d] * p.inputs[a * p.input_stride + d];
-            h[i] = p.input_scale * sum;
-        }
-    }
-
     __device__ __forceinline__ void forward(int l, int met) {
-        const float *in = x.phi(l) + 4 * tx;
+        const float *in = phi(l) + 4 * tx;
         for (int a = 0; a < met; a += TOGETHER) {
             float sum[TOGETHER * R];
 #pragma unroll
@@ -112,7 +175,7 @@ struct Matrices {
 #pragma unroll
             for (int e = 0; e < TOGETHER * R / TX; e++) {
                 int of = tx * (TOGETHER * R / TX) + e;
-                x.fire(l + 1, a + of / R, ty * R + of % R, p.hidden_scale * sum[e]);
+                fire(l + 1, a + of / R, ty * R + of % R, p.hidden_scale * sum[e]);
             }
         }
         __syncthreads();
@@ -120,8 +183,8 @@ struct Matrices {
 
     // g of a layer from that above, and what training adds to the matrix between them
     __device__ __forceinline__ void backward(int l, int starts, bool trains, float keep, float push, const float *delta) {
-        const float *out = x.g(l + 1) + ty * R, *in = x.phi(l) + 4 * tx;
-        float *slopes = x.g(l);
+        const float *out = g(l + 1) + ty * R, *in = phi(l) + 4 * tx;
+        float *slopes = g(l);
         for (int a = 0; a < starts; a += CHUNK) {
 #pragma unroll 1
             for (int s = 0; s < CHUNK && a + s < starts; s++) {
@@ -146,7 +209,7 @@ struct Matrices {
             if (WARPS > 1) {
                 __syncthreads();
                 int end = min(CHUNK, starts - a) * NN;
-                for (int i = threadIdx.x; i < end; i += THREADS) {
+                for (int i = thread; i < end; i += THREADS) {
                     float sum = 0.0f;
 #pragma unroll
                     for (int w = 0; w < WARPS; w++) sum += parts[w * CHUNK * NN + i];
@@ -183,13 +246,13 @@ struct Matrices {
         if (WARPS == 1) __syncthreads();
     }
 
-    __device__ __forceinline__ void move_first(const float *overlaps, float keep, float push, const float *delta) {
+    __device__ __forceinline__ void move_first(float keep, float push, const float *delta) {
         const int samples = p.samples;
-        for (int i = threadIdx.x; i < (samples + 1) / 2 * (NN / 4); i += THREADS) {  // two samples a thread
+        for (int i = thread; i < (samples + 1) / 2 * (NN / 4); i += THREADS) {  // two samples a thread
             const int b = i / (NN / 4) * 2, other = min(b + 1, samples - 1), j = 4 * (i % (NN / 4));
             float moved[2][4] = {};
             for (int a = 0; a < p.trained; a++) {
-                float4 v = *(const float4 *)(x.g(0) + a * NN + j);
+                float4 v = *(const float4 *)(g(0) + a * NN + j);
                 float c = delta[a] * overlaps[a * samples + b], d = delta[a] * overlaps[a * samples + other];
                 moved[0][0] += c * v.x, moved[0][1] += c * v.y, moved[0][2] += c * v.z, moved[0][3] += c * v.w;
                 moved[1][0] += d * v.x, moved[1][1] += d * v.y, moved[1][2] += d * v.z, moved[1][3] += d * v.w;
@@ -197,7 +260,7 @@ struct Matrices {
 #pragma unroll
             for (int s = 0; s < 2; s++)
                 if (b + s < samples) {
-                    float *to = x.h + (b + s) * NN + j;
+                    float *to = h + (b + s) * NN + j;
 #pragma unroll
                     for (int k = 0; k < 4; k++) to[k] = keep * to[k] + push * moved[s][k];
                 }
@@ -205,15 +268,15 @@ struct Matrices {
     }
 
     // u u^T / N of all fields u (sample, neuron), phi at first; four lanes a square of 2 x 2 pairs, on or below the diagonal
-    __device__ __forceinline__ void record(float *phi, float *g) {
+    __device__ __forceinline__ void record(float *phi_kernels, float *g_kernels) const {
         const int samples = p.samples, half = (samples + 1) / 2, squares = half * (half + 1) / 2;
         const int all = 2 * LAYERS * squares * 4;
-        for (int turn = threadIdx.x; turn < (all + THREADS - 1) / THREADS * THREADS; turn += THREADS) {
+        for (int turn = thread; turn < (all + THREADS - 1) / THREADS * THREADS; turn += THREADS) {
             const int i = min(turn, all - 1), part = turn % 4;
             const int kind = i / (4 * LAYERS * squares), l = i / (4 * squares) % LAYERS, square = i / 4 % squares;
             const int row = (int)((sqrtf(8.0f * square + 1.0f) - 1.0f) / 2.0f);
             const int a = 2 * row, b = 2 * (square - row * (row + 1) / 2);
-            const float *of = kind ? x.g(l) : x.phi(l);
+            const float *of = kind ? g(l) : phi(l);
             const float *rows[4] = {of + a * NN, of + min(a + 1, samples - 1) * NN, of + b * NN,
                                     of + min(b + 1, samples - 1) * NN};
             float sum[2][2] = {};
@@ -230,7 +293,7 @@ struct Matrices {
                         sum[r][c] += v[r].x * v[2 + c].x + v[r].y * v[2 + c].y + v[r].z * v[2 + c].z +
                                      v[r].w * v[2 + c].w;
             }
-            float *to = (kind ? g : phi) + l * samples * samples;
+            float *to = (kind ? g_kernels : phi_kernels) + l * samples * samples;
 #pragma unroll
             for (int r = 0; r < 2; r++)
 #pragma unroll

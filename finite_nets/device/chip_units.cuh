@@ -1,223 +1,366 @@
-// Products of a network on chip by tensor units, in three products of TF32.
+// A network on chip whose products are those of tensor units, in three products of TF32.
 //
-// Compiled with GROUP, tiles of eight samples that are met together, and FOLDED: whether g^1 takes the place of phi^1,
-// where shared memory is short.  Matrices lie in shared memory, (row, column); every warp has TALL x 16 neurons of every
-// product.  Rows are 8 or 24 banks apart, so that no fragment but the transposed one of W meets a bank twice.
-//
-// A number is the sum of two in TF32, x = big + small to 2^-23; big big' + big small' + small big' leaves out 2^-24 of a
-// product.  Units cut sums off where adders round: they add 16 terms at most, the rest is added in float32.
+// Compiled with EIGHTS of samples and PARTS of neurons: a warp has the fields of two eights, a band, and of one part in
+// registers.  Matrices, and fields whose neurons or samples are summed over, lie in shared memory.  A band has its first
+// eight samples in even places: the others are left out where there are none.
 #pragma once
 
-#define TALL (NN / 16 > WARPS ? NN / 16 / WARPS : 1)  // tiles of 16 neurons of a warp
-#define BANDS (NN / 16 / TALL)
-#define PARTS (WARPS / BANDS)  // warps that share their neurons, and divide samples and columns
-#define WIDE (NN / 8 / PARTS)
-#define TOGETHER (8 * GROUP)
-#define OWN (MATRICES * NN * STRIDE)
+#define BANDS ((EIGHTS + 1) / 2)
+#define WARPS (BANDS * PARTS)
+#define ROWS (16 * BANDS)
+#define TILES (NN / 16)
+#define WIDE (TILES / PARTS)  // tiles of a warp
+#define STRIDE ((NN + 31) / 32 * 32)
 
-__device__ __forceinline__ int filled(int count) { return (count + 7) / 8 * 8; }
-__device__ __forceinline__ int apart(int count) { return filled(count) + (filled(count) % 16 ? 0 : 8); }
-__device__ __forceinline__ int overlap_stride(const Fields &x, int) { return apart(x.rows); }
-__device__ __forceinline__ int overlap_rows(int trained) { return filled(trained); }
+#include "chip_formulas.cuh"
+#include "chip_tiles.cuh"
 
-#ifdef __CUDACC__
-// c += a b: a (16, 8), b (8, 8); lane 4 g + t has a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4]; b[t, g], b[t + 4, g];
-// c[g, 2 t], c[g, 2 t + 1], c[g + 8, 2 t], c[g + 8, 2 t + 1]
-__device__ __forceinline__ void mma(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
-          "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
-}
-#endif
+typedef Tile Fields[WIDE];  // (neuron, sample)
 
-__device__ __forceinline__ float to_tf32(float x) {
-#if __CUDA_ARCH__ >= 900  // one instruction
-    unsigned found;
-    asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(found) : "f"(x));
-    return __uint_as_float(found);
-#else
-    return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-#endif
-}
-
-__device__ __forceinline__ void split(float x, float &big, float &small) {
-    big = to_tf32(x);
-    small = x - big;
-}
-
-// A matrix (of the result's own index, contracted).
-struct View {
-    const float *at;
-    int own, contracted;
-
-    __device__ __forceinline__ float2 pair(int i, int one, int other) const {
-        if (contracted == 1 && other == one + 1) return *(const float2 *)(at + i * own + one);
-        return {at[i * own + one * contracted], at[i * own + other * contracted]};
-    }
-};
-
-// sum += a b over `depth` indices, TERMS at a time, of which the k-th has a factor.  PAIRS: neighbours in b lie side by
-// side, and are read together: what a unit takes for indices t and t + 4 are 2 t and 2 t + 1.
-template <bool PAIRS, int TERMS, int M, int N>
-__device__ __forceinline__ void multiply(float (&sum)[M][N][4], View a, View b, int depth,
-                                         const float *factor = nullptr) {
-    constexpr int TILES = TERMS / 8;
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll (M * N >= 8 ? 1 : M * N >= 3 ? 2 : 4)  // some eight products that do not wait for each other
-    for (int k = 0; k < depth; k += TERMS) {
-        float big[TILES][M][4], small[TILES][M][4];
-#pragma unroll
-        for (int c = 0; c < TILES; c++) {
-            const int one = k + 8 * c + (PAIRS ? 2 * t : t), other = one + (PAIRS ? 1 : 4);
-#pragma unroll
-            for (int m = 0; m < M; m++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    float2 v = a.pair(16 * m + g + 8 * e, one, other);
-                    if (factor) v.x *= factor[one], v.y *= factor[other];
-                    split(v.x, big[c][m][e], small[c][m][e]);
-                    split(v.y, big[c][m][e + 2], small[c][m][e + 2]);
-                }
-        }
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-            float part[M][4] = {};
-#pragma unroll
-            for (int c = 0; c < TILES; c++) {
-                const int one = k + 8 * c + (PAIRS ? 2 * t : t), other = one + (PAIRS ? 1 : 4);
-                float2 v = b.pair(8 * n + g, one, other);
-                float whole[2], rest[2];
-                split(v.x, whole[0], rest[0]);
-                split(v.y, whole[1], rest[1]);
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-                    mma(part[m], small[c][m], whole);
-                    mma(part[m], big[c][m], rest);
-                    mma(part[m], big[c][m], whole);
-                }
-            }
-#pragma unroll
-            for (int m = 0; m < M; m++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) sum[m][n][e] += part[m][e];
-        }
-    }
-}
-
-// What is done with (neuron, sample) of a product.
-template <int M, int N, class Done>
-__device__ __forceinline__ void each(const float (&sum)[M][N][4], int row, int column, Done done) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) done(row + 16 * m + g + e / 2 * 8, column + 8 * n + 2 * t + e % 2, sum[m][n][e]);
-}
-
-struct Matrices {
-    float *at;
+struct Network {
     const Args &p;
-    const Fields &x;
-    int row, part;
+    const int thread, lane, band, part;
+    const bool whole;  // whether both eights of the band have samples
+    const Layout lies;
+    const float inverse;
+    // shared: (layer, row, column), with the scale of a layer; (layer, sample, neuron); (sample, neuron)
+    float *matrices, *phi, *g;
+    float *readout, *pulls, *values;  // (neuron,), (band, neuron), (part, sample)
+    Fields h, slope[MATRICES], last;   // h^1, phi' of all layers but the last, phi of that
 
-    __device__ __forceinline__ Matrices(float *own, const Args &p, const Fields &x)
-        : at(own), p(p), x(x), row(threadIdx.x / 32 % BANDS * 16 * TALL), part(threadIdx.x / 32 / BANDS) {}
+    __device__ __forceinline__ Network(float *shared, const Args &p)
+        : p(p), thread(threadIdx.x), lane(thread % 32), band(thread / 32 / PARTS), part(thread / 32 % PARTS),
+          whole(EIGHTS % 2 == 0 || band < BANDS - 1), lies(lane), inverse(1.0f / p.gain) {
+        matrices = shared;
+        phi = matrices + MATRICES * NN * STRIDE;
+        g = phi + MATRICES * ROWS * STRIDE;
+        readout = g + ROWS * STRIDE;
+        pulls = readout + NN;
+        values = pulls;  // which come when those are met
+    }
 
-    __device__ __forceinline__ float *of(int l) const { return at + l * NN * STRIDE; }
+    // of a sample in its band
+    static __device__ __forceinline__ int place(int a) { return a & ~15 | (a & 7) << 1 | a >> 3 & 1; }
 
     __device__ __forceinline__ void draw(unsigned seed) {
+        float *first = matrices;  // weights of the first layer, in the place of others
+        const int depth = p.input_stride, stride = depth + 4;
+        for (int i = thread; i < NN * stride; i += THREADS) first[i] = 0.0f;
+        together();
+        for (int quad = thread; quad < p.width * p.directions / 4; quad += THREADS) {
+            const float4 z = drawn(quad, 0, seed, p);
+            const float four[4] = {z.x, z.y, z.z, z.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int at = 4 * quad + i;
+                first[at / p.directions * stride + at % p.directions] = four[i];
+            }
+        }
+        together();
+        clear(h);
+        for (int d = 0; d < depth; d += 16) {
+            Tile x, z;
+            get_plain(x, p.inputs + 16 * band * depth + d, depth, lane);
+            const Split b(x);
+#pragma unroll
+            for (int w = 0; w < WIDE; w++) {
+                get_plain(z, first + 16 * tile(w) * stride + d, stride, lane);
+                add_product<2, 2>(h[w], Split(z), b);
+            }
+        }
+        each([&](int w, int u, int r) { h[w][u][r] *= p.input_scale; });
+        together();
 #pragma unroll 1
-        for (int quad = threadIdx.x; quad < MATRICES * NN * NN / 4; quad += THREADS) {
-            const int l = quad / (NN * NN / 4), i = quad / (NN / 4) % NN, j = 4 * (quad % (NN / 4));
+        for (int quad = thread; quad < MATRICES * NN * NN / 4; quad += THREADS) {
+            const int l = quad / (NN * NN / 4), i = quad / (NN / 4) % NN, j = quad % (NN / 4);
             float4 z = {0.0f, 0.0f, 0.0f, 0.0f};
-            if (i < p.width && j < p.width) z = drawn((i * p.width + j) / 4, l + 1, seed, p);
-            *(float4 *)(of(l) + i * STRIDE + j) = z;
+            if (i < p.width && 4 * j < p.width) z = drawn((i * p.width + 4 * j) / 4, l + 1, seed, p);
+            z.x *= p.hidden_scale, z.y *= p.hidden_scale, z.z *= p.hidden_scale, z.w *= p.hidden_scale;
+            *(float4 *)(matrix(l) + Layout::at(i, j)) = z;
         }
+        for (int quad = thread; quad < NN / 4; quad += THREADS) {
+            float4 z = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (4 * quad < p.width) z = drawn(quad, LAYERS, seed, p);
+            *(float4 *)(readout + 4 * quad) = z;
+        }
+        together();
     }
 
-    // h of normal variables (neuron, direction)
-    __device__ __forceinline__ void first(float *h, const float *z, int stride) {
-        for (int a = part * 8 * GROUP; a < x.rows; a += PARTS * 8 * GROUP) {
-            float sum[TALL][GROUP][4] = {};
-            multiply<true, 8>(sum, View{z + row * stride, stride, 1},
-                           View{p.inputs + a * p.input_stride, p.input_stride, 1}, p.input_stride);
-            each(sum, row, a, [&](int j, int s, float v) { h[s * STRIDE + j] = p.input_scale * v; });
+    // phi^L . readout of so many samples, at least, and g^L; kernels (layer, sample, sample_2), if there is a place for them
+    __device__ __forceinline__ void forward(int met, float *phi_kernels, float *g_kernels) {
+        const bool meets = 16 * band < met;
+        Fields found;
+        if (meets) {
+            fire(h, found, slope[0]);
+            record(found, phi_kernels, 0);
+            store(fields(0), found);
         }
-    }
-
-    __device__ __forceinline__ void forward(int l, int met) {
-        for (int a = part * 8 * GROUP; a < met; a += PARTS * 8 * GROUP) {
-            float sum[TALL][GROUP][4] = {};
-            multiply<true, 16>(sum, View{of(l) + row * STRIDE, STRIDE, 1}, View{x.phi(l) + a * STRIDE, STRIDE, 1}, NN);
-            each(sum, row, a, [&](int i, int s, float v) {
-                if (s < met) x.fire(l + 1, s, i, p.hidden_scale * v);
-            });
-        }
-        __syncthreads();
-    }
-
-    // g of a layer from that above, and what training adds to the matrix between them
-    __device__ __forceinline__ void backward(int l, int starts, bool trains, float keep, float push, const float *delta) {
-        float moved[TALL][WIDE][4] = {};
-        if (trains)
-            multiply<false, 8>(moved, View{x.g(l + 1) + row, 1, STRIDE}, View{x.phi(l) + part * 8 * WIDE, 1, STRIDE}, filled(p.trained), delta);
-        if (FOLDED && l == 0) __syncthreads();
-        float *g = x.g(l);
-        for (int a = part * 8 * GROUP; a < starts; a += PARTS * 8 * GROUP) {
-            float sum[TALL][GROUP][4] = {};
-            multiply<true, 16>(sum, View{of(l) + row, 1, STRIDE}, View{x.g(l + 1) + a * STRIDE, STRIDE, 1}, NN);
-            each(sum, row, a, [&](int j, int s, float v) {
-                const int i = s * STRIDE + j;
-                if (s < starts) g[i] = p.hidden_scale * v * (FOLDED && l == 0 ? x.slope(x.h[i]) : g[i]);
-            });
-        }
-        __syncthreads();
-        if (trains) {
-            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        together();
 #pragma unroll
-            for (int m = 0; m < TALL; m++)
+        for (int l = 0; l < MATRICES; l++) {
+            if (meets) {
+                pass(found, fields(l), [&](Tile &weights, int w, int m) { lies.get(weights, matrix(l), tile(w), m); });
+                fire(found, last, l < MATRICES - 1 ? slope[l + 1] : found);
+                record(last, phi_kernels, l + 1);
+                if (l < MATRICES - 1) store(fields(l + 1), last);
+            }
+            if (l < MATRICES - 1) together();
+        }
+        if (meets) {
+            float sum[4] = {};
 #pragma unroll
-                for (int n = 0; n < WIDE; n++)
+            for (int w = 0; w < WIDE; w++) {
+                const float2 v = *(const float2 *)(readout + neuron(w));
 #pragma unroll
-                    for (int e = 0; e < 4; e += 2) {
-                        float2 *to = (float2 *)(of(l) + (row + 16 * m + g + 4 * e) * STRIDE + 8 * (part * WIDE + n) + 2 * t);
-                        float2 w = *to;
-                        w.x = keep * w.x + push * moved[m][n][e];
-                        w.y = keep * w.y + push * moved[m][n][e + 1];
-                        *to = w;
-                    }
+                for (int r = 0; r < 4; r++) {
+                    sum[r] += last[w][0][r] * v.x + last[w][1][r] * v.y;
+                    found[w][0][r] *= v.x, found[w][1][r] *= v.y;
+                }
+            }
+            Scattered<4, 4, 8>::sum(sum, lane);
+            sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], 4);
+            if (lane / 4 % 2 == 0) values[part * ROWS + 16 * band + 4 * (lane % 4) + lane / 8] = sum[0];
+            record(found, g_kernels, MATRICES);
+            store(g, found);
+        }
+        together();
+    }
+
+    __device__ __forceinline__ float output(int a) const {
+        float sum = values[place(a)];
+#pragma unroll
+        for (int i = 1; i < PARTS; i++) sum += values[i * ROWS + place(a)];
+        return sum;
+    }
+
+    // A step of all weights, by `keep` and `push` (layer,), and of h^1, which moves with them by the samples' products; and
+    // kernels of g below the last layer, if there is a place for them.
+    __device__ __forceinline__ void backward(bool trains, const float *keep, const float *push, const float *delta,
+                                             float *, float *g_kernels) {
+        const bool meets = 16 * band < (g_kernels ? p.samples : p.trained);
+        float pulled[2 * WIDE];
+        if (trains) pull_readout(delta, pulled);
+#pragma unroll
+        for (int l = MATRICES - 1; l >= 0; l--) {
+            Fields its;
+            if (meets) {
+                pass(its, g, [&](Tile &weights, int w, int m) { lies.get_down(weights, matrix(l), m, tile(w)); });
+                each([&](int w, int u, int r) { its[w][u][r] *= slope[l][w][u][r]; });
+            }
+            together();
+            if (trains) {
+                if (l == MATRICES - 1 && lane % 2 == 0)
+#pragma unroll
+                    for (int w = 0; w < WIDE; w++) pulls[band * NN + neuron(w) + lane / 2 % 2] = pulled[w];
+                train(l, keep[l + 1], p.hidden_scale * push[l + 1], delta);
+            }
+            together();
+            if (trains && l == MATRICES - 1) train_readout(keep[LAYERS], push[LAYERS]);
+            if (meets) {
+                record(its, g_kernels, l);
+                store(g, its);
+            }
+            together();
+        }
+        if (trains) move_first(keep[0], push[0], delta);
+    }
+
+  private:
+    __device__ __forceinline__ float *matrix(int l) const { return matrices + l * NN * STRIDE; }
+    __device__ __forceinline__ float *fields(int l) const { return phi + l * ROWS * STRIDE; }
+    __device__ __forceinline__ int tile(int w) const { return part * WIDE + w; }
+    __device__ __forceinline__ int neuron(int w) const { return 16 * tile(w) + 2 * (lane / 4); }
+
+    // Of the samples that there are; zeros of others stay.
+    template <class Done>
+    __device__ __forceinline__ void each(Done done) const {
+#pragma unroll
+        for (int odd = 0; odd < 2; odd++)
+            if (!odd || whole)
+#pragma unroll
+                for (int w = 0; w < WIDE; w++)
+#pragma unroll
+                    for (int u = 0; u < 2; u++)
+#pragma unroll
+                        for (int r = odd; r < 4; r += 2) done(w, u, r);
+    }
+
+    // -0 + x is x: the first that is added replaces it
+    static __device__ __forceinline__ void clear(Fields &fields) {
+#pragma unroll
+        for (int w = 0; w < WIDE; w++)
+#pragma unroll
+            for (int u = 0; u < 2; u++)
+#pragma unroll
+                for (int r = 0; r < 4; r++) fields[w][u][r] = -0.0f;
+    }
+
+    __device__ __forceinline__ void fire(const Fields &h, Fields &value, Fields &slope) const {
+        each([&](int w, int u, int r) {
+            activated(h[w][u][r], p.gain, inverse, value[w][u][r], slope[w][u][r]);
+            if (NN != p.width && neuron(w) + u >= p.width) value[w][u][r] = 0.0f;
+        });
+    }
+
+    __device__ __forceinline__ void store(float *to, const Fields &fields) const {
+#pragma unroll
+        for (int w = 0; w < WIDE; w++) lies.put_down(to, band, tile(w), fields[w]);
+    }
+
+    // Products of weights (own neuron, neuron of what is passed on) with fields (sample, neuron)
+    template <class Weights>
+    __device__ __forceinline__ void pass(Fields &found, const float *from, Weights get) const {
+        clear(found);
+        if (whole)
+            pass_of<2>(found, from, get);
+        else
+            pass_of<1>(found, from, get);
+    }
+
+    template <int COLUMNS, class Weights>
+    __device__ __forceinline__ void pass_of(Fields &found, const float *from, Weights get) const {
+#pragma unroll 1
+        for (int m = 0; m < TILES; m++) {
+            Tile x, weights;
+            lies.get(x, from, band, m);
+            const Split b(x);
+#pragma unroll
+            for (int w = 0; w < WIDE; w++) {
+                get(weights, w, m);
+                add_product<2, COLUMNS>(found[w], Split(weights), b);
+            }
         }
     }
 
-    __device__ __forceinline__ void move_first(const float *overlaps, float keep, float push, const float *delta) {
-        for (int b = part * 8 * GROUP; b < p.samples; b += PARTS * 8 * GROUP) {
-            float sum[TALL][GROUP][4] = {};
-            multiply<false, 8>(sum, View{x.g(0) + row, 1, STRIDE}, View{overlaps + b, 1, overlap_stride(x, p.samples)},
-                            filled(p.trained), delta);
-            each(sum, row, b, [&](int j, int s, float v) {
-                float &h = x.h[s * STRIDE + j];
-                if (s < p.samples) h = keep * h + push * v;
-            });
+    // sum_a Delta_a phi^L_a of the samples of a band: even lanes have neurons neuron(w) + lane / 2 % 2
+    __device__ __forceinline__ void pull_readout(const float *delta, float (&sum)[2 * WIDE]) const {
+        const float4 d = *(const float4 *)(delta + 16 * band + 4 * (lane % 4));
+#pragma unroll
+        for (int w = 0; w < WIDE; w++)
+#pragma unroll
+            for (int u = 0; u < 2; u++) {
+                const float *v = last[w][u];
+                sum[u * WIDE + w] = 16 * band < p.trained ? d.x * v[0] + d.z * v[2] : 0.0f;
+                if (whole && 16 * band < p.trained) sum[u * WIDE + w] += d.y * v[1] + d.w * v[3];
+            }
+        Scattered<2 * WIDE, 2, 2>::sum(sum, lane);
+#pragma unroll
+        for (int w = 0; w < WIDE; w++) sum[w] += __shfl_xor_sync(0xffffffffu, sum[w], 1);
+    }
+
+    __device__ __forceinline__ void train_readout(float keep, float push) const {
+        for (int j = thread; j < NN; j += THREADS) {
+            float sum = pulls[j];
+#pragma unroll
+            for (int i = 1; i < BANDS; i++) sum += pulls[i * NN + j];
+            readout[j] = keep * readout[j] + push * sum;
         }
     }
 
-    // u u^T / N of all fields u (sample, neuron), phi at first; tiles on and below the diagonal, mirrored
-    __device__ __forceinline__ void record(float *phi, float *g) {
-        const int samples = p.samples, tall = (samples + 15) / 16, wide = (samples + 8 * GROUP - 1) / (8 * GROUP);
-        for (int turn = threadIdx.x / 32; turn < 2 * LAYERS * tall * wide; turn += WARPS) {
-            const int tile = turn % (tall * wide), l = turn / (tall * wide) % LAYERS;
-            const bool kind = turn / (tall * wide) >= LAYERS;
-            const int row = 16 * (tile / wide), column = 8 * GROUP * (tile % wide);
-            if (column > row + 15) continue;
-            const float *of = kind ? x.g(l) : x.phi(l);
-            float *to = (kind ? g : phi) + l * samples * samples, sum[1][GROUP][4] = {};
-            multiply<true, 16>(sum, View{of + row * STRIDE, STRIDE, 1}, View{of + column * STRIDE, STRIDE, 1}, NN);
-            each(sum, row, column, [&](int a, int b, float v) {
-                if (a < samples && b <= a) to[a * samples + b] = to[b * samples + a] = v / p.width;
-            });
+    // contracted with samples
+    static __device__ __forceinline__ void weigh(Tile &tile, const float *delta, int lane) {
+        const float4 d = *(const float4 *)(delta + 4 * (lane % 4));
+#pragma unroll
+        for (int u = 0; u < 2; u++) tile[u][0] *= d.x, tile[u][1] *= d.y, tile[u][2] *= d.z, tile[u][3] *= d.w;
+    }
+
+    // sums over a band of samples, of which the last may be half
+    static __device__ __forceinline__ void add_samples(int c, Tile &sum, const Split &a, const Split &b) {
+        if (2 * c + 1 < EIGHTS)
+            add_product<2, 2>(sum, a, b);
+        else
+            add_product<1, 2>(sum, a, b);
+    }
+
+    // W = keep W + push sum_a Delta_a g_a phi_a^T
+    __device__ __forceinline__ void train(int l, float keep, float push, const float *delta) const {
+        float *to = matrix(l);
+        Split b[WIDE];
+        auto meet = [&](int c) {
+#pragma unroll
+            for (int w = 0; w < WIDE; w++) {
+                Tile y;
+                lies.get_down(y, fields(l), c, tile(w));
+                b[w] = Split(y);
+            }
+        };
+        if (BANDS == 1) meet(0);
+#pragma unroll 1
+        for (int row = band; row < TILES; row += BANDS) {
+            Fields moved;
+            clear(moved);
+#pragma unroll
+            for (int c = 0; c < BANDS; c++) {
+                if (BANDS > 1 && 16 * c >= p.trained) break;
+                Tile x;
+                lies.get_down(x, g, c, row);
+                weigh(x, delta + 16 * c, lane);
+                const Split a(x);
+                if (BANDS > 1) meet(c);
+#pragma unroll
+                for (int w = 0; w < WIDE; w++) add_samples(c, moved[w], a, b[w]);
+            }
+#pragma unroll
+            for (int w = 0; w < WIDE; w++) {
+                Tile weights;
+                lies.get(weights, to, row, tile(w));
+                if (keep != 1.0f)
+#pragma unroll
+                    for (int i = 0; i < 8; i++) weights[i / 4][i % 4] *= keep;
+#pragma unroll
+                for (int i = 0; i < 8; i++) weights[i / 4][i % 4] += push * moved[w][i / 4][i % 4];
+                lies.put(to, row, tile(w), weights);
+            }
         }
+    }
+
+    __device__ __forceinline__ void move_first(float keep, float push, const float *delta) {
+        Fields moved;
+        clear(moved);
+#pragma unroll
+        for (int c = 0; c < BANDS; c++) {
+            if (BANDS > 1 && 16 * c >= p.trained) break;
+            Tile x, y;
+            get_plain(x, p.overlaps + 16 * (band * ROWS + c), ROWS, lane);
+            weigh(x, delta + 16 * c, lane);
+            const Split b(x);
+#pragma unroll
+            for (int w = 0; w < WIDE; w++) {
+                lies.get_down(y, g, c, tile(w));
+                add_samples(c, moved[w], Split(y), b);
+            }
+        }
+        each([&](int w, int u, int r) { h[w][u][r] = keep * h[w][u][r] + push * moved[w][u][r]; });
+    }
+
+    // u u^T / N of a field u (neuron, sample) of a layer
+    __device__ __forceinline__ void record(const Fields &of, float *kernels, int l) const {
+        static_assert(BANDS == 1 || !KERNELS, "kernels of samples of several bands");
+        if (!KERNELS || !kernels) return;
+        together();
+        store(g, of);  // which nobody reads meanwhile
+        __syncwarp();
+        Tile sum = {};
+#pragma unroll
+        for (int w = 0; w < WIDE; w++) {
+            Tile x;
+            lies.get(x, g, 0, tile(w));
+            const Split a(x);
+            add_product<2, 2>(sum, a, a);
+        }
+        __syncwarp();
+        lies.put(g, 0, tile(0), sum);
+        together();
+        float *to = kernels + l * p.samples * p.samples;
+        const float mean = 1.0f / p.width;
+        for (int i = thread; i < 256; i += THREADS) {
+            const int a = i / 16, b = i % 16, row = place(max(a, b)), column = place(min(a, b));
+            if (a >= p.samples || b >= p.samples) continue;
+            float total = 0.0f;
+#pragma unroll
+            for (int k = 0; k < PARTS; k++) total += g[Layout::at(row, 4 * WIDE * k + column / 4) + column % 4];
+            to[a * p.samples + b] = mean * total;
+        }
+        together();
     }
 };

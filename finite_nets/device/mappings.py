@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 LANES = 32
-ROWS, SAMPLES = 16, 8  # of a product of tensor units
+TILE, EIGHT = 16, 8  # of neurons, and of samples, of products of tensor units
 UNITS_SINCE = 8  # major compute capability that has them for TF32
 SHARED = 228 * 1024  # bytes of a multiprocessor, of which every block takes RESERVED more than it asks for
 RESERVED = 1024
@@ -34,45 +35,55 @@ class Registers(NamedTuple):
         """Samples of a forward product."""
         return max(1, LANES * self.warps // padded)
 
+    def places(self, samples: int) -> NDArray[np.int64]:
+        """Of samples among rows."""
+        return np.arange(samples)
+
     def defined(self) -> Defined:
         """For the preprocessor."""
-        return (("UNITS", 0), ("WARPS", self.warps), ("BLOCKS", self.blocks), ("TX", self.row_lanes), ("FOLDED", 0))
+        return (("UNITS", 0), ("WARPS", self.warps), ("BLOCKS", self.blocks), ("TX", self.row_lanes))
 
     def numbers(self, padded: int, layers: int, samples: int, trained: int) -> int:
         """In shared memory."""
         rows = filled(samples, self.together(padded))
         parts = 4 * self.warps * padded if self.warps > 1 else 0
-        return (1 + 2 * layers) * rows * padded + padded + parts + 3 * rows + trained * samples
+        return (1 + 2 * layers) * rows * padded + padded + parts + rows + trained * samples
 
 
 class Units(NamedTuple):
-    """Products by tensor units, matrices in shared memory.
+    """Products by tensor units, fields in registers, matrices in shared memory.
 
-    warps: of a block, each with 16 neurons or a multiple of them, or several with the same 16; group: tiles of eight
-    samples that are met together; folded: whether g^1 takes the place of phi^1; blocks: that are to fit on a
-    multiprocessor.
+    eights: of samples, and parts of neurons: a warp of the block has two eights and a part; blocks: that are to fit on
+    a multiprocessor.
     """
 
-    warps: int
-    group: int
-    folded: bool
+    eights: int
+    parts: int
     blocks: int
+
+    @property
+    def warps(self) -> int:
+        """Of a block."""
+        return -(-self.eights // 2) * self.parts
 
     def together(self, _: int) -> int:
         """Samples of a forward product."""
-        return SAMPLES * self.group
+        return filled(EIGHT * self.eights, TILE)
+
+    def places(self, samples: int) -> NDArray[np.int64]:
+        """Of samples among rows: eight of sixteen in even places, then those between."""
+        a = np.arange(samples)
+        return a // TILE * TILE + a % EIGHT * 2 + a // EIGHT % 2
 
     def defined(self) -> Defined:
         """For the preprocessor."""
-        its = ("WARPS", self.warps), ("BLOCKS", self.blocks), ("GROUP", self.group), ("FOLDED", int(self.folded))
-        return ("UNITS", 1), *its
+        return (("UNITS", 1), ("EIGHTS", self.eights), ("PARTS", self.parts), ("BLOCKS", self.blocks))
 
-    def numbers(self, padded: int, layers: int, samples: int, trained: int) -> int:
-        """In shared memory; rows of fields and matrices are an odd multiple of eight apart."""
-        rows = filled(samples, SAMPLES * self.group)
-        fields = (1 + 2 * layers - self.folded) * rows
-        overlaps = filled(trained, 8) * (filled(rows - 8, 16) + 8)
-        return (fields + (layers - 1) * padded) * (padded + 8) + padded + 3 * rows + overlaps
+    def numbers(self, padded: int, layers: int, _samples: int, _trained: int) -> int:
+        """In shared memory."""
+        rows, stride = self.together(padded), filled(padded, 2 * TILE)
+        fields = ((layers - 1) * (padded + rows) + rows) * stride
+        return fields + (1 + rows // TILE) * padded
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ class Shape:
 
     def shared_bytes(self, samples: int, trained: int) -> int:
         """Of shared memory."""
-        return 4 * self.mapping.numbers(self.padded, self.layers, samples, trained)
+        own = self.mapping.numbers(self.padded, self.layers, samples, trained)
+        return 4 * (2 * filled(samples, TILE) + own)
 
 
 # by padded neurons, and by the matrices that a thread has room for; what is fastest (tests/benchmarks/RESULTS.md)
@@ -98,15 +110,14 @@ REGISTERS = {
     64: (Registers(2, 8, 8), Registers(4, 8, 4), Registers(4, 8, 3)),
     128: (Registers(8, 16, 2), Registers(8, 16, 1)),
 }
-# above, products that pass over memory are faster, or nothing was measured
-MOST_BY_REGISTERS = {32: 16, 64: 60, 128: 60}
+# above, layers in one pass or products are faster, or nothing was measured
+MOST_BY_REGISTERS = {32: 16, 64: 60, 128: 32}
 MOST_BY_UNITS, MOST_WITH_KERNELS = 64, 16
-# nanoseconds a member and step of two hidden layers, by neurons: registers with MEASURED_AT samples, units by tiles
-MEASURED_AT = (3, 8, 16, 24)
-BY_REGISTERS = {32: (1.5, 3.2, 6.8, 12.3), 64: (4.2, 8.9, 17.7, 29.5), 128: (16.1, 32.5, 62.0, 95.0)}
-BY_UNITS = {32: (3.6, 6.0, 8.2), 64: (9.2, 14.4, 19.3), 128: (30.0, 45.0, 77.0)}
-MOST_WARPS, ENOUGH_WARPS = 16, 12  # on a multiprocessor: with 128 registers a thread; that hide their waiting
-MOST_TOGETHER, SHARED_FROM = 4, 4  # tiles of samples in the registers of a warp; from which on two warps share neurons
+# nanoseconds a member and step of two hidden layers, by neurons: registers with MEASURED_AT samples, units by eights
+MEASURED_AT = (3, 8, 16)
+BY_REGISTERS = {32: (1.5, 3.2, 6.8), 64: (4.2, 8.9, 17.7), 128: (16.1, 32.5, 62.0)}
+BY_UNITS = {32: (2.6, 3.5), 64: (6.9, 9.9), 128: (26.6, 34.8)}
+WARPS = 12  # on a multiprocessor, that hide their waiting and have their fields in registers
 
 
 def shape_of(
@@ -126,8 +137,8 @@ def shape_of(
     if kernels and samples > MOST_WITH_KERNELS:
         return None
     if units and layers > 1 and samples <= MOST_BY_UNITS and _units_are_faster(padded, samples):
-        shape = _by_units(filled(width, ROWS), layers, samples, trained, shared, kernels=kernels)
-        if shape is not None:
+        shape = _by_units(width, layers, samples, trained)
+        if shape.shared_bytes(samples, trained) <= shared:
             return shape
     room = max(layers - 2, 0)
     if samples > MOST_BY_REGISTERS[padded] or room >= len(REGISTERS[padded]):
@@ -137,23 +148,18 @@ def shape_of(
 
 
 def _units_are_faster(padded: int, samples: int) -> bool:
-    tiles = -(-samples // SAMPLES)
-    if tiles > len(BY_UNITS[padded]):
+    eights = -(-samples // EIGHT)
+    if eights > len(BY_UNITS[padded]):
         return True
-    return BY_UNITS[padded][tiles - 1] < float(np.interp(samples, MEASURED_AT, BY_REGISTERS[padded]))
+    return BY_UNITS[padded][eights - 1] < float(np.interp(samples, MEASURED_AT, BY_REGISTERS[padded]))
 
 
-def _by_units(padded: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool) -> Shape | None:
-    """With as many warps on a multiprocessor as it takes to hide their waiting, then by one warp for the same neurons,
-    then with fields apart."""
-    tiles, found = -(-samples // SAMPLES), {}
-    for share in (1, 2) if tiles >= SHARED_FROM else (1,):
-        each = -(-tiles // share)
-        warps, group = share * padded // ROWS, -(-each // -(-each // MOST_TOGETHER))
-        for folded in (False,) if kernels else (False, True):
-            taken = Shape(padded, layers, Units(warps, group, folded, 1)).shared_bytes(samples, trained)
-            if taken <= shared:
-                blocks = min(SHARED // (taken + RESERVED), MOST_WARPS // warps)
-                shape = Shape(padded, layers, Units(warps, group, folded, blocks))
-                found[min(blocks * warps, ENOUGH_WARPS), -share, not folded] = shape
-    return found[max(found)] if found else None
+def _by_units(width: int, layers: int, samples: int, trained: int) -> Shape:
+    """With two tiles of neurons a warp, or one where their number is odd."""
+    eights, tiles = -(-samples // EIGHT), -(-width // TILE)
+    if tiles == 7 and eights == 2:  # eight in pairs take less time
+        tiles = 8
+    parts = tiles if tiles % 2 else tiles // 2
+    taken = Shape(tiles * TILE, layers, Units(eights, parts, 1)).shared_bytes(samples, trained)
+    blocks = min(SHARED // (taken + RESERVED), round(2 * WARPS / (max(eights, 2) * parts)))
+    return Shape(tiles * TILE, layers, Units(eights, parts, max(blocks, 1)))

@@ -41,19 +41,9 @@ class Kernel:
         with torch.cuda.device(device):
             torch.cuda.current_stream(device).synchronize()  # makes the context of the device that of this thread
             self._module = ctypes.c_void_p()
-            code = _compiled(source, tuple(options))
-            try:
-                self._load(code)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # what was kept may be damaged
-                _compiled.cache_clear()
-                self._load(_compiled(source, tuple(options), anew=True))
+            _checked(_driver().cuModuleLoadData(ctypes.byref(self._module), _compiled(source, tuple(options))))
             self._function = ctypes.c_void_p()
             _checked(_driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()))
-
-    def _load(self, code: bytes) -> None:
-        _checked(_driver().cuModuleLoadData(ctypes.byref(self._module), code))
 
     def launch(self, blocks: int, threads: int, shared: int, argument: ctypes.Structure) -> None:
         """So many blocks, in the stream in use; `shared` in bytes."""
@@ -68,21 +58,23 @@ class Kernel:
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: Path, options: tuple[str, ...], anew: bool = False) -> bytes:
-    """Machine code, from an earlier process if it was kept, unless it is to be made `anew`."""
+def _compiled(source: Path, options: tuple[str, ...]) -> bytes:
+    """Machine code, from an earlier process if it was kept, behind its digest: a driver crashes on what is damaged."""
     folder, parts = cache_folder(), [source, *sorted(source.parent.glob("*.cuh"))]
     text = b"\0".join(part.read_bytes() for part in parts)
     digest = hashlib.sha256(text + "\0".join([torch.version.cuda or "", *options]).encode()).hexdigest()
     kept = None if folder is None else folder / f"{source.stem}-{digest[:32]}.cubin"
     try:
-        if not anew and kept is not None and kept.exists():
-            return kept.read_bytes()
+        if kept is not None and kept.exists():
+            found = kept.read_bytes()
+            if hashlib.sha256(found[32:]).digest() == found[:32]:
+                return found[32:]
     except OSError:  # as if it were not there
         kept = None
     code = compiled(source.read_bytes(), source.name, [*options, f"--include-path={source.parent}"])
     if kept is not None:
         with suppress(OSError), replacing(kept) as new:
-            new.write_bytes(code)
+            new.write_bytes(hashlib.sha256(code).digest() + code)
     return code
 
 

@@ -1,12 +1,15 @@
 """What is available, also inside a container or a cluster job."""
 
+import ctypes
 import re
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from dmft.drivers.machine import available_bytes
 from dmft.errors import MemoryEstimateError
-from dmft.running import memory
+from dmft.running import card, memory
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,39 @@ def test_refusal_has_both_numbers():
     with pytest.raises(MemoryEstimateError, match="10 bytes is allowed by memory_limit"):
         memory.require(11, limit=10, available=2**40, what="a network", ways_out="take less")
     memory.require(11, limit=12, available=0, what="a network", ways_out="take less")
+
+
+@pytest.mark.parametrize(
+    ("free", "available"), [(None, 600), (900, 600), (50, 150)], ids=["no driver", "alone", "shared"]
+)
+def test_memory_of_a_card_is_what_others_have_left(monkeypatch, free, available):
+    stats = {"bytes_limit": 1000, "bytes_in_use": 400, "pool_bytes": 500}
+    device = SimpleNamespace(memory_stats=lambda: stats, local_hardware_id=1)
+    monkeypatch.setattr(card, "free_bytes", lambda number: free if number == 1 else 0)
+    assert available_bytes(device) == available
+
+
+def test_free_memory_of_a_card_is_asked_of_its_driver(monkeypatch):
+    asked = []
+
+    def driver(fails):
+        def entry(name, *given):
+            asked.append(name)
+            if name == "cuMemGetInfo_v2":
+                given[0]._obj.value = 7
+            return int(name == fails)
+
+        return type("Driver", (), {"__getattr__": lambda _, name: lambda *given: entry(name, *given)})()
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: driver(None))
+    assert card.free_bytes(0) == 7
+    assert asked.count("cuDevicePrimaryCtxRetain") == asked.count("cuDevicePrimaryCtxRelease_v2") == 1
+    for fails in ("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuMemGetInfo_v2"):
+        monkeypatch.setattr(ctypes, "CDLL", lambda _, fails=fails: driver(fails))
+        assert card.free_bytes(0) is None
+
+    def missing(_):
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert card.free_bytes(0) is None

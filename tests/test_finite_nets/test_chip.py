@@ -15,7 +15,7 @@ import finite_nets
 from conftest import first_of
 from dmft.specs import Problem
 from finite_nets.device import chip, nvrtc
-from finite_nets.device.mappings import Registers, Shape, Units, filled, shape_of
+from finite_nets.device.mappings import LANES, Registers, Shape, Units, filled, shape_of
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
@@ -87,11 +87,11 @@ CASES = {
         task(11, 20),
         dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
         "logistic",
-        Units(3, 2, False, 1),
+        Units(3, 1, 1),
     ),
-    # g^1 in the place of phi^1, two tiles of rows a warp, and two warps a tile
-    "64, units, folded": (64, dmft.MLP(3), task(19, 21), DESCENT, "squared", Units(2, 1, True, 1)),
-    "64, units, shared rows": (64, dmft.MLP(2, dmft.erf()), task(18), DESCENT, "squared", Units(8, 2, True, 1)),
+    # with kernels, by several warps; and a band without samples that are trained on
+    "64, units, kernels": (64, dmft.MLP(3), task(11, 14), DESCENT, "squared", Units(2, 2, 1)),
+    "64, units, three bands": (64, dmft.MLP(2, dmft.erf()), task(18, 33), DESCENT, "squared", Units(5, 2, 1)),
     "128, erf": (128, dmft.MLP(2, dmft.erf()), task(3), DESCENT, "squared", Registers(8, 8, 1)),
 }
 
@@ -99,7 +99,7 @@ CASES = {
 def planned(name):
     width, network, data, training, loss, mapping = CASES[name]
     problem = Problem(network, data, training, loss)
-    of_kernels = set() if getattr(mapping, "folded", False) else {*KERNELS, "ntk", "participation_ratio"}
+    of_kernels = {*KERNELS, "ntk", "participation_ratio"} if data.n_samples <= 16 else set()
     plan = Plan(problem, np.array(RECORDED), frozenset({*of_kernels, "prediction"}))
     return plan, width, mapping
 
@@ -134,6 +134,7 @@ def test_networks_on_chip_are_those_of_the_trainer(monkeypatch, emulated, name):
 def test_ensembles_on_chip_are_those_of_the_trainer(monkeypatch, emulated, keep):
     plan, width, mapping = planned("32, tanh")
     arguments = {"widths": [width], "seeds": 5, "keep": keep, "block": 3 if keep == "moments" else None}
+    arguments["device"] = "cpu"
     arguments |= {"save_steps": RECORDED, "observables": (*KERNELS, "loss", "prediction", "ntk", "participation_ratio")}
     expected = finite_nets.train_ensemble(plan.problem, dtype="float64", **arguments)
     monkeypatch.setattr(chip.Chip, "launch", emulated)
@@ -151,7 +152,14 @@ def test_ensembles_on_chip_are_those_of_the_trainer(monkeypatch, emulated, keep)
 def test_networks_that_explode_on_chip_are_left_out(monkeypatch, emulated):
     _, width, mapping = planned("32, tanh")
     problem = Problem(dmft.MLP(2, dmft.relu()), DATA, dmft.GradientDescent(2.7, STEPS))
-    arguments = {"widths": [width], "seeds": 12, "keep": "moments", "block": 6, "observables": ["loss"]}
+    arguments = {
+        "widths": [width],
+        "seeds": 12,
+        "keep": "moments",
+        "block": 6,
+        "observables": ["loss"],
+        "device": "cpu",
+    }
     expected = finite_nets.train_ensemble(problem, **arguments)
     monkeypatch.setattr(chip.Chip, "launch", emulated)
     monkeypatch.setattr(on_chip, "served", lambda *_: Shape(32, 2, mapping))
@@ -177,9 +185,13 @@ def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_p
     source.write_text("two")
     assert asked("-a") == b"code of two"
     assert made == [b"one", b"one", b"two"]
+    for file in (tmp_path / "kept").iterdir():  # as by a disk that was full
+        file.write_bytes(file.read_bytes()[:-1])
+    assert asked("-a") == asked("-a") == b"code of two"
+    assert made == [b"one", b"one", b"two", b"two"]
     monkeypatch.setenv("DMFT_COMPILE_CACHE", "off")
     asked("-a")
-    assert len(made) == 4
+    assert len(made) == 5
     nvrtc._compiled.cache_clear()
 
 
@@ -214,35 +226,43 @@ def test_mappings():
     few = shape_of(100, 2, 3, 3, room, kernels=True)
     assert few is not None
     assert (few.padded, type(few.mapping)) == (128, Registers)
-    # tiles of eight samples pay where they are nearly full
-    found = {samples: shape_of(64, 2, samples, samples, room, kernels=False) for samples in (3, 9, 12, 14, 16, 24, 32)}
+    found = {samples: shape_of(64, 2, samples, samples, room, kernels=False) for samples in (3, 5, 6, 8, 9, 16, 60)}
     by_units = [samples for samples, shape in found.items() if shape and isinstance(shape.mapping, Units)]
-    assert by_units == [14, 16, 24, 32]
+    assert by_units == [6, 8, 9, 16, 60]
     many = shape_of(100, 2, 16, 16, room, kernels=True)
     assert many is not None
-    assert (many.padded, type(many.mapping)) == (112, Units)
-    # fields of 60 samples have room beside a matrix of 128 rows where g^1 lies on phi^1, but kernels are of both
-    whole = shape_of(128, 2, 60, 60, room, kernels=False)
+    assert (many.padded, type(many.mapping)) == (128, Units)
+    # two matrices of 128 rows beside fields of 64 samples, as they just fit
+    whole = shape_of(128, 3, 64, 64, room, kernels=False)
     assert whole is not None
     assert isinstance(whole.mapping, Units)
-    assert whole.mapping.folded
-    # of a card without tensor units for TF32, and two matrices of 128 rows beside fields of many samples
+    # of a card without tensor units for TF32, and of one with less shared memory
     for other in (
-        shape_of(128, 2, 60, 60, room, kernels=False, units=False),
-        shape_of(128, 3, 48, 48, room, kernels=False),
+        shape_of(128, 2, 32, 32, room, kernels=False, units=False),
+        shape_of(128, 2, 12, 12, 48 * 1024, kernels=False),
     ):
         assert other is not None
         assert isinstance(other.mapping, Registers)
-    for shape, samples in ((few, 3), (many, 16), (whole, 60)):
+    for shape, samples in ((few, 3), (many, 16), (whole, 64)):
         assert shape.shared_bytes(samples, samples) <= room
+    for width in range(4, 132, 4):
+        for samples in range(1, 65):
+            shape = shape_of(width, 2, samples, samples, room, kernels=False)
+            assert shape is not None
+            assert shape.padded >= width
+            assert shape.rows(samples) >= samples
+            assert LANES * shape.mapping.warps <= 1024
+            assert shape.mapping.blocks * (shape.shared_bytes(samples, samples) + 1024) <= 228 * 1024
+            assert sorted({*shape.mapping.places(samples)}) == sorted(shape.mapping.places(samples))
+            assert max(shape.mapping.places(samples)) < shape.rows(samples)
     for refused in (
         shape_of(132, 2, 3, 3, room, kernels=False),
         shape_of(30, 2, 3, 3, room, kernels=False),  # quads of normals lie across rows
         shape_of(64, 2, 17, 3, room, kernels=True, units=False),
         shape_of(32, 2, 17, 3, room, kernels=False, units=False),
-        shape_of(128, 2, 60, 60, room, kernels=True),
-        shape_of(128, 4, 3, 3, room, kernels=False),
-        shape_of(128, 2, 60, 60, room // 2, kernels=False),
+        shape_of(128, 2, 48, 48, room, kernels=False, units=False),
+        shape_of(64, 2, 65, 65, room, kernels=False),
+        shape_of(128, 4, 24, 24, room, kernels=False),
     ):
         assert refused is None
 

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -68,6 +69,55 @@ def test_a_member_depends_on_its_address_alone(problem, monkeypatch):
     assert abs(other.prediction - some.prediction.sel(seed=[5])).max() > 1e-2
     assert some.attrs["producer"] == "finite_nets.sample_in_law"
     assert some.attrs["dtype"] == "float64"
+
+
+def batches(monkeypatch, most=None):
+    """How many members are sampled at once, as they come; of more than `most` memory runs out."""
+    counts, sample = [], in_law._sample
+
+    def counted(run, keys, whole):
+        counts.append(len(keys))
+        if most is not None and len(keys) > most:
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.\nmore"
+            )
+        return sample(run, keys, whole)
+
+    monkeypatch.setattr(in_law, "_sample", counted)
+    return counts
+
+
+def test_members_are_split_into_batches_that_fit(problem, monkeypatch):
+    arguments = {"widths": [16], "seeds": 7, "observables": ["prediction"], "save_steps": [0, 5]}
+    together = finite_nets.sample_in_law(problem, **arguments)
+    monkeypatch.setattr(in_law, "available_bytes", lambda _: 2**12)
+    with pytest.raises(MemoryEstimateError, match=r"one network of width 16 needs about .* available"):
+        finite_nets.sample_in_law(problem, **arguments)
+    monkeypatch.undo()
+
+    of_one = []
+    require = in_law.memory.require
+    monkeypatch.setattr(
+        in_law.memory, "require", lambda needed, **more: of_one.append(needed) or require(needed, **more)
+    )
+    counts = batches(monkeypatch)
+    finite_nets.sample_in_law(problem, **arguments)
+    some = finite_nets.sample_in_law(problem, **arguments, memory_limit=int(3.5 * of_one[-1]))
+    assert counts == [7, 3, 3, 3]
+    # products of another batch: rounding
+    xr.testing.assert_allclose(some, together, rtol=1e-6, atol=1e-8)
+
+
+def test_batches_for_which_memory_runs_out_are_halved(problem, monkeypatch):
+    arguments = {"widths": [16], "seeds": 7, "observables": ["prediction"], "save_steps": [0, 5]}
+    together = finite_nets.sample_in_law(problem, **arguments)
+    counts = batches(monkeypatch, most=2)
+    xr.testing.assert_allclose(finite_nets.sample_in_law(problem, **arguments), together, rtol=1e-6, atol=1e-8)
+    assert counts == [7, 3, *[1] * 7]
+    monkeypatch.undo()
+    batches(monkeypatch, most=0)
+    with pytest.raises(MemoryEstimateError, match="one network of width 16 does not fit in memory: RESOURCE_EXHAUSTED"):
+        finite_nets.sample_in_law(problem, **arguments)
 
 
 @pytest.mark.slow
