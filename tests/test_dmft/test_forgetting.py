@@ -130,6 +130,19 @@ def test_what_is_forgotten_has_the_least_second_moment(count, monkeypatch):
         assert most.sum() - kept() > 0.2 * most[-1]
 
 
+@pytest.mark.parametrize("smallest", [1e-2, 1e-8, 0.0])
+def test_rotations_are_that_in_float32_whatever_the_sizes(smallest):
+    rng = np.random.default_rng(0)
+    size = np.where(np.arange(200) % 2, np.geomspace(1.0, 1e-3, 200), smallest)
+    moment = size * np.corrcoef(rng.standard_normal((200, 250))) * size[:, None]
+    turn = forgetting.rotation(jnp.asarray(moment, jnp.float32), jnp.asarray(200), jnp.asarray(150), 50)
+    H = np.asarray(turn.whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
+    assert abs(H @ H.T - np.eye(200)).max() < 2e-6
+    # twin: of reflections that go too far
+    H = np.asarray(turn._replace(T=1.001 * turn.T).whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
+    assert abs(H @ H.T - np.eye(200)).max() > 1e-3
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
