@@ -166,6 +166,18 @@ def test_a_stream_that_forgets_is_the_stream_that_remembers():
     assert distance(few, whole) < 5
 
 
+def test_what_losses_have_by_the_scatter_of_particles():
+    """Of a squared error half the variance over scrambles, exactly."""
+    wanted = {"particles": 64, "scrambles": 5, "directions": 2 * BATCH}
+    few = dmft.solve(smooth_stream(), observables=["prediction", "loss"], **wanted)
+    half = 5 * (few.prediction_se**2).mean("sample") / 2
+    np.testing.assert_allclose(few.attrs["noise_test_loss"], half, rtol=1e-9)
+    # twin: of the mean over these scrambles a fifth is left
+    left = few.test_loss - ((few.prediction - few.target) ** 2).mean("sample") / 2
+    assert abs(left / half - 1).max() > 0.1
+    assert "noise_test_loss" not in dmft.solve(smooth_stream(), observables=["loss"], **wanted).attrs
+
+
 def test_samples_come_from_the_host_some_steps_at_a_time(monkeypatch):
     """The same numbers, whatever is on the device together, which does not depend on the number of samples."""
     problem, wanted = smooth_stream(steps=9), FEW | {"directions": 2 * BATCH, "scrambles": 2}
