@@ -101,7 +101,7 @@ def rotation(moment: jax.Array, count: jax.Array, most: jax.Array, rows: int) ->
     behind = (place >= most) & (place < most + rows)
     begun = jnp.argsort(jnp.where(occupied, diagonal, jnp.where(behind, -1.0, jnp.inf)))[:rows]
     order = jnp.argsort(jnp.zeros(len(moment), bool).at[begun].set(True), stable=True)
-    shifted = moment + jnp.diag(jnp.where(occupied, rounding(moment) * diagonal, 1.0))
+    shifted = moment + jnp.diag(jnp.where(diagonal > 0, rounding(moment) * diagonal, 1.0))
     A = least(jnp.linalg.cholesky(shifted[order][:, order]), rows)
     eye = jnp.eye(rows)
     L = jnp.linalg.cholesky(eye + A.T @ A)
