@@ -14,6 +14,10 @@ together with that of the other widths, N_j s_j^2 / N_i as variances of networks
     s^2 <- (nu_i s_i^2 + nu_0 S_i^2) / (nu_i + nu_0)      S_i^2 = sum_j nu_j k_ij N_j s_j^2 / N_i / sum_j nu_j k_ij
     k_ij = 1 / (1 + log2(N_i / N_j)^2)
 
+Whether they fall so is seen from the slope of log s^2 on log N, of variances of nu degrees of freedom by
+
+    E log s^2 = log sigma^2 + psi(nu / 2) - log(nu / 2),    Var log s^2 = psi'(nu / 2)
+
 Source: W. Jay, E. Neil 2021 (averages over models and cuts); G. Smyth 2004 (variances taken together).
 """
 
@@ -24,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import digamma, polygamma
 from scipy.stats import chi2 as chi2_distribution
 
 from comparisons.errors import UnresolvedError
@@ -85,6 +90,20 @@ def variances_together(width: Array, variance: Array, freedom: Array) -> Array:
     others = np.einsum("ij,j...->i...", share, known)
     nu = freedom.reshape(-1, *[1] * (variance.ndim - 1))
     return np.asarray((nu * known + PRIOR * others) / (nu + PRIOR))
+
+
+def exponent_of_variances(width: Array, variance: Array, freedom: Array) -> tuple[Array, Array]:
+    """s of variances over networks (width, ...) ~ N^s, and its error; nan where fewer than two widths have any."""
+    half = np.asarray(freedom, np.float64)[freedom > 0] / 2
+    shape = -1, *[1] * (variance.ndim - 1)
+    weight = np.where(variance[freedom > 0] > 0, 1 / polygamma(1, half).reshape(shape), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = np.where(weight > 0, np.log(variance[freedom > 0]) - (digamma(half) - np.log(half)).reshape(shape), 0.0)
+        x = np.log(width[freedom > 0]).reshape(shape)
+        x = x - (weight * x).sum(0) / weight.sum(0)
+        square = (weight * x**2).sum(0)
+        square = np.where((weight > 0).sum(0) > 1, square, np.nan)
+        return (weight * x * y).sum(0) / square, 1 / np.sqrt(square)
 
 
 def averaged(

@@ -36,17 +36,20 @@ GROUPS, FEWEST_GROUPS = 10, 4  # of networks in the jackknife: at most, and for 
 HALVINGS = 4  # of networks
 FEWEST_WIDTHS = 3
 IMPROBABLE = 1e-3  # of a chi squared
+SLOW, SIGMAS = -0.6, 3  # exponents of a variance over networks from which, and errors above -1, it falls unlike 1/N
 SPLITS = {"": "train", "test_": "test"}
 OF_PREDICTIONS = {"loss": loss.values, "accuracy": loss.correct}
 
 
 class Widths(NamedTuple):
-    """Means of one quantity: width (width,), ascending; mean, variance over networks (width, ...); counts (width,)."""
+    """Means of one quantity: width (width,), ascending; mean, variance over networks (width, ...); counts (width,);
+    fall (2, ...), the exponent with which that variance falls, and its error."""
 
     width: NDArray[np.int64]
     mean: Array
     variance: Array
     counts: NDArray[np.int64]
+    fall: tuple[Array, Array]
 
 
 @usual_errors
@@ -74,7 +77,8 @@ def extrapolate(
         Dataset with, of every quantity q: q_limit (...) and q_limit_se; q_limit_statistical_se, q_limit_model_se, the
         parts of that error; q_mean (width, ...) and q_mean_se, of the widths; q_bias and q_bias_se, N (E q_N - q) of
         the laws in 1/N; q_exponent and q_exponent_se, p of N^-p, nan where it is not resolved; q_weight (law, ...);
-        q_chi2, q_dof, q_p_value, of the law with the largest weight; count(width), of networks.
+        q_chi2, q_dof, q_p_value, of the law with the largest weight; q_variance_exponent and its error, s of the
+        variance over networks ~ N^s; count(width), of networks.
 
     Raises:
         UnresolvedError: fewer than three widths, or too few networks for errors.
@@ -84,7 +88,8 @@ def extrapolate(
     Assumptions and approximations: smooth laws in the widths that are given.  What changes only beyond them no error
     knows.  Accuracies are those on the test samples at hand: the limit's, not that of other samples.
 
-    Warns: where no law describes the widths (p below .001 at most entries).
+    Warns: where no law describes the widths (p below .001 at most entries); where losses of networks scatter by a
+        variance that does not fall like 1/N, as where some of them pass an instability and others do not.
 
     Example:
         >>> found = comparisons.extrapolate(nets, ["test_loss"])
@@ -131,6 +136,7 @@ def _named(
         **pair(f"{name}_mean", ("width", *dims), (_among(widths, at.width, at.mean), _among(widths, at.width, error))),
         **pair(f"{name}_bias", dims, (found.slope, found.slope_se)),
         **pair(f"{name}_exponent", dims, (found.exponent, found.exponent_se)),
+        **pair(f"{name}_variance_exponent", dims, at.fall),
         f"{name}_weight": (("law", *dims), found.weights),
         f"{name}_chi2": (dims, found.chi2),
         f"{name}_dof": (dims, found.dof),
@@ -215,13 +221,14 @@ def _of_width(parts: Sequence[xr.Dataset], name: str) -> Widths:
 def _sorted(found: list[tuple[int, Array, Array, int, int]]) -> Widths:
     """From width, mean, variance of a network, number of them, degrees of freedom of that variance."""
     found.sort(key=lambda one: one[0])
-    width, mean, variance, count, freedom = zip(*found, strict=True)
+    width, mean, variance, count, freedom = map(np.array, zip(*found, strict=True))
     if sum(freedom) < FEWEST:
         raise UnresolvedError(
             f"{sum(count)} networks of {len(width)} widths, too few for errors; train more, best narrow ones."
         )
-    together = averaged_laws.variances_together(np.array(width, float), np.stack(variance), np.array(freedom))
-    return Widths(np.array(width), np.stack(mean), together, np.array(count))
+    known = width.astype(float), variance, freedom
+    together, fall = averaged_laws.variances_together(*known), averaged_laws.exponent_of_variances(*known)
+    return Widths(width, mean, together, count, fall)
 
 
 # ---- predictions averaged over networks ------------------------------------------------------------------------------
@@ -283,3 +290,14 @@ def _warn(variables: Variables, names: Sequence[str]) -> None:
             "are too small. Leave out narrow widths, or train wider networks.",
             stacklevel=4,
         )
+    for name in (name for name in names if name.removeprefix("test_") == "loss"):
+        s, se = (variables[f"{name}_variance_exponent{end}"][1] for end in ("", "_se"))
+        slow = (s > SLOW) & (s - SIGMAS * se > -1)
+        if slow.any():
+            worst = np.unravel_index(np.argmax(np.where(slow, s, -np.inf)), s.shape)
+            warnings.warn(
+                f"the variance of {name} over networks goes with width like N^{s[worst]:.2g} (+-{se[worst]:.1g}), "
+                "not 1/N: networks may follow several branches, as near an edge of stability, and their mean is a "
+                "mixture whose shares follow no law. Look at single networks; train wider ones, or lower the rate.",
+                stacklevel=4,
+            )

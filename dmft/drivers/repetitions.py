@@ -148,7 +148,7 @@ def _trained_together(
         # with room for every vector of every step nothing stops the loop
         most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
         stop, start = min(first + stride, run.last + 1), time.perf_counter()
-        with effort.for_parts(laid.partly):
+        with effort.for_products(effort.IN_PLACE if laid.partly else None):
             networks, histories, reached = together.advance_together(
                 networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
             )
@@ -192,7 +192,8 @@ def _train(
         if eigenvalues is not None and start in looks:
             at = run.steps.tolist().index(start)
             eigenvalues = eigenvalues.at[:, at].set(_eigenvalues(run, rule, network, start))
-        network, history = loop.advance(network, history, rule, start, stop, form=run.form)
+        with effort.for_products(None if run.kept is None else effort.UNTUNED):
+            network, history = loop.advance(network, history, rule, start, stop, form=run.form)
         if following is not None:  # sent while the device computes
             rule = run.rule_of_steps(*following)
         ranks = np.asarray(history.vitals.ranks)

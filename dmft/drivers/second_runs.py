@@ -1,5 +1,5 @@
 """What second runs say of a result of `dmft.solve`: how far particles that are few are from the limit, what directions
-that are forgotten change, and errors by the finite steps of a flow.
+that are forgotten change, and errors by the finite steps of a flow; and what scrambles say of their own bias.
 
 The noise of two estimates is subtracted from their mean square distance; the attribute `<name>_noise` says its size.
 """
@@ -58,6 +58,7 @@ def forgotten(
     trained again if a checkpoint has no more than their means."""
     assert run.kept is not None
     attrs: dict[str, Any] = {"kept": run.kept, "kernels_lost": lost.max(axis=(1, 2)).tolist()}
+    attrs |= _of_scatter(run, observables, done)
     name = _compared(done.moments.mean)
     halves = _beside(run.keeping(run.kept // 2), seed, observables, bar, done, limit)
     wholes = first if len(first) == HALVED else _beside(run, seed, observables, bar, done, limit)
@@ -72,6 +73,16 @@ def forgotten(
         if mean.ndim == 1:
             attrs |= {f"truncation_{q}{end}": change[f"{q}{end}"].tolist() for end in ("", "_se")}
     return attrs
+
+
+def _of_scatter(run: Run, observables: tuple[str, ...], done: Estimates) -> dict[str, Any]:
+    """What losses and accuracies have by the scatter of predictions of S particles, which is that of networks of S
+    neurons: their means over n scrambles less those of the mean prediction, in which 1 / n of it is left."""
+    mean, n = done.moments.mean, done.moments.count
+    if "prediction" not in mean:
+        return {}
+    of_mean = schema.of_predictions(run.problem, mean["prediction"], observables)
+    return {f"noise_{q}": ((mean[q] - found) * (n / (n - 1))).tolist() for q, found in of_mean.items()}
 
 
 def step_error(run: Run, prediction: NDArray[np.float64], bar: Bar, memory_limit: int | None) -> float:

@@ -129,7 +129,8 @@ def solve(
         where one is large (`dmft.drivers.uncertainty`).  Where directions are forgotten the attribute kernels_lost says
         (by step, the most of all matrices) what part of kernels between samples was in them, and truncation_error, with
         its noise, how far two scrambles with half of the directions are from the result; truncation_<name> by how much
-        losses and accuracies change then, with errors.  Of linear networks under a
+        losses and accuracies change then, with errors; noise_<name> what they have by the scatter of predictions of S
+        particles, most of their bias of order 1/S, where predictions are recorded.  Of linear networks under a
         gradient flow of two steps or more the attribute step_error, the largest error of predictions by the finite
         steps (inf where steps twice as long diverge).  Of models of random data losses, order parameters and responses
         (`dmft.random_data.solve`).

@@ -28,6 +28,7 @@ from dmft.engine.rows import Rows
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 PANEL = 16  # pivots between two updates of the remainder
 UNROLLED = 4  # of these, where all is large, without a loop around them
+MANY = 256  # vectors of a block, from which on it is seen first whether all of them are new
 LARGE = 2**29  # multiplications in a product from which on rows that hold nothing are left out
 SHARES = (4, 1)  # of a block, the rows for which products of what is new are compiled, as a divisor
 
@@ -143,7 +144,20 @@ def _inverse(triangle: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnames=("unroll",))
 def _pivots(gram: jax.Array, floor: jax.Array, *, unroll: int = 1) -> tuple[jax.Array, jax.Array]:
     """The order in which a pivoted Cholesky factor takes vectors (all of them, the dropped ones last), and of how many
-    the remainder exceeds their `floor` (vector,)."""
+    the remainder exceeds their `floor` (vector,).  Of many vectors that are all new, as they come one after the other,
+    that is their own order: pivots are a few operations each, of which a device is slow to begin thousands."""
+    n = len(gram)
+    if n < MANY:
+        return _one_by_one(gram, floor, unroll)
+    left = jnp.linalg.cholesky(gram).diagonal() ** 2  # nan where it fails
+    in_order = jnp.arange(n, dtype=jnp.int32), jnp.int32(n)
+    found: tuple[jax.Array, jax.Array]
+    found = lax.cond(jnp.all(left > floor), lambda: in_order, lambda: _one_by_one(gram, floor, unroll))
+    return found
+
+
+def _one_by_one(gram: jax.Array, floor: jax.Array, unroll: int) -> tuple[jax.Array, jax.Array]:
+    """`_pivots`, in panels."""
     n, width = len(gram), min(PANEL, len(gram))
 
     def going(state: State) -> jax.Array:

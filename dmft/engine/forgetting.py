@@ -11,9 +11,17 @@ and a rotation H with H^T V = the last P places turns everything that is written
 
     q' = H^T q,   images and C alike,   M'' = H^T M' H,   of which the last P are forgotten.
 
-V comes from `SWEEPS` inverse iterations with M', which begin with the P places where it has the least on its diagonal;
-k directions are nearly principal components all the time, so that few are needed, and a decomposition into eigenvectors
-is not.  H = I - Y T Y^T is made of the reflections that give V a triangular form (QR).
+V comes from two inverse iterations with M', which begin with the P places E where it has the least on its diagonal; k
+directions are nearly principal components all the time, so that few are needed, and a decomposition into eigenvectors
+is not.  Its span is that of A over the unit matrix, R the other places:
+
+    V ~ [A; 1],    first A_1 = -M_RR^-1 M_RE,    then A = A_1 + M_RR^-1 A_1 (1 + A_1^T A_1)^-1 (M_EE + M_ER A_1)
+
+which is what M'^-1 makes of it, with (M'^-1 [A; 1])_E taken out: nothing in it is large, whatever the sizes of
+moments, and one Cholesky factor of M' gives all.  With L L^T = 1 + A^T A, V = [A; 1] L^-T is orthonormal, and
+triangular on E, so that the product of reflections that takes it to E is known without one after the other:
+
+    H = I - Y T Y^T,    T = 1 + L^-T,    Y = [A (1 + L^T)^-1; 1]
 
 What W shows to a vector is Gaussian given what it remembers, so that fields of any one step keep their law, and what
 was forgotten is shown anew.  Lost are the correlation of fields between steps through these directions, and what was
@@ -36,15 +44,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from dmft.engine.basis import rounding
 from dmft.engine.form import Form
 from dmft.engine.matrix import Directions, Turn
 from dmft.engine.network import Network, Pass, over_blocks
-
-SWEEPS = 2
 
 
 def forgotten(network: Network, seen: Pass, most: jax.Array, form: Form) -> tuple[Network, jax.Array]:
@@ -79,39 +84,40 @@ def _shortened(most: jax.Array, side: Directions, met: list[jax.Array]) -> tuple
     rows = len(x)  # no more directions are new than there were vectors
     assert side.moment is not None
     moment = side.moment + x.T @ x
-    turn = rotation(least(moment, side.count, most, rows), most)
-    rest = lax.dynamic_slice_in_dim(turn.whole(x, 1), most, rows, axis=1)
+    turn = rotation(moment, side.count, most, rows)
+    rest = turn.whole(x, 1)[:, -rows:]
     whole = _between(x)
     lost = jnp.sqrt(_between(rest) / jnp.where(whole > 0, whole, 1.0))
     return side.turned(turn, turn(turn(moment, 0), 1)), turn, lost
 
 
-def least(moment: jax.Array, count: jax.Array, most: jax.Array, rows: int) -> jax.Array:
-    """(direction, rows): directions in which this second moment of `count` is least, of which `rows` are to be
-    forgotten so that the first `most` places hold all others: among them those of the places behind that are empty."""
+def rotation(moment: jax.Array, count: jax.Array, most: jax.Array, rows: int) -> Turn:
+    """H that takes to the last places the `rows` directions in which this second moment of `count` is least, of which
+    those are forgotten that the first `most` places do not hold: among them those of the places behind that are
+    empty."""
     place = jnp.arange(len(moment))
     occupied = place < count
     diagonal = moment.diagonal()
-    factor = jnp.linalg.cholesky(moment + jnp.diag(jnp.where(occupied, rounding(moment) * diagonal, 1.0)))
     behind = (place >= most) & (place < most + rows)
     begun = jnp.argsort(jnp.where(occupied, diagonal, jnp.where(behind, -1.0, jnp.inf)))[:rows]
-    V = jnp.zeros((len(moment), rows)).at[begun, jnp.arange(rows)].set(1.0)
-    for sweep in range(SWEEPS):
-        V = cho_solve((factor, True), V)
-        V = V / jnp.linalg.norm(V, axis=0)
-        if sweep < SWEEPS - 1:
-            V = jnp.linalg.qr(V)[0]
-    return V
+    order = jnp.argsort(jnp.zeros(len(moment), bool).at[begun].set(True), stable=True)
+    shifted = moment + jnp.diag(jnp.where(diagonal > 0, rounding(moment) * diagonal, 1.0))
+    A = least(jnp.linalg.cholesky(shifted[order][:, order]), rows)
+    eye = jnp.eye(rows)
+    L = jnp.linalg.cholesky(eye + A.T @ A)
+    Y = jnp.concatenate([solve_triangular(eye + L, A.T, lower=True).T, eye])
+    T = eye + solve_triangular(L, eye, lower=True).T
+    return Turn(jnp.zeros_like(Y).at[order].set(Y), T, order, most)
 
 
-def rotation(V: jax.Array, most: jax.Array) -> Turn:
-    """H that takes the span of V (direction, vector) to as many places from `most` on; the first ones are kept."""
-    rows = V.shape[1]
-    raw, tau = jnp.linalg.qr(jnp.roll(V, -most, axis=0), mode="raw")
-    Y = jnp.tril(raw.T, -1).at[jnp.arange(rows), jnp.arange(rows)].set(1.0)
-    # of reflections one after the other, T^-1 = diag(1 / tau) + the upper triangle of Y^T Y
-    T = tau[:, None] * solve_triangular(jnp.eye(rows) + jnp.triu(Y.T @ Y, 1) * tau, jnp.eye(rows), unit_diagonal=True)
-    return Turn(jnp.roll(Y, most, axis=0), T, most)
+def least(factor: jax.Array, rows: int) -> jax.Array:
+    """A (direction, vector): over the unit matrix, about the directions in which a second moment with this Cholesky
+    factor is least, where it has the least of its diagonal last."""
+    n = len(factor) - rows
+    R, across, E = factor[:n, :n], factor[n:, :n], factor[n:, n:]
+    first = -solve_triangular(R, across.T, lower=True, trans=1)
+    metric = jnp.linalg.cholesky(jnp.eye(rows) + first.T @ first)
+    return first + cho_solve((R, True), first @ cho_solve((metric, True), E @ E.T))
 
 
 def begun(network: Network) -> Network:

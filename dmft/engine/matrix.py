@@ -46,20 +46,23 @@ from dmft.specs.parameterization import hidden_scale
 
 
 class Turn(NamedTuple):
-    """A rotation of the directions of a side, H = I - Y T Y^T, of which the first `most` are left.
+    """A rotation of the directions of a side, H = I - Y T Y^T, then in another order, of which the first `most` are
+    left.
 
-    Y: (direction, reflection); T: (reflection, reflection_2).
+    Y: (direction, reflection); T: (reflection, reflection_2); order: (direction,), where each was.
     """
 
     Y: jax.Array
     T: jax.Array
+    order: jax.Array
     most: jax.Array
 
     def whole(self, a: jax.Array, axis: int) -> jax.Array:
-        """H^T a along an axis of directions."""
+        """H^T a along an axis of directions, in their new order."""
         if axis:
-            return a - ((a @ self.Y) @ self.T) @ self.Y.T
-        return a - jnp.tensordot(self.Y, jnp.tensordot(self.T.T, jnp.tensordot(self.Y.T, a, 1), 1), 1)
+            return jnp.take(a - ((a @ self.Y) @ self.T) @ self.Y.T, self.order, axis)
+        turned = jnp.tensordot(self.Y, jnp.tensordot(self.T.T, jnp.tensordot(self.Y.T, a, 1), 1), 1)
+        return jnp.take(a - turned, self.order, 0)
 
     def __call__(self, a: jax.Array, axis: int) -> jax.Array:
         """What is left of it."""

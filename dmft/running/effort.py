@@ -34,10 +34,13 @@ if jax.__version_info__ >= (0, 11):
             ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN", "CONDITIONAL", "WHILE", "DYNAMIC_SLICE_FUSION")
         ),
     }
+# of a platform, the options for products so large that the vendor's library knows how to make them: to try kernels, and
+# to compile those that might be faster, takes a minute
+UNTUNED: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}}
 SHORT = 1e12  # floating-point operations of a computation, up to which code is not worth more
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
-_in_place: ContextVar[bool] = ContextVar("in_place", default=False)
+_products: ContextVar[dict[str, dict[str, Any]]] = ContextVar("products")
 
 
 @contextmanager
@@ -51,33 +54,31 @@ def for_work(operations: float) -> Iterator[None]:
 
 
 @contextmanager
-def for_parts(parts: bool) -> Iterator[None]:
-    """Around calls of functions whose products are with `parts` of large arrays, if they are."""
-    token = _in_place.set(parts)
+def for_products(known: dict[str, dict[str, Any]] | None) -> Iterator[None]:
+    """Around calls of functions whose products are of this kind: IN_PLACE, UNTUNED, or no other than usual."""
+    token = _products.set(known or {})
     try:
         yield
     finally:
-        _in_place.reset(token)
+        _products.reset(token)
 
 
 def options(*, brief: bool = False) -> dict[str, Any]:
     """Of the compiler, for the device that computations are on by default; of a function that is always `brief`."""
     device = setting("default_device") or jax.devices()[0]
     platform = getattr(device, "platform", device)
-    if _in_place.get():
-        return _taken(platform)
+    if known := _products.get({}).get(platform):
+        # those that this compiler does not know are left out, and cost time alone
+        return {name: value for name, value in known.items() if _takes(platform, name, value)}
     return LITTLE.get(platform, {}) if brief or _work.get() < SHORT else {}
 
 
 @cache
-def _taken(platform: str) -> dict[str, Any]:
-    """Of those for products with parts, what this compiler takes; others are left out, and cost time alone."""
-
-    def takes(name: str, value: Any) -> bool:
-        try:
-            jax.jit(lambda x: x + 1, compiler_options={name: value})(0.0)
-        except (RuntimeError, ValueError):
-            return False
-        return True
-
-    return {name: value for name, value in IN_PLACE.get(platform, {}).items() if takes(name, value)}
+def _takes(platform: str, name: str, value: Any) -> bool:
+    """Whether the compiler of this platform, where computations are, does."""
+    del platform
+    try:
+        jax.jit(lambda x: x + 1, compiler_options={name: value})(0.0)
+    except (RuntimeError, ValueError):
+        return False
+    return True

@@ -71,7 +71,9 @@ def limit(described: dmft.Problem, given: dict[str, Any], steps: list[int]) -> d
         observables=["prediction", "loss", "accuracy"],
         progress=False,
     )
-    names = [name for name in found.attrs if name.startswith(("truncation", "memory", "kept", "in_law", "distance"))]
+    names = [
+        name for name in found.attrs if name.startswith(("truncation", "noise", "memory", "kept", "in_law", "distance"))
+    ]
     lost = np.array(found.attrs.get("kernels_lost", [0.0]))
     statistics = jax.devices()[0].memory_stats() or {}
     return {

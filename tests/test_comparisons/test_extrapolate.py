@@ -7,7 +7,7 @@ import xarray as xr
 import comparisons
 import dmft
 import finite_nets
-from comparisons.averaged_laws import averaged, variances_together
+from comparisons.averaged_laws import averaged, exponent_of_variances, variances_together
 
 WIDTHS = np.array([64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0])
 SEEDS = np.array([256, 128, 64, 32, 16, 8, 4])
@@ -41,6 +41,20 @@ def test_errors_cover_the_limit_and_those_of_a_wrong_power_do_not(law):
     assert found.error.mean() < 2 * np.sqrt((found.limit**2).mean())
     assert coverage(averaged(WIDTHS, y, se, (0.5,))) < 0.4
     assert coverage(averaged(WIDTHS, y, se, (2.0,)), 2) < 0.6
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_the_scatter_of_networks_has_an_exponent_with_an_error(power):
+    rng = np.random.default_rng(0)
+    s2 = WIDTHS[:, None] ** -power * rng.chisquare(SEEDS[:, None] - 1, (7, REPEATS)) / (SEEDS[:, None] - 1)
+    s, se = exponent_of_variances(WIDTHS, s2, SEEDS - 1)
+    z = (s + power) / se
+    assert abs(z.mean()) < 0.15
+    assert 0.85 < z.std() < 1.15
+    # twin: of few degrees of freedom logarithms are too small
+    plain = np.polyfit(np.log(WIDTHS), np.log(s2), 1, w=np.sqrt(SEEDS))[0]
+    assert abs((plain + power) / se).mean() > abs(z).mean()
+    assert np.isnan(exponent_of_variances(WIDTHS[:2], s2[:2], np.array([5, 0]))[0]).all()
 
 
 def test_what_is_known_of_the_slope_narrows_the_limit():
@@ -119,6 +133,19 @@ def test_networks_of_several_results_extrapolate_to_the_limit(trained):
     assert found["count"].values.tolist() == [128, 128, 128, 16, 16]
     assert comparisons.extrapolate(nets)["loss_limit"].dims == ("step",)
     assert not [name for name in found.variables if "long_name" not in found[name].attrs]
+
+
+def test_networks_of_two_branches_are_named(trained):
+    """A fourth of them, of every width, have another loss: that is no scatter which falls."""
+    _, nets = trained
+    rng = np.random.default_rng(0)
+    split = [part.assign(loss=part["loss"] + 0.5 * (rng.random(part["loss"].shape) < 0.25)) for part in nets]
+    with pytest.warns(UserWarning, match=r"variance of loss over networks goes .* several branches"):
+        found = comparisons.extrapolate(split, ["loss"], ensembled=False)
+    s, se = (found[f"loss_variance_exponent{end}"] for end in ("", "_se"))
+    assert (abs(s) < 5 * se).all()
+    s, se = (comparisons.extrapolate(nets, ["loss"])[f"loss_variance_exponent{end}"] for end in ("", "_se"))
+    assert (abs(s + 1) < 4 * se).all()
 
 
 @pytest.mark.slow

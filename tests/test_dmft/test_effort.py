@@ -1,5 +1,7 @@
 """How much is compiled, and how hard: effort by work, and code that neighbouring problems share."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,10 +118,25 @@ def test_neighbouring_problems_share_code(call, folder, monkeypatch):
     assert files(problem(4)) > first  # which they would not with room for their own steps alone
 
 
-def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):
-    known = {"xla_backend_optimization_level": 1}
-    monkeypatch.setitem(effort.IN_PLACE, "cpu", known | {"xla_no_such_option": True})
-    effort._taken.cache_clear()
-    with effort.for_parts(True):
-        assert effort.options() == known
-    effort._taken.cache_clear()
+@pytest.mark.usefixtures("folder")
+def test_products_have_options_that_the_compiler_knows(monkeypatch):
+    known = {"xla_backend_optimization_level": 1, "xla_of_no_compiler": 1}
+    here, elsewhere = jax.devices()[0].platform, {"some other platform": known}
+    with effort.for_products({here: known}), effort.for_work(0.0):
+        assert effort.options() == effort.options(brief=True) == {"xla_backend_optimization_level": 1}
+        with effort.for_products(None):
+            assert effort.options() == LITTLE
+        with effort.for_products(elsewhere):
+            assert effort.options() == LITTLE
+    assert effort.options() == {}
+    # those of a stream that forgets, and of no other
+    used = []
+    monkeypatch.setattr(effort, "for_products", lambda known: used.append(known) or contextlib.nullcontext())
+    x = np.random.default_rng(0).standard_normal((16, 3))
+    training = dmft.GradientDescent(0.1, 6, batches=dmft.one_pass(12, 2), observe="test")
+    problem = dmft.Problem(dmft.MLP(2, centered=False), dmft.Task(x[:12], x[:12, 0], x[12:], x[12:, 0]), training)
+    for directions, options in ((4, effort.UNTUNED), (None, None)):
+        used.clear()
+        dmft.solve(problem, directions=directions, particles=64, scrambles=2, observables=["loss"])
+        assert used
+        assert all(each is options for each in used)

@@ -116,7 +116,7 @@ def test_what_is_forgotten_has_the_least_second_moment(count, monkeypatch):
     moment[:count, :count] = size * np.corrcoef(a) * size[:, None]
 
     def kept():
-        turn = forgetting.rotation(forgetting.least(jnp.asarray(moment), jnp.asarray(count), 14, 6), jnp.asarray(14))
+        turn = forgetting.rotation(jnp.asarray(moment), jnp.asarray(count), jnp.asarray(14), 6)
         H = np.asarray(turn.whole(jnp.eye(20), 0)).T
         np.testing.assert_allclose(H @ H.T, np.eye(20), atol=1e-12)
         return (H.T @ moment @ H)[:14, :14].trace()
@@ -125,8 +125,22 @@ def test_what_is_forgotten_has_the_least_second_moment(count, monkeypatch):
     # nothing of what fits is lost; else all but a twentieth of the smallest that is kept
     assert most.sum() - kept() < (1e-12 if count <= 14 else 0.05 * most[-1])
     if count > 14:
-        monkeypatch.setattr(forgetting, "SWEEPS", 0)  # the twin
+        # twin: the places themselves
+        monkeypatch.setattr(forgetting, "least", lambda factor, rows: jnp.zeros((len(factor) - rows, rows)))
         assert most.sum() - kept() > 0.2 * most[-1]
+
+
+@pytest.mark.parametrize("smallest", [1e-2, 1e-8, 0.0])
+def test_rotations_are_that_in_float32_whatever_the_sizes(smallest):
+    rng = np.random.default_rng(0)
+    size = np.where(np.arange(200) % 2, np.geomspace(1.0, 1e-3, 200), smallest)
+    moment = size * np.corrcoef(rng.standard_normal((200, 250))) * size[:, None]
+    turn = forgetting.rotation(jnp.asarray(moment, jnp.float32), jnp.asarray(200), jnp.asarray(150), 50)
+    H = np.asarray(turn.whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
+    assert abs(H @ H.T - np.eye(200)).max() < 2e-6
+    # twin: of reflections that go too far
+    H = np.asarray(turn._replace(T=1.001 * turn.T).whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
+    assert abs(H @ H.T - np.eye(200)).max() > 1e-3
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -150,6 +164,18 @@ def test_a_stream_that_forgets_is_the_stream_that_remembers():
     assert 0 < few.attrs["truncation_error"] < 0.02
     assert few.attrs["truncation_error_noise"] < 1.3 * np.sqrt((few.prediction_se**2).mean())
     assert distance(few, whole) < 5
+
+
+def test_what_losses_have_by_the_scatter_of_particles():
+    """Of a squared error half the variance over scrambles, exactly."""
+    wanted = {"particles": 64, "scrambles": 5, "directions": 2 * BATCH}
+    few = dmft.solve(smooth_stream(), observables=["prediction", "loss"], **wanted)
+    half = 5 * (few.prediction_se**2).mean("sample") / 2
+    np.testing.assert_allclose(few.attrs["noise_test_loss"], half, rtol=1e-9)
+    # twin: of the mean over these scrambles a fifth is left
+    left = few.test_loss - ((few.prediction - few.target) ** 2).mean("sample") / 2
+    assert abs(left / half - 1).max() > 0.1
+    assert "noise_test_loss" not in dmft.solve(smooth_stream(), observables=["loss"], **wanted).attrs
 
 
 def test_samples_come_from_the_host_some_steps_at_a_time(monkeypatch):

@@ -110,6 +110,28 @@ def test_pivots_in_panels_are_those_of_one_column_after_the_other(rank):
     assert np.argsort(-gram.diagonal())[:rank].tolist() != taken
 
 
+@pytest.mark.parametrize("rank", [40, 39])
+@jax.enable_x64(True)
+def test_many_vectors_that_are_all_new_are_taken_in_their_order(rank, monkeypatch):
+    """With one that is not, pivots are sought; the twin is that order."""
+    factor = np.random.default_rng(rank).standard_normal((40, rank))
+    if rank < 40:
+        factor[0] = factor[-1]
+    gram, floor = jnp.asarray(factor @ factor.T), jnp.full(40, 1e-8)
+    pivots, found = basis._pivots(gram, floor)
+    monkeypatch.setattr(basis, "MANY", 40)
+    basis._pivots.clear_cache()
+    of_many, number = basis._pivots(gram, floor)
+    basis._pivots.clear_cache()
+    assert number == found == rank
+    in_order = of_many.tolist() == list(range(40))
+    assert in_order == (rank == 40)
+    assert in_order or (of_many == pivots).all()
+    # what is taken spans all
+    taken = np.asarray(of_many)[: int(number)]
+    assert np.linalg.svd(factor[taken], compute_uv=False)[-1] ** 2 > 1e-8
+
+
 @pytest.mark.parametrize("new", [0, 2, 5, 16])
 @jax.enable_x64(True)
 def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
