@@ -32,7 +32,7 @@ ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 LANES, DEEP, STRIDE = 32, 16, 20  # as in fused.cu: neurons of a warp, and of a sum at a time, and as they lie
 FORWARD, BACKWARD, UPDATE, PULLBACK, BOTH = range(5)
 FEWEST_ROWS = 17
-MOST_ROWS, MOST_ROUNDED, WIDEST_ROUNDED = 512, 256, 2048  # measured; of rounded numbers, against libraries
+MOST_ROWS = 512  # as far as was measured
 TILE, ALONE = 64, 112  # most rows of a tile, and of one that is pulled back alone
 CHUNKS = 208, 112, 64  # of an update at once, as many as shared memory has room for
 NARROWEST = 128  # matrices: below, tiles are mostly empty
@@ -86,8 +86,8 @@ def shape_of(passes: int, rows: int, most: int | None = None) -> Shape:
     """What was measured to be the fastest (tests/benchmarks/RESULTS.md), of tiles of so many rows at most."""
     most = (ALONE if passes == PULLBACK else TILE) if most is None else most
     rows = 16 * -(-rows // (16 * -(-rows // most)))
-    stages = 3 if passes in (UPDATE, PULLBACK) else 4
-    blocks = 3 if rows <= TILE and passes not in (BACKWARD, BOTH) else 2 if rows <= ALONE else 1
+    stages = 4 if passes in (FORWARD, BOTH) else 3
+    blocks = 3 if rows <= TILE and passes != BOTH else 2 if rows <= ALONE else 1
     return Shape(passes, rows, 4, stages, blocks)
 
 
@@ -99,9 +99,7 @@ class Fused:
 
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
         """Whether the kernels are made for products of these, and can be had."""
-        rows, widest = fields[0].shape[1], max(w.shape[1:])
-        most = MOST_ROWS if self._products == 3 else MOST_ROUNDED if widest <= WIDEST_ROUNDED else TILE
-        if not FEWEST_ROWS <= rows <= most or widest < NARROWEST or w.shape[1] % 4:
+        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
             return False
         return by_four(w, *fields) and available(self._device)
 

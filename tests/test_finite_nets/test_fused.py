@@ -202,7 +202,7 @@ def test_what_is_not_a_number_stays_so(folder, factors):
 
 @pytest.mark.usefixtures("small")
 def test_numbers_are_of_any_size(folder):
-    passes, large, tiny = Emulated(3, folder), 2.0**40, 2.0**-60
+    passes, large, tiny = Emulated(3, folder), 2.0**40, 2.0**-40
     w, x, g, slope = fields(1, 20, 20), fields(1, 8, 20), fields(1, 8, 20), fields(1, 8, 20)
     assert not torch.isfinite((large * x).half()).any()  # a half has no room for them
     assert not (tiny * w).half().any()
@@ -275,11 +275,6 @@ def test_what_is_read_by_four_in_order_is_served(monkeypatch):
     for refused in (x[:, :16], torch.ones(2, 513, 512), x.mT.contiguous().mT, torch.ones(2, 60, 510)):
         assert not passes.serves(w, refused)
     assert not passes.serves(torch.ones(2, 32, 32), torch.ones(2, 60, 32))
-    rounded, wide = fused.Fused(1, CPU), torch.ones(1, 4, 4096)
-    assert rounded.serves(w, torch.ones(2, 256, 512))
-    assert not rounded.serves(w, torch.ones(2, 257, 512))
-    assert rounded.serves(wide, torch.ones(1, 64, 4096))
-    assert not rounded.serves(wide, torch.ones(1, 65, 4096))
     assert passes.serves(torch.ones(2, 128, 8), torch.ones(2, 60, 8))
     assert not passes.serves(torch.ones(2, 130, 8), torch.ones(2, 60, 8))  # rows of 130 are written by four, too
 
