@@ -49,6 +49,7 @@ from dmft.finite_width.measures import (
 )
 from dmft.finite_width.scalars import Scalars, no_observables, recorded
 from dmft.running import effort, memory
+from dmft.running.executables import kept
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar
 
@@ -131,7 +132,7 @@ class Influence:
     def followed(self, trained: Trained | None = None) -> int | None:
         """Directions, or scalars, of a scramble; in exact mode those that `trained` has met, None without it."""
         if self.mode == "reverse":
-            return Scalars(self.run, self._wanted, jnp.zeros(no_observables(self.run).prediction.shape)).count
+            return Scalars(self.run, self._wanted, no_observables(self.run).prediction).count
         if self.mode == "exact":
             used = None if trained is None else [int(p.used) for p in trained.network.populations]
             return None if used is None else sum(n * (n + 1) // 2 for n in used)
@@ -349,20 +350,20 @@ class Influence:
         at_once = min(self._at_once(network, self.mode), scalars.count)
         depth = len(network.populations)
         variances = np.zeros((depth, scalars.count))
-        kept: list[Measures] = []
+        of_predictions: list[Measures] = []
         for start in range(0, scalars.count, at_once):
             stop = min(start + at_once, scalars.count)
             combinations = scalars.combinations(start, start + at_once)
             slopes = tuple(s[: stop - start] for s in self.influences(network, combinations))
             variances[:, start:stop] = [np.asarray(jnp.sum(s**2, axis=1)) for s in slopes]
             if self.covariance and start < scalars.predictions:
-                kept.append(tuple(s[: scalars.predictions - start] for s in slopes))
+                of_predictions.append(tuple(s[: scalars.predictions - start] for s in slopes))
             advance(stop - start)
         parts = []
         for layer in range(depth):
             part = {f"{name}_variance": value for name, value in scalars.named(variances[layer]).items()}
             if self.covariance:
-                of_layer = jnp.concatenate([batch[layer] for batch in kept])
+                of_layer = jnp.concatenate([batch[layer] for batch in of_predictions])
                 shape = (len(self.run.steps), *prediction.shape[1:]) * 2
                 part["prediction_covariance"] = np.asarray(of_layer @ of_layer.T).reshape(shape)
             parts.append(part)
@@ -371,11 +372,8 @@ class Influence:
     def influences(self, network: Network, combinations: Observables) -> Measures:
         """Of every population (scalar, neuron): N Cov of two scalars is the sum of products of their influences."""
         _, slopes = self._gradients(network, combinations)
-        if self.mode == "exact":
-            slopes = tuple((s + s.swapaxes(1, 2)).reshape(len(s), -1) / 2**0.5 for s in slopes)
-        else:
-            slopes = tuple((s - s.mean(axis=1, keepdims=True)) / s.shape[1] ** 0.5 for s in slopes)
-        return scaled(slopes, self._spreads)
+        influences: Measures = _influences(slopes, exact=self.mode == "exact")
+        return scaled(influences, self._spreads)
 
     def some(self, network: Network, count: int) -> Any:
         """What is found along so many directions, or of so many scalars, all of them zero: to see what it takes."""
@@ -414,6 +412,13 @@ class Influence:
         )
         most = int(np.clip(min(target, self.memory_limit or target) // needed, 1, AT_ONCE))
         return CPU_BACKWARD if mode == "reverse" and self.run.device.platform == "cpu" else most
+
+
+@kept(static=("exact",), brief=True)
+def _influences(slopes: Measures, *, exact: bool) -> Measures:
+    if exact:
+        return tuple((s + s.swapaxes(1, 2)).reshape(len(s), -1) / 2**0.5 for s in slopes)
+    return tuple((s - s.mean(axis=1, keepdims=True)) / s.shape[1] ** 0.5 for s in slopes)
 
 
 def _bytes(tree: Any) -> int:

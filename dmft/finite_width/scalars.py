@@ -6,9 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from dmft import schema
@@ -25,18 +23,18 @@ def no_observables(run: Run) -> Observables:
     return Observables(zeros.pop("prediction"), zeros)
 
 
-def recorded(seen: Observables, run: Run) -> dict[str, jax.Array]:
-    """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead."""
+def recorded(seen: Observables, run: Run) -> dict[str, Any]:
+    """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead.  Arrays of any kind."""
     outputs = not run.form.single
     found = {"prediction": _at(seen.prediction, run.steps, 1 + outputs)}
     for one in run.form.observables:
         dims = one.dims_with(outputs)
         value = _at(seen.values[one.name], run.steps, len(dims) - 1)
-        found[one.name] = jnp.moveaxis(value, -len(dims), dims.index("step") - len(dims))
+        found[one.name] = np.moveaxis(value, -len(dims), dims.index("step") - len(dims))
     return found
 
 
-def _at(value: jax.Array, steps: NDArray[np.int64], after: int) -> jax.Array:
+def _at(value: Any, steps: NDArray[np.int64], after: int) -> Any:
     """Of these steps, whose axis has `after` others behind it."""
     return value[(..., steps, *[slice(None)] * after)]
 
@@ -46,10 +44,11 @@ class Scalars:
 
     def __init__(self, run: Run, wanted: set[str], prediction: jax.Array) -> None:
         """Of the observables `wanted`, in a run with the given prediction (step, sample[, output])."""
-        empty, self._unravel = ravel_pytree(no_observables(run))
-        self._length = empty.size
-        places = recorded(self._unravel(jnp.arange(empty.size, dtype=float)), run)
-        self._places = {name: np.asarray(place).astype(int) for name, place in places.items() if name in wanted}
+        leaves, self._tree = jax.tree.flatten(no_observables(run))
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._ends = np.cumsum([leaf.size for leaf in leaves])
+        places = recorded(self._unravel(np.arange(self._ends[-1])), run)
+        self._places = {name: place for name, place in places.items() if name in wanted}
         for one in run.form.observables:
             if one.kernel and one.name in self._places:
                 pair = 2 if one.per_output and not run.form.single else 1
@@ -61,24 +60,31 @@ class Scalars:
 
         following = schema.following(run.problem, wanted, smooth=True)
         averages = partial(schema.averages, run.problem, wanted=following)
-        # by way of the host: combinations are of one kind, on whatever devices predictions are
-        slopes = jax.jacobian(averages)(np.asarray(prediction)) if following else {}
-        self._losses = {name: s[run.steps].reshape(len(run.steps), -1) for name, s in slopes.items()}
+        slopes = jax.jit(jax.jacobian(averages))(np.asarray(prediction)) if following else {}
+        self._losses = {n: np.asarray(s)[run.steps].reshape(len(run.steps), -1) for n, s in slopes.items()}
         self.count = len(self._entries) + len(run.steps) * len(self._losses)
 
     def combinations(self, start: int, stop: int) -> Observables:
         """Coefficients of the scalars `start`..`stop` - 1, zero beyond the last."""
         entries = self._entries[start:stop]
-        rows = jnp.zeros((stop - start, self._length)).at[jnp.arange(len(entries)), entries].set(1.0)
+        rows = np.zeros((stop - start, self._ends[-1]))
+        rows[np.arange(len(entries)), entries] = 1.0
         if self._losses and stop > len(self._entries):
-            slopes = jnp.concatenate(list(self._losses.values()))
+            slopes = np.concatenate(list(self._losses.values()))
             first = max(start, len(self._entries))
             slopes = slopes[first - len(self._entries) : stop - len(self._entries)]
-            at = jnp.arange(len(slopes)) + first - start
             # predictions lead the observables
-            rows = rows.at[at, : slopes.shape[1]].set(slopes)
-        combinations: Observables = jax.vmap(self._unravel)(rows)
+            rows[np.arange(len(slopes)) + first - start, : slopes.shape[1]] = slopes
+        # on the host until here: what is done on a device operation by operation is compiled operation by operation
+        combinations: Observables = jax.device_put(self._unravel(rows))
         return combinations
+
+    def _unravel(self, values: NDArray[Any]) -> Observables:
+        """Observables of which each has its part of the last axis."""
+        parts = np.split(values, self._ends[:-1], axis=-1)
+        shaped = [part.reshape(values.shape[:-1] + shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        observables: Observables = jax.tree.unflatten(self._tree, shaped)
+        return observables
 
     def named(self, values: Array) -> Arrays:
         """Values of all scalars (scalar,), by name of observable, with its dimensions."""
