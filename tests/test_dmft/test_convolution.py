@@ -235,10 +235,15 @@ def test_a_bank_of_one_is_a_matrix():
         banked = bank.revealed_bank(1, 50, 50, (12, 12), 1e-6)
         v = jnp.asarray(rng.standard_normal((4, 50)))
         one = jnp.ones((1, 1, 1))
-        single, target, image, x = single.apply(v, *crowd)
-        banked, same_target, same_image, same_x = banked.apply(v[:, None], *crowd, one)
+
+        @jax.jit
+        def both_ways(matrix, v, *mix):
+            """Image and coordinates of v; then the image below."""
+            shown, target, image, x = matrix.apply(v, *crowd, *mix)
+            return image, x, shown.apply_t(v, target, crowd[0], *mix)[2]
+
+        image, x, below = both_ways(single, v)
+        same_image, same_x, same_below = both_ways(banked, v[:, None], one)
         np.testing.assert_allclose(same_image[:, 0], image, atol=1e-12)
         np.testing.assert_allclose(same_x[:, 0], x, atol=1e-12)
-        _, _, below, _ = single.apply_t(v, target, crowd[0])
-        _, _, same_below, _ = banked.apply_t(v[:, None], same_target, crowd[0], one)
         np.testing.assert_allclose(same_below[:, 0], below, atol=1e-12)
