@@ -196,7 +196,7 @@ def test_linear_networks_of_several_samples_against_trained_ones(linear_nets, li
 
 @pytest.fixture(scope="module")
 def found(problem):
-    return dmft.fluctuations(problem, particles=512, draws=128)
+    return dmft.fluctuations(problem, particles=512, draws=128, observables=["prediction", "loss", *KERNELS])
 
 
 def diagonal_mean(kernel):

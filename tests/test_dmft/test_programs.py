@@ -131,8 +131,9 @@ def test_the_limit_of_a_program_is_that_of_its_networks():
     z = ((limit - theory.prediction) / spread).isel(step=slice(1, None)).values
     assert np.sqrt((z**2).mean()) < 2
     assert np.abs(z).max() < 4
-    lost = dmft.solve(problem(1, frozen=(1,)), particles=1024, scrambles=2, observables=["prediction"])
-    wrong = ((limit - lost.prediction) / spread).isel(step=slice(1, None)).values
+    # the twin: a gain off by a twelfth
+    other = dmft.solve(problem(1, gain=1.1), particles=2048, scrambles=2, observables=["prediction"])
+    wrong = ((limit - other.prediction) / spread).isel(step=slice(1, None)).values
     assert np.abs(wrong).max() > 6
 
 
