@@ -139,7 +139,8 @@ def _plain(leaf: Any) -> Any:
 def _like(stored: Any, leaf: Any) -> Any:
     if _is_key(leaf):
         return jax.random.wrap_key_data(stored, impl=str(jax.random.key_impl(leaf)))
-    return stored
+    # numbers that promote nothing stay so: for others all would be compiled anew
+    return stored.item() if leaf.weak_type else stored
 
 
 def _is_key(leaf: Any) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -91,15 +92,17 @@ def test_a_killed_computation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list(path.parent.glob(".limit.npz.*.partial"))) == 1
 
-    started, advance = [], loop.advance
+    started, types, advance = [], set(), loop.advance
 
     def watched(network, history, rule, start, stop, *, form):
         started.append(start)
+        types.add(tuple((a.shape, a.dtype, a.weak_type) for a in jax.tree.leaves((network, history))))
         return advance(network, history, rule, start, stop, form=form)
 
     monkeypatch.setattr(loop, "advance", watched)
     resumed = dmft.solve(PROBLEM, checkpoint=path, **SIZES)
     assert started == [3, 4, 5, *range(6)]
+    assert len(types) == 1  # of what is read and of what is made: one compiled code
     assert not path.exists()
     started.clear()
     whole = dmft.solve(PROBLEM, **SIZES)
@@ -112,20 +115,18 @@ def test_a_killed_computation_goes_on_where_it_was(tmp_path, monkeypatch):
 # ---- every kind of state ---------------------------------------------------------------------------------------------
 
 KINDS = {
-    "everything kept": (PROBLEM, {"two_time": True, "save_steps": [0, 2, 5]}),
-    "single precision": (PROBLEM, {"dtype": "float32", "observables": ["prediction"]}),
-    "residual, three outputs": (
+    "residual, three outputs, everything kept": (
         dmft.Problem(
             dmft.ResidualMLP(3, dmft.relu()),
             dmft.Task(some_task().x_train, np.eye(3)),
             dmft.GradientDescent(0.3, 5, weight_decay=0.1),
             loss="cross_entropy",
         ),
-        {},
+        {"two_time": True, "save_steps": [0, 2, 5]},
     ),
-    "carried output": (
+    "carried output, single precision": (
         dmft.Problem(dmft.MLP(2, dmft.tanh(), 1.3), some_task(), dmft.GradientFlow(1.0, 0.5, 5, "euler")),
-        {"observables": ["prediction"]},
+        {"dtype": "float32", "observables": ["prediction"]},
     ),
     "stream": (
         dmft.Problem(
@@ -195,9 +196,7 @@ def test_matrices_that_have_grown_are_restored_too(tmp_path, monkeypatch):
 
 def test_finished_scrambles_are_not_repeated(tmp_path, monkeypatch):
     """Between scrambles only moments are kept."""
-    path, arguments = tmp_path / "state.npz", SIZES | {"observables": ["prediction"]}
-    problem = dmft.Problem(dmft.MLP(2, dmft.tanh(0.8)), some_task(), dmft.GradientDescent(0.8, 3))
-    finished, add = [], Checkpoint.finished
+    path, finished, add = tmp_path / "state.npz", [], Checkpoint.finished
 
     def second(self, *values):
         add(self, *values)
@@ -208,7 +207,7 @@ def test_finished_scrambles_are_not_repeated(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "finished", second)
         with pytest.raises(KeyboardInterrupt):
-            dmft.solve(problem, checkpoint=path, **arguments)
+            dmft.solve(PROBLEM, checkpoint=path, **SIZES)
     assert finished == [True, True]
     with np.load(path) as stored:
         assert not [name for name in stored if name.startswith("leaf")]
@@ -219,9 +218,9 @@ def test_finished_scrambles_are_not_repeated(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "finished", counted)
-        resumed = dmft.solve(problem, checkpoint=path, **arguments)
+        resumed = dmft.solve(PROBLEM, checkpoint=path, **SIZES)
     assert len(finished) == 3
-    assert same(resumed, dmft.solve(problem, **arguments))
+    assert same(resumed, dmft.solve(PROBLEM, **SIZES))
     assert not path.exists()
 
 

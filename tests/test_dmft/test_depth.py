@@ -1,5 +1,7 @@
 """Infinitely many residual blocks: closed forms, the equations of deep linear networks, extrapolation in depth."""
 
+from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,6 +106,7 @@ def test_the_limit_of_depth_is_approached_like_one_over_depth():
     found = dmft.depth_limit(
         dmft.Problem(dmft.ResidualMLP(3, dmft.linear()), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.05, 6)),
         depths=[4, 8, 16],
+        observables=["prediction", "loss", "feature_kernel"],
     )
     assert list(found.depth.values) == [4, 8, 16, np.inf]
     f = found.prediction.values
@@ -150,12 +153,20 @@ def usual_problem():
     )
 
 
+@cache
+def of_depth(depth):
+    """The limit of the usual problem with so many layers, which no seed changes."""
+    problem = usual_problem()
+    deep = replace(problem, network=problem.network.with_blocks(depth - 1))
+    return dmft.solve(deep, observables=["prediction", "accuracy"])
+
+
 def test_depths_have_scrambles_of_their_own(monkeypatch):
     used = []
 
     def spied(problem, *, seed):
         used.append(seed)
-        return dmft.solve(problem, seed=seed, observables=["prediction"])
+        return of_depth(problem.network.depth)
 
     monkeypatch.setattr("dmft.drivers.depth.solve", spied)
     for seed in (0, 1, 2):
@@ -166,7 +177,8 @@ def test_depths_have_scrambles_of_their_own(monkeypatch):
 
 def test_accuracies_are_those_of_extrapolated_predictions(monkeypatch):
     def shifted(problem, *, seed):
-        found = dmft.solve(problem, seed=seed, observables=["prediction", "accuracy"])
+        del seed
+        found = of_depth(problem.network.depth)
         share = {2: 0.25, 4: 0.75}[problem.network.depth - 1]
         return found.assign(accuracy=0 * found.accuracy + share, prediction=0 * found.prediction + share - 0.6)
 

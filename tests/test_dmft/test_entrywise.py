@@ -383,13 +383,18 @@ def trained(problem, width, count):
     return nets.prediction[0].values
 
 
+OF_WIDTH = perceptron(dmft.Adam(0.3, 2, beta2=0.99, weight_decay=0.5), centered=False)
+
+
 def test_particles_are_in_law_networks_of_that_width():
-    problem = perceptron(dmft.Adam(0.3, 2, beta2=0.99, weight_decay=0.5), centered=False)
-    nets = trained(problem, 16, 2000)
-    means, variances, least = compared(sampled(problem, 16, 800), nets)
+    means, variances, least = compared(sampled(OF_WIDTH, 16, 800), trained(OF_WIDTH, 16, 2000))
     assert max(means, variances) < 2  # ten strongly correlated numbers
     assert least > 1e-3
-    means, variances, least = compared(sampled(problem, 16, 800, project=False), nets)
+
+
+@pytest.mark.slow  # the twin
+def test_particles_without_the_projection_are_not():
+    _, variances, least = compared(sampled(OF_WIDTH, 16, 800, project=False), trained(OF_WIDTH, 16, 2000))
     assert variances > 4
     assert least < 1e-4
 

@@ -113,14 +113,22 @@ def python(code, **variables):
 
 # ---- compiled code between processes --------------------------------------------------------------------------------
 
+MODES = {"on": "executables", "off": "code"}  # of DMFT_EXECUTABLES, each with a folder of its own
 SOLVE = """
+import os, sys
+from pathlib import Path
 import jax, dmft
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
 problem = dmft.Problem(dmft.MLP(1), dmft.Task([[1.0], [0.5]], [1.0, -1.0]), dmft.GradientDescent(0.5, steps=1))
-dmft.solve(problem, particles=64, scrambles=2)
-assert jax.config.jax_compilation_cache_dir is None
-print(len(hits))
+new = Path(os.environ["DMFT_COMPILE_CACHE"])
+for mode, name in MODES.items():
+    os.environ["DMFT_EXECUTABLES"], os.environ["DMFT_COMPILE_CACHE"] = mode, str(new / name)
+    jax.clear_caches()
+    hits.clear()
+    dmft.solve(problem, particles=64, scrambles=2)
+    assert jax.config.jax_compilation_cache_dir is None
+    print(len(hits))
 """
 
 
@@ -128,27 +136,25 @@ def entries(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-cache")}
 
 
-@pytest.mark.parametrize("executables_are", ["on", "off"])
-def test_second_process_compiles_nothing(tmp_path, executables_are):
-    variables = {"DMFT_COMPILE_CACHE": str(tmp_path / "new" / "folder"), "DMFT_EXECUTABLES": executables_are}
-    first = python(SOLVE, **variables)
-    kept = entries(tmp_path / "new" / "folder")
+def test_second_process_compiles_nothing(tmp_path):
+    code, variables = f"MODES = {MODES}\n{SOLVE}", {"DMFT_COMPILE_CACHE": str(tmp_path / "new" / "folder")}
+    first = python(code, **variables)
     assert first.returncode == 0, first.stderr
-    executables = {name for name in kept if name.startswith("dmft.")}
-    if executables_are == "on":  # of all that there is
-        assert len(executables) == len(kept)
-        assert {name.partition("-")[0].rpartition(".")[2] for name in kept} >= {"advance", "_begun", "stored"}
-    else:
-        assert not executables
-        assert int(first.stdout) < len(kept)
-    second = python(SOLVE, **variables)
-    assert int(second.stdout) >= len(kept) - len(executables)
-    assert entries(tmp_path / "new" / "folder") == kept
+    folders = [tmp_path / "new" / "folder" / name for name in MODES.values()]
+    executables, compiled = kept = [entries(folder) for folder in folders]
+    # of all that there is
+    assert {name.partition("-")[0].rpartition(".")[2] for name in executables} >= {"advance", "_begun", "stored"}
+    assert all(name.startswith("dmft.") for name in executables)
+    assert not any(name.startswith("dmft.") for name in compiled)
+    assert int(first.stdout.split()[1]) < len(compiled)
+    second = python(code, **variables)
+    assert int(second.stdout.split()[1]) >= len(compiled)
+    assert [entries(folder) for folder in folders] == kept
     # damaged entries are compiled anew, and nothing is said
-    for path in (tmp_path / "new" / "folder").glob("*-cache"):
+    for path in (path for folder in folders for path in folder.glob("*-cache")):
         path.write_bytes(path.read_bytes()[:10])
-    third = python(SOLVE, **variables)
-    assert (third.returncode, third.stdout.strip(), third.stderr) == (0, "0", "")
+    third = python(code, **variables)
+    assert (third.returncode, third.stdout.split(), third.stderr) == (0, ["0", "0"], "")
 
 
 @pytest.fixture

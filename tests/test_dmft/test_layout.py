@@ -56,23 +56,34 @@ def test_runs_side_by_side_give_the_numbers_of_each_alone(monkeypatch):
     assert furthest(dmft.solve(problem(), **FEW, seed=1), alone) > 1e-4
 
 
-@pytest.mark.parametrize("network", ["layers", "images"])
-def test_products_with_directions_that_were_met_leave_out_none_of_them(network, monkeypatch):
-    given = {"layers": problem, "images": on_images}[network]()
-    solve = partial(dmft.solve, given, **FEW | {"particles": 256, "scrambles": 2})
-    whole, laid = solve(), watched(monkeypatch)
+def leave_out_empty_room(monkeypatch):
+    """Products leave out room that is empty, however small they are."""
     monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
     monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
     monkeypatch.setattr(basis, "LARGE", 1)
+
+
+SOME = FEW | {"particles": 256, "scrambles": 2}
+
+
+@pytest.mark.parametrize("network", ["layers", "images"])
+def test_products_with_directions_that_were_met_leave_out_none_of_them(network, monkeypatch):
+    solve = partial(dmft.solve, {"layers": problem, "images": on_images}[network](), **SOME)
+    whole, laid = solve(), watched(monkeypatch)
+    leave_out_empty_room(monkeypatch)
     few = solve()
     assert (laid[0].together, laid[0].partly) == (1, True)
     assert few.attrs["directions"] == whole.attrs["directions"]
     assert furthest(few, whole) < 1e-12
-    # of too few rows something is missing
-    first = rows.Rows._first
+
+
+@pytest.mark.slow
+def test_of_products_with_too_few_rows_something_is_missing(monkeypatch):
+    whole, first = dmft.solve(problem(), **SOME), rows.Rows._first
+    leave_out_empty_room(monkeypatch)
     monkeypatch.setattr(rows.Rows, "_first", lambda self, formula, n: first(self, formula, n - 1))
     together.advance_together.clear_cache()
-    assert furthest(solve(), whole) > 1e-4
+    assert furthest(dmft.solve(problem(), **SOME), whole) > 1e-4
     together.advance_together.clear_cache()
 
 
@@ -103,7 +114,7 @@ def test_pivots_in_panels_are_those_of_one_column_after_the_other(rank):
         taken.append(p)
         left = left - np.outer(left[p], left[p]) / left[p, p]
     assert basis.PANEL < 40  # more than one panel
-    pivots, found = basis._pivots(jnp.asarray(gram), jnp.full(40, floor))
+    pivots, found = jax.jit(basis._pivots)(gram, np.full(40, floor))
     assert pivots[: int(found)].tolist() == taken
     assert sorted(pivots.tolist()) == list(range(40))
     # the order of sizes alone is another
@@ -140,11 +151,14 @@ def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
     def normals(count, i):
         return jax.random.normal(jax.random.fold_in(key, i), (count, 64), dtype=float)
 
-    Q = basis.decompose(normals(9, 1), Rows(jnp.zeros((0, 64))), crowd, 1e-6).q
+    def decomposed(v, Q):
+        return jax.jit(lambda v, Q: basis.decompose(v, Rows(Q), crowd, 1e-6))(v, Q)
+
+    Q = decomposed(normals(9, 1), jnp.zeros((0, 64))).q
     v = normals(16, 2) @ Q.T @ Q / 8 + jax.random.normal(key, (16, new), dtype=float) @ normals(new, 3)
-    whole = basis.decompose(v, Rows(Q), crowd, 1e-6)
+    whole = decomposed(v, Q)
     monkeypatch.setattr(basis, "LARGE", 1)
-    few = basis.decompose(v, Rows(Q), crowd, 1e-6)
+    few = decomposed(v, Q)
     assert int(few.rank) == new
     for a, b in zip(few[:4], whole[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
@@ -153,7 +167,7 @@ def test_products_of_what_is_new_leave_out_no_row_that_is(new, monkeypatch):
     assert taken == [4, 16]
     # of fewer rows than are new something is missing
     monkeypatch.setattr(basis, "SHARES", (16,))
-    short = basis.decompose(v, Rows(Q), crowd, 1e-6)
+    short = decomposed(v, Q)
     assert new < 2 or abs(short.known @ Q + short.R @ short.q - v).max() > 1e-3
 
 

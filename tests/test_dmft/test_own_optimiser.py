@@ -341,7 +341,7 @@ def _solved(training):
 
 def _fluctuating(training):
     given = problem(training, dmft.MLP(1, dmft.tanh()))
-    return dmft.fluctuations(given, particles=128, scrambles=2, draws=8, observables=["prediction"])
+    return dmft.fluctuations(given, particles=128, scrambles=2, draws=8, deflate=False, observables=["prediction"])
 
 
 def _in_law(training):

@@ -48,12 +48,15 @@ def test_particles_are_those_of_solve(problem, made):
 @pytest.mark.parametrize(
     ("network", "training"),
     [
-        (dmft.ResidualMLP(2, dmft.tanh(), branch_scale=0.5), dmft.GradientDescent(0.3, 3, momentum=0.5)),
-        (dmft.MLP(2, dmft.relu(), bias=0.5), dmft.GradientDescent(0.3, 3, weight_decay=0.1)),
+        (dmft.ResidualMLP(2, dmft.tanh(), branch_scale=0.5, bias=0.5), dmft.GradientDescent(0.3, 3, momentum=0.5)),
+        pytest.param(
+            *(dmft.MLP(2, dmft.relu(), bias=0.5), dmft.GradientDescent(0.3, 3, weight_decay=0.1)),
+            marks=pytest.mark.slow,
+        ),
         (dmft.MLP(2, dmft.linear()), dmft.GradientFlow(0.3, 1.0, 3)),
         (dmft.MLP(1, dmft.erf(), centered=False), dmft.GradientDescent(0.3, 2, batches=[[0], [1]], observe="test")),
     ],
-    ids=["residual", "bias", "linear", "stream"],
+    ids=["residual", "relu", "linear", "stream"],
 )
 def test_every_kind_of_problem_has_its_neurons(network, training):
     task = reference_problem().task
@@ -80,9 +83,9 @@ def test_samples_and_steps_that_are_asked_for(problem, made):
 
 
 def test_default_steps_are_the_first_and_the_last_and_results_are_stored(problem, tmp_path):
-    ds = dmft.neurons(problem, particles=256)
+    ds = dmft.neurons(problem, **SETTINGS)
     assert ds.step.values.tolist() == [0, 10]
-    assert np.bincount(ds.scramble).tolist() == [256] * 4
+    assert np.bincount(ds.scramble).tolist() == [1024] * 4
     dmft.save(ds, tmp_path / "neurons.nc")
     xr.testing.assert_identical(dmft.load(tmp_path / "neurons.nc"), ds)
 
@@ -129,7 +132,7 @@ def test_other_problems_are_refused(problem):
     with pytest.raises(ValueError, match="no infinite-width limit"):
         dmft.neurons(dmft.Problem(ntk, problem.task, problem.training))
     with pytest.raises(DivergenceError, match="diverges at step"):
-        dmft.neurons(reference_problem(learning_rate=1e6), particles=256)
+        dmft.neurons(reference_problem(learning_rate=1e6), **SETTINGS)
 
 
 def test_schema_knows_what_neurons_are(made):

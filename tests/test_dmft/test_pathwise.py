@@ -10,7 +10,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 import dmft
-from conftest import reference_problem
+from conftest import first_of, reference_problem
 from dmft.errors import DivergenceError
 from dmft.limits import pathwise
 from dmft.limits.by_paths import limit_by_paths
@@ -63,7 +63,7 @@ def distances(found, limit):
     return z
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", first_of([3, 2]))
 def test_both_estimators_of_the_responses_agree_and_every_part_of_them_is_needed(depth):
     problem = small_problem(depth)
     limit = dmft.solve(problem, particles=PARTICLES, scrambles=4)
@@ -93,6 +93,7 @@ def test_linear_networks_match_their_exact_limit():
     assert distances(scrambles(problem, Terms(forward=0.0), count=8), limit)["prediction"] > 10
 
 
+@pytest.mark.slow  # which `solve` is held to (`test_solver`), and these responses to `solve`
 def test_trained_networks_extrapolated_to_infinite_width(reference):
     entries = reference["limit_and_bias"]["prediction"]
     steps = [int(step) for step in entries]
@@ -129,12 +130,14 @@ def network_of_one_layer(problem, raw, gamma0):
     W = (np.linalg.pinv(task.x) @ u / input_scale(task.dimension)).T
     weights = (jnp.asarray(W), jnp.asarray(raw[0][task.n_samples]))
 
+    @jax.jit
     def raw_output(weights):
         W, w = weights
         return output_scale(gamma0, width) * jnp.tanh(a * x @ W.T * input_scale(task.dimension)) / a @ w
 
     start = raw_output(weights)
 
+    @jax.jit
     @jax.grad
     def slope(weights):
         f = (raw_output(weights) - start)[: task.n_train]

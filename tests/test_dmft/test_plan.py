@@ -16,6 +16,7 @@ TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
 TRAINING = dmft.GradientDescent(0.5, steps=3)
 TANH = dmft.Problem(dmft.MLP(depth=2), TASK, TRAINING)
 LINEAR = dmft.Problem(dmft.MLP(depth=2, activation=dmft.linear()), TASK, TRAINING)
+SHALLOW = dmft.Problem(dmft.MLP(depth=1), TASK, TRAINING)
 SMALL = {"particles": 64, "scrambles": 2}
 FEW = ("ignore:the weight matrices met", "ignore:standard errors of")
 
@@ -41,9 +42,9 @@ def shown(monkeypatch, call):
     [
         ("solve", TANH, SMALL),
         ("neurons", TANH, SMALL),
-        ("fluctuations", TANH, SMALL | {"draws": 8, "deflate": False, "observables": ["prediction"]}),
+        ("fluctuations", SHALLOW, SMALL | {"draws": 8, "deflate": False, "observables": ["prediction"]}),
         pytest.param("fluctuations", TANH, SMALL | {"draws": 8, "by_layer": True}, marks=pytest.mark.slow),
-        ("fluctuations", TANH, SMALL | {"mode": "reverse", "observables": ["prediction"]}),
+        ("fluctuations", SHALLOW, SMALL | {"mode": "reverse", "observables": ["prediction"]}),
         pytest.param("fluctuations", LINEAR, {"observables": ["prediction"]}, marks=pytest.mark.slow),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 
 import dmft
 import finite_nets
+from dmft.drivers import run as run_module
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
 from dmft.engine import bank, curvature, loop, matrix, network, normals, ntk, population
@@ -267,7 +268,14 @@ def double():
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("ntk")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "branches of thirds" else name
+        for name in CASES
+        if not name.endswith("ntk")
+    ],
+)
 def test_the_engine_on_the_weights_of_a_network_is_that_network(name):
     make, _, width = CASES[name]
     nets = finite_nets.train_ensemble(make(), widths=[width], seeds=[4], dtype="float64", two_time=True)
@@ -364,16 +372,16 @@ def solved(problem, particles, scrambles=4):
 
 @pytest.fixture(scope="module")
 def branched_networks():
-    return extrapolated(branched(), [32, 64], 1500)
+    return extrapolated(branched(blocks=1), [32, 64], 1500)
 
 
 def test_the_limit_of_wide_branches_is_that_of_networks(branched_networks):
     limit, error = branched_networks
-    theory, se = solved(branched(), 2048)
+    theory, se = solved(branched(blocks=1), 2048)
     z = (limit - theory) / np.hypot(error, se)
     assert np.sqrt((z**2).mean()) < 2
     assert abs(z).max() < 4
-    one, _ = solved(branched(ratio=0.25), 1024, 2)  # the twin: narrow branches
+    one, _ = solved(branched(blocks=1, ratio=0.25), 2048, 2)  # the twin: narrow branches
     assert abs((limit - one) / error).max() > 6
 
 
@@ -388,12 +396,16 @@ def without_ratio(monkeypatch):
         monkeypatch.setattr(loop, name, lambda *given, made=made, **options: made(*given, **options | {"ratio": 1.0}))
 
 
+@pytest.mark.slow  # the twins
 @pytest.mark.parametrize("forget", [without_rates, without_ratio])
 def test_a_forgotten_factor_gives_another_limit(forget, monkeypatch, branched_networks):
     forget(monkeypatch)
-    jax.clear_caches()
-    theory, _ = solved(branched(), 1024, 2)
-    jax.clear_caches()
+    compiled = loop.advance, run_module._begun
+    for each in compiled:
+        each.clear_cache()
+    theory, _ = solved(branched(blocks=1), 1024, 2)
+    for each in compiled:
+        each.clear_cache()
     limit, error = branched_networks
     assert abs((limit - theory) / error).max() > 6
 
@@ -401,9 +413,9 @@ def test_a_forgotten_factor_gives_another_limit(forget, monkeypatch, branched_ne
 # ---- in law, and what 1/N adds ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [branched, attention], ids=["branches", "heads"])
-def test_networks_in_law_have_the_sizes_of_networks(make):
-    problem, count, width = make(), 1500, 10
+@pytest.mark.parametrize("problem", [branched(blocks=1), attention()], ids=["branches", "heads"])
+def test_networks_in_law_have_the_sizes_of_networks(problem):
+    count, width = 1500, 10
     names = ["prediction", "feature_kernel", "gradient_kernel"]
     found = finite_nets.sample_in_law(problem, widths=[width], seeds=count, observables=names)
     nets = finite_nets.train_ensemble(problem, widths=[width], seeds=count, observables=names)
@@ -495,18 +507,25 @@ def feature_variance(**options):
     return found.feature_kernel_variance.values[0, 0]
 
 
-def test_a_unit_has_one_weight(monkeypatch):
+@pytest.fixture(scope="module")
+def variance_of_units():
     """N Var of <phi phi> of independent units u is N_k Var mean_n phi_n phi_n."""
     rng, K = np.random.default_rng(3), grouped().task.input_kernel
     h = np.linalg.cholesky(K) @ rng.standard_normal((200_000, 4, 2, 1))[..., 0].swapaxes(1, 2)
     phi = h * (h**2).mean(-1, keepdims=True)
-    expected = 4 * np.einsum("uan,ubn->uab", phi, phi).var(0) / 16
+    return 4 * np.einsum("uan,ubn->uab", phi, phi).var(0) / 16
+
+
+def test_a_unit_has_one_weight(variance_of_units):
+    expected = variance_of_units
     found = feature_variance(mode="reverse")
     np.testing.assert_allclose(found, expected, rtol=0.1)  # heavy tails of sixth powers
     np.testing.assert_allclose(feature_variance(mode="finite", draws=256), found, rtol=0.3)
     np.testing.assert_allclose(variances(grouped(), 256, 20_000, "feature_kernel")[0, 0], expected, rtol=0.1)
 
-    # the twin: a weight for every component
+
+@pytest.mark.slow  # the twin
+def test_a_weight_for_every_component_is_another(monkeypatch, variance_of_units):
     P, begun = population.Population, influence.Influence.begun
 
     def by_component(*given):
@@ -518,7 +537,7 @@ def test_a_unit_has_one_weight(monkeypatch):
     monkeypatch.setattr(dmft.Population, "members", property(lambda p: p.width))
     monkeypatch.setattr(influence.Influence, "begun", by_component)
     jax.clear_caches()
-    assert (feature_variance(mode="reverse") / expected).max() < 0.75
+    assert (feature_variance(mode="reverse") / variance_of_units).max() < 0.75
     jax.clear_caches()
 
 

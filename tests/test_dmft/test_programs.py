@@ -85,25 +85,34 @@ def test_a_program_is_the_network_that_is_differentiated_automatically(outputs, 
         room = loop.empty_history(start, rule, form, range(6))
         end, seen = loop.advance(start, room, rule, 0, 6, form=form)
         gamma0, x, y = 1.3, rule.inputs, rule.targets[:3]
-        offset = forward(theta, x, gamma0) * float(described.network.centered)
-        expected, ntk = [], None
+        offset = jax.jit(forward)(theta, x, gamma0) * float(described.network.centered)
         # the gain comes before W1
         trained = [r * (not (i in (1, 3) and described.network.frozen)) for i, r in enumerate(rates(theta))]
-        for _ in range(6):
+
+        @jax.jit
+        def kernel(theta):
+            jacobians = jax.jacobian(forward)(theta, x, gamma0)
+            flat = jnp.concatenate(
+                [t**0.5 * j.reshape(4, outputs, -1) for t, j in zip(trained, jacobians, strict=True)], -1
+            )
+            return gamma0**2 * jnp.einsum("acp,bdp->acbd", flat, flat)
+
+        @jax.jit
+        def step(theta):
+            """Outputs, and the weights after them."""
 
             def loss(theta):
-                return (((forward(theta, x, gamma0) - offset)[:3] - y) ** 2).sum() / 6
+                f = forward(theta, x, gamma0) - offset
+                return ((f[:3] - y) ** 2).sum() / 6, f
 
-            expected.append(forward(theta, x, gamma0) - offset)
+            pushes, f = jax.grad(loss, has_aux=True)(theta)
+            return f, [w - 0.7 * gamma0**2 * t * g for w, t, g in zip(theta, trained, pushes, strict=True)]
+
+        expected, ntk = [], kernel(theta)
+        for _ in range(6):
             gain = theta[2]
-            if ntk is None:
-                jacobians = jax.jacobian(forward)(theta, x, gamma0)
-                flat = jnp.concatenate(
-                    [t**0.5 * j.reshape(4, outputs, -1) for t, j in zip(trained, jacobians, strict=True)], -1
-                )
-                ntk = gamma0**2 * jnp.einsum("acp,bdp->acbd", flat, flat)
-            pushes = jax.grad(loss)(theta)
-            theta = [w - 0.7 * gamma0**2 * t * g for w, t, g in zip(theta, trained, pushes, strict=True)]
+            f, theta = step(theta)
+            expected.append(f)
         assert [w.shape for w in end.vectors] == [(1,), (WIDTH,)]
         np.testing.assert_allclose(end.vectors[0], gain, rtol=1e-12)
         assert abs(gain - 1.2) > 0.01
@@ -115,15 +124,16 @@ def test_a_program_is_the_network_that_is_differentiated_automatically(outputs, 
 def test_the_limit_of_a_program_is_that_of_its_networks():
     described = problem(1)
     theory = dmft.solve(described, particles=2048, scrambles=4, observables=["prediction"])
-    nets = finite_nets.train_ensemble(described, widths=[64, 128], seeds=1500, observables=["prediction"])
+    nets = finite_nets.train_ensemble(described, widths=[32, 64], seeds=1500, observables=["prediction"])
     mean, error = nets.prediction.mean("seed"), nets.prediction.std("seed") / 1500**0.5
-    limit = 2 * mean.sel(width=128) - mean.sel(width=64)
-    spread = np.sqrt(4 * error.sel(width=128) ** 2 + error.sel(width=64) ** 2 + theory.prediction_se**2)
+    limit = 2 * mean.sel(width=64) - mean.sel(width=32)
+    spread = np.sqrt(4 * error.sel(width=64) ** 2 + error.sel(width=32) ** 2 + theory.prediction_se**2)
     z = ((limit - theory.prediction) / spread).isel(step=slice(1, None)).values
     assert np.sqrt((z**2).mean()) < 2
     assert np.abs(z).max() < 4
-    lost = dmft.solve(problem(1, frozen=(1,)), particles=1024, scrambles=2, observables=["prediction"])
-    wrong = ((limit - lost.prediction) / spread).isel(step=slice(1, None)).values
+    # the twin: a gain off by a twelfth
+    other = dmft.solve(problem(1, gain=1.1), particles=2048, scrambles=2, observables=["prediction"])
+    wrong = ((limit - other.prediction) / spread).isel(step=slice(1, None)).values
     assert np.abs(wrong).max() > 6
 
 

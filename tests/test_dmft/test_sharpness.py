@@ -9,7 +9,7 @@ import torch
 import comparisons
 import dmft
 import finite_nets
-from conftest import reference_problem
+from conftest import first_of, reference_problem
 from dmft.drivers.run import Run
 from dmft.engine import bank, curvature, loop, matrix, network, normals, population, tangent
 from dmft.running.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ def test_the_limit_is_that_of_trained_networks(limit, nets):
     # twins: without the curvature of f, and another richness
     gauss_newton = np.linalg.eigvalsh(limit.ntk.values)[:, -1] / 3
     assert abs(extrapolated_z(nets, gauss_newton, 0.0)[0]) > 10
-    other = dmft.solve(reference_problem(gamma0=1.3), **LIMIT)
+    other = dmft.solve(reference_problem(gamma0=1.3), **LIMIT | {"scrambles": 3})
     assert abs(extrapolated_z(nets, other.sharpness.values, other.sharpness_se.values)).max() > 10
 
 
@@ -111,12 +111,11 @@ def explicit_sharpness(problem, width):
 @pytest.mark.parametrize(
     ("spec", "kind"),
     [
-        (dmft.MLP(3, dmft.tanh(0.8), 1.5), "squared"),
-        (dmft.MLP(2, dmft.gelu(), 1.5, frozen=(0,)), "cross_entropy"),
+        (dmft.MLP(3, dmft.gelu(), 1.5, frozen=(0,)), "cross_entropy"),
         (dmft.ResidualMLP(3, dmft.softplus(), 1.5, branch_scale=0.6, bias=0.5), "squared"),
         (dmft.MLP(2, dmft.relu(), 1.5, bias=0.5), "squared"),
     ],
-    ids=["tanh", "classes, frozen", "residual, biases", "ReLU"],
+    ids=["classes, frozen", "residual, biases", "ReLU"],
 )
 def test_with_explicit_matrices_it_is_that_of_an_ordinary_network(spec, kind):
     problem, width = some_problem(spec, kind=kind), 20
@@ -178,17 +177,18 @@ def largest_of_dense(problem, theta, forward, rule, width):
     spec, n, y = problem.network, problem.task.n_train, rule.targets
     x = rule.inputs[:n]
     sizes = np.cumsum([w.size for w in theta])
-    offset = forward(theta, problem, x) * float(spec.centered)
 
     def loss(flat):
         parts = [part.reshape(w.shape) for part, w in zip(jnp.split(flat, sizes[:-1]), theta, strict=True)]
-        return ((forward(parts, problem, x) - offset - y[:n]) ** 2).sum() / (2 * n)
+        f = forward(parts, problem, x)
+        offset = jax.lax.stop_gradient(f) * float(spec.centered)  # that of the start, where this is asked for
+        return ((f - offset - y[:n]) ** 2).sum() / (2 * n)
 
     sketch = problem.sketch
     layers = [part.layer for part in (*sketch.reads, *sketch.matrices, *sketch.vectors)] + [sketch.readout_layer]
     moved = np.concatenate([np.full(w.size, i not in spec.frozen) for w, i in zip(theta, layers, strict=True)])
     roots = np.concatenate([np.full(w.size, 1 if w.size == 1 else width**0.5) for w in theta])[moved]
-    H = np.asarray(jax.hessian(loss)(jnp.concatenate([w.ravel() for w in theta])))[moved][:, moved]
+    H = np.asarray(jax.jit(jax.hessian(loss))(np.concatenate([np.ravel(w) for w in theta])))[moved][:, moved]
     return np.linalg.eigvalsh(spec.gamma0**2 * roots[:, None] * H * roots)[-1]
 
 
@@ -223,7 +223,7 @@ def test_of_programs_it_is_the_largest_eigenvalue_of_the_dense_hessian(name, mon
     assert found == pytest.approx(dense, rel=1e-8)  # rounding
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", first_of(FAST))
 def test_it_needs_what_moves_the_derivatives_of_formulas(name, monkeypatch):
     """The twin: cotangents go back through nodes whose derivatives stay what they are, without phi'' and its like."""
     problem, forward, width = PROGRAMS[name]

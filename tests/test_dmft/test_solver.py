@@ -18,6 +18,8 @@ from dmft.drivers.run import Run
 from dmft.errors import DivergenceError, MemoryEstimateError
 from oracles import lazy_limit
 
+FEW = {"particles": 512, "scrambles": 2}
+
 
 def diagonals(kernel):
     """Mean over samples of the equal-time diagonal: (layer, step)."""
@@ -52,7 +54,7 @@ def test_predictions_agree_within_standard_errors_and_broken_theories_do_not(the
     assert abs(reference_z(theory, reference)).max() < 5
     for broken in (reference_problem(gamma0=1.2), reference_problem(gamma0=0.8), reference_problem(learning_rate=1.2)):
         # richness off by 20 %; a factor 2 in the loss, which is one in the learning rate
-        assert abs(reference_z(dmft.solve(broken), reference)).max() > 25
+        assert abs(reference_z(dmft.solve(broken, particles=512), reference)).max() > 25
 
 
 # ---- its own error bar ---------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ def honesty_problems():
 
 @pytest.mark.parametrize("problem", first_of(honesty_problems()), ids=["tanh", "erf3", "relu"])
 def test_standard_errors_are_honest(problem):
-    large = dmft.solve(problem, particles=16384, seed=99)
+    large = dmft.solve(problem, seed=99)  # eight times the particles, errors of an eighth
     seeds = 8
     errors, claimed = sum(squared(dmft.solve(problem, particles=512, seed=s), large) for s in range(seeds)).T
     # 8 seeds x 8 scrambles, entries of a quantity nearly one number: relative error of the mean square is about
@@ -100,8 +102,7 @@ def test_errors_fall_nearly_like_one_over_particles(problem):
 
 
 def test_results_follow_the_seed_and_nothing_else(problem):
-    few = {"particles": 256, "scrambles": 2}
-    one, same, other = (dmft.solve(problem, seed=s, **few) for s in (0, 0, 1))
+    one, same, other = (dmft.solve(problem, seed=s, **FEW) for s in (0, 0, 1))
     xr.testing.assert_equal(one, same)
     assert abs(one.prediction - other.prediction).max() > 1e-6
 
@@ -159,7 +160,7 @@ def test_test_samples_do_not_change_training_and_copies_behave_alike(problem, th
 # ---- closed forms and other activations ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", [dmft.relu(), dmft.erf()], ids=["relu", "erf"])
+@pytest.mark.parametrize("activation", first_of([dmft.relu(), dmft.erf()]), ids=["relu", "erf"])
 def test_lazy_limit_is_the_closed_form(activation):
     x = np.random.default_rng(1).standard_normal((5, 20))
     task = dmft.Task(x[:3], [1, -1, 1], x[3:], [1, -1])
@@ -223,8 +224,7 @@ def test_a_run_is_let_go_before_the_next_begins(problem, work, monkeypatch):
         return trained
 
     monkeypatch.setattr(repetitions, "_train", watched)
-    few = dataclasses.replace(problem, training=dmft.GradientDescent(0.6, 2))
-    work(few, particles=128, scrambles=3, **({"draws": 4} if work is dmft.fluctuations else {}))
+    work(problem, particles=512, scrambles=3, **({"draws": 4} if work is dmft.fluctuations else {}))
     assert len(networks) >= 3
 
 
@@ -244,21 +244,30 @@ def test_save_steps_and_attributes(problem, theory):
     assert json.loads(attrs["problem"])["network"]["gamma0"] == 1.0
 
 
-def test_training_stops_at_the_last_saved_step(problem, theory, capsys):
-    short = dmft.solve(problem, save_steps=[0, 4], progress=True)
-    assert "40/40" in capsys.readouterr().err
-    xr.testing.assert_allclose(short.prediction, theory.prediction.sel(step=[0, 4]), rtol=1e-2)
-
-
 def test_too_few_particles_for_the_directions_are_warned_of(problem):
     with pytest.warns(UserWarning, match="met 2. directions with 32 particles only: .* Use particles=128 or more"):
         dmft.solve(problem, particles=32)
 
 
-def test_depth_one_has_no_matrices(problem):
-    solved = dmft.solve(dataclasses.replace(problem, network=dmft.MLP(1, dmft.tanh(0.8))))
-    assert float(solved.loss[-1]) < 0.1 * float(solved.loss[0])
-    assert solved.attrs["directions"] == 0
+@pytest.fixture(scope="module")
+def shallow(problem):
+    return dataclasses.replace(problem, network=dmft.MLP(1, dmft.tanh(0.8)))
+
+
+@pytest.fixture(scope="module")
+def shallow_limit(shallow):
+    return dmft.solve(shallow)
+
+
+def test_depth_one_has_no_matrices(shallow_limit):
+    assert float(shallow_limit.loss[-1]) < 0.1 * float(shallow_limit.loss[0])
+    assert shallow_limit.attrs["directions"] == 0
+
+
+def test_training_stops_at_the_last_saved_step(shallow, shallow_limit, capsys):
+    short = dmft.solve(shallow, save_steps=[0, 4], progress=True)
+    assert "40/40" in capsys.readouterr().err
+    xr.testing.assert_allclose(short.prediction, shallow_limit.prediction.sel(step=[0, 4]), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -295,10 +304,13 @@ def test_memory_estimate_is_near_the_compilers():
     problem, particles, capacity = reference_problem(), 4096, 64  # room that neighbours share
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         rule, form = loop.rule_of(problem), loop.form_of(problem)
-        crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(rule, form, capacity)]
-        start = loop.limit_network(rule, form, crowd, 1e-3, capacity=capacity)
-        room = loop.empty_history(start, rule, form, range(11))
-        compiled = loop.advance.jitted.lower(start, room, rule, 0, 11, form=form).compile()
+
+        def begun():
+            crowd = [population.particles(jnp.zeros((n, particles))) for n in loop.draws_needed(rule, form, capacity)]
+            start = loop.limit_network(rule, form, crowd, 1e-3, capacity=capacity)
+            return start, loop.empty_history(start, rule, form, range(11))
+
+        compiled = loop.advance.jitted.lower(*jax.eval_shape(begun), rule, 0, 11, form=form).compile()
         used = compiled.memory_analysis()
         run = Run(problem, np.arange(11), particles, 1e-3, centered=True)
         estimate, _ = memory_estimate(run, capacity)
@@ -308,7 +320,13 @@ def test_memory_estimate_is_near_the_compilers():
 
 
 @pytest.mark.parametrize(
-    ("activation", "rate"), [(dmft.relu(), 50.0), (dmft.linear(), 20.0), (dmft.tanh(), 3000.0)], ids=str
+    ("activation", "rate"),
+    [
+        (dmft.linear(), 20.0),
+        (dmft.tanh(0.8), 3000.0),
+        pytest.param(dmft.relu(), 50.0, marks=pytest.mark.slow),  # fields that grow as those of linear networks
+    ],
+    ids=str,
 )
 def test_diverging_training_is_reported_with_step_and_layer(activation, rate):
     problem = dataclasses.replace(reference_problem(learning_rate=rate), network=dmft.MLP(2, activation))
@@ -319,9 +337,9 @@ def test_diverging_training_is_reported_with_step_and_layer(activation, rate):
 
 
 def test_progress_bar_on_request(problem, capsys):
-    dmft.solve(problem, particles=256, scrambles=2, progress=True)
+    dmft.solve(problem, **FEW, progress=True)
     shown = capsys.readouterr().err
     assert "22/22" in shown
     assert " of memory" in shown
-    dmft.solve(problem, particles=256, scrambles=2)
+    dmft.solve(problem, **FEW)
     assert capsys.readouterr().err == ""

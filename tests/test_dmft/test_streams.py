@@ -81,14 +81,14 @@ def deviation(a, b):
 
 
 def test_forgotten_or_kept_it_is_the_limit_of_trained_networks():
-    problem, numerics = stream(), {"particles": 2048, "scrambles": 8, "observables": ["prediction"]}
+    problem, numerics = stream(), {"particles": 1024, "scrambles": 8, "observables": ["prediction"]}
     forgotten = dmft.solve(problem, **numerics)
     kept = dmft.solve(problem, seed=1, two_time=True, **numerics)
     # 49 correlated numbers, errors of eight scrambles each: t_14 exceeds 5 with a probability of 2e-4
     assert deviation(forgotten, kept) < 5
     assert deviation(dmft.solve(changed(problem, gamma0=1.6), **numerics), kept) > 7
 
-    nets = finite_nets.train_ensemble(problem, widths=[128, 256], seeds=400, observables=["prediction"]).prediction
+    nets = finite_nets.train_ensemble(problem, widths=[64, 128], seeds=400, observables=["prediction"]).prediction
     weights = np.array([-1.0, 2.0])  # without the bias of order 1/N
     limit = np.tensordot(weights, nets.mean("seed").values, axes=1)
     se = np.sqrt(np.tensordot(weights**2, nets.var("seed", ddof=1).values / nets.sizes["seed"], axes=1))
@@ -134,7 +134,7 @@ def test_what_width_adds_is_the_same_whatever_is_recorded():
 
 # ---- the state that is counted is the state that is made --------------------------------------------------------------
 
-KINDS = {name: problem for name, (problem, _) in FAMILIES.items() if not problem.training.batches} | {
+KINDS = {name: problem for name, (problem, *_) in FAMILIES.items() if not problem.training.batches} | {
     "stream": stream(),
     "stream, three outputs": stream(outputs=3),
     "linear": some_problem(net=dmft.MLP(2, dmft.linear())),

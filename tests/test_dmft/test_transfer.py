@@ -18,6 +18,8 @@ from dmft.errors import DivergenceError
 from dmft.finite_width import optimum
 from dmft.finite_width import transfer as module
 from dmft.finite_width.across import joined
+from dmft.finite_width.curves import Curves
+from dmft.finite_width.fluctuations import prepared
 from dmft.finite_width.optima import of_curves
 from dmft.finite_width.samples import GROUPS, Samples
 from dmft.schema.validate import restored
@@ -259,10 +261,46 @@ def deep(steps=1, samples=1):
     return dmft.Problem(dmft.ResidualMLP(2, dmft.linear()), task, dmft.GradientDescent(0.5, steps))
 
 
-def test_across_depth_up_to_infinity():
-    rates, settings = [0.11, 0.13, 0.16, 0.2, 0.24], {"widths": [32], "progress": False}
+def test_across_depth_up_to_infinity(monkeypatch):
+    """Of curves that are known: of L blocks the best rate is c + b / L."""
+    rates, c, b, asked = np.linspace(0.1, 0.5, 6), 0.2, 0.1, {}
+
+    def known(problem, over, at, of, widths, settings):
+        assert (over, of) == ("learning_rate", "loss")
+        blocks = problem.network.depth - 1
+        asked[blocks] = settings["seed"]
+        assert problem.network == deep().network.with_blocks(blocks)
+        loss, run = (at - (c + b / blocks)) ** 2, prepared(problem=problem, **settings)["influence"].run
+        spread = 1e-6 * np.multiply.outer(at, at)[None]
+        return Curves(loss[None], 0 * loss[None], spread, np.array(widths, float), run, 3, {"mode": "exact"})
+
+    monkeypatch.setattr(module, "curves_along", known)
+    settings = {"widths": [32], "scale": "linear", "progress": False}
     found = dmft.transfer(deep(), "learning_rate", rates, across={"depth": [2, 1]}, **settings)
     assert found.depth.values.tolist() == [1, 2, np.inf]
+    assert sorted(asked) == [1, 2]
+    assert asked[1] != asked[2]  # scrambles of their own
+    np.testing.assert_allclose(found.optimum_limit, [c + b, c + b / 2, c], rtol=1e-9)
+    once, twice, infinite = found.loss_limit.values
+    np.testing.assert_allclose(infinite, 2 * twice - once, atol=1e-12)
+    np.testing.assert_allclose(found.loss_limit_se[-1], abs(once - twice), atol=1e-12)
+    # with particles errors are those of both depths, and how far the extrapolation went
+    assert found.optimum_limit_se[-1] == pytest.approx(b / 2)
+    # what the best rate of one depth costs at another
+    for source, depth, off in ((1, 2, b / 2), (2, 1, b / 2), (np.inf, 1, b), (np.inf, 2, b / 2)):
+        assert found.depth_regret.sel(depth_source=source, depth=depth) == pytest.approx(off**2)
+    np.testing.assert_allclose(found.depth_regret.values.diagonal()[:2], 0, atol=1e-14)
+    # a depth that was selected is a prediction again; of depths that do not double infinity is not known
+    levels = {label: restored(found.sel(depth=depth)).drop_dims("depth_source") for label, depth in ((1, 1), (3, 2))}
+    assert "problem" in levels[3].attrs
+    assert joined("depth", levels, "loss").depth.values.tolist() == [1, 3]
+
+
+@pytest.mark.slow
+def test_across_depth_of_residual_networks():
+    # not .2, at which one block learns all in a step, and fewer directions are compiled for
+    rates, settings = [0.11, 0.13, 0.16, 0.19, 0.24], {"widths": [32], "progress": False}
+    found = dmft.transfer(deep(), "learning_rate", rates, across={"depth": [2, 1]}, **settings)
     (one,) = dmft.vary(deep(), network=[deep().network.with_blocks(2)])
     alone = dmft.transfer(one, "learning_rate", rates, **settings)
     for name in ("optimum_limit", "optimum", "scatter", "loss_covariance"):
@@ -274,7 +312,6 @@ def test_across_depth_up_to_infinity():
     first, second, last = found.optimum_limit.values
     assert last == pytest.approx(2 * second - first)
     assert first > 1.1 * second  # deeper networks learn faster
-    # with particles errors are those of both depths, and how far the extrapolation went
     assert found.optimum_limit_se[-1] == pytest.approx(first - second)
     # what the best rate of one block costs elsewhere grows with the distance
     u = np.log(rates)
@@ -283,11 +320,6 @@ def test_across_depth_up_to_infinity():
     )
     assert found.depth_regret.sel(depth_source=1, depth=2) == pytest.approx(cost)
     assert cost > found.depth_regret.sel(depth_source=np.inf, depth=2) > 0
-    np.testing.assert_allclose(found.depth_regret.values.diagonal()[:2], 0, atol=1e-14)
-    # a depth that was selected is a prediction again; of depths that do not double infinity is not known
-    levels = {label: restored(found.sel(depth=depth)).drop_dims("depth_source") for label, depth in ((1, 1), (3, 2))}
-    assert "problem" in levels[3].attrs
-    assert joined("depth", levels, "loss").depth.values.tolist() == [1, 3]
 
 
 def test_across_batch_size_orders_scatter():
