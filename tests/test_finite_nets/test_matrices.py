@@ -298,12 +298,13 @@ def test_normals_are_those_of_pytorch(root_seed):
 )
 def test_networks_train_by_kernels_as_without(monkeypatch, name):
     require_triton()
-    expected = trained(DELAYED[name])
+    few = {"seeds": 2, "save_steps": [3, 6]}  # interpreted, kernels take their time
+    expected = trained(DELAYED[name], **few)
     for module in (random, finite_nets.device.products, finite_nets.ensembles.budget):
         monkeypatch.setattr(module, "have_kernels", lambda _: True)
     for room in (0, 12):
         monkeypatch.setattr(perceptrons, "room", lambda *_, room=room: room)
-        found = trained(DELAYED[name], "float32")
+        found = trained(DELAYED[name], "float32", **few)
         for variable in ("prediction", "ntk"):
             # float32 through six steps
             np.testing.assert_allclose(found[variable], expected[variable], rtol=1e-3, atol=2e-5)
