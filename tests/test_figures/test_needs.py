@@ -126,10 +126,13 @@ def test_every_figure_is_drawn_of_results_or_says_what_it_lacks(case):
                 module.figure(*results(**given))
         else:
             figure = module.figure(*results(**given))
-            assert figure._repr_png_().startswith(b"\x89PNG"), name  # a warning of a degenerate picture is an error
+            if case != "all":  # where labels are placed takes most of the time
+                figure.set_layout_engine("none")
+            figure.draw_without_rendering()  # a warning of a degenerate picture is an error
             shown = module.drawn(*results(**given))
             if "width" in shown.dims:
                 assert (shown["width"].diff("width") > 0).all(), name
+    assert figure._repr_png_().startswith(b"\x89PNG")  # the last of them
     assert plt.get_fignums() == []
 
 
