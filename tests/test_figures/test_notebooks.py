@@ -97,8 +97,7 @@ def test_pyplot_and_settings_of_the_caller_stay_as_they_are(results, tmp_path, m
         for _ in range(3):
             figure = width_convergence.figure(dmft.load(results / "comparison.nc"))
         style.save(figure, xr.Dataset(), tmp_path / "figure")
-        found = {name: dmft.load(results / f"{name}.nc") for name in ("theory", "networks")}
-        comparisons.report(found, tmp_path / "report.html")
+        comparisons.report({"comparison": dmft.load(results / "comparison.nc")}, tmp_path / "report.html")
         assert plt.get_fignums() == [own.number]
         assert plt.gcf() is own
         assert dict(matplotlib.rcParams) == settings
