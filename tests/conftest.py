@@ -81,6 +81,14 @@ def theory(problem):
     return dmft.solve(problem, two_time=True)
 
 
+@pytest.fixture
+def without_layout(monkeypatch):
+    """Figures whose labels are not placed, which takes half of the time of drawing them."""
+    from figures import style
+
+    monkeypatch.setattr(style, "STYLE", [style.STYLE, {"figure.constrained_layout.use": False}])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def no_more_compiled_code_than_a_process_may_hold():
     """Every compiled function holds memory maps, of which Linux gives a process 65,530; without them JAX crashes."""

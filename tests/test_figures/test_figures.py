@@ -245,6 +245,7 @@ def test_readme_example_describes_the_problem_of_the_demonstration():
     assert names["steps"] == example.STEPS
 
 
+@pytest.mark.usefixtures("without_layout")
 def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code = readme_example()
@@ -279,6 +280,7 @@ def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results" / "width_convergence.png").exists()
 
 
+@pytest.mark.usefixtures("without_layout")
 def test_the_demonstration_writes_what_it_says(tmp_path, monkeypatch, capsys):
     small = dmft.Problem(example.problem().network, reference_problem().task, example.problem().training)
     monkeypatch.setattr(example, "problem", lambda: small)

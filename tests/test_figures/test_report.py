@@ -19,6 +19,7 @@ from dmft.text import with_error
 from figures.report import texts
 from figures.report.pictures import pictures
 
+pytestmark = pytest.mark.usefixtures("without_layout")  # but the page, which is made before
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -304,7 +304,7 @@ from conftest import reference_problem
 
 def sweep(path):
     torch.set_num_threads(1)
-    finite_nets.sweep(reference_problem(), [8, 12], 1000, store=path, block=5, observables=["prediction", "loss"],
+    finite_nets.sweep(reference_problem(), [8, 12], 600, store=path, block=5, observables=["prediction", "loss"],
                       save_steps=[0, 5, 10], dtype="float64", devices=["cpu"])
 """
 
@@ -328,9 +328,9 @@ def forked(tmp_path, store, **arguments):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A store of 400 blocks made without interruption."""
+    """A store of 240 blocks made without interruption."""
     path = tmp_path_factory.mktemp("sweep") / "large"
-    swept(path, 1000, devices=["cpu"])
+    swept(path, 600, devices=["cpu"])
     return path
 
 
@@ -339,8 +339,8 @@ def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path,
     killed = forked(tmp_path, path, rounds=10, writers=1, kill=True)
     assert killed == [True] * 10
     found = finite_nets.open_store(path)
-    left = 400 - int((found["count"] > 0).sum())
-    assert 0 < left < 400
+    left = 240 - int((found["count"] > 0).sum())
+    assert 0 < left < 240
     assert finite_nets.check_store(path) == []
     # what is there is whole
     expected = finite_nets.open_store(large)
@@ -348,7 +348,7 @@ def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path,
         there = np.flatnonzero(found["count"].values[i] > 0)
         for name in expected.data_vars:
             np.testing.assert_array_equal(found[name].values[i, there], expected[name].values[i, there])
-    assert swept(path, 1000, devices=["cpu"]).made.blocks == left
+    assert swept(path, 600, devices=["cpu"]).made.blocks == left
     same(opened(path), opened(large))
 
 
