@@ -199,8 +199,9 @@ def test_threads_of_an_executor(tmp_path, whole):
     same(opened(tmp_path / "store"), opened(whole))
 
 
-def test_a_pool_of_processes(tmp_path, whole):
-    swept(tmp_path / "store", executor="pool")
+@pytest.mark.parametrize("devices", first_of([["cpu"], "auto"]), ids=str)
+def test_a_pool_of_processes(tmp_path, whole, devices):
+    swept(tmp_path / "store", executor="pool", devices=devices)
     same(opened(tmp_path / "store"), opened(whole))
 
 
@@ -334,9 +335,9 @@ def large(tmp_path_factory):
     return path
 
 
-def test_killed_ten_times_at_random_a_sweep_ends_as_if_it_had_not_been(tmp_path, large):
+def test_killed_at_random_two_at_a_time_a_sweep_ends_as_if_it_had_not_been(tmp_path, large):
     path = tmp_path / "store"
-    killed = forked(tmp_path, path, rounds=10, writers=1, kill=True)
+    killed = forked(tmp_path, path, rounds=5, writers=2, kill=True)
     assert killed == [True] * 10
     found = finite_nets.open_store(path)
     left = 240 - int((found["count"] > 0).sum())
