@@ -62,7 +62,7 @@ def test_mean(ensembles):
 )
 def test_moments_of_blocks_serve_as_well_as_members(ensembles, estimator, same_error):
     values, errors = [], []
-    for x in ensembles:
+    for x in ensembles[:20] if same_error else ensembles:
         (value, error), (same, error_of_blocks) = estimator(x), estimator(in_blocks(x))
         np.testing.assert_allclose(same, value, rtol=1e-9, atol=1e-12)
         values.append(value)
