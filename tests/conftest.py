@@ -83,10 +83,11 @@ def theory(problem):
 
 @pytest.fixture
 def without_layout(monkeypatch):
-    """Figures whose labels are not placed, which takes half of the time of drawing them."""
+    """Coarse figures whose labels are not placed, which takes half of the time of drawing them."""
     from figures import style
 
-    monkeypatch.setattr(style, "STYLE", [style.STYLE, {"figure.constrained_layout.use": False}])
+    coarse = {"figure.constrained_layout.use": False, "figure.dpi": 50}
+    monkeypatch.setattr(style, "STYLE", [style.STYLE, coarse])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -151,7 +151,8 @@ def test_networks_agree_with_the_theory_and_a_wrong_richness_does_not(theory, pr
     assert "gradient kernels" in text
     assert max(len(line) for line in text.splitlines()) <= 100
 
-    wrong = finite_nets.train_ensemble(reference_problem(gamma0=1.2), widths=[256], seeds=500)
+    few = {"widths": [256], "seeds": 500, "observables": ["prediction"]}
+    wrong = finite_nets.train_ensemble(reference_problem(gamma0=1.2), **few)
     wrong = wrong.drop_vars(["entry_problem", "entry_id"])  # which would tell
     wrong.attrs |= {name: one_time.attrs[name] for name in ("problem", "problem_id")}
     assert abs(comparisons.compare(one_time, wrong).prediction_z).max() > 10

@@ -54,6 +54,7 @@ def store(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("without_layout")
 def test_command_line_writes_picture_and_numbers(store, tmp_path, capsys):
     cli.main(["width_convergence", "--store", str(store), "--out", str(tmp_path / "deep" / "fig.png")])
     written = [Path(line) for line in capsys.readouterr().out.split()]
