@@ -37,8 +37,9 @@ def posterior(theory: xr.Dataset, nets: xr.Dataset) -> xr.Dataset:
         SchemaError, ValueError: results of other kinds, or of different problems or temperatures.
 
     Example:
-        >>> theory = dmft.adaptive_kernel(problem, temperature=0.5, population=256, tolerance=0.1)
-        >>> nets = finite_nets.sample_posterior(problem, widths=[8], seeds=4, temperature=0.5, largest_r_hat=2.0)
+        >>> linear = dmft.vary(problem, activation=[dmft.linear()])[0]
+        >>> theory = dmft.adaptive_kernel(linear, temperature=0.5)
+        >>> nets = finite_nets.sample_posterior(linear, widths=[8], seeds=4, temperature=0.5, largest_r_hat=2.0)
         >>> comparisons.posterior(theory, nets)["feature_kernel_error"].dims
         ('width', 'layer')
     """

@@ -95,6 +95,15 @@ def theory(problem):
     return dmft.solve(problem, two_time=True)
 
 
+@pytest.fixture
+def without_layout(monkeypatch):
+    """Coarse figures whose labels are not placed, which takes half of the time of drawing them."""
+    from figures import style
+
+    coarse = {"figure.constrained_layout.use": False, "figure.dpi": 50}
+    monkeypatch.setattr(style, "STYLE", [style.STYLE, coarse])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def no_more_compiled_code_than_a_process_may_hold():
     """Every compiled function holds memory maps, of which Linux gives a process 65,530; without them JAX crashes."""

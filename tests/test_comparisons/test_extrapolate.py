@@ -199,8 +199,9 @@ def test_errors_cover_the_limit_of_the_theory_over_repeated_ensembles():
 def test_moments_extrapolate_as_their_networks_do(trained):
     theory, nets = trained
     problem = linear_problem()
+    settings = {"save_steps": [2, 8], "observables": ["prediction", "loss"]}
     moments = finite_nets.train_ensemble(
-        problem, widths=[32, 64, 128], seeds=128, save_steps=[2, 8], keep="moments", covariance=True
+        problem, widths=[32, 64, 128], seeds=128, keep="moments", covariance=True, **settings
     )
     found = comparisons.extrapolate([moments, nets[1]], ["loss"])
     np.testing.assert_allclose(found["loss_limit"], comparisons.extrapolate(nets, ["loss"])["loss_limit"], rtol=1e-4)

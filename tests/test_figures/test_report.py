@@ -17,15 +17,21 @@ import finite_nets
 from conftest import reference_problem
 from dmft.text import with_error
 from figures.report import texts
+from figures.report.pictures import pictures
 
+pytestmark = pytest.mark.usefixtures("without_layout")  # but the page, which is made before
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
-def results():
-    problem = reference_problem()
-    task = dmft.Task(problem.task.x_train, [-1, 1, 1], problem.task.x_train + 0.3, [-1, 1, 1])
-    problem = dmft.Problem(problem.network, task, dmft.GradientDescent(0.6, 4))
+def problem():
+    network, x = reference_problem().network, reference_problem().task.x_train
+    task = dmft.Task(x, [-1, 1, 1], x + 0.3, [-1, 1, 1])
+    return dmft.Problem(network, task, dmft.GradientDescent(0.6, 4))
+
+
+@pytest.fixture(scope="module")
+def results(problem):
     return {
         "theory": dmft.solve(problem, particles=256, scrambles=2),
         "networks": finite_nets.train_ensemble(problem, widths=[16, 32, 64], seeds=16),
@@ -34,7 +40,19 @@ def results():
 
 @pytest.fixture(scope="module")
 def page(results, tmp_path_factory):
-    return comparisons.report(results, tmp_path_factory.mktemp("report") / "deep" / "report.html", title="A <b> & c")
+    """Of networks in another order than from narrow to wide."""
+    given = results | {"networks": results["networks"].isel(width=[2, 0, 1])}
+    return comparisons.report(given, tmp_path_factory.mktemp("report") / "deep" / "report.html", title="A <b> & c")
+
+
+@pytest.fixture(scope="module")
+def several():
+    """A problem of several outputs, and its limit."""
+    task = dmft.Task(
+        [[1.0, 0.5], [-0.5, 1.0], [0.3, -1.0], [-1.0, 0.2]], np.eye(4, 2), provenance={"name": "two", "note": ""}
+    )
+    problem = dmft.Problem(dmft.ResidualMLP(2), task, dmft.GradientFlow(0.5, (0.2, 0.1)))
+    return problem, dmft.solve(problem, particles=64, scrambles=2)
 
 
 def section(text, key):
@@ -95,7 +113,7 @@ def test_its_numbers_are_those_of_the_results(page, results):
         np.testing.assert_allclose(np.reshape(top["mean"][2][0], (6, 6)), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_the_problem_and_the_networks_in_words(page, tmp_path):
+def test_the_problem_and_the_networks_in_words(page, several, tmp_path):
     text = page.read_text()
     problem = " ".join(section(text, "problem"))
     for words in (
@@ -106,13 +124,11 @@ def test_the_problem_and_the_networks_in_words(page, tmp_path):
         assert words in problem
     assert "provenance" not in problem  # own arrays come from nowhere
     assert "16 of width 16, 16 of width 32, 16 of width 64; kept: every network" in section(text, "provenance")
-    task = dmft.Task([[1.0, 0.5], [-0.5, 1.0]], np.eye(2), provenance={"name": "two", "note": ""})
-    problem = dmft.Problem(dmft.ResidualMLP(2), task, dmft.GradientFlow(0.5, (0.2, 0.1)))
+    problem, theory = several
     nets = finite_nets.train_ensemble(problem, widths=[8, 16], seeds=16, keep="moments", block=2)
-    few = {"theory": dmft.solve(problem, particles=64, scrambles=2), "networks": nets}
-    text = comparisons.report(few, tmp_path / "flow.html").read_text()
+    text = comparisons.report({"theory": theory, "networks": nets}, tmp_path / "flow.html").read_text()
     problem = " ".join(section(text, "problem"))
-    assert "P = 2 training and no test samples of dimension D = 2, 2 output(s)" in problem
+    assert "P = 4 training and no test samples of dimension D = 2, 2 output(s)" in problem
     assert "residual multilayer perceptron" in problem
     assert "gradient flow, T = 2 steps of size 0.1 to 0.2, learning rate eta = 0.5" in problem
     assert "provenance: (name: two)" in problem
@@ -165,9 +181,7 @@ def test_captions_and_columns_of_predictions_only_where_there_are_any(page, resu
     assert " ".join(section(predicted, "figure-bias_variance")).count("points measured, lines predicted.") == 2
     assert "N Var / predicted" in section(predicted, "laws")
     assert "N bias / predicted" not in section(predicted, "laws")  # no entry
-    alone = comparisons.report({"losses": comparisons.bias_variance(results["networks"])}, tmp_path / "alone.html")
     assert "limit (black)" in caption
-    assert "limit (black)" not in alone.read_text()
 
 
 def test_what_is_below_its_error_is_an_upper_end():
@@ -216,13 +230,14 @@ def test_a_browser_without_a_network_runs_it(page, tmp_path):
     assert "t = 2.4" in html.unescape(shown)  # the last step
 
 
-def test_a_tree_of_datasets_and_analyses_made_before(results, tmp_path):
-    tree = xr.DataTree.from_dict({"/theory": results["theory"], "/deep/networks": results["networks"]})
-    spectra = comparisons.spectra(results["networks"], results["theory"], modes=2)
-    text = comparisons.report({**results, "modes": spectra}, tmp_path / "a.html").read_text()
+def test_a_tree_of_datasets_of_three_samples_and_an_analysis_made_before(results, tmp_path):
+    theory, nets = (ds.sel(sample=[0, 1, 3], sample_2=[0, 1, 3]) for ds in results.values())
+    given = {"/theory": theory, "/deep/networks": nets, "/modes": comparisons.spectra(nets, theory, modes=2)}
+    text = comparisons.report(xr.DataTree.from_dict(given), tmp_path / "a.html").read_text()
     assert "Spectra of the NTK (modes)" in text
     assert text.count('id="figure-spectra"') == 1
-    assert "deep/networks" in comparisons.report(tree, tmp_path / "b.html").read_text()
+    assert "deep/networks" in text
+    assert '<section id="figure-representations">' in text  # without the CKA that takes four samples
 
 
 def test_what_cannot_be_made_is_named(results, tmp_path):
@@ -240,7 +255,8 @@ def test_what_cannot_be_made_is_named(results, tmp_path):
 
 
 def test_what_is_no_result_is_refused(results, tmp_path):
-    other = dmft.solve(reference_problem(), particles=256, scrambles=2)
+    problem = reference_problem()
+    other = results["theory"].assign_attrs(problem_id=problem.problem_id, problem=problem.to_json(arrays=False))
     path = tmp_path / "none.html"
     for tree, error, message in (
         ([results["theory"]], TypeError, "Datasets by name"),
@@ -256,23 +272,18 @@ def test_what_is_no_result_is_refused(results, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("without", ["networks one by one", "four samples", "one output"])
-def test_a_figure_leaves_out_what_the_results_do_not_have(results, tmp_path, without):
-    theory, nets = results["theory"], results["networks"]
-    if without == "four samples":
-        few = {"sample": [0, 1, 3], "sample_2": [0, 1, 3]}
-        theory, nets = theory.sel(few), nets.sel(few)
-    elif without == "one output":
-        task = dmft.Task([[1.0, 0.5], [-0.5, 1.0], [0.3, -1.0], [-1.0, 0.2]], np.eye(4, 2))
-        problem = dmft.Problem(dmft.MLP(1), task, dmft.GradientDescent(0.5, 2))
-        theory = dmft.solve(problem, particles=256, scrambles=2)
+@pytest.mark.parametrize("without", ["networks one by one", "one output"])
+def test_a_figure_leaves_out_what_the_results_do_not_have(problem, results, several, without):
+    if without == "one output":
+        problem, theory = several
         nets = finite_nets.train_ensemble(problem, widths=[16, 32], seeds=16)
     else:
-        problem = reference_problem()
-        theory = dmft.solve(problem, particles=256, scrambles=2)
+        theory = results["theory"]
         nets = finite_nets.train_ensemble(problem, widths=[16, 32], seeds=16, keep="moments", block=2)
-    text = comparisons.report({"theory": theory, "networks": nets}, tmp_path / "report.html").read_text()
-    assert '<section id="figure-representations">' in text
+    left_out = []
+    (drawn,) = pictures({"representations": comparisons.representations(nets, theory)}, left_out)
+    assert drawn.key == "figure-representations"
+    assert left_out == []
 
 
 def test_figures_of_analyses_made_otherwise(results, tmp_path):
@@ -281,12 +292,9 @@ def test_figures_of_analyses_made_otherwise(results, tmp_path):
     losses = comparisons.bias_variance(nets)  # without a limit
     text = comparisons.report({"kernels": kernels, "losses": losses}, tmp_path / "report.html").read_text()
     assert text.count("data:image/svg+xml;base64,") == 2
+    assert "limit (black)" not in " ".join(section(text, "figure-bias_variance"))
 
 
-def test_one_limit_and_one_ensemble_from_narrow_to_wide(results, tmp_path):
-    theory, nets = results["theory"], results["networks"]
-    shuffled = comparisons.report({"theory": theory, "networks": nets.isel(width=[2, 0, 1])}, tmp_path / "a.html")
-    lines = embedded(shuffled.read_text())["curves"][0]["lines"]
-    assert [line["name"] for line in lines] == ["N = 16", "N = 32", "N = 64", "limit"]
+def test_there_is_one_ensemble(results, tmp_path):
     with pytest.raises(ValueError, match="networks and more are all of kind ensemble or moments"):
-        comparisons.report({**results, "more": nets}, tmp_path / "b.html")
+        comparisons.report({**results, "more": results["networks"]}, tmp_path / "b.html")

@@ -186,12 +186,12 @@ def test_networks_that_diverge_are_masked():
 
 
 def test_descent_is_monotone_below_two_over_the_rate_and_not_above():
-    problem = some_problem(network=dmft.MLP(2, TANH, 1.0), training=dmft.GradientDescent(1.0, 60))
+    problem = some_problem(network=dmft.MLP(2, TANH, 1.0), training=dmft.GradientDescent(1.0, 30))
     arguments = {"widths": [64], "seeds": 4, "observables": ["loss", "sharpness"]}
     start = float(finite_nets.train_ensemble(problem, save_steps=[0], **arguments).sharpness.max())
 
     def trained(factor):
-        training = dmft.GradientDescent(factor / start, 60)
+        training = dmft.GradientDescent(factor / start, 30)
         nets = finite_nets.train_ensemble(some_problem(network=problem.network, training=training), **arguments)
         return nets, nets.sharpness * training.learning_rate
 
