@@ -61,7 +61,10 @@ def share_parsed_labels():
     from matplotlib.backends import backend_agg
     from matplotlib.mathtext import MathTextParser
 
-    MathTextParser._parse_cached = lru_cache(5000)(MathTextParser._parse_cached.__wrapped__)
+    plain = getattr(getattr(MathTextParser, "_parse_cached", None), "__wrapped__", None)
+    if plain is None:  # a version that does it otherwise
+        return
+    MathTextParser._parse_cached = lru_cache(5000)(plain)
     textpath.MathTextParser = backend_agg.MathTextParser = cache(MathTextParser)
 
 

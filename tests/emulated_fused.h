@@ -35,12 +35,19 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float exponential(float x) { return std::exp(x); }
 #define __expf exponential
 
+// Copies arrive as late as is allowed: when they are waited for
+struct Copy { float *to; float of[4]; };
+static thread_local std::vector<std::vector<Copy>> under_way{{}};
 inline void copy(float *to, const float *from, bool inside) {
-    if (inside) std::memcpy(to, from, 16);
-    else std::memset(to, 0, 16);
+    Copy one{to, {}};
+    if (inside) std::memcpy(one.of, from, 16);
+    under_way.back().push_back(one);
 }
-inline void copied() {}
-template <int UNDER_WAY> inline void wait() {}
+inline void copied() { under_way.push_back({}); }
+template <int UNDER_WAY> inline void wait() {
+    for (; under_way.size() > UNDER_WAY + 1; under_way.erase(under_way.begin()))
+        for (auto &one : under_way.front()) std::memcpy(one.to, one.of, 16);
+}
 
 // A half as bits, the nearest, and its number
 inline unsigned half(float x) {

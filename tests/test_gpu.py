@@ -47,7 +47,8 @@ ON_CHIP = {
 
 # by multiply-adds and by tensor units
 @pytest.mark.parametrize(
-    ("width", "samples"), [(28, 9), (32, 16), (64, 5), (64, 16), (92, 16), (128, 5), (128, 16), (64, 24), (124, 60)]
+    ("width", "samples"),
+    [(28, 9), (32, 16), (64, 5), (64, 16), (92, 16), (128, 5), (128, 16), (64, 24), (44, 16), (76, 60), (124, 60)],
 )
 @pytest.mark.parametrize("name", ON_CHIP)
 def test_networks_on_chip(monkeypatch, name, width, samples):

@@ -171,7 +171,7 @@ struct Network {
     __device__ __forceinline__ int tile(int w) const { return part * WIDE + w; }
     __device__ __forceinline__ int neuron(int w) const { return 16 * tile(w) + 2 * (lane / 4); }
 
-    // Of the samples that there are; zeros of others stay.
+    // Of the samples that there are; what others hold is used nowhere.
     template <class Done>
     __device__ __forceinline__ void each(Done done) const {
 #pragma unroll

@@ -282,6 +282,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) pass(const Args ar
     }
     int d = args.n_below;
     float *v = args.below + member * args.below_member + (long long)(is_in ? in : 0) * d + 4 * t;
+    wait<0>();  // zeros, from beyond the last of g, to where the first of what comes next lies
     __syncthreads();
     Fields inputs(fields.tiles, args.z + member * args.z_member, d, rows);
     inputs.copy_next(slot = 0);

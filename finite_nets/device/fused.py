@@ -29,7 +29,7 @@ from finite_nets.device import nvrtc
 
 SOURCE = Path(__file__).with_name("fused.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
-LANES, DEEP, STRIDE = 32, 16, 20  # as in fused.cu: neurons of a warp, and of a sum at a time, and as they lie
+LANES, DEEP, STRIDE = 32, 16, 20  # as in the kernels: neurons of a warp, and of a sum at a time, and as they lie
 FORWARD, BACKWARD, UPDATE, PULLBACK, BOTH = range(5)
 FEWEST_ROWS = 17
 MOST_ROWS = 512  # as far as was measured

@@ -1,6 +1,7 @@
 // Numbers as pairs of halves, and matrix units that multiply them: x = unit (high + low), 22 bits, with a power of two
-// for all numbers of a part of a tile, which come up to 2^15 so.  None is too large, and of small ones what is lost is
-// 2^-39 of the largest.
+// for all numbers of a part of a tile, 16 rows of 16 numbers say, which come up to 2^15 so.  None is too large, and of
+// small ones what is lost is 2^-39 of the largest: samples of one part keep 22 bits within 2^16 of each other.  Where
+// one of them is infinite or none at all, all are none.
 #pragma once
 
 #define PARTS (PRODUCTS == 3 ? 2 : 1)  // of a number
@@ -64,7 +65,7 @@ struct Unit {
 
     __device__ __forceinline__ Unit(unsigned largest) {
         unsigned exponent = max(largest >> 23, 15u);
-        unit = __uint_as_float((exponent - 14) << 23);
+        unit = __uint_as_float(exponent == 255 ? 0x7fffffffu : (exponent - 14) << 23);
         inverse = __uint_as_float((268 - exponent) << 23);
     }
 };

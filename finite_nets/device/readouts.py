@@ -31,8 +31,8 @@ class Readouts:
 
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
         """Whether the kernels are made for products of these, and can be had."""
-        few = w.shape[1] <= MOST_OUTPUTS and fields[0].shape[1] >= fused.FEWEST_ROWS
-        return few and fused.by_four(w, *fields) and fused.available(self._device)
+        few = w.shape[1] <= MOST_OUTPUTS and fused.FEWEST_ROWS <= fields[0].shape[1] <= fused.MOST_ROWS
+        return few and fused.by_four(w, *fields) and _available(self._device)
 
     def image(self, x: Tensor, w: Tensor, *, scale: float) -> Tensor:
         """scale x W^T."""
@@ -54,6 +54,15 @@ class Readouts:
     def launch(self, passes: int, warps: int, blocks: int, given: fused.Arguments) -> None:
         kernel = _kernel(passes, given.n_out, warps, nvrtc.numbered(self._device))
         kernel.launch(blocks, fused.LANES * warps, 0, given)
+
+
+@lru_cache(maxsize=8)
+def _available(device: torch.device) -> bool:
+    """Whether the kernels can be had there; a warning says why not."""
+    if not fused.available(device):
+        return False
+    index = nvrtc.numbered(device)
+    return nvrtc.compiles(lambda: _kernel(BACKWARD, MOST_OUTPUTS, WARPS, index), "readouts are not fused")
 
 
 @lru_cache(maxsize=64)

@@ -225,11 +225,12 @@ class Trainer(Training[Parameters]):
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
         seen = Fields(x, target, output, delta, features, [])
-        trained, every_output = seen.at(met.trained), state.weights.readout[:, None]
+        every_output = state.weights.readout[:, None]
         if gradients:
             seen = seen._replace(gradients=self._backward(state, slopes, every_output))
         if gradients and self.from_outputs and not self._in_pass:
             return seen, seen.at(met.trained)
+        trained = seen._replace(gradients=[]).at(met.trained)
         slopes = [slope[:, met.trained] for slope in slopes]
         if self._in_pass:
             return seen, trained._replace(slopes=slopes)

@@ -75,8 +75,8 @@ class Training(Generic[W]):
         """Forward through the samples met and backward: their fields, and the fields of those trained on.
 
         With `gradients` the samples met have a backward pass of all outputs.  That of those trained on is the same
-        with and without, so that what is learned does not depend on what is recorded: it starts from the loss, or
-        `from_outputs`, or is left to `descend`.
+        with and without, so that what is learned depends on what is recorded by rounding at most: it starts from the
+        loss, or `from_outputs`, or is left to `descend`.
         """
         raise NotImplementedError
 

@@ -87,7 +87,7 @@ CASES = {
         task(11, 20),
         dmft.GradientDescent((0.3, 0.2, 0.1, 0.1), STEPS, weight_decay=0.05),
         "logistic",
-        Units(3, 1, 1),
+        Units(3, 3, 1),
     ),
     # with kernels, by several warps; and a band without samples that are trained on
     "64, units, kernels": (64, dmft.MLP(3), task(11, 14), DESCENT, "squared", Units(2, 2, 1)),
