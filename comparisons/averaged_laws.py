@@ -92,8 +92,11 @@ def variances_together(width: Array, variance: Array, freedom: Array) -> Array:
     return np.asarray((nu * known + PRIOR * others) / (nu + PRIOR))
 
 
-def exponent_of_variances(width: Array, variance: Array, freedom: Array) -> tuple[Array, Array]:
-    """s of variances over networks (width, ...) ~ N^s, and its error; nan where fewer than two widths have any."""
+def exponent_of_variances(
+    width: Array, variance: Array, freedom: Array, spread: Array | float = 1.0
+) -> tuple[Array, Array]:
+    """s of variances over networks (width, ...) ~ N^s, and its error; nan where fewer than two widths have any.
+    spread: (...), the variance of these variances over that of normal numbers."""
     half = np.asarray(freedom, np.float64)[freedom > 0] / 2
     shape = -1, *[1] * (variance.ndim - 1)
     weight = np.where(variance[freedom > 0] > 0, 1 / polygamma(1, half).reshape(shape), 0.0)
@@ -103,7 +106,7 @@ def exponent_of_variances(width: Array, variance: Array, freedom: Array) -> tupl
         x = x - (weight * x).sum(0) / weight.sum(0)
         square = (weight * x**2).sum(0)
         square = np.where((weight > 0).sum(0) > 1, square, np.nan)
-        return (weight * x * y).sum(0) / square, 1 / np.sqrt(square)
+        return (weight * x * y).sum(0) / square, np.sqrt(spread / square)
 
 
 def averaged(

@@ -25,7 +25,7 @@ from comparisons import averaged_laws, inputs
 from comparisons.averaged_laws import LAWS, Averaged, Law
 from comparisons.errors import UnresolvedError
 from comparisons.results import Variables, dataset, pair
-from comparisons.samples import Members, error_of, held, samples
+from comparisons.samples import Members, Sample, error_of, held, samples
 from dmft import schema
 from dmft.running.host import usual_errors
 from dmft.specs import _check, loss
@@ -78,7 +78,7 @@ def extrapolate(
         parts of that error; q_mean (width, ...) and q_mean_se, of the widths; q_bias and q_bias_se, N (E q_N - q) of
         the laws in 1/N; q_exponent and q_exponent_se, p of N^-p, nan where it is not resolved; q_weight (law, ...);
         q_chi2, q_dof, q_p_value, of the law with the largest weight; q_variance_exponent and its error, s of the
-        variance over networks ~ N^s; count(width), of networks.
+        variance over networks ~ N^s (of numbers that need not be normal); count(width), of networks.
 
     Raises:
         UnresolvedError: fewer than three widths, or too few networks for errors.
@@ -206,7 +206,7 @@ def _quantities(nets: xr.Dataset, names: Sequence[str] | None) -> list[str]:
 
 def _of_width(parts: Sequence[xr.Dataset], name: str) -> Widths:
     """Means and variances over the networks of every width."""
-    found = []
+    found, each = [], []
     for part in parts:
         for i, width in enumerate(part["width"].values):
             x = samples(part, name, i)
@@ -215,10 +215,24 @@ def _of_width(parts: Sequence[xr.Dataset], name: str) -> Widths:
             # of one network nothing is known of its scatter
             mean, se = (x.x[0], 0 * x.x[0]) if isinstance(x, Members) and x.count == 1 else x.mean()
             found.append((int(width), mean, se**2 * x.count, x.count, x.count - 1))
-    return _sorted(found)
+            each.append(x)
+    return _sorted(found, spread_of_variances(each))
 
 
-def _sorted(found: list[tuple[int, Array, Array, int, int]]) -> Widths:
+def spread_of_variances(each: Sequence[Sample]) -> Array | float:
+    """The variance of variances over that of normal numbers, (kurtosis - 1) / 2, all widths together: losses are
+    skewed.  Not below one."""
+    known = [x for x in each if (x.count if isinstance(x, Members) else len(x.counts)) >= FEWEST_GROUPS]
+    if not known:
+        return 1.0
+    found = [x.variance() for x in known]
+    freedom = [x.count - 1 for x in known]
+    relative = [np.divide(se, s2, out=np.zeros_like(s2), where=s2 > 0) ** 2 for s2, se in found]
+    # of variances with nu degrees of freedom 2 / nu, of normal numbers
+    return np.maximum(sum(r * nu**2 / 2 for r, nu in zip(relative, freedom, strict=True)) / sum(freedom), 1.0)
+
+
+def _sorted(found: list[tuple[int, Array, Array, int, int]], spread: Array | float = 1.0) -> Widths:
     """From width, mean, variance of a network, number of them, degrees of freedom of that variance."""
     found.sort(key=lambda one: one[0])
     width, mean, variance, count, freedom = map(np.array, zip(*found, strict=True))
@@ -227,7 +241,8 @@ def _sorted(found: list[tuple[int, Array, Array, int, int]]) -> Widths:
             f"{sum(count)} networks of {len(width)} widths, too few for errors; train more, best narrow ones."
         )
     known = width.astype(float), variance, freedom
-    together, fall = averaged_laws.variances_together(*known), averaged_laws.exponent_of_variances(*known)
+    together = averaged_laws.variances_together(*known)
+    fall = averaged_laws.exponent_of_variances(*known, spread)
     return Widths(width, mean, together, count, fall)
 
 

@@ -8,6 +8,8 @@ import comparisons
 import dmft
 import finite_nets
 from comparisons.averaged_laws import averaged, exponent_of_variances, variances_together
+from comparisons.extrapolate import spread_of_variances
+from comparisons.samples import Members
 
 WIDTHS = np.array([64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0])
 SEEDS = np.array([256, 128, 64, 32, 16, 8, 4])
@@ -55,6 +57,20 @@ def test_the_scatter_of_networks_has_an_exponent_with_an_error(power):
     plain = np.polyfit(np.log(WIDTHS), np.log(s2), 1, w=np.sqrt(SEEDS))[0]
     assert abs((plain + power) / se).mean() > abs(z).mean()
     assert np.isnan(exponent_of_variances(WIDTHS[:2], s2[:2], np.array([5, 0]))[0]).all()
+
+
+def test_the_scatter_of_skewed_losses_has_the_larger_error_that_it_has():
+    rng = np.random.default_rng(0)
+    each = [
+        Members(rng.chisquare(1, (n, REPEATS)) / np.sqrt(width)) for n, width in zip(SEEDS[:4], WIDTHS[:4], strict=True)
+    ]
+    s2 = np.stack([x.variance()[0] for x in each])
+    spread = spread_of_variances(each)
+    s, se = exponent_of_variances(WIDTHS[:4], s2, SEEDS[:4] - 1, spread)
+    assert 0.8 < ((s + 1) / se).std() < 1.4
+    # twin: the error of normal numbers
+    s, se = exponent_of_variances(WIDTHS[:4], s2, SEEDS[:4] - 1)
+    assert ((s + 1) / se).std() > 2
 
 
 def test_what_is_known_of_the_slope_narrows_the_limit():
