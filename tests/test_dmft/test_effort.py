@@ -131,7 +131,9 @@ def test_products_have_options_that_the_compiler_knows(monkeypatch):
         with effort.for_products(elsewhere):
             assert effort.options() == LITTLE
     assert effort.options() == {}
-    # those of a stream that forgets, and of no other
+
+
+def test_products_of_a_stream_that_forgets_have_options_and_of_no_other(monkeypatch):
     used = []
     monkeypatch.setattr(effort, "for_products", lambda known: used.append(known) or contextlib.nullcontext())
     x = np.random.default_rng(0).standard_normal((16, 3))
