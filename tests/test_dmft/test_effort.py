@@ -121,7 +121,7 @@ def test_neighbouring_problems_share_code(call, folder, monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
-def test_products_have_options_that_the_compiler_knows(monkeypatch):
+def test_products_have_options_that_the_compiler_knows():
     known = {"xla_backend_optimization_level": 1, "xla_of_no_compiler": 1}
     here, elsewhere = jax.devices()[0].platform, {"some other platform": known}
     with effort.for_products({here: known}), effort.for_work(0.0):
