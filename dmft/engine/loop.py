@@ -244,7 +244,7 @@ def limit_network(
     def thin_rows(part: Part, count: int) -> jax.Array:
         """(row, component): of vectors, or numbers."""
         if part.target is None:
-            return jnp.stack([next(starts) for _ in range(count)])[:, None]
+            return jnp.stack([next(starts) for _ in range(count)]).astype(float)[:, None]
         return start.biases * draw(part.target, count)
 
     vectors, matrices = _vectors(sketch, thin_rows), list[Any]()

@@ -140,7 +140,7 @@ def _like(stored: Any, leaf: Any) -> Any:
     if _is_key(leaf):
         return jax.random.wrap_key_data(stored, impl=str(jax.random.key_impl(leaf)))
     # numbers that promote nothing stay so: for others all would be compiled anew
-    return stored.item() if leaf.weak_type else stored
+    return stored.item() if leaf.weak_type and not leaf.ndim else stored
 
 
 def _is_key(leaf: Any) -> bool:

@@ -9,8 +9,10 @@ import sys
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_programs
 import xarray as xr
 from tqdm import tqdm
 
@@ -144,6 +146,7 @@ KINDS = {
         ),
         {"directions": 4, "observables": ["prediction"]},
     ),
+    "a number of the program": (test_programs.problem(1), {}),
 }
 
 
@@ -157,6 +160,17 @@ def test_every_state_is_restored_bit_for_bit(name, at, tmp_path, monkeypatch):
     assert path.exists()
     resumed = dmft.solve(problem, checkpoint=path, **arguments)
     assert same(resumed, dmft.solve(problem, **arguments))
+
+
+def test_weakly_typed_arrays_keep_their_shape(tmp_path):
+    """And scalars their weak type, without which all would be compiled anew."""
+    state = jnp.stack([jax.device_put(1.5)]), jax.device_put(2.5)
+    assert all(leaf.weak_type for leaf in state)
+    path = tmp_path / "state.npz"
+    Checkpoint(path, {}, every=0.0).reached(state, 4, 1)
+    (array, scalar), step = Checkpoint(path, {}).resumed(state, 4)
+    assert (array.shape, array.item(), scalar.item(), step) == ((1,), 1.5, 2.5, 1)
+    assert scalar.weak_type
 
 
 def test_a_state_with_one_bit_more_gives_other_numbers(tmp_path, monkeypatch):
