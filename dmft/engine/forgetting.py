@@ -17,11 +17,13 @@ is not.  Its span is that of A over the unit matrix, R the other places:
 
     V ~ [A; 1],    first A_1 = -M_RR^-1 M_RE,    then A = A_1 + M_RR^-1 A_1 (1 + A_1^T A_1)^-1 (M_EE + M_ER A_1)
 
-which is what M'^-1 makes of it, with (M'^-1 [A; 1])_E taken out: nothing in it is large, whatever the sizes of
-moments, and one Cholesky factor of M' gives all.  With L L^T = 1 + A^T A, V = [A; 1] L^-T is orthonormal, and
-triangular on E, so that the product of reflections that takes it to E is known without one after the other:
+which is what M'^-1 makes of it, with (M'^-1 [A; 1])_E taken out: one Cholesky factor of M' gives all, whatever the
+sizes of moments.  Where places of R are nearly parallel A is large: A_1 up to 1 / sqrt(rounding), since E has the least
+of the diagonal, A without a bound.  Beyond that bound rounding decides it, and A_1 is taken.  With
+L L^T = 1 + A^T A, V = [A; 1] L^-T is orthonormal (made so twice: once leaves an error of rounding times A^2), and on E
+a triangle U, so that the product of reflections that takes it to E is known without one after the other:
 
-    H = I - Y T Y^T,    T = 1 + L^-T,    Y = [A (1 + L^T)^-1; 1]
+    V = [B; U],    H = I - Y T Y^T,    T = 1 + U,    Y = [B (1 + U)^-1; 1]
 
 What W shows to a vector is Gaussian given what it remembers, so that fields of any one step keep their law, and what
 was forgotten is shown anew.  Lost are the correlation of fields between steps through these directions, and what was
@@ -103,11 +105,12 @@ def rotation(moment: jax.Array, count: jax.Array, most: jax.Array, rows: int) ->
     order = jnp.argsort(jnp.zeros(len(moment), bool).at[begun].set(True), stable=True)
     shifted = moment + jnp.diag(jnp.where(diagonal > 0, rounding(moment) * diagonal, 1.0))
     A = least(jnp.linalg.cholesky(shifted[order][:, order]), rows)
-    eye = jnp.eye(rows)
-    L = jnp.linalg.cholesky(eye + A.T @ A)
-    Y = jnp.concatenate([solve_triangular(eye + L, A.T, lower=True).T, eye])
-    T = eye + solve_triangular(L, eye, lower=True).T
-    return Turn(jnp.zeros_like(Y).at[order].set(Y), T, order, most)
+    eye = U = jnp.eye(rows)
+    for _ in range(2):
+        L = jnp.linalg.cholesky(U.T @ U + A.T @ A)
+        A, U = (solve_triangular(L, a.T, lower=True).T for a in (A, U))
+    Y = jnp.concatenate([solve_triangular(eye + U.T, A.T, lower=True).T, eye])
+    return Turn(jnp.zeros_like(Y).at[order].set(Y), eye + U, order, most)
 
 
 def least(factor: jax.Array, rows: int) -> jax.Array:
@@ -117,7 +120,8 @@ def least(factor: jax.Array, rows: int) -> jax.Array:
     R, across, E = factor[:n, :n], factor[n:, :n], factor[n:, n:]
     first = -solve_triangular(R, across.T, lower=True, trans=1)
     metric = jnp.linalg.cholesky(jnp.eye(rows) + first.T @ first)
-    return first + cho_solve((R, True), first @ cho_solve((metric, True), E @ E.T))
+    second = first + cho_solve((R, True), first @ cho_solve((metric, True), E @ E.T))
+    return jnp.where(jnp.max(jnp.abs(second)) ** 2 * rounding(factor) < 1, second, first)
 
 
 def begun(network: Network) -> Network:

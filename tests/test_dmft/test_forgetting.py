@@ -138,11 +138,22 @@ def test_what_is_forgotten_has_the_least_second_moment(count, monkeypatch):
         assert most.sum() - kept() > 0.2 * most[-1]
 
 
-@pytest.mark.parametrize("smallest", [1e-2, 1e-8, 0.0])
-def test_rotations_are_that_in_float32_whatever_the_sizes(smallest):
-    rng = np.random.default_rng(0)
-    size = np.where(np.arange(200) % 2, np.geomspace(1.0, 1e-3, 200), smallest)
-    moment = size * np.corrcoef(rng.standard_normal((200, 250))) * size[:, None]
+FALLING = np.geomspace(1.0, 0.1, 200)
+
+
+@pytest.mark.parametrize(
+    ("size", "parallel"),
+    [
+        *((np.where(np.arange(200) % 2, FALLING**3, smallest), 1.0) for smallest in (1e-2, 1e-8, 0.0)),
+        *((FALLING, part) for part in (3e-3, 3e-4, 0.0)),
+    ],
+)
+def test_rotations_are_that_in_float32_whatever_the_sizes(size, parallel):
+    """And where two pairs of large places differ in a small part of them, `parallel`, which is what is least."""
+    a = np.random.default_rng(0).standard_normal((200, 250))
+    if parallel < 1:
+        a[[0, 2]] = a[[1, 3]] + parallel * a[[0, 2]]
+    moment = size * np.corrcoef(a) * size[:, None]
     turn = forgetting.rotation(jnp.asarray(moment, jnp.float32), jnp.asarray(200), jnp.asarray(150), 50)
     H = np.asarray(turn.whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
     assert abs(H @ H.T - np.eye(200)).max() < 2e-6
