@@ -77,7 +77,7 @@ def decompose(
     # below the rounding of x Q nothing is new, whatever the tolerance
     mean = jnp.mean(squares)
     floor = jnp.maximum(tolerance**2 * mean, rounding(v) * jnp.maximum(squares, mean))
-    pivots, rank = _decided(gram, floor, leader, unroll=1 if Q.count is None else UNROLLED)
+    pivots, rank = _decided(gram, floor, leader, together, unroll=1 if Q.count is None else UNROLLED)
 
     def orthonormal(rows: int) -> tuple[jax.Array, jax.Array, Any]:
         taken, live = pivots[:rows], jnp.arange(rows) < rank
@@ -121,11 +121,13 @@ def largest(count: jax.Array, together: str | None) -> jax.Array:
     return count if together is None else lax.pmax(count, together)  # type: ignore[no-untyped-call]
 
 
-def _decided(gram: jax.Array, floor: jax.Array, leader: str | None, unroll: int) -> tuple[jax.Array, jax.Array]:
+def _decided(
+    gram: jax.Array, floor: jax.Array, leader: str | None, together: str | None, unroll: int
+) -> tuple[jax.Array, jax.Array]:
     """`_pivots`, of the first member of a mapped axis `leader` if there is one."""
     if leader is not None:
         gram, floor = (lax.all_gather(a, leader)[0] for a in (gram, floor))
-    pivots, rank = _pivots(gram, floor, unroll=unroll)
+    pivots, rank = _pivots(gram, floor, unroll=unroll, together=together)
     return pivots, rank
 
 
@@ -141,18 +143,27 @@ def _inverse(triangle: jax.Array) -> jax.Array:
     return solve_triangular(triangle, jnp.eye(len(triangle)), lower=True)
 
 
-@partial(jax.jit, static_argnames=("unroll",))
-def _pivots(gram: jax.Array, floor: jax.Array, *, unroll: int = 1) -> tuple[jax.Array, jax.Array]:
+@partial(jax.jit, static_argnames=("unroll", "together"))
+def _pivots(
+    gram: jax.Array, floor: jax.Array, *, unroll: int = 1, together: str | None = None
+) -> tuple[jax.Array, jax.Array]:
     """The order in which a pivoted Cholesky factor takes vectors (all of them, the dropped ones last), and of how many
     the remainder exceeds their `floor` (vector,).  Of many vectors that are all new, as they come one after the other,
-    that is their own order: pivots are a few operations each, of which a device is slow to begin thousands."""
+    that is their own order: pivots are a few operations each, of which a device is slow to begin thousands.  Of members
+    of a mapped axis `together` all are sought where one has to: the others still have their own order."""
     n = len(gram)
     if n < MANY:
         return _one_by_one(gram, floor, unroll)
     left = jnp.linalg.cholesky(gram).diagonal() ** 2  # nan where it fails
+    new = jnp.all(left > floor)
+    some_are_not = largest((~new).astype(jnp.int32), together) > 0
     in_order = jnp.arange(n, dtype=jnp.int32), jnp.int32(n)
-    found: tuple[jax.Array, jax.Array]
-    found = lax.cond(jnp.all(left > floor), lambda: in_order, lambda: _one_by_one(gram, floor, unroll))
+
+    def sought() -> tuple[jax.Array, jax.Array]:
+        pivots, rank = _one_by_one(gram, floor, unroll)
+        return jnp.where(new, in_order[0], pivots), jnp.where(new, in_order[1], rank)
+
+    found: tuple[jax.Array, jax.Array] = lax.cond(some_are_not, sought, lambda: in_order)
     return found
 
 

@@ -103,16 +103,22 @@ def test_a_room_that_is_too_small_repeats_all_runs_with_twice_as_much(monkeypatc
     assert 6 < found.attrs["directions"] <= rooms[-1][0]
 
 
+def largest_first(gram, floor):
+    """Pivots, each the largest of what the ones before leave."""
+    left, taken = np.array(gram), []
+    while left.diagonal().max() > floor:
+        p = int(left.diagonal().argmax())
+        taken.append(p)
+        left = left - np.outer(left[p], left[p]) / left[p, p]
+    return taken
+
+
 @pytest.mark.parametrize("rank", [40, 7])
 @jax.enable_x64(True)
 def test_pivots_in_panels_are_those_of_one_column_after_the_other(rank):
     factor = np.random.default_rng(rank).standard_normal((40, rank))
     gram, floor = factor @ factor.T, 1e-8
-    left, taken = gram.copy(), []
-    while left.diagonal().max() > floor:
-        p = int(left.diagonal().argmax())
-        taken.append(p)
-        left = left - np.outer(left[p], left[p]) / left[p, p]
+    taken = largest_first(gram, floor)
     assert basis.PANEL < 40  # more than one panel
     pivots, found = jax.jit(basis._pivots)(gram, np.full(40, floor))
     assert pivots[: int(found)].tolist() == taken
@@ -124,23 +130,83 @@ def test_pivots_in_panels_are_those_of_one_column_after_the_other(rank):
 @pytest.mark.parametrize("rank", [40, 39])
 @jax.enable_x64(True)
 def test_many_vectors_that_are_all_new_are_taken_in_their_order(rank, monkeypatch):
-    """With one that is not, pivots are sought; the twin is that order."""
+    """With one that is not, the largest is taken first."""
     factor = np.random.default_rng(rank).standard_normal((40, rank))
     if rank < 40:
         factor[0] = factor[-1]
     gram, floor = jnp.asarray(factor @ factor.T), jnp.full(40, 1e-8)
-    pivots, found = basis._pivots(gram, floor)
+    sought = largest_first(gram, 1e-8)
     monkeypatch.setattr(basis, "MANY", 40)
     basis._pivots.clear_cache()
-    of_many, number = basis._pivots(gram, floor)
+    pivots, number = basis._pivots(gram, floor)
     basis._pivots.clear_cache()
-    assert number == found == rank
-    in_order = of_many.tolist() == list(range(40))
-    assert in_order == (rank == 40)
-    assert in_order or (of_many == pivots).all()
+    assert number == len(sought) == rank
+    assert sorted(pivots.tolist()) == list(range(40))
+    assert pivots[:rank].tolist() == (sought if rank < 40 else list(range(40)))
+    # which is another order
+    assert sought != sorted(sought)
     # what is taken spans all
-    taken = np.asarray(of_many)[: int(number)]
-    assert np.linalg.svd(factor[taken], compute_uv=False)[-1] ** 2 > 1e-8
+    assert np.linalg.svd(factor[np.asarray(pivots[:rank])], compute_uv=False)[-1] ** 2 > 1e-8
+
+
+def many():
+    """Directions that are known, and three blocks: of vectors that are all new, one of them hardly, and one not."""
+    rng, crowd = np.random.default_rng(3), population.particles(np.zeros((0, 64)))
+    Q = 8 * np.linalg.qr(rng.standard_normal((64, 5)))[0].T
+    new = rng.standard_normal((24, 64))
+    hardly, known = new.copy(), new.copy()
+    hardly[-1] = new[:7].sum(0) + 4e-6 * new[-1]  # of a tolerance of 1e-6
+    known[3] = new[[5, 9]].sum(0)
+    shown = rng.standard_normal((24, 5)) @ Q
+    return jnp.asarray(Q), [jnp.asarray(shown + each) for each in (new, hardly, known)], crowd
+
+
+@pytest.fixture
+def of_many(monkeypatch):
+    """Blocks of any size are seen first whether they are new."""
+    monkeypatch.setattr(basis, "MANY", 1)
+    basis._pivots.clear_cache()
+    yield monkeypatch
+    basis._pivots.clear_cache()
+
+
+@jax.enable_x64(True)
+def test_many_vectors_are_written_in_new_directions_whatever_goes_beside(of_many):
+    Q, blocks, crowd = many()
+
+    def decomposed(v, **axes):
+        return basis.decompose(v, Rows(Q), crowd, 1e-6, **axes)[:4]
+
+    def beside(**axes):
+        return jax.vmap(partial(decomposed, **axes), axis_name="members")
+
+    def all_are_written(vs, found, ranks):
+        for v, known, R, q, rank in zip(vs, *found, strict=True):
+            np.testing.assert_allclose(known @ Q + R @ q, v, atol=1e-11)
+            everything = jnp.concatenate([Q, q[: int(rank)]])
+            np.testing.assert_allclose(crowd.inner(everything, everything), np.eye(len(everything)), atol=1e-11)
+        assert found[3].tolist() == ranks
+
+    vs = jnp.stack(blocks)
+    alone = [jax.jit(decomposed)(v) for v in blocks]
+    each = [jnp.stack(a) for a in zip(*alone, strict=True)]
+    all_are_written(vs, each, [24, 24, 23])
+    together = jax.jit(beside(together="members"))(vs)
+    all_are_written(vs, together, [24, 24, 23])
+    # what is new is the same, whatever is beside it: in a block that is hardly new to rounding over 4e-6
+    for a, b in zip(together, each, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    # where all are new nothing is sought: a branch, of a condition that members have in common
+    branches = [str(jax.make_jaxpr(beside(**axes))(vs)).count("cond[") for axes in ({}, {"together": "members"})]
+    assert branches[1] == branches[0] + 1
+    # the first decides for all
+    led = jax.jit(beside(leader="members"))(jnp.stack([blocks[2], blocks[2] + 1e-3 * blocks[0]]))
+    np.testing.assert_allclose(led[2][0], alone[2][2], atol=1e-11)
+    assert led[3].tolist() == [23, 23]
+    # twin: the largest first, in other directions
+    of_many.setattr(basis, "MANY", 256)
+    basis._pivots.clear_cache()
+    assert abs(jax.jit(beside(together="members"))(vs)[2][0] - alone[0][2]).max() > 0.1
 
 
 @pytest.mark.parametrize("new", [0, 2, 5, 16])
