@@ -6,11 +6,11 @@ the others begin.  Where nobody looks at networks on the way, several go side by
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from dmft.specs import Problem
 from dmft.specs.curvature import ITERATIONS
 
 LEAST = 0.2  # seconds of a call of the compiled loop, which takes some ms to begin
+DRAWN_AT_ONCE = 4  # populations whose scrambles are drawn: each of some tens of MB while it is
 LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
@@ -103,7 +104,8 @@ def repetitions(
         return Layout() if alone else layout.choose(run, capacity, len(streams), memory_limit)
 
     laid, coming = chosen(), None
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
+    try:
         while streams:
             these, later = streams[: laid.together], streams[laid.together :]
             if laid.plain:
@@ -117,6 +119,8 @@ def repetitions(
                 found = _trained_together(run, capacity, these, begun, laid, bar)
                 del begun
             if found is None:
+                for each in itertools.chain(*coming or ()):  # for less room
+                    each.cancel()
                 capacity = min(2 * capacity, run.full_capacity)
                 require_memory(run, capacity, memory_limit, bar)
                 laid, coming = chosen(), None
@@ -124,6 +128,8 @@ def repetitions(
             streams = later
             while found:
                 yield found.pop(0)
+    finally:  # also where one diverges, or no more are asked for
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _drawn(run: Run, pool: Executor, capacity: int, streams: list[np.random.SeedSequence], laid: Layout) -> Drawn:
@@ -184,7 +190,7 @@ def _train(
     pauses = {*range(first, run.last + 1, stride), run.last + 1}
     looked_at = look is not None or eigenvalues is not None
     looks = {t for t in run.steps.tolist() if t >= first} if looked_at else set()
-    spans = list(pairwise(sorted(pauses | looks)))
+    spans = list(itertools.pairwise(sorted(pauses | looks)))
     rule = run.rule_of_steps(*spans[0])
     for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):
         if look is not None and start in looks:

@@ -43,7 +43,7 @@ from dmft.running.executables import kept
 from dmft.schema import Observable
 from dmft.specs import Problem
 
-CALLS = 20  # of the compiled loop a run, at least: progress and checks in between
+CALLS = 20  # of the compiled loop a run, to begin with: short ones are joined (`dmft.drivers.repetitions.LEAST`)
 AT_ONCE = 2**27  # bytes of the inputs of a stream that are on the device together
 Drawn = list[list[Future[Scrambled]]]  # of every population, of every run
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
@@ -130,8 +130,8 @@ class Run:
 
     @property
     def stride(self) -> int:
-        """Steps of a call of the compiled loop at most; of a stream that forgets, those whose samples are on the device
-        together."""
+        """Steps of a call of the compiled loop, to begin with; of a stream that forgets no more than those whose
+        samples are on the device together."""
         most = -(-(self.last + 1) // CALLS)
         if self.kept is None:
             return most

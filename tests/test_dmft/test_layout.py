@@ -1,7 +1,10 @@
 """Runs side by side, over devices; pivots in panels; products of what is new, and with what was met, alone."""
 
+import contextlib
 import dataclasses
 import inspect
+import itertools
+import threading
 from functools import partial
 
 import jax
@@ -10,10 +13,11 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.drivers import layout, repetitions
+from dmft.drivers import layout, repetitions, run
 from dmft.drivers.solve import prepared
 from dmft.engine import basis, population, rows, together
 from dmft.engine.rows import Rows
+from dmft.errors import DivergenceError
 from oracles import on_virtual_devices
 
 FEW = {"particles": 64, "scrambles": 3, "tolerance": 1e-2, "progress": False, "observables": ["prediction", "ntk"]}
@@ -282,6 +286,43 @@ def test_calls_of_the_loop_take_at_least_some_time_and_scrambles_are_drawn_ahead
         each = ["trained", *["call"] * (3 if least else 5)]
         assert happened == ["drawn", "drawn", *each, "drawn", *each, *each]
     assert furthest(*numbers) == 0
+
+
+@pytest.mark.parametrize("ends", ["diverges", "has too little room"])
+def test_scrambles_that_are_not_needed_are_not_drawn_nor_waited_for(ends, monkeypatch):
+    monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
+    monkeypatch.setattr(repetitions, "DRAWN_AT_ONCE", 1)
+    asked, sent, go_on = [], [], threading.Event()
+    drawn, trained, scrambled = repetitions._drawn, repetitions._trained_together, run.scrambled
+
+    def told(*given):
+        asked.append(given)
+        if len(asked) == 3:  # of a larger room
+            go_on.set()
+        sent.append(drawn(*given))
+        return sent[-1]
+
+    def waiting(*given):
+        if len(asked) == 2:  # ahead of a run that is not to come
+            go_on.wait(20)
+        return scrambled(*given)
+
+    def ending(*given):
+        if ends == "diverges":
+            raise DivergenceError("diverges")
+        return trained(*given) if len(sent) > 2 else None
+
+    monkeypatch.setattr(repetitions, "_drawn", told)
+    monkeypatch.setattr(run, "scrambled", waiting)
+    monkeypatch.setattr(repetitions, "_trained_together", ending)
+    with contextlib.nullcontext() if ends != "diverges" else pytest.raises(DivergenceError):
+        dmft.solve(problem(), **FEW)
+    futures = list(itertools.chain(*sent[1]))
+    assert len(futures) > 1
+    # one may be under way, which its thread goes on with
+    assert all(each.cancelled() for each in futures[1:])
+    assert ends != "diverges" or not futures[0].done() or futures[0].cancelled()
+    go_on.set()
 
 
 OVER_DEVICES = """
