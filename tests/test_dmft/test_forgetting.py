@@ -18,6 +18,7 @@ from dmft.drivers import run as run_module
 from dmft.drivers import solve as solve_module
 from dmft.drivers.room import numbers_bytes
 from dmft.engine import forgetting, form, loop, matrix, population
+from dmft.engine.network import Vitals
 from dmft.errors import NotConvergedError
 
 BATCH, STEPS = 8, 6
@@ -310,6 +311,19 @@ def test_what_does_not_forget_says_so(name):
     problem, arguments, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         dmft.solve(problem, **{"particles": 64, "scrambles": 2, "directions": 16} | arguments)
+
+
+@pytest.mark.parametrize("median", [0.19, 0.21])
+def test_a_fifth_of_kernels_may_be_lost_in_the_median_over_steps(median):
+    lost = np.full((9, 2, 2), 0.01)
+    lost[:6, 1, 0] = [0.0, 0.0, median, median, 0.9, 0.9]
+    lost[6:] = 5.0  # steps to come
+    seen = Vitals(None, None, None, None, lost)
+    if median < 0.2:
+        repetitions._raise_if_lost(16, seen, 6)
+    else:
+        with pytest.raises(NotConvergedError, match=r"directions=16 .*: 0.21 of kernels .* features .* matrix 2 meets"):
+            repetitions._raise_if_lost(16, seen, 6)
 
 
 def test_too_few_directions_are_refused(monkeypatch):
