@@ -77,7 +77,8 @@ def forgotten(
 
 def _of_scatter(run: Run, observables: tuple[str, ...], done: Estimates) -> dict[str, Any]:
     """What losses and accuracies have by the scatter of predictions of S particles, which is that of networks of S
-    neurons: their means over n scrambles less those of the mean prediction, in which 1 / n of it is left."""
+    neurons: their means over n scrambles less those of the mean prediction, in which 1 / n of it is left.  Without bias
+    of a squared error, to leading order in the scatter of others; an estimate of n - 1 degrees of freedom."""
     mean, n = done.moments.mean, done.moments.count
     if "prediction" not in mean:
         return {}

@@ -130,7 +130,8 @@ def solve(
         (by step, the most of all matrices) what part of kernels between samples was in them, and truncation_error, with
         its noise, how far two scrambles with half of the directions are from the result; truncation_<name> by how much
         losses and accuracies change then, with errors; noise_<name> what they have by the scatter of predictions of S
-        particles, most of their bias of order 1/S, where predictions are recorded.  Of linear networks under a
+        particles, most of their bias of order 1/S, where predictions are recorded (exact of a squared error, to leading
+        order of others; of n scrambles an estimate with n - 1 degrees of freedom).  Of linear networks under a
         gradient flow of two steps or more the attribute step_error, the largest error of predictions by the finite
         steps (inf where steps twice as long diverge).  Of models of random data losses, order parameters and responses
         (`dmft.random_data.solve`).
