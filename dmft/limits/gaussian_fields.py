@@ -4,7 +4,7 @@ Fields are sums of Gaussian fields, and activations of sums of these; cotangents
 independent of those, times slopes (`dmft.limits.frozen`).  So products are taken apart until Gaussian ones are left:
 
     <(A h + ...) k^T>         A <h k^T> + ...                        maps of positions
-    <phi(h) phi(k)>           E phi phi' under <h h>, <h k>, <k k>
+    <phi(h) phi(k)>           E phi phi under <h h>, <h k>, <k k>
     <phi'(h) z  phi'(k) z'>   E phi' phi' under these, times <z z'>
     <h k>                     0 of Gaussian fields of different weights
 """
