@@ -87,7 +87,7 @@ def sampled(
             keys = _keys(random_key(root), width, jnp.asarray(padded, jnp.uint32))
             found = {name: np.asarray(value)[: len(indices)] for name, value in _sample(run, keys, whole).items()}
         except jax.errors.JaxRuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason, *_ = str(error).splitlines() or [""]
             if not reason.startswith("RESOURCE_EXHAUSTED"):
                 raise
             if size == 1:
