@@ -121,6 +121,19 @@ def test_batches_for_which_memory_runs_out_are_halved(problem, monkeypatch):
         finite_nets.sample_in_law(problem, **arguments)
 
 
+def test_other_errors_of_the_device_are_raised_as_they_are(problem, monkeypatch):
+    """Also those without text."""
+    error = jax.errors.JaxRuntimeError("")
+
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(in_law, "_sample", failing)
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+        finite_nets.sample_in_law(problem, widths=[16], seeds=1, observables=["prediction"])
+    assert raised.value is error
+
+
 @pytest.mark.slow
 def test_wide_networks_are_near_the_limit_as_they_should(problem):
     width = 20_000
