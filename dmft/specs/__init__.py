@@ -44,7 +44,7 @@ from dmft.specs.training import (
     one_pass,
     random_batches,
 )
-from dmft.specs.vary import vary
+from dmft.specs.variations import vary
 
 __all__ = [
     "CNN",

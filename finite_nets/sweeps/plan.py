@@ -21,7 +21,7 @@ from dmft.running import memory
 from dmft.running.host import usual_errors
 from dmft.running.progress import readable_time
 from dmft.specs import Problem, _check
-from dmft.specs.vary import differences
+from dmft.specs.variations import differences
 from finite_nets.device.precision import precision
 from finite_nets.device.random import MEMBER_BITS
 from finite_nets.ensembles.collection import check_members

@@ -17,7 +17,7 @@ from dmft.errors import DamagedBlockError, StoreError
 from dmft.running import memory
 from dmft.running.host import usual_errors
 from dmft.specs import Problem
-from dmft.specs.vary import differences
+from dmft.specs.variations import differences
 from finite_nets.ensembles.recording import Plan
 from finite_nets.ensembles.runner import indices
 from finite_nets.sweeps.arrays import remove

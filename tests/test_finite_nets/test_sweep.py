@@ -31,7 +31,7 @@ from comparisons.samples import prediction_covariance
 from conftest import first_of, reference_problem
 from dmft.errors import DivergenceError, MemoryEstimateError, SchemaError, StoreError
 from dmft.running import memory
-from dmft.specs.vary import differences
+from dmft.specs.variations import differences
 from finite_nets.__main__ import main, sweep_options
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.ensembles.budget import Budget
