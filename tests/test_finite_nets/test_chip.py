@@ -13,6 +13,7 @@ import torch
 import dmft
 import finite_nets
 from conftest import first_of
+from dmft.running import nvrtc as compiler
 from dmft.specs import Problem
 from finite_nets.device import chip, nvrtc
 from finite_nets.device.mappings import LANES, Registers, Shape, Units, filled, shape_of
@@ -172,11 +173,11 @@ def test_networks_that_explode_on_chip_are_left_out(monkeypatch, emulated):
 def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_path):
     source, made = tmp_path / "some.cu", []
     source.write_text("one")
-    monkeypatch.setattr(nvrtc, "compiled", lambda text, *_: made.append(text) or b"code of " + text)
+    monkeypatch.setattr(compiler, "compiled", lambda text, *_: made.append(text) or b"code of " + text)
 
     def asked(*options):
-        nvrtc._compiled.cache_clear()  # as in another process
-        return nvrtc._compiled(source, options)
+        compiler.kept.cache_clear()  # as in another process
+        return compiler.kept(source, options, "13.0")
 
     monkeypatch.setenv("DMFT_COMPILE_CACHE", str(tmp_path / "kept"))
     assert asked("-a") == asked("-a") == b"code of one"
@@ -192,7 +193,7 @@ def test_machine_code_is_kept_and_made_anew_of_another_source(monkeypatch, tmp_p
     monkeypatch.setenv("DMFT_COMPILE_CACHE", "off")
     asked("-a")
     assert len(made) == 5
-    nvrtc._compiled.cache_clear()
+    compiler.kept.cache_clear()
 
 
 def test_where_the_kernel_is_not_compiled_networks_are_trained_otherwise(monkeypatch):
