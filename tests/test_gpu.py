@@ -1,6 +1,7 @@
 """On a GPU: the same results as on the CPU, to rounding.  Run with `pytest -m gpu`."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import comparisons
 import dmft
 import finite_nets
 from conftest import reference_problem
+from dmft.drivers import layout
+from dmft.engine import basis
 from finite_nets.device import chip
 from finite_nets.device.mappings import MOST_WITH_KERNELS
 from finite_nets.ensembles import on_chip
@@ -84,6 +87,24 @@ def test_theory():
     for name in ("prediction", "feature_kernel", "gradient_kernel", "ntk", "gradient_kernel_two_time"):
         # float64 on both; a direction near the tolerance may be kept on one and dropped on the other
         assert abs(on["gpu"][name] - on["cpu"][name]).max() < 1e-8
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_theory_by_kernels(monkeypatch, images):
+    """Products and factors of our own, against those of XLA."""
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((20, 6, 3) if images else (20, 12)), rng.standard_normal(20)
+    network = dmft.CNN(2, 3, dmft.tanh()) if images else dmft.MLP(3)
+    problem = dmft.Problem(network, dmft.Task(x, y), dmft.GradientDescent(0.3, 5))
+    solve = partial(dmft.solve, problem, particles=512, scrambles=2, tolerance=1e-3, device="gpu")
+    whole, laid, choose = solve(), [], layout.choose
+    monkeypatch.setattr(layout, "choose", lambda *given: laid.append(choose(*given)) or laid[-1])
+    monkeypatch.setattr(layout, "KERNELS_FROM", 0)
+    monkeypatch.setattr(basis, "LARGE", 1)
+    found = solve()
+    assert laid[0].by_kernels or torch.cuda.get_device_capability() != (9, 0)
+    assert found.attrs["directions"] == whole.attrs["directions"]
+    assert abs(found.prediction - whole.prediction).max() < 1e-11
 
 
 def test_batches_fill_the_memory_that_is_allowed():

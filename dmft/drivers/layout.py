@@ -4,8 +4,9 @@ Repetitions go over devices first, and over the devices that are left go the par
 run does not fit on a device.  On a GPU as many repetitions as fit go side by side: a few samples are hundreds of small
 operations a step, whose number does not depend on how many runs they are for.  A CPU has no use for that.
 
-Where products are large, they leave out room for directions that is empty, which takes longer to compile, and runs go
-one after the other on a device: one of them fills it.
+Where products are large, they leave out room for directions that is empty, and runs go one after the other on a device:
+one of them fills it.  Where there are kernels of our own for that (`dmft.engine.kernels`), and a run is on one device,
+these make them; else products with parts of the room are compiled, which takes longer.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.room import bytes_of, memory_estimate, numbers_bytes
 from dmft.drivers.run import Drawn, Run
-from dmft.engine import loop
+from dmft.engine import kernels, loop
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network
 from dmft.engine.population import Population
@@ -34,16 +35,18 @@ SIDE_BY_SIDE = ("gpu",)  # platforms of devices that take several runs at once
 SHARE = 0.5  # of the free memory, the most that runs side by side may take
 PARTLY_FROM = {"gpu": 5e13}  # operations of all runs with all room: a second or two
 PARTLY_ELSEWHERE = 2e12
+KERNELS_FROM = 3e12  # with kernels of our own, which are compiled once for all sizes
 
 
 @dataclass(frozen=True)
 class Layout:
     """together: runs at once, on all devices; mesh: of these, with axes RUNS and PARTICLES, or None for a single one;
-    partly: whether products leave out room for directions that is empty."""
+    partly: whether products leave out room for directions that is empty; by_kernels: of our own."""
 
     together: int = 1
     mesh: Mesh | None = None
     partly: bool = False
+    by_kernels: bool = False
 
     @property
     def groups(self) -> int:
@@ -105,12 +108,14 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share
-    partly = _operations(run, capacity) * count > PARTLY_FROM.get(platform, PARTLY_ELSEWHERE)
+    operations = _operations(run, capacity) * count
+    by_kernels = share == 1 and operations > KERNELS_FROM and kernels.known(run.device)
+    partly = by_kernels or operations > PARTLY_FROM.get(platform, PARTLY_ELSEWHERE)
     side = max(1, int(SHARE * most * share // needed)) if platform in SIDE_BY_SIDE and not partly else 1
     rounds = -(-count // (groups * side))
     together = groups * -(-count // (groups * rounds))
     mesh = Mesh(np.array(run.devices).reshape(groups, share), (RUNS, PARTICLES)) if devices > 1 else None
-    return Layout(together, mesh, partly)
+    return Layout(together, mesh, partly, by_kernels)
 
 
 def _operations(run: Run, capacity: int) -> float:

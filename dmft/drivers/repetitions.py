@@ -156,7 +156,16 @@ def _trained_together(
         stop, start = min(first + stride, run.last + 1), time.perf_counter()
         with effort.for_products(effort.IN_PLACE if laid.partly else None):
             networks, histories, reached = together.advance_together(
-                networks, histories, run.rule, at, stop, most, form=run.form, mesh=laid.mesh, partly=laid.partly
+                networks,
+                histories,
+                run.rule,
+                at,
+                stop,
+                most,
+                form=run.form,
+                mesh=laid.mesh,
+                partly=laid.partly,
+                by_kernels=laid.by_kernels,
             )
         seen, at = jax.device_get((histories.vitals, reached))
         done = int(at.min())

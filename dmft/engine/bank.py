@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmft.engine import tensor_units
 from dmft.engine.basis import decompose, largest
 from dmft.engine.matrix import Directions, Entries, Learned, spread, untrained
 from dmft.engine.population import Population
@@ -40,7 +41,7 @@ class RevealedBank:
 
     forward, backward: what either side has met; images are (direction, matrix, component).
     trained: C is (direction of `backward`, matrix, direction of `forward`).
-    tolerance, project, leader, together, spreads, partly: as of `dmft.engine.matrix.RevealedGaussian`.
+    tolerance, project, leader, together, spreads, partly, by_kernels: as of `dmft.engine.matrix.RevealedGaussian`.
     """
 
     forward: Directions
@@ -52,6 +53,7 @@ class RevealedBank:
     together: str | None = field(default=None, metadata={"static": True})
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
     partly: bool = field(default=False, metadata={"static": True})
+    by_kernels: bool = field(default=False, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedBank:
@@ -88,7 +90,7 @@ class RevealedBank:
         response = trained.initial * source.inner(flat, self._rows(seen.image, seen.count)).reshape(len(flat), -1, K)
         response = response + trained.response(coordinates)
         known = Directions(
-            met=lax.dynamic_update_slice_in_dim(known.met, q, known.count, axis=0),
+            met=self._placed(known.met, q, known.count, rank),
             image=lax.dynamic_update_slice_in_dim(known.image, z, known.count, axis=0),
             count=known.count + rank,
             moment=known.moment,
@@ -114,8 +116,13 @@ class RevealedBank:
 
     def _rows(self, array: jax.Array, count: jax.Array) -> Rows:
         """Of directions, or images (direction, matrix, component) of all matrices."""
-        filled = math.prod(array.shape[1:-1]) * count if self.partly else None
-        return Rows(array.reshape(-1, array.shape[-1]), filled)
+        flat, filled = array.reshape(-1, array.shape[-1]), math.prod(array.shape[1:-1]) * count
+        return tensor_units.counted(flat, filled) if self.by_kernels else Rows(flat, filled if self.partly else None)
+
+    def _placed(self, array: jax.Array, new: jax.Array, start: jax.Array, rank: jax.Array) -> jax.Array:
+        if self.by_kernels:
+            return tensor_units.placed(array, new, start, rank)
+        return lax.dynamic_update_slice_in_dim(array, new, start, axis=0)
 
     def _fresh(self, target: Population, vectors: int, matrices: int, rank: jax.Array) -> jax.Array:
         """(vector, matrix, component): images of the first `rank` vectors, which are new; zero for all others."""
@@ -126,7 +133,7 @@ class RevealedBank:
         def made(start: jax.Array) -> jax.Array:
             z = spread(target.spend(start * matrices).next_normals(count * matrices), self.spreads[0])
             if self.project:
-                z = met.of_part(lambda Q: z - target.inner(z, Q) @ Q)
+                z = met.of_part(lambda Q: Q.mixed(-target.inner(z, Q), z))
             new = start + jnp.arange(count) < rank
             return jnp.where(new[:, None, None], z.reshape(count, matrices, -1), 0.0)
 

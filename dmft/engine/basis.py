@@ -22,8 +22,10 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
+from dmft.engine import factors
 from dmft.engine.population import Population
 from dmft.engine.rows import Rows
+from dmft.engine.tensor_units import Counted, counted
 
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 PANEL = 16  # pivots between two updates of the remainder
@@ -77,22 +79,34 @@ def decompose(
     # below the rounding of x Q nothing is new, whatever the tolerance
     mean = jnp.mean(squares)
     floor = jnp.maximum(tolerance**2 * mean, rounding(v) * jnp.maximum(squares, mean))
-    pivots, rank = _decided(gram, floor, leader, together, unroll=1 if Q.count is None else UNROLLED)
+    by_kernels = isinstance(Q, Counted) and len(v) <= factors.MOST
+    if by_kernels:
+        pivots, rank = factors.pivoted(gram, floor)
+    else:
+        pivots, rank = _decided(gram, floor, leader, together, unroll=1 if Q.count is None else UNROLLED)
 
-    def orthonormal(rows: int) -> tuple[jax.Array, jax.Array, Any]:
-        taken, live = pivots[:rows], jnp.arange(rows) < rank
-        first = _normalising(gram[taken][:, taken], live)
+    def orthonormal(rows: int) -> tuple[Any, ...]:
+        taken = pivots[:rows]
 
-        def rest(Q: jax.Array) -> jax.Array:
-            q = first @ (v[taken] + -x[taken, : len(Q)] @ Q)
-            return q + -population.inner(q, Q) @ Q
+        def normalising(gram: jax.Array) -> jax.Array:
+            return factors.normalising(gram, rank) if by_kernels else _normalising(gram, jnp.arange(rows) < rank)
+
+        first = normalising(gram[taken][:, taken])
+
+        def rest(Q: Rows) -> jax.Array:
+            q = first @ Q.mixed(-x[taken], v[taken])
+            return Q.mixed(-population.inner(q, Q), q)
 
         q = Q.of_part(rest)
-        q = _normalising(population.inner(q, q), live) @ q
-        return q, population.inner(q, v), beside and beside(rows, rank)
+        triangle, more = normalising(population.inner(q, q)), beside and beside(rows, rank)
+        if by_kernels:
+            return counted(q, rank).mixed(triangle, room=len(v)), more
+        q = triangle @ q
+        return q, more, population.inner(q, v)
 
-    q, R_T, more = of_new(orthonormal, rank, v, Q.array, together)
-    return Decomposition(x, R_T.T, q, rank, more)
+    q, more, *found = of_new(orthonormal, rank, v, Q.array, together)
+    R = found[0].T if found else population.inner(v, counted(q, rank))
+    return Decomposition(x, R, q, rank, more)
 
 
 def of_new(
@@ -110,7 +124,7 @@ def of_new(
     most = largest(rank, together)
 
     def padded(rows: int) -> Any:
-        return jax.tree.map(lambda a: jnp.pad(a, [(0, n - rows)] + [(0, 0)] * (a.ndim - 1)), formula(rows))
+        return jax.tree.map(lambda a: jnp.pad(a, [(0, n - len(a))] + [(0, 0)] * (a.ndim - 1)), formula(rows))
 
     index = sum((most > rows).astype(jnp.int32) for rows in numbers[:-1])
     return lax.switch(index, [lambda rows=rows: padded(rows) for rows in numbers])

@@ -32,13 +32,16 @@ relative size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmft.engine import tensor_units
 from dmft.engine.basis import decompose
 from dmft.engine.population import Population
 from dmft.engine.rows import Rows, placed
@@ -113,9 +116,10 @@ class Learned(NamedTuple):
     def transposed(self) -> Learned:
         return self._replace(change=self.change.swapaxes(0, -1))
 
-    def response(self, x: jax.Array) -> jax.Array | float:
-        """(vector, direction of `backward`[, matrix]): coordinates of what was learned, of vectors of coordinates x."""
-        return x @ self.change.T if self.change.ndim == 2 else jnp.einsum("cf,bkf->cbk", x, self.change)
+    def response(self, x: jax.Array, rows: Callable[[jax.Array], Rows] = Rows) -> jax.Array | float:
+        """(vector, direction of `backward`[, matrix]): coordinates of what was learned, of vectors of coordinates x.
+        `rows` knows how many directions there are."""
+        return rows(self.change).across(x) if self.change.ndim == 2 else jnp.einsum("cf,bkf->cbk", x, self.change)
 
     def image(self, weighted: jax.Array, mix: jax.Array | None = None) -> None:
         """Of it, what lies beside the directions that were met: nothing."""
@@ -145,9 +149,9 @@ class Entries(NamedTuple):
     def transposed(self) -> Entries:
         return self._replace(entries=self.entries.swapaxes(-1, -2))
 
-    def response(self, x: jax.Array) -> float:
+    def response(self, x: jax.Array, rows: Callable[[jax.Array], Rows] = Rows) -> float:
         """In the directions that were met: nothing."""
-        del x
+        del x, rows
         return 0.0
 
     def image(self, weighted: jax.Array, mix: jax.Array | None = None) -> jax.Array:
@@ -195,7 +199,7 @@ class RevealedGaussian:
     together: a mapped axis of runs side by side (`dmft.engine.together`).
     spreads: standard deviations of images of unit vectors, of `apply` and of `apply_t`: 1 and r.
     remembers: False shows images to one call, and keeps nothing of what was new in it.
-    partly: whether products leave out room for directions that is empty (`dmft.engine.rows`).
+    partly: whether products leave out room for directions that is empty, and by_kernels how (`dmft.engine.rows`).
     """
 
     forward: Directions
@@ -208,6 +212,7 @@ class RevealedGaussian:
     spreads: tuple[float, float] = field(default=(1.0, 1.0), metadata={"static": True})
     remembers: bool = field(default=True, metadata={"static": True})
     partly: bool = field(default=False, metadata={"static": True})
+    by_kernels: bool = field(default=False, metadata={"static": True})
 
     @property
     def transposed(self) -> RevealedGaussian:
@@ -245,31 +250,43 @@ class RevealedGaussian:
         def fresh(rows: int, rank: jax.Array) -> jax.Array:
             z = spread(target.next_normals(rows), self.spreads[0])
             z = jnp.where(jnp.arange(rows)[:, None] < rank, z, 0.0)
-            return seen_met.of_part(lambda Q: z + -target.inner(z, Q) @ Q) if self.project else z
+            if not self.project:
+                return z
+            return seen_met.of_part(lambda Q: Q.mixed(-target.inner(z, Q), z, room=len(v)))
 
         axes = {"leader": self.leader, "together": self.together}
         x, R, q, rank, z = decompose(v, Q, source, self.tolerance, beside=fresh, **axes)
-        response = trained.initial * source.inner(v, self._rows(seen.image, seen.count)) + trained.response(x)
+        response = trained.initial * source.inner(v, self._rows(seen.image, seen.count))
+        response = response + trained.response(x, partial(self._counted, count=seen.count))
         if not self.remembers:
-            image = trained.initial * (self._rows(known.image, known.count).mixed(x) + R @ z)
+            fresh_image = self._counted(z, rank).mixed(R)
+            image = trained.initial * (self._rows(known.image, known.count).mixed(x) + fresh_image)
             return self, target.spend(rank), seen_met.mixed(response, image), x
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
-        new = known.count, rank if self.partly else None
         known = Directions(
-            met=placed(known.met, q, *new),
-            image=placed(known.image, z, *new),
+            met=self._placed(known.met, q, known.count, rank),
+            image=self._placed(known.image, z, known.count, rank),
             count=known.count + rank,
             moment=known.moment,
         )
         images = self._rows(known.image, known.count)
-        image = images.mixed(trained.initial * coordinates, seen_met.mixed(response))
+        image = images.mixed(trained.initial * coordinates, beside=(response, seen_met))
         if (beside := trained.image(source.weighted(v))) is not None:
             image = image + beside
         return replace(self, forward=known), target.spend(rank), image, coordinates
 
     def _rows(self, array: jax.Array, count: jax.Array) -> Rows:
-        return Rows(array, count if self.partly else None)
+        return self._counted(array, count) if self.by_kernels else Rows(array, count if self.partly else None)
+
+    def _counted(self, array: jax.Array, count: jax.Array) -> Rows:
+        """Of an array that parts are not worth compiling for: all rows, unless kernels take those that are there."""
+        return tensor_units.counted(array, count) if self.by_kernels else Rows(array)
+
+    def _placed(self, array: jax.Array, new: jax.Array, start: jax.Array, rank: jax.Array) -> jax.Array:
+        if self.by_kernels:
+            return tensor_units.placed(array, new, start, rank)
+        return placed(array, new, start, rank if self.partly else None)
 
     def apply_t(
         self, u: jax.Array, source: Population, target: Population

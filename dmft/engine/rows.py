@@ -32,19 +32,32 @@ class Rows:
         if self.count is None:
             return _products(v, self.array)
         room = len(self.array)
-        return self.of_part(lambda rows: jnp.pad(_products(v, rows), [(0, 0), (0, room - len(rows))]))
+        return self._of_part(lambda rows: jnp.pad(_products(v, rows), [(0, 0), (0, room - len(rows))]))
 
-    def mixed(self, x: jax.Array, onto: jax.Array | None = None) -> jax.Array:
-        """x A, (vector, component), for x (vector, row); added to what it comes `onto`."""
+    def mixed(
+        self,
+        x: jax.Array,
+        onto: jax.Array | None = None,
+        *,
+        beside: tuple[jax.Array, Rows] | None = None,
+        room: int | None = None,  # noqa: ARG002
+    ) -> jax.Array:
+        """x A, (vector, component), for x (vector, row); added to what it comes `onto`, and to y B of what is
+        `beside`.  Kernels may put it in an array with `room` for so many vectors."""
+        if beside is not None:
+            onto = beside[1].mixed(beside[0], onto)
 
         def formula(rows: jax.Array) -> jax.Array:
             made = x[:, : len(rows)] @ rows
             return made if onto is None else onto + made
 
-        return self.of_part(formula)
+        return self._of_part(formula)
 
-    def of_part(self, formula: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def of_part(self, formula: Callable[[Rows], jax.Array]) -> jax.Array:
         """What `formula` makes of the first rows, those that are there among them."""
+        return self._of_part(lambda rows: formula(Rows(rows)))
+
+    def _of_part(self, formula: Callable[[jax.Array], jax.Array]) -> jax.Array:
         if self.count is None:
             return formula(self.array)
         room = len(self.array)

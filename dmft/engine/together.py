@@ -26,7 +26,7 @@ RUNS, PARTICLES = "runs", "particles"  # axes of devices
 TOGETHER = "together"  # of runs that are side by side on one
 
 
-@kept(static=("form", "mesh", "partly"), donated=("networks", "histories"))
+@kept(static=("form", "mesh", "partly", "by_kernels"), donated=("networks", "histories"))
 def advance_together(
     networks: Network,
     histories: History,
@@ -38,6 +38,7 @@ def advance_together(
     form: Form,
     mesh: Mesh | None = None,
     partly: bool = False,
+    by_kernels: bool = False,
 ) -> tuple[Network, History, jax.Array]:
     """As `advance`, of runs side by side, whose arrays have an axis of runs before all others; before `stop` once a
     matrix has met more than `most` directions.
@@ -45,7 +46,7 @@ def advance_together(
     Args:
         start: (1,), of every device that has RUNS of its own.
         mesh: of devices, with axes RUNS, over which runs are divided, and PARTICLES, over which those of a run are.
-        partly: whether products leave out room for directions that is empty (`dmft.engine.rows`).
+        partly, by_kernels: whether products leave out room for directions that is empty, and how (`dmft.engine.rows`).
 
     Returns:
         networks and histories, and the step before which they are, in the shape of `start`.
@@ -68,8 +69,9 @@ def advance_together(
             return t + 1, *step(rule, form, t, (network, history))
 
         t, network, history = state
-        t, network, history = lax.while_loop(going, body, (t, _named(network, together, partly=partly), history))
-        return t, _named(network, None, partly=False), history
+        known = _named(network, together=together, partly=partly, by_kernels=by_kernels)
+        t, network, history = lax.while_loop(going, body, (t, known, history))
+        return t, _named(network, together=None, partly=False, by_kernels=False), history
 
     def beside(start: jax.Array, networks: Network, histories: History, *numbers: Any) -> State:
         if len(histories.slots) > 1:
@@ -92,6 +94,6 @@ def advance_together(
     return networks, histories, reached
 
 
-def _named(network: Network, together: str | None, *, partly: bool) -> Network:
+def _named(network: Network, **known: Any) -> Network:
     """With matrices that know the axis of the runs that go beside this one, and which room they multiply."""
-    return replace(network, matrices=tuple(replace(m, together=together, partly=partly) for m in network.matrices))
+    return replace(network, matrices=tuple(replace(m, **known) for m in network.matrices))

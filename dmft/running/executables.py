@@ -166,7 +166,7 @@ def digest(content: Any) -> str:
 
 def _files() -> list[Path]:
     """Of this library, when it was imported."""
-    return sorted(Path(sys.modules[PACKAGE].__path__[0]).rglob("*.py"))
+    return sorted(file for file in Path(sys.modules[PACKAGE].__path__[0]).rglob("*") if file.suffix in (".py", ".cu"))
 
 
 def _stamps() -> list[tuple[int, int]]:

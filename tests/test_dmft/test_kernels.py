@@ -1,0 +1,135 @@
+"""Kernels for a GPU, their threads those of a CPU, against products and factors of whole arrays."""
+
+import ctypes
+import shutil
+import subprocess
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dmft
+from dmft.drivers import layout
+from dmft.engine import basis, factors, kernels, tensor_units
+from dmft.running import nvrtc
+
+EMULATED = Path(__file__).parents[1] / "emulated_units.h"
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile kernels for a CPU with")
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    jax.config.update("jax_enable_x64", True)  # in threads that call the host, too
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(folder, monkeypatch):
+    """Kernels as calls of the host."""
+
+    busy = threading.Lock()
+
+    def called(source, name, defined, made, *given, grid=(1, 1), threads, shared=0, in_place=False):
+        library = folder / ("_".join([name, *map(str, defined.values())]) + ".so")
+        every = {**defined, name.upper(): 1, "KERNELS": f'"{source}"', "ALL": threads, "SHARED": shared}
+        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{Path(kernels.__file__).parent}"]
+        command += [f"-D{key}={value}" for key, value in every.items()]
+        if not library.exists():
+            subprocess.run([*command, "-x", "c++", EMULATED, "-o", library], check=True)
+        launch = ctypes.CDLL(library).launch  # one at a time: threads of a block are those of the process
+
+        def host(*given):
+            given = [np.ascontiguousarray(a) for a in given]
+            results = [np.full(shape, np.nan if dtype == np.float64 else -1, dtype) for shape, dtype in made]
+            if in_place:
+                results = [given[0].copy()]
+            its = (ctypes.c_void_p * (len(given) + len(results)))(*(a.ctypes.data for a in [*given, *results]))
+            with busy:
+                launch(*grid, its)
+            return results
+
+        shapes = [jax.ShapeDtypeStruct(*each) for each in made]
+        return jax.pure_callback(host, shapes, *given, vmap_method="sequential")
+
+    monkeypatch.setenv("DMFT_EXECUTABLES", "off")  # in which calls of this process would be kept
+    monkeypatch.setattr(tensor_units, "called", called)
+    monkeypatch.setattr(factors, "called", called)
+    monkeypatch.setattr(tensor_units, "multiprocessors", lambda: 3)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "room", "size", "numbers"), [(13, 70, 128, (37, 70, 0)), (212, 34, 64, (1,))], ids=["one block", "two"]
+)
+def test_products_with_the_rows_that_are_there(vectors, room, size, numbers):
+    """Of more vectors than a block takes, of rooms that no tile divides, of nothing; others hold what they may."""
+    a, v, x = (RNG.standard_normal(shape) for shape in ((room, size), (vectors, size), (vectors, room)))
+    b, y, few = a[::-1].copy(), x + 1, 5
+    other = tensor_units.counted(jnp.asarray(b), jnp.int32(few))
+    for filled in numbers:
+        there = np.arange(room) < filled
+        rows = tensor_units.counted(jnp.asarray(a), jnp.int32(filled))
+        found = rows.across(v), rows.mixed(x), rows.mixed(x, v), rows.mixed(x, beside=(y, other))
+        product = (x * there) @ a
+        expected = v @ a.T * there, product, product + v, product + y[:, :few] @ b[:few]
+        for one, its in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, its, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("vectors", "rank", "floor"), [(40, 13, 1e-8), (40, 40, 5.0), (40, 0, 1e-8), (33, 33, 1e-8)])
+def test_factors_of_gram_matrices(vectors, rank, floor):
+    f = RNG.standard_normal((vectors, rank)) * RNG.uniform(0.01, 3, vectors)[:, None]
+    gram, floors = jnp.asarray(f @ f.T), jnp.full(vectors, floor)
+    order, count = factors.pivoted(gram, floors)
+    expected, rank = basis._one_by_one(gram, floors, 1)
+    np.testing.assert_array_equal(order, expected)
+    assert count == rank
+    triangle = factors.normalising(gram[order][:, order], count)
+    expected = basis._normalising(gram[order][:, order], jnp.arange(vectors) < rank)
+    np.testing.assert_allclose(triangle, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_vectors_without_a_size_are_not_new():
+    gram = jnp.diag(jnp.array([1.0, jnp.nan, 3.0, 0.0]))
+    order, count = factors.pivoted(gram, jnp.full(4, 0.5))
+    assert (count, *order) == (2, 2, 0, 1, 3)
+
+
+def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch):
+    """Predictions of a training whose products and factors are those of the kernels."""
+    x = RNG.standard_normal((6, 8))
+    problem = dmft.Problem(dmft.MLP(3), dmft.Task(x, np.sign(RNG.standard_normal(6))), dmft.GradientDescent(0.3, 3))
+    arguments = {"particles": 64, "scrambles": 2, "progress": False}
+    expected = dmft.solve(problem, **arguments).prediction
+    monkeypatch.setattr(layout, "KERNELS_FROM", 0)
+    monkeypatch.setattr(kernels, "known", lambda _: True)
+    with mock.patch.object(factors, "normalising", wraps=factors.normalising) as normalising:
+        found = dmft.solve(problem, **arguments).prediction
+    assert normalising.call_count
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_device_whose_kernels_fail_has_none(monkeypatch):
+    def known(capability="9.0"):
+        return kernels.known(mock.Mock(platform="gpu", compute_capability=capability))
+
+    assert not known("8.0")
+    monkeypatch.setattr(nvrtc, "version", lambda: None)
+    assert not known()
+    monkeypatch.setattr(nvrtc, "version", lambda: "13")
+    monkeypatch.setattr(nvrtc, "kept", mock.Mock(side_effect=RuntimeError("factors.cu was not compiled: no reason")))
+    monkeypatch.setattr(jax, "default_device", lambda _: nullcontext())
+    with pytest.warns(UserWarning, match="the vendor's library: factors.cu was not compiled"):
+        assert not known()
