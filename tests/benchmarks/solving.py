@@ -1,9 +1,12 @@
 """`dmft.solve` against the rate of the machine, and how it grows:
 
-    python tests/benchmarks/solving.py [samples particles steps devices ... | growth]
+    python tests/benchmarks/solving.py [samples particles steps devices ... | growth [P S T L]]
 
 Operations by the ranks that were met, not by rooms: 36 S k P a step and hidden matrix, as the documentation counts, and
 those that are needed at all, where products of what is new have as many rows as are new.
+
+`growth` varies one of samples, particles, steps and layers, and gives slopes of logarithms, of the time and of either
+count: over all values, and over the last two; of layers in the number of hidden matrices, L - 1.
 """
 
 from __future__ import annotations
@@ -22,10 +25,9 @@ from dmft.drivers import repetitions
 
 SMALL = (4, 4096, 20)  # samples, particles, steps
 LARGE = (200, 65536, 50)
-# of samples, particles, steps and layers, one of which grows
-MIDDLE = (100, 16384, 50, 3)
-GROWTH = [MIDDLE, (50, 16384, 50, 3), (200, 16384, 50, 3), (100, 8192, 50, 3), (100, 32768, 50, 3)]
-GROWTH += [(100, 16384, 25, 3), (100, 16384, 100, 3), (100, 16384, 50, 2), (100, 16384, 50, 5)]
+MIDDLE = {"P": 100, "S": 16384, "T": 50, "L": 3}  # samples, particles, steps, layers
+GROWTH = {"P": (50, 100, 200, 400), "S": (8192, 16384, 32768, 65536), "T": (25, 50, 100, 200), "L": (1, 2, 3, 4, 5)}
+REPEATS = 3
 
 
 def problem(samples: int, steps: int, depth: int = 3) -> dmft.Problem:
@@ -59,15 +61,16 @@ def matrix_rate(n: int) -> float:
 
 def measured(
     samples: int, particles: int, steps: int, scrambles: int, devices: int, rate: float, depth: int = 3
-) -> None:
-    """One line: first and second call, and what part of the rate the second has."""
+) -> tuple[float, float, float]:
+    """One line: the first call, the fastest of some more, and what part of the rate that has; its seconds and both
+    counts of operations."""
     ranks, times, made = [], [], repetitions.Trained.__init__
 
     def watched(self: Any, *given: Any, **named: Any) -> None:
         made(self, *given, **named)
         ranks.append(np.asarray(self.history.vitals.ranks))
 
-    for _ in range(2):
+    for _ in range(1 + REPEATS):
         ranks.clear()
         start = time.perf_counter()
         with mock.patch.object(repetitions.Trained, "__init__", watched):
@@ -82,16 +85,33 @@ def measured(
             )
         times.append(time.perf_counter() - start)
     usual, needed = np.sum([operations(each, samples, particles) for each in ranks], axis=0)
-    first, again = times
+    first, again = times[0], min(times[1:])
     print(
         f"| P={samples}, S={particles}, T={steps}, L={depth} | {scrambles} | {devices} | {found.attrs['directions']} | {first:.1f} "
         f"| {again:.3f} | {usual / again / rate:.1%} | {needed / again / rate:.1%} |",
         flush=True,
     )
+    return again, usual, needed
+
+
+def grown(name: str, rate: float) -> None:
+    """Lines of one of the four that grows, and slopes of logarithms."""
+    cases = [{**MIDDLE, name: value} for value in GROWTH[name]]
+    found = [measured(case["P"], case["S"], case["T"], 2, 1, rate, case["L"]) for case in cases]
+    size = np.array(GROWTH[name], float) - (name == "L")
+    shown = size > 0  # without hidden matrices there are no such operations
+    x, y = np.log(size[shown]), np.log(np.array(found)[shown])
+    slopes = zip(np.polyfit(x, y, 1)[0], np.diff(y[-2:], axis=0)[0] / np.diff(x[-2:]), strict=True)
+    of = zip(("seconds", "36 S k P", "needed"), slopes, strict=True)
+    shown_as = f"{name} - 1" if name == "L" else name
+    print(
+        f"slopes in {shown_as}: " + ", ".join(f"{what} {all_:.2f} ({last:.2f})" for what, (all_, last) in of),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
-    growth = sys.argv[1:] == ["growth"]
+    growth = sys.argv[1:2] == ["growth"]
     asked = [] if growth else [int(each) for each in sys.argv[1:]]
     on_gpu = jax.default_backend() == "gpu"
     rate = matrix_rate(8192 if on_gpu else 1024)
@@ -99,8 +119,8 @@ if __name__ == "__main__":
         f"matrix rate {rate / 1e12:.3g} TFLOP/s\n| problem | scrambles | devices | directions | first s | again s | 36 S k P | needed |"
     )
     if growth:
-        for samples, particles, steps, depth in GROWTH:
-            measured(samples, particles, steps, 2, 1, rate, depth)
+        for name in sys.argv[2:] or GROWTH:
+            grown(name, rate)
     elif asked:
         for count in asked[3:] or [1]:
             measured(asked[0], asked[1], asked[2], 2, count, rate)
