@@ -110,8 +110,9 @@ def solve(
             directions (`dmft.engine.curvature`).
         two_time: add `feature_kernel_two_time` and `gradient_kernel_two_time`, between all saved steps.
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
-        directions: of a stream, the most that each side of a weight matrix keeps from step to step, at least two
-            batches; those in which what was met is smallest are forgotten (`dmft.engine.forgetting`).  All by default.
+        directions: of a stream (batches, `observe="test"`), the most that each side of a weight matrix keeps from step
+            to step, at least two batches; those in which what was met is smallest are forgotten
+            (`dmft.engine.forgetting`).  All by default.
         dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         devices: how many devices to use: scrambles go over them first, and the particles of each over those that are
@@ -254,11 +255,15 @@ def _forgetting(run: Run, directions: int | None) -> Run:
     if directions is None:
         return run
     most = _check.integer("directions", directions, minimum=1)
-    if not run.form.probes or run.form.joint or run.particles is None:
+    if run.particles is None:
+        raise ValueError(f"directions={most}: linear networks are solved without particles; leave directions out.")
+    if not run.form.probes:
         raise ValueError(
-            f'directions={most} bounds what matrices remember of a stream: it goes with observe="test", with particles '
-            "(not with linear networks) and without two_time. Leave it out; tolerance=3e-2 has the fewest directions."
+            f'directions={most} bounds what matrices remember of a stream: give observe="test" to the training, whose '
+            "samples are met in their own batches alone then, or leave directions out; tolerance=3e-2 has the fewest."
         )
+    if run.form.joint:
+        raise ValueError(f"directions={most} forgets what two_time compares between steps; leave one of them out.")
     if run.step_room < 2:
         raise ValueError(
             f"directions={most} with batches of one sample: what forgetting costs is seen between samples of a batch. "

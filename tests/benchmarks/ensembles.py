@@ -1,6 +1,7 @@
 """Ensembles of networks against the limits of the machine: `python tests/benchmarks/ensembles.py [--device ...] [PART ...]`.
 
-Prints Markdown.  Parts: steps, million, loop, precision, batches (all by default), and gpus, on a machine with several.
+Prints Markdown.  Parts: steps, million, loop, precision, batches (all by default), growth, and gpus, on a machine with
+several.
 
 **steps.** A step of training (forward, backward, update; L=2, P samples in P coordinates, nothing recorded), averaged over
 the T=10 steps of a run.  Rates of a large copy and of a large matrix product are measured in the same run.  What ordinary
@@ -14,6 +15,10 @@ move fewer bytes than ordinary training, or three TF32 products beat a float32 o
 done: with fields (P N numbers, each written once and read once a use: some 14 a layer) and, where updates are delayed,
 2 N^2 + 4 N j numbers and 4 N^2 P + 8 N j P operations for j pairs, T P / 2 on average; operations of float32 at a third of
 the rate of TF32.
+
+**growth.** The same step as `train_ensemble` takes it, drawing included (moments of prediction and loss at the end), where
+one of width, samples, steps and layers grows; slopes of logarithms over all values, and over the last two, beside those of
+the operations 2 N P ((3 L - 3) N + 2 P) a step (of layers: in L - 1, the hidden matrices).
 """
 
 import argparse
@@ -35,6 +40,13 @@ CASES = [(128, 3), (128, 60), (512, 3), (512, 60), (2048, 3), (2048, 60), (8192,
 STEPS = 10
 BUDGET = {"cpu": 2**26, "cuda": 2**32}  # bytes of weights and fields trained at once
 PARTS = ("steps", "million", "loop", "precision", "batches")
+MIDDLE = {"N": 512, "P": 60, "T": 10, "L": 2}
+GROWTH = {
+    "N": (64, 128, 256, 512, 1024, 2048, 4096),
+    "P": (4, 15, 60, 240, 500),
+    "T": (5, 10, 20, 40, 80),
+    "L": (1, 2, 3, 4, 5),
+}
 
 
 def problem(samples, steps=STEPS, depth=2):
@@ -139,6 +151,40 @@ def steps_row(name, width, samples, device, copy, rates):
         f"| {floor / taken:.0%} | {own / taken:.0%} | {drawing * 1e12:.1f} |",
         flush=True,
     )
+
+
+def measure_growth(device):
+    print("\n| dtype | N, P, T, L | members | ns a member and step |\n|---|---|---|---|")
+    for dtype in ("float32", "tf32") if device.type == "cuda" else ("float32",):
+        for name, values in GROWTH.items():
+            cases = [{**MIDDLE, name: value} for value in values]
+            taken = np.array([growth_row(device, dtype, **case) for case in cases])
+            size = np.array(values) - (name == "L")
+            counted = [c["N"] * c["P"] * (3 * (c["L"] - 1) * c["N"] + 2 * c["P"]) for c in cases]
+            shown = size > 0
+            x = np.log(size[shown])
+            slopes = [
+                (np.polyfit(x, y, 1)[0], (y[-1] - y[-2]) / (x[-1] - x[-2]))
+                for y in (np.log(each)[shown] for each in (taken, counted))
+            ]
+            (time_all, time_last), (count_all, count_last) = slopes
+            print(
+                f"slopes in {name}{' - 1' * (name == 'L')}: time {time_all:.2f} ({time_last:.2f}), "
+                f"operations {count_all:.2f} ({count_last:.2f})",
+                flush=True,
+            )
+
+
+def growth_row(device, dtype, N, P, T, L):
+    """Nanoseconds a member and step."""
+    each = 4 * L * (N**2 + 14 * P * N)
+    count = min(max(1, BUDGET[device.type] // each), 20_000 if device.type == "cuda" else 200)
+    described = problem(P, T, L)
+    wanted = {"seeds": count, "dtype": dtype, "device": str(device), "keep": "moments", "save_steps": [T]}
+    wanted |= {"observables": ["prediction", "loss"], "progress": False}
+    taken = seconds(lambda: finite_nets.train_ensemble(described, widths=[N], **wanted)) / count / T * 1e9
+    print(f"| {dtype} | {N}, {P}, {T}, {L} | {count} | {taken:.0f} |", flush=True)
+    return taken
 
 
 def measure_million(device):
@@ -282,7 +328,7 @@ def measure_gpus():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("parts", nargs="*", metavar="PART", help="of " + ", ".join((*PARTS, "gpus")))
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of " + ", ".join((*PARTS, "growth", "gpus")))
     given = parser.parse_args()
     device = torch.device(given.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
@@ -298,6 +344,7 @@ def main():
                 "loop": measure_loop,
                 "precision": measure_precision,
                 "batches": measure_batches,
+                "growth": measure_growth,
             }[part](device)
 
 

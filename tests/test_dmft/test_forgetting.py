@@ -298,8 +298,8 @@ def test_directions_that_are_kept_converge():
 
 REFUSED = {
     "full batch": (some_problem(), {}, 'observe="test"'),
-    "two times": (smooth_stream(), {"two_time": True}, "without two_time"),
-    "linear": (smooth_stream(activation=dmft.linear()), {}, "not with linear networks"),
+    "two times": (smooth_stream(), {"two_time": True}, "two_time compares"),
+    "linear": (smooth_stream(activation=dmft.linear()), {}, "linear networks are solved without"),
     "less than two batches": (smooth_stream(), {"directions": 15}, "at least 16"),
     "single samples": (smooth_stream(batch=1, steps=4), {}, "two samples or more"),
     "not a number": (smooth_stream(), {"directions": 0}, "directions=0"),
