@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import jax
 
-from dmft.running import card, compiling, host, memory
+from dmft.running import blas, card, compiling, host, memory
 from dmft.specs import _check
 
 
@@ -21,6 +21,7 @@ def precision(dtype: str, device: jax.Device) -> Iterator[None]:
         jax.enable_x64(dtype == "float64"),
         jax.default_matmul_precision("highest"),
         jax.default_device(device),
+        blas.one_thread() if device.platform == "cpu" else nullcontext(),
     ):
         yield
 
