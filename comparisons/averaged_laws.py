@@ -2,8 +2,11 @@
 
     y(N) = a_0 + sum_k a_k N^-p_k        powers p: (1), (1, 2), a number, or (p) with p unknown
     w(law, cut) ~ exp(-(chi2 + 2 terms + 2 cut) / 2)      cut: how many of the narrowest widths are left out
-    a_0 = sum w a_0(law, cut)
-    se^2 = sum w se^2(law, cut)  +  sum w (a_0(law, cut) - a_0)^2          statistical, and of the choice of the law
+    a_0 = sum w a_0(law, cut) = sum_i l_i y_i             as every fit is linear in the means
+    se^2 = sum_i l_i^2 s_i^2  +  sum w (a_0(law, cut) - a_0)^2                 statistical, and of the choice of the law
+
+The first part is the error of the average.  Averages over models with data of their own have the mean of the fits'
+squared errors in its place: here they share the data, and differ by the same scatter once more.
 
 An unknown exponent has a flat prior on `EXPONENTS`; its posterior is summed, so that a_0 has the error that comes of
 not knowing it.  A coefficient of 1/N that is known with an error is one more measurement, of the laws that have it.
@@ -69,13 +72,17 @@ class Averaged(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """One law and cut: coefficients (term, entry), their errors, chi2 (entry,), number of terms, degrees of freedom."""
+    """One law and cut: coefficients (term, entry), their errors, chi2 (entry,), number of terms, degrees of freedom;
+    linear (row, entry), how a_0 depends on what was measured; apart (entry,), its variance over exponents, unless p is
+    given."""
 
     values: Array
     errors: Array
     chi2: Array
     terms: int
     dof: int
+    linear: Array
+    apart: Array | float
 
 
 def variances_together(width: Array, variance: Array, freedom: Array) -> Array:
@@ -147,7 +154,9 @@ def averaged(
                 break
             each = (n[cut:], y[cut:], se[cut:])
             fit = unknown(*each) if powers is None else fitted(*each, powers, known if 1.0 in powers else None)
-            found.append(fit)
+            # of all that is measured: the widths, and a slope that is known
+            behind = len(n) + (known is not None) - cut - len(fit.linear)
+            found.append(fit._replace(linear=np.pad(fit.linear, ((cut, behind), (0, 0)))))
             criteria.append(fit.chi2 + 2 * terms + 2 * cut)
             of_law.append(i)
     if not found:
@@ -159,10 +168,11 @@ def averaged(
     best = criterion.argmin(axis=0)
     weight = np.exp((criterion.min(axis=0) - criterion) / 2)
     weight /= weight.sum(axis=0)
-    a, error = (np.stack([getattr(fit, name)[0] for fit in found]) for name in ("values", "errors"))
-    limit = (weight * a).sum(axis=0)
-    statistical = np.sqrt((weight * np.where(exact, 0.0, error) ** 2).sum(axis=0))
-    model = np.sqrt((weight * (a - limit) ** 2).sum(axis=0))
+    limit = np.sum([w * fit.values[0] for w, fit in zip(weight, found, strict=True)], axis=0)
+    linear = np.sum([w * fit.linear for w, fit in zip(weight, found, strict=True)], axis=0)
+    variance = (linear**2 * np.concatenate([se, known[1]] if known else [se]) ** 2).sum(axis=0)
+    apart = np.stack([fit.apart + (fit.values[0] - limit) ** 2 for fit in found])
+    statistical, model = np.where(exact, 0.0, np.sqrt(variance)), np.sqrt((weight * apart).sum(axis=0))
     b, b_se = _mean_of(found, [k for k, i in enumerate(of_law) if (LAWS.get(str(laws[i])) or (0,))[0] == 1], 1, weight)
     exponent, exponent_se = _mean_of(found, [k for k, i in enumerate(of_law) if laws[i] == "N^-p"], 2, weight)
     resolved = exponent_se < EXPONENTS.std() / 2
@@ -201,7 +211,10 @@ def fitted(n: Array, y: Array, se: Array, powers: Sequence[float], slope: tuple[
     values = np.einsum("eij,erj,re->ie", covariance, A, y / se)
     chi2 = (((y - design @ values) / se) ** 2).sum(axis=0)
     errors = np.sqrt(np.einsum("eii->ie", covariance))
-    return Fit(values * units[:, None], errors * units[:, None], chi2, len(p), len(y) - len(p))
+    linear = np.einsum("ej,erj->re", covariance[:, 0], A) / se
+    if slope is not None:
+        linear[-1] /= scale
+    return Fit(values * units[:, None], errors * units[:, None], chi2, len(p), len(y) - len(p), linear, 0.0)
 
 
 def unknown(n: Array, y: Array, se: Array) -> Fit:
@@ -216,4 +229,6 @@ def unknown(n: Array, y: Array, se: Array) -> Fit:
     errors = np.stack([np.concatenate([fit.errors, np.zeros((1, y.shape[1]))]) for fit in fits])
     mean = (weight[:, None] * values).sum(axis=0)
     square = (weight[:, None] * (errors**2 + (values - mean) ** 2)).sum(axis=0)
-    return Fit(mean, np.sqrt(square), chi2.min(axis=0), 3, len(n) - 3)
+    linear = np.sum([w * fit.linear for w, fit in zip(weight, fits, strict=True)], axis=0)
+    apart = (weight * (values[:, 0] - mean[0]) ** 2).sum(axis=0)
+    return Fit(mean, np.sqrt(square), chi2.min(axis=0), 3, len(n) - 3, linear, apart)
