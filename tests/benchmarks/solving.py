@@ -27,7 +27,7 @@ SMALL = (4, 4096, 20)  # samples, particles, steps
 LARGE = (200, 65536, 50)
 MIDDLE = {"P": 100, "S": 16384, "T": 50, "L": 3}  # samples, particles, steps, layers
 GROWTH = {"P": (50, 100, 200, 400), "S": (8192, 16384, 32768, 65536), "T": (25, 50, 100, 200), "L": (1, 2, 3, 4, 5)}
-REPEATS = 3
+REPEATS = 2
 
 
 def problem(samples: int, steps: int, depth: int = 3) -> dmft.Problem:

@@ -21,6 +21,7 @@ def test_rates_are_chosen_on_held_out_training_samples():
     assert (there.task.n_train, there.task.n_test, there.training.steps) == (168, 42, 24)
     np.testing.assert_array_equal(np.sort(there.task.x, axis=0), np.sort(task.x_train, axis=0))
     assert len(there.training.rates) == there.training.steps
+    assert set(there.training.rates) <= set(problem.training.rates)  # none between two that repeat
     # too slow, good, diverging
     assert whole_data_set.chosen(problem, 0.5, RATES, TRIED) == 1.0
     # with test targets at which the good one fails, too
