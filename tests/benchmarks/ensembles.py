@@ -26,6 +26,7 @@ import platform
 import tempfile
 import time
 
+import growth
 import numpy as np
 import torch
 
@@ -40,11 +41,11 @@ CASES = [(128, 3), (128, 60), (512, 3), (512, 60), (2048, 3), (2048, 60), (8192,
 STEPS = 10
 BUDGET = {"cpu": 2**26, "cuda": 2**32}  # bytes of weights and fields trained at once
 PARTS = ("steps", "million", "loop", "precision", "batches")
-MIDDLE = {"N": 512, "P": 60, "T": 10, "L": 2}
+MIDDLE = {"N": 512, "P": 60, "T": 40, "L": 2}
 GROWTH = {
     "N": (64, 128, 256, 512, 1024, 2048, 4096),
     "P": (4, 15, 60, 240, 500),
-    "T": (5, 10, 20, 40, 80),
+    "T": (10, 20, 40, 80, 160),
     "L": (1, 2, 3, 4, 5),
 }
 
@@ -154,36 +155,23 @@ def steps_row(name, width, samples, device, copy, rates):
 
 
 def measure_growth(device):
-    print("\n| dtype | N, P, T, L | members | ns a member and step |\n|---|---|---|---|")
-    for dtype in ("float32", "tf32") if device.type == "cuda" else ("float32",):
-        for name, values in GROWTH.items():
-            cases = [{**MIDDLE, name: value} for value in values]
-            taken = np.array([growth_row(device, dtype, **case) for case in cases])
-            size = np.array(values) - (name == "L")
-            counted = [c["N"] * c["P"] * (3 * (c["L"] - 1) * c["N"] + 2 * c["P"]) for c in cases]
-            shown = size > 0
-            x = np.log(size[shown])
-            slopes = [
-                (np.polyfit(x, y, 1)[0], (y[-1] - y[-2]) / (x[-1] - x[-2]))
-                for y in (np.log(each)[shown] for each in (taken, counted))
-            ]
-            (time_all, time_last), (count_all, count_last) = slopes
-            print(
-                f"slopes in {name}{' - 1' * (name == 'L')}: time {time_all:.2f} ({time_last:.2f}), "
-                f"operations {count_all:.2f} ({count_last:.2f})",
-                flush=True,
-            )
+    print("\n| N, P, T, L | members | ns a member and step (float32) |\n|---|---|---|")
+    for name, values in GROWTH.items():
+        cases = [{**MIDDLE, name: value} for value in values]
+        operations = [c["N"] * c["P"] * (3 * (c["L"] - 1) * c["N"] + 2 * c["P"]) for c in cases]
+        taken = [growth_row(device, **case) for case in cases]
+        print(growth.slopes(name, values, {"time": taken, "operations": operations}), flush=True)
 
 
-def growth_row(device, dtype, N, P, T, L):
+def growth_row(device, N, P, T, L):
     """Nanoseconds a member and step."""
-    each = 4 * L * (N**2 + 14 * P * N)
-    count = min(max(1, BUDGET[device.type] // each), 20_000 if device.type == "cuda" else 200)
-    described = problem(P, T, L)
-    wanted = {"seeds": count, "dtype": dtype, "device": str(device), "keep": "moments", "save_steps": [T]}
+    each = L * (N**2 + 14 * P * N)  # a quarter of its bytes: four blocks
+    count = min(max(1, BUDGET[device.type] // each), 40_000 if device.type == "cuda" else 200)
+    wanted = {"seeds": count, "device": str(device), "keep": "moments", "save_steps": [T]}
     wanted |= {"observables": ["prediction", "loss"], "progress": False}
+    described = problem(P, T, L)
     taken = seconds(lambda: finite_nets.train_ensemble(described, widths=[N], **wanted)) / count / T * 1e9
-    print(f"| {dtype} | {N}, {P}, {T}, {L} | {count} | {taken:.0f} |", flush=True)
+    print(f"| {N}, {P}, {T}, {L} | {count} | {taken:.0f} |", flush=True)
     return taken
 
 

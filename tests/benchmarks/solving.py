@@ -16,6 +16,7 @@ import time
 from typing import Any
 from unittest import mock
 
+import growth
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,27 +99,19 @@ def grown(name: str, rate: float) -> None:
     """Lines of one of the four that grows, and slopes of logarithms."""
     cases = [{**MIDDLE, name: value} for value in GROWTH[name]]
     found = [measured(case["P"], case["S"], case["T"], 2, 1, rate, case["L"]) for case in cases]
-    size = np.array(GROWTH[name], float) - (name == "L")
-    shown = size > 0  # without hidden matrices there are no such operations
-    x, y = np.log(size[shown]), np.log(np.array(found)[shown])
-    slopes = zip(np.polyfit(x, y, 1)[0], np.diff(y[-2:], axis=0)[0] / np.diff(x[-2:]), strict=True)
-    of = zip(("seconds", "36 S k P", "needed"), slopes, strict=True)
-    shown_as = f"{name} - 1" if name == "L" else name
-    print(
-        f"slopes in {shown_as}: " + ", ".join(f"{what} {all_:.2f} ({last:.2f})" for what, (all_, last) in of),
-        flush=True,
-    )
+    columns = dict(zip(("seconds", "36 S k P", "needed"), zip(*found, strict=True), strict=True))
+    print(growth.slopes(name, GROWTH[name], columns), flush=True)
 
 
 if __name__ == "__main__":
-    growth = sys.argv[1:2] == ["growth"]
-    asked = [] if growth else [int(each) for each in sys.argv[1:]]
+    grows = sys.argv[1:2] == ["growth"]
+    asked = [] if grows else [int(each) for each in sys.argv[1:]]
     on_gpu = jax.default_backend() == "gpu"
     rate = matrix_rate(8192 if on_gpu else 1024)
     print(
         f"matrix rate {rate / 1e12:.3g} TFLOP/s\n| problem | scrambles | devices | directions | first s | again s | 36 S k P | needed |"
     )
-    if growth:
+    if grows:
         for name in sys.argv[2:] or GROWTH:
             grown(name, rate)
     elif asked:

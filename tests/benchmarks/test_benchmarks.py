@@ -1,5 +1,6 @@
 """Timings of the hot loops: `make bench` (off by default)."""
 
+import growth
 import programs
 import pytest
 import torch
@@ -30,3 +31,11 @@ def test_steps_that_scripts_measure(monkeypatch):
         described = programs.problem(network, shape)
         assert programs.trained(described, 32, 2, cpu, program=True)[0] > 0
         assert programs.mapped(described, 32, 2, cpu)[0][0] > 0
+
+
+def test_slopes_of_powers():
+    n = [1, 2, 4, 8]
+    powers = {"square": [i**2 for i in n], "later": [1, 1, 1, 8]}
+    assert growth.slopes("N", n, powers) == "slopes in N: square 2.00 (2.00), later 0.90 (3.00)"
+    # in the hidden matrices, of which one layer has none
+    assert growth.slopes("L", [1, 2, 3, 5], {"time": [0, 1, 2, 4]}) == "slopes in L - 1: time 1.00 (1.00)"
