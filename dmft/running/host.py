@@ -1,11 +1,12 @@
 """What the program around this library has set, and what a computation needs instead.
 
 A host program may have made NumPy, JAX or PyTorch strict, or changed what they do by default.  No number here depends
-on that, and nothing of it stops a computation: around every computation each of the three is set as it comes, and
+on that, and nothing of it stops a computation: around every computation each of them is set as it comes, and
 afterwards as the host had it.  (Warnings that are errors stay the host's decision.)
 
     usual_errors        NumPy: a decorator of every public function that computes
     usual_jax           JAX: around its computations, by `dmft.drivers.machine.precision`
+    dmft.running.blas          BLAS: its threads, beside those of JAX on a CPU
     finite_nets.device.host    PyTorch
 """
 
