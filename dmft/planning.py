@@ -232,7 +232,7 @@ def _probed(run: Run, stream: np.random.SeedSequence, limit: int | None) -> Prob
         if len(taken) == 1:
             begun = now - begun
         done = stop
-        if done > run.last or now - started > PATIENCE:
+        if done > run.last or (len(taken) > 1 and now - started > PATIENCE):  # the first compiles
             break
     directions = _extrapolated(ranks[-2], ranks[-1], run.last + 1, run.full_capacity)
     room = capacity

@@ -3,13 +3,16 @@
 import dataclasses
 import io
 import sys
+import time
 import types
 
 import pytest
 
 import dmft
+from dmft import planning
 from dmft.__main__ import main
 from dmft.drivers import layout
+from dmft.engine import loop
 from dmft.running import progress
 
 TASK = dmft.Task([[1.0, 0.2], [0.1, -1.0], [0.5, 0.5]], [1.0, -1.0, 1.0])
@@ -62,6 +65,23 @@ def test_plan_and_bar_agree(monkeypatch, of, problem, arguments):
 def test_directions_are_those_of_the_run():
     plan = dmft.plan(TANH, **SMALL)  # as many steps as are probed
     assert plan.directions == dmft.solve(TANH, **SMALL).attrs["directions"]
+
+
+def test_time_of_steps_is_free_of_compilation(monkeypatch):
+    """However long that takes."""
+    advance, calls = loop.advance, []
+
+    def compiling(*given, **named):
+        calls.append(given)
+        time.sleep(0.5 if len(calls) == 1 else 0.0)
+        return advance(*given, **named)
+
+    monkeypatch.setattr(loop, "advance", compiling)
+    monkeypatch.setattr(planning, "PATIENCE", 0.0)
+    plan = dmft.plan(TANH, **SMALL)
+    assert len(calls) == 2
+    assert plan.seconds < 0.25 * plan.steps
+    assert plan.compile_seconds > 0.25
 
 
 def test_runs_with_a_checkpoint_go_one_by_one(tmp_path, monkeypatch):
