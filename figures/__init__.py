@@ -16,6 +16,7 @@ python -m figures width_convergence --store results/demo --out results/width_con
 
 from __future__ import annotations
 
+import ast
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,12 @@ def names() -> list[str]:
     return sorted(
         path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef figure(" in path.read_text("utf-8")
     )
+
+
+def docstring(name: str) -> str:
+    """What the file of a figure says of itself, read without loading it; `python -OO` drops it from what is loaded."""
+    source = (Path(__file__).parent / f"{name}.py").read_text("utf-8")
+    return ast.get_docstring(ast.parse(source), clean=False) or ""
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dmft.command import ending_with_its_reader
 from dmft.running.paths import local
-from figures import names, needs, style
+from figures import docstring, names, needs
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,10 +44,12 @@ def _main(arguments: list[str] | None) -> None:
         parser.exit(2, f"error: {error}\n")
     if given.list:
         for name in names():
-            print(f"{name:<24} {style.docstring(_module(name)).splitlines()[0]}")
+            print(f"{name:<24} {docstring(name).splitlines()[0]}")
         return
     if given.name is None:
         parser.error("name a figure, or use --list")
+    from figures import style  # and Matplotlib with it
+
     every = given.name == "all"
     drawn = 0
     for name in names() if every else (given.name,):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -204,11 +202,6 @@ def legend(ax: Axes, **look: Any) -> None:
     handles, labels = ax.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: isinstance(handles[i], Line2D))
     ax.legend([handles[i] for i in order], [labels[i] for i in order], **look)
-
-
-def docstring(module: Any) -> str:
-    """What a module says of itself, from its source: `python -OO` drops it from the module."""
-    return ast.get_docstring(ast.parse(inspect.getsource(module)), clean=False) or ""
 
 
 def provenance(ds: xr.Dataset) -> dict[str, Any]:

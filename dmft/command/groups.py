@@ -24,6 +24,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -92,7 +93,8 @@ class Argument(NamedTuple):
 # ---- what is called --------------------------------------------------------------------------------------------------
 
 
-def arguments(call: Call) -> dict[str, Argument]:
+@cache
+def arguments(call: Call) -> Mapping[str, Argument]:
     """The arguments of a dataclass or function."""
     parsed = docstring_parser.google.parse(_said(call)).params
     texts = {name: " ".join((one.description or "").split()) for one in parsed for name in one.arg_name.split(", ")}
@@ -125,6 +127,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (str,) if typing.get_origin(hint) is typing.Literal else (hint,)
 
 
+@cache
 def declared(module: str, name: str) -> Call:
     """A function with the arguments and the docstring of another, whose module is not loaded."""
     origin = importlib.util.find_spec(module).origin  # type: ignore[union-attr]

@@ -199,7 +199,8 @@ def _task_options() -> type[Group]:
 
 def _training_options() -> type[Group]:
     loss = arguments(Problem)["loss"].option("loss")._replace(hint=f"(default: {Problem.loss})")
-    first = {name for call in specs.TRAININGS.values() for name in arguments(call)}  # networks make way for these
+    trainings: Iterable[Call] = specs.TRAININGS.values()
+    first = {name for call in trainings for name in arguments(call)}  # networks make way for these
     taken = {name: typed for name, typed in _taken("training", specs.NETWORKS.values()).items() if name not in first}
     return group(
         "Loss and training.", _known("training"), chooser="training", exceptions=taken | TRAINING, beside=[loss]

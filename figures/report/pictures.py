@@ -10,7 +10,7 @@ import re
 import xarray as xr
 
 from dmft.schema.sources import kind_of
-from figures import style
+from figures import docstring
 from figures.report.blocks import Picture, Section
 from figures.report.results import Results
 
@@ -42,7 +42,7 @@ def pictures(shown: Results, left_out: list[str]) -> list[Section]:
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
         source = base64.b64encode(picture.getvalue()).decode()
-        picture_with_caption = Picture(title, source, _caption(style.docstring(module), ds))
+        picture_with_caption = Picture(title, source, _caption(docstring(module_name), ds))
         key, keys = f"figure-{kind_of(ds)}", [section.key for section in sections]
         key = key if key not in keys else f"{key}-{len(keys)}"
         full_title = title if kind_of(ds) == name else f"{title} ({name})"

@@ -99,27 +99,38 @@ def test_home_is_expanded_by_every_entry(tmp_path, monkeypatch, capsys):
 
 COMMANDS = """
 import runpy, sys
-for command in ("figures --list", "dmft solve --help", "finite_nets sweep --help"):
+for command in {commands}:
     sys.argv = command.split()
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code:
             raise
+"""
+COMPUTED = """
 import dmft, comparisons as c
 c.report
 t = dmft.Task([[1.0]], [1.0])
 print(dmft.lazy_limit(dmft.Problem(dmft.MLP(1), t, dmft.GradientDescent(.5, 2))).sizes)
 """
+HELP = ["dmft solve --help", "finite_nets sweep --help"]
+SAID = ["number L of hidden layers", "Networks of each width"]
 
 
-def test_python_without_docstrings():
-    out = subprocess.run([sys.executable, "-OO", "-c", COMMANDS], capture_output=True, text=True, cwd=ROOT, check=False)
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (COMMANDS.format(commands=HELP), SAID),
+        # all of JAX, Matplotlib and others is compiled for it; of these packages alone: `test_imports`
+        pytest.param(
+            COMMANDS.format(commands=["figures --list"]) + COMPUTED,
+            ["Losses and predictions across widths", "'sample': 1"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["help", "results"],
+)
+def test_python_without_docstrings(code, said):
+    out = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert out.returncode == 0, out.stderr
-    for said in (
-        "Losses and predictions across widths",
-        "number L of hidden layers",
-        "Networks of each width",
-        "'sample': 1",
-    ):
-        assert said in out.stdout
+    assert all(words in out.stdout for words in said)
