@@ -292,7 +292,8 @@ def observed_shapes(rule: Rule, form: Form) -> dict[str, tuple[int, ...]]:
 def empty_history(network: Network, rule: Rule, form: Form, saved: Sequence[int], *, two_time: bool = False) -> History:
     """Room for the steps 0..max(saved), of which `saved` (increasing) keep their observables."""
     slots = jnp.asarray(slots_of(saved, max(saved) + 1))
-    return room_for(network, rule, form, slots, rows=len(saved), two_time=two_time)
+    found: History = _room_for(network, rule, form=form, slots=slots, rows=len(saved), two_time=two_time)
+    return found
 
 
 def slots_of(saved: Sequence[int] | NDArray[np.int64], length: int) -> NDArray[np.int32]:
@@ -330,6 +331,10 @@ def room_for(network: Network, rule: Rule, form: Form, slots: jax.Array, *, rows
         fields={one.name: vectors(one) for one in form.observables if two_time and one.fields},
         slots=slots,
     )
+
+
+# compiled as a whole: its operations one by one take ten times as long
+_room_for = jax.jit(room_for, static_argnames=("form", "rows", "two_time"))
 
 
 @kept(static=("form",), donated=("network", "history"))

@@ -101,6 +101,7 @@ FOUND = {  # of a quantity, {}
     "dof": "{}: degrees of freedom of the law with the largest weight",
     "p_value": "{}: probability of a larger chi squared",
 }
+SUFFIXES = sorted(FOUND, key=len, reverse=True)
 
 NAMES = {  # of variables that are no quantity, and of coordinates
     "error_correlation": "correlation of test errors between two steps",
@@ -240,7 +241,7 @@ def in_words(name: str, quantities: Mapping[str, str]) -> str | None:
     if name.endswith("_se"):
         return None if (of := in_words(name.removesuffix("_se"), quantities)) is None else f"{of}: standard error"
     # the longest suffix first: `loss_excess_variance` is no variance of `loss_excess`
-    for suffix in sorted(FOUND, key=len, reverse=True):
+    for suffix in SUFFIXES:
         if name.endswith(f"_{suffix}") and (of := in_words(name.removesuffix(f"_{suffix}"), quantities)) is not None:
             return FOUND[suffix].format(of)
     return None
