@@ -133,7 +133,7 @@ def test_populations_find_the_saddle_point_of_two_samples(depth):
     kernels, r = by_angles(problem, 2 / 40)
     tolerance = 0.02 if depth == 1 else 0.005
     found = dmft.adaptive_kernel(
-        problem, temperature=1 / 40, sets=4, tolerance=tolerance, population=256 if depth == 1 else 1024, device="cpu"
+        problem, temperature=1 / 40, sets=4, tolerance=tolerance, population=128 if depth == 1 else 1024, device="cpu"
     )
     for layer, kernel in enumerate(kernels):
         assert off(found["feature_kernel"][layer, :2, :2], kernel) < 2 * tolerance
@@ -161,7 +161,7 @@ def test_what_has_not_converged_is_refused_with_the_estimate(monkeypatch):
     monkeypatch.setattr(bayes, "ROUNDS", 1)
     problem = posed(1, gamma0=1.0, n=2, tests=1, dimension=4)
     with pytest.raises(NotConvergedError, match="Raise population, sets or tolerance") as caught:
-        dmft.adaptive_kernel(problem, temperature=1 / 40, sets=4, tolerance=1e-5, population=256, device="cpu")
+        dmft.adaptive_kernel(problem, temperature=1 / 40, sets=4, tolerance=1e-5, population=128, device="cpu")
     assert caught.value.estimate.attrs["result"] == "not converged"
     assert caught.value.estimate.attrs["error"] > 1e-5
 

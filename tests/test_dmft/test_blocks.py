@@ -56,7 +56,7 @@ def problem(network, outputs=1, steps=2):
 @pytest.mark.parametrize(
     "network",
     [
-        dmft.ResidualMLP(4, dmft.relu(), bias=0.3, frozen=(2,)),
+        dmft.ResidualMLP(3, dmft.relu(), bias=0.3, frozen=(2,)),
         pytest.param(dmft.ResidualMLP(4, dmft.linear(), bias=0.3), marks=pytest.mark.slow),
         pytest.param(Branches(), marks=pytest.mark.slow),
     ],
@@ -94,8 +94,8 @@ def operations(count, least, monkeypatch):
 
 
 def test_the_code_of_many_blocks_is_that_of_few(monkeypatch):
-    looped = [operations(count, 2, monkeypatch) for count in (4, 16)]
-    alone = [operations(count, 100, monkeypatch) for count in (4, 16)]
+    looped = [operations(count, 2, monkeypatch) for count in (3, 10)]
+    alone = [operations(count, 100, monkeypatch) for count in (3, 10)]
     assert looped[1] == looped[0]
     assert alone[1] > 2 * alone[0]
 

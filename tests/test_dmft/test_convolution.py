@@ -56,14 +56,14 @@ def explicit(problem, width, seed=0):
     readout = rng.standard_normal(width * math.prod(sketch.flattened))
     with jax.enable_x64(True):
         rule, form = loop.rule_of(problem), loop.form_of(problem)
-        coordinates = rule.inputs.reshape(-1, rule.inputs.shape[-1])
-        images = jnp.asarray(patches.reshape(-1, patches.shape[-1]) @ first)
+        coordinates = np.asarray(rule.inputs).reshape(-1, rule.inputs.shape[-1])
+        images = patches.reshape(-1, patches.shape[-1]) @ first
         start = network.Network(
-            reads=(jnp.linalg.lstsq(coordinates, images)[0],),
+            reads=(jnp.asarray(np.linalg.lstsq(coordinates, images)[0]),),
             matrices=tuple(bank.ExplicitBank(jnp.asarray(w)) for w in hidden),
             readout=jnp.asarray(readout).reshape(1, *sketch.flattened, width),
             populations=tuple(population.particles(np.zeros((0, width))) for _ in sketch.populations),
-            offset=jnp.zeros((problem.task.n_samples, 1)),
+            offset=jnp.asarray(np.zeros((problem.task.n_samples, 1))),
             sketch=form.sketch,
         )
         steps = problem.training.steps + 1
@@ -138,7 +138,7 @@ def test_the_program_is_the_convolution_of_pytorch(problem):
 
 def test_the_limit_is_that_of_networks():
     problem = line(2)
-    theory = dmft.solve(problem, particles=2048, scrambles=4, tolerance=0.03, observables=["prediction"])
+    theory = dmft.solve(problem, particles=1024, scrambles=4, tolerance=0.03, observables=["prediction"])
     error = np.hypot(theory.prediction_se.values[-1], LIMIT_SE)
     assert (np.abs(theory.prediction.values[-1] - LIMIT) < 3 * error).all()
     assert error.max() < 0.003

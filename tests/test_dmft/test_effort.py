@@ -95,29 +95,33 @@ CALLS = {
 SLOW = [pytest.param(call, marks=pytest.mark.slow) for call in ("forward", "finite", "reverse")]
 
 
-@pytest.mark.parametrize("call", ["solve", "two_time", *SLOW])
-def test_room_that_is_shared_changes_no_number(call, monkeypatch):
-    found = CALLS[call](problem(4))
-    monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
-    monkeypatch.setattr(shared_sizes, "directions", lambda count: count)
-    alone = CALLS[call](problem(4))
+def assert_the_same(found, alone):
     assert found.sizes == alone.sizes
     for name in alone.data_vars:
         largest = np.abs(alone[name].values).max()
         np.testing.assert_allclose(found[name].values, alone[name].values, rtol=0, atol=1e-11 * largest, err_msg=name)
 
 
+@pytest.mark.parametrize("call", ["two_time", *SLOW])
+def test_room_that_is_shared_changes_no_number(call, monkeypatch):
+    found = CALLS[call](problem(4))
+    monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
+    monkeypatch.setattr(shared_sizes, "directions", lambda count: count)
+    assert_the_same(found, CALLS[call](problem(4)))
+
+
 @pytest.mark.parametrize("call", ["solve", pytest.param("forward", marks=pytest.mark.slow)])
-def test_neighbouring_problems_share_code(call, folder, monkeypatch):
-    def files(of):
-        CALLS[call](of)
+def test_neighbouring_problems_share_code_which_changes_no_number(call, folder, monkeypatch):
+    def files():
         return {file.name for file in folder.iterdir()}
 
-    first = files(problem(4))
+    found, first = CALLS[call](problem(4)), files()
     assert first
-    assert files(problem(5, gamma0=0.7)) == first
+    CALLS[call](problem(5, gamma0=0.7))
+    assert files() == first
     monkeypatch.setattr(shared_sizes, "steps", lambda count: count)
-    assert files(problem(4)) > first  # which they would not with room for their own steps alone
+    assert_the_same(found, CALLS[call](problem(4)))
+    assert files() > first  # which they would not with room for their own steps alone
 
 
 @pytest.mark.usefixtures("folder")
@@ -138,9 +142,12 @@ def test_products_of_a_stream_that_forgets_have_options_and_of_no_other(monkeypa
     monkeypatch.setattr(effort, "for_products", lambda known: used.append(known) or contextlib.nullcontext())
     x = np.random.default_rng(0).standard_normal((16, 3))
     training = dmft.GradientDescent(0.1, 6, batches=dmft.one_pass(12, 2), observe="test")
-    problem = dmft.Problem(dmft.MLP(2, centered=False), dmft.Task(x[:12], x[:12, 0], x[12:], x[12:, 0]), training)
-    for directions, options in ((4, effort.UNTUNED), (None, None)):
+    stream = dmft.Problem(dmft.MLP(2, centered=False), dmft.Task(x[:12], x[:12, 0], x[12:], x[12:, 0]), training)
+    for solve, options in (
+        (lambda: dmft.solve(stream, directions=4, particles=64, scrambles=2, observables=["loss"]), effort.UNTUNED),
+        (lambda: CALLS["two_time"](problem(4)), None),
+    ):
         used.clear()
-        dmft.solve(problem, directions=directions, particles=64, scrambles=2, observables=["loss"])
+        solve()
         assert used
         assert all(each is options for each in used)

@@ -30,7 +30,12 @@ def float64():
 
 
 def normals(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@jax.jit
+def inner(crowd, a, b):
+    return crowd.inner(a, b)
 
 
 # ---- basis ---------------------------------------------------------------------------------------------------------
@@ -41,18 +46,22 @@ def decomposed(v, Q, crowd, tolerance):
     return basis.decompose(v, Rows(Q), crowd, tolerance)
 
 
+def on_host(state):
+    return jax.tree.map(np.asarray, state)
+
+
 def test_decomposition_is_exact_and_orthonormal_whatever_is_new():
     crowd = population.particles(np.zeros((0, 200)))
-    Q = decomposed(normals(7, 200), jnp.zeros((0, 200)), crowd, EXACT).q
+    Q = np.asarray(decomposed(normals(7, 200), np.zeros((0, 200)), crowd, EXACT).q)
     # of five vectors one is known, one is zero, one repeats another, one is nearly known
     fresh = normals(2, 200, seed=1)
-    v = jnp.stack([Q[2] * 3, fresh[0], jnp.zeros(200), fresh[0] * 2, Q[1] + 1e-5 * fresh[1]])
-    d = decomposed(v, Q, crowd, EXACT)
+    v = np.stack([Q[2] * 3, fresh[0], np.zeros(200), fresh[0] * 2, Q[1] + 1e-5 * fresh[1]])
+    d = on_host(decomposed(v, Q, crowd, EXACT))
     assert d.rank == 2
     np.testing.assert_allclose(d.known @ Q + d.R @ d.q, v, atol=1e-13)
-    everything = jnp.concatenate([Q, d.q[:2]])
+    everything = np.concatenate([Q, d.q[:2]])
     # rounding 1e-16 over a new part of 1e-5, orthogonalised twice
-    np.testing.assert_allclose(crowd.inner(everything, everything), np.eye(9), atol=1e-13)
+    np.testing.assert_allclose(inner(crowd, everything, everything), np.eye(9), atol=1e-13)
     assert not np.any(d.q[2:])
     assert not np.any(d.R[:, 2:])
 
@@ -60,18 +69,19 @@ def test_decomposition_is_exact_and_orthonormal_whatever_is_new():
 @pytest.mark.parametrize("tolerance", [1e-7, 1e-300])
 def test_copies_of_vectors_are_no_new_directions_at_any_tolerance(tolerance):
     crowd = population.particles(np.zeros((0, 200)))
-    Q = decomposed(normals(7, 200), jnp.zeros((0, 200)), crowd, tolerance).q
-    d = decomposed(normals(3, 7, seed=4) @ Q, Q, crowd, tolerance)
+    Q = np.asarray(decomposed(normals(7, 200), np.zeros((0, 200)), crowd, tolerance).q)
+    d = decomposed(normals(5, 7, seed=4) @ Q, Q, crowd, tolerance)
     assert d.rank == 0
     assert np.isfinite(d.known).all()
 
 
 def test_tolerance_drops_what_is_smaller_and_keeps_what_is_larger():
-    crowd = population.particles(np.zeros((0, 400)))
-    Q = decomposed(normals(3, 400), jnp.zeros((0, 400)), crowd, EXACT).q
-    new = normals(1, 400, seed=3)
+    crowd = population.particles(np.zeros((0, 200)))
+    Q = np.asarray(decomposed(normals(7, 200), np.zeros((0, 200)), crowd, EXACT).q)
+    new = np.zeros((5, 200))
+    new[2] = normals(200, seed=3)
     for size, rank in ((2e-2, 1), (5e-3, 0)):
-        d = decomposed(Q[:1] + size * new, Q, crowd, 1e-2)
+        d = decomposed(Q[:5] + size * new, Q, crowd, 1e-2)
         assert d.rank == rank
 
 
@@ -81,6 +91,13 @@ def test_tolerance_drops_what_is_smaller_and_keeps_what_is_larger():
 @partial(jax.jit, static_argnames="transposed")
 def applied(w, v, source, target, transposed=False):
     return (w.apply_t if transposed else w.apply)(v, source, target)
+
+
+@jax.jit
+def added(w, v, u, c):
+    """After a step that adds the outer products of rows with these coordinates, with the weights c."""
+    change = w.outer(v, u * c[:, None])
+    return dataclasses.replace(w, trained=jax.tree.map(jnp.add, w.trained, change))
 
 
 def reveal(S=300, seed=0, tolerance=EXACT, project=True):
@@ -95,10 +112,10 @@ def reveal(S=300, seed=0, tolerance=EXACT, project=True):
         u = u + sum(asked["u"], 0 * u) + sum(answered["v"], 0 * u)
         w, target, image, _ = applied(w, v, source, target)
         asked["v"].append(v)
-        answered["v"].append(image)
+        answered["v"].append(np.asarray(image))
         w, source, image, _ = applied(w, u, target, source, transposed=True)
         asked["u"].append(u)
-        answered["u"].append(image)
+        answered["u"].append(np.asarray(image))
     return w, source, target, asked, answered
 
 
@@ -107,7 +124,7 @@ def test_a_revealed_matrix_is_one_linear_operator_with_its_transpose():
     # <u, W v> = <W^T u, v> between all that was asked, although nothing but images is stored
     for v, wv in zip(asked["v"], answered["v"], strict=True):
         for u, wu in zip(asked["u"], answered["u"], strict=True):
-            np.testing.assert_allclose(target.inner(u, wv), source.inner(wu, v), atol=1e-11)
+            np.testing.assert_allclose(inner(target, u, wv), inner(source, wu, v), atol=1e-11)
     # and it answers the same question in the same way, without using new normals
     combination = 2 * asked["v"][0] - asked["v"][1]
     after, spent, image, _ = applied(w, combination, source, target)
@@ -118,23 +135,22 @@ def test_a_revealed_matrix_is_one_linear_operator_with_its_transpose():
 
 def test_without_the_projection_the_operator_contradicts_itself():
     _, source, target, asked, answered = reveal(project=False)
-    contradiction = target.inner(asked["u"][0], answered["v"][1]) - source.inner(answered["u"][0], asked["v"][1])
-    assert abs(contradiction).max() > 1e-2
+    one, other = inner(target, asked["u"][0], answered["v"][1]), inner(source, answered["u"][0], asked["v"][1])
+    assert abs(np.subtract(one, other)).max() > 1e-2
 
 
 def test_learning_adds_the_outer_product_on_both_sides():
     w, source, target, asked, answered = reveal()
-    c = jnp.asarray([0.3, -1.0, 0.0])
+    c = np.array([0.3, -1.0, 0.0])
     v, u = asked["v"][1], asked["u"][1]
     coordinates = applied(w, v, source, target)[3], applied(w, u, target, source, transposed=True)[3]
-    change = w.outer(coordinates[0], coordinates[1] * c[:, None])
-    learned = dataclasses.replace(w, trained=jax.tree.map(jnp.add, w.trained, change))
+    learned = added(w, coordinates[0], coordinates[1], c)
     np.testing.assert_allclose(
-        applied(learned, v, source, target)[2], answered["v"][1] + source.inner(v, v * c[:, None]) @ u, atol=1e-9
+        applied(learned, v, source, target)[2], answered["v"][1] + inner(source, v, v * c[:, None]) @ u, atol=1e-9
     )
     np.testing.assert_allclose(
         applied(learned, u, target, source, transposed=True)[2],
-        answered["u"][1] + target.inner(u, u * c[:, None]) @ v,
+        answered["u"][1] + inner(target, u, u * c[:, None]) @ v,
         atol=1e-9,
     )
 
@@ -155,11 +171,11 @@ def test_with_explicit_matrices_the_engine_trains_an_ordinary_network(activation
     rule, form = loop.rule_of(problem), loop.form_of(problem)
     start = network.Network(
         # the input coordinates X span the inputs: W^0 x / sqrt(D) = X first
-        reads=(jnp.linalg.lstsq(rule.inputs, jnp.asarray(task.x @ weights.first[0].numpy().T * input_scale(5)))[0],),
+        reads=(jnp.asarray(np.linalg.lstsq(rule.inputs, task.x @ weights.first[0].numpy().T * input_scale(5))[0]),),
         matrices=tuple(matrix.Explicit(jnp.asarray(w[0].numpy())) for w in weights.hidden),
         readout=jnp.asarray(weights.readout[0].numpy()).reshape(1, width),
         populations=tuple(population.particles(np.zeros((0, width))) for _ in range(depth)),
-        offset=jnp.zeros((5, 1)),
+        offset=jnp.asarray(np.zeros((5, 1))),
         sketch=form.sketch,
     )
     room = loop.empty_history(start, rule, form, range(7), two_time=True)
@@ -210,7 +226,7 @@ def small_problem():
 
 
 def test_a_finite_population_is_in_law_a_network_of_that_width(small_problem):
-    count, width = 6000, 24
+    count, width = 3000, 24
     nets = finite_nets.train_ensemble(
         small_problem, widths=[width], seeds=count, observables=["prediction"], dtype="float64"
     )
@@ -221,11 +237,11 @@ def test_a_finite_population_is_in_law_a_network_of_that_width(small_problem):
     assert abs(mean_z).max() < 4.5
     assert abs(variance_z(sampled[:, 1:], trained[:, 1:])).max() < 4.5
 
-    # twin: without the projection the variance after one step comes out several times too large
-    unprojected = in_law(small_problem, width, count // 3, project=False)
+    # twin, of half as many: without the projection the variance after one step comes out several times too large
+    unprojected = in_law(small_problem, width, count // 2, project=False)
     ratio = unprojected[:, 1].var(0) / trained[:, 1].var(0)
     assert ratio.min() > 3
-    assert abs(variance_z(unprojected[:, 1:], trained[:, 1:])).max() > 20
+    assert abs(variance_z(unprojected[:, 1:], trained[:, 1:])).max() > 14
 
 
 def test_compiled_code_does_not_grow_with_the_number_of_steps(small_problem):
@@ -250,10 +266,11 @@ def test_sobol_normals_have_the_moments_of_normals_and_a_pseudo_random_tail():
     np.testing.assert_allclose(z @ z.T / 4096, np.eye(40), atol=5e-2)
     assert abs(z.mean(1)).max() < 2e-3  # far below the 1/sqrt(4096) = 1.6e-2 of independent points
     long = raw_normals.sobol(21_210, 2, seeds)
-    across = long.rows(21_195, 15)
-    # the last dimensions, and the tail; rounding, as blocks of another shape are compiled
-    np.testing.assert_allclose(across[:6], long.rows(21_195, 6), rtol=1e-14)
-    np.testing.assert_allclose(across[6:], long.rows(21_201, 9), rtol=1e-14)
+    rows = jax.jit(partial(raw_normals.Sobol.rows, count=15))
+    across = rows(long, 21_195)
+    # the last dimensions, and the tail
+    np.testing.assert_allclose(across[:6], rows(long, 21_186)[9:], rtol=1e-14)
+    np.testing.assert_allclose(across[6:], rows(long, 21_201)[:9], rtol=1e-14)
     assert np.isfinite(across).all()
     assert len(np.unique(across)) == 30
 

@@ -304,13 +304,17 @@ def test_gradients_of_many_products_are_made_some_rows_at_a_time(monkeypatch, ba
         kept, Q = rule.stepped(jnp, 3.0, state, G)
         return theta + Q, kept
 
-    whole = jax.tree.leaves(engine._over_rows(moved, theta, tuple(state), u, v))
+    def over_rows(u, v):
+        compiled = jax.jit(lambda *given: engine._over_rows(moved, *given))
+        return jax.tree.leaves(compiled(theta, tuple(state), u, v))
+
+    whole = over_rows(u, v)
     monkeypatch.setattr(engine, "BLOCK", 2 * 5 * len([0, *bank]))  # two rows, where there is one matrix
-    parts = jax.tree.leaves(engine._over_rows(moved, theta, tuple(state), u, v))
+    parts = over_rows(u, v)
     assert seen == [6, 2]
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)  # single precision
-    engine._over_rows(moved, theta, tuple(state), u[:16], v[:16])
+    over_rows(u[:16], v[:16])
     assert seen[-1] == 6  # few, of which no array is made
 
 

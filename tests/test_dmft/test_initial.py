@@ -131,7 +131,7 @@ def rounded(width, monkeypatch):
 
     def evaluate(phi, h):
         with jax.enable_x64(True):
-            return tuple(np.asarray(f(h)) for f in smoothing.smoothed(phi, width))
+            return tuple(np.asarray(jax.jit(f)(h)) for f in smoothing.smoothed(phi, width))
 
     with monkeypatch.context() as patch:
         patch.setattr(initial, "evaluate", evaluate)

@@ -65,7 +65,7 @@ def test_a_formula_of_ones_own_is_as_good_as_the_built_in_one():
 def test_a_kink_of_ones_own_in_the_limit_and_in_networks():
     described = problem(LEAKY)
     assert not LEAKY.smooth
-    theory = dmft.solve(described, particles=2048, scrambles=4, observables=["prediction"])
+    theory = dmft.solve(described, particles=1024, scrambles=4, observables=["prediction"])
     nets = finite_nets.train_ensemble(described, widths=[32, 64], seeds=1500, observables=["prediction"])
     f = nets.prediction.astype(float)
     mean, se = f.mean("seed"), f.std("seed", ddof=1) / np.sqrt(1500)

@@ -61,7 +61,7 @@ def test_particles_are_those_of_solve(problem, made):
 def test_every_kind_of_problem_has_its_neurons(network, training):
     task = reference_problem().task
     problem = dmft.Problem(network, dmft.Task(task.x[:2], [-1, 1], task.x[2:], [1]), training)
-    ds = dmft.neurons(problem, particles=512)
+    ds = dmft.neurons(problem, particles=512, scrambles=4)
     exact = network.activation.name == "linear"
     theory = dmft.solve(problem, particles=512, scrambles=4, observables=["feature_kernel"])
     phi = {

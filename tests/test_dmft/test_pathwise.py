@@ -19,7 +19,7 @@ from dmft.specs.parameterization import input_scale, output_scale
 from oracles import parameter_rate
 
 QUANTITIES = ("prediction", "feature_kernel", "gradient_kernel", "ntk")
-PARTICLES = 1024
+PARTICLES = 512
 BROKEN = [Terms(forward=0.0), Terms(backward=0.0), Terms(equal_time=0.0)]
 
 
@@ -137,17 +137,19 @@ def network_of_one_layer(problem, raw, gamma0):
 
     start = raw_output(weights)
 
-    @jax.jit
-    @jax.grad
-    def slope(weights):
+    def loss(weights):
         f = (raw_output(weights) - start)[: task.n_train]
         return jnp.mean((f - y) ** 2 / 2 if problem.loss == "squared" else jnp.log1p(jnp.exp(-y * f)))
 
-    seen = [raw_output(weights) - start]
+    @jax.jit
+    def stepped(weights, rate):
+        after = jax.tree.map(lambda p, d: p - rate * d, weights, jax.grad(loss)(weights))
+        return after, raw_output(after) - start
+
+    seen = [np.zeros(len(start))]
     for eta in problem.training.rates:
-        rate = parameter_rate(eta, gamma0, width)
-        weights = jax.tree.map(lambda p, d, rate=rate: p - rate * d, weights, slope(weights))
-        seen.append(raw_output(weights) - start)
+        weights, f = stepped(weights, parameter_rate(eta, gamma0, width))
+        seen.append(f)
     return np.stack(seen)
 
 

@@ -1,6 +1,7 @@
 """Streams of data, observed on probes: what probes do to the bases of the matrices, and what they do not."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ def deviation(a, b):
 
 
 def test_forgotten_or_kept_it_is_the_limit_of_trained_networks():
-    problem, numerics = stream(), {"particles": 1024, "scrambles": 8, "observables": ["prediction"]}
+    problem, numerics = stream(), {"particles": 512, "scrambles": 8, "observables": ["prediction"]}
     forgotten = dmft.solve(problem, **numerics)
     kept = dmft.solve(problem, seed=1, two_time=True, **numerics)
     # 49 correlated numbers, errors of eight scrambles each: t_14 exceeds 5 with a probability of 2e-4
@@ -196,6 +197,11 @@ def test_few_particles_say_what_they_are_and_how_far_from_the_limit():
     assert found > 3 * crowded.prediction_se.values.mean()
 
 
+@partial(jax.jit, static_argnames="count")
+def rows_of(normals, start, count):
+    return normals.rows(start, count)
+
+
 def test_doubled_particles_are_half_as_many():
     """In the compiled code of twice as many, and in the pseudo-random tail of their normals."""
     problem = stream()
@@ -204,14 +210,14 @@ def test_doubled_particles_are_half_as_many():
     for a, b in zip(doubled, half, strict=True):
         np.testing.assert_array_equal(a.normals.values, np.tile(b.normals.values, 2))
     source = run_module.sobol(30, 8, np.random.SeedSequence(0)).doubled().with_tail()
-    rows = source.rows(25, 10)  # five of them beyond the last
+    rows = rows_of(source, 25, count=10)  # five of them beyond the last
     np.testing.assert_array_equal(rows[:, :4], rows[:, 4:])
     assert len(np.unique(rows)) == 40
     # of runs that forget, with the table of normals and beyond it
     (kept, *_) = Run(problem, np.arange(3), 64, 1e-3, False, doubled=True, kept=8).populations(
         64, np.random.SeedSequence(2)
     )
-    beyond = kept.normals.rows(np.int32(len(kept.normals.values)), 5)
+    beyond = rows_of(kept.normals, np.int32(len(kept.normals.values)), count=5)
     np.testing.assert_array_equal(beyond[:, :32], beyond[:, 32:])
 
 
