@@ -10,7 +10,11 @@ from dmft.schema.words import QUANTITIES, UNITS, in_words
 
 def long_name(name: str) -> str | None:
     """A variable or coordinate in words; None for a name that is none of this library's."""
-    return in_words(name, QUANTITIES | {key: quantity.long_name for key, quantity in quantities().items()})
+    return in_words(name, _words())
+
+
+def _words() -> dict[str, str]:
+    return QUANTITIES | {key: quantity.long_name for key, quantity in quantities().items()}
 
 
 def units(name: str) -> str:
@@ -21,9 +25,9 @@ def units(name: str) -> str:
 
 def labelled(ds: xr.Dataset) -> xr.Dataset:
     """`ds` with the long name and the units of each of its variables and coordinates."""
-    ds = ds.copy()
-    for name in ds.variables:
-        found = long_name(str(name))
+    ds, words = ds.copy(), _words()
+    for name, variable in ds.variables.items():
+        found = in_words(str(name), words)
         if found is not None:
-            ds[name].attrs = ds[name].attrs | {"long_name": found, "units": units(str(name))}
+            variable.attrs = variable.attrs | {"long_name": found, "units": units(str(name))}
     return ds

@@ -46,11 +46,9 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
             f"{path} is not written: {error} (Numbers that are no longer a result are saved without the attribute "
             "'schema', by .drop_attrs().)"
         ) from error
-    compressed = {name: {"zlib": True, "complevel": 1} for name in ds.data_vars}
+    whole = {name: {"_FillValue": None} for name in ds.variables}  # no number stands for one that is missing
     with replacing(path) as temporary:
-        ds.assign_attrs({SEALED: "its sha256 follows the data"}).to_netcdf(
-            temporary, engine="h5netcdf", encoding=compressed
-        )
+        ds.assign_attrs({SEALED: "its sha256 follows the data"}).to_netcdf(temporary, engine="h5netcdf", encoding=whole)
         _seal(temporary)
     return path
 

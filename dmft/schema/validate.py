@@ -83,9 +83,10 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     _require_own_problem(ds)
     if not ds.data_vars:
         raise SchemaError("the Dataset holds no variables.")
-    empty = _empty(ds, kind)
-    for name, variable in ds.data_vars.items():
-        if KINDS[kind].errors and not str(name).endswith("_se") and f"{name}_se" not in ds:
+    empty, indexes = _empty(ds, kind), ds.indexes
+    for name in ds.data_vars:
+        variable = ds.variables[name]
+        if KINDS[kind].errors and not str(name).endswith("_se") and f"{name}_se" not in ds.variables:
             raise SchemaError(f"variable {name!r} has no standard error {name}_se, as a result of kind {kind!r} must.")
         expected = dims(kind, str(name), outputs="output" in ds.dims)
         if variable.dims != expected:
@@ -93,9 +94,9 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
             way_out = f" Select with a list, {lost[0]}=[...], which keeps the dimension." if lost else ""
             raise SchemaError(f"variable {name!r} has dimensions {variable.dims}; expected {expected}.{way_out}")
         for dim in expected:
-            if dim not in ds.indexes:
+            if dim not in indexes:
                 raise SchemaError(f"dimension {dim!r} of {name!r} has no coordinate labels.")
-            index = ds.indexes[dim]
+            index = indexes[dim]
             if not index.is_unique:
                 twice = index[index.duplicated()].unique().tolist()
                 raise SchemaError(
