@@ -243,7 +243,7 @@ def test_readme_example_describes_the_problem_of_the_demonstration():
     names = {}
     exec(readme_example().split("theory =")[0], names)  # the lines before anything is computed
     assert names["problem"] == example.problem()
-    assert names["steps"] == example.STEPS
+    assert (names["steps"], tuple(names["observables"])) == (example.STEPS, example.OBSERVABLES)
 
 
 @pytest.mark.usefixtures("without_layout")
