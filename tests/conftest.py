@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# of what is imported, and of what tracing leaves, most stays: it is looked through less often
+gc.set_threshold(100_000, 50, 50)
 # before JAX is imported: it reads these once
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.0")  # reading is faster, however small
@@ -48,9 +50,7 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    # what is imported by now stays, and is not looked at again by every collection of what tracing leaves
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    gc.freeze()  # what is imported by now stays, and is not looked through again
     if "figures" in sys.modules:
         share_parsed_labels()
 
