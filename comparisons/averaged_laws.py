@@ -31,8 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, polygamma
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc, digamma, polygamma
 
 from comparisons.errors import UnresolvedError
 
@@ -182,7 +181,7 @@ def averaged(
     chi2 = np.where(exact, 0.0, chi2)
     by_law = np.stack([weight[np.array(of_law) == i].sum(axis=0) for i in range(len(laws))])
     means = (limit, statistical, model, b, b_se, exponent, exponent_se)
-    last = (by_law.reshape(-1, *shape), *(v.reshape(shape) for v in (chi2, dof, chi2_distribution.sf(chi2, dof))))
+    last = (by_law.reshape(-1, *shape), *(v.reshape(shape) for v in (chi2, dof, chdtrc(dof, chi2))))
     return Averaged(*(v.reshape(shape) for v in means), *last)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import curve_fit
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from comparisons.errors import UnresolvedError
 
@@ -150,7 +150,7 @@ def _series(n: Array, y: Array, se: Array, order: int) -> Series:
     chi2, dof = np.where(exact, 0.0, (residual**2).sum(axis=0)), len(n) - terms
     scale = reference ** np.arange(terms)
     covariance = np.where(exact[:, None, None], 0.0, normal * np.outer(scale, scale))
-    p_value = chi2_distribution.sf(chi2, dof) if dof else np.full_like(chi2, np.nan)
+    p_value = chdtrc(dof, chi2) if dof else np.full_like(chi2, np.nan)
     return Series(
         (coefficients * scale).T.reshape(terms, *shape),
         np.moveaxis(covariance, 0, -1).reshape(terms, terms, *shape),
