@@ -60,6 +60,11 @@ class Products:
         self.readouts = readouts.Readouts(device) if kernels and precision.name in FACTORS else None
         self.fused = fused.Fused(FACTORS[precision.name], device) if kernels and precision.name in FACTORS else None
 
+    @property
+    def plain(self) -> bool:
+        """Whether all are those of PyTorch."""
+        return self.kernels is None and self.readouts is None and self.fused is None
+
     def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:
         """scale x W^T + c R."""
         if pairs is None and self.readouts is not None and self.readouts.serves(w, x):

@@ -188,7 +188,8 @@ class Trainer(Training[Parameters]):
         self.deviations = initial_deviations(network, inputs, network.bias / input_scale(task.dimension))
         self._observed_inputs = task.x[self.observed]
         self.input_scale = input_scale(task.dimension)
-        self._in_pass = moves_weights_alone(self.training)  # updates are made in the backward pass
+        # updates are made in the backward pass; but that of a single output by PyTorch is also the one that is recorded
+        self._in_pass = moves_weights_alone(self.training) and not (self.outputs == 1 and self.products.plain)
 
     def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Parameters]:
         return self.begin(self.draw(width, members, root_seed), steps)
@@ -273,6 +274,9 @@ class Trainer(Training[Parameters]):
 
     def descend(self, state: State[Parameters], seen: Fields, keep: float, factor: float) -> None:
         """Layer by layer, each pulled back through as it was before its update."""
+        if not self._in_pass:
+            super().descend(state, seen, keep, factor)
+            return
         weights, x, features = state.weights, seen.x.expand(len(seen.delta), -1, -1), seen.features
         forward, update = self.branch * hidden_scale(state.width), [factor * each for each in state.scales.update]
         if weights.trained[-1]:
