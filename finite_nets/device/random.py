@@ -20,8 +20,8 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 LANES = 4
-COUNTERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}  # on a CPU what the cache holds, on a GPU what fills it
-GENERATOR_BYTES = {device: 12 * 8 * count for device, count in COUNTERS_AT_ONCE.items()}  # words and temporaries
+COUNTERS_AT_ONCE = {"cpu": 2**15, "cuda": 2**22}  # on a CPU what the cache of a core holds, on a GPU what fills it
+COUNTER_BYTES = 12 * 8  # words and temporaries
 SEED_BITS = 64  # of the root seed, the key
 MEMBER_BITS = 32  # of a seed index, one word of the counter
 
@@ -31,11 +31,18 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Te
     c0, c1, c2, c3 = counter
     k0, k1 = key & MASK, key >> 32
     for _ in range(ROUNDS):
-        # 64-bit products wrap in int64; their two halves come out right after masking
+        # 64-bit products wrap in int64; their two halves come out right after masking, the lower one's at the end
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1, c2, c3 = ((p1 >> 32) & MASK) ^ c1 ^ k0, p1 & MASK, ((p0 >> 32) & MASK) ^ c3 ^ k1, p0 & MASK
+        c0 = ((p1 >> 32) ^ c1).bitwise_xor_(k0).bitwise_and_(MASK)
+        c2 = ((p0 >> 32) ^ c3).bitwise_xor_(k1).bitwise_and_(MASK)
+        c1, c3 = p1, p0
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return c0, c1, c2, c3
+    return c0, c1 & MASK, c2, c3 & MASK
+
+
+def counters_at_once(device: torch.device) -> int:
+    """How many blocks of a parameter are drawn at once."""
+    return COUNTERS_AT_ONCE[device.type] * (torch.get_num_threads() if device.type == "cpu" else 1)
 
 
 def normals(
@@ -55,7 +62,7 @@ def normals(
         ).to(dtype)
     blocks = -(-size // LANES)
     out = torch.empty((len(members), blocks, LANES), dtype=dtype, device=members.device)
-    at_once = COUNTERS_AT_ONCE[members.device.type]
+    at_once = counters_at_once(members.device)
     members_at_once = max(1, at_once // blocks)
     for m in range(0, len(members), members_at_once):
         for b in range(0, blocks, at_once):

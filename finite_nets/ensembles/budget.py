@@ -14,7 +14,7 @@ from dmft.specs.training import Stepping
 from finite_nets.device.free_memory import free_memory
 from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
-from finite_nets.device.random import GENERATOR_BYTES, have_kernels
+from finite_nets.device.random import COUNTER_BYTES, counters_at_once, have_kernels
 from finite_nets.ensembles import on_chip
 from finite_nets.ensembles.recording import Plan
 from finite_nets.training import curvature, entrywise, linear
@@ -166,7 +166,7 @@ class Budget:
             MemoryEstimateError: if there is no room for one.
         """
         needed = self.working_bytes(width)
-        generator = 0 if have_kernels(self.device) else GENERATOR_BYTES[self.device.type]
+        generator = 0 if have_kernels(self.device) else COUNTER_BYTES * counters_at_once(self.device)
         available = free_memory(self.device)
         target = CPU_BATCH if self.device.type == "cpu" else min(int(GPU_SHARE * available), GPU_BATCH)
         memory.require(
