@@ -54,19 +54,24 @@ def store(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def comparison(store):
+    return dmft.load(store / "comparison.nc")
+
+
 @pytest.mark.usefixtures("without_layout")
-def test_command_line_writes_picture_and_numbers(store, tmp_path, capsys):
+def test_command_line_writes_picture_and_numbers(store, comparison, tmp_path, capsys):
     cli.main(["width_convergence", "--store", str(store), "--out", str(tmp_path / "deep" / "fig.png")])
     written = [Path(line) for line in capsys.readouterr().out.split()]
     assert [p.name for p in written] == ["fig.png", "fig.pdf", "fig.nc"]
     assert written[0].read_bytes()[:4] == b"\x89PNG"
     assert written[1].read_bytes()[:4] == b"%PDF"
     numbers = dmft.load(written[2])
-    xr.testing.assert_identical(numbers, width_convergence.drawn(dmft.load(store / "comparison.nc")))
+    xr.testing.assert_identical(numbers, width_convergence.drawn(comparison))
 
 
-def test_every_number_drawn_comes_from_the_dataset(store):
-    ds = width_convergence.drawn(dmft.load(store / "comparison.nc"))
+def test_every_number_drawn_comes_from_the_dataset(comparison):
+    ds = width_convergence.drawn(comparison)
     figure = width_convergence.figure(ds)
     curves, deviation, variance = figure.axes
     drawn = [line.get_ydata() for line in curves.lines]
@@ -78,9 +83,10 @@ def test_every_number_drawn_comes_from_the_dataset(store):
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in figure.axes)
 
 
-def test_a_comparison_without_kernels_or_test_samples_is_drawn(store):
-    ds = dmft.load(store / "comparison.nc")
-    ds = ds[[name for name in ds.data_vars if not name.startswith(("feature", "gradient", "ntk", "test_loss"))]]
+def test_a_comparison_without_kernels_or_test_samples_is_drawn(comparison):
+    ds = comparison[
+        [name for name in comparison.data_vars if not name.startswith(("feature", "gradient", "ntk", "test_loss"))]
+    ]
     width_convergence.figure(ds)
     assert "prediction f" in comparisons.summary(ds)
 
@@ -206,7 +212,7 @@ def test_a_single_width_has_no_successive_one(store, tmp_path):
     loss_and_predictions.figure(loss_and_predictions.data(tmp_path))
 
 
-def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsys, monkeypatch):
+def test_networks_without_what_a_figure_needs_are_refused(store, comparison, tmp_path, capsys, monkeypatch):
     for name in ("theory", "networks"):
         ds = dmft.load(store / f"{name}.nc")
         dmft.save(ds[[v for v in ds.data_vars if v.startswith("prediction")]], tmp_path / f"{name}.nc")
@@ -215,7 +221,7 @@ def test_networks_without_what_a_figure_needs_are_refused(store, tmp_path, capsy
     assert stopped.value.code == 2
     assert "ntk_spectra: the ensemble has no ntk" in capsys.readouterr().err
     # found while it is drawn
-    ds = dmft.load(store / "comparison.nc").isel(width=[0, 1])
+    ds = comparison.isel(width=[0, 1])
     dmft.save(ds[[v for v in ds.data_vars if v.startswith("prediction")]], tmp_path / "fluctuations.nc")
     monkeypatch.setattr(width_laws, "drawn", lambda ds: comparisons.width_law(ds, "prediction_mean"))
     with pytest.raises(SystemExit):

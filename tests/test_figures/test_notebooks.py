@@ -98,12 +98,13 @@ def test_a_report_and_then_a_plot(run, results):
 @pytest.mark.usefixtures("without_layout")
 def test_pyplot_and_settings_of_the_caller_stay_as_they_are(results, tmp_path, monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "figure.max_open_warning", 2)  # warnings are errors here
+    comparison = dmft.load(results / "comparison.nc")
     own, settings = plt.figure(), dict(matplotlib.rcParams)
     try:
         for _ in range(3):
-            figure = width_convergence.figure(dmft.load(results / "comparison.nc"))
+            figure = width_convergence.figure(comparison)
         style.save(figure, xr.Dataset(), tmp_path / "figure")
-        comparisons.report({"comparison": dmft.load(results / "comparison.nc")}, tmp_path / "report.html")
+        comparisons.report({"comparison": comparison}, tmp_path / "report.html")
         assert plt.get_fignums() == [own.number]
         assert plt.gcf() is own
         assert dict(matplotlib.rcParams) == settings
