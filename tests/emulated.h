@@ -12,8 +12,7 @@
 #define __noinline__
 #define __launch_bounds__(threads, blocks)
 #ifndef WARPS
-#define WARPS (BANDS * PARTS)
-#define BANDS ((EIGHTS + 1) / 2)
+#define WARPS (((EIGHTS + 1) / 2 + HELD - 1) / HELD * PARTS)
 #endif
 using std::max;
 using std::min;

@@ -14,7 +14,6 @@ from conftest import reference_problem
 from dmft.drivers import layout
 from dmft.engine import basis
 from finite_nets.device import chip
-from finite_nets.device.mappings import MOST_WITH_KERNELS
 from finite_nets.ensembles import on_chip
 
 pytestmark = [
@@ -61,7 +60,7 @@ def test_networks_on_chip(monkeypatch, name, width, samples):
     task = dmft.Task(x[:-3], y[:-3], x[-3:], y[-3:])
     problem = dmft.Problem(network, task, dmft.GradientDescent(0.3, 6, **more), kind)
     arguments = {"widths": [width], "seeds": 300, "seed": 5, "device": "cuda", "save_steps": [0, 1, 3, 6]}
-    if samples > MOST_WITH_KERNELS:
+    if (network.depth, samples) == (3, 60):  # kernels ask for more shared memory than there is
         arguments["observables"] = ["prediction", "loss"]
     exact = finite_nets.train_ensemble(problem, dtype="float64", **arguments)
     chips, train = [], chip.Chip.train

@@ -2,7 +2,7 @@
 #pragma once
 
 #if ACT == 0
-__device__ __forceinline__ float short_of_one(float x);  // 2 / (exp 2x + 1) = 1 - tanh x, by whoever includes this
+__device__ __forceinline__ float far_tanh(float x);  // 1 - 2 / (exp 2x + 1), by whoever includes this
 #endif
 
 __device__ __forceinline__ void activated(float h, float gain, float inverse, float &phi, float &slope) {
@@ -13,8 +13,7 @@ __device__ __forceinline__ void activated(float h, float gain, float inverse, fl
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
     float near = x + x * square * p;
-    float far = 1.0f - short_of_one(fabsf(x));
-    float t = fabsf(x) < 0.625f ? near : copysignf(far, x);
+    float t = fabsf(x) < 0.625f ? near : copysignf(far_tanh(fabsf(x)), x);
     phi = t * inverse;
     slope = 1.0f - t * t;
 #elif ACT == 1  // relu

@@ -5,6 +5,7 @@
 //     NN        neurons, filled up         LAYERS    hidden layers
 //     ACT, LOSS which activation and loss  KERNELS   whether kernels are recorded
 //     BLOCKS    that are to fit on a multiprocessor
+//     SCALED    whether an activation has a gain that is not 1
 //     UNITS     whether products are those of tensor units
 //
 // and what its products ask for.  Weights of the first layer are met by their images alone: h^1_b moves by
@@ -39,23 +40,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) trained(Args p) {
         const long long at = slot * (long long)p.count + member;
         float *phi_kernels = records ? p.phi_kernels + at * LAYERS * samples * samples : nullptr;
         float *g_kernels = records ? p.g_kernels + at * LAYERS * samples * samples : nullptr;
-        network.forward(met, phi_kernels, g_kernels);
-        for (int a = thread; a < met; a += THREADS) {
-            float f = p.output_scale * network.output(a), change, &value = network.values[network.place(a)];
-            if (t == 0) offset[a] = p.centered ? f : 0.0f;
-            f -= offset[a];
-            lost(f, p.targets[a], value, change);
-            if (a < trained) delta[network.place(a)] = change;
-            if (slot >= 0) p.outputs[at * samples + a] = f;
-        }
-        together();
+        network.forward(met);
         if (thread < 32) {
             float sum = 0.0f;
-            for (int a = lane; a < trained; a += 32) sum += network.values[network.place(a)];
-            float loss = over_lanes(sum) / trained;
+#pragma unroll 1
+            for (int a = lane; a < met; a += 32) {
+                float f = p.output_scale * network.output(a), value, change;
+                if (t == 0) offset[a] = p.centered ? f : 0.0f;
+                f -= offset[a];
+                lost(f, p.targets[a], value, change);
+                if (a < trained) delta[network.place(a)] = change, sum += value;
+                if (slot >= 0) p.outputs[at * samples + a] = f;
+            }
+            const float loss = over_lanes(sum) / trained;
             if (t == 0) initial = loss;
             if (!(loss <= p.diverged * initial) && !(loss <= p.diverged)) exploded = fminf(exploded, (float)t);
         }
+        together();
         if (t == p.steps && !records) break;
         network.backward(t < p.steps, p.keep + t * (LAYERS + 1), p.push + t * (LAYERS + 1), delta, phi_kernels, g_kernels);
     }

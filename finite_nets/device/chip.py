@@ -4,7 +4,7 @@ A block of threads has one network.  What is recorded leaves, nothing else is ev
 
     `Registers`   multiply-adds in float32, hidden matrices in registers, fields in shared memory: for few samples
     `Units`       three products of TF32 on tensor units, added in float32, hidden matrices in shared memory, fields in
-                  registers: from six or seven samples on (`mappings`), which are filled up to a multiple of eight
+                  registers: where less time is foreseen (`mappings`), for samples filled up to a multiple of eight
 
 With L hidden layers of N neurons, P samples trained on and A observed,
 
@@ -84,7 +84,6 @@ class Job:
     hidden_scale: float
     output_scale: float
     centered: bool
-    kernels: bool
 
 
 class Trained(NamedTuple):
@@ -130,7 +129,7 @@ class Chip:
     @property
     def defined(self) -> Defined:
         """For the preprocessor."""
-        return defined(self.shape, self.job.activation, self.job.loss, kernels=self.job.kernels)
+        return defined(self.shape, self.job.activation, self.job.loss)
 
     def train(self, members: Tensor, root_seed: int) -> Trained:
         """The members with these seed indices (int64), from their draw to the last recorded step."""
@@ -139,7 +138,7 @@ class Chip:
         outputs = torch.empty((slots, count, samples), device=self.device)
         exploded_at = torch.empty(count, device=self.device)
         phi = g = None
-        if job.kernels:
+        if self.shape.kernels:
             phi, g = (torch.empty((slots, count, self.layers, samples, samples), device=self.device) for _ in range(2))
         members = members.contiguous()
         key = root_seed % 2**64
@@ -179,15 +178,16 @@ class Chip:
         kernel.launch(argument.count, LANES * shape.mapping.warps, shared, argument)
 
 
-def defined(shape: Shape, activation: Activation, loss: str, *, kernels: bool) -> Defined:
+def defined(shape: Shape, activation: Activation, loss: str) -> Defined:
     """What chip.cu is compiled with."""
     return (
         ("NN", shape.padded),
         ("LAYERS", shape.layers),
         *shape.mapping.defined(),
         ("ACT", ACTIVATIONS.index(activation.name)),
+        ("SCALED", int(activation.gain != 1)),
         ("LOSS", LOSSES.index(loss)),
-        ("KERNELS", int(kernels)),
+        ("KERNELS", int(shape.kernels)),
     )
 
 

@@ -76,8 +76,8 @@ __device__ __forceinline__ float reciprocal(float x) {
 // ---- formulas --------------------------------------------------------------------------------------------------------
 
 #if ACT == 0
-__device__ __forceinline__ float short_of_one(float x) {
-    return 2.0f * reciprocal(power_of_two(2.8853900817779268f * x) + 1.0f);
+__device__ __forceinline__ float far_tanh(float x) {
+    return fmaf(-2.0f, reciprocal(power_of_two(2.8853900817779268f * x) + 1.0f), 1.0f);
 }
 #endif
 

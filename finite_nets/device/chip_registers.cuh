@@ -30,14 +30,15 @@ __device__ __forceinline__ void copied(float *to, const float *from) {
 struct Network {
     const Args &p;
     const int thread, lane, warp, tx, ty, rows, size;
-    const float inverse;
+    const float gain, inverse;
     // shared: fields (sample, neuron) in the order h^1, phi^L .. phi^1, g^1 .. g^L, of which g takes the place of phi'
     float *h, *readout, *parts, *values, *overlaps;
     float W[MATRICES > 0 ? MATRICES : 1][R][C];
 
     __device__ __forceinline__ Network(float *shared, const Args &p)
         : p(p), thread(threadIdx.x), lane(thread % 32), warp(thread / 32), tx(lane % TX), ty(warp * LY + lane / TX),
-          rows((p.samples + TOGETHER - 1) / TOGETHER * TOGETHER), size(rows * NN), inverse(1.0f / p.gain) {
+          rows((p.samples + TOGETHER - 1) / TOGETHER * TOGETHER), size(rows * NN),
+          gain(SCALED ? p.gain : 1.0f), inverse(1.0f / gain) {
         h = shared;
         readout = h + (1 + 2 * LAYERS) * size;
         parts = readout + NN;
@@ -76,7 +77,7 @@ struct Network {
     }
 
     // phi^L . readout of so many samples
-    __device__ __forceinline__ void forward(int met, float *, float *) {
+    __device__ __forceinline__ void forward(int met) {
         for (int i = thread; i < met * NN; i += THREADS) fire(0, i / NN, i % NN, h[i]);
         __syncthreads();
 #pragma unroll
@@ -129,7 +130,7 @@ struct Network {
     // what a layer makes of the field of neuron j: phi, and phi', which the last multiplies by its readout
     __device__ __forceinline__ void fire(int l, int sample, int j, float its) const {
         float value, slope;
-        activated(its, p.gain, inverse, value, slope);
+        activated(its, gain, inverse, value, slope);
         const int at = sample * NN + j;
         phi(l)[at] = NN == p.width || j < p.width ? value : 0.0f;
         g(l)[at] = l == MATRICES ? slope * readout[j] : slope;  // whose weights are zero beyond

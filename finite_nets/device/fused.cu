@@ -37,8 +37,8 @@ __device__ __forceinline__ float unconditional(float x) {
 #endif
 #include "activations.cuh"
 #if ACT == 0
-__device__ __forceinline__ float short_of_one(float x) {
-    return unconditional(__fdividef(2.0f, __expf(2.0f * x) + 1.0f));
+__device__ __forceinline__ float far_tanh(float x) {
+    return 1.0f - unconditional(__fdividef(2.0f, __expf(2.0f * x) + 1.0f));
 }
 #endif
 #endif

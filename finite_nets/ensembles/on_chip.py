@@ -75,7 +75,6 @@ def job(plan: Plan, trainer: Training[Any], width: int) -> chip.Job:
         hidden_scale=hidden_scale(width),
         output_scale=of_width.output,
         centered=network.centered,
-        kernels=bool(plan.of_passes),
     )
 
 
@@ -93,7 +92,7 @@ def served(plan: Plan, precision: Precision, device: torch.device, width: int) -
     shape = mappings.shape_of(width, network.depth, task.n_samples, task.n_train, shared, kernels=kernels, units=units)
     if shape is None:
         return None
-    defined = chip.defined(shape, network.activation, plan.problem.sample_loss, kernels=kernels)
+    defined = chip.defined(shape, network.activation, plan.problem.sample_loss)
     return shape if chip.compiles(defined, device) else None
 
 
