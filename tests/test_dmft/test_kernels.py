@@ -15,7 +15,7 @@ import pytest
 
 import dmft
 from dmft.drivers import layout
-from dmft.engine import basis, factors, kernels, tensor_units
+from dmft.engine import basis, factors, kernels, tensor_units, together
 from dmft.running import nvrtc
 
 EMULATED = Path(__file__).parents[1] / "emulated_units.h"
@@ -107,17 +107,22 @@ def test_vectors_without_a_size_are_not_new():
     assert (count, *order) == (2, 2, 0, 1, 3)
 
 
-def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch):
-    """Predictions of a training whose products and factors are those of the kernels."""
+@pytest.mark.parametrize("most", [factors.MOST, 2])
+def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch, most):
+    """Predictions of a training whose products and factors are those of the kernels; of more vectors, products alone."""
     x = RNG.standard_normal((6, 8))
     problem = dmft.Problem(dmft.MLP(3), dmft.Task(x, np.sign(RNG.standard_normal(6))), dmft.GradientDescent(0.3, 3))
     arguments = {"particles": 64, "scrambles": 2, "progress": False}
     expected = dmft.solve(problem, **arguments).prediction
     monkeypatch.setattr(layout, "KERNELS_FROM", 0)
+    monkeypatch.setattr(basis, "LARGE", 1)
+    monkeypatch.setattr(factors, "MOST", most)
+    together.advance_together.clear_cache()
     monkeypatch.setattr(kernels, "known", lambda _: True)
     with mock.patch.object(factors, "normalising", wraps=factors.normalising) as normalising:
         found = dmft.solve(problem, **arguments).prediction
-    assert normalising.call_count
+    assert (normalising.call_count > 0) == (most > 2)
+    together.advance_together.clear_cache()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
