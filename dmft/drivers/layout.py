@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.room import bytes_of, memory_estimate, numbers_bytes
 from dmft.drivers.run import Drawn, Run
-from dmft.engine import kernels, loop
+from dmft.engine import factors, kernels, loop
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network
 from dmft.engine.population import Population
@@ -109,7 +109,8 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share
     operations = _operations(run, capacity) * count
-    by_kernels = share == 1 and operations > KERNELS_FROM and kernels.known(run.device)
+    # of more vectors libraries multiply as fast, and were measured
+    by_kernels = share == 1 and run.block <= factors.MOST and operations > KERNELS_FROM and kernels.known(run.device)
     partly = by_kernels or operations > PARTLY_FROM.get(platform, PARTLY_ELSEWHERE)
     side = max(1, int(SHARE * most * share // needed)) if platform in SIDE_BY_SIDE and not partly else 1
     rounds = -(-count // (groups * side))
