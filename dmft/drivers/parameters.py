@@ -71,18 +71,13 @@ def _is_number(value: Any) -> bool:
 
 def changes_of(problem: Problem, run: Run, name: str) -> list[Any]:
     """dr/dp of every entry of a field, in the order of its entries."""
-    value, form, coordinates = (
-        number(problem, name),
-        loop.form_of(problem, run.observables),
-        loop.input_coordinates(problem),
-    )
+    value, form = number(problem, name), loop.form_of(problem, run.observables)
 
     def rule(entries: Array) -> Any:
         (other,) = vary(problem, **{name: [stored(entries)]})
         if loop.form_of(other, run.observables) != form:
             raise TypeError(f"by={name!r} shapes the compiled code, which has no derivative in it.")
-        known = coordinates if other.network == problem.network else None
-        found = loop.rule_of(other, known, length=len(run.rule.rows))
+        found = loop.rule_of(other, length=len(run.rule.rows))
         return jax.tree.map(lambda a: np.asarray(a, np.float64), found)
 
     return [_difference(rule, name, value, index) for index in np.ndindex(value.shape)]

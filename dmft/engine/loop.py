@@ -18,11 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from numpy.typing import NDArray
-from scipy.linalg import qr
 
 from dmft.engine import flow, forgetting, smoothing
 from dmft.engine.bank import revealed_bank
-from dmft.engine.basis import rounding
+from dmft.engine.coordinates import input_coordinates
 from dmft.engine.form import Form, Recurrence, Rule, Start
 from dmft.engine.layers import held
 from dmft.engine.matrix import revealed
@@ -34,14 +33,11 @@ from dmft.schema import Observable, registered
 from dmft.specs.networks.drawing import starts_of
 from dmft.specs.networks.program import input_factors, numbers, structure
 from dmft.specs.networks.sketch import Part, Sketch
-from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit, with_bias
+from dmft.specs.parameterization import batch_scale, initial_deviations, layer_variances, require_limit
 from dmft.specs.problem import Problem
 
 # what is recorded of passes if nothing is asked for
 USUAL = tuple(one for one in registered() if one.of_pass and not one.on_request)
-
-
-MANY = 4096  # rows of inputs, beyond which their span is not looked for
 
 
 class History(NamedTuple):
@@ -60,22 +56,16 @@ class History(NamedTuple):
     slots: jax.Array
 
 
-Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-
-def rule_of(
-    problem: Problem, coordinates: Coordinates | None = None, *, length: int | None = None, hosted: bool = False
-) -> Rule:
-    """The numbers of a problem that a step needs; `coordinates` are what `input_coordinates` gives, where that is
-    known.  With room for `length` steps, T + 1 by default: those beyond are never taken.  What belongs to single
-    samples stays on the host if they are `hosted`, for `rule_of_steps`.
+def rule_of(problem: Problem, *, length: int | None = None, hosted: bool = False) -> Rule:
+    """The numbers of a problem that a step needs.  With room for `length` steps, T + 1 by default: those beyond are
+    never taken.  What belongs to single samples stays on the host if they are `hosted`, for `rule_of_steps`.
 
     Raises:
         ValueError: a parameterization without a limit.
     """
     task, training, network = problem.task, problem.training, problem.network
     require_limit(network)
-    batches, (inputs, basis) = problem.batches, coordinates or input_coordinates(problem)
+    batches, (inputs, basis) = problem.batches, input_coordinates(problem)
     variances = layer_variances(network, problem.sketch.readout_layer + 1)
     start = initial_deviations(network, inputs.reshape(-1, inputs.shape[-1]), network.bias, variances)
     scale = batch_scale(network.gamma0, batches.shape[1])
@@ -92,32 +82,31 @@ def rule_of(
     by_entry, beyond = training.stepping.by_entry, (length or training.steps + 1) - training.steps
     if by_entry:
         inputs = inputs @ basis
-    place = jax.device_put  # for which, other than for `jnp.asarray`, nothing is compiled
-    number: Any = partial(np.asarray, dtype=jnp.result_type(float)) if hosted else place
-    taken: Any = _continued(rows, beyond).astype(np.int32)
-    return Rule(
-        inputs=number(inputs),
-        targets=number(task.targets),
-        # the last step is not followed by an update, and has the rows of the one before
-        rows=taken if hosted else place(taken),
-        probes=place(probes.astype(np.int32)),
-        looked=place(np.ones(training.steps + beyond, bool)),
-        share=place(_continued(share, beyond)),
-        recurrence=Recurrence(*(place(_at_rest(each, beyond)) for each in training.recurrences.step)),
-        gamma0=place(network.gamma0),
-        centered=place(float(network.centered)),
-        numbers=place(numbers(network)),
-        start=Start(
-            place(np.asarray(start.weights)),
-            place(start.biases),
-            place(start.along),
-            place(start.extra),
-            place(starts_of(network, task.shape)),
-            place(basis) if by_entry else None,
-        ),
-        kink_width=place(smoothing.WIDTH * (size or 1.0)),
-        factors=place(input_factors(network, task.shape)) if by_entry else None,
+    begun: tuple[Any, ...] = (
+        *(np.asarray(start.weights), start.biases, start.along, start.extra, starts_of(network, task.shape)),
+        basis if by_entry else None,
     )
+    moved: list[Any] = [_at_rest(each, beyond) for each in training.recurrences.step]
+    number = jnp.result_type(float)
+    rule: dict[str, Any] = {
+        "inputs": inputs.astype(number, copy=False),
+        "targets": task.targets.astype(number, copy=False),
+        # the last step is not followed by an update, and has the rows of the one before
+        "rows": _continued(rows, beyond).astype(np.int32),
+        "probes": probes.astype(np.int32),
+        "looked": np.ones(training.steps + beyond, bool),
+        "share": _continued(share, beyond),
+        "recurrence": Recurrence(*moved),
+        "gamma0": network.gamma0,
+        "centered": float(network.centered),
+        "numbers": numbers(network),
+        "start": Start(*begun),
+        "kink_width": smoothing.WIDTH * (size or 1.0),
+        "factors": input_factors(network, task.shape) if by_entry else None,
+    }
+    on_host = {name: rule.pop(name) for name in ("inputs", "targets", "rows") if hosted}
+    # for `device_put`, other than for `jnp.asarray`, nothing is compiled
+    return Rule(**on_host, **jax.device_put(rule))
 
 
 def _continued(numbers: NDArray[Any], count: int) -> NDArray[Any]:
@@ -165,24 +154,6 @@ def form_of(problem: Problem, observables: Sequence[Observable] = USUAL, *, join
         program=problem.program_digest,
         rule=training.rule if by_entry else None,
     )
-
-
-def input_coordinates(problem: Problem) -> Coordinates:
-    """X (sample, [position,] direction of their span) with X X^T = K^x + bias^2, and these directions (direction of the
-    span, input direction), orthonormal; directions of rounding size are left out.  Of many samples these are the
-    features, the largest first."""
-    given = problem.network.inputs(problem.task.x)
-    x = with_bias(given.reshape(-1, given.shape[-1]), problem.network.bias)
-    if len(x) > max(MANY, x.shape[1]):
-        squares = np.sum(x**2, axis=0)
-        features = np.argsort(-squares, stable=True)[: np.count_nonzero(squares > rounding(x) * squares.sum())]
-        return x[:, features].reshape(*given.shape[:-1], -1), np.eye(x.shape[1])[features]
-    Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor with the same pivots
-    squares = np.diagonal(R) ** 2
-    live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
-    signs, X = np.sign(np.diagonal(R)[live]), np.empty((len(x), int(live.sum())))
-    X[order] = (R[: len(live)][live] * signs[:, None]).T
-    return X.reshape(*given.shape[:-1], -1), signs[:, None] * Q.T[: len(live)][live]
 
 
 def draws_needed(rule: Rule, form: Form, capacity: int) -> list[int]:
