@@ -12,7 +12,7 @@ import dmft
 import finite_nets
 from conftest import reference_problem
 from dmft.drivers import layout
-from dmft.engine import basis
+from dmft.engine import basis, scrambles
 from finite_nets.device import chip
 from finite_nets.ensembles import on_chip
 
@@ -104,6 +104,18 @@ def test_theory_by_kernels(monkeypatch, images):
     assert laid[0].by_kernels or torch.cuda.get_device_capability() != (9, 0)
     assert found.attrs["directions"] == whole.attrs["directions"]
     assert abs(found.prediction - whole.prediction).max() < 1e-11
+
+
+def test_scrambles():
+    """To the last bit."""
+
+    def drawn(on_gpu):
+        seeds = [[np.random.SeedSequence((i, j)) for j in range(2)] for i in range(2)]
+        return scrambles.scrambled_of_each([6401, 33], 4096, seeds, [6401, 40], on_gpu=on_gpu)
+
+    for host, device in zip(drawn(False), drawn(True), strict=True):
+        for a, b in zip(host, device, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_batches_fill_the_memory_that_is_allowed():

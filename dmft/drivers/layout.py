@@ -11,9 +11,9 @@ these make them; else products with parts of the room are compiled, which takes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.room import bytes_of, memory_estimate, numbers_bytes
-from dmft.drivers.run import Drawn, Run
+from dmft.drivers.run import Run
+from dmft.drivers.supply import Supply, child
 from dmft.engine import factors, kernels, loop
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network
 from dmft.engine.population import Population
+from dmft.engine.scrambles import Scrambled, scrambled_of_each
 from dmft.engine.together import PARTICLES, RUNS
 from dmft.running.executables import kept
 
+Tree = TypeVar("Tree")
 SIDE_BY_SIDE = ("gpu",)  # platforms of devices that take several runs at once
 SHARE = 0.5  # of the free memory, the most that runs side by side may take
 PARTLY_FROM = {"gpu": 5e13}  # operations of all runs with all room: a second or two
@@ -72,27 +75,47 @@ class Layout:
         """Of the memory that `available_bytes` counts: of one GPU, or of the host."""
         return bytes_of(run, *self.memory_estimate(run, capacity))
 
-    def begun(self, run: Run, capacity: int, drawn: Drawn) -> tuple[Network, loop.History]:
-        """Networks at initialisation, of what was `drawn` for each, and room for what is seen of them."""
-        along = {run.particles * group for group in (1, *run.groups)} if run.particles else set()
-        placed = partial(_specs, mesh=self.mesh, along=frozenset(along))
-        populations = run.populations_of_each(capacity, drawn)
-        if self.mesh is not None:
-            populations = jax.tree.map(jax.device_put, populations, placed(populations))
+    def everywhere(self, rule: Rule) -> Rule:
+        """On every device, to which each call of compiled code would have to bring it."""
+        if self.mesh is None:
+            return rule
+        placed: Rule = jax.device_put(rule, NamedSharding(self.mesh, PartitionSpec()))  # type: ignore[no-untyped-call]
+        return placed
+
+    def begun(
+        self, run: Run, rule: Rule, capacity: int, streams: Sequence[np.random.SeedSequence]
+    ) -> tuple[Network, loop.History]:
+        """Networks at initialisation, one for each of the streams, and room for what is seen of them; of the run's
+        `rule`, which is `everywhere`."""
+        supplies = run.supplies(capacity)
+        along = frozenset(supply.size * group for supply in supplies for group in (1, supply.group))
+        placed = {"mesh": self.mesh, "along": along}
+        populations = _populations(self._drawn(run, supplies, streams), supplies=tuple(supplies), **placed)
         bare, used, histories = _begun(
-            run.rule,
+            rule,
             populations,
+            run.slots,
             form=run.form,
             tolerance=run.tolerance,
-            slots=run.slots,
             capacity=run.room(capacity),
             rows=run.kept_rows,
             two_time=run.two_time,
-            mesh=self.mesh,
-            along=frozenset(along),
+            **placed,
         )
         spent = (replace(p, used=n) for p, n in zip(populations, used, strict=True))
         return replace(bare, populations=tuple(spent)), histories
+
+    def _drawn(self, run: Run, supplies: list[Supply], streams: Sequence[np.random.SeedSequence]) -> list[Scrambled]:
+        """Of every population the scrambles of all streams."""
+        runs = PartitionSpec(RUNS)  # type: ignore[no-untyped-call]
+        return scrambled_of_each(
+            [one.rows for one in supplies],
+            supplies[0].size,
+            [[child(stream, i) for stream in streams] for i in range(len(supplies))],
+            [one.room for one in supplies],
+            on_gpu=run.device.platform == "gpu",
+            placed=None if self.mesh is None else NamedSharding(self.mesh, runs),
+        )
 
 
 def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
@@ -108,7 +131,7 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share
-    operations = _operations(run, capacity) * count
+    operations = count * (run.last + 1) * run.operations(capacity)
     # of more vectors libraries multiply as fast, and were measured
     by_kernels = share == 1 and run.block <= factors.MOST and operations > KERNELS_FROM and kernels.known(run.device)
     partly = by_kernels or operations > PARTLY_FROM.get(platform, PARTLY_ELSEWHERE)
@@ -119,23 +142,13 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     return Layout(together, mesh, partly, by_kernels)
 
 
-def _operations(run: Run, capacity: int) -> float:
-    """Of a run whose products are with all room."""
-    assert run.particles is not None
-    matrices = sum(part.count for part in run.form.sketch.matrices)
-    return 36.0 * run.particles * run.block * capacity * matrices * (run.last + 1)
-
-
-def _specs(state: Any, *, mesh: Mesh | None, along: frozenset[int]) -> Any:
-    """Of arrays (run, ...): over RUNS, and over PARTICLES where their last axis is one of these."""
-
-    def of(a: Any) -> Any:
-        over_particles = a.ndim > 1 and a.shape[-1] in along
-        axes = (RUNS, *[None] * (a.ndim - 2), PARTICLES) if over_particles else (RUNS,)
-        assert mesh is not None
-        return NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
-
-    return jax.tree.map(of, state)
+@kept(static=("supplies", "mesh", "along"))
+def _populations(
+    scrambles: list[Scrambled], *, supplies: tuple[Supply, ...], mesh: Mesh | None, along: frozenset[int]
+) -> list[Population]:
+    """Compiled apart from what they are used for, as those of a run that is alone: the same to the last bit."""
+    made = [jax.vmap(supply.of)(scramble) for supply, scramble in zip(supplies, scrambles, strict=True)]
+    return _spread(made, mesh, along)
 
 
 @kept(static=("form", "tolerance", "capacity", "rows", "two_time", "mesh", "along"))
@@ -159,12 +172,22 @@ def _begun(
         history = loop.room_for(network, rule, form, slots, rows=rows, two_time=two_time)
         return replace(network, populations=()), [p.used for p in network.populations], history
 
-    begun = jax.vmap(one)(populations)
-    if mesh is None:
-        return begun
-    made: tuple[Network, list[jax.Array], loop.History]
-    made = jax.tree.map(lax.with_sharding_constraint, begun, _specs(begun, mesh=mesh, along=along))
-    return made
+    return _spread(jax.vmap(one)(populations), mesh, along)
+
+
+def _spread(state: Tree, mesh: Mesh | None, along: frozenset[int]) -> Tree:
+    """Arrays (run, ...): over RUNS, and over PARTICLES where their last axis is one of these."""
+
+    def spread(a: jax.Array) -> jax.Array:
+        over_particles = a.ndim > 1 and a.shape[-1] in along
+        axes = (RUNS, *[None] * (a.ndim - 2), PARTICLES) if over_particles else (RUNS,)
+        assert mesh is not None
+        placed = NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+        made: jax.Array = lax.with_sharding_constraint(a, placed)  # type: ignore[no-untyped-call]
+        return made
+
+    everywhere: Tree = state if mesh is None else jax.tree.map(spread, state)
+    return everywhere
 
 
 @jax.jit

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from dmft import schema
 from dmft.drivers import layout
 from dmft.drivers.layout import Layout
 from dmft.drivers.room import require_memory
-from dmft.drivers.run import Drawn, Run
+from dmft.drivers.run import Run
 from dmft.engine import curvature, loop, preconditioned, together
 from dmft.engine.form import Rule
 from dmft.engine.network import Network, Vitals
@@ -33,8 +33,9 @@ from dmft.running.progress import Bar
 from dmft.specs import Problem
 from dmft.specs.curvature import ITERATIONS
 
-LEAST = 0.2  # seconds of a call of the compiled loop, which takes some ms to begin
-DRAWN_AT_ONCE = 4  # populations whose scrambles are drawn: each of some tens of MB while it is
+LEAST = 0.5  # seconds of a call of the compiled loop, which takes some ms to begin
+LONGER = 8  # times as many steps, at most, has a call that follows
+SLOW = 1e10  # floating-point operations a second that any device does
 LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
@@ -103,62 +104,67 @@ def repetitions(
     def chosen() -> Layout:
         return Layout() if alone else layout.choose(run, capacity, len(streams), memory_limit)
 
-    laid, coming = chosen(), None
-    pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
-    try:
-        while streams:
-            these, later = streams[: laid.together], streams[laid.together :]
-            if laid.plain:
-                trained = _train(run, capacity, these[0], bar, checkpoint, look)
-                found = None if trained is None else [Trained(capacity, these[0], *trained)]
-                del trained
-            else:
-                begun = laid.begun(run, capacity, coming or _drawn(run, pool, capacity, these, laid))
-                # while the device computes
-                coming = _drawn(run, pool, capacity, later[: laid.together], laid) if later else None
-                found = _trained_together(run, capacity, these, begun, laid, bar)
-                del begun
-            if found is None:
-                for each in itertools.chain(*coming or ()):  # for less room
-                    each.cancel()
-                capacity = min(2 * capacity, run.full_capacity)
-                require_memory(run, capacity, memory_limit, bar)
-                laid, coming = chosen(), None
-                continue
-            streams = later
-            while found:
-                yield found.pop(0)
-    finally:  # also where one diverges, or no more are asked for
-        pool.shutdown(wait=False, cancel_futures=True)
+    laid, pace = chosen(), Pace(_stride(run, capacity))
+    while streams:
+        these, later = streams[: laid.together], streams[laid.together :]
+        if laid.plain:
+            trained = _train(run, capacity, these[0], bar, checkpoint, look)
+            found = None if trained is None else [Trained(capacity, these[0], *trained)]
+            del trained
+        else:
+            found = _trained_together(run, capacity, these, bar, laid, pace)
+        if found is None:
+            capacity = min(2 * capacity, run.full_capacity)
+            require_memory(run, capacity, memory_limit, bar)
+            laid = chosen()
+            continue
+        streams = later
+        while found:
+            yield found.pop(0)
 
 
-def _drawn(run: Run, pool: Executor, capacity: int, streams: list[np.random.SeedSequence], laid: Layout) -> Drawn:
-    """For runs together, always of the same number, so that all are compiled once."""
-    return run.drawn(pool, capacity, [streams[i % len(streams)] for i in range(laid.together)])
+def _stride(run: Run, capacity: int) -> int:
+    """Steps of a call of the compiled loop, to begin with: of a small problem all that any device does in no time."""
+    return run.stride if run.kept is not None else max(run.stride, int(LEAST * SLOW / run.operations(capacity)))
+
+
+@dataclass
+class Pace:
+    """Steps of a call of the compiled loop: one that is short makes those that follow longer."""
+
+    steps: int
+
+    def stop(self, first: int, end: int) -> int:
+        """Of a call that begins with step `first`, of those before `end`: calls to come are equally long."""
+        calls = max(round((end - first) / self.steps), 1)
+        return first - (first - end) // calls
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Of a call of so many steps."""
+        self.steps = steps * max(1, min(LONGER, int(LEAST / seconds)))
 
 
 def _trained_together(
     run: Run,
     capacity: int,
     streams: list[np.random.SeedSequence],
-    begun: tuple[Network, loop.History],
-    laid: Layout,
     bar: Bar,
+    laid: Layout,
+    pace: Pace,
 ) -> list[Trained] | None:
-    """As `_train`, of several runs, which have `begun`; takes them over."""
-    networks, histories = begun
-    counted = bar.n
-    at = np.zeros(laid.groups, np.int32)
-    stride = run.stride
+    """As `_train`, of several runs; always of the same number, so that all are compiled once."""
+    rule = laid.everywhere(run.rule)
+    networks, histories = laid.begun(run, rule, capacity, [streams[i % len(streams)] for i in range(laid.together)])
+    counted, at = bar.n, np.zeros(laid.groups, np.int32)
     while (first := int(at.min())) <= run.last:
         # with room for every vector of every step nothing stops the loop
         most = np.iinfo(np.int32).max if capacity == run.full_capacity else capacity - run.step_room
-        stop, start = min(first + stride, run.last + 1), time.perf_counter()
+        stop, start = pace.stop(first, run.last + 1), time.perf_counter()
         with effort.for_products(effort.IN_PLACE if laid.partly else None):
             networks, histories, reached = together.advance_together(
                 networks,
                 histories,
-                run.rule,
+                rule,
                 at,
                 stop,
                 most,
@@ -167,19 +173,18 @@ def _trained_together(
                 partly=laid.partly,
                 by_kernels=laid.by_kernels,
             )
-        seen, at = jax.device_get((histories.vitals, reached))
+        loss, sizes, at = jax.device_get((histories.vitals.loss, histories.vitals.sizes, reached))
         done = int(at.min())
         if done < stop:
             bar.update(counted - bar.n)
             return None
         for i in range(len(streams)):
-            _raise_if_diverged(run.problem, jax.tree.map(lambda a, i=i: a[i], seen), done)
+            _raise_if_diverged(run.problem, loss[i], sizes[i], done)
         bar.update((done - first) * len(streams))
-        if time.perf_counter() - start < LEAST:
-            stride *= 2
-    hosted = run.seen(histories)._replace(fields=jax.tree.map(np.asarray, histories.fields))
+        pace.took(stop - first, time.perf_counter() - start)
+    seen = run.seen(histories)._replace(fields=jax.device_get(histories.fields))
     return [
-        Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], hosted), None, i, laid)
+        Trained(capacity, stream, networks, jax.tree.map(lambda a, i=i: a[i], seen), None, i, laid)
         for i, stream in enumerate(streams)
     ]
 
@@ -194,7 +199,7 @@ def _train(
     if checkpoint is not None:
         begin = network, history, eigenvalues
         (network, history, eigenvalues), first = checkpoint.resumed(begin, capacity)
-    stride, begun = run.stride, bar.n
+    stride, begun = run.stride if checkpoint else _stride(run, capacity), bar.n
     bar.update(first)
     pauses = {*range(first, run.last + 1, stride), run.last + 1}
     looked_at = look is not None or eigenvalues is not None
@@ -216,7 +221,7 @@ def _train(
         if capacity < run.full_capacity and ranks[max(stop - 2, 0)].max(initial=0) + run.step_room > capacity:
             bar.update(begun - bar.n)
             return None
-        _raise_if_diverged(run.problem, history.vitals, stop)
+        _raise_if_diverged(run.problem, history.vitals.loss, history.vitals.sizes, stop)
         if run.kept is not None:
             _raise_if_lost(run.kept, history.vitals, stop)
         bar.update(stop - start)
@@ -252,10 +257,13 @@ def _raise_if_lost(kept: int, seen: Vitals, stop: int) -> None:
         )
 
 
-def _raise_if_diverged(problem: Problem, seen: Vitals, stop: int) -> None:
-    """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer."""
-    loss = np.asarray(seen.loss, np.float64)[:stop]
-    sizes = np.asarray(seen.sizes)[:stop].max(axis=1)  # (step, layer): the larger of <h^2> and <g^2>
+def _raise_if_diverged(problem: Problem, losses: Any, sizes: Any, stop: int) -> None:
+    """Name the first step below `stop` whose loss exploded or whose numbers are not finite, and the layer.
+
+    losses: (step,); sizes: (step, side, layer), <h^2> and <g^2>.
+    """
+    loss = np.asarray(losses, np.float64)[:stop]
+    sizes = np.asarray(sizes)[:stop].max(axis=1)  # (step, layer): the larger of both
     bad = exploded(loss, loss[0]) | ~np.isfinite(sizes).all(axis=1)
     if bad.any():
         step = int(np.argmax(bad))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ import jax
 from dmft.drivers.machine import available_bytes
 from dmft.drivers.numerics import DTYPES
 from dmft.drivers.run import Run
-from dmft.engine import curvature, entrywise, preconditioned, shown
+from dmft.engine import curvature, entrywise, loop, preconditioned, shown
+from dmft.engine.form import Form, Rule
+from dmft.engine.network import Network
+from dmft.engine.population import Population
 from dmft.running import memory
 from dmft.running.progress import Bar
 
@@ -23,12 +27,6 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
     rows, itemsize = len(run.steps), DTYPES[run.dtype]
     sizes, normals = run.sizes(capacity), run.rows(capacity)
 
-    def state() -> Any:
-        network = run.initial(run.blank_populations(run.room(capacity)), run.room(capacity))
-        copied = None if run.form.joint or run.form.peeks else network.with_room(run.probe_block).matrices
-        return network, run.empty_history(network), copied
-
-    kept = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(state))))
     at_once = max(run.block, run.probe_block)
     blocks = (8 * run.depth + 16) * at_once * max(sizes) * itemsize
     # raw normals that are not kept are made when they are asked for
@@ -49,7 +47,44 @@ def memory_estimate(run: Run, capacity: int, spread: int | None = None) -> tuple
     if run.curvature:
         blocks += curvature.bytes_needed(run.rule, run.form, capacity, max(sizes), itemsize)
         blocks += any(run.curvature) * preconditioned.bytes_needed(run.form, max(sizes), itemsize)
-    return (kept + blocks) // (spread or max(len(run.devices), 1)) + results, 4 * results
+    return (state_bytes(run, capacity) + blocks) // (spread or max(len(run.devices), 1)) + results, 4 * results
+
+
+def state_bytes(run: Run, capacity: int) -> int:
+    """Of a network, of all that is seen of it, and of the copy that meets probes; counted once."""
+    if capacity not in run.counted:
+        shapes = _state.eval_shape(  # type: ignore[no-untyped-call]
+            run.rule,
+            run.blank_populations(capacity),
+            run.slots,
+            form=run.form,
+            tolerance=run.tolerance,
+            capacity=run.room(capacity),
+            rows=run.kept_rows,
+            two_time=run.two_time,
+            probed=None if run.form.joint or run.form.peeks else run.probe_block,
+        )
+        run.counted[capacity] = int(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes)))
+    return run.counted[capacity]
+
+
+@partial(jax.jit, static_argnames=("form", "tolerance", "capacity", "rows", "two_time", "probed"))
+def _state(
+    rule: Rule,
+    populations: list[Population],
+    slots: jax.Array,
+    *,
+    form: Form,
+    tolerance: float,
+    capacity: int,
+    rows: int,
+    two_time: bool,
+    probed: int | None,
+) -> tuple[Network, loop.History, Any]:
+    """What is there at the beginning; asked for its shapes alone, which are traced once."""
+    network = loop.limit_network(rule, form, populations, tolerance, capacity=capacity)
+    copied = None if probed is None else network.with_room(probed).matrices
+    return network, loop.room_for(network, rule, form, slots, rows=rows, two_time=two_time), copied
 
 
 def numbers_bytes(run: Run) -> int:

@@ -8,8 +8,7 @@ for networks without nonlinearity, linear forms, which are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,31 +21,20 @@ from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.drivers.numerics import DTYPES
+from dmft.drivers.supply import Supply, child
 from dmft.engine import loop
 from dmft.engine.form import STACKED_FROM, Form, Rule
 from dmft.engine.network import Network, most_vectors, probe_block
-from dmft.engine.normals import (
-    DIMENSIONS,
-    Scrambled,
-    Sobol,
-    Stored,
-    Tailed,
-    blank,
-    scrambled,
-    sobol,
-    sobol_of_each,
-    stored,
-)
 from dmft.engine.population import Population, linear_forms, particles
+from dmft.engine.scrambles import DIMENSIONS
 from dmft.running import shared_sizes
 from dmft.running.executables import kept
 from dmft.schema import Observable
 from dmft.specs import Problem
 
 CALLS = 20  # of the compiled loop a run, to begin with: short ones are joined (`dmft.drivers.repetitions.LEAST`)
-AT_ONCE = 2**27  # bytes of the inputs of a stream that are on the device together
-Drawn = list[list[Future[Scrambled]]]  # of every population, of every run
 STORED_NORMALS = 2**28  # bytes of raw normals of a population that are kept; more are made whenever they are asked for
+AT_ONCE = 2**27  # bytes of the inputs of a stream that are on the device together
 
 
 @dataclass(frozen=True)
@@ -93,6 +81,11 @@ class Run:
     def last(self) -> int:
         """The last step that is computed."""
         return int(self.steps[-1])
+
+    @cached_property
+    def counted(self) -> dict[int, int]:
+        """Bytes of the state by capacity, as far as `dmft.drivers.room` has counted them."""
+        return {}
 
     @property
     def device(self) -> jax.Device:
@@ -163,10 +156,9 @@ class Run:
         return len(self.steps) if self.two_time else shared_sizes.steps(len(self.steps))
 
     @property
-    def slots(self) -> jax.Array:
+    def slots(self) -> NDArray[np.int32]:
         """Of histories (`dmft.engine.loop.History`)."""
-        placed: jax.Array = jax.device_put(loop.slots_of(self.steps, self.length))
-        return placed
+        return loop.slots_of(self.steps, self.length)
 
     def room(self, capacity: int) -> int:
         """Directions that matrices have room for, to hold so many; no more where normals beyond them are pseudo-random
@@ -288,73 +280,46 @@ class Run:
     def seen(self, history: loop.History) -> loop.History:
         """What of a history, of one run or with an axis of runs before all others, is of the steps of this run: on the
         host, but for fields."""
-        lead = (slice(None),) * (history.slots.ndim - 1)
+        vitals, values, slots = jax.device_get((history.vitals, history.values, history.slots))
+        lead = (slice(None),) * (slots.ndim - 1)
 
         def first(count: int, tree: Any) -> Any:
-            return jax.tree.map(lambda a: np.asarray(a)[(*lead, slice(count))], tree)
+            return jax.tree.map(lambda a: a[(*lead, slice(count))], tree)
 
-        return history._replace(
-            vitals=first(self.last + 1, history.vitals), values=first(len(self.steps), history.values)
-        )
+        return history._replace(vitals=first(self.last + 1, vitals), values=first(len(self.steps), values), slots=slots)
 
     def populations(self, capacity: int, stream: np.random.SeedSequence) -> list[Population]:
         """None of whose normals are used."""
-        rows = self.rows(capacity)
         if self.particles is None:
-            return [linear_forms(n) for n in rows]
-        rooms = self.rows(self.room(capacity))
-        each = enumerate(zip(rows, rooms, strict=True))
-        sources = [sobol(n, self.particles, _child(stream, i), room) for i, (n, room) in each]
-        return [self._population(*each) for each in zip(sources, rooms, self.groups, strict=True)]
+            return [linear_forms(n) for n in self.rows(capacity)]
+        return [one.population(child(stream, i)) for i, one in enumerate(self.supplies(capacity))]
 
-    def drawn(self, pool: Executor, capacity: int, streams: Sequence[np.random.SeedSequence]) -> Drawn:
-        """Of particles, what `populations_of_each` begin with, of every stream."""
+    def supplies(self, capacity: int) -> list[Supply]:
+        """Of particles, the raw normals of every population."""
         assert self.particles is not None
+        each = zip(self.rows(capacity), self.rows(self.room(capacity)), self.groups, strict=True)
         return [
-            [pool.submit(scrambled, rows, self.particles, _child(stream, i)) for stream in streams]
-            for i, rows in enumerate(self.rows(capacity))
+            Supply(
+                *(rows, room, self.particles, group, self.keeps(room)),
+                doubled=self.doubled,
+                keyed=bool(self.curvature),
+                endless=self.kept is not None,
+            )
+            for rows, room, group in each
         ]
 
-    def populations_of_each(self, capacity: int, drawn: Drawn) -> list[Population]:
-        """Those of particles, of every stream: with an axis of streams before all others."""
-        assert self.particles is not None
-        found, rooms = [], self.rows(self.room(capacity))
-        for scrambles, rows, room, group in zip(drawn, self.rows(capacity), rooms, self.groups, strict=True):
-            sources = sobol_of_each([each.result() for each in scrambles], rows, self.particles, room)
-            found.append(jax.vmap(partial(self._population, rows=room, group=group))(sources))
-        return found
-
     def blank_populations(self, capacity: int) -> list[Population]:
-        """In the shapes of `populations`; for `jax.eval_shape`, which needs no more."""
-        rows, size = self.rows(capacity), self.particles
-        if size is None:
-            return [linear_forms(n) for n in rows]
+        """In the shapes of `populations`, as `jax.eval_shape` gives and takes them."""
+        rows = self.rows(self.room(capacity))
+        if self.particles is None:
+            return [jax.eval_shape(partial(linear_forms, n)) for n in rows]
         if self.in_law:  # however many, which no Sobol sequence has
             crowds = zip(rows, self.sizes(capacity), self.groups, strict=True)
-            return [particles(jnp.zeros((n, neurons // group)), group) for n, neurons, group in crowds]
-
-        def nothing(source: Sobol) -> jax.Array:
-            return jnp.zeros((len(source.shift), source.size))
-
-        each = zip(rows, self.groups, strict=True)
-        return [self._population(blank(n, size), n, group, nothing) for n, group in each]
-
-    def _population(
-        self, source: Sobol, rows: int, group: int, made: Callable[[Sobol], jax.Array] = stored
-    ) -> Population:
-        """Of this source, whose rows `made` gives where they are kept."""
-        if self.doubled:
-            source = source.doubled()
-        if self.keeps(rows):
-            return particles(self._stored(source, made(source)), group)
-        return particles(source if self.kept is None else source.with_tail(), group)
-
-    def _stored(self, source: Sobol, values: jax.Array) -> Stored | Tailed:
-        """All its rows; with those of its tail where more are asked for, by the curvature of the loss or by what was
-        forgotten."""
-        tailed = bool(self.curvature) or self.kept is not None
-        rows = Stored(values, source.key if tailed else None)
-        return rows.with_tail(source.index) if self.kept is not None else rows
+            return [
+                jax.eval_shape(lambda n=n, size=size, group=group: particles(jnp.zeros((n, size // group)), group))
+                for n, size, group in crowds
+            ]
+        return [one.blank() for one in self.supplies(capacity)]
 
     def keeps(self, rows: int) -> bool:
         """Whether so many rows of raw normals of a population are kept."""
@@ -364,7 +329,7 @@ class Run:
 
     def spread(self, state: Any) -> Any:
         """The arrays over particles spread over the devices, all others on each of them."""
-        if not self.devices:
+        if len(self.devices) < 2:  # there already
             return state
         mesh = Mesh(np.array(self.devices), ("particles",))
 
@@ -377,11 +342,6 @@ class Run:
             return jax.device_put(a, sharding)
 
         return jax.tree.map(place, state)
-
-
-def _child(stream: np.random.SeedSequence, i: int) -> np.random.SeedSequence:
-    """Named, not spawned: a second attempt must find the same seeds."""
-    return np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, i))
 
 
 @kept(static=("form", "tolerance", "capacity"), brief=True)

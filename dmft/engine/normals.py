@@ -6,31 +6,23 @@
 
 Point n of dimension d is the XOR of a shift and of those direction numbers v_{d,b} whose bit b is set in the Gray code
 n ^ (n >> 1); the normal quantile of its middle is the variable.  Rows beyond SciPy's last dimension are pseudo-random.
-
-Direction numbers are SciPy's, and so is their scramble (Matousek 1998, lower triangular matrices and a shift, from the
-same random bits), which takes its constructor most of a second for some thousand dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, reduce
-from importlib.resources import files
+from functools import reduce
 from operator import xor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import ndtri
-from numpy.typing import NDArray
 
+from dmft.engine.scrambles import BITS, DIMENSIONS, Scrambled, key_words, scrambled
 from dmft.running.executables import kept
-
-BITS = 30
-DIMENSIONS = 21_201  # of the table of Joe and Kuo
-Scrambled = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 
 
 @jax.tree_util.register_dataclass
@@ -159,82 +151,33 @@ def stored(source: Sobol) -> jax.Array:
 def sobol(draws: int, size: int, seed: np.random.SeedSequence, room: int = 0) -> Sobol:
     """`draws` rows of one scrambled Sobol sequence of `size` points (a power of two); in arrays with `room` for more,
     which are not to be asked for."""
-    return _placed(*scrambled(draws, size, seed), draws, size, room)
+    # on the device without a compilation
+    scramble, index = jax.device_put((scrambled(draws, size, seed, room), np.arange(size, dtype=np.uint32)))
+    return _of(scramble, index, draws)
 
 
-def sobol_of_each(scrambles: Sequence[Scrambled], draws: int, size: int, room: int = 0) -> Sobol:
-    """As `sobol`, of all of these: with an axis of them before all others."""
-    tables, shifts, keys = (np.stack(each) for each in zip(*scrambles, strict=True))
-    return _placed(tables, shifts, keys, draws, size, room)
-
-
-def _placed(
-    table: NDArray[np.uint32], shift: NDArray[np.uint32], key: NDArray[np.uint32], draws: int, size: int, room: int
-) -> Sobol:
-    """On the device."""
-    index = np.broadcast_to(np.arange(size, dtype=np.uint32), (*shift.shape[:-1], size))
-    if draws <= DIMENSIONS:
-        more = [(0, 0)] * (shift.ndim - 1) + [(0, max(min(room, DIMENSIONS) - draws, 0))]
-        table, shift = np.pad(table, [*more, (0, 0)]), np.pad(shift, more)
-    put = jax.device_put
-    return Sobol(put(table), put(shift), put(index), _wrapped(key), tailed=draws > DIMENSIONS)
-
-
-def scrambled(draws: int, size: int, seed: np.random.SeedSequence) -> Scrambled:
-    """What `sobol` places on the device: direction numbers (dimension, bit), shifts (dimension,), and the words of a
-    key."""
-    dimensions, bits = min(draws, DIMENSIONS), size.bit_length() - 1
-    rng = np.random.default_rng(seed)
-    (own,) = rng.spawn(1)  # as SciPy does
-    powers = np.uint32(2) ** np.arange(BITS, dtype=np.uint32)
-    shift = own.integers(2, size=(dimensions, BITS), dtype=np.uint32) @ powers
-    # row p of a triangle, as an integer with its first entry on top: the diagonal is one, what is right of it zero
-    triangle, place = own.integers(2, size=(dimensions, BITS, BITS), dtype=np.uint32) @ powers[::-1], powers[::-1]
-    triangle = triangle & ~(2 * place - 1) | place
-    met = np.bitwise_count(triangle[:, None, :] & _direction_numbers(dimensions)[:, :bits, None]) & 1
-    return met @ place, shift, _words(int(rng.integers(2**32)))
-
-
-@lru_cache(maxsize=8)
-def _direction_numbers(dimensions: int) -> NDArray[np.uint32]:
-    """v (dimension, bit), not scrambled, as integers of BITS bits: m_b 2^(BITS - 1 - b), with the recurrence of the
-    dimension's primitive polynomial x^s + a_1 x^(s-1) + ... + 1,
-
-        m_b = 2 a_1 m_(b-1) ^ ... ^ 2^(s-1) a_(s-1) m_(b-s+1) ^ 2^s m_(b-s) ^ m_(b-s)
-
-    from the numbers of Joe and Kuo (2008), which SciPy has in a file (and to import scipy.stats, which reads it, takes
-    the better part of a second)."""
-    with np.load(files("scipy") / "stats" / "_sobol_direction_numbers.npz") as found:  # type: ignore[arg-type]
-        polynomials, first = found["poly"][:dimensions], found["vinit"][:dimensions]
-    degrees = np.frexp(polynomials)[1] - 1
-    m = np.pad(first, [(0, 0), (0, BITS - first.shape[1])])
-    m[0] = 1  # the first dimension is the van der Corput sequence
-    for s in range(1, int(degrees.max(initial=0)) + 1):
-        of = np.flatnonzero(degrees == s)
-        a = polynomials[of, None] >> np.arange(s)[::-1] & 1  # a_1 .. a_s, the last of which is 1
-        for b in range(s, BITS):
-            terms = (a[:, k - 1] * m[of, b - k] << k for k in range(1, s + 1))
-            m[of, b] = reduce(xor, terms, m[of, b - s])
-    return (m << (BITS - 1 - np.arange(BITS))).astype(np.uint32)
+def sobol_of(scramble: Scrambled, draws: int, size: int) -> Sobol:
+    """As `sobol`, of what is drawn; to be compiled."""
+    return _of(scramble, jnp.arange(size, dtype=jnp.uint32), draws)
 
 
 def blank(draws: int, size: int) -> Sobol:
     """Zeros in the shapes of `sobol`, at no cost where `jax.eval_shape` asks."""
     dimensions = min(draws, DIMENSIONS)
-    table = jnp.zeros((dimensions, size.bit_length() - 1), jnp.uint32)
-    shift, index = jnp.zeros(dimensions, jnp.uint32), jnp.arange(size, dtype=jnp.uint32)
-    return Sobol(table, shift, index, random_key(0), tailed=draws > DIMENSIONS)
+    table, shift = jnp.zeros((dimensions, size.bit_length() - 1), jnp.uint32), jnp.zeros(dimensions, jnp.uint32)
+    return sobol_of((table, shift, key_words(0)), draws, size)
+
+
+def _of(scramble: Scrambled, index: jax.Array, draws: int) -> Sobol:
+    table, shift, key = scramble
+    return Sobol(table, shift, index, _wrapped(key), tailed=draws > DIMENSIONS)
 
 
 def random_key(seed: int) -> jax.Array:
     """That of `jax.random.key`, whatever generator and offset of seeds a host program has given JAX."""
-    return _wrapped(_words(seed))
+    return _wrapped(jax.device_put(key_words(seed)))
 
 
-def _words(seed: int) -> NDArray[np.uint32]:
-    return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
-
-
-def _wrapped(words: NDArray[np.uint32]) -> jax.Array:
-    key: jax.Array = jax.random.wrap_key_data(jax.device_put(words), impl="threefry2x32")
+def _wrapped(words: Any) -> jax.Array:
+    key: jax.Array = jax.random.wrap_key_data(words, impl="threefry2x32")
     return key

@@ -108,7 +108,7 @@ def test_a_killed_computation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert not path.exists()
     started.clear()
     whole = dmft.solve(PROBLEM, **SIZES)
-    assert len(started) == 18
+    assert started == [0, 0, 0]  # without a file to write, few steps are one call
     assert same(resumed, whole)
     assert resumed.attrs["directions"] == whole.attrs["directions"]
     assert not same(dmft.solve(PROBLEM, seed=1, **SIZES), whole)

@@ -1,10 +1,7 @@
 """Runs side by side, over devices; pivots in panels; products of what is new, and with what was met, alone."""
 
-import contextlib
 import dataclasses
 import inspect
-import itertools
-import threading
 from functools import partial
 
 import jax
@@ -13,11 +10,10 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.drivers import layout, repetitions, run
+from dmft.drivers import layout, repetitions
 from dmft.drivers.solve import prepared
 from dmft.engine import basis, population, rows, together
 from dmft.engine.rows import Rows
-from dmft.errors import DivergenceError
 from oracles import on_virtual_devices
 
 FEW = {"particles": 64, "scrambles": 3, "tolerance": 1e-2, "progress": False, "observables": ["prediction", "ntk"]}
@@ -60,6 +56,19 @@ def test_runs_side_by_side_give_the_numbers_of_each_alone(monkeypatch):
     assert furthest(dmft.solve(problem(), **FEW, seed=1), alone) > 1e-4
 
 
+def test_scrambles_that_a_device_draws_change_no_digit(monkeypatch):
+    monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
+    host, drawn, places = dmft.solve(problem(), **FEW), layout.scrambled_of_each, []
+
+    def on_device(*given, on_gpu, **named):
+        places.append(on_gpu)
+        return drawn(*given, on_gpu=True, **named)
+
+    monkeypatch.setattr(layout, "scrambled_of_each", on_device)
+    assert furthest(dmft.solve(problem(), **FEW), host) == 0
+    assert places == [False]
+
+
 def leave_out_empty_room(monkeypatch):
     """Products leave out room that is empty, however small they are."""
     monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
@@ -96,9 +105,9 @@ def test_a_room_that_is_too_small_repeats_all_runs_with_twice_as_much(monkeypatc
     usual = layout.Layout.begun
     rooms = []
 
-    def begun(self, run, capacity, drawn):
-        rooms.append((capacity, len(drawn[0])))
-        return usual(self, run, capacity, drawn)
+    def begun(self, run, rule, capacity, streams):
+        rooms.append((capacity, len(streams)))
+        return usual(self, run, rule, capacity, streams)
 
     monkeypatch.setattr(layout.Layout, "begun", begun)
     monkeypatch.setattr(layout.Run, "first_capacity", 6)
@@ -267,62 +276,22 @@ def test_long_products_are_sums_over_pieces_on_a_gpu_alone():
         assert "case" not in jax.jit(rows._products).trace(v, a).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def test_calls_of_the_loop_take_at_least_some_time_and_scrambles_are_drawn_ahead(monkeypatch):
+def test_calls_of_the_loop_take_at_least_some_time(monkeypatch):
     monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
-    happened, numbers = [], []
-    trained, drawn, advance = repetitions._trained_together, repetitions._drawn, together.advance_together
-
-    def told(name, function):
-        return lambda *given, **named: happened.append(name) or function(*given, **named)
-
-    monkeypatch.setattr(repetitions, "_trained_together", told("trained", trained))
-    monkeypatch.setattr(repetitions, "_drawn", told("drawn", drawn))
-    monkeypatch.setattr(together, "advance_together", told("call", advance))
-    for least in (0.0, 1e9):
-        happened.clear()
+    calls, numbers = [], []
+    advance = together.advance_together
+    monkeypatch.setattr(
+        together, "advance_together", lambda *given, **named: calls.append(given[4]) or advance(*given, **named)
+    )
+    for least, slow in ((1e-9, 0.0), (1e9, 0.0), (1e9, 1e10)):
+        calls.clear()
         monkeypatch.setattr(repetitions, "LEAST", least)
+        monkeypatch.setattr(repetitions, "SLOW", slow)
         numbers.append(dmft.solve(problem(), **FEW))
-        # 5 steps: one after the other, or 1, 2 and 2
-        each = ["trained", *["call"] * (3 if least else 5)]
-        assert happened == ["drawn", "drawn", *each, "drawn", *each, *each]
-    assert furthest(*numbers) == 0
-
-
-@pytest.mark.parametrize("ends", ["diverges", "has too little room"])
-def test_scrambles_that_are_not_needed_are_not_drawn_nor_waited_for(ends, monkeypatch):
-    monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
-    monkeypatch.setattr(repetitions, "DRAWN_AT_ONCE", 1)
-    asked, sent, go_on = [], [], threading.Event()
-    drawn, trained, scrambled = repetitions._drawn, repetitions._trained_together, run.scrambled
-
-    def told(*given):
-        asked.append(given)
-        if len(asked) == 3:  # of a larger room
-            go_on.set()
-        sent.append(drawn(*given))
-        return sent[-1]
-
-    def waiting(*given):
-        if len(asked) == 2:  # ahead of a run that is not to come
-            go_on.wait(20)
-        return scrambled(*given)
-
-    def ending(*given):
-        if ends == "diverges":
-            raise DivergenceError("diverges")
-        return trained(*given) if len(sent) > 2 else None
-
-    monkeypatch.setattr(repetitions, "_drawn", told)
-    monkeypatch.setattr(run, "scrambled", waiting)
-    monkeypatch.setattr(repetitions, "_trained_together", ending)
-    with contextlib.nullcontext() if ends != "diverges" else pytest.raises(DivergenceError):
-        dmft.solve(problem(), **FEW)
-    futures = list(itertools.chain(*sent[1]))
-    assert len(futures) > 1
-    # one may be under way, which its thread goes on with
-    assert all(each.cancelled() for each in futures[1:])
-    assert ends != "diverges" or not futures[0].done() or futures[0].cancelled()
-    go_on.set()
+        # 5 steps: one after the other, or one and all others, and for the next scrambles all; or all, which are few
+        first = [1, 2, 3, 4, 5] if least < 1 else [5] if slow else [1, 5]
+        assert calls == [*first, *(first if least < 1 else [5]), *(first if least < 1 else [5])]
+    assert furthest(*numbers[:2]) == furthest(*numbers[1:]) == 0
 
 
 OVER_DEVICES = """

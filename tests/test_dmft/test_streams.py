@@ -14,9 +14,10 @@ import finite_nets
 from dmft.drivers import run as run_module
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
-from dmft.engine import loop, network
+from dmft.engine import coordinates, loop, network
 from dmft.engine import normals as raw_normals
-from dmft.engine.normals import DIMENSIONS
+from dmft.engine.coordinates import input_coordinates
+from dmft.engine.scrambles import DIMENSIONS
 
 FEW = {"particles": 512, "scrambles": 4}
 BATCH, STEPS, PROBES = 2, 6, 7
@@ -158,11 +159,15 @@ def test_memory_is_foreseen_whether_normals_are_stored_or_not(name, monkeypatch)
     size = None if problem.network.activation.name == "linear" else 64
     for joint, sharpness in ((True, False), (False, False), (True, True)):
         steps = np.arange(problem.training.steps + 1)
-        run = Run(problem, steps, size, 1e-3, False, joint=joint, curvature=(False,) * sharpness)
-        stored, _ = memory_estimate(run, run.first_capacity)
+
+        def estimate(joint=joint, sharpness=sharpness, steps=steps):
+            run = Run(problem, steps, size, 1e-3, False, joint=joint, curvature=(False,) * sharpness)
+            return memory_estimate(run, run.first_capacity)[0]
+
+        stored = estimate()
         with monkeypatch.context() as patch:
             patch.setattr(run_module, "STORED_NORMALS", 0)
-            anew, _ = memory_estimate(run, run.first_capacity)
+            anew = estimate()
         assert anew == stored if size is None else 0 < anew < stored
 
 
@@ -209,7 +214,7 @@ def test_doubled_particles_are_half_as_many():
     doubled, half = (run.network(64, np.random.SeedSequence(2)).populations for run in runs)
     for a, b in zip(doubled, half, strict=True):
         np.testing.assert_array_equal(a.normals.values, np.tile(b.normals.values, 2))
-    source = run_module.sobol(30, 8, np.random.SeedSequence(0)).doubled().with_tail()
+    source = raw_normals.sobol(30, 8, np.random.SeedSequence(0)).doubled().with_tail()
     rows = rows_of(source, 25, count=10)  # five of them beyond the last
     np.testing.assert_array_equal(rows[:, :4], rows[:, 4:])
     assert len(np.unique(rows)) == 40
@@ -223,12 +228,29 @@ def test_doubled_particles_are_half_as_many():
 
 def test_coordinates_of_many_samples_are_their_features_without_those_that_vanish():
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((loop.MANY + 1, 6)) * [1, 0, 3, 1e-9, 2, 0.5]
+    x = rng.standard_normal((coordinates.MANY + 1, 6)) * [1, 0, 3, 1e-9, 2, 0.5]
     problem = dmft.Problem(dmft.MLP(2, bias=0.5), dmft.Task(x, np.sign(x[:, 0])), dmft.GradientDescent(0.1, 1))
-    X, basis = loop.input_coordinates(problem)
+    X, basis = input_coordinates(problem)
     assert X.shape == (len(x), 5)
     np.testing.assert_allclose(X @ X[:9].T, x @ x[:9].T / 6 + 0.25, atol=1e-12)
     np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-15)
-    few, _ = loop.input_coordinates(dataclasses.replace(problem, task=dmft.Task(x[:99], np.sign(x[:99, 0]))))
+    few, _ = input_coordinates(dataclasses.replace(problem, task=dmft.Task(x[:99], np.sign(x[:99, 0]))))
     assert few.shape == (99, 5)
     np.testing.assert_allclose(few @ few.T, X[:99] @ X[:99].T, atol=1e-12)
+
+
+def test_coordinates_of_the_same_inputs_are_made_once(monkeypatch):
+    made, qr = [], coordinates.qr
+    monkeypatch.setattr(coordinates, "qr", lambda *given, **named: made.append(given) or qr(*given, **named))
+    x, y = np.random.default_rng(1).standard_normal((4, 6)), np.ones(4)
+
+    def kernel(x, bias=0.5, rate=0.1):
+        problem = dmft.Problem(dmft.MLP(2, bias=bias), dmft.Task(x, y), dmft.GradientDescent(rate, 1))
+        X, directions = input_coordinates(problem)
+        np.testing.assert_allclose(directions @ directions.T, np.eye(4), atol=1e-14)
+        np.testing.assert_allclose(X @ X.T, x @ x.T / 6 + bias**2, atol=1e-13)
+        return len(made)
+
+    assert [kernel(x), kernel(x.copy()), kernel(x, rate=0.2)] == [1, 1, 1]
+    # others anew, however near: of another bias, and of inputs that differ in the last digit
+    assert [kernel(x, bias=0.4), kernel(np.nextafter(x, 9), bias=0.4), kernel(x)] == [2, 3, 4]
