@@ -7,6 +7,7 @@ from golden import cases
 
 # sharpness comes out of an iteration that rounding steers
 TOLERANCES = {"sharpness": 1e-5}
+SINGLE = 8 * float(np.finfo(np.float32).eps)  # of what is float32, whose order of sums versions of PyTorch choose
 
 
 @pytest.fixture(scope="module")
@@ -29,5 +30,5 @@ def test_numbers_are_those_that_were_frozen(name, reading, frozen):
     assert found.keys() >= expected.keys()  # further variables may come
     for key, value in expected.items():
         scale = np.abs(value[np.isfinite(value)]).max(initial=0.0) or 1.0
-        tolerance = TOLERANCES.get(key.removesuffix("_se"), 1e-8)
+        tolerance = TOLERANCES.get(key.removesuffix("_se"), SINGLE if value.dtype == np.float32 else 1e-8)
         np.testing.assert_allclose(found[key], value, rtol=0, atol=tolerance * scale, err_msg=key)
