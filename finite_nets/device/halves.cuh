@@ -1,8 +1,9 @@
 // Numbers as pairs of halves, and matrix units that multiply them: x = unit (high + low), 22 bits, with a power of two
-// for all numbers of a part of a tile, 16 rows of 16 numbers say, which come up to 2^15 so.  None is too large, and of
-// small ones what is lost is 2^-39 of the largest: samples of one part keep 22 bits within 2^16 of each other.  Where
-// one of them is infinite or none at all, all are none.
+// for all numbers of a sample, or 16 weights of each of 32 neurons, which come up to 2^15 so.  None is too large, and of
+// small ones what is lost is 2^-39 of the largest.
 #pragma once
+
+#include "layers.cuh"
 
 #define PARTS (PRODUCTS == 3 ? 2 : 1)  // of a number
 
@@ -38,13 +39,6 @@ template <bool TRANSPOSED> __device__ __forceinline__ void load(unsigned (&to)[4
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(place) : "memory");
 }
 
-// The largest of a warp, of numbers that are not negative, by their bits
-__device__ __forceinline__ unsigned largest(float x) {
-    unsigned found;
-    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(found) : "r"(__float_as_uint(x)) : "memory");
-    return found;
-}
-
 // The nearest halves, and back
 __device__ __forceinline__ unsigned halves(float x, float y) {
     unsigned both;
@@ -59,6 +53,9 @@ __device__ __forceinline__ float2 floats(unsigned both) {
 }
 #endif
 
+// 2^(exponent - 127), as far as there are such numbers
+__device__ __forceinline__ float power(int exponent) { return __uint_as_float(min(max(exponent, 0), 255) << 23); }
+
 // A power of two and its inverse, by which numbers up to `largest` come up to 2^15
 struct Unit {
     float unit, inverse;
@@ -68,6 +65,8 @@ struct Unit {
         unit = __uint_as_float(exponent == 255 ? 0x7fffffffu : (exponent - 14) << 23);
         inverse = __uint_as_float((268 - exponent) << 23);
     }
+
+    __device__ __forceinline__ int exponent() const { return __float_as_uint(unit) >> 23; }
 };
 
 // Numbers as halves, two a register, and what that leaves of them
@@ -84,10 +83,8 @@ template <int COUNT> struct Split {
     }
 };
 
-// y (32, 16) += unit a (32, 16) b (16, 16), by a sum of its own: units cut off what they add to a long one
-__device__ __forceinline__ void add_product(float (&y)[2][2][4], float unit, const Split<4> (&a)[2],
-                                            const Split<2> (&b)[2]) {
-    float c[2][2][4] = {};
+// c (32, 16) += a (32, 16) b (16, 16), in sums of 16 or 32: matrix units cut off what they add to a long one
+__device__ __forceinline__ void multiply(float (&c)[2][2][4], const Split<4> (&a)[2], const Split<2> (&b)[2]) {
 #if PRODUCTS == 3
 #pragma unroll
     for (int i = 0; i < 4; i++) multiply(c[i & 1][i >> 1], a[i & 1].low, b[i >> 1].high);
@@ -96,12 +93,22 @@ __device__ __forceinline__ void add_product(float (&y)[2][2][4], float unit, con
 #endif
 #pragma unroll
     for (int i = 0; i < 4; i++) multiply(c[i & 1][i >> 1], a[i & 1].high, b[i >> 1].high);
+}
+
+// y += unit c
+__device__ __forceinline__ void add(float (&y)[2][2][4], float unit, const float (&c)[2][2][4]) {
 #pragma unroll
     for (int i = 0; i < 16; i++) y[i / 8][i / 4 % 2][i % 4] += unit * c[i / 8][i / 4 % 2][i % 4];
 }
 
-__device__ __forceinline__ float size_of(float4 v) {
-    return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+// y += c, which is zero then
+__device__ __forceinline__ void move(float (&y)[2][2][4], float (&c)[2][2][4]) {
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        float &from = c[i / 8][i / 4 % 2][i % 4];
+        y[i / 8][i / 4 % 2][i % 4] += from;
+        from = 0.0f;
+    }
 }
 
 __device__ __forceinline__ void put(float *to, const unsigned (&of)[4]) {
@@ -113,11 +120,8 @@ __device__ __forceinline__ void take(unsigned (&to)[4], const float *from) {
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
 }
 
-// Four numbers of each of four, scaled and split; of numbers [k][neuron] with DOWN, else [neuron][k].  Their unit.
-template <bool DOWN> __device__ __forceinline__ float split(Split<4> (&a)[2], const float4 (&v)[4], Unit by) {
-    float4 z[4];
-#pragma unroll
-    for (int r = 0; r < 4; r++) z[r] = times(v[r], by.inverse);
+// Four scaled numbers of each of four; of numbers [k][neuron] with DOWN, else [neuron][k]
+template <bool DOWN> __device__ __forceinline__ void split(Split<4> (&a)[2], const float4 *z) {
     if (DOWN) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -134,9 +138,4 @@ template <bool DOWN> __device__ __forceinline__ float split(Split<4> (&a)[2], co
             a[r / 2].put(r % 2 + 2, z[r].z, z[r].w);
         }
     }
-    return by.unit;
-}
-
-__device__ __forceinline__ float size_of(const float4 (&v)[4]) {
-    return fmaxf(fmaxf(size_of(v[0]), size_of(v[1])), fmaxf(size_of(v[2]), size_of(v[3])));
 }

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from dmft.specs import Activation
+from finite_nets.device.fields import Field, Layer, Slope, field
 from finite_nets.device.fused import Below
-from finite_nets.device.products import Activated, Products
+from finite_nets.device.products import Products
 
 KEPT = 1024  # rows of coefficients: steps that need others are not recorded
 FEW_ROWS = 16  # of fields, up to which products take the time of reading the weights
@@ -152,42 +153,39 @@ class Matrix:
         for matrix in self.store.matrices:
             matrix.weights.append((rows, scale if matrix is self else 0.0))
 
-    def descend(
-        self, products: Products, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
-    ) -> Tensor:
-        """slope (scale W^T g), and then W = keep W + push sum_a g_a x_a^T."""
-        if self._kept(x):
-            found = self.pullback(products, g, scale=scale, slope=slope)
+    def descend(self, products: Products, g: Field, layer: Layer, *, scale: float, keep: float, push: float) -> Field:
+        """slope (scale W^T g) of the layer below, and then W = keep W + push sum_a g_a x_a^T with its x."""
+        if self._kept(layer):
+            found = self.pullback(products, g.values, scale=scale, slope=layer.slope)
             self.mul_(keep)
-            self.push(products, g, x, None, push)
-            return found
+            self.push(products, g.values, layer.phi.values, None, push)
+            return Field(found)
         factor, self.factor = self.factor, 1.0
-        return products.descend(self.start, g, x, slope=slope, scale=scale * factor, keep=keep * factor, push=push)
+        return products.descend(self.start, g, layer, scale=scale * factor, keep=keep * factor, push=push)
 
     def descend_both(
         self,
         products: Products,
-        g: Tensor,
-        x: Tensor,
+        g: Field,
+        layer: Layer,
         *,
-        slope: Tensor,
         scale: float,
         keep: float,
         push: float,
         below: Below,
     ) -> None:
         """`descend`, and with what it finds the update of the layer below."""
-        if self._kept(x):
-            found = self.descend(products, g, x, slope=slope, scale=scale, keep=keep, push=push)
+        if self._kept(layer):
+            found = self.descend(products, g, layer, scale=scale, keep=keep, push=push)
             products.accumulate(below.w, found, below.x, None, keep=below.keep, scale=below.push)
             return
         factor, self.factor = self.factor, 1.0
         moved = {"scale": scale * factor, "keep": keep * factor, "push": push}
-        products.descend_both(self.start, g, x, slope=slope, below=below, **moved)
+        products.descend_both(self.start, g, layer, below=below, **moved)
 
-    def _kept(self, x: Tensor) -> bool:
-        """Whether an update by these rows is not made in the matrix at once."""
-        return self.store.fits(x.shape[1]) or self._shared
+    def _kept(self, layer: Layer) -> bool:
+        """Whether an update by its rows is not made in the matrix at once."""
+        return self.store.fits(layer.phi.values.shape[1]) or self._shared
 
     def fold(self, products: Products, left: Tensor, right: Tensor) -> None:
         """Add the pairs to the start."""
@@ -218,10 +216,17 @@ class Matrix:
     # ---- products ----------------------------------------------------------------------------------------------------
 
     def activated(
-        self, products: Products, x: Tensor, activation: Activation, *, scale: float, add: Tensor | None, keep: bool
-    ) -> Activated:
+        self,
+        products: Products,
+        x: Tensor | Field,
+        activation: Activation,
+        *,
+        scale: float,
+        add: Tensor | None,
+        keep: bool,
+    ) -> Layer:
         """phi and phi' of y = scale W x + add."""
-        pairs = self._pairs(products, x, self.store.right, self.store.left, scale)
+        pairs = self._pairs(products, field(x).values, self.store.right, self.store.left, scale)
         return products.activated(x, self.start, activation, scale=scale * self.factor, pairs=pairs, add=add, keep=keep)
 
     def image(self, products: Products, x: Tensor, *, scale: float) -> Tensor:
@@ -229,7 +234,7 @@ class Matrix:
         pairs = self._pairs(products, x, self.store.right, self.store.left, scale)
         return products.image(x, self.start, scale=scale * self.factor, pairs=pairs)
 
-    def pullback(self, products: Products, g: Tensor, *, scale: float, slope: Tensor | None = None) -> Tensor:
+    def pullback(self, products: Products, g: Tensor, *, scale: float, slope: Slope | None = None) -> Tensor:
         """slope (scale W^T g), or without slope."""
         pairs = self._pairs(products, g, self.store.left, self.store.right, scale)
         return products.pullback(g, self.start, scale=scale * self.factor, pairs=pairs, slope=slope)

@@ -2,8 +2,8 @@
 
     name       kept as            products with weights
     float64    float64            float64
-    float32    float32            float32 (on a GPU three products each, of TF32 numbers or halves, as accurate for
-                                  samples within 2^16 of each other: `finite_nets.device.triton`, `.fused`)
+    float32    float32            float32 (on a GPU three products each, of TF32 numbers or halves, as accurate:
+                                  `finite_nets.device.triton`, `.fused`)
     tf32       float32            TF32, 10 bits of mantissa, on a GPU; float32 elsewhere
     bf16       float32, hidden    bfloat16, 7 bits of mantissa, sums in float32; what training adds to the hidden
                matrices at their  matrices is kept beside them in float32 (`device.matrices`), for weights in

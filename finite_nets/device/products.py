@@ -18,7 +18,7 @@ libraries take a third of the time (RESULTS.md).
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch import Tensor
 from dmft.specs import Activation
 from finite_nets.device import fused, readouts
 from finite_nets.device.activations import function
+from finite_nets.device.fields import Field, Layer, Slope, field
 from finite_nets.device.fused import Below
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import have_kernels
@@ -36,12 +37,10 @@ MANY_ROWS, LARGE = 64, 512  # from where on libraries are faster in TF32: rows, 
 Pairs = tuple[Tensor, Tensor]
 
 
-class Activated(NamedTuple):
-    """y, phi(y) and phi'(y); y is None where it was not asked for."""
-
-    y: Tensor | None
-    phi: Tensor
-    slope: Tensor
+def layer_of(y: Tensor, activation: Activation, keep: bool) -> Layer:
+    """What is made of y."""
+    phi, slope = function(activation)(y)
+    return Layer(y if keep else None, Field(phi), Slope(slope))
 
 
 class Products:
@@ -77,7 +76,7 @@ class Products:
 
     def activated(
         self,
-        x: Tensor,
+        below: Tensor | Field,
         w: Tensor,
         activation: Activation,
         *,
@@ -85,18 +84,19 @@ class Products:
         pairs: Pairs | None = None,
         add: Tensor | None = None,
         keep: bool = False,
-    ) -> Activated:
+    ) -> Layer:
         """phi and phi' of y = scale x W^T + c R + add, and y if it is to be kept.  `add` is (member, row or 1, N)."""
+        x = field(below).values
         if add is not None:
             add = add.expand(-1, x.shape[1], -1)
         if pairs is None and activation.plain and self.fused is not None and self.fused.serves(w, x):
-            return Activated(*self.fused.forward(x, w, activation, scale=scale, add=add, keep=keep))
+            return self.fused.forward(field(below), w, activation, scale=scale, add=add, keep=keep)
         if self._by_kernels(w, x):
             mode = self._mode_of(w)
             if not activation.plain:  # kernels have the built-in formulas
                 y = self.kernels.product(x, w, pullback=False, precision=mode, scale=scale, pairs=pairs, add=add)[0]
-                return Activated(y if keep else None, *function(activation)(y))
-            found = self.kernels.product(
+                return layer_of(y, activation, keep)
+            y, phi, slope = self.kernels.product(
                 x,
                 w,
                 pullback=False,
@@ -107,61 +107,74 @@ class Products:
                 activation=activation,
                 keep=keep,
             )
-            return Activated(*found)
-        y = self._linear(x, w.mT, scale, pairs, add)
-        return Activated(y if keep else None, *function(activation)(y))
+            return Layer(y, Field(phi), Slope(slope))
+        return layer_of(self._linear(x, w.mT, scale, pairs, add), activation, keep)
 
     def pullback(
-        self, g: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None, slope: Tensor | None = None
+        self, g: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None, slope: Slope | None = None
     ) -> Tensor:
         """scale g W + c R, times the slopes (member, sample, N) where several rows of g belong to a sample."""
+        values = None if slope is None else slope.values()
         if self._by_kernels(w, g):
             y: Tensor = self.kernels.product(
-                g, w, pullback=True, precision=self._mode_of(w), scale=scale, pairs=pairs, slope=slope
+                g, w, pullback=True, precision=self._mode_of(w), scale=scale, pairs=pairs, slope=values
             )[0]
             return y
         y = self._linear(g, w, scale, pairs, None)
-        if slope is not None:
-            y.view(len(y), slope.shape[1], -1, y.shape[2]).mul_(slope[:, :, None])
+        if values is not None:
+            y.view(len(y), values.shape[1], -1, y.shape[2]).mul_(values[:, :, None])
         return y
 
     def accumulate(
-        self, w: Tensor, g: Tensor, x: Tensor, coefficients: Tensor | None, *, keep: float = 1.0, scale: float = 1.0
+        self,
+        w: Tensor,
+        g: Tensor | Field,
+        x: Tensor | Field,
+        coefficients: Tensor | None,
+        *,
+        keep: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         """W = keep W + scale sum_a c_a g_a x_a^T, in place; coefficients c (member, row), or ones."""
-        if self.fused is not None and self.fused.serves(w, g, x):
-            g = g if coefficients is None else g * coefficients[..., None]
-            self.fused.update(w, g, x, keep=keep, push=scale)
-            return
-        if self._by_kernels(w, x):
+        from_above, met = field(g), field(x)
+        if self.fused is not None and self.fused.serves(w, from_above.values, met.values):
             if coefficients is not None:
-                coefficients = coefficients.expand(len(g), -1).contiguous()
-            self.kernels.accumulate(w, g, x, coefficients, precision=self._mode_of(w), keep=keep, scale=scale)
+                from_above = Field(from_above.values * coefficients[..., None])
+            self.fused.update(w, from_above, met, keep=keep, push=scale)
+            return
+        left, right = from_above.values, met.values
+        if self._by_kernels(w, right):
+            if coefficients is not None:
+                coefficients = coefficients.expand(len(left), -1).contiguous()
+            self.kernels.accumulate(w, left, right, coefficients, precision=self._mode_of(w), keep=keep, scale=scale)
             return
         if coefficients is not None:
-            g = g * coefficients[..., None]
-        w.baddbmm_(g.mT, x, beta=keep, alpha=scale)
+            left = left * coefficients[..., None]
+        w.baddbmm_(left.mT, right, beta=keep, alpha=scale)
 
     def descend(
-        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
-    ) -> Tensor:
-        """slope (scale g W), and then W = keep W + push sum_a g_a x_a^T, in place."""
-        if self.readouts is not None and self.readouts.serves(w, x, slope):
-            return self.readouts.descend(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
-        if self.fused is not None and self.fused.serves(w, g, x, slope):
-            return self.fused.backward(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
-        found = self.pullback(g, w, scale=scale, slope=slope)
+        self, w: Tensor, above: Tensor | Field, layer: Layer, *, scale: float, keep: float, push: float
+    ) -> Field:
+        """slope (scale g W) of the layer below, and then W = keep W + push sum_a g_a x_a^T with its x, in place."""
+        g, x, slope = field(above), layer.phi, layer.slope
+        if self.readouts is not None and self.readouts.serves(w, x.values, slope.kept):
+            return self.readouts.descend(w, g.values, layer, scale=scale, keep=keep, push=push)
+        if self.fused is not None and self.fused.serves(w, g.values, x.values, slope.kept):
+            return self.fused.backward(w, g, layer, scale=scale, keep=keep, push=push)
+        found = self.pullback(g.values, w, scale=scale, slope=slope)
         self.accumulate(w, g, x, None, keep=keep, scale=push)
-        return found
+        return Field(found)
 
     def descend_both(
-        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float, below: Below
+        self, w: Tensor, above: Tensor | Field, layer: Layer, *, scale: float, keep: float, push: float, below: Below
     ) -> None:
         """`descend`, and with what it finds the update of the layer below."""
-        if self.fused is not None and self.fused.serves(w, g, x, slope) and self.fused.serves_both(below):
-            self.fused.backward_both(w, g, x, slope=slope, scale=scale, keep=keep, push=push, below=below)
+        g, moved = field(above), {"scale": scale, "keep": keep, "push": push}
+        served = self.fused is not None and self.fused.serves(w, g.values, layer.phi.values, layer.slope.kept)
+        if self.fused is not None and served and self.fused.serves_both(below):
+            self.fused.backward_both(w, g, layer, **moved, below=below)
             return
-        found = self.descend(w, g, x, slope=slope, scale=scale, keep=keep, push=push)
+        found = self.descend(w, g, layer, **moved)
         self.accumulate(below.w, found, below.x, None, keep=below.keep, scale=below.push)
 
     def _by_kernels(self, w: Tensor, rows: Tensor) -> bool:

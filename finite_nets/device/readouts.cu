@@ -5,11 +5,12 @@
 //
 // Compiled with
 //
-//     OUTPUTS  rows of W    WARPS  of a block    PASS  0 forward, 1 backward with the update
+//     OUTPUTS  rows of W    WARPS  of a block    PASS  0 forward, 1 backward with the update    ACT  as in slopes.cuh
 
 #define THREADS (32 * WARPS)
 
 #include "layers.cuh"
+#include "slopes.cuh"
 
 __device__ __forceinline__ void add(float4 &sum, float factor, float4 v) {
     sum.x += factor * v.x, sum.y += factor * v.y, sum.z += factor * v.z, sum.w += factor * v.w;
@@ -53,8 +54,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) pass(const Args args) {
 extern "C" __global__ void __launch_bounds__(THREADS) pass(const Args args) {
     int n = args.n_in, parts = (n + 4 * THREADS - 1) / (4 * THREADS);
     long long member = blockIdx.x / parts;
-    int at = (blockIdx.x % parts * THREADS + threadIdx.x) * 4;
-    if (at >= n) return;
+    int place = (blockIdx.x % parts * THREADS + threadIdx.x) * 4, at = min(place, n - 4);
+    bool inside = place < n;
+    unsigned *sizes = args.sizes + member * args.rows;
     float *of_w = args.w + member * args.w_member + at, *y = args.y + member * args.rows * n + at;
     const float *x = args.x + member * args.x_member + at, *slope = args.slope + member * args.slope_member + at;
     const float *g = args.g + member * args.g_member;
@@ -63,20 +65,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) pass(const Args args) {
     for (int c = 0; c < OUTPUTS; c++) w[c] = four(of_w + (long long)c * n);
 #pragma unroll 4
     for (int row = 0; row < args.rows; row++, x += n, slope += n, y += n, g += OUTPUTS) {
-        float4 v = four(x), s = four(slope), sum = {};
+        float4 v = four(x), s = slope_of(four(slope), args.gain), sum = {};
 #pragma unroll
         for (int c = 0; c < OUTPUTS; c++) {
             add(sum, g[c], w[c]);
             add(change[c], g[c], v);
         }
         sum = times(sum, args.scale);
-        *(float4 *)y = float4{s.x * sum.x, s.y * sum.y, s.z * sum.z, s.w * sum.w};
+        float4 found{s.x * sum.x, s.y * sum.y, s.z * sum.z, s.w * sum.w};
+        if (inside) *(float4 *)y = found;
+        unsigned size = largest(size_of(found));
+        if (threadIdx.x % 32 == 0) atomicMax(sizes + row, size);
     }
 #pragma unroll
     for (int c = 0; c < OUTPUTS; c++) {
         float4 found = times(w[c], args.keep);
         add(found, args.push, change[c]);
-        *(float4 *)(of_w + (long long)c * n) = found;
+        if (inside) *(float4 *)(of_w + (long long)c * n) = found;
     }
 }
 #endif

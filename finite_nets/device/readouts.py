@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from finite_nets.device import fused, nvrtc
+from finite_nets.device.fields import Field, Layer
 
 SOURCE = Path(__file__).with_name("readouts.cu")
 FORWARD, BACKWARD = range(2)
@@ -37,23 +38,33 @@ class Readouts:
     def image(self, x: Tensor, w: Tensor, *, scale: float) -> Tensor:
         """scale x W^T."""
         y = x.new_empty((*x.shape[:2], w.shape[1]))
-        given = fused.given_of(w, x, y, scale=scale)
-        self.launch(FORWARD, WARPS, len(x) * -(-given.rows // (WARPS * EACH)), given)
+        given = given_of(w, x, scale=scale)
+        given.y = y.data_ptr()
+        self.launch(FORWARD, fused.AS_KEPT, WARPS, len(x) * -(-given.rows // (WARPS * EACH)), given)
         return y
 
-    def descend(
-        self, w: Tensor, g: Tensor, x: Tensor, *, slope: Tensor, scale: float, keep: float, push: float
-    ) -> Tensor:
-        """slope (scale g W), and W = keep W + push sum_a g_a x_a^T, in place."""
-        y, g = x.new_empty(x.shape), g.contiguous()
-        given = fused.given_of(w, x, y, g=g, slope=slope, scale=scale, keep=keep, push=push)
+    def descend(self, w: Tensor, g: Tensor, layer: Layer, *, scale: float, keep: float, push: float) -> Field:
+        """slope (scale g W) of the layer below, and W = keep W + push sum_a g_a x_a^T with its x, in place."""
+        x, slope, g = layer.phi.values, layer.slope, g.contiguous()
+        y = fused.blank(x.shape, w)
+        given = given_of(w, x, scale=scale)
+        given.g, given.g_member, given.keep, given.push = g.data_ptr(), g.stride(0), keep, push
+        given.set_slope(slope)
+        given.y, given.sizes = y.values.data_ptr(), y.sizes.data_ptr()
         warps = min(4, -(-given.n_in // QUAD))
-        self.launch(BACKWARD, warps, len(x) * -(-given.n_in // (QUAD * warps)), given)
-        return y
+        self.launch(BACKWARD, fused.number_of(slope.of), warps, len(x) * -(-given.n_in // (QUAD * warps)), given)
+        return Field(*y)
 
-    def launch(self, passes: int, warps: int, blocks: int, given: fused.Arguments) -> None:
-        kernel = _kernel(passes, given.n_out, warps, nvrtc.numbered(self._device))
+    def launch(self, passes: int, activation: int, warps: int, blocks: int, given: fused.Arguments) -> None:
+        kernel = _kernel(passes, activation, given.n_out, warps, nvrtc.numbered(self._device))
         kernel.launch(blocks, fused.LANES * warps, 0, given)
+
+
+def given_of(w: Tensor, x: Tensor, *, scale: float) -> fused.Arguments:
+    """What both passes are given."""
+    given = fused.Arguments(w=w.data_ptr(), x=x.data_ptr(), w_member=w.stride(0), x_member=x.stride(0))
+    given.rows, given.n_out, given.n_in, given.scale = x.shape[1], *w.shape[1:], scale
+    return given
 
 
 @lru_cache(maxsize=8)
@@ -62,14 +73,15 @@ def _available(device: torch.device) -> bool:
     if not fused.available(device):
         return False
     index = nvrtc.numbered(device)
-    return nvrtc.compiles(lambda: _kernel(BACKWARD, MOST_OUTPUTS, WARPS, index), "readouts are not fused")
+    arguments = BACKWARD, fused.AS_KEPT, MOST_OUTPUTS, WARPS, index
+    return nvrtc.compiles(lambda: _kernel(*arguments), "readouts are not fused")
 
 
 @lru_cache(maxsize=64)
-def _kernel(passes: int, outputs: int, warps: int, index: int) -> nvrtc.Kernel:
-    return nvrtc.Kernel(SOURCE, "pass", defined(passes, outputs, warps), torch.device("cuda", index))
+def _kernel(passes: int, activation: int, outputs: int, warps: int, index: int) -> nvrtc.Kernel:
+    return nvrtc.Kernel(SOURCE, "pass", defined(passes, activation, outputs, warps), torch.device("cuda", index))
 
 
-def defined(passes: int, outputs: int, warps: int) -> dict[str, int]:
+def defined(passes: int, activation: int, outputs: int, warps: int) -> dict[str, int]:
     """What readouts.cu is compiled with."""
-    return {"PASS": passes, "OUTPUTS": outputs, "WARPS": warps}
+    return {"PASS": passes, "ACT": activation, "OUTPUTS": outputs, "WARPS": warps}

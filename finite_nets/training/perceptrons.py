@@ -42,6 +42,7 @@ from dmft.specs.parameterization import (
     trained_layers,
     with_bias,
 )
+from finite_nets.device.fields import Field, Layer
 from finite_nets.device.fused import Below
 from finite_nets.device.matrices import Matrix, Phase, Store, room
 from finite_nets.device.precision import Precision
@@ -221,38 +222,36 @@ class Trainer(Training[Parameters]):
 
     def evaluate(self, state: State[Parameters], met: Met, *, gradients: bool) -> tuple[Fields, Fields]:
         x = self.inputs(met)
-        output, slopes, features = self._forward(state, x)
+        output, layers = self._forward(state, x)
         output = self.counted(state, output, met.rows)
         target = self.targets[met.rows]
         delta = loss.descent(torch, self.loss, output, target)
-        seen = Fields(x, target, output, delta, features, [])
+        seen = Fields(x, target, output, delta, [layer.phi.values for layer in layers], [])
         every_output = state.weights.readout[:, None]
         if gradients:
-            seen = seen._replace(gradients=self._backward(state, slopes, every_output))
+            seen = seen._replace(gradients=self._backward(state, layers, every_output))
         if gradients and self.from_outputs and not self._in_pass:
             return seen, seen.at(met.trained)
         trained = seen._replace(gradients=[]).at(met.trained)
-        slopes = [slope[:, met.trained] for slope in slopes]
+        layers = [layer.at(met.trained) for layer in layers]
         if self._in_pass:
-            return seen, trained._replace(slopes=slopes)
+            return seen, trained._replace(layers=layers)
         from_loss = not self.from_outputs
         starts = self.products.pullback(trained.delta, state.weights.readout)[:, :, None] if from_loss else every_output
-        return seen, trained._replace(gradients=self._backward(state, slopes, starts))
+        return seen, trained._replace(gradients=self._backward(state, layers, starts))
 
-    def _forward(self, state: State[Parameters], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The output (member, sample, output), not centered; phi'(h) and phi(h) of every layer."""
+    def _forward(self, state: State[Parameters], x: Tensor) -> tuple[Tensor, list[Layer]]:
+        """The output (member, sample, output), not centered; every layer."""
         weights, phi = state.weights, self.perceptron.activation
         scale = self.branch * hidden_scale(state.width)
         x = x.expand(len(weights.first), -1, -1)
         layer = self.products.activated(x, weights.first, phi, scale=self.input_scale, keep=self.residual)
-        slopes, features = [layer.slope], [layer.phi]
+        layers = [layer]
         for i, matrix in enumerate(weights.hidden):
             add = self.added(weights, i, layer.y)
             layer = matrix.activated(self.products, layer.phi, phi, scale=scale, add=add, keep=self.residual)
-            slopes.append(layer.slope)
-            features.append(layer.phi)
-        output = self.products.image(features[-1], weights.readout, scale=state.scales.output)
-        return output, slopes, features
+            layers.append(layer)
+        return self.products.image(layer.phi.values, weights.readout, scale=state.scales.output), layers
 
     def added(self, weights: Parameters, i: int, below: Tensor | None) -> Tensor | None:
         """What h of the layer above hidden matrix `i` has besides its image: the bias, and h `below` in a residual
@@ -262,13 +261,13 @@ class Trainer(Training[Parameters]):
             return bias
         return below if bias is None else below + bias
 
-    def _backward(self, state: State[Parameters], slopes: list[Tensor], starts: Tensor) -> list[Tensor]:
+    def _backward(self, state: State[Parameters], layers: list[Layer], starts: Tensor) -> list[Tensor]:
         """g of every layer, (member, sample, start, N), from z^L (member, sample or 1, start, N)."""
         scale = self.branch * hidden_scale(state.width)
-        gradients = [slopes[-1][:, :, None] * starts]
-        for matrix, slope in zip(reversed(state.weights.hidden), reversed(slopes[:-1]), strict=True):
+        gradients = [layers[-1].slope.values()[:, :, None] * starts]
+        for matrix, layer in zip(reversed(state.weights.hidden), reversed(layers[:-1]), strict=True):
             above = gradients[0]
-            g = matrix.pullback(self.products, above.flatten(1, 2), scale=scale, slope=slope).reshape_as(above)
+            g = matrix.pullback(self.products, above.flatten(1, 2), scale=scale, slope=layer.slope).reshape_as(above)
             gradients.insert(0, g.add_(above) if self.residual else g)
         return gradients
 
@@ -277,29 +276,29 @@ class Trainer(Training[Parameters]):
         if not self._in_pass:
             super().descend(state, seen, keep, factor)
             return
-        weights, x, features = state.weights, seen.x.expand(len(seen.delta), -1, -1), seen.features
+        weights, layers, x = state.weights, seen.layers, Field(seen.x.expand(len(seen.delta), -1, -1))
         forward, update = self.branch * hidden_scale(state.width), [factor * each for each in state.scales.update]
         if weights.trained[-1]:
             g = self.products.descend(  # from the loss
-                weights.readout, seen.delta, features[-1], slope=seen.slopes[-1], scale=1.0, keep=keep, push=update[-1]
+                weights.readout, seen.delta, layers[-1], scale=1.0, keep=keep, push=update[-1]
             )
         else:
-            g = self.products.pullback(seen.delta, weights.readout, slope=seen.slopes[-1])
+            g = Field(self.products.pullback(seen.delta, weights.readout, slope=layers[-1].slope))
         first = Below(weights.first, x, keep, update[0] * self.input_scale)
         for i in reversed(range(len(weights.hidden))):
-            matrix, slope, above = weights.hidden[i], seen.slopes[i], g
+            matrix, layer, above = weights.hidden[i], layers[i], g
             moved = {"scale": forward, "keep": keep, "push": update[i + 1] * forward}
             if weights.biases and weights.trained[i + 1]:
-                weights.biases[i].mul_(keep).add_(above.sum(1), alpha=update[i + 1] * self.branch * self.bias)
+                weights.biases[i].mul_(keep).add_(above.values.sum(1), alpha=update[i + 1] * self.branch * self.bias)
             if i == 0 and weights.trained[1] and weights.trained[0] and not self.residual:
-                matrix.descend_both(self.products, above, features[i], slope=slope, below=first, **moved)
+                matrix.descend_both(self.products, above, layer, below=first, **moved)
                 return
             if weights.trained[i + 1]:
-                g = matrix.descend(self.products, above, features[i], slope=slope, **moved)
+                g = matrix.descend(self.products, above, layer, **moved)
             else:
-                g = matrix.pullback(self.products, above, scale=forward, slope=slope)
+                g = Field(matrix.pullback(self.products, above.values, scale=forward, slope=layer.slope))
             if self.residual:
-                g.add_(above)
+                g = Field(g.values.add_(above.values))
         if weights.trained[0]:
             self.products.accumulate(first.w, g, first.x, None, keep=first.keep, scale=first.push)
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from torch import Tensor
 
 from dmft.specs.parameterization import Scales
+from finite_nets.device.fields import Layer
 from finite_nets.training.traces import Index, Trace
 
 NEVER = math.inf  # the step at which a healthy member explodes
@@ -104,7 +105,7 @@ class Fields(NamedTuple):
     features: a list over layers of (member, sample, N), or N at every position; gradients: of (member, sample, start,
     N), where starts are the outputs or, alone, the loss; no layers where there was no backward pass.
     trace: of a program, what else its pass has left.
-    slopes: as features, phi' where the backward pass is yet to come, with the update (`Training.descend`); else none.
+    layers: with phi', where the backward pass is yet to come, with the update (`Training.descend`); else none.
     """
 
     x: Tensor
@@ -114,7 +115,7 @@ class Fields(NamedTuple):
     features: list[Tensor]
     gradients: list[Tensor]
     trace: Trace | None = None
-    slopes: Sequence[Tensor] = ()
+    layers: Sequence[Layer] = ()
 
     def at(self, index: Index) -> Fields:
         """Of a part of the samples."""

@@ -15,6 +15,8 @@ if not torch.cuda.is_available():
 import dmft
 import finite_nets
 from finite_nets.device import matrices, random
+from finite_nets.device.activations import function
+from finite_nets.device.fields import SLOPES, Slope, field
 from finite_nets.device.precision import PRECISIONS
 from finite_nets.device.products import Products
 from finite_nets.training import perceptrons
@@ -134,6 +136,7 @@ def test_bfloat16_weights_do_not_swallow_what_is_learned():
 
 
 def _rounded_accumulate(_, w, g, x, coefficients, *, keep=1.0, scale=1.0):
+    g, x = field(g).values, field(x).values
     if coefficients is not None:
         g = g * coefficients[..., None]
     w.copy_((keep * w.float() + scale * g.mT @ x).to(w.dtype))
@@ -178,6 +181,13 @@ def same(found, expected):
     assert found.shape == expected.shape
 
 
+@pytest.mark.parametrize("activation", [phi for phi in ACTIVATIONS if phi.name in SLOPES], ids=lambda phi: phi.name)
+def test_slopes_are_functions_of_phi(activation):
+    phi, slope = function(activation)(torch.linspace(-4, 4, 99, dtype=torch.float64))
+    torch.testing.assert_close(Slope(phi, activation).values(), slope, rtol=1e-10, atol=1e-12)
+    assert (Slope(phi).values() - slope).abs().max() > 0.1
+
+
 # member, row, N_out, N_in: every choice of tiles, and sizes that do not fill them
 SHAPES = [
     (3, 3, 40, 24),
@@ -204,10 +214,11 @@ def test_products_are_those_of_pytorch(both, shape):
         in_double = {"scale": 0.3, "pairs": tuple(map(double, pairs)), "add": add.double()}
         found = kernels.activated(x, w, phi, **arguments, keep=True)
         expected = torch_products.activated(x.double(), w.double(), phi, **in_double, keep=True)
-        for ours, theirs in zip(found, expected, strict=True):
-            same(ours, theirs)
-    found = kernels.pullback(g, w, scale=0.3, pairs=pairs_t, slope=slope)
-    in_double = {"pairs": tuple(map(double, pairs_t)), "slope": slope.double()}
+        same(found.y, expected.y)
+        same(found.phi.values, expected.phi.values)
+        same(found.slope.values(), expected.slope.values())
+    found = kernels.pullback(g, w, scale=0.3, pairs=pairs_t, slope=Slope(slope))
+    in_double = {"pairs": tuple(map(double, pairs_t)), "slope": Slope(slope.double())}
     same(found, torch_products.pullback(g.double(), w.double(), scale=0.3, **in_double))
     for c in (None, fields(members, rows)):
         ours, theirs = w.clone(), w.double()
@@ -256,8 +267,8 @@ def test_what_is_not_a_number_stays_so(dtype):
 def test_slopes_of_samples_serve_all_their_outputs_and_members_may_share_fields(both):
     kernels, torch_products = both
     w, g, slope = fields(2, 18, 22), fields(2, 12, 18), fields(2, 4, 22)
-    expected = torch_products.pullback(g.double(), w.double(), scale=1.0, slope=slope.double())
-    same(kernels.pullback(g, w, scale=1.0, slope=slope), expected)
+    expected = torch_products.pullback(g.double(), w.double(), scale=1.0, slope=Slope(slope.double()))
+    same(kernels.pullback(g, w, scale=1.0, slope=Slope(slope)), expected)
     by_hand = (g @ w).view(2, 4, 3, 22) * slope[:, :, None]
     same(by_hand.view(2, 12, 22), expected)
     x = fields(12, 22).expand(2, -1, -1)
