@@ -33,6 +33,7 @@ from finite_nets.device.fields import SLOPES, Field, Layer, Sized, Slope
 SOURCE = Path(__file__).with_name("fused.cu")
 ACTIVATIONS = ("tanh", "relu", "erf", "gelu", "softplus", "linear")
 AS_KEPT = len(ACTIVATIONS)  # of slopes that are not made of phi
+BY = 4  # numbers of a row are read at once
 LANES, DEEP, STRIDE = 32, 16, 20  # as in the kernels: neurons of a warp, and of a sum at a time, and as they lie
 FORWARD, BACKWARD, UPDATE, PULLBACK, BOTH = range(5)
 FEWEST_ROWS = 17
@@ -114,7 +115,7 @@ class Fused:
 
     def serves(self, w: Tensor, *fields: Tensor) -> bool:
         """Whether the kernels are made for products of these, and can be had."""
-        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % 4:
+        if not FEWEST_ROWS <= fields[0].shape[1] <= MOST_ROWS or max(w.shape[1:]) < NARROWEST or w.shape[1] % BY:
             return False
         return by_four(w, *fields) and available(self._device)
 
@@ -214,7 +215,7 @@ def number_of(activation: Activation | None) -> int:
 def by_four(*fields: Tensor) -> bool:
     """Whether rows are of consecutive numbers, one after the other, and may be read four at a time."""
     in_order = (each.stride(2) == 1 and each.stride(1) == each.shape[2] for each in fields)
-    return all(in_order) and all(not (each.shape[2] | each.stride(0)) % 4 for each in fields)
+    return all(in_order) and all(not (each.shape[2] | each.stride(0)) % BY for each in fields)
 
 
 @lru_cache(maxsize=64)

@@ -64,7 +64,7 @@ def job(plan: Plan, trainer: Training[Any], width: int) -> chip.Job:
         width=width,
         activation=network.activation,
         loss=problem.sample_loss,
-        inputs=trainer.x.double().cpu().numpy(),
+        inputs=trainer.x[:, : trainer.features].double().cpu().numpy(),
         trained=task.n_train,
         targets=task.targets[:, 0],
         keep=np.where(update != 0, recurrence.A[:, 0], 1.0),

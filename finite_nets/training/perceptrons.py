@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dmft.specs import Problem, loss
 from dmft.specs.networks.perceptron import perceptron
@@ -43,7 +44,7 @@ from dmft.specs.parameterization import (
     with_bias,
 )
 from finite_nets.device.fields import Field, Layer
-from finite_nets.device.fused import Below
+from finite_nets.device.fused import BY, Below
 from finite_nets.device.matrices import Matrix, Phase, Store, room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import normals
@@ -177,7 +178,8 @@ def input_coordinates(problem: Problem) -> NDArray[np.float64]:
 
 
 class Trainer(Training[Parameters]):
-    """Trains batches of perceptrons.  `x` is in the coordinates of `input_coordinates`."""
+    """Trains batches of perceptrons.  `x` is in the coordinates of `input_coordinates`, the first `features` of its
+    columns; zeros follow, and zeros in W^0, where passes read rows by four (`finite_nets.device.fused`)."""
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         inputs = input_coordinates(problem)
@@ -191,15 +193,18 @@ class Trainer(Training[Parameters]):
         self.input_scale = input_scale(task.dimension)
         # updates are made in the backward pass; but that of a single output by PyTorch is also the one that is recorded
         self._in_pass = moves_weights_alone(self.training) and not (self.outputs == 1 and self.products.plain)
+        self.features = self.x.shape[1]
+        if self._in_pass and self.products.fused is not None and not problem.changing:
+            self.x = pad(self.x, (0, -self.features % BY))
 
     def start(self, width: int, members: Tensor, root_seed: int, steps: int | None = None) -> State[Parameters]:
         return self.begin(self.draw(width, members, root_seed), steps)
 
     def draw(self, width: int, members: Tensor, root_seed: int) -> Weights:
         """The members' parameters at initialisation."""
-        return initialise(
+        drawn = initialise(
             self.depth,
-            self.x.shape[1],
+            self.features,
             width,
             members,
             root_seed=root_seed,
@@ -208,6 +213,8 @@ class Trainer(Training[Parameters]):
             biases=self.bias > 0,
             start=self.deviations,
         )
+        zeros = self.x.shape[1] - self.features
+        return drawn._replace(first=pad(drawn.first, (0, zeros))) if zeros else drawn
 
     @cached_property
     def input_kernel(self) -> Tensor:
