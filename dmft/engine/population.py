@@ -125,4 +125,7 @@ def alone() -> Population:
 
 def linear_forms(count: int) -> Population:
     """The linear forms in `count` raw normals."""
-    return Population(Stored(jnp.eye(count)), jnp.zeros((), jnp.int32), jnp.ones(()), forms=True)
+    # placed, not compiled one by one
+    number = jnp.result_type(float)
+    units, none_used, measure = jax.device_put((np.eye(count, dtype=number), np.int32(0), np.ones((), number)))
+    return Population(Stored(units), none_used, measure, forms=True)

@@ -32,8 +32,9 @@ from dmft.drivers.repetitions import Trained
 from dmft.drivers.run import Run
 from dmft.engine.directions import symmetric_pairs
 from dmft.engine.network import Network
-from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, taylor, vary
+from dmft.engine.variation import Measures, Observables, Taylor, gradients, perturb, vary
 from dmft.errors import DivergenceError
+from dmft.finite_width.contraction import contracted
 from dmft.finite_width.measures import (
     NEGLIGIBLE,
     all_of_layer,
@@ -47,8 +48,8 @@ from dmft.finite_width.measures import (
     those_leading,
     two_keys,
 )
-from dmft.finite_width.scalars import Scalars, no_observables, recorded
-from dmft.running import effort, memory
+from dmft.finite_width.scalars import Scalars, no_observables
+from dmft.running import memory
 from dmft.running.executables import kept
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar
@@ -68,14 +69,14 @@ COPIES = {"forward": 8, "exact": 8, "finite": 4, "reverse": 4}  # of the state t
 class Source(NamedTuple):
     """Directions whose contributions are added with a common factor.
 
-    layer: the first that they move, by which contributions are told apart; `directions(start, stop)` makes some of
-    `number`.
+    layer: the first that they move, by which contributions are told apart; `directions(start, stop, room)` makes some
+    of `number`, and zeros beyond them.
     """
 
     layer: int
     number: int
     scale: float
-    directions: Callable[[int, int], Measures]
+    directions: Callable[[int, int, int], Measures]
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,7 @@ class Influence:
             part = parts[source.layer]
             for start in range(0, source.number, at_once):
                 stop = min(start + at_once, source.number)
-                # always the same shape, compiled once: directions of zero contribute nothing
-                missing = at_once - (stop - start)
-                directions = source.directions(start, stop)
-                if missing:
-                    directions = tuple(jnp.pad(d, [(0, missing), *[(0, 0)] * (d.ndim - 1)]) for d in directions)
+                directions = source.directions(start, stop, at_once)  # those of zero contribute nothing
                 for name, value in self._contraction(self._derivatives(network, directions)).items():
                     part[name] = part.get(name, 0.0) + source.scale * np.asarray(value)
                 advance(stop - start)
@@ -242,7 +239,7 @@ class Influence:
         # one would do for weights; as many at once as in `along`, so that the same compiled code serves
         pilots = min(self._at_once(network, self.mode), self.draws - found)
         pilot = at_random(
-            0, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
+            0, pilots, pilots, key=pilot_key, moved=every, sizes=sizes, distribution=self.distribution, leading=None
         )
         weights = self._weights(first_of(self._derivatives(network, pilot).first))
         slopes: list[Measures] = []
@@ -307,40 +304,19 @@ class Influence:
         found = gradients(network, run.rule, combinations, run.last, length=run.length, form=run.form)
         return found
 
-    def _named(self, found: Taylor) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """First and second derivatives by name, of the recorded steps, dimensions in the order of the schema."""
-        first: dict[str, jax.Array] = {}
-        second: dict[str, jax.Array] = {}
-        value, *derivatives = (recorded(part, self.run) for part in found)
-        for name in value:
-            if name in {*self.observables, "prediction"}:
-                first[name], second[name] = (part[name] for part in derivatives)
-        if self._following:
-            df = first["prediction"]
-            f = jnp.broadcast_to(value["prediction"], df.shape)
-            averages = partial(schema.averages, self.run.problem, wanted=self._following)
-            followed = taylor(averages, Taylor(f, df, second["prediction"]))
-            first |= followed.first
-            second |= followed.second
-        return first, second
-
     @cached_property
     def _contraction(self) -> Callable[[Taylor], dict[str, jax.Array]]:
-        """What directions contribute, of their derivatives; compiled as a whole, not operation by operation."""
-        return jax.jit(lambda found: self._contracted(*self._named(found)), compiler_options=effort.options(brief=True))
-
-    def _contracted(self, first: dict[str, jax.Array], second: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Sums over directions, before the factor of their source."""
-        found = {}
-        for name in first:
-            if name != "prediction" or "prediction" in self.observables:
-                found[f"{name}_variance"] = jnp.sum(first[name] ** 2, axis=0)
-                found[f"{name}_bias"] = jnp.sum(second[name], axis=0) / 2
-        if self.covariance:
-            f = first["prediction"]
-            flat = f.reshape(len(f), -1)
-            found["prediction_covariance"] = (flat.T @ flat).reshape(f.shape[1:] * 2)
-        return found
+        """What directions contribute, of their derivatives."""
+        problem = self.run.problem
+        return partial(
+            contracted,
+            targets=problem.task.targets[problem.observed],
+            form=self.run.form,
+            steps=tuple(self.run.steps.tolist()),
+            observables=self.observables,
+            averages=schema.Averages.of(problem, self._following),
+            covariance=self.covariance,
+        )
 
     # ---- influence functions -----------------------------------------------------------------------------------------
 

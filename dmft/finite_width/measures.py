@@ -78,9 +78,13 @@ def network_moved(network: Network, direction: list[jax.Array]) -> Network:
     return replace(network, populations=tuple(replace(p, measure=p.measure + d) for p, d in populations))
 
 
+# of every source of directions the numbers start .. stop - 1, and zeros up to `room` of them: of one compiled shape
+
+
 def at_random(
     start: int,
     stop: int,
+    room: int,
     *,
     key: jax.Array,
     moved: tuple[int, ...],
@@ -89,33 +93,35 @@ def at_random(
     leading: Measures | None,
 ) -> Measures:
     """Those that move the layers `moved`, orthogonal to `leading`; number i depends on the key, its layer and i."""
-    found: Measures = _at_random(
-        key, start, leading, count=stop - start, moved=moved, sizes=sizes, distribution=distribution
-    )
-    return found
+    found: Measures = _at_random(key, start, stop, count=room, moved=moved, sizes=sizes, distribution=distribution)
+    return found if leading is None else _without(found, leading)
 
 
 @kept(static=("count", "moved", "sizes", "distribution"), brief=True)
 def _at_random(
     key: jax.Array,
     start: jax.Array | int,
-    leading: Measures | None,
+    stop: jax.Array | int,
     *,
     count: int,
     moved: tuple[int, ...],
     sizes: tuple[int, ...],
     distribution: str,
 ) -> Measures:
-    def of_layer(layer: int) -> jax.Array:
-        if layer not in moved:
-            return jnp.zeros((count, sizes[layer]))
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(start + jnp.arange(count))
-        found: jax.Array = random_directions(keys, size=sizes[layer], distribution=distribution)
-        return found
+    numbers = start + jnp.arange(count)
+    found = [jnp.zeros((count, size)) for size in sizes]
+    for size in dict.fromkeys(sizes[layer] for layer in moved):
+        alike = [layer for layer in moved if sizes[layer] == size]
+        keys = [jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, layer)))(numbers) for layer in alike]
+        # of all layers of a size at once, which is compiled in the time of one
+        drawn = random_directions(jnp.concatenate(keys), size=size, distribution=distribution)
+        for layer, each in zip(alike, drawn.reshape(len(alike), count, size), strict=True):
+            found[layer] = jnp.where((numbers < stop)[:, None], each, 0.0)
+    return tuple(found)
 
-    directions = tuple(of_layer(layer) for layer in range(len(sizes)))
-    if leading is None:
-        return directions
+
+@kept(brief=True)
+def _without(directions: Measures, leading: Measures) -> Measures:
     known = sum(d @ q.T for d, q in zip(directions, leading, strict=True))
     return tuple(d - known @ q for d, q in zip(directions, leading, strict=True))
 
@@ -130,19 +136,32 @@ def orthonormal(slopes: Measures, moved: tuple[int, ...]) -> Measures:
     return tuple(jnp.split(Q.T, len(slopes), axis=1))
 
 
-def those_leading(start: int, stop: int, *, leading: Measures) -> Measures:
+def those_leading(start: int, stop: int, room: int, *, leading: Measures) -> Measures:
     """Unit vectors, in the units of one neuron's fluctuation: dM = q / sqrt(S) has scale 1."""
-    found: Measures = _units(leading, start, count=stop - start)
+    del stop  # all that there are
+    found: Measures = _units(leading, start, count=room)
     return found
 
 
 @kept(static=("count",), brief=True)
 def _units(leading: Measures, start: jax.Array | int, *, count: int) -> Measures:
-    return tuple(lax.dynamic_slice_in_dim(q, start, count) / np.sqrt(q.shape[1]) for q in leading)
+    padded = (jnp.pad(q, [(0, count), (0, 0)]) for q in leading)
+    return tuple(lax.dynamic_slice_in_dim(q, start, count) / np.sqrt(q.shape[1]) for q in padded)
 
 
-def all_of_layer(start: int, stop: int, *, pairs: NDArray[np.int64], layer: int, sizes: tuple[int, ...]) -> Measures:
+def all_of_layer(
+    start: int, stop: int, room: int, *, pairs: NDArray[np.int64], layer: int, sizes: tuple[int, ...]
+) -> Measures:
     """Those of the index pairs, which move one layer of linear forms."""
-    moved = symmetric_directions(jnp.asarray(pairs[start:stop]), size=sizes[layer])
-    still = (jnp.zeros((stop - start, size, size)) for size in sizes)
-    return tuple(moved if i == layer else zero for i, zero in enumerate(still))
+    found: Measures = _of_layer(np.resize(pairs[start:stop], (room, 2)), stop - start, layer=layer, sizes=sizes)
+    return found
+
+
+@kept(static=("layer", "sizes"), brief=True)
+def _of_layer(
+    pairs: jax.Array | NDArray[np.int64], count: jax.Array | int, *, layer: int, sizes: tuple[int, ...]
+) -> Measures:
+    found = [jnp.zeros((len(pairs), size, size)) for size in sizes]
+    moved = symmetric_directions(jnp.asarray(pairs), size=sizes[layer])
+    found[layer] = jnp.where((jnp.arange(len(pairs)) < count)[:, None, None], moved, 0.0)
+    return tuple(found)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from dmft import schema
 from dmft.drivers.run import Run
+from dmft.engine.form import Form
 from dmft.engine.loop import observed_shapes
 from dmft.engine.variation import Observables
+from dmft.running.executables import kept
 from dmft.running.moments import Array, Arrays
 
 
@@ -23,13 +25,13 @@ def no_observables(run: Run) -> Observables:
     return Observables(zeros.pop("prediction"), zeros)
 
 
-def recorded(seen: Observables, run: Run) -> dict[str, Any]:
+def recorded(seen: Observables, form: Form, steps: NDArray[np.int64]) -> dict[str, Any]:
     """By name, of the recorded steps, with axes (..., layer, step, ...); directions may lead.  Arrays of any kind."""
-    outputs = not run.form.single
-    found = {"prediction": _at(seen.prediction, run.steps, 1 + outputs)}
-    for one in run.form.observables:
+    outputs = not form.single
+    found = {"prediction": _at(seen.prediction, steps, 1 + outputs)}
+    for one in form.observables:
         dims = one.dims_with(outputs)
-        value = _at(seen.values[one.name], run.steps, len(dims) - 1)
+        value = _at(seen.values[one.name], steps, len(dims) - 1)
         found[one.name] = np.moveaxis(value, -len(dims), dims.index("step") - len(dims))
     return found
 
@@ -47,7 +49,7 @@ class Scalars:
         leaves, self._tree = jax.tree.flatten(no_observables(run))
         self._shapes = [leaf.shape for leaf in leaves]
         self._ends = np.cumsum([leaf.size for leaf in leaves])
-        places = recorded(self._unravel(np.arange(self._ends[-1])), run)
+        places = recorded(self._unravel(np.arange(self._ends[-1])), run.form, run.steps)
         self._places = {name: place for name, place in places.items() if name in wanted}
         for one in run.form.observables:
             if one.kernel and one.name in self._places:
@@ -59,8 +61,8 @@ class Scalars:
         self.predictions = self._places["prediction"].size if "prediction" in self._places else 0
 
         following = schema.following(run.problem, wanted, smooth=True)
-        averages = partial(schema.averages, run.problem, wanted=following)
-        slopes = jax.jit(jax.jacobian(averages))(np.asarray(prediction)) if following else {}
+        averages, targets = schema.Averages.of(run.problem, following), run.problem.task.targets[run.problem.observed]
+        slopes = _slopes(np.asarray(prediction), targets, averages=averages) if following else {}
         self._losses = {n: np.asarray(s)[run.steps].reshape(len(run.steps), -1) for n, s in slopes.items()}
         self.count = len(self._entries) + len(run.steps) * len(self._losses)
 
@@ -91,3 +93,10 @@ class Scalars:
         named = {name: values[np.searchsorted(self._entries, place)] for name, place in self._places.items()}
         losses = np.split(values[len(self._entries) :], max(len(self._losses), 1))
         return named | dict(zip(self._losses, losses, strict=False))  # an empty part where there are none
+
+
+@kept(static=("averages",), brief=True)
+def _slopes(prediction: Array, targets: Array, *, averages: schema.Averages) -> dict[str, jax.Array]:
+    """Of averages over samples, by name: (step, step_2, sample[, output])."""
+    slopes: dict[str, jax.Array] = jax.jacobian(lambda f: averages(jnp, f, targets))(prediction)
+    return slopes

@@ -68,7 +68,7 @@ from dmft.schema.formulas import digests
 from dmft.schema.kinds import BY_WIDTH, KINDS, MOMENTS, OF_MODULES, TOTALS, dims
 from dmft.schema.observable import BACKWARD, HESSIAN, OUTPUT, PREDICTIONS, Observable
 from dmft.schema.predictions import (
-    averages,
+    Averages,
     following,
     held,
     losses,
@@ -108,10 +108,10 @@ __all__ = [
     "ROUNDING",
     "SCHEMA",
     "TOTALS",
+    "Averages",
     "Observable",
     "SchemaError",
     "Seen",
-    "averages",
     "between_steps",
     "build",
     "check",

@@ -4,7 +4,7 @@ eigenvalues of the curvature of the loss."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from dmft.schema.observable import HESSIAN, PREDICTIONS, Observable
 from dmft.schema.observed.loss import loss
@@ -26,12 +26,12 @@ def of_predictions(
 
     xp, targets: the module of the predictions, and targets (sample, output) in arrays of it, where NumPy's do not do.
     """
-    return averages(problem, prediction, following(problem, names), xp=xp, targets=targets)
+    return _averages(problem, prediction, following(problem, names), xp, targets)
 
 
 def losses(problem: Problem, prediction: Any) -> dict[str, Any]:
     """loss and, where there are test samples, test_loss, from prediction (..., sample) or (..., sample, output)."""
-    return averages(problem, prediction, (loss,))
+    return _averages(problem, prediction, (loss,))
 
 
 def observed_loss(problem: Problem, prediction: Any) -> Any:
@@ -39,19 +39,47 @@ def observed_loss(problem: Problem, prediction: Any) -> Any:
     return next(iter(losses(problem, prediction).values()))
 
 
-def averages(
-    problem: Problem, prediction: Any, wanted: Collection[Observable], *, xp: Any = None, targets: Any = None
+def _averages(
+    problem: Problem, prediction: Any, wanted: Collection[Observable], xp: Any = None, targets: Any = None
 ) -> dict[str, Any]:
-    """Of these observables, by name; arguments as of `of_predictions`."""
     xp = prediction.__array_namespace__() if xp is None else xp
-    f = prediction if problem.task.outputs else prediction[..., None]
     y = problem.task.targets[problem.observed] if targets is None else targets
-    found: dict[str, Any] = {}
-    for one in wanted:
-        assert one.formula is not None
-        each = one.formula(xp, problem.sample_loss, f, y)
-        found |= {f"{prefix}{one.name}": each[..., part].mean(-1) for prefix, part in splits(problem).items()}
-    return found
+    return Averages.of(problem, wanted)(xp, prediction, y)
+
+
+class Averages(NamedTuple):
+    """Averages of observables over samples, without the numbers of a problem: what shapes compiled code of them.
+
+    loss: of a sample; outputs: whether predictions have an axis of them; train: of the samples that results hold, how
+        many are trained on; test: whether the others are test samples.
+    """
+
+    wanted: tuple[Observable, ...]
+    loss: str
+    outputs: bool
+    train: int
+    test: bool
+
+    @classmethod
+    def of(cls, problem: Problem, wanted: Collection[Observable]) -> Averages:
+        train = max(problem.task.n_train - problem.observed.start, 0)
+        return cls(tuple(wanted), problem.sample_loss, bool(problem.task.outputs), train, bool(problem.task.n_test))
+
+    def __call__(self, xp: Any, prediction: Any, targets: Any) -> dict[str, Any]:
+        """By name, of predictions (..., sample[, output]) and targets (sample, output), arrays of the module `xp`."""
+        f = prediction if self.outputs else prediction[..., None]
+        found: dict[str, Any] = {}
+        for one in self.wanted:
+            assert one.formula is not None
+            each = one.formula(xp, self.loss, f, targets)
+            found |= {f"{prefix}{one.name}": each[..., part].mean(-1) for prefix, part in self.splits.items()}
+        return found
+
+    @property
+    def splits(self) -> dict[str, slice]:
+        """Where training ("") and test ("test_") samples are."""
+        parts = {"": slice(0, self.train)} | ({"test_": slice(self.train, None)} if self.test else {})
+        return {prefix: part for prefix, part in parts.items() if part != slice(0, 0)}
 
 
 def metrics(names: Collection[str]) -> tuple[bool, ...]:
@@ -78,6 +106,4 @@ def held(problem: Problem, names: Collection[str]) -> tuple[str, ...]:
 
 def splits(problem: Problem) -> dict[str, slice]:
     """Where training ("") and test ("test_") samples are among those that results hold."""
-    n = max(problem.task.n_train - problem.observed.start, 0)
-    parts = {"": slice(0, n)} | ({"test_": slice(n, None)} if problem.task.n_test else {})
-    return {prefix: part for prefix, part in parts.items() if part != slice(0, 0)}
+    return Averages.of(problem, ()).splits
