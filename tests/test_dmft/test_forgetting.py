@@ -44,21 +44,27 @@ def shown(S=64):
     coordinates of the second blocks."""
     rng = np.random.default_rng(0)
     source, target = (population.particles(rng.standard_normal((60, S))) for _ in range(2))
-    W = matrix.revealed(S, S, (20, 20), 1e-7)
+    W, met = with_moments(matrix.revealed(S, S, (20, 20), 1e-7), np.zeros((20, 20)), np.zeros((20, 20))), None
     sizes = np.array([[1.0], [0.5], [0.3], [0.1]])
-    met = None
     for block in range(2):
         W, target, _, x = applied(W, sizes * rng.standard_normal((4, S)), source, target)
         W, source, _, y = applied(W, sizes * rng.standard_normal((4, S)), target, source, transposed=True)
-        W = dataclasses.replace(W, trained=W.trained._replace(change=W.trained.change + y.T @ x))
+        x, y = np.asarray(x), np.asarray(y)
+        W = dataclasses.replace(W, trained=W.trained._replace(change=np.asarray(W.trained.change) + y.T @ x))
         met = [[x], [y]]
         if not block:
-            W = dataclasses.replace(
-                W,
-                forward=dataclasses.replace(W.forward, moment=x.T @ x),
-                backward=dataclasses.replace(W.backward, moment=y.T @ y),
-            )
+            W = with_moments(W, x.T @ x, y.T @ y)
     return W, met, source, target
+
+
+def with_moments(W, forward, backward):
+    sides = (dataclasses.replace(s, moment=m) for s, m in ((W.forward, forward), (W.backward, backward)))
+    return dataclasses.replace(W, **dict(zip(("forward", "backward"), sides, strict=True)))
+
+
+def inner(a, b):
+    """<a b> of particles."""
+    return np.asarray(a) @ np.asarray(b).T / a.shape[1]
 
 
 @partial(jax.jit, static_argnames="transposed")
@@ -80,7 +86,7 @@ def image(W, v, source, target):
 def test_turning_changes_no_image_and_forgetting_only_those_of_what_is_forgotten():
     W, met, source, target = shown()
     assert W.ranks.tolist() == [8, 8]
-    v = np.random.default_rng(1).standard_normal((3, 8)) @ W.forward.met[:8]
+    v = np.random.default_rng(1).standard_normal((3, 8)) @ np.asarray(W.forward.met)[:8]
     whole, _, lost = forgot(16, W, met)
     np.testing.assert_allclose(lost, 0)
     assert whole.ranks.tolist() == [8, 8]
@@ -88,55 +94,70 @@ def test_turning_changes_no_image_and_forgetting_only_those_of_what_is_forgotten
 
     few, _, lost = forgot(5, W, met)
     assert few.ranks.tolist() == [5, 5]
-    Q = few.forward.met[:5]
-    np.testing.assert_allclose(few.forward.met[5:], 0)
-    np.testing.assert_allclose(few.trained.change[:, 5:], 0)
-    np.testing.assert_allclose(source.inner(Q, Q), np.eye(5), atol=1e-12)
+    Q = np.asarray(few.forward.met)[:5]
+    np.testing.assert_allclose(np.asarray(few.forward.met)[5:], 0)
+    learned = np.asarray(few.trained.change)
+    np.testing.assert_allclose(learned[:, 5:], 0)
+    np.testing.assert_allclose(inner(Q, Q), np.eye(5), atol=1e-12)
     # kept directions have kept their Gaussian images; of what was learned, the part in directions that are kept
-    A, B = source.inner(Q, W.forward.met), target.inner(few.backward.met[:5], W.backward.met)
+    A, B = inner(Q, W.forward.met), inner(np.asarray(few.backward.met)[:5], W.backward.met)
     assert abs(A - np.eye(5, 20)).max() > 0.1
-    np.testing.assert_allclose(few.forward.image[:5], A @ W.forward.image, atol=1e-12)
-    np.testing.assert_allclose(few.trained.change[:5, :5], B @ W.trained.change @ A.T, atol=1e-12)
+    np.testing.assert_allclose(np.asarray(few.forward.image)[:5], A @ np.asarray(W.forward.image), atol=1e-12)
+    np.testing.assert_allclose(learned[:5, :5], B @ np.asarray(W.trained.change) @ A.T, atol=1e-12)
     # and so has an image of what lies in them, but for what was learned towards directions that are forgotten
     v = np.random.default_rng(1).standard_normal((3, 5)) @ Q
     there = few.backward.met
-    seen = [target.inner(image(each, v, source, target), there) for each in (few, W)]
+    seen = [inner(image(each, v, source, target), there) for each in (few, W)]
     np.testing.assert_allclose(*seen, atol=1e-12)
     # twin: what was learned stays where it was
     unturned = dataclasses.replace(few, trained=W.trained)
-    assert abs(target.inner(image(unturned, v, source, target), there) - seen[1]).max() > 1e-2
+    assert abs(inner(image(unturned, v, source, target), there) - seen[1]).max() > 1e-2
     # they are the five largest of all that was met
-    x = np.asarray(met[0][0])
-    moment = W.forward.moment + x.T @ x
-    np.testing.assert_allclose(few.forward.moment[:5, :5], A @ moment @ A.T, atol=1e-10)
+    x, left = met[0][0], np.asarray(few.forward.moment)
+    moment = np.asarray(W.forward.moment) + x.T @ x
+    np.testing.assert_allclose(left[:5, :5], A @ moment @ A.T, atol=1e-10)
     values = np.linalg.eigvalsh(moment)[::-1]
-    assert few.forward.moment.trace() > values[:5].sum() - 0.05 * values[4]
+    assert left.trace() > values[:5].sum() - 0.05 * values[4]
     # and what is lost is the kernel of the step's vectors in the others
     between = [(a @ a.T)[~np.eye(4, dtype=bool)] for a in (x - x @ A.T @ A, x)]
     np.testing.assert_allclose(lost[0], np.linalg.norm(between[0]) / np.linalg.norm(between[1]), rtol=1e-10)
 
 
+rotation = jax.jit(forgetting.rotation, static_argnames="rows")
+
+
+@jax.jit
+def whole_of(turn):
+    """As a matrix."""
+    return turn.whole(jnp.eye(len(turn.Y), dtype=turn.Y.dtype), 0)
+
+
+@partial(jax.jit, static_argnames="rows")
+def by_place(moment, count, most, rows):
+    """The twin of `rotation`: what is least are the places themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forgetting, "least", lambda factor, rows: jnp.zeros((len(factor) - rows, rows)))
+        return forgetting.rotation(moment, count, most, rows)
+
+
 @jax.enable_x64(True)
 @pytest.mark.parametrize("count", [10, 17, 20])
-def test_what_is_forgotten_has_the_least_second_moment(count, monkeypatch):
+def test_what_is_forgotten_has_the_least_second_moment(count):
     """Of `count` directions in 20 places, which are nearly principal components, the 14 largest, in the first places."""
     a, size = np.random.default_rng(count).standard_normal((count, 40)), 0.7 ** np.arange(count)
     moment = np.zeros((20, 20))
     moment[:count, :count] = size * np.corrcoef(a) * size[:, None]
 
-    def kept():
-        turn = forgetting.rotation(jnp.asarray(moment), jnp.asarray(count), jnp.asarray(14), 6)
-        H = np.asarray(turn.whole(jnp.eye(20), 0)).T
+    def kept(rotation):
+        H = np.asarray(whole_of(rotation(moment, count, 14, rows=6))).T
         np.testing.assert_allclose(H @ H.T, np.eye(20), atol=1e-12)
         return (H.T @ moment @ H)[:14, :14].trace()
 
     most = np.linalg.eigvalsh(moment)[::-1][:14]
     # nothing of what fits is lost; else all but a twentieth of the smallest that is kept
-    assert most.sum() - kept() < (1e-12 if count <= 14 else 0.05 * most[-1])
+    assert most.sum() - kept(rotation) < (1e-12 if count <= 14 else 0.05 * most[-1])
     if count > 14:
-        # twin: the places themselves
-        monkeypatch.setattr(forgetting, "least", lambda factor, rows: jnp.zeros((len(factor) - rows, rows)))
-        assert most.sum() - kept() > 0.2 * most[-1]
+        assert most.sum() - kept(by_place) > 0.2 * most[-1]
 
 
 FALLING = np.geomspace(1.0, 0.1, 200)
@@ -155,11 +176,11 @@ def test_rotations_are_that_in_float32_whatever_the_sizes(size, parallel):
     if parallel < 1:
         a[[0, 2]] = a[[1, 3]] + parallel * a[[0, 2]]
     moment = size * np.corrcoef(a) * size[:, None]
-    turn = forgetting.rotation(jnp.asarray(moment, jnp.float32), jnp.asarray(200), jnp.asarray(150), 50)
-    H = np.asarray(turn.whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
+    turn = rotation(np.asarray(moment, np.float32), 200, 150, rows=50)
+    H = np.asarray(whole_of(turn), np.float64)
     assert abs(H @ H.T - np.eye(200)).max() < 2e-6
     # twin: of reflections that go too far
-    H = np.asarray(turn._replace(T=1.001 * turn.T).whole(jnp.eye(200, dtype=jnp.float32), 0), np.float64)
+    H = np.asarray(whole_of(turn._replace(T=np.float32(1.001) * np.asarray(turn.T))), np.float64)
     assert abs(H @ H.T - np.eye(200)).max() > 1e-3
 
 
@@ -188,19 +209,26 @@ def test_a_stream_that_forgets_is_the_stream_that_remembers():
 
 def test_what_losses_have_by_the_scatter_of_particles():
     """Of a squared error half the variance over scrambles, exactly."""
-    wanted = {"particles": 64, "scrambles": 5, "directions": 2 * BATCH}
-    few = dmft.solve(smooth_stream(), observables=["prediction", "loss"], **wanted)
+    wanted = FEW | {"scrambles": 5, "directions": 2 * BATCH}  # compiled for the test above
+    few = dmft.solve(smooth_stream(), **wanted | {"observables": ["prediction", "loss"]})
     half = 5 * (few.prediction_se**2).mean("sample") / 2
     np.testing.assert_allclose(few.attrs["noise_test_loss"], half, rtol=1e-9)
     # twin: of the mean over these scrambles a fifth is left
     left = few.test_loss - ((few.prediction - few.target) ** 2).mean("sample") / 2
     assert abs(left / half - 1).max() > 0.1
-    assert "noise_test_loss" not in dmft.solve(smooth_stream(), observables=["loss"], **wanted).attrs
+    assert "noise_test_loss" not in dmft.solve(smooth_stream(), **wanted | {"observables": ["loss"]}).attrs
+
+
+def test_too_few_directions_are_refused(monkeypatch):
+    """Where less may be lost, in the code of the stream above."""
+    monkeypatch.setattr(repetitions, "LOST_AT_MOST", 1e-4)
+    with pytest.raises(NotConvergedError, match=r"directions=16 are too few: [\d.]+ of kernels .* more than 0.0001"):
+        dmft.solve(smooth_stream(), directions=2 * BATCH, **FEW)
 
 
 def test_samples_come_from_the_host_some_steps_at_a_time(monkeypatch):
     """The same numbers, whatever is on the device together, which does not depend on the number of samples."""
-    problem, wanted = smooth_stream(steps=9), FEW | {"directions": 2 * BATCH, "scrambles": 2}
+    problem, wanted = smooth_stream(), FEW | {"directions": 2 * BATCH, "scrambles": 2}
     monkeypatch.setattr(run_module, "CALLS", 1)
     at_once = dmft.solve(problem, **wanted)
     monkeypatch.setattr(run_module, "AT_ONCE", 2 * BATCH * 3 * 8)  # samples of three numbers
@@ -324,10 +352,3 @@ def test_a_fifth_of_kernels_may_be_lost_in_the_median_over_steps(median):
     else:
         with pytest.raises(NotConvergedError, match=r"directions=16 .*: 0.21 of kernels .* features .* matrix 2 meets"):
             repetitions._raise_if_lost(16, seen, 6)
-
-
-def test_too_few_directions_are_refused(monkeypatch):
-    """Where less may be lost, in the code of the stream above."""
-    monkeypatch.setattr(repetitions, "LOST_AT_MOST", 1e-4)
-    with pytest.raises(NotConvergedError, match=r"directions=16 are too few: [\d.]+ of kernels .* more than 0.0001"):
-        dmft.solve(smooth_stream(), directions=2 * BATCH, **FEW)
