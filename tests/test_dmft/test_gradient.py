@@ -124,7 +124,7 @@ def test_a_schedule_comes_down_where_no_constant_rate_does():
 @pytest.mark.parametrize("by", first_of(["learning_rate", "momentum"]))
 def test_a_search_goes_down_from_beyond_the_optimum(by):
     # the slope is so large that the first trial lies at the bound
-    given = problem(dmft.MLP(2, dmft.linear()), momentum=0.5, weight_decay=0.0, learning_rate=1.7)
+    given = problem(dmft.MLP(1, dmft.linear()), momentum=0.5, weight_decay=0.0, learning_rate=3.5)
     found = dmft.optimise(given, by=by, iterations=3)
     assert found.path["gradient"].values[0, 0] > 0
     assert (np.diff(found.path["value"]) < 0).any()

@@ -31,7 +31,7 @@ def some_problem(network, training=None, kind="squared"):
     return dmft.Problem(network, dmft.Task(x[:3], y[:3], x[3:], y[3:]), training, kind)
 
 
-LIMIT = {"particles": 1024, "scrambles": 8, "save_steps": STEPS, "observables": ["ntk", "sharpness"]}
+LIMIT = {"particles": 512, "scrambles": 8, "save_steps": STEPS, "observables": ["ntk", "sharpness"]}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def limit():
 def nets():
     """Of two widths, the rest of whose difference from the limit is of order 1/N^2."""
     return finite_nets.train_ensemble(
-        reference_problem(), widths=[64, 128], seeds=200, save_steps=STEPS, observables=["sharpness"]
+        reference_problem(), widths=[64, 128], seeds=160, save_steps=STEPS, observables=["sharpness"]
     )
 
 
@@ -57,7 +57,7 @@ def extrapolated_z(nets, values, errors):
 def test_the_limit_is_that_of_trained_networks(limit, nets):
     z = extrapolated_z(nets, limit.sharpness.values, limit.sharpness_se.values)
     assert abs(z).max() < 4  # of four correlated numbers
-    assert (limit.sharpness_se / limit.sharpness).max() < 5e-3  # measured 2e-3
+    assert (limit.sharpness_se / limit.sharpness).max() < 6e-3  # measured 4.7e-3
     compared = comparisons.compare(limit, nets)
     assert compared.sharpness_z.dims == ("width", "step")
     assert "sharpness" in comparisons.summary(compared)
@@ -88,20 +88,20 @@ def explicit_sharpness(problem, width):
     x = np.column_stack([problem.task.x * input_scale(4)] + [np.full(5, spec.bias)] * (spec.bias > 0))
     # explicit matrices ask for no raw normals
     crowd = [
-        population.particles(normals.Stored(jnp.zeros((0, width)), jax.random.key(i)))
+        population.particles(normals.Stored(jnp.asarray(np.zeros((0, width))), jax.random.key(i)))
         for i in range(1 if spec.residual else depth)
     ]
     start = network.Network(
-        reads=(jnp.linalg.lstsq(rule.inputs, jnp.asarray(x @ first.T))[0],),
+        reads=(jnp.asarray(np.linalg.lstsq(rule.inputs, x @ first.T, rcond=None)[0]),),
         matrices=tuple(matrix.Explicit(jnp.asarray(w)) for w in hidden),
         readout=jnp.asarray(readout).reshape(outputs, width),
         populations=tuple(crowd),
-        offset=jnp.zeros((5, outputs)),
+        offset=jnp.asarray(np.zeros((5, outputs))),
         vectors=tuple(jnp.asarray(b[0].numpy()) for b in weights.biases),
         sketch=form.sketch,
     )
     found = []
-    room = loop.empty_history(start, rule, form, [problem.training.steps])
+    room = jax.jit(lambda *given: loop.empty_history(*given, form, [problem.training.steps]))(start, rule)
     for t in range(problem.training.steps + 1):
         found.append(float(curvature.eigenvalues(start, rule, t, form=form)[-1]))
         start, room = loop.advance(start, room, rule, t, t + 1, form=form)
@@ -163,10 +163,10 @@ def explicit_start(problem, width, rule, form):
         vectors=tuple(vectors),
         readout=drawn(outputs, *sketch.flattened, width),
         populations=tuple(
-            population.particles(normals.Stored(jnp.zeros((0, width)), jax.random.key(i)))
+            population.particles(normals.Stored(jnp.asarray(np.zeros((0, width))), jax.random.key(i)))
             for i in range(len(sketch.populations))
         ),
-        offset=jnp.zeros((problem.task.n_samples, outputs)),
+        offset=jnp.asarray(np.zeros((problem.task.n_samples, outputs))),
         sketch=form.sketch,
     )
     return start, (*start.reads, *matrices, *vectors, start.readout)

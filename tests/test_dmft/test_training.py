@@ -211,22 +211,23 @@ def largest_z(a, b):
     return max(abs(means).max(), abs(variances).max())
 
 
-def trained(problem):
-    arguments = PREDICTION | {"widths": [WIDTH], "seeds": SEEDS, "dtype": "float64"}
+def trained(problem, seeds=SEEDS):
+    arguments = PREDICTION | {"widths": [WIDTH], "seeds": seeds, "dtype": "float64"}
     return last_steps(finite_nets.train_ensemble(problem, **arguments))
 
 
-def sampled(problem):
-    return last_steps(finite_nets.sample_in_law(problem, widths=[WIDTH], seeds=SEEDS, **PREDICTION))
+def sampled(problem, seeds=SEEDS):
+    return last_steps(finite_nets.sample_in_law(problem, widths=[WIDTH], seeds=seeds, **PREDICTION))
 
 
 @BY_FAMILY
 def test_finite_populations_are_in_law_trained_networks(name):
     problem, *changes = FAMILIES[name]
-    in_law = sampled(problem)
-    assert largest_z(in_law, trained(problem)) < BOUND
+    seeds = 600 if name in DEFAULT else SEEDS  # of these the twins are furthest
+    in_law = sampled(problem, seeds)
+    assert largest_z(in_law, trained(problem, seeds)) < BOUND
     for change in changes:
-        assert largest_z(in_law, trained(changed(problem, **change))) > 2 * BOUND
+        assert largest_z(in_law, trained(changed(problem, **change), seeds)) > 2 * BOUND
 
 
 @pytest.mark.slow
@@ -256,22 +257,22 @@ def extrapolated(problem, width, seeds):
     return limit, np.sqrt(np.tensordot(weights**2, nets.var("seed", ddof=1).values / seeds, axes=1))
 
 
-def z_scores(problem, limit, limit_se):
-    solved = dmft.solve(problem, **PREDICTION)
+def z_scores(problem, limit, limit_se, **numerics):
+    solved = dmft.solve(problem, **PREDICTION, **numerics)
     moving = slice(1, None)  # centered networks start from zero
     deviation, se = solved.prediction.values - limit, np.hypot(solved.prediction_se.values, limit_se)
     return (abs(deviation[moving]) / se[moving]).max()
 
 
-def agrees_in_the_limit(problem, seeds, width=128):
+def agrees_in_the_limit(problem, seeds, width=128, **numerics):
     found = extrapolated(problem, width, seeds)
     # at most 75 correlated numbers; where the error of eight scrambles counts (t_7), 4.5 has a probability of 3e-3
-    assert z_scores(problem, *found) < 4.5
-    assert z_scores(changed(problem, gamma0=1.2 * problem.network.gamma0), *found) > 7
+    assert z_scores(problem, *found, **numerics) < 4.5
+    assert z_scores(changed(problem, gamma0=1.2 * problem.network.gamma0), *found, **numerics) > 7
 
 
 def test_the_limit_is_that_of_trained_networks():
-    agrees_in_the_limit(COMBINED, seeds=400, width=64)
+    agrees_in_the_limit(COMBINED, seeds=400, width=64, particles=1024)
 
 
 @pytest.mark.slow
@@ -314,10 +315,12 @@ PUBLISHED = {
 }
 
 
-def flow_on_one_sample(gamma0, **changes):
+def flow_on_one_sample(gamma0, scrambles=8, **changes):
     training = dmft.GradientFlow(**{"learning_rate": 1.0, "step_size": 0.01, "steps": 249, "scheme": "euler"} | changes)
     problem = one_sample(training, gamma0, dmft.tanh(0.4))
-    return dmft.solve(problem, save_steps=[50, 125, 249], observables=["prediction", "ntk"], particles=8192)
+    return dmft.solve(
+        problem, save_steps=[50, 125, 249], observables=["prediction", "ntk"], particles=8192, scrambles=scrambles
+    )
 
 
 def is_published(solved, gamma0):
@@ -332,8 +335,8 @@ def test_euler_flow_of_one_sample_gives_the_published_numbers(gamma0):
     solved = flow_on_one_sample(gamma0)
     assert float(solved.prediction_se.max()) < 5e-5  # measured 3.5e-5: the check has teeth
     assert is_published(solved, gamma0)
-    assert not is_published(flow_on_one_sample(gamma0, scheme="rosenbrock"), gamma0)
-    assert not is_published(flow_on_one_sample(gamma0, step_size=0.0099), gamma0)
+    for change in ({"scheme": "rosenbrock"}, {"step_size": 0.0099}):
+        assert not is_published(flow_on_one_sample(gamma0, scrambles=2, **change), gamma0)
 
 
 def stiff_problem(scheme="rosenbrock"):
@@ -378,7 +381,12 @@ def differences(solved, closed):
 
 @pytest.mark.parametrize(
     ("depth", "activation"),
-    [(8, dmft.tanh()), (4, dmft.relu()), pytest.param(8, dmft.relu(), marks=pytest.mark.slow)],
+    [
+        (4, dmft.tanh()),
+        (4, dmft.relu()),
+        pytest.param(8, dmft.tanh(), marks=pytest.mark.slow),
+        pytest.param(8, dmft.relu(), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_kernels_of_residual_networks_at_initialisation_are_the_recursion(depth, activation):
@@ -490,19 +498,23 @@ def decomposed_twice(v, Q, crowd, tolerance):
 
 def overlaps(decompose, steps=120, size=600, drift=1e-5):
     """The largest error of <Q Q> = 1, and the number of directions, after `steps` blocks of three vectors that turn slowly."""
-    crowd = population.particles(np.zeros((0, size)))
+    crowd, rng = population.particles(np.zeros((0, size))), np.random.default_rng(0)
+    first, turns = rng.standard_normal((3, size)), drift * rng.standard_normal((steps, 3, size))
 
     @jax.jit
-    def body(t, state):
-        v, Q, count = state
-        v = v + drift * jax.random.normal(jax.random.fold_in(jax.random.key(0), t), v.shape, dtype=float)
-        q, rank = decompose(v, Q, crowd, 1e-7)
-        return v, jax.lax.dynamic_update_slice_in_dim(Q, q, count, axis=0), count + rank
+    def met(v, turns):
+        def body(state, turn):
+            v, Q, count = state
+            v = v + turn
+            q, rank = decompose(v, Q, crowd, 1e-7)
+            return (v, jax.lax.dynamic_update_slice_in_dim(Q, q, count, axis=0), count + rank), None
 
-    v = jax.random.normal(jax.random.key(1), (3, size), dtype=float)
-    _, Q, count = jax.lax.fori_loop(0, steps, body, (v, jnp.zeros((3 * steps + 3, size)), jnp.zeros((), jnp.int32)))
-    Q = Q[: int(count)]
-    return float(abs(crowd.inner(Q, Q) - jnp.eye(len(Q))).max()), len(Q)
+        nothing = jnp.zeros((3 * steps + 3, size)), jnp.zeros((), jnp.int32)
+        return jax.lax.scan(body, (v, *nothing), turns)[0][1:]
+
+    Q, count = map(np.asarray, met(first, turns))
+    Q = Q[:count]
+    return float(abs(Q @ Q.T / size - np.eye(len(Q))).max()), len(Q)
 
 
 def test_hundreds_of_directions_stay_orthonormal():

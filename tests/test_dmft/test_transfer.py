@@ -323,7 +323,8 @@ def test_across_depth_of_residual_networks():
 
 
 def test_across_batch_size_orders_scatter():
-    problem, rates, settings = deep(2, 3), [0.2, 0.26, 0.36, 0.5, 0.62], {"widths": [32], "progress": False}
+    problem = dataclasses.replace(deep(2, 3), network=dmft.MLP(1, dmft.linear()))
+    rates, settings = [0.35, 0.5, 0.7, 1.0], {"widths": [32], "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of coarse grids
         found = dmft.transfer(problem, "learning_rate", rates, across={"batch_size": [3, 2]}, orders=2, **settings)
