@@ -21,7 +21,8 @@ from dmft.finite_width import influence
 from oracles import action_covariance
 
 KERNELS = ("feature_kernel", "gradient_kernel")
-NAMES = ("prediction", "loss", *KERNELS, "ntk")
+PREDICTIONS = ["prediction", "loss"]
+NAMES = (*PREDICTIONS, *KERNELS, "ntk")
 few_draws = pytest.mark.filterwarnings("ignore:standard errors of")  # where precision is not what is looked at
 
 
@@ -147,7 +148,12 @@ def linear_three():
 
 @pytest.fixture(scope="module")
 def linear_exact(linear_three):
-    return dmft.fluctuations(linear_three, covariance=True, by_layer=True)
+    return dmft.fluctuations(linear_three, covariance=True, by_layer=True, observables=PREDICTIONS)
+
+
+@pytest.fixture(scope="module")
+def linear_limit(linear_three):
+    return dmft.solve(linear_three, observables=PREDICTIONS)
 
 
 @few_draws
@@ -167,9 +173,7 @@ def test_backward_passes_serve_one_observable_alone(problem, names):
     "mode", [pytest.param("forward", marks=pytest.mark.slow), pytest.param("reverse", marks=pytest.mark.slow), "finite"]
 )
 def test_particles_agree_with_linear_forms(linear_three, linear_exact, mode):
-    found = dmft.fluctuations(
-        linear_three, mode=mode, particles=512, scrambles=8, draws=128, observables=["prediction", "loss"]
-    )
+    found = dmft.fluctuations(linear_three, mode=mode, particles=512, scrambles=8, draws=128, observables=PREDICTIONS)
     for name in ("prediction", "loss"):
         for kind in ("variance",) if mode == "reverse" else ("variance", "bias"):
             value, se = found[f"{name}_{kind}"], found[f"{name}_{kind}_se"]
@@ -180,7 +184,7 @@ def test_particles_agree_with_linear_forms(linear_three, linear_exact, mode):
 
 @pytest.fixture(scope="module")
 def linear_nets(linear_three):
-    return finite_nets.train_ensemble(linear_three, widths=[256], seeds=1000, observables=["prediction", "loss"])
+    return finite_nets.train_ensemble(linear_three, widths=[256], seeds=1000, observables=PREDICTIONS)
 
 
 @pytest.mark.slow
@@ -443,15 +447,14 @@ def test_what_is_not_a_problem_is_refused(problem):
 
 def test_divergence_is_reported():
     with pytest.raises(DivergenceError, match="diverges at step"):
-        dmft.fluctuations(linear_problem(1.0, learning_rate=20.0, steps=30))
+        dmft.fluctuations(linear_problem(1.0, depth=1, learning_rate=20.0, steps=30, centered=False))
 
 
 # ---- predictions at a width ----------------------------------------------------------------------------------------
 
 
-def test_at_width_predicts_networks(linear_three, linear_exact, linear_nets):
-    theory = dmft.solve(linear_three)
-    expected, nets = dmft.at_width(theory, linear_exact, [64, 256]), linear_nets
+def test_at_width_predicts_networks(linear_three, linear_limit, linear_exact, linear_nets):
+    expected, nets = dmft.at_width(linear_limit, linear_exact, [64, 256]), linear_nets
     at = expected.sel(width=256)
     for name in ("prediction", "loss"):
         x = nets[name].values[0].astype(float)
@@ -494,9 +497,9 @@ def test_required_width_meets_the_tolerance(linear_exact):
         dmft.required_width(linear_exact, error.isel(step=slice(0, 2)))
 
 
-def test_at_width_refuses_what_does_not_belong_together(linear_three, linear_exact):
-    mine = dmft.solve(linear_three)
-    other = dmft.solve(linear_problem(0.9, learning_rate=0.2, steps=6, samples=3))
+def test_at_width_refuses_what_does_not_belong_together(linear_limit, linear_exact):
+    mine, richer = linear_limit, linear_problem(0.9, learning_rate=0.2, steps=6, samples=3)
+    other = dmft.solve(richer, observables=PREDICTIONS)
     with pytest.raises(ValueError, match=r"theory and fluctuations are of different problems; network\."):
         dmft.at_width(other, linear_exact, 64)
     with pytest.raises(ValueError, match=r"width\[0\]=0 is too small"):
