@@ -25,7 +25,7 @@ from dmft.finite_width.samples import GROUPS, Samples
 from dmft.schema.validate import restored
 
 RATES = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
-FEW = {"particles": 1024, "scrambles": 8, "draws": 32}
+FEW = {"particles": 512, "scrambles": 8, "draws": 32}
 
 
 def one_step():
@@ -204,7 +204,7 @@ def test_particles_share_normals_and_compiled_code_along_the_grid(monkeypatch):
     np.testing.assert_allclose(at.loss_bias_se, 1.0765 * alone.loss_bias_se[-1], rtol=1e-3)
     # without draws, against random directions
     assert abs(at.loss_covariance - alone.loss_variance[-1]) < 4 * alone.loss_variance_se[-1]
-    theory = dmft.solve(one, particles=1024, scrambles=8, tolerance=1e-3, observables=["loss"], progress=False)
+    theory = dmft.solve(one, particles=512, scrambles=8, tolerance=1e-3, observables=["loss"], progress=False)
     np.testing.assert_allclose(at.loss_limit, theory.loss[-1], rtol=1e-6)
 
     # normals that differ from value to value: errors do not cancel
