@@ -14,7 +14,7 @@ from dmft.specs import _check
 @contextmanager
 def precision(dtype: str, device: jax.Device) -> Iterator[None]:
     """JAX with numbers of `dtype`, their products in full precision, on a device, whatever the host program has set;
-    what is compiled is kept for the next process."""
+    what is compiled is kept for the next process.  On a CPU, with one thread of BLAS in the whole process."""
     with (
         compiling.cached(),
         host.usual_jax(),

@@ -2,7 +2,8 @@
 
 A host program may have made NumPy, JAX or PyTorch strict, or changed what they do by default.  No number here depends
 on that, and nothing of it stops a computation: around every computation each of them is set as it comes, and
-afterwards as the host had it.  (Warnings that are errors stay the host's decision.)
+afterwards as the host had it.  (Warnings that are errors stay the host's decision.)  Threads of BLAS are a number of
+the whole process: while anything is computed on a CPU, NumPy and SciPy have one in all Python threads.
 
     usual_errors        NumPy: a decorator of every public function that computes
     usual_jax           JAX: around its computations, by `dmft.drivers.machine.precision`
