@@ -21,6 +21,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 LANES = 4
 COUNTERS_AT_ONCE = {"cpu": 2**15, "cuda": 2**22}  # on a CPU what the cache of a core holds, on a GPU what fills it
+THREADS = 16  # of a CPU that draw at once, at most
 COUNTER_BYTES = 12 * 8  # words and temporaries
 SEED_BITS = 64  # of the root seed, the key
 MEMBER_BITS = 32  # of a seed index, one word of the counter
@@ -42,7 +43,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Te
 
 def counters_at_once(device: torch.device) -> int:
     """How many blocks of a parameter are drawn at once."""
-    return COUNTERS_AT_ONCE[device.type] * (torch.get_num_threads() if device.type == "cpu" else 1)
+    return COUNTERS_AT_ONCE[device.type] * (min(torch.get_num_threads(), THREADS) if device.type == "cpu" else 1)
 
 
 def normals(

@@ -39,6 +39,14 @@ def test_a_member_does_not_depend_on_its_batch(monkeypatch):
     assert torch.equal(together, draw([0, 5, 2**20]))
 
 
+def test_many_threads_take_no_more_memory_than_sixteen(monkeypatch):
+    most = []
+    for threads in (1, 16, 128):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        most.append(random.COUNTER_BYTES * random.counters_at_once(torch.device("cpu")))
+    assert most == [3 * 2**20, 48 * 2**20, 48 * 2**20]
+
+
 def test_every_part_of_the_address_matters():
     drawn = [
         draw([0]),
