@@ -6,7 +6,8 @@
     se^2 = sum_i l_i^2 s_i^2  +  sum w (a_0(law, cut) - a_0)^2                 statistical, and of the choice of the law
 
 The first part is the error of the average.  Averages over models with data of their own have the mean of the fits'
-squared errors in its place: here they share the data, and differ by the same scatter once more.
+squared errors in its place: here they share the data, and differ by the same scatter once more.  A coefficient keeps
+that mean: beyond its linear part it has what laws leave out, by which it is off by up to a third of its scatter.
 
 An unknown exponent has a flat prior on `EXPONENTS`; its posterior is summed, so that a_0 has the error that comes of
 not knowing it.  A coefficient of 1/N that is known with an error is one more measurement, of the laws that have it.
