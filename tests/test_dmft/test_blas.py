@@ -59,13 +59,13 @@ def test_computations_side_by_side_and_within_have_one_until_the_last_ends():
         with blas.one_thread():
             with blas.one_thread():
                 begun.set()
-                may_end.wait()
+                may_end.wait(30)
             assert threads() == {1}
 
     with ThreadPoolExecutor() as pool:
         with blas.one_thread():
             second = pool.submit(other)
-            begun.wait()
+            assert begun.wait(30)
             assert threads() == {1}
         try:
             assert threads() == {1}  # the first ends, the second goes on
