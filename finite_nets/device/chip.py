@@ -54,7 +54,7 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("never", "diverged")),
         *((name, ctypes.c_uint32) for name in ("key_low", "key_high")),
         *((name, ctypes.c_int) for name in ("width", "directions", "input_stride", "trained", "samples")),
-        *((name, ctypes.c_int) for name in ("steps", "slots", "count")),
+        *((name, ctypes.c_int) for name in ("steps", "count")),
         ("centered", ctypes.c_int),
     ]
 
@@ -162,7 +162,6 @@ class Chip:
             trained=job.trained,
             samples=samples,
             steps=job.recorded[-1],
-            slots=slots,
             count=count,
             centered=job.centered,
             **{name: value.data_ptr() for name, value in self._given.items()},

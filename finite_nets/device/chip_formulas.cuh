@@ -17,7 +17,7 @@ struct Args {
     const float *deviations;  // (layer,) at initialisation
     float input_scale, hidden_scale, output_scale, gain, never, diverged;
     unsigned key_low, key_high;
-    int width, directions, input_stride, trained, samples, steps, slots, count, centered;
+    int width, directions, input_stride, trained, samples, steps, count, centered;
 };
 
 // ---- normal variables, as finite_nets/device/random.py --------------------------------------------------------------
