@@ -11,6 +11,7 @@
 //     PRODUCTS  three, or one of rounded numbers         ACT       which activation, none of them backward with phi' as it is
 //     PASS      0 forward, 1 backward with the update, 2 the update alone, 3 backward alone, 4 backward with the update
 //               and that of the layer below, of which g' is all that is asked:  V <- keep V + push sum_a g'_a z_a^T
+//     SLOPE_KEPT  whether a pass forward writes phi'(h)
 //
 // Weights go from memory to the registers of the thread that multiplies and updates them, by a slot of shared memory
 // that is its own.  Which numbers a thread holds (lane 4 g + t, neurons 4 g ... 4 g + 3, 4 t ... 4 t + 3 of the sum) is

@@ -242,6 +242,7 @@ def defined(shape: Shape, products: int, activation: int) -> dict[str, int]:
         "PASS": shape.passes,
     }
 
+        "SLOPE_KEPT": int(activation < AS_KEPT and ACTIVATIONS[activation] not in SLOPES),
 
 @lru_cache(maxsize=8)
 def available(device: torch.device) -> bool:

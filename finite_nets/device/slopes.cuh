@@ -1,8 +1,6 @@
-// phi'(h) as it is kept between passes: for ACT of erf and gelu as it is; for tanh, relu, softplus and the identity as phi(h),
-// which it is a function of; for ACT of none of these as it is.
+// phi'(h) of what is kept of it between passes: for tanh, relu, softplus and the identity phi(h), of which it is a
+// function (`SLOPES` of fields.py); for all other ACT itself.
 #pragma once
-
-#define SLOPE_KEPT (ACT == 2 || ACT == 3)  // by a pass that makes both
 
 __device__ __forceinline__ float slope_of(float kept, float gain) {
 #if ACT == 0
