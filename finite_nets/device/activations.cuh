@@ -3,6 +3,8 @@
 
 #if ACT == 0
 __device__ __forceinline__ float far_tanh(float x);  // 1 - 2 / (exp 2x + 1), by whoever includes this
+#elif ACT == 4
+__device__ __forceinline__ float log_1_and(float x);  // log(1 + x), as well
 #endif
 
 __device__ __forceinline__ void activated(float h, float gain, float inverse, float &phi, float &slope) {
@@ -28,7 +30,7 @@ __device__ __forceinline__ void activated(float h, float gain, float inverse, fl
     slope = cdf + h * expf(-0.5f * h * h) * 0.3989422804014327f;
 #elif ACT == 4  // softplus
     float small = expf(-fabsf(gain * h));
-    phi = (fmaxf(gain * h, 0.0f) + logf(1.0f + small)) * inverse;
+    phi = (fmaxf(gain * h, 0.0f) + log_1_and(small)) * inverse;
     slope = (h > 0 ? 1.0f : small) / (1.0f + small);
 #else
     phi = h;

@@ -79,6 +79,9 @@ __device__ __forceinline__ float reciprocal(float x) {
 __device__ __forceinline__ float far_tanh(float x) {
     return fmaf(-2.0f, reciprocal(power_of_two(2.8853900817779268f * x) + 1.0f), 1.0f);
 }
+#elif ACT == 4
+// to 6e-8 of one, in fewer registers
+__device__ __forceinline__ float log_1_and(float x) { return logf(1.0f + x); }
 #endif
 
 // ell and -d ell / df
