@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 LANES = 32
 TILE, EIGHT = 16, 8  # of neurons, and of samples, of products of tensor units
 UNITS_SINCE = 8  # major compute capability that has them for TF32
-SHARED = 228 * 1024  # bytes of a multiprocessor, of which every block takes RESERVED more than it asks for
-RESERVED = 1024
+SHARED = 228 * 1024  # bytes of a multiprocessor, where a device does not say
+RESERVED = 1024  # of which every block takes more than it asks for
 SCHEDULERS, FILE, MOST_A_LANE = 4, 2**16, 255  # of a multiprocessor; registers of it, and of a lane
 Defined = tuple[tuple[str, int], ...]
 
@@ -140,7 +140,15 @@ SLOTS = 188.0  # in a nanosecond, of one scheduler of all multiprocessors, that 
 
 
 def shape_of(
-    width: int, layers: int, samples: int, trained: int, shared: int, *, kernels: bool, units: bool = True
+    width: int,
+    layers: int,
+    samples: int,
+    trained: int,
+    shared: int,
+    *,
+    kernels: bool,
+    units: bool = True,
+    resident: int = SHARED,
 ) -> Shape | None:
     """The fastest way that networks lie on a chip, by measured times; None where there is no room, or products that
     pass over memory are faster, or not known to be slower.
@@ -149,15 +157,17 @@ def shape_of(
         shared: bytes of shared memory that a block may take.
         kernels: whether they are recorded.
         units: whether there are tensor units for TF32.
+        resident: bytes of shared memory of a multiprocessor.
     """
     padded = next((each for each in REGISTERS if each >= width), 0)
     if not padded or width % 4:  # quads of normals would lie across rows
         return None
-    by_units = _by_units(width, layers, samples, shared, kernels=kernels) if units and layers > 1 else None
+    room = shared, resident
+    by_units = _by_units(width, layers, samples, room, kernels=kernels) if units and layers > 1 else None
     by_registers = _by_registers(padded, layers, samples, trained, shared, kernels=kernels)
     if by_units is None or by_registers is None or samples > MEASURED_AT[-1]:
         return by_units or by_registers
-    two_layers = _by_units(width, 2, samples, shared, kernels=False)
+    two_layers = _by_units(width, 2, samples, room, kernels=False)
     measured = float(np.interp(samples, MEASURED_AT, BY_REGISTERS[padded]))
     return by_units if two_layers and nanoseconds(two_layers) < measured else by_registers
 
@@ -170,8 +180,9 @@ def _by_registers(padded: int, layers: int, samples: int, trained: int, shared: 
     return shape if shape.shared_bytes(samples, trained) <= shared else None
 
 
-def _by_units(width: int, layers: int, samples: int, shared: int, *, kernels: bool) -> Shape | None:
-    """What is foreseen to take the least time."""
+def _by_units(width: int, layers: int, samples: int, room: tuple[int, int], *, kernels: bool) -> Shape | None:
+    """What is foreseen to take the least time, with `room` for a block and of a multiprocessor."""
+    shared, resident = room
     if samples > MOST_BY_UNITS:
         return None
     eights, tiles = -(-samples // EIGHT), -(-width // TILE)
@@ -180,7 +191,7 @@ def _by_units(width: int, layers: int, samples: int, shared: int, *, kernels: bo
         one = Shape(tiles * TILE, layers, Units(eights, held, parts, 1), kernels)
         taken = one.shared_bytes(samples, samples)
         if tiles % parts == 0 and taken <= shared:
-            most = min(SHARED // (taken + RESERVED), MOST_WARPS // one.mapping.warps)
+            most = min(resident // (taken + RESERVED), MOST_WARPS // one.mapping.warps)
             found += [replace(one, mapping=one.mapping._replace(blocks=n)) for n in range(1, most + 1)]
     return min(found, key=nanoseconds, default=None)
 

@@ -89,7 +89,9 @@ def served(plan: Plan, precision: Precision, device: torch.device, width: int) -
     shared = getattr(properties, "shared_memory_per_block_optin", nvrtc.USUAL_SHARED)
     kernels, network = bool(plan.of_passes), perceptron(plan.problem.network, "a chip", "train by products")
     units = getattr(properties, "major", 0) >= mappings.UNITS_SINCE
-    shape = mappings.shape_of(width, network.depth, task.n_samples, task.n_train, shared, kernels=kernels, units=units)
+    resident = getattr(properties, "shared_memory_per_multiprocessor", mappings.SHARED)
+    sizes = width, network.depth, task.n_samples, task.n_train
+    shape = mappings.shape_of(*sizes, shared, kernels=kernels, units=units, resident=resident)
     if shape is None:
         return None
     defined = chip.defined(shape, network.activation, plan.problem.sample_loss)

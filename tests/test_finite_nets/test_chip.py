@@ -268,6 +268,12 @@ def test_mappings():
     ):
         assert other is not None
         assert isinstance(other.mapping, Registers)
+    # fewer blocks where a multiprocessor has less of it
+    usual, less = (shape_of(64, 2, 60, 60, 99 * 1024, kernels=False, resident=1024 * n) for n in (228, 100))
+    assert usual is not None
+    assert less is not None
+    assert less.mapping.blocks * (less.shared_bytes(60, 60) + 1024) <= 100 * 1024
+    assert usual.mapping.blocks > less.mapping.blocks
     for shape, samples in ((few, 3), (many, 16), (whole, 64)):
         assert shape.shared_bytes(samples, samples) <= room
     for width in range(4, 132, 4):
