@@ -19,7 +19,7 @@ of which libraries and `finite_nets.device.triton`, where a pass is one product,
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -249,5 +249,7 @@ def available(device: torch.device) -> bool:
     """Whether the kernels can be had there; a warning says why not."""
     if device.type != "cuda" or not nvrtc.available() or torch.cuda.get_device_capability(device)[0] < SINCE:
         return False
-    shape = shape_of(BACKWARD, TILE)
-    return nvrtc.compiles(lambda: _kernel(shape, 3, AS_KEPT, nvrtc.numbered(device)), "layers are not fused")
+    index = nvrtc.numbered(device)
+    tried = (shape_of(FORWARD, TILE), ACTIVATIONS.index("tanh")), (shape_of(BACKWARD, TILE), AS_KEPT)
+    made = (partial(_kernel, shape, 3, activation, index) for shape, activation in tried)
+    return all(nvrtc.compiles(make, "layers are not fused") for make in made)
