@@ -61,7 +61,7 @@ class Products:
 
     @property
     def plain(self) -> bool:
-        """Whether all are those of PyTorch."""
+        """Whether all are those of PyTorch: passes may be had without the kernels of Triton."""
         return self.kernels is None and self.readouts is None and self.fused is None
 
     def image(self, x: Tensor, w: Tensor, *, scale: float = 1.0, pairs: Pairs | None = None) -> Tensor:

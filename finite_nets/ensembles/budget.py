@@ -12,6 +12,7 @@ from dmft.running import memory
 from dmft.specs.curvature import ITERATIONS
 from dmft.specs.training import Stepping
 from finite_nets.device.free_memory import free_memory
+from finite_nets.device.fused import BY
 from finite_nets.device.matrices import room
 from finite_nets.device.precision import Precision
 from finite_nets.device.random import COUNTER_BYTES, counters_at_once, have_kernels
@@ -80,6 +81,7 @@ class Budget:
             working = entrywise.WORKING if training.stepping.by_entry else 0
             return self._itemsize * self._needs.weights(width, points, task.targets.shape[1], copies, working)
         inputs: int = min(task.dimension, task.n_samples) + int(network.bias > 0)
+        inputs += -inputs % BY  # as rows that are read by four
         ends: int = width * (inputs + task.targets.shape[1]) * self._itemsize
         hidden, pairs = self.plan.problem.sketch.depth - 1, self.pairs(width)
         matrices: int = hidden * width * (width * self.precision.start.itemsize + 2 * pairs * self._itemsize)

@@ -179,7 +179,8 @@ def input_coordinates(problem: Problem) -> NDArray[np.float64]:
 
 class Trainer(Training[Parameters]):
     """Trains batches of perceptrons.  `x` is in the coordinates of `input_coordinates`, the first `features` of its
-    columns; zeros follow, and zeros in W^0, where passes read rows by four (`finite_nets.device.fused`)."""
+    columns; zeros follow, and zeros in W^0, where passes read rows by four (`finite_nets.device.fused`) and updates are
+    made in the backward pass; other rules meet inputs as they are, by products where rows are not read by four."""
 
     def __init__(self, problem: Problem, device: torch.device, precision: Precision) -> None:
         inputs = input_coordinates(problem)
