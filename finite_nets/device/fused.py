@@ -6,7 +6,10 @@
 
 Fields of up to `TILE` samples are in the shared memory of a multiprocessor, part of a sum at a time; entries of W
 pass through the registers of the threads that multiply them.  More samples pass by tiles, and back apart from the
-update.  Every sample is scaled by its largest number, which the pass that writes a field notes beside it (`Field`).
+update.  Every sample is scaled by its largest number, which the pass that writes a field notes beside it (`Field`):
+what is lost of it forward and back is 2^-39 of that, whatever other samples are.  An update is a sum over samples,
+whose products share a power of two: each is off by 2^-38 of the largest max|g_b| max|x_b| of all samples b, so that
+entries that small samples alone move lose digits where products are more than 10^4 apart (tests/benchmarks/RESULTS.md).
 Of a member and step, with P samples,
 
     bytes         4 N^2 of weights forward, 8 N^2 backward; 4 N P of each field, two forward and three or four backward,
@@ -239,10 +242,10 @@ def defined(shape: Shape, products: int, activation: int) -> dict[str, int]:
         "BLOCKS": shape.blocks,
         "PRODUCTS": products,
         "ACT": activation,
+        "SLOPE_KEPT": int(activation < AS_KEPT and ACTIVATIONS[activation] not in SLOPES),
         "PASS": shape.passes,
     }
 
-        "SLOPE_KEPT": int(activation < AS_KEPT and ACTIVATIONS[activation] not in SLOPES),
 
 @lru_cache(maxsize=8)
 def available(device: torch.device) -> bool:

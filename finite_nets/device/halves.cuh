@@ -1,6 +1,6 @@
 // Numbers as pairs of halves, and matrix units that multiply them: x = unit (high + low), 22 bits, with a power of two
 // for all numbers of a sample, or 16 weights of each of 32 neurons, which come up to 2^15 so.  None is too large, and of
-// small ones what is lost is 2^-39 of the largest.
+// small ones what is lost is 2^-39 of the largest.  Factors of updates alone share one among samples (`Rows::in_common`).
 #pragma once
 
 #include "layers.cuh"

@@ -2,7 +2,8 @@
 
     name       kept as            products with weights
     float64    float64            float64
-    float32    float32            float32 (on a GPU three products each, of TF32 numbers or halves, as accurate:
+    float32    float32            float32 (on a GPU three products each, of TF32 numbers or halves, as accurate
+                                  but for updates by samples of very different size:
                                   `finite_nets.device.triton`, `.fused`)
     tf32       float32            TF32, 10 bits of mantissa, on a GPU; float32 elsewhere
     bf16       float32, hidden    bfloat16, 7 bits of mantissa, sums in float32; what training adds to the hidden

@@ -21,7 +21,8 @@ struct Rows {
     }
 
     // Factors that leave all products of a row with the other's row in one unit, which it returns: of sums over rows units
-    // do not come out.  Threads meet before they read the factors.
+    // do not come out.  So a row whose products are 2^k smaller than the largest is off by 2^(k-38) of its own largest.
+    // Threads meet before they read the factors.
     __device__ __forceinline__ float in_common(const unsigned *sizes, const unsigned *others, int rows) const {
         int most = 0;
 #pragma unroll

@@ -271,11 +271,51 @@ def check_sizes(passes, shape):
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(found[0][1], w)
-    # with one unit for all samples the digits of most are lost
-    unit = (large * x).abs().max() / 2**15
-    high = (large * x / unit).half().float() * unit
-    in_one = high + ((large * x - high) / unit).half().float() * unit
-    assert ((in_one - large * x).norm(dim=-1) > 0.1 * (large * x).norm(dim=-1)).any()
+
+
+@pytest.mark.usefixtures("small")
+def test_updates_are_off_by_their_share_of_the_largest_product(folder):
+    """Half of the samples move half of the neurons, with products 2^20 times as large as those of the others."""
+    passes, (rows, n_out, n_in, n_below) = Emulated(3, folder), (8, 20, 24, 12)
+    w, x, g, z = (fields(1, *rest) for rest in ((n_out, n_in), (rows, n_in), (rows, n_out), (rows, n_below)))
+    small, slope, v = torch.arange(rows) % 2 == 1, torch.ones(1, rows, n_in), torch.zeros(1, n_in, n_below)
+    for field, apart in ((x, 2.0**12), (g, 2.0**8), (z, 2.0**12)):
+        low = torch.arange(field.shape[2]) < field.shape[2] // 2
+        field *= torch.where(small[:, None] == low, 1.0, 0.0) * torch.where(small, 1.0, apart)[:, None]
+    w[:, :10, 12:] = w[:, 10:, :12] = 0.0  # what is pulled back is of one half, too
+    layer, rest = Layer(None, Field(x), Slope(slope)), {"scale": 1.0, "keep": 0.0, "push": 1.0}
+    below = g.double() @ w.double()
+    alone, moved, both = (w.clone() for _ in range(3))
+    passes.update(alone, Field(g), Field(x), keep=0.0, push=1.0)
+    passes.backward(moved, Field(g), layer, **rest)
+    passes.backward_both(both, Field(g), layer, **rest, below=fused.Below(v, Field(z), 0.0, 1.0))
+    for found, above, met in ((alone, g, x), (moved, g, x), (both, g, x), (v, below, z)):
+        above, met = above.double(), met.double()
+        error = (found.double() - above.mT @ met).abs()
+        largest = (above.abs().amax(2) * met.abs().amax(2)).amax()
+        rounding = 2.0**-20 * above.abs().mT @ met.abs()  # of pairs of halves, and of sums of eight
+        assert (error <= rounding + rows * 2.0**-38 * largest).all()
+        assert (error > rounding).any()  # which alone is too little
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("activation", SLOPED, ids=lambda phi: phi.name)
+def test_slopes_of_small_activations_keep_their_digits(folder, activation):
+    passes, unit = Emulated(3, folder), torch.eye(20)[None]
+    h = torch.linspace(-18, 0, 160).reshape(1, 8, 20)
+    add = torch.zeros(1, 8, 20)
+    layer = passes.forward(Field(h), unit, activation, scale=1.0, add=add, keep=True)
+    g = Field(torch.ones(1, 8, 20))
+    below = passes.backward(unit.clone(), g, layer, scale=1.0, keep=1.0, push=0.0)
+    phi, slope = activation.both(torch, layer.y.double())
+    # a slope that is one less a number next to it is as good as that
+    size = torch.ones_like(slope) if activation.name == "tanh" else slope
+    for found, expected, of in (
+        (layer.phi.values, phi, phi),
+        (layer.slope.values(), slope, size),
+        (below.values, slope, size),
+    ):
+        assert ((found.double() - expected).abs() <= 2e-6 * of.abs()).all()
 
 
 X, Y = RNG.standard_normal((8, 6)), RNG.standard_normal((8, 3))  # passes read rows of six as of eight
