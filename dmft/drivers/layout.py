@@ -5,8 +5,8 @@ run does not fit on a device.  On a GPU as many repetitions as fit go side by si
 operations a step, whose number does not depend on how many runs they are for.  A CPU has no use for that.
 
 Where products are large, they leave out room for directions that is empty, and runs go one after the other on a device:
-one of them fills it.  Where there are kernels of our own for that (`dmft.engine.kernels`), and a run is on one device,
-these make them; else products with parts of the room are compiled, which takes longer.
+one of them fills it.  Where there are kernels of our own for that (`dmft.engine.tensor_units`), and a run is on one
+device, these make them; else products with parts of the room are compiled, which takes longer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dmft.drivers.machine import available_bytes
 from dmft.drivers.room import bytes_of, memory_estimate, numbers_bytes
 from dmft.drivers.run import Run
 from dmft.drivers.supply import Supply, child
-from dmft.engine import factors, kernels, loop
+from dmft.engine import factors, loop, tensor_units, trial
 from dmft.engine.form import Form, Rule
 from dmft.engine.network import Network
 from dmft.engine.population import Population
@@ -36,9 +36,11 @@ from dmft.running.executables import kept
 Tree = TypeVar("Tree")
 SIDE_BY_SIDE = ("gpu",)  # platforms of devices that take several runs at once
 SHARE = 0.5  # of the free memory, the most that runs side by side may take
-PARTLY_FROM = {"gpu": 5e13}  # operations of all runs with all room: a second or two
-PARTLY_ELSEWHERE = 2e12
-KERNELS_FROM = 3e12  # with kernels of our own, which are compiled once for all sizes
+# operations with all room from which on some is left out.  Of one run on devices that take several at once: many that
+# are small go side by side
+PARTLY_FROM = 2.5e13  # a second or so
+KERNELS_FROM = 1.5e12  # with kernels of our own, which are compiled once for all sizes
+PARTLY_ELSEWHERE = 2e12  # of all runs
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,22 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     shares = [n for n in range(1, devices + 1) if devices % n == 0 and devices // n <= count]
     share = next((n for n in shares if needed <= most * n), devices)  # of devices, for a run
     groups = devices // share
-    operations = count * (run.last + 1) * run.operations(capacity)
-    # of more vectors libraries multiply as fast, and were measured
-    by_kernels = share == 1 and run.block <= factors.MOST and operations > KERNELS_FROM and kernels.known(run.device)
-    partly = by_kernels or operations > PARTLY_FROM.get(platform, PARTLY_ELSEWHERE)
-    side = max(1, int(SHARE * most * share // needed)) if platform in SIDE_BY_SIDE and not partly else 1
+    of_run, several = (run.last + 1) * run.operations(capacity), platform in SIDE_BY_SIDE
+    by_kernels = share == 1 and of_run > KERNELS_FROM and _have_kernels(run, capacity)
+    partly = by_kernels or (of_run > PARTLY_FROM if several else count * of_run > PARTLY_ELSEWHERE)
+    side = max(1, int(SHARE * most * share // needed)) if several and not partly else 1
     rounds = -(-count // (groups * side))
     together = groups * -(-count // (groups * rounds))
     mesh = Mesh(np.array(run.devices).reshape(groups, share), (RUNS, PARTICLES)) if devices > 1 else None
     return Layout(together, mesh, partly, by_kernels)
+
+
+def _have_kernels(run: Run, capacity: int) -> bool:
+    """Whether kernels take the arrays of a run, on all of its devices."""
+    # of more vectors libraries multiply as fast, and were measured
+    room, fits = run.room(capacity), run.block <= factors.MOST
+    fits = fits and all(tensor_units.take(run.dtype, room, size) for size in run.sizes(capacity))
+    return fits and all(trial.passed(device) for device in run.devices or (run.device,))
 
 
 @kept(static=("supplies", "mesh", "along"))

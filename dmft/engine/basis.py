@@ -22,10 +22,10 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-from dmft.engine import factors
+from dmft.engine import factors, tensor_units
 from dmft.engine.population import Population
 from dmft.engine.rows import Rows
-from dmft.engine.tensor_units import Counted, counted
+from dmft.engine.tensor_units import Counted
 
 State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 PANEL = 16  # pivots between two updates of the remainder
@@ -41,7 +41,8 @@ def rounding(a: Any) -> float:
 
 
 class Decomposition(NamedTuple):
-    """v = known Q + R q; the rows of q beyond `rank`, and the columns of R, are zero.
+    """v = known Q + R q; beyond `rank` columns of R are zero, and so are rows of q and of what is beside, or by kernels
+    undefined, unless they are of an odd number (`dmft.engine.tensor_units.block`).
 
     known: (vector, direction); R: (vector, new); q: (new, component); beside: (new, ...), what else was made.
     """
@@ -79,7 +80,8 @@ def decompose(
     # below the rounding of x Q nothing is new, whatever the tolerance
     mean = jnp.mean(squares)
     floor = jnp.maximum(tolerance**2 * mean, rounding(v) * jnp.maximum(squares, mean))
-    by_kernels = isinstance(Q, Counted) and len(v) <= factors.MOST
+    alone = leader is None and together is None
+    by_kernels = isinstance(Q, Counted) and len(v) <= factors.MOST and alone
     if by_kernels:
         pivots, rank = factors.pivoted(gram, floor)
     else:
@@ -100,12 +102,12 @@ def decompose(
         q = Q.of_part(rest)
         triangle, more = normalising(population.inner(q, q)), beside and beside(rows, rank)
         if by_kernels:
-            return counted(q, rank).mixed(triangle, room=len(v)), more
+            return tensor_units.block(q, rank).mixed(triangle, room=len(v)), more
         q = triangle @ q
         return q, more, population.inner(q, v)
 
     q, more, *found = of_new(orthonormal, rank, v, Q.array, together)
-    R = found[0].T if found else population.inner(v, counted(q, rank))
+    R = found[0].T if found else population.inner(v, tensor_units.block(q, rank))
     return Decomposition(x, R, q, rank, more)
 
 

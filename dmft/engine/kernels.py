@@ -5,36 +5,16 @@ XLA takes PTX together with the call: nothing is registered, and executables tha
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dmft.running import nvrtc
 
-CAPABILITY = "9.0"  # of devices: with it came products in float64 of 16 by 8 by 8 numbers
 CALL = "__gpu$xla.gpu.ptx"  # of XLA
-
-
-@cache
-def known(device: jax.Device) -> bool:
-    """Whether there are kernels for this device; a warning says why not, where there might be."""
-    if device.platform != "gpu" or device.compute_capability != CAPABILITY or nvrtc.version() is None:
-        return False
-    sizes = {"N": 1, "THREADS": 32}
-    try:
-        with jax.default_device(device), jax.enable_x64(True):
-            four, one = jnp.full((1, 1), 4.0), jnp.ones((), jnp.int32)
-            found = called("factors.cu", "normalising", sizes, [((1, 1), four.dtype)], four, one, threads=32, shared=2)
-            return float(found[0][0, 0]) == 0.5
-    except (RuntimeError, OSError) as error:
-        warnings.warn(f"products are those of the vendor's library: {error}", stacklevel=2)
-        return False
 
 
 def called(

@@ -277,11 +277,13 @@ class RevealedGaussian:
         return replace(self, forward=known), target.spend(rank), image, coordinates
 
     def _rows(self, array: jax.Array, count: jax.Array) -> Rows:
-        return self._counted(array, count) if self.by_kernels else Rows(array, count if self.partly else None)
+        if self.by_kernels:
+            return tensor_units.counted(array, count)
+        return Rows(array, count if self.partly else None)
 
     def _counted(self, array: jax.Array, count: jax.Array) -> Rows:
         """Of an array that parts are not worth compiling for: all rows, unless kernels take those that are there."""
-        return tensor_units.counted(array, count) if self.by_kernels else Rows(array)
+        return tensor_units.block(array, count) if self.by_kernels else Rows(array)
 
     def _placed(self, array: jax.Array, new: jax.Array, start: jax.Array, rank: jax.Array) -> jax.Array:
         if self.by_kernels:

@@ -6,13 +6,12 @@
 //
 // Chunks of K numbers of a sum come to shared memory by copies that run ahead, in turn to STAGES places.  Pairs of
 // neighbours lie so that those which a quarter of a warp reads at once are in banks of their own.
-#define K 16
 #define NT ((TILES + WN - 1) / WN)
-#define THREADS (32 * WM * WN)
-#define WIDE (16 * WM * MT)
 #define VECTORS (8 * TILES)
 #define PITCH (WIDE + 2)
 #define STAGE (VECTORS * K + K * PITCH)
+
+static_assert(THREADS == 32 * WM * WN && WIDE == 16 * WM * MT, "as their warps have them");
 
 struct alignas(16) Pair {
     double x, y;
@@ -226,7 +225,8 @@ extern "C" __global__ void gathered(const double *parts, const int *filled, doub
 extern "C" __global__ void placed(const double *, const double *rows, const int *start, const int *count, double *array) {
     const int pair = blockIdx.x * THREADS + threadIdx.x;
     if (pair >= SIZE / 2) return;
-    for (int row = blockIdx.y; row < *count; row += BLOCKS)
+    const int rows_there = least(*count, ROOM - *start);
+    for (int row = blockIdx.y; row < rows_there; row += BLOCKS)
         ((Pair *)array)[(long)(*start + row) * (SIZE / 2) + pair] = ((const Pair *)rows)[(long)row * (SIZE / 2) + pair];
 }
 #endif

@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmft.engine import rows
 from dmft.engine.kernels import called
 from dmft.engine.rows import Rows
+from dmft.running import effort
 
-WIDE, CHUNK, THREADS = 64, 16, 128  # as in the source: WIDE, K
+WIDE, CHUNK, THREADS = 64, 16, 128  # of the long side in a block; of a sum in a stage of copies
 MOST = 26  # eights of vectors in a block
 FEW = 8  # with which blocks have more company, to wait for memory
 
@@ -73,17 +75,20 @@ class Counted(Rows):
         beside: tuple[jax.Array, Rows] | None = None,
         room: int | None = None,
     ) -> jax.Array:
-        """As of `Rows`; what there is room for beyond the vectors is undefined."""
+        """As of `Rows`; what there is room for beyond the vectors is undefined, or zero if the room is odd, as products
+        with that are with all of it (`block`)."""
         given: list[Any] = [x, self.array, self.count]
         if beside is not None and beside[1].array.shape == self.array.shape:
             given += [beside[0], beside[1].array, beside[1].count]
         elif beside is not None:
             onto = beside[1].mixed(beside[0], onto)
         size, blocks = self.array.shape[1], Blocks.of(len(x))
-        defined = _defined(len(x), self.array, blocks) | {"ONTO": int(onto is not None), "SECOND": len(given) // 6}
+        defined = _defined(len(x), self.array, blocks) | {"ONTO": int(onto is not None), "SECOND": int(len(given) > 3)}
         given += [] if onto is None else [onto]
         sizes: Any = {"grid": (size // WIDE, blocks.count), "shared": blocks.shared}
-        return _called("mixed", defined, ((room or len(x), size), x.dtype), *given, **sizes)
+        even = len(x) if room is None or room % 2 else room
+        made = _called("mixed", defined, ((even, size), x.dtype), *given, **sizes)
+        return made if room is None or room == even else jnp.pad(made, [(0, room - even), (0, 0)])
 
     def of_part(self, formula: Callable[[Rows], jax.Array]) -> jax.Array:
         return formula(self)
@@ -91,9 +96,17 @@ class Counted(Rows):
 
 def counted(array: jax.Array, count: jax.Array) -> Rows:
     """Rows by kernels, if these take an array of this shape and type; else by parts."""
-    room, size = array.shape
-    taken = array.dtype == jnp.float64 and room % 2 == 0 and size % WIDE == 0
-    return Counted(array, count) if taken else Rows(array, count)
+    return Counted(array, count) if take(array.dtype, *array.shape) else Rows(array, count)
+
+
+def block(array: jax.Array, count: jax.Array) -> Rows:
+    """Rows by kernels, if these take them; else all, which are zero beyond `count`: too few to be worth parts."""
+    return Counted(array, count) if take(array.dtype, *array.shape) else Rows(array)
+
+
+def take(dtype: Any, room: int, size: int) -> bool:
+    """Whether kernels take an array of this type and shape."""
+    return np.dtype(dtype) == np.float64 and room % 2 == 0 and size % WIDE == 0
 
 
 def placed(array: jax.Array, new: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
@@ -110,12 +123,13 @@ def _defined(vectors: int, array: jax.Array, blocks: Blocks) -> dict[str, int]:
     slots = max(multiprocessors() * blocks.resident // blocks.count, 1)
     known = {"COUNT": vectors, "ROOM": len(array), "SIZE": array.shape[1], "TILES": blocks.eights, "SLOTS": slots}
     known |= {"WM": blocks.warps[0], "WN": blocks.warps[1], "MT": blocks.times}
+    known |= {"WIDE": WIDE, "K": CHUNK, "THREADS": THREADS}
     return known | {"STAGES": blocks.stages, "RESIDENT": blocks.resident}
 
 
 def multiprocessors() -> int:
     """Of the device that computes."""
-    return int(jax.devices()[0].core_count)
+    return int(effort.device().core_count)
 
 
 def _called(name: str, defined: dict[str, int], made: Any, *given: jax.Array, **sizes: Any) -> jax.Array:

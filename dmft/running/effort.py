@@ -63,10 +63,15 @@ def for_products(known: dict[str, dict[str, Any]] | None) -> Iterator[None]:
         _products.reset(token)
 
 
+def device() -> jax.Device:
+    """That computations are on by default."""
+    chosen = setting("default_device") or jax.devices()[0]
+    return jax.devices(chosen)[0] if isinstance(chosen, str) else chosen
+
+
 def options(*, brief: bool = False) -> dict[str, Any]:
     """Of the compiler, for the device that computations are on by default; of a function that is always `brief`."""
-    device = setting("default_device") or jax.devices()[0]
-    platform = getattr(device, "platform", device)
+    platform = device().platform
     if known := _products.get({}).get(platform):
         # those that this compiler does not know are left out, and cost time alone
         return {name: value for name, value in known.items() if _takes(platform, name, value)}

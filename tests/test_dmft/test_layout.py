@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 import dmft
 from dmft.drivers import layout, repetitions
 from dmft.drivers.solve import prepared
-from dmft.engine import basis, population, rows, together
+from dmft.engine import basis, population, rows, together, trial
 from dmft.engine.rows import Rows
 from oracles import on_virtual_devices
 
@@ -78,7 +79,8 @@ def leave_out_empty_room(monkeypatch):
 
 def leave_out_rows(monkeypatch):
     """Of matrices' room, in four parts, which compile in a third of the time of thirteen."""
-    monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
+    for threshold in ("PARTLY_FROM", "PARTLY_ELSEWHERE"):
+        monkeypatch.setattr(layout, threshold, 0)
     monkeypatch.setattr(rows, "PARTS", (3, 8, 19, 32))
 
 
@@ -348,6 +350,32 @@ def test_where_networks_are_looked_at_runs_go_one_by_one(monkeypatch):
     )["run"]
     assert layout.choose(run, 24, 4, None) == layout.Layout()
     assert layout.choose(dataclasses.replace(run, curvature=()), 24, 4, None).together == 4
+
+
+def test_kernels_are_for_runs_that_are_large_each_and_fit_on_every_device(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(layout, "available_bytes", lambda _: 10**11)
+    monkeypatch.setattr(layout, "memory_estimate", lambda *_, **__: (10**8, 0))
+    monkeypatch.setattr(layout, "Mesh", mock.Mock())
+    good, bad = (mock.Mock(platform="gpu") for _ in range(2))
+    monkeypatch.setattr(trial, "passed", lambda device: device is good)
+
+    def chosen(samples, steps, count, devices=(good,), particles=4096, **changed):
+        task = dmft.Task(rng.standard_normal((samples, 4)), rng.standard_normal(samples))
+        of = dmft.Problem(dmft.MLP(3), task, dmft.GradientDescent(0.3, steps))
+        run = prepared(**{**_defaults(), "problem": of, "particles": 64})["run"]
+        run = dataclasses.replace(run, devices=devices, particles=particles, **changed)
+        return layout.choose(run, run.first_capacity, count, None)
+
+    small = chosen(10, 100, 64)
+    assert (small.together, small.partly, small.by_kernels) == (64, False, False)
+    for count in (1, 2, 64):
+        large = chosen(100, 30, count, particles=2**16)
+        assert (large.together, large.partly, large.by_kernels) == (1, True, True)
+    assert not chosen(100, 30, 2, particles=2**16, dtype="float32").by_kernels
+    assert not chosen(100, 30, 2, particles=2**16 + 2).by_kernels
+    assert chosen(100, 30, 2, (good, good), particles=2**16).by_kernels
+    assert not chosen(100, 30, 2, (good, bad), particles=2**16).by_kernels
 
 
 def _defaults():

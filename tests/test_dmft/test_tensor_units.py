@@ -15,7 +15,7 @@ import pytest
 
 import dmft
 from dmft.drivers import layout
-from dmft.engine import basis, factors, kernels, tensor_units, together
+from dmft.engine import basis, factors, kernels, tensor_units, together, trial
 from dmft.running import nvrtc
 
 EMULATED = Path(__file__).parents[1] / "emulated_units.h"
@@ -107,11 +107,15 @@ def test_vectors_without_a_size_are_not_new():
     assert (count, *order) == (2, 2, 0, 1, 3)
 
 
-@pytest.mark.parametrize("most", [factors.MOST, 2])
-def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch, most):
-    """Predictions of a training whose products and factors are those of the kernels; of more vectors, products alone."""
-    x = RNG.standard_normal((6, 8))
-    problem = dmft.Problem(dmft.MLP(3), dmft.Task(x, np.sign(RNG.standard_normal(6))), dmft.GradientDescent(0.3, 3))
+@pytest.mark.parametrize(
+    ("most", "samples"), [(factors.MOST, 5), (2, 6), pytest.param(factors.MOST, 6, marks=pytest.mark.slow)]
+)
+def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch, most, samples):
+    """Predictions of a training whose products and factors are those of the kernels, of an odd number of vectors, too;
+    of more vectors, products alone."""
+    x = RNG.standard_normal((samples, 8))
+    y = np.sign(RNG.standard_normal(samples))
+    problem = dmft.Problem(dmft.MLP(3), dmft.Task(x, y), dmft.GradientDescent(0.3, 3))
     arguments = {"particles": 64, "scrambles": 2, "progress": False}
     expected = dmft.solve(problem, **arguments).prediction
     monkeypatch.setattr(layout, "KERNELS_FROM", 0)
@@ -122,7 +126,7 @@ def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch, most):
         monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", 0)
     monkeypatch.setattr(factors, "MOST", most)
     together.advance_together.clear_cache()
-    monkeypatch.setattr(kernels, "known", lambda _: True)
+    monkeypatch.setattr(trial, "passed", lambda _: True)
     with mock.patch.object(factors, "normalising", wraps=factors.normalising) as normalising:
         found = dmft.solve(problem, **arguments).prediction
     assert (normalising.call_count > 0) == (most > 2)
@@ -130,15 +134,59 @@ def test_the_limit_by_kernels_is_that_of_whole_products(monkeypatch, most):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def test_a_device_whose_kernels_fail_has_none(monkeypatch):
-    def known(capability="9.0"):
-        return kernels.known(mock.Mock(platform="gpu", compute_capability=capability))
+@pytest.mark.parametrize("taken", [(5, 2), (5, 5), (6, 3)])
+def test_blocks_of_odd_numbers_leave_nothing_undefined(taken):
+    """Rows beyond the vectors are nan in these tests where they are not written."""
+    vectors, few = taken
+    x, a = RNG.standard_normal((few, 4)), jnp.asarray(RNG.standard_normal((4, 64)))
+    made = tensor_units.counted(a, jnp.int32(4)).mixed(x, room=vectors)
+    assert made.shape == (vectors, 64)
+    assert jnp.isnan(made).any() == (vectors == 6)
+    back = tensor_units.block(made, jnp.int32(few)).across(made[:few])
+    np.testing.assert_allclose(back[:, :few], (x @ a) @ (x @ a).T, atol=1e-12)
+    np.testing.assert_array_equal(back[:, few:], 0)
 
-    assert not known("8.0")
-    monkeypatch.setattr(nvrtc, "version", lambda: None)
-    assert not known()
-    monkeypatch.setattr(nvrtc, "version", lambda: "13")
-    monkeypatch.setattr(nvrtc, "kept", mock.Mock(side_effect=RuntimeError("factors.cu was not compiled: no reason")))
+
+def test_rows_are_placed_no_further_than_there_is_room():
+    array, new = jnp.zeros((4, 64)), jnp.ones((6, 64))
+    np.testing.assert_array_equal(tensor_units.placed(array, new, jnp.int32(2), jnp.int32(6))[:, 0], [0, 0, 1, 1])
+
+
+def of_device(capability="9.0"):
+    return mock.Mock(platform="gpu", compute_capability=capability)
+
+
+def test_a_device_whose_kernels_multiply_has_them(monkeypatch):
     monkeypatch.setattr(jax, "default_device", lambda _: nullcontext())
-    with pytest.warns(UserWarning, match="the vendor's library: factors.cu was not compiled"):
-        assert not known()
+    monkeypatch.setattr(nvrtc, "version", lambda: "13")
+    assert trial.passed(of_device())
+    assert not trial.passed(of_device("8.0"))
+    # twin: numbers that are not right
+    monkeypatch.setattr(tensor_units, "called", lambda *_, **__: [jnp.zeros(())])
+    assert not trial.passed(of_device())
+
+
+def test_a_device_whose_kernels_fail_has_none(monkeypatch):
+    monkeypatch.setattr(jax, "default_device", lambda _: nullcontext())
+    monkeypatch.setattr(nvrtc, "version", lambda: None)
+    with pytest.warns(UserWarning, match="there is no NVRTC.*pip install"):
+        assert not trial.passed(of_device())
+    monkeypatch.setattr(nvrtc, "version", lambda: "13")
+    failing = mock.Mock(side_effect=RuntimeError("tensor_units.cu was not compiled: no reason"))
+    monkeypatch.setattr(tensor_units, "called", failing)
+    device = of_device()
+    with pytest.warns(UserWarning, match="the vendor's library: tensor_units.cu was not compiled"):
+        assert not trial.passed(device)
+    assert not trial.passed(device)
+    assert failing.call_count == 1
+
+
+def test_a_device_whose_memory_was_short_is_tried_again(monkeypatch):
+    monkeypatch.setattr(jax, "default_device", lambda _: nullcontext())
+    monkeypatch.setattr(nvrtc, "version", lambda: "13")
+    device, called = of_device(), tensor_units.called
+    monkeypatch.setattr(tensor_units, "called", mock.Mock(side_effect=RuntimeError("RESOURCE_EXHAUSTED: no memory")))
+    with pytest.warns(UserWarning, match="no memory"):
+        assert not trial.passed(device)
+    monkeypatch.setattr(tensor_units, "called", called)
+    assert trial.passed(device)
