@@ -36,6 +36,7 @@ from dmft.specs.curvature import ITERATIONS
 LEAST = 0.5  # seconds of a call of the compiled loop, which takes some ms to begin
 LONGER = 8  # times as many steps, at most, has a call that follows
 SLOW = 1e10  # floating-point operations a second that any device does
+AT_FIRST = 1000  # steps of the first call, at most, which have operations to begin besides
 LOST_AT_MOST = 0.2  # of kernels between samples, in directions that are forgotten
 Look = Callable[[Network, int], None]
 
@@ -124,8 +125,10 @@ def repetitions(
 
 
 def _stride(run: Run, capacity: int) -> int:
-    """Steps of a call of the compiled loop, to begin with: of a small problem all that any device does in no time."""
-    return run.stride if run.kept is not None else max(run.stride, int(LEAST * SLOW / run.operations(capacity)))
+    """Steps of a call of the compiled loop, to begin with: of a small problem what any device does in no time."""
+    if run.kept is not None:
+        return run.stride
+    return max(run.stride, min(AT_FIRST, int(LEAST * SLOW / run.operations(capacity))))
 
 
 @dataclass
