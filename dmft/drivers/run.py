@@ -300,7 +300,11 @@ class Run:
         each = zip(self.rows(capacity), self.rows(self.room(capacity)), self.groups, strict=True)
         return [
             Supply(
-                *(rows, room, self.particles, group, self.keeps(room)),
+                rows=rows,
+                room=room,
+                size=self.particles,
+                group=group,
+                kept=self.keeps(room),
                 doubled=self.doubled,
                 keyed=bool(self.curvature),
                 endless=self.kept is not None,

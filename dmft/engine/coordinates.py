@@ -13,6 +13,7 @@ from dmft.specs.parameterization import with_bias
 from dmft.specs.problem import Problem
 
 MANY = 4096  # rows of inputs, beyond which their span is not looked for
+KEPT = 2**23  # bytes of inputs, up to which their coordinates are, which have twice as many at most
 Coordinates = tuple[NDArray[np.float64], NDArray[np.float64]]
 _last: dict[str, Coordinates] = {}  # of the inputs that were asked for last, by their digest
 
@@ -34,17 +35,25 @@ def input_coordinates(problem: Problem) -> Coordinates:
 def _of_span(x: NDArray[np.float64]) -> Coordinates:
     """Of few samples: one problem after the other has the same, and a library that shares its small products among
     many cores takes as long as all the rest of what comes before a training."""
-    digest = hashlib.sha256(repr(x.shape).encode() + np.ascontiguousarray(x).tobytes()).hexdigest()
-    found = _last.get(digest)
+    if x.nbytes > KEPT:
+        return _factored(x)
+    digest = hashlib.sha256(repr(x.shape).encode())
+    digest.update(np.ascontiguousarray(x).data)
+    found = _last.get(digest.hexdigest())
     if found is None:
-        Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor of the same pivots
-        squares = np.diagonal(R) ** 2
-        live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
-        signs, X = np.sign(np.diagonal(R)[live]), np.empty((len(x), int(live.sum())))
-        X[order] = (R[: len(live)][live] * signs[:, None]).T
-        found = X, signs[:, None] * Q.T[: len(live)][live]
-        for each in found:
-            each.setflags(write=False)
+        found = _factored(x)
         _last.clear()
-        _last[digest] = found
+        _last[digest.hexdigest()] = found
     return found
+
+
+def _factored(x: NDArray[np.float64]) -> Coordinates:
+    Q, R, order = qr(x.T, mode="economic", pivoting=True)  # of the Gram matrix a Cholesky factor of the same pivots
+    squares = np.diagonal(R) ** 2
+    live = squares > rounding(x) * np.mean(np.sum(x**2, axis=1))
+    signs, X = np.sign(np.diagonal(R)[live]), np.empty((len(x), int(live.sum())))
+    X[order] = (R[: len(live)][live] * signs[:, None]).T
+    directions = signs[:, None] * Q.T[: len(live)][live]
+    for each in (X, directions):
+        each.setflags(write=False)
+    return X, directions

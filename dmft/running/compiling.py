@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
+from dmft.running import nvrtc
 from dmft.running.cache_folder import cache_folder
 
 LARGEST = 2**30  # bytes of the folder
@@ -129,7 +130,8 @@ def _configure(settings: dict[str, Any]) -> None:
 def tidy(path: Path, largest: int) -> None:
     """Remove entries of the cache, those that were not read for longest first, until `largest` bytes are left."""
     entries = []
-    for file in path.glob(f"*{ENTRY}"):  # the folder is the user's, who may keep other things there
+    # the folder is the user's, who may keep other things there
+    for file in (file for ending in (ENTRY, nvrtc.ENTRY) for file in path.glob(f"*{ending}")):
         with suppress(OSError):  # others tidy, too
             status = file.stat()
             entries.append((max(status.st_atime, status.st_mtime), status.st_size, file))

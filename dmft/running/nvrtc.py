@@ -18,6 +18,7 @@ from dmft.running.cache_folder import cache_folder
 from dmft.running.paths import replacing
 
 VERSIONS = ("13", "12")  # of CUDA, whose libraries are looked for
+ENTRY = ".code"  # how names of files in the folder of caches end
 
 
 @lru_cache(maxsize=64)
@@ -33,7 +34,7 @@ def kept(source: Path, options: tuple[str, ...], version: str) -> bytes:
     folder, parts = cache_folder(), [source, *sorted(source.parent.glob("*.cuh"))]
     text = b"\0".join(part.read_bytes() for part in parts)
     digest = hashlib.sha256(text + "\0".join([version, *options]).encode()).hexdigest()
-    file = None if folder is None else folder / f"{source.stem}-{digest[:32]}.code"
+    file = None if folder is None else folder / f"{source.stem}-{digest[:32]}{ENTRY}"
     try:
         if file is not None and file.exists():
             found = file.read_bytes()
@@ -58,20 +59,22 @@ def compiled(text: bytes, name: str, options: Sequence[str], version: str) -> by
     """
     nvrtc, program = library(version), ctypes.c_void_p()
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None)
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
-    size = ctypes.c_size_t()
-    if failed:
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{name} was not compiled: {log.value.decode()}")
-    kind = "CUBIN" if "=sm_" in options[0] else "PTX"
-    getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
-    code = ctypes.create_string_buffer(size.value)
-    getattr(nvrtc, f"nvrtcGet{kind}")(program, code)
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return code.raw
+
+    def found(kind: str) -> bytes:
+        size = ctypes.c_size_t()
+        getattr(nvrtc, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
+        read = ctypes.create_string_buffer(size.value)
+        getattr(nvrtc, f"nvrtcGet{kind}")(program, read)
+        return read.raw
+
+    if failed := nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None):
+        raise RuntimeError(f"{name} was not compiled: NVRTC gives error {failed}")
+    try:
+        if nvrtc.nvrtcCompileProgram(program, len(options), given):
+            raise RuntimeError(f"{name} was not compiled: {found('ProgramLog').rstrip(bytes(1)).decode()}")
+        return found("CUBIN" if "=sm_" in options[0] else "PTX")
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
 @cache
@@ -93,8 +96,9 @@ def library(version: str) -> ctypes.CDLL:
 
 @cache
 def version() -> str | None:
-    """That of CUDA for which there is a compiler, of those that JAX is built for; None if there is none."""
-    for one in VERSIONS:
+    """That of CUDA for which there is a compiler, first the one that JAX is built for; None if there is none.  PTX of a
+    later one may be too new for the driver."""
+    for one in sorted(VERSIONS, key=lambda one: find_spec(f"jax_cuda{one}_plugin") is None):
         with suppress(OSError):
             library(one)
             return one

@@ -227,8 +227,8 @@ def test_the_hosts_own_cache_is_left_alone(monkeypatch, tmp_path):
 
 
 def test_folder_is_bounded(tmp_path):
-    for age, name in enumerate(["a-cache", "b-cache", "c-cache", "old notes"]):
+    for age, name in enumerate(["a-cache", "b.code", "c-cache", "d.code", "old notes"]):
         (tmp_path / name).write_bytes(bytes(10))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     compiling.tidy(tmp_path, largest=25)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "b-cache", "old notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "b.code", "old notes"]
