@@ -92,7 +92,8 @@ class Layout:
         supplies = run.supplies(capacity)
         along = frozenset(supply.size * group for supply in supplies for group in (1, supply.group))
         placed = {"mesh": self.mesh, "along": along}
-        populations = _populations(self._drawn(run, supplies, streams), supplies=tuple(supplies), **placed)
+        full = tuple(supply.full for supply in supplies)
+        populations = _populations(self._drawn(run, supplies, streams), supplies=full, **placed)
         bare, used, histories = _begun(
             rule,
             populations,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from dmft.engine.normals import Sobol, Stored, blank, sobol, sobol_of, stored
 from dmft.engine.population import Population, particles
-from dmft.engine.scrambles import Scrambled
+from dmft.engine.scrambles import DIMENSIONS, Scrambled
 from dmft.running.compiling import setting
 
 
@@ -34,6 +34,11 @@ class Supply:
     doubled: bool = False
     keyed: bool = False
     endless: bool = False
+
+    @property
+    def full(self) -> Supply:
+        """Of all that arrays have room for: the same for more than one number of rows, and code that is compiled."""
+        return replace(self, rows=min(self.room, DIMENSIONS) if self.rows <= DIMENSIONS else self.room)
 
     def population(self, stream: np.random.SeedSequence) -> Population:
         """None of whose normals are used."""

@@ -60,29 +60,32 @@ def scrambled_of_each(
         made = [[scrambled(n, size, seed, room) for seed in own] for n, room, own in each]
         return [tuple(map(np.stack, zip(*one, strict=True))) for one in made]  # type: ignore[misc]
     generators = [[_generators(seed) for seed in own] for own in seeds]
-    most = _direction_numbers(min(max(draws), DIMENSIONS), size.bit_length() - 1)
-    lengths = tuple(_length(n, room) for n, room in zip(draws, rooms, strict=True))
+    lengths = [_length(n, room) for n, room in zip(draws, rooms, strict=True)]
+    most = _direction_numbers(max(lengths), size.bit_length() - 1)
+    dimensions = [np.int32(min(n, DIMENSIONS)) for n in draws]
     with jax.enable_x64(True):
         states = jax.device_put([np.stack([pcg64.state(own) for own, _ in one]) for one in generators], placed)
-        found = _on_device(states, [most[:n] for n in draws], lengths=lengths)
+        found = _on_device(states, [most[:n] for n in lengths], dimensions)
     return [(*one, np.stack([key for _, key in own])) for one, own in zip(found, generators, strict=True)]
 
 
-@kept(static=("lengths",))
+@kept()
 def _on_device(
-    states: list[jax.Array], numbers: list[jax.Array], *, lengths: tuple[int, ...]
+    states: list[jax.Array], numbers: list[jax.Array], dimensions: list[jax.Array]
 ) -> list[tuple[jax.Array, jax.Array]]:
-    def of(length: int, v: jax.Array, drawn: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dimensions, beyond = len(v), length - len(v)
-        shift = _sum_of_bits(drawn[:dimensions, None] >> PLACES, PLACES[::-1])
-        triangle = _triangle(drawn[dimensions : (BITS + 1) * dimensions].reshape(dimensions, BITS))
+    """In the lengths of `numbers`, of whose dimensions only the first are taken: as many as these may be, one code."""
+
+    def of(v: jax.Array, count: jax.Array, drawn: jax.Array) -> tuple[jax.Array, jax.Array]:
+        length, there = len(v), jnp.arange(len(v)) < count
+        shift = _sum_of_bits(drawn[:length, None] >> PLACES, PLACES[::-1])
+        triangle = _triangle(lax.dynamic_slice(drawn, (count,), (BITS * length,)).reshape(length, BITS))
         table = _sum_of_bits(lax.population_count(triangle[:, None, :] & v[:, :, None]), PLACES)
-        return jnp.pad(table, [(0, beyond), (0, 0)]), jnp.pad(shift, (0, beyond))
+        return jnp.where(there[:, None], table, 0), jnp.where(there, shift, 0)
 
     # of all sequences at once, as many as the longest needs: what takes long to compile is there once
     drawn = jax.vmap(jax.vmap(partial(_drawn, (BITS + 1) * max(map(len, numbers)))))(jnp.stack(states))
-    each = zip(lengths, numbers, drawn, strict=True)
-    return [jax.vmap(partial(of, length, v))(own) for length, v, own in each]
+    each = zip(numbers, dimensions, drawn, strict=True)
+    return [jax.vmap(partial(of, v, count))(own) for v, count, own in each]
 
 
 def _drawn(count: int, state: jax.Array) -> jax.Array:

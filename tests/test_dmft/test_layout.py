@@ -13,7 +13,7 @@ import pytest
 import dmft
 from dmft.drivers import layout, repetitions
 from dmft.drivers.solve import prepared
-from dmft.engine import basis, population, rows, together, trial
+from dmft.engine import basis, population, rows, scrambles, together, trial
 from dmft.engine.rows import Rows
 from oracles import on_virtual_devices
 
@@ -68,6 +68,37 @@ def test_scrambles_that_a_device_draws_change_no_digit(monkeypatch):
     monkeypatch.setattr(layout, "scrambled_of_each", on_device)
     assert furthest(dmft.solve(problem(), **FEW), host) == 0
     assert places == [False]
+
+
+def test_numbers_of_steps_that_share_room_share_what_draws_and_begins(monkeypatch):
+    drawn, rooms = layout.scrambled_of_each, set()
+    monkeypatch.setattr(
+        layout, "scrambled_of_each", lambda *given, on_gpu, **named: drawn(*given, on_gpu=True, **named)
+    )
+    functions = scrambles._on_device, layout._populations, layout._begun
+
+    def compiled(steps):
+        """How often each was, and raw normals of a population."""
+        x = np.random.default_rng(0).standard_normal((2, 4))
+        of = dmft.Problem(dmft.MLP(2, dmft.tanh()), dmft.Task(x, [1.0, -1.0]), dmft.GradientDescent(0.3, steps))
+        run = prepared(**{**_defaults(), "problem": of, "particles": 64})["run"]
+        before, capacity = [each.compiled for each in functions], run.first_capacity
+        streams = np.random.SeedSequence(0).spawn(2)
+        network, _ = layout.Layout(2).begun(run, run.rule, capacity, streams)
+        alone = run.network(capacity, streams[1])
+        for found, expected in zip(
+            jax.tree.leaves(network.populations), jax.tree.leaves(alone.populations), strict=True
+        ):
+            np.testing.assert_array_equal(found[1], expected)
+        rooms.add(tuple(run.rows(capacity)))
+        return [each.compiled - n for each, n in zip(functions, before, strict=True)]
+
+    for each in functions:
+        each.clear_cache()
+    assert compiled(8) == [1, 1, 1]
+    assert compiled(11) == [0, 0, 0]
+    assert len(rooms) == 2
+    assert compiled(30) == [1, 1, 1]
 
 
 def leave_out_empty_room(monkeypatch):
@@ -337,8 +368,8 @@ def test_runs_go_over_devices_first_and_particles_where_memory_asks_for_it():
     assert large[1] == [2, 2]
     np.testing.assert_allclose(two[2], one[2], atol=1e-12)
     np.testing.assert_allclose(large[2], all_of[2], atol=1e-12)
-    for scrambles, found in ((2, left_over), (4, all_of)):
-        alone = dmft.solve(problem(), **(FEW | {"scrambles": scrambles}))
+    for count, found in ((2, left_over), (4, all_of)):
+        alone = dmft.solve(problem(), **(FEW | {"scrambles": count}))
         np.testing.assert_allclose(found[2], alone.prediction.values, atol=1e-12)
     assert abs(np.array(left_over[2]) - np.array(all_of[2])).max() > 1e-6
 
