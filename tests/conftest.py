@@ -12,7 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # of what is imported, and of what tracing leaves, most stays: it is looked through less often
 gc.set_threshold(100_000, 50, 50)
-# processes that tests start, and the next run of the tests, find Python's bytecode
+# processes that tests start, and the next run of the tests, find Python's bytecode; written even where the user says
+# otherwise (-B, PYTHONDONTWRITEBYTECODE), as each worker and each child would compile all again, for some 6 s
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # before JAX is imported: it reads these once

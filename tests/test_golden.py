@@ -7,9 +7,8 @@ from golden import cases
 
 # sharpness comes out of an iteration that rounding steers
 TOLERANCES = {"sharpness": 1e-5}
-SINGLE = 8 * float(
-    np.finfo(np.float32).eps
-)  # of what is float32, whose order of sums PyTorch chooses by version and CPU
+# of what is float32, whose order of sums PyTorch chooses by version and CPU
+SINGLE = 8 * float(np.finfo(np.float32).eps)
 
 
 @pytest.fixture(scope="module")
