@@ -142,12 +142,10 @@ def test_products_of_a_stream_that_forgets_have_options_and_of_no_other(monkeypa
     monkeypatch.setattr(effort, "for_products", lambda known: used.append(known) or contextlib.nullcontext())
     x = np.random.default_rng(0).standard_normal((16, 3))
     training = dmft.GradientDescent(0.1, 6, batches=dmft.one_pass(12, 2), observe="test")
-    stream = dmft.Problem(dmft.MLP(2, centered=False), dmft.Task(x[:12], x[:12, 0], x[12:], x[12:, 0]), training)
-    for solve, options in (
-        (lambda: dmft.solve(stream, directions=4, particles=64, scrambles=2, observables=["loss"]), effort.UNTUNED),
-        (lambda: CALLS["two_time"](problem(4)), None),
-    ):
+    problem = dmft.Problem(dmft.MLP(2, centered=False), dmft.Task(x[:12], x[:12, 0], x[12:], x[12:, 0]), training)
+    # without directions it remembers
+    for directions, options in ((4, effort.UNTUNED), (None, None)):
         used.clear()
-        solve()
+        dmft.solve(problem, directions=directions, particles=64, scrambles=2, observables=["loss"])
         assert used
         assert all(each is options for each in used)
