@@ -68,11 +68,11 @@ def test_exact_linear_networks_follow_the_gram_matrix(bias_variance, samples):
 def test_kernels_at_initialisation_are_those_of_the_lazy_limit(kind):
     network = kind(3, dmft.erf(), weight_variance=(1.5, 0.6, 1.2, 0.8), bias=0.7, bias_variance=0.4)
     described = problem(network, steps=1)
-    theory = dmft.solve(described, particles=2048, scrambles=4, save_steps=[0])
+    theory = dmft.solve(described, particles=4096, scrambles=4, save_steps=[0])
     lazy = dmft.lazy_limit(described, save_steps=[0])
     for name in ("feature_kernel", "gradient_kernel", "ntk"):
         error = abs(theory[name] - lazy[name]).max().item()
-        # five standard errors of the worst of some 30 entries, and what 2,048 particles cannot resolve
+        # five standard errors of the worst of some 30 entries, and what 4,096 particles cannot resolve
         assert error < 5 * theory[f"{name}_se"].max().item() + 2e-3, name
     other = dmft.lazy_limit(problem(kind(3, dmft.erf(), bias=0.7), steps=1), save_steps=[0])
     assert abs(theory.ntk - other.ntk).max() > 0.1
