@@ -25,20 +25,11 @@ def worst(a, b, name):
     return abs(a[name] - b[name]).max().item()
 
 
-KINDS = {"descent": (SINGLE, DECAYING), "outputs, euler": (SEVERAL, EULER)}
-
-
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize(
-    ("variant", "kind"),
-    [
-        *((variant, "descent") for variant in VARIANTS),
-        (VARIANTS[-1], "outputs, euler"),
-        *(pytest.param(variant, "outputs, euler", marks=pytest.mark.slow) for variant in VARIANTS[:-1]),
-    ],
-    ids=str,
+    ("task", "training"), [(SINGLE, DECAYING), (SEVERAL, EULER)], ids=["descent", "outputs, euler"]
 )
-def test_two_layers_are_the_exact_recursion(variant, kind):
-    task, training = KINDS[kind]
+def test_two_layers_are_the_exact_recursion(variant, task, training):
     problem = dmft.Problem(dmft.MLP(1, dmft.linear(), 1.3, **variant), task, training)
     theory, exact = dmft.solve(problem, observables=["prediction", "ntk"]), dmft.two_layer_linear(problem)
     assert worst(theory, exact, "prediction") < 1e-12  # linear forms: no sampling
