@@ -176,15 +176,22 @@ def test_means_are_limit_plus_bias_over_width(reference, reference_nets, name):
 @pytest.mark.parametrize("name", ["prediction", "feature_kernel", "gradient_kernel"])
 def test_n_var_is_that_of_the_reference(reference, reference_nets, name):
     table = expected(reference["variance"], name, "N_var_width256")
-    for width in (96, 192):
-        x = measured(reference_nets[width], name)
-        n_var = width * x.var(axis=0, ddof=1)
+
+    def worst(nets):
+        """Of deviations, in bounds."""
+        x = measured(nets, name)
+        n_var = nets.width.item() * x.var(axis=0, ddof=1)
         n_var = n_var if name == "prediction" else n_var.mean(-1)  # the reference averages variances over samples
         # relative error sqrt(2/E) of a variance, both sides; kurtosis and the difference of widths 5 % more
         relative = 4 * np.sqrt(2 / len(x) + 2 / 20000) + 0.05
-        for step, values in table.items():
-            at = (step,) if name == "prediction" else (slice(None), step)
-            np.testing.assert_allclose(n_var[at], values, rtol=relative, atol=1.5e-3)
+        each = {step: n_var[(step,) if name == "prediction" else (slice(None), step)] for step in table}
+        return max((abs(each[t] - table[t]) / (1.5e-3 + relative * np.abs(table[t]))).max() for t in table)
+
+    assert worst(reference_nets[96]) < 1
+    assert worst(reference_nets[192]) < 1
+    if name == "prediction":  # the twin: those of more richness
+        arguments = {"widths": [96], "seeds": 2000, "save_steps": COMPARED, "observables": ["prediction"]}
+        assert worst(finite_nets.train_ensemble(reference_problem(1.2), **arguments).isel(width=0)) > 1.5
 
 
 @pytest.mark.slow
