@@ -229,7 +229,7 @@ def test_preactivation_kernels_are_those_of_features_where_both_are_the_same(act
     """In linear networks at every step; in the limit at initialisation, those of the features below."""
     problem, names = some_problem(activation), ["feature_kernel", "preactivation_kernel"]
     linear = activation.name == "linear"
-    theory = linear_limit if linear else dmft.solve(problem, observables=names, particles=512, scrambles=4)
+    theory = linear_limit if linear else dmft.solve(problem, observables=names, particles=2048, scrambles=4)
     nets = finite_nets.train_ensemble(problem, widths=[8], seeds=2, observables=names, dtype="float64")
     for ds in (theory, nets):
         same = np.allclose(ds.preactivation_kernel, ds.feature_kernel, rtol=1e-10)

@@ -125,7 +125,7 @@ def within(a, b, se, sigmas=5.0):
 def test_permuting_samples_permutes_the_limit(problem, theory):
     order = [2, 0, 1]
     task = dmft.Task(problem.task.x_train[order], problem.task.y_train[order])
-    permuted = dmft.solve(dataclasses.replace(problem, task=task), particles=512)
+    permuted = dmft.solve(dataclasses.replace(problem, task=task), particles=2048)
     assert within(permuted.prediction, theory.prediction[:, order], permuted.prediction_se.max())
     assert within(permuted.ntk, theory.ntk[:, order][:, :, order], permuted.ntk_se.max())
     assert not within(permuted.prediction, theory.prediction, permuted.prediction_se.max())
@@ -155,7 +155,7 @@ def test_kernels_are_symmetric_positive_and_consistent_in_time(theory):
 def test_test_samples_do_not_change_training_and_copies_behave_alike(problem, theory):
     task = problem.task
     with_test = dmft.Task(task.x_train, task.y_train, task.x_train[:2] + 0.0, task.y_train[:2])
-    solved = dmft.solve(dataclasses.replace(problem, task=with_test), particles=1024)
+    solved = dmft.solve(dataclasses.replace(problem, task=with_test), particles=2048)
     assert within(solved.prediction[:, :3], theory.prediction, solved.prediction_se.max())
     np.testing.assert_allclose(solved.prediction[:, 3:], solved.prediction[:, :2], atol=1e-10)
     np.testing.assert_allclose(solved.ntk[:, 3:, :3], solved.ntk[:, :2, :3], atol=1e-10)
