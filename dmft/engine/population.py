@@ -103,7 +103,8 @@ class Population:
         if not self.forms:
             assert not isinstance(self.normals, Tailed)
             return replace(self, normals=self.normals.with_tail())
-        return replace(linear_forms(self.size + count), used=jnp.asarray(self.size, jnp.int32))
+        # made by the code that is compiled, not a constant in it
+        return replace(self, normals=Stored(jnp.eye(self.size + count)), used=jnp.asarray(self.size, jnp.int32))
 
     def widened(self, a: jax.Array, count: int) -> jax.Array:
         """Vectors (..., component) over the population with `count` more raw normals."""

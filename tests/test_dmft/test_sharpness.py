@@ -280,6 +280,13 @@ def test_one_linear_layer_in_closed_form():
     assert not found.sharpness_se.any()
 
 
+def test_more_linear_forms_are_no_constant_of_compiled_code():
+    forms, more = population.linear_forms(30), jax.make_jaxpr(lambda forms: forms.with_more(5))
+    assert max((np.size(const) for const in more(forms).consts), default=0) <= 1
+    np.testing.assert_array_equal(forms.with_more(5).normals.values, np.eye(35))
+    assert forms.with_more(5).used == 30
+
+
 @pytest.mark.parametrize("residual", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.slow
 def test_linear_forms_have_the_sharpness_of_wide_networks(residual):
