@@ -254,3 +254,6 @@ def test_coordinates_of_the_same_inputs_are_made_once(monkeypatch):
     assert [kernel(x), kernel(x.copy()), kernel(x, rate=0.2)] == [1, 1, 1]
     # others anew, however near: of another bias, and of inputs that differ in the last digit
     assert [kernel(x, bias=0.4), kernel(np.nextafter(x, 9), bias=0.4), kernel(x)] == [2, 3, 4]
+    # of large inputs none are kept
+    monkeypatch.setattr(coordinates, "KEPT", x.nbytes)
+    assert [kernel(x), kernel(x)] == [5, 6]

@@ -190,3 +190,27 @@ def test_a_device_whose_memory_was_short_is_tried_again(monkeypatch):
         assert not trial.passed(device)
     monkeypatch.setattr(tensor_units, "called", called)
     assert trial.passed(device)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "there", "expected"), [("12", "1213", "12"), ("13", "1213", "13"), ("12", "13", "13")]
+)
+def test_the_compiler_is_that_of_the_cuda_jax_is_built_for(monkeypatch, plugins, there, expected):
+    def library(version):
+        if version not in there:
+            raise OSError
+
+    monkeypatch.setattr(nvrtc, "find_spec", lambda name: name == f"jax_cuda{plugins}_plugin" or None)
+    monkeypatch.setattr(nvrtc, "library", library)
+    assert nvrtc.version.__wrapped__() == expected
+
+
+def test_a_program_that_is_not_compiled_is_given_back(monkeypatch):
+    compiler = mock.Mock(**{"nvrtcCreateProgram.return_value": 0, "nvrtcCompileProgram.return_value": 6})
+    monkeypatch.setattr(nvrtc, "library", lambda _: compiler)
+    with pytest.raises(RuntimeError, match="a.cu was not compiled"):
+        nvrtc.compiled(b"", "a.cu", ["--gpu-architecture=compute_90"], "13")
+    assert compiler.nvrtcDestroyProgram.call_count == 1
+    compiler.nvrtcCreateProgram.return_value = 1
+    with pytest.raises(RuntimeError, match="a.cu was not compiled: NVRTC gives error 1"):
+        nvrtc.compiled(b"", "a.cu", ["--gpu-architecture=compute_90"], "13")
