@@ -335,6 +335,11 @@ def test_calls_of_the_loop_take_at_least_some_time(monkeypatch):
     assert furthest(*numbers[:2]) == furthest(*numbers[1:]) == 0
 
 
+def test_calls_of_tiny_problems_begin_with_a_bounded_number_of_steps():
+    tiny, slow = (mock.Mock(kept=None, stride=50, operations=lambda _, each=each: each) for each in (1.0, 1e10))
+    assert [repetitions._stride(run, 8) for run in (tiny, slow)] == [repetitions.AT_FIRST, 50]
+
+
 OVER_DEVICES = """
 import json
 import dmft
