@@ -56,7 +56,7 @@ def problem(network, outputs=1, steps=2):
 @pytest.mark.parametrize(
     "network",
     [
-        dmft.ResidualMLP(4, dmft.relu(), bias=0.3, frozen=(2,)),
+        dmft.ResidualMLP(4, dmft.relu(), bias=0.3, frozen=(3,)),
         pytest.param(dmft.ResidualMLP(4, dmft.linear(), bias=0.3), marks=pytest.mark.slow),
         pytest.param(Branches(), marks=pytest.mark.slow),
     ],
