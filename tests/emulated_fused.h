@@ -1,8 +1,5 @@
-// What KERNELS, fused.cu or readouts.cu, need of CUDA: threads of a block take turns on one of a CPU, from barrier to
-// barrier.
+// What KERNELS, fused.cu or readouts.cu, need of CUDA, on a CPU.
 #include <math.h>  // and few others: a second is what compiling takes
-#include <string.h>
-#include <ucontext.h>
 
 #define EMULATED
 #define __device__
@@ -15,54 +12,15 @@ template <class T> inline T min(T a, T b) { return a < b ? a : b; }
 struct float4 { float x, y, z, w; };
 struct uint4 { unsigned x, y, z, w; };
 struct float2 { float x, y; };
-struct Place { int x; };
 
-static Place threadIdx, blockIdx;
 alignas(16) static float shared[1 << 17];
+#include "emulated_threads.h"
+
 static unsigned of_lanes[WARPS][32][6];
 static const float *row_of_lanes[WARPS][32];
 
-// ---- threads ---------------------------------------------------------------------------------------------------------
-
 struct Copy { float *to, of[4]; int group; };
-struct Thread {
-    ucontext_t context;
-    char stack[1 << 17];
-    Copy under_way[256];
-    int copies, group;
-    bool ended;
-};
-static Thread threads[32 * WARPS];
-static ucontext_t scheduler;
-
-struct Barrier { int count, arrived, generation; };
-static Barrier of_block, of_warp[WARPS];
-
-inline void meet(Barrier &barrier) {
-    int generation = barrier.generation;
-    if (++barrier.arrived == barrier.count) barrier.arrived = 0, barrier.generation++;
-    while (barrier.generation == generation) swapcontext(&threads[threadIdx.x].context, &scheduler);
-}
-inline void __syncthreads() { meet(of_block); }
-inline void __syncwarp() { meet(of_warp[threadIdx.x / 32]); }
-
-static void run();  // the kernel, by the thread whose turn it is
-static void run_block() {
-    memset(shared, 0xff, sizeof(shared));  // nan: nothing is read that was not written
-    of_block = {32 * WARPS, 0, 0};
-    for (auto &each : of_warp) each = {32, 0, 0};
-    for (auto &each : threads) {
-        getcontext(&each.context);
-        each.context.uc_stack.ss_sp = each.stack, each.context.uc_stack.ss_size = sizeof(each.stack);
-        each.context.uc_link = &scheduler, each.copies = each.group = 0, each.ended = false;
-        makecontext(&each.context, [] { run(), threads[threadIdx.x].ended = true; }, 0);
-    }
-    for (bool any = true; any;) {
-        any = false;
-        for (threadIdx.x = 0; threadIdx.x < 32 * WARPS; threadIdx.x++)
-            if (!threads[threadIdx.x].ended) any = true, swapcontext(&scheduler, &threads[threadIdx.x].context);
-    }
-}
+static struct { Copy under_way[256]; int copies, group; } of_threads[32 * WARPS];
 
 // ---- what threads call -----------------------------------------------------------------------------------------------
 
@@ -73,13 +31,13 @@ inline float __fdividef(float a, float b) { return a / b; }
 
 // Copies arrive as late as is allowed: when they are waited for
 inline void copy(float *to, const float *from, bool inside) {
-    Thread &own = threads[threadIdx.x];
+    auto &own = of_threads[threadIdx.x];
     Copy &one = own.under_way[own.copies++] = {to, {}, own.group};
     if (inside) memcpy(one.of, from, 16);
 }
-inline void copied() { threads[threadIdx.x].group++; }
+inline void copied() { of_threads[threadIdx.x].group++; }
 template <int UNDER_WAY> inline void wait() {
-    Thread &own = threads[threadIdx.x];
+    auto &own = of_threads[threadIdx.x];
     int kept = 0;
     for (int i = 0; i < own.copies; i++)
         if (own.under_way[i].group < own.group - UNDER_WAY) memcpy(own.under_way[i].to, own.under_way[i].of, 16);
@@ -114,14 +72,7 @@ inline unsigned largest(unsigned x) {
     return found;
 }
 
-inline float __shfl_xor_sync(unsigned, float x, int mask) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    of_lanes[warp][lane][0] = __float_as_uint(x);
-    __syncwarp();
-    float found = __uint_as_float(of_lanes[warp][lane ^ mask][0]);
-    __syncwarp();
-    return found;
-}
+inline float __shfl_xor_sync(unsigned, float x, int mask) { return of_lane(x, mask); }
 
 // ldmatrix, by the layout of its fragments
 template <bool TRANSPOSED> inline void load(unsigned (&to)[4], const float *row) {
@@ -162,7 +113,10 @@ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[
 #include KERNELS
 
 static Args *given;
-static void run() { pass(*given); }
+static void run() {
+    of_threads[threadIdx.x].copies = of_threads[threadIdx.x].group = 0;
+    pass(*given);
+}
 extern "C" void launch(int blocks, Args *args) {
     given = args;
     for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) run_block();

@@ -1,10 +1,8 @@
-// What KERNELS, tensor_units.cu or factors.cu, need of CUDA, on a CPU: a context for each of ALL threads of a block, which
-// runs until it waits for others.
+// What KERNELS, tensor_units.cu or factors.cu, need of CUDA, on a CPU, with ALL threads in a block.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <ucontext.h>
 #include <vector>
 
 #define EMULATED
@@ -14,36 +12,11 @@
 #define __launch_bounds__(...)
 #define INFINITE HUGE_VAL
 
-struct Numbers { int x, y; };
-static Numbers threadIdx, blockIdx;
+constexpr int WARPS = ALL / 32;
 alignas(16) static double shared[SHARED + 1];
-static ucontext_t scheduler, of_thread[ALL];
+#include "emulated_threads.h"
 
-static inline void others_run() {
-    int me = threadIdx.x;
-    swapcontext(&of_thread[me], &scheduler);
-    threadIdx.x = me;
-}
-
-struct Barrier {
-    int expected = 0, here = 0, turn = 0;
-    void wait() {
-        int mine = turn;
-        if (++here == expected) here = 0, turn++;
-        while (mine == turn) others_run();
-    }
-};
-static Barrier of_block, of_warp[ALL / 32];
-static inline void __syncthreads() { of_block.wait(); }
 static inline int least(int a, int b) { return std::min(a, b); }
-template <class T> static inline T of_lane(T x, int mask) {
-    static T of_lanes[ALL];
-    of_lanes[threadIdx.x] = x;
-    of_warp[threadIdx.x / 32].wait();
-    T found = of_lanes[threadIdx.x ^ mask];
-    of_warp[threadIdx.x / 32].wait();
-    return found;
-}
 
 // Copies arrive as late as is allowed: when they are waited for
 struct Copy { double *to, of[2]; int count; };
@@ -68,10 +41,10 @@ template <class Both> static inline void multiply(double (&c)[4], const double (
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int e = 0; e < 4; e++) left[warp][g + e % 2 * 8][t + e / 2 * 4] = a[e];
     for (int e = 0; e < 2; e++) right[warp][t + 4 * e][g] = pair[e];
-    of_warp[warp].wait();
+    __syncwarp();
     for (int e = 0; e < 4; e++)
         for (int k = 0; k < 8; k++) c[e] += left[warp][g + e / 2 * 8][k] * right[warp][k][2 * t + e % 2];
-    of_warp[warp].wait();
+    __syncwarp();
 }
 
 using std::sqrt;
@@ -83,34 +56,15 @@ static inline Pair read(const double *from) { return *(const Pair *)from; }
 #endif
 
 static std::function<void()> its;
-static bool done[ALL];
-
 static void run() {
+    under_way[threadIdx.x] = {{}};
     its();
-    done[threadIdx.x] = true;
-    others_run();
 }
 
 static void launched(int columns, int rows, std::function<void()> kernel) {
-    constexpr int stack = 1 << 16;
-    std::vector<char> stacks(ALL * stack);
     its = kernel;
     for (blockIdx.y = 0; blockIdx.y < rows; blockIdx.y++)
-        for (blockIdx.x = 0; blockIdx.x < columns; blockIdx.x++) {
-            std::memset(shared, 0xff, sizeof(shared));  // nan: nothing is used that was not written
-            of_block = {ALL};
-            for (auto &each : of_warp) each = {32};
-            for (int i = 0; i < ALL; i++) {
-                done[i] = false, under_way[i] = {{}};
-                getcontext(&of_thread[i]);
-                of_thread[i].uc_stack.ss_sp = stacks.data() + i * stack;
-                of_thread[i].uc_stack.ss_size = stack;
-                makecontext(&of_thread[i], run, 0);
-            }
-            while (std::count(done, done + ALL, false))
-                for (int i = 0; i < ALL; i++)
-                    if (!done[i]) threadIdx.x = i, swapcontext(&scheduler, &of_thread[i]);
-        }
+        for (blockIdx.x = 0; blockIdx.x < columns; blockIdx.x++) run_block();
 }
 
 // With pointers to what is given and what is made
