@@ -1,7 +1,8 @@
 """How hard the compiler works on a function: little, where its code runs for less time than more work would save.
 
-Most of compilation is the optimisation of loops over arrays, which little effort leaves out; large matrix products are
-those of libraries either way.  Numbers differ by rounding, and code runs up to a fifth longer.
+On a CPU most of compilation is the optimisation of loops over arrays, which little effort leaves out; large matrix
+products are those of libraries either way.  Numbers differ by rounding, and code runs up to a fifth longer.  On a GPU
+most of it is the search for the fastest kernel of every product, which gains nothing that was measured.
 
 `tests/benchmarks/start.py` measures both.
 """
@@ -19,8 +20,11 @@ import jax
 
 from dmft.running.compiling import setting
 
-# of a platform, the options of XLA with which it compiles in a quarter of the time
-LITTLE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}}
+# of a platform, the options for products that the vendor's library makes as it knows best: to try its kernels and
+# others, and to compile those that might be faster, is two thirds of compilation
+UNTUNED: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}}
+# of a platform, the options of XLA with which it compiles in a third or a quarter of the time
+LITTLE: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 0}, **UNTUNED}
 if jax.__version_info__ < (0, 11):  # which has no others
     LITTLE["cpu"]["xla_cpu_use_fusion_emitters"] = False
 # of a platform, the options for products with parts of large arrays: by the vendor's library, which reads a part where
@@ -34,10 +38,8 @@ if jax.__version_info__ >= (0, 11):
             ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN", "CONDITIONAL", "WHILE", "DYNAMIC_SLICE_FUSION")
         ),
     }
-# of a platform, the options for products so large that the vendor's library knows how to make them: to try kernels, and
-# to compile those that might be faster, takes a minute
-UNTUNED: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}}
-SHORT = 1e12  # floating-point operations of a computation, up to which code is not worth more
+# of a platform, floating-point operations of a computation up to which code is not worth more
+SHORT = {"cpu": 1e12, "gpu": 2.5e13}
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
 _products: ContextVar[dict[str, dict[str, Any]]] = ContextVar("products")
@@ -75,7 +77,7 @@ def options(*, brief: bool = False) -> dict[str, Any]:
     if known := _products.get({}).get(platform):
         # those that this compiler does not know are left out, and cost time alone
         return {name: value for name, value in known.items() if _takes(platform, name, value)}
-    return LITTLE.get(platform, {}) if brief or _work.get() < SHORT else {}
+    return LITTLE.get(platform, {}) if brief or _work.get() < SHORT.get(platform, 0.0) else {}
 
 
 @cache

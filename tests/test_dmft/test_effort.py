@@ -1,6 +1,7 @@
 """How much is compiled, and how hard: effort by work, and code that neighbouring problems share."""
 
 import contextlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,24 @@ def kept(*, brief=False):
 
 @pytest.mark.usefixtures("folder")
 def test_effort_is_little_where_work_is_short_or_code_brief():
+    short = effort.SHORT[jax.devices()[0].platform]
     assert effort.options() == {}
     assert effort.options(brief=True) == LITTLE
-    with effort.for_work(effort.SHORT / 2):
+    with effort.for_work(short / 2):
         assert effort.options() == LITTLE
-        with effort.for_work(2 * effort.SHORT):
+        with effort.for_work(2 * short):
             assert effort.options() == {}
     assert effort.options() == {}
+
+
+def test_little_effort_tries_no_products_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(effort, "device", lambda: SimpleNamespace(platform="gpu"))
+    tried = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+    with effort.for_work(1e13):
+        assert effort.options() == tried
+    with effort.for_work(1e14):
+        assert effort.options() == {}
+        assert effort.options(brief=True) == tried
 
 
 def test_code_of_either_effort_is_kept_by_itself(folder):
