@@ -92,10 +92,10 @@ def test_theory():
 def test_theory_by_kernels(monkeypatch, images):
     """Products and factors of our own, against those of XLA."""
     rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((20, 6, 3) if images else (20, 12)), rng.standard_normal(20)
+    x, y = rng.standard_normal((10, 6, 3) if images else (20, 12)), rng.standard_normal(10 if images else 20)
     network = dmft.CNN(2, 3, dmft.tanh()) if images else dmft.MLP(3)
     problem = dmft.Problem(network, dmft.Task(x, y), dmft.GradientDescent(0.3, 5))
-    solve = partial(dmft.solve, problem, particles=512, scrambles=2, tolerance=1e-3, device="gpu")
+    solve = partial(dmft.solve, problem, particles=2048 if images else 512, scrambles=2, tolerance=1e-3, device="gpu")
     monkeypatch.setenv("DMFT_EXECUTABLES", "off")  # which do not know what is changed here
     whole, laid, choose = solve(), [], layout.choose
     monkeypatch.setattr(layout, "choose", lambda *given: laid.append(choose(*given)) or laid[-1])
