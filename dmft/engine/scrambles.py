@@ -7,7 +7,7 @@ same random bits), which takes its constructor most of a second for some thousan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial, reduce
+from functools import cache, lru_cache, partial, reduce
 from importlib.resources import files
 from operator import xor
 from typing import Any
@@ -140,10 +140,8 @@ def _direction_numbers(dimensions: int, bits: int) -> NDArray[np.uint32]:
 
         m_b = 2 a_1 m_(b-1) ^ ... ^ 2^(s-1) a_(s-1) m_(b-s+1) ^ 2^s m_(b-s) ^ m_(b-s)
 
-    from the numbers of Joe and Kuo (2008), which SciPy has in a file (and to import scipy.stats, which reads it, takes
-    the better part of a second)."""
-    with np.load(files("scipy") / "stats" / "_sobol_direction_numbers.npz") as found:  # type: ignore[arg-type]
-        polynomials, first = found["poly"][:dimensions], found["vinit"][:dimensions]
+    from the numbers of Joe and Kuo (2008)."""
+    polynomials, first = (each[:dimensions] for each in _joe_and_kuo())
     degrees = np.frexp(polynomials)[1] - 1
     m = np.pad(first, [(0, 0), (0, BITS - first.shape[1])])
     m[0] = 1  # the first dimension is the van der Corput sequence
@@ -154,6 +152,14 @@ def _direction_numbers(dimensions: int, bits: int) -> NDArray[np.uint32]:
             terms = (a[:, k - 1] * m[of, b - k] << k for k in range(1, s + 1))
             m[of, b] = reduce(xor, terms, m[of, b - s])
     return (m << PLACES)[:, :bits].astype(np.uint32)
+
+
+@cache
+def _joe_and_kuo() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Primitive polynomials (dimension,) and first m (dimension, degree), which SciPy has in a file (and to import
+    scipy.stats, which reads it, takes the better part of a second)."""
+    with np.load(files("scipy") / "stats" / "_sobol_direction_numbers.npz") as found:  # type: ignore[arg-type]
+        return found["poly"], found["vinit"]
 
 
 def key_words(seed: int) -> NDArray[np.uint32]:

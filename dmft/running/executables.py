@@ -164,6 +164,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(repr((described(content), _surroundings(), settings)).encode()).hexdigest()
 
 
+@cache
 def _files() -> list[Path]:
     """Of this library, when it was imported."""
     return sorted(file for file in Path(sys.modules[PACKAGE].__path__[0]).rglob("*") if file.suffix in (".py", ".cu"))

