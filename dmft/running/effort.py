@@ -31,8 +31,7 @@ if jax.__version_info__ < (0, 11):  # which has no others
 # it lies; the part is chosen on the device, which waits for nobody
 IN_PLACE: dict[str, dict[str, Any]] = {}
 if jax.__version_info__ >= (0, 11):
-    IN_PLACE["gpu"] = {
-        "xla_gpu_enable_triton_gemm": False,
+    IN_PLACE["gpu"] = UNTUNED["gpu"] | {
         "xla_gpu_enable_dynamic_slice_fusion": True,
         "xla_gpu_enable_command_buffer": ",".join(
             ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN", "CONDITIONAL", "WHILE", "DYNAMIC_SLICE_FUSION")
