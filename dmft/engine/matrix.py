@@ -261,7 +261,7 @@ class RevealedGaussian:
         if not self.remembers:
             fresh_image = self._counted(z, rank).mixed(R)
             image = trained.initial * (self._rows(known.image, known.count).mixed(x) + fresh_image)
-            return self, target.spend(rank), seen_met.mixed(response, image), x
+            return self, target.spend(rank), self._beside(seen_met.mixed(response, image), v, source), x
         coordinates = x + lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), R, known.count, axis=1)
         # after its update the old array is read no more: the compiler can update in place
         known = Directions(
@@ -272,9 +272,12 @@ class RevealedGaussian:
         )
         images = self._rows(known.image, known.count)
         image = images.mixed(trained.initial * coordinates, beside=(response, seen_met))
-        if (beside := trained.image(source.weighted(v))) is not None:
-            image = image + beside
-        return replace(self, forward=known), target.spend(rank), image, coordinates
+        return replace(self, forward=known), target.spend(rank), self._beside(image, v, source), coordinates
+
+    def _beside(self, image: jax.Array, v: jax.Array, source: Population) -> jax.Array:
+        """The image of v, with that by entries that are learned, if there are such."""
+        found = self.trained.image(source.weighted(v))
+        return image if found is None else image + found
 
     def _rows(self, array: jax.Array, count: jax.Array) -> Rows:
         if self.by_kernels:

@@ -14,7 +14,7 @@ import finite_nets
 from dmft.drivers import run as run_module
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
-from dmft.engine import coordinates, loop, network
+from dmft.engine import coordinates, loop, matrix, network
 from dmft.engine import normals as raw_normals
 from dmft.engine.coordinates import input_coordinates
 from dmft.engine.scrambles import DIMENSIONS
@@ -96,6 +96,33 @@ def test_forgotten_or_kept_it_is_the_limit_of_trained_networks():
     se = np.sqrt(np.tensordot(weights**2, nets.var("seed", ddof=1).values / nets.sizes["seed"], axes=1))
     z = abs(forgotten.prediction.values - limit) / np.hypot(se, forgotten.prediction_se.values)
     assert z.max() < 5
+
+
+def test_probes_see_what_entries_have_learned(monkeypatch):
+    """Of optimisers that move every entry by a rule: a look that leaves nothing, a copy that has room, and networks."""
+    given = stream()
+    adam = dmft.Adam(0.1, STEPS, batches=given.training.batches, observe="test")
+    problem = dataclasses.replace(given, training=adam)
+    numerics = {"particles": 512, "scrambles": 4, "save_steps": [0, STEPS]}
+    peeked = dmft.solve(problem, observables=["prediction"], **numerics)
+    copied = dmft.solve(problem, observables=["prediction", "gradient_kernel"], **numerics)
+    np.testing.assert_allclose(peeked.prediction, copied.prediction, rtol=0, atol=1e-8)
+
+    nets = finite_nets.train_ensemble(problem, widths=[256], seeds=150, observables=["prediction"]).prediction
+    se = nets.std("seed", ddof=1).values[0, -1] / np.sqrt(nets.sizes["seed"])
+
+    def largest_z(limit):
+        se_of_both = np.hypot(se, limit.prediction_se.values[-1])
+        return (abs(limit.prediction.values[-1] - nets.mean("seed").values[0, -1]) / se_of_both).max()
+
+    assert largest_z(peeked) < 5
+    # twin: probes that see these matrices without what was learned
+    beside = matrix.RevealedGaussian._beside
+    monkeypatch.setattr(
+        matrix.RevealedGaussian, "_beside", lambda w, image, *of: beside(w, image, *of) if w.remembers else image
+    )
+    monkeypatch.setattr(loop, "advance", loop.advance.__wrapped__)  # compiled code would not see the change
+    assert largest_z(dmft.solve(problem, observables=["prediction"], **numerics)) > 10
 
 
 @pytest.mark.slow
