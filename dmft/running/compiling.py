@@ -25,6 +25,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from dmft.running import nvrtc
 from dmft.running.cache_folder import cache_folder
+from dmft.running.paths import PARTIAL
 
 LARGEST = 2**30  # bytes of the folder
 ENTRY = "-cache"  # how JAX ends the name of a file
@@ -131,7 +132,7 @@ def tidy(path: Path, largest: int) -> None:
     """Remove entries of the cache, those that were not read for longest first, until `largest` bytes are left."""
     entries = []
     # the folder is the user's, who may keep other things there
-    for file in (file for ending in (ENTRY, nvrtc.ENTRY) for file in path.glob(f"*{ending}")):
+    for file in (file for ending in (ENTRY, nvrtc.ENTRY, PARTIAL) for file in path.glob(f"*{ending}")):
         with suppress(OSError):  # others tidy, too
             status = file.stat()
             entries.append((max(status.st_atime, status.st_mtime), status.st_size, file))

@@ -24,7 +24,6 @@ import os
 import pickle
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -41,6 +40,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from dmft.running import effort
 from dmft.running.compiling import ENTRY, ours, setting, without
+from dmft.running.paths import replacing
 
 SWITCH = "DMFT_EXECUTABLES"
 TRIED = {"cpu": ((0, 10), (0, 11)), "gpu": ((0, 11),)}  # versions of JAX that read what they wrote, by platform
@@ -87,14 +87,16 @@ class Kept:
         if folder is None or not all(map(_here, leaves)):
             return self._with(options)(**given, **static)
         numbers = tuple(sorted(static.items())), setting("enable_x64"), setting("default_matmul_precision"), options
-        key = (self._name, tree, *numbers, *map(_seen, leaves))
-        if key not in loaded:
-            loaded[key] = self._made(folder, given, static, key, dict(options))
-        found = loaded[key]
+        key, device = (self._name, tree, *numbers, *map(_seen, leaves)), effort.device()
+        if (key, device) not in loaded:
+            loaded[key, device] = self._made(folder, given, static, key, dict(options))
+        found = loaded[key, device]
         return self._with(options)(**given, **static) if found is None else found(**given)
 
     def clear_cache(self) -> None:
-        """Of what is not kept."""
+        """Of this process."""
+        for key in [key for key in loaded if key[0][0] == self._name]:
+            del loaded[key]
         for jitted in self.by_options.values():
             jitted.clear_cache()
 
@@ -111,40 +113,46 @@ class Kept:
 
     def _made(self, folder: Path, given: dict[str, Any], static: dict[str, Any], key: Any, options: Any) -> Any:
         """The executable, read or compiled and kept; None where it has no name, or cannot be kept."""
-        if _stamps() != STAMPS:  # what runs may no longer be what is written there
+        if _changed():
             return None
         try:
             file = folder / f"{self._name}-{digest(key)}{ENTRY}"
         except NamelessError:
             return None
-        _bind_kernels()
+        device = effort.device()
+        _bind_kernels(device.platform)
         with suppress(Exception):  # not there, or damaged
             content, given_tree, found_tree = pickle.loads(file.read_bytes())
-            return deserialize_and_load(content, given_tree, found_tree, execution_devices=jax.devices()[:1])
+            here: dict[str, Any] = {"backend": device.client, "execution_devices": [device]}
+            return deserialize_and_load(content, given_tree, found_tree, **here)
         lowered = self.jitted.lower(**given, **static)
         with without():  # what was read from JAX's cache cannot be written again
             compiled = lowered.compile(options or None)
         with suppress(Exception):  # what cannot be written is compiled again
-            _write(file, pickle.dumps(serialize(compiled)))
+            written = pickle.dumps(serialize(compiled))
+            with replacing(file) as new:
+                new.write_bytes(written)
         return compiled
 
 
 def _folder() -> Path | None:
     """Of our cache, not the host's, if there is one and executables are wanted."""
     switch = os.environ.get(SWITCH, "").lower()
-    tried = jax.__version_info__[:2] in TRIED.get(jax.devices()[0].platform, ())
+    tried = jax.__version_info__[:2] in TRIED.get(effort.device().platform, ())
     return ours() if switch == "on" or (tried and switch != "off") else None
 
 
 @cache
-def _bind_kernels() -> None:
-    """Let code call LAPACK: JAX binds its functions when it first lowers code with such a call; without, a crash."""
+def _bind_kernels(platform: str) -> None:
+    """Let code of this platform, where computations are, call LAPACK: JAX binds its functions when it first lowers code
+    with such a call; without, a crash."""
+    del platform
     jax.jit(jax.lax.linalg.cholesky).lower(np.eye(1, dtype=np.float32))
 
 
 def _here(leaf: Any) -> bool:
     """Whether it is a number or an array on the device that computations are on by default."""
-    return not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]}
+    return not isinstance(leaf, jax.Array) or leaf.devices() == {effort.device()}
 
 
 def _seen(leaf: Any) -> Any:
@@ -161,7 +169,7 @@ def digest(content: Any) -> str:
         NamelessError.
     """
     settings = [(n, repr(v)) for n, v in sorted(jax.config.values.items()) if "cache" not in n]
-    return hashlib.sha256(repr((described(content), _surroundings(), settings)).encode()).hexdigest()
+    return hashlib.sha256(repr((described(content), _surroundings(effort.device()), settings)).encode()).hexdigest()
 
 
 @cache
@@ -174,17 +182,24 @@ def _stamps() -> list[tuple[int, int]]:
     return [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in _files())]
 
 
+def _changed() -> bool:
+    """Whether what runs may no longer be what is written there."""
+    try:
+        return _stamps() != STAMPS
+    except OSError:  # one is gone
+        return True
+
+
 # as they were imported
 STAMPS = _stamps()
 SOURCE = hashlib.sha256(b"".join(file.read_bytes() for file in _files())).hexdigest()
 
 
 @cache
-def _surroundings() -> tuple[str, ...]:
-    device = jax.devices()[0]
+def _surroundings(device: jax.Device) -> tuple[str, ...]:
     return (
         *(SOURCE, sys.version, jax.__version__, version("jaxlib"), np.__version__),
-        *(device.platform, device.device_kind, device.client.platform_version, _processor()),
+        *(device.platform, device.device_kind, str(device.id), device.client.platform_version, _processor()),
         *(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
     )
 
@@ -238,15 +253,3 @@ def _path(x: Any) -> str:
     if x.__module__.partition(".")[0] not in (PACKAGE, "builtins"):
         raise NamelessError(repr(x))
     return f"{x.__module__}:{x.__qualname__}"
-
-
-def _write(file: Path, content: bytes) -> None:
-    """As a whole, or not at all."""
-    handle, name = tempfile.mkstemp(dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as temporary:
-            temporary.write(content)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink()
-        raise

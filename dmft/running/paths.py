@@ -11,6 +11,7 @@ from pathlib import Path
 
 # two letters at least: "C:/" is a drive; one slash is enough, as `Path` writes "s3://bucket"
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+PARTIAL = ".partial"  # how names of files end that are being written
 
 
 def local(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -48,7 +49,7 @@ def local(path: str | os.PathLike[str], name: str = "path") -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place at the end: `path` appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from finite_nets.device.free_memory import free_memory
 
+MOST = 4096  # states that are remembered as met
+
 
 class Moved(Protocol):
     """What steps move: tensors in place, and what of it is in Python, its phase."""
@@ -48,15 +50,15 @@ class Replays:
 
     def __init__(self, device: torch.device, moved: Sequence[Moved]) -> None:
         self._device, self._moved = device, moved
-        self._met: set[int] = set()
-        self._recorded: dict[int, Recorded] = {}
+        self._met: set[Hashable] = set()
+        self._recorded: dict[Hashable, Recorded] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._gave_up = False
         torch.cuda.reset_peak_memory_stats(device)  # from here on, that of these steps
 
     def step(self, kind: Hashable, taken: Callable[[], None]) -> None:
         """Take a step, or what was recorded of one of this kind from this state."""
-        key = hash((kind, self._phases(), self._places()))  # phases may be long, and many
+        key = kind, self._phases(), self._places()
         if key not in self._recorded and key in self._met and self._room():
             self._record(key, taken)
         if key in self._recorded:
@@ -64,13 +66,15 @@ class Replays:
             graph.replay()
             self._enter(after)
         else:
+            if len(self._met) >= MOST:  # phases may be long, and none of them come again
+                self._met.clear()
             self._met.add(key)
             taken()
 
     def _room(self) -> bool:
         return not self._gave_up and free_memory(self._device) > torch.cuda.max_memory_allocated(self._device)
 
-    def _record(self, key: int, taken: Callable[[], None]) -> None:
+    def _record(self, key: Hashable, taken: Callable[[], None]) -> None:
         """Without taking it; where a step does what cannot be recorded, no more are tried."""
         before, places = self._phases(), self._places()
         graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dmft.errors import StoreError
+from dmft.running.paths import PARTIAL
 from dmft.schema.build import now
 
 CODECS = ("bytes", "zstd", "crc32c")
@@ -29,7 +30,7 @@ Found = TypeVar("Found")
 
 def is_unfinished(path: Path) -> bool:
     """Whether it is a file or group that is being written, or was when its writer was killed."""
-    return path.name.startswith(UNFINISHED) or path.name.endswith(".partial")
+    return path.name.startswith(UNFINISHED) or path.name.endswith(PARTIAL)
 
 
 def remove(path: Path) -> None:

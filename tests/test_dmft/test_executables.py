@@ -11,6 +11,7 @@ import pytest
 import dmft
 from dmft.engine import loop
 from dmft.running import compiling, executables
+from oracles import on_virtual_devices
 
 
 @pytest.fixture
@@ -116,6 +117,45 @@ def test_source_that_changed_after_it_was_imported_is_not_named(folder, monkeypa
     monkeypatch.setattr(executables, "STAMPS", [])
     np.testing.assert_array_equal(kept()({"a": jnp.arange(3.0)}, power=2), [0, 1, 4])
     assert not files(folder)
+
+
+def test_source_that_is_gone_is_not_named(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(executables, "_files", lambda: [tmp_path / "gone.py"])
+    np.testing.assert_array_equal(kept()({"a": jnp.arange(3.0)}, power=2), [0, 1, 4])
+    assert not files(folder)
+
+
+def test_what_a_process_holds_of_a_function_can_be_given_up(folder):
+    first, other = kept(), kept()
+    other._name = "dmft.tests.other"
+    for each in (first, other):
+        each({"a": jnp.arange(3.0)}, power=2)
+    first.clear_cache()
+    assert [key[0] for key, _ in executables.loaded] == ["dmft.tests.other"]
+    assert len(files(folder)) == 2
+
+
+ON_DEVICES = """
+import json, tempfile
+from pathlib import Path
+import jax, numpy as np
+from dmft.running import executables
+from test_executables import kept
+folder, found = Path(tempfile.mkdtemp()), []
+executables._folder = lambda: folder
+for _ in range(2):  # the second time read
+    for device in jax.devices():
+        with jax.default_device(device):
+            made = kept()({"a": np.arange(3.0)}, power=2)
+        found.append([made.tolist(), [each.id for each in made.devices()], len(list(folder.iterdir()))])
+    executables.loaded.clear()
+print(json.dumps(found))
+"""
+
+
+def test_executables_are_of_the_device_that_computes():
+    found = on_virtual_devices(2, ON_DEVICES)
+    assert found == [[[0, 1, 4], [device], files] for device, files in ((0, 1), (1, 2), (0, 2), (1, 2))]
 
 
 def test_threads_that_compile_anew_leave_the_cache_as_it_was():
