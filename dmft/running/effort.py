@@ -1,8 +1,9 @@
 """How hard the compiler works on a function: little, where its code runs for less time than more work would save.
 
 On a CPU most of compilation is the optimisation of loops over arrays, which little effort leaves out; large matrix
-products are those of libraries either way.  Numbers differ by rounding, and code runs up to a fifth longer.  On a GPU
-most of it is the search for the fastest kernel of every product, which gains nothing that was measured.
+products are those of libraries either way.  Numbers differ by rounding; code of a few samples, which is such loops,
+runs twice as long, of many a seventh longer.  On a GPU most of compilation is the search for the fastest kernel of
+every product, which gains nothing that was measured.
 
 `tests/benchmarks/start.py` measures both.
 """
@@ -37,17 +38,19 @@ if jax.__version_info__ >= (0, 11):
             ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN", "CONDITIONAL", "WHILE", "DYNAMIC_SLICE_FUSION")
         ),
     }
-# of a platform, floating-point operations of a computation up to which code is not worth more
-SHORT = {"cpu": 1e12, "gpu": 2.5e13}
+# of a platform, floating-point operations of a computation up to which the code of a training is not worth more: on a
+# CPU half a second of a few samples, which more effort saves half of, and costs two seconds, once
+SHORT = {"cpu": 4e9, "gpu": 2.5e13}
+DERIVATIVES = 8  # how much code those of a training are, of its own
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
 _products: ContextVar[dict[str, dict[str, Any]]] = ContextVar("products")
 
 
 @contextmanager
-def for_work(operations: float) -> Iterator[None]:
-    """Around a computation of so many floating-point operations, about."""
-    token = _work.set(operations)
+def for_work(operations: float, code: float = 1.0) -> Iterator[None]:
+    """Around a computation of so many floating-point operations, about, by so much code, of that of a training."""
+    token = _work.set(operations / code)
     try:
         yield
     finally:
@@ -84,7 +87,7 @@ def _takes(platform: str, name: str, value: Any) -> bool:
     """Whether the compiler of this platform, where computations are, does."""
     del platform
     try:
-        jax.jit(lambda x: x + 1, compiler_options={name: value})(0.0)
+        jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(0.0).compile()  # memory may be short to run it
     except (RuntimeError, ValueError):
         return False
     return True

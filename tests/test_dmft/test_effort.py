@@ -41,6 +41,8 @@ def test_effort_is_little_where_work_is_short_or_code_brief():
         assert effort.options() == LITTLE
         with effort.for_work(2 * short):
             assert effort.options() == {}
+        with effort.for_work(2 * short, effort.DERIVATIVES):
+            assert effort.options() == LITTLE
     assert effort.options() == {}
 
 
