@@ -22,7 +22,8 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, field
 from functools import cache
 from pathlib import Path
@@ -203,7 +204,11 @@ class Group:
         if others := [name for name in self.typed if chosen not in self.owners.get(name, [chosen])]:
             ways = dict.fromkeys(f"--{self.chooser} {owner}" for name in others for owner in self.owners[name])
             refuse(others, f"--{self.chooser} {chosen}", f"take {' or '.join(ways)}")
-        return self.calls[chosen](**self.values(chosen, **made))
+        call, values = self.calls[chosen], self.values(chosen, **made)
+        first = {name: _options(name, one, self.exceptions)[:1] for name, one in arguments(call).items()}
+        # flags are named by their values (`dmft.command.options.in_options`)
+        with naming({name: one.name for name, some in first.items() for one in some if one.type is not bool}):
+            return call(**values)
 
     def values(self, call: str, **made: Any) -> dict[str, Any]:
         """The arguments of a call that were typed; ValueError for several where it takes one."""
@@ -282,6 +287,18 @@ def _options(name: str, argument: Argument, exceptions: Mapping[str, Typed]) -> 
         return (usual,) if usual.type else ()
     given = exceptions[name].options
     return tuple(Option(*(b if a is None else a for a, b in zip(one, usual, strict=True))) for one in given)
+
+
+@contextmanager
+def naming(options: Mapping[str, str]) -> Iterator[None]:
+    """Errors that open with an argument say which option it is, by these names, if that has another one."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        name = str(error).partition("=")[0]
+        if options.get(name, name) != name:
+            error.args = (f"{error} (On the command line {name} is {as_typed([options[name]])}.)",)
+        raise
 
 
 def _field(option: Option) -> tuple[str, Any, Any]:

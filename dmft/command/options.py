@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 import dmft
-from dmft.command.groups import Call, Group, Option, Typed, arguments, as_typed, declared, group, refuse
+from dmft.command.groups import Call, Group, Option, Typed, arguments, as_typed, declared, group, naming, refuse
 from dmft.running.paths import local
 from dmft.specs import Activation, Problem, load_task, random_batches
 from dmft.specs import descriptions as specs
@@ -54,7 +54,8 @@ def _activation(made: Mapping[str, Any], name: str | None, gain: float | None, s
 def _batches(made: Mapping[str, Any], size: int | None, seed: int | None) -> Any:
     if size is None:
         raise ValueError("--batch-seed does nothing without --batch-size; give both, or neither.")
-    return random_batches(made["n_train"], size, made["steps"], seed=seed or 0)
+    with naming({"size": "batch_size", "seed": "batch_seed"}):
+        return random_batches(made["n_train"], size, made["steps"], seed=seed or 0)
 
 
 def _labels(_: Any, texts: Iterable[str]) -> list[Any]:

@@ -226,13 +226,11 @@ def find_device(name: str) -> torch.device:
     Raises:
         ValueError: an unknown name, or no such device.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name == "gpu":
-        name = "cuda"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = {"auto": usual, "gpu": "cuda"}.get(str(name), str(name))
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", kind):
         raise ValueError(f'device={name!r} is unknown; use "auto", "cpu", "gpu" or "cuda:1".')
-    device = torch.device(name)
+    device = torch.device(kind)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f'device={name!r}: PyTorch sees {torch.cuda.device_count()} CUDA device(s); use device="cpu".')
     return device

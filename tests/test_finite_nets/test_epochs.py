@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 
 import dmft
 import finite_nets
+from finite_nets.ensembles.ensemble import find_device
 from finite_nets.training import trainer
 
 STEPS, SIZE = 5, 20
@@ -123,6 +125,14 @@ def test_what_changing_images_are_refused_for(task):
     ):
         with pytest.raises((ValueError, TypeError), match=match):
             refused()
+
+
+def test_devices_are_named_as_they_were_given():
+    count = torch.cuda.device_count()
+    for name in ("gpu", "cuda") if not count else (f"cuda:{count}",):
+        with pytest.raises(ValueError, match=f"device='{name}': PyTorch sees {count} CUDA"):
+            find_device(name)
+    assert find_device("cpu").type == "cpu"
 
 
 def test_schedules_rise_and_fall():
