@@ -59,14 +59,8 @@ def _batches(made: Mapping[str, Any], size: int | None, seed: int | None) -> Any
 
 
 def _labels(_: Any, texts: Iterable[str]) -> list[Any]:
-    """Whole numbers where they are; several, between commas, are one class."""
-
-    def label(text: str) -> Any:
-        if "," in text:
-            return tuple(label(part) for part in text.split(",") if part)
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
-
-    return [label(text) for text in texts]
+    """Text, which `load_task` takes for numbers where they are; several, between commas, are one class."""
+    return [tuple(part for part in text.split(",") if part) if "," in text else text for text in texts]
 
 
 def _names(_: Any, texts: Iterable[str]) -> dict[str, str]:

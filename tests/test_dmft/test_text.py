@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import dmft
+from dmft.__main__ import main
 from dmft.errors import DataError
 from dmft.specs.tasks import sources
 from dmft.specs.tasks import text as texts
+from dmft.specs.tasks.formats.images import read_images
 
 PIL = pytest.importorskip("PIL.Image")
 rng = np.random.default_rng(0)
@@ -131,6 +133,79 @@ def test_images_of_other_sizes_and_damaged_ones_are_named(tmp_path):
     (tmp_path / "dog" / "small.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"small.png cannot be read as an image"):
         dmft.load_task(tmp_path, n_train=4)
+
+
+def test_deep_greys_keep_their_values_and_scale(tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in ("deep", "flat")]
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    PIL.fromarray(deep).save(paths[0])
+    np.testing.assert_allclose(read_images(paths[:1])[0, ..., 0], deep / 257, rtol=1e-6)
+    # the twin: the same picture of 8 and of 16 bits, together; cut off at 255 it would be another
+    flat = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+    PIL.fromarray(flat).save(paths[1])
+    PIL.fromarray(flat.astype(np.uint16) * 257).save(paths[0])
+    one, other = read_images(paths)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(other[..., 0], flat)
+    assert read_images(paths[1:]).dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "1", "I;16"])
+def test_transparent_pixels_are_refused(tmp_path, mode):
+    path = tmp_path / "a.png"
+    grey = np.full((4, 6), 255, np.uint8)
+    grey[:2] = 0
+    if mode.endswith("A"):
+        image = PIL.fromarray(grey).convert(mode)
+        image.save(path)
+        assert read_images([path]).shape == (1, 4, 6, len(mode.rstrip("A")))  # opaque
+        image.putalpha(PIL.fromarray(grey))
+        image.save(path)
+    else:
+        image = PIL.fromarray(grey.astype(np.uint16)) if mode == "I;16" else PIL.fromarray(grey).convert(mode)
+        image.save(path, transparency=(7, 7, 7) if mode == "RGB" else 7)  # of no pixel
+        if mode != "1":  # which has no other
+            assert read_images([path]).shape[:3] == (1, 4, 6)
+        image.save(path, transparency=(0, 0, 0) if mode == "RGB" else 0)
+    with pytest.raises(DataError, match=r"a.png has 12 transparent pixels, .*put the image on a background first"):
+        read_images([path])
+
+
+def test_folders_named_by_digits_are_classes_by_number(tmp_path, capsys):
+    folder_of_images(tmp_path / "images", classes=("0", "1", "10", "007"))
+    source = tmp_path / "images"
+    expected = dmft.load_task(source, classes=("0", "10"), n_train=8)
+    assert dmft.load_task(source, classes=(0, 10), n_train=8) == expected
+    assert dmft.load_task(source, classes=np.array([0, 10]), n_train=8).provenance["classes"] == ["0", "10"]
+    three = dmft.load_task(source, classes=range(2), n_train=8)
+    assert three == dmft.load_task(source, classes=("0", "1"), n_train=8) != expected
+    out = tmp_path / "p.json"
+    options = f"problem --source {source} --n-train 8 --depth 1 --learning-rate 1 --steps 1 --overwrite --out {out}"
+
+    def typed(labels):
+        code = main([*options.split(), "--classes", *labels.split()])
+        return code or dmft.Problem.from_json(out.read_text()).task
+
+    assert typed("0 10") == expected
+    assert typed("0 007") == dmft.load_task(source, classes=("0", "007"), n_train=8)
+    assert typed("0,1 10") == dmft.load_task(source, classes=(("0", "1"), "10"), n_train=8)
+    assert typed("0 7") == 2
+    assert "class '7' does not occur; the labels are ['0', '007', '1', '10']" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"must be two or more different labels"):
+        dmft.load_task(source, classes=(0, "0"), n_train=8)
+    with pytest.raises(ValueError, match=r"choose two or more of them, e.g. classes=\('0', '007'\)"):
+        dmft.load_task(source, n_train=8)
+
+
+def test_typed_numbers_are_labels_of_any_type(tmp_path):
+    x = rng.standard_normal((8, 3))
+    for y in (np.arange(8) % 4, np.arange(8) % 4 / 2 - 0.5):
+        np.savez(tmp_path / "a.npz", x=x, y=y)
+        first, second = np.unique(y)[:2].tolist()
+        typed = dmft.load_task(tmp_path / "a.npz", classes=(str(first), str(second)), n_train=4)
+        assert typed == dmft.load_task(tmp_path / "a.npz", classes=(first, second), n_train=4)
+        with pytest.raises(ValueError, match=r"class 9 does not occur"):
+            dmft.load_task(tmp_path / "a.npz", classes=("9", second), n_train=4)
 
 
 def test_layouts_are_flat_or_image():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -54,25 +55,30 @@ def known(y: NDArray[Any], classes: Any, one_hot: bool | None) -> Classes | None
         if real and tuple(present) not in SIGNS:
             raise ValueError(
                 f"the targets take the two values {present[0]} and {present[1]}: for two classes, -1 and +1, give "
-                f"classes=({present[0]}, {present[1]}); to use them as they are, regression=True."
+                f"classes=({present[0].item()}, {present[1].item()}); to use them as they are, regression=True."
             )
         return (present[0].item(),), (present[1].item(),)
     if real and not np.array_equal(y, np.round(y)):
         require_no_classes(y, classes, one_hot)
         return None
     raise ValueError(
-        f"the labels take {len(present)} values; choose two or more of them, e.g. classes=({present[0]}, "
-        f"{present[min(1, len(present) - 1)]}) (or, if they are targets of a regression, give regression=True)."
+        f"the labels take {len(present)} values; choose two or more of them, e.g. {_example(present)} (or, if they are "
+        "targets of a regression, give regression=True)."
     )
+
+
+def _example(present: NDArray[Any]) -> str:
+    first, second = present[[0, min(1, len(present) - 1)]].tolist()
+    return f"classes=({first!r}, {second!r})"
 
 
 def checked(y: NDArray[Any], classes: Any) -> Classes:
     """Groups of labels, each of which occurs."""
     present = np.unique(y).tolist()
-    example = f"give e.g. classes=({present[0]!r}, {present[min(1, len(present) - 1)]!r})"
     if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
-        raise TypeError(f"classes={classes!r} is not a list of labels; {example}.")
-    groups = tuple(_group(label, f"classes={classes!r}") for label in _ordered(classes, f"classes={classes!r}"))
+        raise TypeError(f"classes={classes!r} is not a list of labels; give e.g. {_example(np.unique(y))}.")
+    what, text = f"classes={classes!r}", y.dtype.kind == "U"
+    groups = tuple(tuple(_stored(one, text=text) for one in _group(label, what)) for label in _ordered(classes, what))
     flat = [label for group in groups for label in group]
     shown = tuple(group if len(group) != 1 else group[0] for group in groups)
     if len(groups) < 2 or len(set(flat)) < len(flat) or not all(groups):
@@ -101,6 +107,16 @@ def _group(label: Any, what: str) -> tuple[Label, ...]:
     if isinstance(label, (str, bytes)) or not isinstance(label, Iterable) or getattr(label, "ndim", 1) == 0:
         return (np.asarray(label).item(),)
     return tuple(np.asarray(each).item() for each in _ordered(label, what))
+
+
+def _stored(label: Label, *, text: bool) -> Label:
+    """A number as the data have it: whole ones as text, such as names of folders, and text as the number it reads."""
+    if text:
+        return str(label) if type(label) is int else label
+    for kind in (int, float) if isinstance(label, str) else ():
+        with suppress(ValueError):
+            return kind(label)
+    return label
 
 
 def targets(classes: int, one_hot: bool) -> NDArray[np.float64]:

@@ -50,6 +50,7 @@ def load_task(
             (PNG, JPEG) a class, perhaps in train/ and test/.  Text is read by `dmft.load_text`.
         classes: two labels, of which the first becomes the target -1, the second +1; or more, with one-hot targets
             (sample, output) in their order.  In place of a label a list of them, all of one class: ((0, 2, 4), (1, 3)).
+            Numbers also name text, 3 a folder "3", and text numbers.
             May be left out where the labels are two in number, where they are one-hot (all columns are classes then),
             or where they are real-valued (regression: targets are used as they are, also several a sample).
         n_train, n_test: how many samples to draw, as evenly from the classes as the number allows.

@@ -1,7 +1,8 @@
 """Folders of images, one sub-folder a class: CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png; PNG or JPEG.
 
 Labels are the names of the sub-folders.  Images are read by Pillow; all have one size, and are of three colours if one
-of them is, else of one.
+of them is, else of one.  Pixels are 0 to 255, of 16 bits of grey with fractions, value / 257 (of 16 bits a colour the
+upper eight are read); none is transparent.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dmft.errors import DataError
 from dmft.specs.tasks.formats.places import TEST_WORDS, TRAIN_WORDS, Found, Pool, reading
 
 ENDINGS = (".png", ".jpg", ".jpeg")
+DEEP = 257  # from 16 bits to 8: 65,535 is 255
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -55,7 +57,7 @@ def from_images(label: str, folders: dict[str, Path]) -> Found:
     """Images of the folders that `splits_of` found.
 
     Raises:
-        DataError: images of several sizes, or damaged; other classes in the test part.
+        DataError: images of several sizes, damaged, or transparent; other classes in the test part.
     """
     files = {
         split: [(name, path) for name, folder in class_folders(root).items() for path in images_in(folder)]
@@ -76,18 +78,24 @@ def from_images(label: str, folders: dict[str, Path]) -> Found:
     return Found(pools["train"], test, every, "folder of images")
 
 
-def read_images(paths: list[Path]) -> NDArray[np.uint8]:
-    """(sample, row, column, channel) of image files.
+def read_images(paths: list[Path]) -> NDArray[Any]:
+    """(sample, row, column, channel) of image files, 0 to 255: uint8, or float32 where one has 16 bits of grey.
 
     Raises:
-        ImportError: Pillow is missing.  DataError: damaged files, several sizes.
+        ImportError: Pillow is missing.  DataError: damaged files, several sizes, transparent pixels.
     """
     image = pillow()
 
-    def pixels(path: Path) -> NDArray[np.uint8]:
+    def pixels(path: Path) -> NDArray[Any]:
         with reading(path, "an image"), image.open(path) as opened:
-            grey = opened.mode in ("1", "L", "I", "I;16", "LA")
-            return np.asarray(opened.convert("L" if grey else "RGB"))
+            if clear := _transparent(opened):
+                raise DataError(
+                    f"{path} has {clear} transparent pixels, whose colour is that of what is behind them; put "
+                    "the image on a background first, and store it without transparency."
+                )
+            if opened.mode.startswith("I"):  # which Pillow would cut off at 255
+                return np.asarray(opened).astype(np.float32) / DEEP
+            return np.asarray(opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB"))
 
     with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as threads:  # Pillow decodes without the lock
         found = list(threads.map(pixels, paths))
@@ -101,6 +109,15 @@ def read_images(paths: list[Path]) -> NDArray[np.uint8]:
     channels = max(each.shape[2] if each.ndim == 3 else 1 for each in found)
     shaped = [each if each.ndim == 3 else np.repeat(each[..., None], channels, axis=-1) for each in found]
     return np.stack(shaped)
+
+
+def _transparent(opened: Any) -> int:
+    """How many pixels of an image are not opaque."""
+    if opened.mode.startswith("I"):
+        return int((np.asarray(opened) == opened.info.get("transparency", -1)).sum())
+    if opened.mode.endswith("A") or "transparency" in opened.info:
+        return int((np.asarray(opened.convert("RGBA"))[..., 3] < 255).sum())
+    return 0
 
 
 def pillow() -> Any:
