@@ -164,6 +164,11 @@ class Problem:
                 f"batches={epochs} change images, and inputs have {sizes(self.task.shape)}; load them with "
                 'layout="image".'
             )
+        if epochs.crop >= (side := min(self.task.shape[:2])):
+            raise ValueError(
+                f"crop={epochs.crop} in batches={epochs} can shift all of an image away, of {sizes(self.task.shape)}; "
+                f"take a crop below {side}."
+            )
         name = type(self.network).__name__
         if type(self.network).inputs is not Architecture.inputs:
             raise ValueError(

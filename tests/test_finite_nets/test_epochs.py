@@ -127,6 +127,16 @@ def test_what_changing_images_are_refused_for(task):
             refused()
 
 
+@pytest.mark.parametrize("crop", [8, 100, 40000])
+def test_a_crop_of_a_side_or_more_is_refused(task, crop):
+    with pytest.raises(ValueError, match=rf"crop={crop} in .* 8 x 8 positions of 1 channel; take a crop below 8"):
+        problem(task, descent(dmft.Epochs(SIZE, crop=crop)), centered=False)
+    wide = replace(task, x_train=task.x_train.reshape(60, 4, 16, 1), x_test=None, y_test=None)
+    with pytest.raises(ValueError, match="take a crop below 4"):
+        problem(wide, descent(dmft.Epochs(SIZE, crop=4)), centered=False)
+    assert problem(task, descent(dmft.Epochs(SIZE, crop=7)), centered=False).changing
+
+
 def test_devices_are_named_as_they_were_given():
     count = torch.cuda.device_count()
     for name in ("gpu", "cuda") if not count else (f"cuda:{count}",):
@@ -145,6 +155,18 @@ def test_schedules_rise_and_fall():
     assert held[:6] == (0.5, 1.0, 1.0, 1.0, 1.0, 1.0)
     assert held[6] == held[7] < 1
     assert set(dmft.learning_rates(1.0, 5, shape="constant")) == {1.0}
+    assert set(dmft.learning_rates(2.0, 5, last=1)) == {2.0}
+    assert max(dmft.learning_rates(1.0, 6, warm_up=2, last=0.9)) == 1  # the peak
+    for given, message in (
+        ({"last": 1.5}, "last=1.5 is a part of the peak"),
+        ({"shape": "constant", "last": 0.1}, 'last=0.1 is for a fall, and shape="constant" has none'),
+        ({"shape": "constant", "constant": 2}, "constant=2 is for a fall"),
+        ({"constant": 20}, "constant=20 leaves one rate for all of the 8 steps after the rise"),
+        ({"constant": 8}, "constant=8 leaves one rate"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dmft.learning_rates(1.0, 10, warm_up=2, **given)
+    assert len(set(dmft.learning_rates(1.0, 10, warm_up=2, constant=7)[2:])) == 2
     with pytest.raises(ValueError, match="warm_up=5 leaves none"):
         dmft.learning_rates(1.0, 5, warm_up=5)
     with pytest.raises(ValueError, match="choose one of cosine"):

@@ -45,7 +45,8 @@ class Epochs:
         size: samples of a batch.
         seed: of batches and images.
         flip: mirror each image from left to right with probability 1/2.
-        crop: shift each image by up to so many pixels along rows and columns; what comes in is 0, the mean.
+        crop: shift each image by up to so many pixels along rows and columns, fewer than these have; what comes in is
+            0, the mean.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -105,7 +106,7 @@ def learning_rates(
         steps: number of updates.
         warm_up: how many of them the rise takes.
         shape: of the fall: "cosine", "linear", or "constant" for none.
-        last: what the fall ends with, as a part of the peak.
+        last: where the fall would be one step after its end, as a part of the peak: 0 to 1.
         constant: after the rise the rate changes every so many steps, e.g. once an epoch.  (A GPU repeats steps of one
             rate as they were recorded: of small networks that saves most of the time.)
 
@@ -113,7 +114,7 @@ def learning_rates(
         `learning_rate` of a training.
 
     Raises:
-        ValueError, TypeError: naming the argument.
+        ValueError, TypeError: naming the argument that is out of range, or that the shape does not use.
 
     Example:
         >>> [round(rate, 2) for rate in dmft.learning_rates(1.0, steps=6, warm_up=2)]
@@ -126,6 +127,16 @@ def learning_rates(
         raise ValueError(f"shape={shape!r} is unknown; choose one of {', '.join(FALLS)}.")
     if warm_up >= steps:
         raise ValueError(f"warm_up={warm_up} leaves none of the steps={steps}; take a shorter one, or more steps.")
+    if last > 1:
+        raise ValueError(f"last={last} is a part of the peak, which is the largest rate; give a number from 0 to 1.")
+    if shape == "constant" and (last or constant > 1):
+        unused = f"last={last}" if last else f"constant={constant}"
+        raise ValueError(f'{unused} is for a fall, and shape="constant" has none; leave it out, or take "cosine".')
+    if 1 < constant >= steps - warm_up:
+        raise ValueError(
+            f"constant={constant} leaves one rate for all of the {steps - warm_up} steps after the rise; take fewer, "
+            'or say shape="constant".'
+        )
     t = np.arange(steps)
     held = (t - warm_up) // constant * constant
     fallen = FALLS[shape](np.clip(held / (steps - warm_up), 0, 1))
