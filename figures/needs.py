@@ -83,11 +83,15 @@ class Needs:
         reasons = []
         for name in dict.fromkeys((self.figure, self.kind, "fluctuations")):  # the last has held comparisons, too
             path = store / f"{name}.nc"
-            if path.is_file() and kind_of(ds := dmft.load(path)) in (self.kind, ""):
+            if not path.is_file():
+                continue
+            if (kind := kind_of(ds := dmft.load(path))) in (self.kind, ""):
                 try:
                     return self.take(ds)
                 except ValueError as error:
                     reasons.append(f"{path.name}: {error}")
+            elif name in (self.figure, self.kind):
+                reasons.append(f"{path.name} is of kind {kind!r}, and {self.figure} draws {self.kind!r}. {self._way()}")
         paths = {source: store / f"{source}.nc" for source in (*self.sources, *self.optional)}
         if self.make and all(paths[source].is_file() for source in self.sources):
             loaded = {source: dmft.load(path) for source, path in paths.items() if path.is_file()}

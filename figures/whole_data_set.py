@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 import comparisons
 import dmft
 import finite_nets
+from dmft.specs import _check
 from figures import style
 from figures.needs import Needs
 
@@ -47,8 +48,18 @@ NEEDS = Needs("whole_data_set", "whole_data_set", "figures.whole_data_set.gather
 
 
 def problem(task: dmft.Task | None = None, *, batch: int = BATCH, epochs: int = EPOCHS) -> dmft.Problem:
-    """The problem of the figure, for digits or another task; its richness and rate are varied."""
+    """The problem of the figure, for digits or another task; its richness and rate are varied.
+
+    Args:
+        epochs: of which the first is the warm-up.
+
+    Raises:
+        ValueError, TypeError: a batch of more than all samples, and what `dmft.Problem` refuses.
+    """
     task = dmft.load_task("digits", classes=range(10), n_train=1200, n_test=500) if task is None else task
+    batch, epochs = _check.integer("batch", batch, minimum=1), _check.integer("epochs", epochs, minimum=2)
+    if batch > task.n_train:
+        raise ValueError(f"batch={batch} is more than the {task.n_train} training samples; take a smaller one.")
     steps = epochs * (task.n_train // batch)
     rates = dmft.learning_rates(1.0, steps, warm_up=steps // epochs)
     training = dmft.GradientDescent(rates, steps, momentum=0.9, batches=dmft.Epochs(batch), observe="test")
@@ -81,28 +92,51 @@ def varied(described: dmft.Problem, gamma0: float, rate: float) -> dmft.Problem:
 
 def chosen(described: dmft.Problem, gamma0: float, rates: Sequence[float], tried: tuple[int, int] = TRIED) -> float:
     """The rate with the best accuracy on samples of the training set that networks (width, how many) are not trained
-    on; test samples are not looked at."""
+    on; test samples are not looked at.
+
+    Raises:
+        ValueError: no rates; networks diverge at all of them.
+    """
+    if not len(rates):
+        raise ValueError(f"there is no rate to choose from for gamma0={gamma0:g}; give one at least.")
     if len(rates) == 1:
         return rates[0]
     there = held_out(described)
 
     def accuracy(rate: float) -> float:
-        """Of a rate at which any network diverges none."""
+        """Of a rate at which any network diverges -1."""
         with warnings.catch_warnings(), suppress(dmft.errors.DivergenceError):
             warnings.simplefilter("ignore")
             found = _trained(varied(there, gamma0, rate), *tried)[NAME]
-            return float(np.nan_to_num(found.isel(step=-1).mean(skipna=False)))
-        return 0.0
+            return float(np.nan_to_num(found.isel(step=-1).mean(skipna=False), nan=-1))
+        return -1.0
 
-    return max(rates, key=accuracy)
+    found = [accuracy(rate) for rate in rates]
+    if max(found) < 0:
+        raise ValueError(
+            f"networks diverge at each of the rates {', '.join(f'{rate:g}' for rate in rates)} for gamma0={gamma0:g} "
+            f"and width {tried[0]}; give smaller ones."
+        )
+    return rates[int(np.argmax(found))]
 
 
 def held_out(described: dmft.Problem) -> dmft.Problem:
-    """The problem of all training samples but every fifth, on which it is tested; of as many epochs."""
+    """The problem of all training samples but every fifth, on which it is tested; of as many epochs.
+
+    Raises:
+        ValueError: batches that are no epochs; it leaves less than a batch, or nothing to be tested on.
+    """
     task, training = described.task, cast("Any", described.training)
+    if not isinstance(training.batches, dmft.Epochs):
+        raise ValueError("batches of a part of the training samples are drawn anew: give batches=dmft.Epochs(size).")
     out = np.arange(task.n_train) % HELD_OUT == HELD_OUT - 1
+    if not out.any() or training.batches.size > (~out).sum():
+        raise ValueError(
+            f"of {task.n_train} training samples {out.sum()} are held out, which leaves {(~out).sum()} for batches of "
+            f"{training.batches.size}; take smaller batches, more samples, or a single rate, which is not chosen."
+        )
     rest = dmft.Task(task.x_train[~out], task.y_train[~out], task.x_train[out], task.y_train[out])
-    steps = training.steps * (rest.n_train // training.batches.size) // (task.n_train // training.batches.size)
+    steps = training.steps * (rest.n_train // training.batches.size) // (task.n_train // training.batches.size) or 1
     rates = np.asarray(training.rates)[np.arange(steps) * training.steps // steps]  # those of an epoch stay alike
     return replace(described, task=rest, training=replace(training, steps=steps, learning_rate=tuple(rates.tolist())))
 
@@ -113,7 +147,21 @@ def _trained(described: dmft.Problem, width: int, count: int) -> xr.Dataset:
 
 
 def gathered(found: Mapping[float, xr.Dataset]) -> xr.Dataset:
-    """What the figure shows of extrapolations by richness, at their last step."""
+    """What the figure shows of extrapolations by richness, at their last step.
+
+    Raises:
+        ValueError, TypeError: none, or what `comparisons.extrapolate` does not return, or not of accuracies.
+    """
+    way = f'give {{gamma0: comparisons.extrapolate(results, ["{NAME}"])}}.'
+    if not isinstance(found, Mapping):
+        raise TypeError(f"a {type(found).__name__} has no extrapolations by richness; {way}")
+    if not found:
+        raise ValueError(f"there is no extrapolation to gather; {way}")
+    for gamma0, ds in found.items():
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(f"gamma0={gamma0} has a {type(ds).__name__} in place of an extrapolation; {way}")
+        if missing := [name for name in SHOWN if name not in ds]:
+            raise ValueError(f"the Dataset of gamma0={gamma0} has no {', '.join(missing)}; {way}")
     each = [
         ds.isel(step=-1)[[name for name in (*SHOWN, *AVERAGED) if name in ds]].drop_attrs() for ds in found.values()
     ]

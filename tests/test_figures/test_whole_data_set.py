@@ -1,10 +1,15 @@
 """Rates of the figure are chosen without a look at the samples on which it shows accuracies."""
 
 import dataclasses
+import re
 
 import numpy as np
+import pytest
+import xarray as xr
 
+import comparisons
 import dmft
+import finite_nets
 from figures import whole_data_set
 
 RATES, TRIED = (0.02, 1.0, 1000.0), (32, 2)
@@ -33,6 +38,61 @@ def test_rates_are_chosen_on_held_out_training_samples():
         for one in (problem, dataclasses.replace(problem, task=shuffled(task)))
     )
     assert good.test_accuracy[..., -1].mean() > 0.7 > 0.3 > bad.test_accuracy[..., -1].mean()
+
+
+def test_where_all_rates_diverge_none_is_chosen():
+    problem = described()
+    with pytest.raises(ValueError, match="diverge at each of the rates 1000, 2000 for gamma0=0.5 and width 32"):
+        whole_data_set.chosen(problem, 0.5, (1000.0, 2000.0), TRIED)
+    # the twin: a rate that learns nothing, with an accuracy of 0 at most by chance, is better than none
+    assert whole_data_set.chosen(problem, 0.5, (1000.0, 1e-9), TRIED) == 1e-9
+    with pytest.raises(ValueError, match="no rate to choose from for gamma0=0.5"):
+        whole_data_set.chosen(problem, 0.5, ())
+
+
+def test_batches_that_do_not_fit_are_named():
+    x, y = np.random.default_rng(0).standard_normal((20, 4)), np.eye(2)[np.arange(20) % 2]
+    task = dmft.Task(x, y, x[:4], y[:4])
+    for given, message in (
+        ({"batch": 21}, "batch=21 is more than the 20 training samples"),
+        ({"batch": 0}, "batch=0 is too small"),
+        ({"batch": 5, "epochs": 1}, "epochs=1 is too small; it must be at least 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            whole_data_set.problem(task, **given)
+    for batch, n in ((17, 20), (2, 4)):
+        some = dmft.Task(x[:n], y[:n], x[:4], y[:4])
+        with pytest.raises(ValueError, match=rf"which leaves {n - n // 5} for batches of {batch}"):
+            whole_data_set.held_out(whole_data_set.problem(some, batch=batch))
+    assert whole_data_set.held_out(whole_data_set.problem(task, batch=16)).task.n_train == 16
+    one = dmft.GradientDescent(0.1, 1, batches=dmft.Epochs(4), observe="test")
+    problem = dataclasses.replace(whole_data_set.problem(task, batch=4), training=one)
+    assert whole_data_set.held_out(problem).training.steps == 1
+    with pytest.raises(ValueError, match=r"give batches=dmft.Epochs\(size\)"):
+        whole_data_set.held_out(dataclasses.replace(problem, training=dataclasses.replace(one, batches=None)))
+
+
+def test_what_is_no_extrapolation_is_named(tmp_path):
+    problem = whole_data_set.problem(described().task, batch=100, epochs=2)
+    nets = finite_nets.train_ensemble(problem, widths=[8], seeds=4, observables=["prediction", "loss"])
+    way = re.escape('give {gamma0: comparisons.extrapolate(results, ["test_accuracy"])}.')
+    for found, kind, message in (
+        ({}, ValueError, "there is no extrapolation to gather"),
+        ([nets], TypeError, "a list has no extrapolations by richness"),
+        ({0.1: problem.task}, TypeError, "gamma0=0.1 has a Task in place of an extrapolation"),
+        ({0.1: nets}, ValueError, "the Dataset of gamma0=0.1 has no test_accuracy_mean, "),
+    ):
+        with pytest.raises(kind, match=f"{message}.*{way}"):
+            whole_data_set.gathered(found)
+    with pytest.raises(FileNotFoundError, match="has no whole_data_set.nc"):
+        whole_data_set.data(tmp_path)
+    dmft.save(comparisons.statistics(nets), tmp_path / "whole_data_set.nc")
+    with pytest.raises(ValueError, match="whole_data_set.nc is of kind 'statistics', and whole_data_set draws 'whole_"):
+        whole_data_set.data(tmp_path)
+    # the twin: of the kind, without what is drawn
+    dmft.save(xr.Dataset(attrs={"analysis": "whole_data_set"}), tmp_path / "whole_data_set.nc")
+    with pytest.raises(ValueError, match="whole_data_set.nc: whole_data_set shows test_accuracy_mean"):
+        whole_data_set.data(tmp_path)
 
 
 def shuffled(task):
