@@ -195,8 +195,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
-    if name == "random_data":
-        return importlib.import_module("dmft.random_data")
+    if name in ("limits", "random_data", "schema"):
+        return importlib.import_module(f"dmft.{name}")
     for kinds in (NETWORKS, TRAININGS, MODELS):  # of files that are not named above
         if name in kinds:
             return kinds[name]

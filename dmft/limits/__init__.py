@@ -1,4 +1,8 @@
-"""Limits that are known in closed form; also independent checks of the solver.  NumPy and SciPy, no JAX."""
+"""Limits that are known in closed form; also independent checks of the solver.  NumPy and SciPy; JAX is loaded by
+`by_paths` alone."""
+
+import importlib
+from typing import Any
 
 from dmft.limits.depth import infinite_depth_kernels, linear_residual
 from dmft.limits.distance import distance_from_lazy
@@ -19,3 +23,9 @@ __all__ = [
     "linear_residual",
     "two_layer_linear",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "by_paths":
+        return importlib.import_module("dmft.limits.by_paths")
+    raise AttributeError(f"module 'dmft.limits' has no attribute {name!r}")

@@ -66,6 +66,16 @@ def test_imports_load_no_more_than_they_need_nor_docstrings():
     assert "Losses and predictions across widths" in printed
 
 
+def test_modules_that_the_pages_name_are_there_without_an_import_of_their_own():
+    (closed, second), _ = after(
+        "import dmft; dmft.limits.lazy_limit; dmft.random_data.march; dmft.schema.build",
+        "dmft.limits.by_paths.limit_by_paths",
+    )
+    assert {"dmft.limits", "dmft.schema"} <= closed
+    assert not closed & {"jax", "torch"}
+    assert "jax" in second
+
+
 def test_training_networks_loads_no_jax():
     (trained,), _ = after("import finite_nets; finite_nets.train_ensemble")
     assert "torch" in trained
