@@ -56,11 +56,17 @@ def _executor(_: Any, name: str) -> Any:
 
 
 DASK = '"serial", here; "pool", one process a device; or a Dask scheduler at an address such as tcp://host:8786.'
+DEVICES = (
+    '"auto" (all GPUs, or the CPU), or names: --devices cuda:0 cuda:1.  A serial run takes the first of them; workers '
+    "of Dask and of other executors choose by themselves."
+)
+EVERY = "instead of --save-steps: every so many steps, and the last."
 SHARD = "for N jobs side by side: of all blocks every N-th, from the I-th (from 0) on."
 EXCEPTIONS = {
     **MACHINE,
     **dict.fromkeys(("problems", "widths", "seeds", "store"), Typed()),  # of `Sweep`
-    "devices": Typed((Option("devices", tuple[str, ...], "DEVICE ..."),), lambda _, names: list(names)),
+    "devices": Typed((Option("devices", tuple[str, ...], "DEVICE ...", DEVICES),), lambda _, names: list(names)),
+    "every": Typed((Option("every", text=EVERY),)),
     "executor": Typed((Option("executor", str, "{serial,pool,ADDRESS}", DASK),), _executor),  # an object
     "shard": Typed((Option("shard", str, "I/N", SHARD, "(default: 0/1)"),), _shard),  # a pair
 }

@@ -84,8 +84,9 @@ class Argument(NamedTuple):
             return Option(f"no_{name}", bool, "", f"Not: {self.text}")
         if self.one is bool or not (kind := self.several or self.one):
             return Option(name, self.one, "", self.text)
-        choices = list(dict.fromkeys(re.findall(r'"(\w+)"', self.text))) if kind is str else []
-        metavar = "{" + ",".join(choices) + "}" if choices else METAVARS[kind]
+        choices = list(dict.fromkeys(re.findall(r'"(\w+(?: \w+)*)"', self.text))) if kind is str else []
+        typed = [f'"{choice}"' if " " in choice else choice for choice in choices]  # as a shell wants it
+        metavar = "{" + ",".join(typed) + "}" if choices else METAVARS[kind]
         if self.several:
             return Option(name, tuple[kind, ...], f"{metavar} ...", self.text)  # type: ignore[valid-type]
         return Option(name, kind, metavar, self.text)
@@ -271,7 +272,7 @@ def group(
         merged = Argument(sum((one.types for one in of.values()), ()), next(iter(of.values())).default, told)
         for option in _options(name, merged, exceptions):
             owners[option.name] = list(of)
-            told = option.text or ""
+            told = re.sub(r"\bNone\b", "left out", option.text or "")  # which nobody types
             told = f"Of {', '.join(of)}: {told}" if chooser and len(of) < len(calls) else told[:1].upper() + told[1:]
             hint = _hint(of, len(calls)) if option.hint is None else option.hint
             options.append(option._replace(text=told, hint=hint))
@@ -342,9 +343,9 @@ def _shown(default: Any) -> str:
 
 
 def _opening(call: Call) -> str:
-    """What a docstring opens with, without what stands in brackets."""
+    """What a docstring opens with, without asides in brackets; those of arguments, as in sign(G), stay."""
     opening = (_said(call) or call.__name__).split("\n\n")[0].split(": ")[0]
-    return re.sub(r"\s*\(.*?\)", "", " ".join(opening.split())).rstrip(".")
+    return re.sub(r"\s+\([^()]*\)", "", " ".join(opening.split())).rstrip(".:")
 
 
 def refuse(options: Iterable[str], context: str, otherwise: str) -> None:

@@ -101,6 +101,15 @@ CLASSES = (
     "where the data have more than two."
 )
 FILES = "which array of the .npz file, or file of the folder, is x, y (or x_train, y_train) and x_test, y_test."
+FROZEN = (
+    "layers that stay at initialisation: 0 .. L-1 for W^0 .. W^{L-1} with their biases, L for the readout w.  "
+    "0 1 ... L-1 leaves random features with a trained readout."
+)
+LAYOUT = '"image": keep the positions of images, as --images does; "flat": vectors, the default.'
+NORMALIZE = (
+    '"sphere": subtract the mean training input, scale every input to |x|^2 = D, so that K^x has a unit diagonal; '
+    '"standard": zero mean and unit variance of every feature over the training inputs; "none": raw.'
+)
 LIMIT = "refuse to start above this: bytes, or a number with KiB, MiB, GiB or TiB."
 NETWORK = {
     "activation": Typed(  # a spec of its own
@@ -111,11 +120,12 @@ NETWORK = {
         ),
         _activation,
     ),
+    "frozen": Typed((Option("frozen", text=FROZEN),)),  # numbers, where Python takes a range
     # a flag says what is not usual
     "centered": Typed((Option("uncentered", bool, "", "do not subtract the output at initialisation."),)),
 }
 TRAINING = {
-    "nesterov": Typed((Option("plain_momentum", bool, "", "of Muon: do not look ahead."),)),
+    "nesterov": Typed((Option("plain_momentum", bool, "", "momentum that does not look ahead (not Nesterov's)."),)),
     "batches": Typed(  # a table of numbers; drawn here
         (
             Option("batch_size", int, "INT", "samples in a batch, of shuffled epochs.", "(default: all)"),
@@ -128,8 +138,10 @@ TASK = {
     "classes": Typed((Option("classes", tuple[str, ...], "LABEL ...", CLASSES),), _labels),  # labels of any type
     "names": Typed((Option("names", tuple[str, ...], "PLACE=NAME ...", FILES),), _names),  # a mapping
     "normalize": Typed(  # text or None
-        (Option("normalize", str, "{sphere,standard,none}"),), lambda _, text: None if text == "none" else text
+        (Option("normalize", str, "{sphere,standard,none}", NORMALIZE),),
+        lambda _, text: None if text == "none" else text,
     ),
+    "layout": Typed((Option("layout", text=LAYOUT),)),
     "seed": Typed((Option("data_seed"),)),  # --seed is that of the computation
     "source": Typed((Option("source", str, "{" + ",".join([*sorted(NAMED), "PATH"]) + "}"),)),
     # flags say what is not usual

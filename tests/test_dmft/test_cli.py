@@ -562,6 +562,23 @@ def test_help(capsys):
     assert "--particles" not in help_of(capsys, "problem")
 
 
+def test_help_says_what_is_typed(capsys):
+    told = help_of(capsys, "problem")
+    for said in (
+        '--readout {mean,last,"every position"}',  # spaces too
+        "adam: Adam, with decoupled weight decay; rmsprop: RMSprop;",
+        "signdescent: Sign descent, Q = sign(G), with sign(0) = 0;",
+        "Of muon: momentum that does not look ahead (not Nesterov's).",
+        '--layout {image,flat} "image": keep the positions of images, as --images does; "flat": vectors, the default.',
+        "0 1 ... L-1 leaves random features with a trained readout.",
+        '"none": raw. (default: sphere)',
+        "value at which entries of G are clipped; left out for none.",
+    ):
+        assert said in told
+    for python in ("flatten=False", "range(L)", "None", "Of muon: of Muon"):
+        assert python not in told
+
+
 def test_as_a_module(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.eye(3), y=[1, -1, 1])
     command = ["problem", "--source", tmp_path / "x.npz", "--n-train", "2", "--out", tmp_path / "p.json"]

@@ -1047,6 +1047,16 @@ def test_help_is_quick_and_complete(capsys):
     assert not {"torch", "jax", "xarray", "zarr"} & set(loaded)
 
 
+def test_help_says_what_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        command("sweep --help")
+    told = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert '--devices DEVICE ... "auto" (all GPUs, or the CPU), or names: --devices cuda:0 cuda:1.' in told
+    assert "--every INT Instead of --save-steps: every so many steps, and the last." in told
+    assert "0 1 ... L-1 leaves random features" in told
+    assert not [python for python in ('["cuda', "range(L)", "save_steps") if python in told]
+
+
 def test_problems_are_varied_in_all_combinations():
     found = dmft.vary(PROBLEM, gamma0=[0.5, 2.0], learning_rate=[0.1, 0.2, 0.3], loss=["squared"])
     assert [(p.network.gamma0, p.training.learning_rate) for p in found] == [
