@@ -68,6 +68,13 @@ def test_every_public_name_is_documented(package: object) -> None:
         assert f":: {package.__name__}.{name}\n" in page
 
 
+def test_every_kind_of_result_is_in_the_table_of_kinds_and_in_the_docstring() -> None:
+    page = (ROOT / "docs" / "concepts" / "schema.md").read_text()
+    for kind in dmft.schema.KINDS:
+        assert f"`{kind}`" in page
+        assert f'"{kind}"' in dmft.schema.__doc__
+
+
 def test_the_gallery_has_every_figure_and_takes_missing_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     page = generated.gallery()
     assert page.count("\n## ") == len(figures.names()) - 1

@@ -42,14 +42,16 @@ vars    prediction(step, sample)                               f, centered if th
             (a number): `dmft.adaptive_kernels`
         posteriors of networks: means over the draws of a chain, (width, seed, ...) without steps, and their
             acceptance(width, seed); <name>_se, <name>_r_hat and <name>_effective_size of all chains, (width, ...)
+        derivatives of a loss of the limit: value, a number, and gradient(parameter); of a search for the best: value
+            (iteration), number and gradient (iteration, parameter)
         limits of models of random data: losses, correlations and responses of two steps (step, step_2) and, of layers,
             (layer, step, step_2), parts of the test loss (step): `dmft.random_data.solve`; the width of their networks
             is a scale, by which all sizes are multiplied
         Each is described in a file of `dmft.schema.observed`; a user's own are recorded alike (`dmft.observable`)
 attrs   schema, kind ("limit", "depth_limit", "fluctuations", "expansion", "ensemble", "moments", "statistics",
-        "comparison", "adaptive_kernel", "posterior", "particles" or "neurons"), problem (JSON without the data),
-        problem_id, producer, version, dtype, device, seed, result, created, and the numerical settings of the producer;
-        of every variable and coordinate long_name and units (`dmft.schema.labels`)
+        "comparison", "adaptive_kernel", "posterior", "gradient", "optimum", "particles" or "neurons"), problem (JSON
+        without the data), problem_id, producer, version, dtype, device, seed, result, created, and the numerical
+        settings of the producer; of every variable and coordinate long_name and units (`dmft.schema.labels`)
 """
 
 from dmft.errors import SchemaError
