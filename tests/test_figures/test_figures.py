@@ -274,7 +274,6 @@ def test_readme_example_runs_at_a_smaller_size(tmp_path, monkeypatch, capsys):
         ("widths=[64, 128, 256], seeds=2000", "widths=[64, 128, 256], seeds=20"),
         ("widths=[10**5], seeds=8", "widths=[128], seeds=2"),
         ("widths=[32, 64, 128, 256], seeds=400", "widths=[16, 24, 32], seeds=16"),
-        ("wide = dmft.solve(small)", f"wide = dmft.solve(small, {few})"),
         ("seeds=10**4, keep", "seeds=100, keep"),
         ("[32, 64, 128], 4000", "[8, 12, 16], 64"),
         ("dmft.solve(problems[0])", f"dmft.solve(problems[0], {few})"),
