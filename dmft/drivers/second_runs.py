@@ -124,8 +124,9 @@ def _beside(
 
 
 def _compared(found: Arrays) -> str | None:
-    """The first variable, which says how far two results are from each other."""
-    return next((name for name in found if not schema.need([name], schema.HESSIAN)), None)
+    """The first variable of the schema, which says how far two results are from each other."""
+    names = (name for name in schema.quantities() if name in found)
+    return next((name for name in names if not schema.need([name], schema.HESSIAN)), None)
 
 
 def _distance(attribute: str, name: str, square: float, noise: float) -> dict[str, Any]:

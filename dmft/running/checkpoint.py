@@ -11,7 +11,9 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from dmft.running.paths import local, replacing
 
 EVERY = 60.0  # seconds between writings
 SHARE = 0.1  # of the time, that writings may take
+# what reading raises of a file that is damaged: NumPy, the archive, JSON, and what is made of it here
+DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, zipfile.BadZipFile)
 
 
 class Checkpoint:
@@ -57,15 +61,13 @@ class Checkpoint:
 
     def _read(self) -> None:
         path = self.path
-        try:
+        with self._read_well():
             with zipfile.ZipFile(path):  # an archive: np.load would also take other files
                 pass
             with np.load(path, allow_pickle=False) as stored:
                 arrays = dict(stored)
             state = json.loads(str(arrays.pop("state")))
-            theirs = state["fingerprint"]
-        except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a checkpoint ({error}); give another path, or remove it.") from error
+            theirs = {**state["fingerprint"]}
         ours = self.fingerprint
         differences = [
             f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
@@ -77,18 +79,40 @@ class Checkpoint:
                 f"the checkpoint {path} is of another computation ({'; '.join(differences)}); give another path, or "
                 "remove it."
             )
-        moments = Moments(state["finished"])
-        for name in state["moments"]:
-            moments.mean[name], moments.squares[name] = arrays[f"mean/{name}"], arrays[f"squares/{name}"]
-        self.estimates = Estimates(moments, state["capacity"], state["directions"])
-        self._capacity, self._step = state["capacity"], state["step"]
-        self._leaves = [arrays[f"leaf/{i}"] for i in range(state["leaves"])]
+        with self._read_well():
+            moments = Moments(index(state["finished"]))
+            for name in state["moments"]:
+                mean, squares = f"mean/{name}", f"squares/{name}"
+                moments.mean[name], moments.squares[name] = arrays[mean], arrays[squares]
+                for entry in (mean, squares):
+                    _require(entry, arrays[entry], arrays[mean].shape, np.float64)
+            self._capacity, self._step = index(state["capacity"]), index(state["step"])
+            self.estimates = Estimates(moments, self._capacity, index(state["directions"]))
+            self._leaves = [arrays[_leaf(i)] for i in range(state["leaves"])]
+
+    @contextmanager
+    def _read_well(self) -> Iterator[None]:
+        """Whatever is wrong with the file as one error."""
+        try:
+            yield
+        except DAMAGED as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error) or repr(error)
+            raise ValueError(f"{self.path} is not a checkpoint ({what}); give another path, or remove it.") from error
 
     def resumed(self, state: Any, capacity: int) -> tuple[Any, int]:
-        """The state of the repetition under way and its step; `state` itself and 0 if none is stored for `capacity`."""
+        """The state of the repetition under way and its step; `state` itself and 0 if none is stored for `capacity`.
+
+        Raises:
+            ValueError: what is stored has not the shapes and types of `state`.
+        """
         if not self._leaves or capacity != self._capacity:
             return state, 0
         leaves, tree = jax.tree.flatten(state)
+        with self._read_well():
+            if len(self._leaves) != len(leaves):
+                raise ValueError(f"it has {len(self._leaves)} arrays of a state, expected {len(leaves)}")
+            for i, (new, old) in enumerate(zip(self._leaves, leaves, strict=True)):
+                _require(_leaf(i), new, _bare(old).shape, _bare(old).dtype)
         restored = [
             jax.device_put(_like(new, old), old.sharding) for new, old in zip(self._leaves, leaves, strict=True)
         ]
@@ -117,12 +141,12 @@ class Checkpoint:
             "fingerprint": self.fingerprint,
             "finished": moments.count,
             "directions": self.estimates.directions,
-            "moments": sorted(moments.mean),
+            "moments": list(moments.mean),
             "capacity": self._capacity,
             "step": self._step,
             "leaves": len(leaves),
         }
-        arrays = {f"leaf/{i}": leaf for i, leaf in enumerate(leaves)}
+        arrays = {_leaf(i): leaf for i, leaf in enumerate(leaves)}
         for name in moments.mean:
             arrays |= {f"mean/{name}": moments.mean[name], f"squares/{name}": moments.squares[name]}
         with replacing(self.path) as temporary, temporary.open("wb") as file:
@@ -131,9 +155,24 @@ class Checkpoint:
         self._took = self._written - begun
 
 
+def _leaf(i: int) -> str:
+    """The name of an array of the state."""
+    return f"leaf/{i}"
+
+
+def _require(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """ValueError where an array that was read is not what there is room for."""
+    if found.shape != shape or found.dtype != dtype:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, expected {np.dtype(dtype)} {shape}")
+
+
 def _plain(leaf: Any) -> Any:
+    return np.asarray(_bare(leaf))
+
+
+def _bare(leaf: Any) -> Any:
     """Random keys have no place in a file; their data have."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _like(stored: Any, leaf: Any) -> Any:

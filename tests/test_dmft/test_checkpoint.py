@@ -1,6 +1,7 @@
 """A computation that is killed goes on from its file, and ends with the numbers of one that never was."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -144,7 +145,7 @@ KINDS = {
             some_task(),
             dmft.GradientDescent(0.5, 5, batches=((0, 1), (1, 2), (2, 0), (0, 1), (1, 2)), observe="test"),
         ),
-        {"directions": 4, "observables": ["prediction"]},
+        {"directions": 8, "observables": ["prediction"]},
     ),
     "a number of the program": (test_programs.problem(1), {}),
 }
@@ -160,6 +161,34 @@ def test_every_state_is_restored_bit_for_bit(name, at, tmp_path, monkeypatch):
     assert path.exists()
     resumed = dmft.solve(problem, checkpoint=path, **arguments)
     assert same(resumed, dmft.solve(problem, **arguments))
+
+
+RUNS_MORE = {
+    "how far half of the directions are": (*KINDS["stream, forgetting"], "truncation_error"),
+    "how far few particles are from the limit": (
+        dmft.Problem(PROBLEM.network, some_task(), dmft.GradientDescent(0.8, 5)),
+        {"particles": 16, "observables": ["prediction", "feature_kernel"]},
+        "distance_from_limit",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the weight matrices met", "ignore:standard errors of")
+@pytest.mark.parametrize("name", RUNS_MORE)
+def test_what_second_runs_say_is_what_they_say_of_a_whole_computation(name, tmp_path, monkeypatch):
+    """With a finished scramble in the file, of whose variables the first is compared."""
+    problem, arguments, attribute = RUNS_MORE[name]
+    arguments, path = SIZES | arguments, tmp_path / "state.npz"
+    assert interrupted(monkeypatch, problem, path, 8, **arguments) == 3
+    resumed, whole = dmft.solve(problem, checkpoint=path, **arguments), dmft.solve(problem, **arguments)
+    assert same(resumed, whole)
+    assert list(resumed) == list(whole)
+    assert whole.attrs[f"{attribute}_of"] == "prediction"
+    assert resumed.attrs | {"created": ""} == whole.attrs | {"created": ""}
+    # it is of other scrambles another
+    distances = [dmft.solve(problem, seed=1, **arguments).attrs[attribute], whole.attrs[attribute]]
+    assert np.isfinite(distances).all()
+    assert distances[0] != distances[1]
 
 
 def test_weakly_typed_arrays_keep_their_shape(tmp_path):
@@ -352,6 +381,75 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(name, tmp_path):
     with pytest.raises(ValueError, match=r"state.npz is not a checkpoint \(.*give another path, or remove it"):
         dmft.solve(PROBLEM, checkpoint=path, **SIZES)
     assert path.read_bytes() == GARBAGE[name]
+
+
+def misshapen(array):
+    return array[..., None]
+
+
+DAMAGES = {
+    "no leaf": ("leaf/0", None, "it has no 'leaf/0'"),
+    "a leaf of another shape": ("leaf/0", misshapen, r"leaf/0 is float64 \(.*\), expected float64 \(.*\)"),
+    "a leaf of another type": ("leaf/0", np.float32, "leaf/0 is float32 .*, expected float64"),
+    "no mean": ("mean/prediction", None, "it has no 'mean/prediction'"),
+    "squares of another shape": (
+        "squares/prediction",
+        misshapen,
+        r"squares/prediction is float64 \(6, 5, 1\), expect.*",
+    ),
+    "no squares": ("squares/loss", None, "it has no 'squares/loss'"),
+    "no directions": ("directions", None, "it has no 'directions'"),
+    "fewer leaves": ("leaves", lambda n: n - 1, r"it has \d+ arrays of a state, expected \d+"),
+    "a step that is none": ("step", str, "'str' object cannot be interpreted as an integer"),
+    "no fingerprint": ("fingerprint", repr, "'str' object is not a mapping"),
+}
+
+
+@pytest.fixture(scope="module")
+def of_second_scramble(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "state.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, PROBLEM, path, 7, **SIZES)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_missing_or_misshapen_is_named(name, of_second_scramble, tmp_path):
+    entry, change, message = DAMAGES[name]
+    path, arrays = tmp_path / "state.npz", dict(np.load(io.BytesIO(of_second_scramble)))
+    state = json.loads(str(arrays["state"]))
+    where = arrays if entry in arrays else state
+    old = where.pop(entry)
+    if change is not None:
+        where[entry] = change(old)
+    np.savez(path, **arrays | {"state": np.array(json.dumps(state))})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"state.npz is not a checkpoint \({message}.*\); give another path"):
+        dmft.solve(PROBLEM, checkpoint=path, **SIZES)
+    assert path.read_bytes() == before
+
+
+def test_bits_that_have_flipped_are_noticed_or_of_no_consequence(tmp_path):
+    """Whatever NumPy and the archive raise of them."""
+    path, state = tmp_path / "state.npz", (np.ones((2, 2)), np.zeros(3))
+    whole = Checkpoint(path, {"of": 1}, every=0.0)
+    whole.estimates.add({"loss": np.arange(2.0)}, 4, 3)
+    whole.reached(tuple(map(jnp.asarray, state)), 4, 2)
+    content, said = path.read_bytes(), []
+    # what the archive says of its entries is at the end
+    for i in range(content.index(b"PK\1\2"), len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0x80 >> i % 8]) + content[i + 1 :])
+        try:
+            found = Checkpoint(path, {"of": 1})
+        except ValueError as error:
+            said.append(str(error))
+            continue
+        leaves, step = found.resumed(tuple(map(jnp.asarray, state)), 4)
+        assert step == 2
+        assert all(np.array_equal(a, b) for a, b in zip(leaves, state, strict=True))
+        assert found.estimates.moments.mean["loss"].tolist() == [0.0, 1.0]
+    assert len(said) > 100
+    assert all("is not a checkpoint" in each for each in said)
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
