@@ -112,7 +112,7 @@ def solve(
         save_steps: the steps to record; all of 0..T by default.  Training ends with the last of them.
         directions: of a stream (batches, `observe="test"`), the most that each side of a weight matrix keeps from step
             to step, at least two batches; those in which what was met is smallest are forgotten
-            (`dmft.engine.forgetting`).  All by default.
+            (`dmft.engine.forgetting`).  All by default; a single hidden layer has no such matrix, and forgets nothing.
         dtype: "float64", or "float32": half the memory, and directions below 3.5e-3 are rounding.
         device: "auto" (a GPU if JAX has one), "cpu" or "gpu".
         devices: how many devices to use: scrambles go over them first, and the particles of each over those that are
@@ -251,7 +251,7 @@ def prepared(
 
 
 def _forgetting(run: Run, directions: int | None) -> Run:
-    """The run whose matrices keep no more than so many directions, where they would meet more."""
+    """The run whose matrices keep no more than so many directions, where there are matrices that would meet more."""
     if directions is None:
         return run
     most = _check.integer("directions", directions, minimum=1)
@@ -274,7 +274,7 @@ def _forgetting(run: Run, directions: int | None) -> Run:
             f"directions={most} is less than two batches, whose vectors are {run.step_room} each; give at least "
             f"{2 * run.step_room}, or take smaller batches."
         )
-    return replace(run, kept=most) if most < run.full_capacity else run
+    return replace(run, kept=most) if run.form.sketch.matrices and most < run.full_capacity else run
 
 
 def _computed(

@@ -14,6 +14,7 @@ import finite_nets
 from dmft.drivers import run as run_module
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
+from dmft.drivers.solve import _forgetting
 from dmft.engine import coordinates, loop, matrix, network
 from dmft.engine import normals as raw_normals
 from dmft.engine.coordinates import input_coordinates
@@ -206,6 +207,23 @@ def test_normals_of_a_stream_that_are_made_anew_are_those_that_are_kept(monkeypa
     assert anew.attrs["memory_estimate"] < kept.attrs["memory_estimate"]
     same(anew, kept, atol=1e-11)  # products in another order: rounding
     assert abs(dmft.solve(stream(), **FEW, seed=1).prediction - kept.prediction).max() > 1e-4
+
+
+# ---- no hidden matrix --------------------------------------------------------------------------------------------------
+
+
+def test_a_single_hidden_layer_has_nothing_to_forget():
+    """However few directions it may keep."""
+    problem = dataclasses.replace(stream(), network=dmft.MLP(1, dmft.tanh(0.8), 1.3, centered=False))
+    whole = dmft.solve(problem, **FEW)
+    bounded = dmft.solve(problem, directions=2 * BATCH, **FEW)
+    assert bounded.equals(whole)
+    assert bounded.attrs | {"created": ""} == whole.attrs | {"created": ""}
+    assert dmft.plan(problem, directions=2 * BATCH, **FEW).directions == bounded.attrs["directions"] == 0
+    # a second one has
+    runs = (Run(each, np.arange(STEPS + 1), 64, 1e-3, False, joint=False) for each in (problem, stream()))
+    assert [_forgetting(run, 2 * BATCH).kept for run in runs] == [None, 2 * BATCH]
+    assert abs(dmft.solve(problem, seed=1, **FEW).prediction - whole.prediction).max() > 1e-4
 
 
 # ---- few particles ---------------------------------------------------------------------------------------------------
