@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -125,9 +124,9 @@ def choose(run: Run, capacity: int, count: int, limit: int | None) -> Layout:
     """For `count` repetitions with room for `capacity` directions; `limit` on the memory of a device, in bytes."""
     if run.particles is None or run.curvature or run.kept is not None:
         return Layout()
-    devices, platform = len(run.devices) or 1, run.device.platform
+    devices, platform = len(run.where), run.device.platform
     needed, _ = memory_estimate(run, capacity, spread=1)
-    most = min(available_bytes(run.device), limit or np.inf)
+    most = min(*map(available_bytes, run.where), limit or np.inf)
     if not run.device.memory_stats():  # of the host, which devices have in common
         most //= devices
     most -= numbers_bytes(run)
@@ -149,7 +148,7 @@ def _have_kernels(run: Run, capacity: int) -> bool:
     # of more vectors libraries multiply as fast, and were measured
     room, fits = run.room(capacity), run.block <= factors.MOST
     fits = fits and all(tensor_units.take(run.dtype, room, size) for size in run.sizes(capacity))
-    return fits and all(trial.passed(device) for device in run.devices or (run.device,))
+    return fits and all(trial.passed(device) for device in run.where)
 
 
 @kept(static=("supplies", "mesh", "along"))
@@ -200,8 +199,16 @@ def _spread(state: Tree, mesh: Mesh | None, along: frozenset[int]) -> Tree:
     return everywhere
 
 
+def member(networks: Network, place: int) -> Network:
+    """Populations of one of several runs, their averages and draws; all that has an axis of particles stays as it is,
+    with an axis of runs, since a copy would take as much memory as a run."""
+    found = _at([(p.used, p.measure) for p in networks.populations], place)
+    populations = zip(networks.populations, found, strict=True)
+    return replace(networks, populations=tuple(replace(p, used=n, measure=m) for p, (n, m) in populations))
+
+
 @jax.jit
-def member(networks: Network, place: jax.Array | int) -> Network:
-    """One of several runs."""
-    found: Network = jax.tree.map(lambda a: jnp.asarray(a)[place], networks)
+def _at(arrays: Tree, place: jax.Array | int) -> Tree:
+    """Of arrays (run, ...)."""
+    found: Tree = jax.tree.map(lambda a: a[place], arrays)
     return found

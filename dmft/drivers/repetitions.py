@@ -59,7 +59,7 @@ class Trained:
 
     @property
     def network(self) -> Network:
-        """The state at its end."""
+        """The state at its end; of several runs the populations alone (`dmft.drivers.layout.member`)."""
         return self.state if self.place is None else layout.member(self.state, self.place)
 
     @property

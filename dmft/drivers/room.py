@@ -95,13 +95,13 @@ def numbers_bytes(run: Run) -> int:
 
 
 def require_memory(run: Run, capacity: int, limit: int | None, bar: Bar | None = None) -> None:
-    """Show the estimate beside the bar; MemoryEstimateError if a run does not fit."""
+    """Show the estimate beside the bar; MemoryEstimateError if a run does not fit on the device that has least left."""
     needed = bytes_needed(run, capacity)
     neurons = "exact linear forms" if run.particles is None else f"{run.particles} particles"
     memory.require(
         needed,
         limit=limit,
-        available=available_bytes(run.device),
+        available=min(map(available_bytes, run.where)),
         what=f"the limit with {neurons} and {capacity} directions",
         ways_out=("" if run.particles is None else "lower particles, raise tolerance, ")
         + "record fewer save_steps, or use fewer samples"

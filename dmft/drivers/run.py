@@ -93,6 +93,11 @@ class Run:
         return self.devices[0] if self.devices else jax.devices()[0]
 
     @property
+    def where(self) -> tuple[jax.Device, ...]:
+        """All devices that it is on."""
+        return self.devices or (self.device,)
+
+    @property
     def depth(self) -> int:
         return self.form.sketch.depth
 

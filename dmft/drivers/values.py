@@ -20,7 +20,7 @@ def values_of(run: Run, trained: Trained, observables: tuple[str, ...]) -> Array
     """The variables of the schema, as one run estimates them."""
     # on the host: what follows compiles nothing
     history = trained.history._replace(values=jax.tree.map(np.asarray, trained.history.values))
-    state = trained.network if history.fields else trained.state  # of several runs one is a copy
+    state = trained.network if history.fields else trained.state
     recorded = loop.recorded(state, history, run.rule, run.form)
     unwanted = {one.name for one in run.observables} - {*observables}
     values: dict[str, Any] = {name: value for name, value in recorded.items() if name not in unwanted}

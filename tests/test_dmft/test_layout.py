@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.drivers import layout, repetitions
+from dmft.drivers import layout, repetitions, solve
 from dmft.drivers.solve import prepared
-from dmft.engine import basis, population, rows, scrambles, together, trial
+from dmft.engine import basis, loop, population, rows, scrambles, together, trial
 from dmft.engine.rows import Rows
 from oracles import on_virtual_devices
 
@@ -101,6 +101,70 @@ def test_numbers_of_steps_that_share_room_share_what_draws_and_begins(monkeypatc
     assert compiled(30) == [1, 1, 1]
 
 
+def test_of_runs_that_have_ended_nothing_large_is_copied(monkeypatch):
+    """Two-time kernels take averages of populations; all of a run would be there twice."""
+    solved = partial(dmft.solve, problem(), **FEW | {"two_time": True, "observables": ["feature_kernel"]})
+    alone = solved().feature_kernel_two_time
+    laid, ended, copied = watched(monkeypatch), [], []
+    values_of, recorded = solve.values_of, loop.recorded
+
+    def there():
+        return sum(a.nbytes for a in jax.live_arrays())
+
+    def ending(run, trained, *given):
+        ended.append((there(), sum(a.nbytes for a in jax.tree.leaves(trained.state))))
+        return values_of(run, trained, *given)
+
+    def recording(*given):
+        copied.append(there() - ended[-1][0])
+        return recorded(*given)
+
+    monkeypatch.setattr(solve, "values_of", ending)
+    monkeypatch.setattr(loop, "recorded", recording)
+    for beside, platforms, partly_from in ((1, (), 0), (3, ("cpu",), np.inf)):
+        monkeypatch.setattr(layout, "SIDE_BY_SIDE", platforms)
+        monkeypatch.setattr(layout, "PARTLY_ELSEWHERE", partly_from)
+        np.testing.assert_allclose(solved().feature_kernel_two_time, alone, atol=1e-12)
+        assert (laid[-1].together, laid[-1].partly) == (beside, beside == 1)
+        assert len(copied) == 3
+        for more, (_, state) in zip(copied, ended, strict=True):
+            assert more < state / beside / 100
+        copied.clear()
+        ended.clear()
+    # twin: averages with the weight of another number of particles
+    member = layout.member
+
+    def heavier(*given):
+        network = member(*given)
+        populations = (dataclasses.replace(p, measure=2 * p.measure) for p in network.populations)
+        return dataclasses.replace(network, populations=tuple(populations))
+
+    monkeypatch.setattr(layout, "member", heavier)
+    assert abs(solved().feature_kernel_two_time - alone).max() > 0.1
+
+
+def test_runs_fit_on_the_device_that_has_least_left(monkeypatch):
+    """Of two that are not alike."""
+    monkeypatch.setattr(layout, "memory_estimate", lambda *_, **__: (10**8, 0))
+    monkeypatch.setattr(layout, "numbers_bytes", lambda _: 0)
+    monkeypatch.setattr(
+        layout, "Mesh", lambda devices, axes: mock.Mock(shape=dict(zip(axes, devices.shape, strict=True)))
+    )
+    run = prepared(**{**_defaults(), "problem": problem(), "particles": 64})["run"]
+
+    def chosen(*left):
+        devices = tuple(mock.Mock(platform="gpu", left=each) for each in left)
+        monkeypatch.setattr(layout, "available_bytes", lambda device: device.left)
+        return layout.choose(dataclasses.replace(run, devices=devices), run.first_capacity, 64, None)
+
+    assert chosen(10**9, 10**9).together == 2 * chosen(10**9).together == 10
+    for left in ((10**9, 4 * 10**8), (4 * 10**8, 10**9)):
+        assert chosen(*left).together == 4
+        assert chosen(*left).share == 1
+    # where one run does not fit on the fuller one, its particles go over both
+    assert chosen(10**9, 6 * 10**7).share == 2
+
+
 def leave_out_empty_room(monkeypatch):
     """Products leave out room that is empty, however small they are."""
     monkeypatch.setattr(layout, "SIDE_BY_SIDE", ("cpu",))
@@ -117,10 +181,10 @@ def leave_out_rows(monkeypatch):
 
 @pytest.mark.parametrize("network", ["layers", "images"])
 def test_products_with_directions_that_were_met_leave_out_none_of_them(network, monkeypatch):
-    solve = partial(dmft.solve, {"layers": problem, "images": on_images}[network](), **FEW)
-    whole, laid = solve(), watched(monkeypatch)
+    of = partial(dmft.solve, {"layers": problem, "images": on_images}[network](), **FEW)
+    whole, laid = of(), watched(monkeypatch)
     leave_out_empty_room(monkeypatch)
-    few = solve()
+    few = of()
     assert (laid[0].together, laid[0].partly) == (1, True)
     assert few.attrs["directions"] == whole.attrs["directions"]
     assert furthest(few, whole) < 1e-12

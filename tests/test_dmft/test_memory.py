@@ -1,13 +1,19 @@
 """What is available, also inside a container or a cluster job."""
 
 import ctypes
+import dataclasses
 import re
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import psutil
 import pytest
 
+import dmft
+from dmft.drivers import room
 from dmft.drivers.machine import available_bytes
+from dmft.drivers.run import Run
 from dmft.errors import MemoryEstimateError
 from dmft.running import card, memory
 
@@ -53,6 +59,26 @@ def test_memory_of_a_card_is_what_others_have_left(monkeypatch, free, available)
     device = SimpleNamespace(memory_stats=lambda: stats, local_hardware_id=1)
     monkeypatch.setattr(card, "free_bytes", lambda number: free if number == 1 else 0)
     assert available_bytes(device) == available
+
+
+def test_what_a_run_may_take_is_what_the_fullest_of_its_devices_has_left(monkeypatch):
+    task = dmft.Task([[1.0, 0.0], [0.5, -1.0]], [1.0, -1.0])
+    problem, steps = dmft.Problem(dmft.MLP(2), task, dmft.GradientDescent(0.1, 1)), np.arange(2)
+    run = Run(problem, steps, 64, 1e-3, False)
+    needed, stats = room.bytes_needed(run, 8), {"bytes_in_use": 0, "pool_bytes": 0}
+    monkeypatch.setattr(card, "free_bytes", lambda number: None)
+    monkeypatch.setattr(Run, "device", property(lambda self: jax.devices()[0]))  # whose arrays there are
+
+    def required(*left):
+        devices = (
+            SimpleNamespace(memory_stats=lambda n=n: stats | {"bytes_limit": n}, local_hardware_id=0) for n in left
+        )
+        room.require_memory(dataclasses.replace(run, devices=tuple(devices)), 8, None)
+
+    required(3 * needed, 3 * needed)
+    for left in ((3 * needed, 99), (99, 3 * needed)):
+        with pytest.raises(MemoryEstimateError, match="and 99 bytes is available"):
+            required(*left)
 
 
 def test_free_memory_of_a_card_is_asked_of_its_driver(monkeypatch):
