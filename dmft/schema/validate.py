@@ -83,6 +83,7 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
     _require_own_problem(ds)
     if not ds.data_vars:
         raise SchemaError("the Dataset holds no variables.")
+    _require_widths(ds)
     empty, indexes = _empty(ds, kind), ds.indexes
     for name in ds.data_vars:
         variable = ds.variables[name]
@@ -104,14 +105,39 @@ def validate(ds: xr.Dataset, kind: str) -> xr.Dataset:
                     "were joined that hold the same entries, leave one out; where they do not, give each labels of its "
                     f"own, by .assign_coords({dim}=[...])."
                 )
-        values = variable.values[~empty] if empty.any() else variable.values
-        if not str(name).endswith(UNRESOLVED) and not np.isfinite(values).all():
-            raise SchemaError(f"variable {name!r} holds non-finite numbers.")
+        if variable.dtype.kind not in "biuf":
+            raise SchemaError(
+                f"variable {name!r} is of {variable.dtype}; expected numbers: convert it, .astype(float)."
+            )
+        if not str(name).endswith(UNRESOLVED):
+            _require_finite(ds, str(name), empty)
     for coord, dim in (("time", "step"), ("split", "sample"), ("target", "sample")):
         if dim in ds.dims and (coord not in ds.coords or ds[coord].dims[:1] != (dim,)):
             raise SchemaError(f"coordinate {coord!r} on {dim!r} is missing.")
     identity.require_own_entries(kind, ds)
     return ds
+
+
+def _require_widths(ds: xr.Dataset) -> None:
+    """SchemaError unless widths, where there are any, are whole numbers above zero."""
+    for width in np.ravel(ds["width"].values) if "width" in ds.coords else ():
+        number = isinstance(width, int | float | np.integer | np.floating) and not isinstance(width, bool)
+        if not (number and 0 < width < np.inf and width == np.floor(width)):
+            raise SchemaError(f"width={width!s} is no width; expected whole numbers of neurons, above zero.")
+
+
+def _require_finite(ds: xr.Dataset, name: str, empty: NDArray[np.bool_]) -> None:
+    """SchemaError that names the first entry that is nan or infinite, but where there is nothing."""
+    values = ds.variables[name].values
+    if np.isfinite(values[~empty] if empty.any() else values).all():
+        return
+    bad = ~np.isfinite(values) & ~empty.reshape(empty.shape + (1,) * (values.ndim - empty.ndim))
+    first = zip(ds.variables[name].dims, np.argwhere(bad)[0], strict=True)
+    at = ", ".join(f"{dim}={ds.indexes[dim][i]}" for dim, i in first)
+    raise SchemaError(
+        f"variable {name!r} holds non-finite numbers{at and f', first at {at}'}; leave such entries out, or compute "
+        "them once more."
+    )
 
 
 def _require_own_problem(ds: xr.Dataset) -> None:
