@@ -5,6 +5,9 @@
     a_0 = sum w a_0(law, cut) = sum_i l_i y_i             as every fit is linear in the means
     se^2 = sum_i l_i^2 s_i^2  +  sum w (a_0(law, cut) - a_0)^2                 statistical, and of the choice of the law
 
+A law with as many constants as widths passes through all of them: it is not tried.  Beside others it counts
+nevertheless, as it says where else the limit may be, and pays no penalty for its last constant, which nothing tries.
+
 The first part is the error of the average.  Averages over models with data of their own have the mean of the fits'
 squared errors in its place: here they share the data, and differ by the same scatter once more.  A coefficient keeps
 that mean: beyond its linear part it has what laws leave out, by which it is off by up to a third of its scatter.
@@ -13,14 +16,17 @@ An unknown exponent has a flat prior on `EXPONENTS`; its posterior is summed, so
 not knowing it.  A coefficient of 1/N that is known with an error is one more measurement, of the laws that have it.
 
 Errors of means over few networks are themselves uncertain.  A variance s_i^2 of nu_i degrees of freedom is taken
-together with that of the other widths, N_j s_j^2 / N_i as variances of networks fall like 1/N, near widths first:
+together with that of the other widths, near widths first, by the power of N with which it goes:
 
-    s^2 <- (nu_i s_i^2 + nu_0 S_i^2) / (nu_i + nu_0)      S_i^2 = sum_j nu_j k_ij N_j s_j^2 / N_i / sum_j nu_j k_ij
+    s^2 <- (nu_i s_i^2 + nu_0 S_i^2) / (nu_i + nu_0)      S_i^2 = sum_j nu_j k_ij (N_i / N_j)^s s_j^2 / sum_j nu_j k_ij
     k_ij = 1 / (1 + log2(N_i / N_j)^2)
 
-Whether they fall so is seen from the slope of log s^2 on log N, of variances of nu degrees of freedom by
+That power is the slope of log s^2 on log N, of variances of nu degrees of freedom by
 
     E log s^2 = log sigma^2 + psi(nu / 2) - log(nu / 2),    Var log s^2 = psi'(nu / 2)
+
+within `FALLS`: not below -1, the law of networks that are alike, as errors of wide networks are better too large (and
+skewed losses have small variances where their means are low), nor much above 0, however few networks say so.
 
 Source: W. Jay, E. Neil 2021 (averages over models and cuts); G. Smyth 2004 (variances taken together).
 """
@@ -41,6 +47,7 @@ Law = str | float
 LAWS: dict[str, tuple[float, ...] | None] = {"1/N": (1.0,), "1/N + 1/N^2": (1.0, 2.0), "N^-p": None}
 EXPONENTS = np.linspace(0.25, 2.5, 46)
 PRIOR = 8  # nu_0
+FALLS = (-1.0, 0.5)  # s
 NO_WEIGHT = 1e-6
 EXACT = 1e-4  # of what is known without an error
 
@@ -50,8 +57,9 @@ class Averaged(NamedTuple):
 
     limit, statistical, model: a_0 and the two parts of its error.  slope, slope_se: a_1 of the laws with 1/N; nan where
     none of them has a weight.  exponent, exponent_se: of the law with an unknown one; nan where it is not tried, or not
-    known much better than before.  weights (law, ...): of all cuts together.  chi2, dof, p_value: of the law and cut
-    with the largest weight.
+    known much better than before.  weights (law, ...): of all cuts together; nan of laws that are not tried,
+    which have the rest; 0 of N^-p where 1/N is known.  chi2, dof, p_value: of the law and cut with the largest weight;
+    p nan where it is not tried.
     """
 
     limit: Array
@@ -93,8 +101,10 @@ def variances_together(width: Array, variance: Array, freedom: Array) -> Array:
     np.fill_diagonal(near, 0.0)
     # of a single width by itself
     near = np.where(near.sum(1, keepdims=True) > 0, near, np.diag(np.maximum(freedom, 1.0)))
-    share = near / near.sum(1, keepdims=True) * width / width[:, None]
-    others = np.einsum("ij,j...->i...", share, known)
+    found = exponent_of_variances(width, variance, freedom)[0]
+    power = np.clip(np.where(np.isfinite(found), found, FALLS[0]), *FALLS)
+    size = (width / width.max()).reshape(-1, *[1] * (variance.ndim - 1)) ** power
+    others = size * np.einsum("ij,j...->i...", near / near.sum(1, keepdims=True), known / size)
     nu = freedom.reshape(-1, *[1] * (variance.ndim - 1))
     return np.asarray((nu * known + PRIOR * others) / (nu + PRIOR))
 
@@ -150,16 +160,17 @@ def averaged(
         for cut in range(len(n)):
             measured = len(n) - cut + (known is not None and powers is not None and 1.0 in powers)
             terms = 3 if powers is None else 1 + len(powers)
-            if measured <= terms:
+            if measured < terms or (cut and measured == terms):
                 break
             each = (n[cut:], y[cut:], se[cut:])
             fit = unknown(*each) if powers is None else fitted(*each, powers, known if 1.0 in powers else None)
             # of all that is measured: the widths, and a slope that is known
             behind = len(n) + (known is not None) - cut - len(fit.linear)
             found.append(fit._replace(linear=np.pad(fit.linear, ((cut, behind), (0, 0)))))
-            criteria.append(fit.chi2 + 2 * terms + 2 * cut)
+            criteria.append(fit.chi2 + 2 * min(terms, measured - 1) + 2 * cut)
             of_law.append(i)
-    if not found:
+    tried = {i for i, fit in zip(of_law, found, strict=True) if fit.dof}
+    if not tried:
         raise UnresolvedError(
             f"{len(n)} widths do not test {', '.join(map(str, laws))}: as many constants, or 1/N is known; "
             "give more widths, or laws=['1/N']."
@@ -174,15 +185,21 @@ def averaged(
     apart = np.stack([fit.apart + (fit.values[0] - limit) ** 2 for fit in found])
     statistical, model = np.where(exact, 0.0, np.sqrt(variance)), np.sqrt((weight * apart).sum(axis=0))
     b, b_se = _mean_of(found, [k for k, i in enumerate(of_law) if (LAWS.get(str(laws[i])) or (0,))[0] == 1], 1, weight)
-    exponent, exponent_se = _mean_of(found, [k for k, i in enumerate(of_law) if laws[i] == "N^-p"], 2, weight)
+    exponent, exponent_se = _mean_of(
+        found, [k for k, i in enumerate(of_law) if laws[i] == "N^-p" and i in tried], 2, weight
+    )
     resolved = exponent_se < EXPONENTS.std() / 2
     exponent, exponent_se = (np.where(resolved, v, np.nan) for v in (exponent, exponent_se))
     rows = np.arange(entries)
     chi2, dof = np.stack([fit.chi2 for fit in found])[best, rows], np.array([fit.dof for fit in found])[best]
     chi2 = np.where(exact, 0.0, chi2)
     by_law = np.stack([weight[np.array(of_law) == i].sum(axis=0) for i in range(len(laws))])
+    by_law[sorted(set(of_law) - tried)] = np.nan
     means = (limit, statistical, model, b, b_se, exponent, exponent_se)
-    last = (by_law.reshape(-1, *shape), *(v.reshape(shape) for v in (chi2, dof, chdtrc(dof, chi2))))
+    last = (
+        by_law.reshape(-1, *shape),
+        *(v.reshape(shape) for v in (chi2, dof, np.where(dof, chdtrc(dof, chi2), np.nan))),
+    )
     return Averaged(*(v.reshape(shape) for v in means), *last)
 
 

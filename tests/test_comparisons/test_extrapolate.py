@@ -50,6 +50,68 @@ def test_errors_cover_the_limit_and_those_of_a_wrong_power_do_not(law, covered):
     assert coverage(averaged(WIDTHS, y, se, (2.0,)), 2) < 0.6
 
 
+@pytest.mark.parametrize(
+    ("law", "covered"),  # of three widths
+    [
+        (lambda n: 5 / n, 0.8),
+        (lambda n: 5 / n - 100 / n**2, 0.8),
+        (lambda n: 5 / (n + 40), 0.8),
+        (lambda n: 0.7 * n**-0.7, 0.62),
+    ],
+    ids=["1/N", "two terms", "all terms", "N^-.7"],
+)
+def test_errors_of_three_widths_hold_what_laws_that_are_not_tried_allow(law, covered):
+    widths, rng = WIDTHS[:3], np.random.default_rng(0)
+    se = np.broadcast_to(0.3 / np.sqrt(128 * widths[:, None]), (3, REPEATS))
+    y = law(widths)[:, None] + se * rng.standard_normal((3, REPEATS))
+    found = averaged(widths, y, se)
+    assert coverage(found) > covered
+    assert coverage(found, 2) > 0.9
+    assert found.error.mean() < 2 * np.sqrt((found.limit**2).mean())
+    assert np.isnan(found.weights[1:]).all()
+    assert (found.weights[0] < 1).all()
+    assert np.isnan(found.exponent).all()
+    np.testing.assert_array_equal(np.isnan(found.p_value), found.dof == 0)
+    # twin: the one law that is tried, taken for granted
+    alone = averaged(widths, y, se, ("1/N",))
+    assert (alone.weights == 1).all()
+    if law(1.0) != 5:
+        assert coverage(alone) < 0.1
+        assert coverage(alone, 2) < 0.35
+
+
+@pytest.mark.parametrize("power", [1.3, 1.0, 0.7, 0.5, 0.0])
+def test_errors_cover_whatever_the_power_with_which_variances_fall(power):
+    seeds, rng = np.array([24, 24, 24, 8, 8, 3, 1]), np.random.default_rng(0)
+    variance = 1e-2 / 64 * (WIDTHS[:, None] / 64) ** -power
+    y = 5 / WIDTHS[:, None] + np.sqrt(variance / seeds[:, None]) * rng.standard_normal((7, REPEATS))
+    nu = np.maximum(seeds - 1, 1)[:, None]
+    s2 = np.where(seeds[:, None] > 1, variance * rng.chisquare(nu, (7, REPEATS)) / nu, 0.0)
+
+    def covered(together):
+        found = averaged(WIDTHS, y, np.sqrt(together / seeds[:, None]))
+        return coverage(found), coverage(found, 2)
+
+    once, twice = covered(variances_together(WIDTHS, s2, seeds - 1))
+    assert once > 0.74  # .78 to .92 of 600, binomial error .017
+    assert twice > 0.96
+    if power <= 0.7:  # twin: as if they fell like 1/N
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(averaged_laws, "FALLS", (-1.0, -1.0))
+            before, _ = covered(variances_together(WIDTHS, s2, seeds - 1))
+        assert before < once - 0.06
+
+
+def test_variances_of_many_networks_are_their_own_and_of_none_those_of_the_others():
+    s2 = np.array([[4.0], [4.0], [0.0]])
+    together = variances_together(WIDTHS[:3], s2, np.array([1e9, 1e9, 0]))
+    np.testing.assert_allclose(together, 4.0, rtol=1e-6)  # which do not fall
+    # of a single width by itself, with nothing to see a power from
+    assert variances_together(WIDTHS[:1], s2[:1], np.array([9.0])) == pytest.approx(4.0)
+    falling = variances_together(WIDTHS[:3], s2, np.array([1e9, 0, 0]))
+    np.testing.assert_allclose(falling[:, 0], 4.0 * WIDTHS[0] / WIDTHS[:3], rtol=1e-6)
+
+
 def test_fits_are_linear_in_what_was_measured():
     y, se = drawn(lambda n: 5 / n - 100 / n**2)
     slope, slope_se = np.full((1, REPEATS), 4.0), np.full((1, REPEATS), 0.5)
@@ -227,10 +289,64 @@ def test_what_fluctuations_predict_is_taken_as_known(trained):
 
 def test_widths_of_one_network_have_no_ensemble(trained):
     _, nets = trained
-    found = comparisons.extrapolate([nets[0], nets[1].isel(seed=[0])], ["loss"])
+    with pytest.warns(UserWarning, match=r"three widths do not try 1/N \+ 1/N\^2, N\^-p, .* for loss_infinite: "):
+        found = comparisons.extrapolate([nets[0], nets[1].isel(seed=[0])], ["loss"])
     assert np.isfinite(found["loss_mean"]).all()
     assert np.isfinite(found["loss_infinite_mean"]).sum("width").values.tolist() == [3, 3]
     assert "loss_infinite_limit" not in comparisons.extrapolate([nets[0], nets[1]], ["loss"], ensembled=False)
+
+
+def test_three_widths_say_which_laws_they_do_not_try(trained):
+    theory, nets = trained
+    with pytest.warns(UserWarning, match=r"three widths do not try 1/N \+ 1/N\^2, N\^-p, .*fourth width"):
+        found = comparisons.extrapolate(nets[0], ["loss"], ensembled=False)
+    assert np.isnan(found["loss_weight"][1:]).all()
+    assert abs((found["loss_limit"] - theory["loss"]) / found["loss_limit_se"]).max() < 3
+    # the law that is named holds; of four widths all are tried: no warning
+    given = comparisons.extrapolate(nets[0], ["loss"], ensembled=False, laws=["1/N"])
+    assert (given["loss_limit_se"] < found["loss_limit_se"]).all()
+    four = comparisons.extrapolate([nets[0], nets[1].isel(width=[0])], ["loss"], ensembled=False)
+    assert np.isfinite(four["loss_weight"]).all()
+
+
+def test_networks_that_diverged_are_counted(trained):
+    _, nets = trained
+    gone = (nets[0].seed < 40) & (nets[0].width > 32)
+    gone = gone.transpose("width", "seed")
+    wild = nets[0].where(~gone).assign(diverged=gone)
+    with pytest.warns(UserWarning, match="diverged, 40 of 128 of width 64, 40 of 128 of width 128: the limit is that"):
+        found = comparisons.extrapolate([nets[1], wild], ["loss"])
+    assert found["diverged"].values.tolist() == [0, 40, 40, 0, 0]
+    assert found["count"].values.tolist() == [128, 88, 88, 16, 16]
+    none = wild.assign(diverged=wild["diverged"] | (wild.width == 64))
+    none = none.assign({name: none[name].where(none.width != 64) for name in ("loss", "test_loss", "prediction")})
+    with pytest.raises(ValueError, match="all networks of width 64 diverged"):
+        comparisons.extrapolate([nets[1], none], ["loss"])
+
+
+def test_accuracies_are_between_none_and_all(trained):
+    _, nets = trained
+    rng = np.random.default_rng(0)
+
+    def scored(rate, above=0.0):
+        each = [
+            0 * part["loss"]
+            + rate
+            + above * (1 - (32 / part.width) ** 0.25)
+            + 0.02 * rng.standard_normal(part.loss.shape)
+            for part in nets
+        ]
+        return [part[["prediction"]].assign(accuracy=x) for part, x in zip(nets, each, strict=True)]
+
+    found = comparisons.extrapolate(scored(1.0), ["accuracy"], ensembled=False)
+    assert (found["accuracy_limit"] <= 1).all()
+    assert (found["accuracy_mean"] <= 1).all()
+    assert (found["accuracy_limit_se"] > 0).all()
+    inside = comparisons.extrapolate(scored(0.7), ["accuracy"], ensembled=False)
+    assert abs((inside["accuracy_limit"] - 0.7) / inside["accuracy_limit_se"]).max() < 3
+    with pytest.warns(UserWarning, match=r"accuracy goes to 1\.\d+ \+- .*, beyond what accuracies are"):
+        found = comparisons.extrapolate(scored(0.9, 0.4), ["accuracy"], ensembled=False)
+    assert (found["accuracy_limit"] == 1).any()
 
 
 @pytest.mark.slow
@@ -282,11 +398,26 @@ def test_bad_input_is_named(trained):
         (nets[0].isel(seed=[0, 1]), None, comparisons.UnresolvedError, "too few for errors"),
         (nets, ["accuracy"], ValueError, "no accuracy, but"),
         (nets, "loss", TypeError, "list of names"),
+        (nets, 3, TypeError, "list of names"),
+        (nets, [], ValueError, r"quantities=\[\] names nothing; leave it out, or name some of .*loss"),
+        (nets[0].assign_coords(width=[0, 64, 128]), None, ValueError, "width=0 is no width; expected whole numbers"),
+        (nets[0].assign_coords(width=[-16, 64, 128]), None, ValueError, "width=-16 is no width"),
+        (nets[0].assign_coords(width=[16.5, 64, 128]), None, ValueError, "width=16.5 is no width"),
+        (nets[0].assign_coords(width=["16", "64", "128"]), None, ValueError, "width=16 is no width"),
+        (nets[0].assign(loss=nets[0].loss.astype(object)), None, ValueError, "'loss' is of object; expected numbers"),
+        (
+            nets[0].assign(loss=nets[0].loss.where((nets[0].seed != 3) | (nets[0].width != 64))),
+            None,
+            ValueError,
+            "'loss' holds non-finite numbers, first at width=64, seed=3, step=2; leave such entries out",
+        ),
         ([nets[0], nets[1].isel(step=[0])], None, ValueError, "steps"),
         (xr.Dataset(), None, ValueError, "schema|kind"),
     ):
         with pytest.raises(error, match=match):
             comparisons.extrapolate(given, names)
+    with pytest.raises(TypeError, match="ensembled='no' is neither True nor False"):
+        comparisons.extrapolate(nets, ensembled="no")
     with pytest.raises(ValueError, match="choose among 1/N"):
         comparisons.extrapolate(nets, laws=["log"])
     with pytest.raises(TypeError, match=r"laws=\['1/N'\]"):
