@@ -42,6 +42,7 @@ WIDTHS = {32: 64, 64: 32, 128: 16, 256: 8, 512: 4}  # networks of each
 HELD_OUT = 5  # every so many samples of the training set is one of those by which rates are chosen
 TRIED = (128, 4)  # width, networks, with which they are
 NAME = "test_accuracy"
+MARGIN = 2  # beside the axis of percents, for points
 SHOWN = tuple(f"{NAME}{kind}{end}" for kind in ("_mean", "_limit") for end in ("", "_se"))
 AVERAGED = tuple(name.replace(NAME, f"{NAME}_infinite") for name in SHOWN)
 NEEDS = Needs("whole_data_set", "whole_data_set", "figures.whole_data_set.gathered(found)", SHOWN)
@@ -203,6 +204,7 @@ def draw_widths(ds: xr.Dataset, ax: Axes) -> None:
         ax.axhspan(value - error, value + error, color=look["color"], alpha=0.2, linewidth=0)
         ax.axhline(value, color=look["color"], linewidth=1.2)
     style.width_axis(ax, width)
+    _bound(ax)
     ax.set(ylabel="test accuracy (%)", title="(a) against width; lines: limit")
     style.legend(ax, loc="lower right", title="limit")
 
@@ -218,8 +220,15 @@ def draw_richness(ds: xr.Dataset, ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_xticks(gamma0, [f"{value:g}" for value in gamma0])
     ax.minorticks_off()
+    _bound(ax)
     ax.set(xlabel=r"richness $\gamma_0$", ylabel="test accuracy (%)", title="(b) lazy to rich")
     style.legend(ax, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _bound(ax: Axes) -> None:
+    """No further than accuracies go, whatever their errors."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -MARGIN), min(high, 100 + MARGIN))
 
 
 def _shown(gamma0: Any) -> Any:

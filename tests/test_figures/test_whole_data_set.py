@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib import pyplot as plt
 
 import comparisons
 import dmft
@@ -98,3 +99,19 @@ def test_what_is_no_extrapolation_is_named(tmp_path):
 def shuffled(task):
     order = np.random.default_rng(0).permutation(task.n_train)
     return dmft.Task(task.x_train, task.y_train[order], task.x_test, task.y_test)
+
+
+@pytest.mark.parametrize(("limit", "error"), [(1.0, 0.15), (0.02, 0.3), (0.9, 0.01)])
+def test_axes_end_where_accuracies_do(limit, error):
+    """However large errors are; a twin within needs no bounds."""
+    shape, dims = (1, 3), ("gamma0", "width")
+    values = {"_mean": (dims, np.full(shape, limit)), "_mean_se": (dims, np.full(shape, error))}
+    values |= {"_limit": (dims[:1], [limit]), "_limit_se": (dims[:1], [error])}
+    ds = xr.Dataset({f"test_accuracy{end}": value for end, value in values.items()})
+    fig, axes = plt.subplots(1, 2)
+    whole_data_set.draw(ds.assign_coords(gamma0=[1.0], width=[32, 64, 128]), axes)
+    for ax in axes:
+        low, high = ax.get_ylim()
+        assert -2 <= low < 100 * limit < high <= 102
+        assert error > 0.1 or high - low < 10
+    plt.close(fig)
