@@ -144,8 +144,8 @@ def said(in_law: dict[str, Any]) -> str:
     if "distance_from_limit" not in in_law:
         return f"This is, in law, the result of {in_law['in_law']}."
     distance, noise = in_law["distance_from_limit"], in_law["distance_from_limit_noise"]
-    by = f"by about {distance:.2g} +- {noise:.1g} (root mean square)"
+    by = f"about {distance:.2g} +- {noise:.1g}" if distance else f"less than the noise, {noise:.1g}"
     return (
         f"This is, in law, the result of {in_law['in_law']}, whose {in_law['distance_from_limit_of']} differs from the "
-        f"limit's {by if np.isfinite(distance) else 'much: half as many particles diverge'}."
+        f"limit's {f'by {by} (root mean square)' if np.isfinite(distance) else 'much: half as many particles diverge'}."
     )

@@ -12,6 +12,7 @@ from test_training import FAMILIES, changed, some_problem  # the problems of eve
 import dmft
 import finite_nets
 from dmft.drivers import run as run_module
+from dmft.drivers import second_runs
 from dmft.drivers.room import memory_estimate
 from dmft.drivers.run import Run
 from dmft.drivers.solve import _forgetting
@@ -227,6 +228,13 @@ def test_a_single_hidden_layer_has_nothing_to_forget():
 
 
 # ---- few particles ---------------------------------------------------------------------------------------------------
+
+
+def test_a_distance_below_the_noise_is_said_to_be_so():
+    found = {"in_law": "networks of width 16", "distance_from_limit_of": "prediction", "distance_from_limit_noise": 0.1}
+    assert "limit's by less than the noise, 0.1 (root" in second_runs.said(found | {"distance_from_limit": 0.0})
+    assert "limit's by about 0.3 +- 0.1 (root" in second_runs.said(found | {"distance_from_limit": 0.3})
+    assert "limit's much: half as many" in second_runs.said(found | {"distance_from_limit": np.inf})
 
 
 @pytest.mark.slow
