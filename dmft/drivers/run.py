@@ -233,8 +233,10 @@ class Run:
         return float(first + size * rows * capacity * sum(each))
 
     def work(self, runs: int) -> float:
-        """Operations of so many runs, as far as is known before them."""
-        return runs * (self.last + 1) * self.operations(self.first_capacity)
+        """Entries (layer, row, particle) of the fields of all steps of so many runs (`dmft.running.effort`)."""
+        size, rows = max(self.sizes(self.first_capacity)), self.rule.rows.shape[1]
+        layers = 1 + sum(part.count * max(*part.positions, 1) for part in self.form.sketch.matrices)
+        return float(runs * (self.last + 1) * layers * rows * size)
 
     def draws(self, capacity: int) -> list[int]:
         """Raw normals for each population; those that probes take from a copy are besides what training uses, and those

@@ -152,7 +152,7 @@ class Influence:
         return math.inf if followed is None else 1 + 2 * self.deflated + PASSES[self.mode] * followed
 
     def work(self, scrambles: int) -> float:
-        """Floating-point operations of all scrambles, as far as is known before them."""
+        """Entries of the fields of all scrambles, as far as is known before them."""
         return self.run.work(scrambles) * self.passes()
 
     @property

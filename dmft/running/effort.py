@@ -3,7 +3,7 @@
 On a CPU most of compilation is the optimisation of loops over arrays, which little effort leaves out; large matrix
 products are those of libraries either way.  Numbers differ by rounding; code of a few samples, which is such loops,
 runs twice as long, of many a seventh longer.  On a GPU most of compilation is the search for the fastest kernel of
-every product, which gains nothing that was measured.
+every product, which gains a quarter at most.
 
 `tests/benchmarks/start.py` measures both.
 """
@@ -38,9 +38,10 @@ if jax.__version_info__ >= (0, 11):
             ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN", "CONDITIONAL", "WHILE", "DYNAMIC_SLICE_FUSION")
         ),
     }
-# of a platform, floating-point operations of a computation up to which the code of a training is not worth more: on a
-# CPU half a second of a few samples, which more effort saves half of, and costs two seconds, once
-SHORT = {"cpu": 4e9, "gpu": 2.5e13}
+# of a platform, entries (layer, row, particle) of the fields of all steps up to which the code of a training is not
+# worth more: what is done for each of them is what is optimised.  On a CPU more effort saves .3 s of so many for one
+# second of compilation, on a GPU some seconds for twenty
+SHORT = {"cpu": 2e6, "gpu": 3e9}
 DERIVATIVES = 8  # how much code those of a training are, of its own
 
 _work: ContextVar[float] = ContextVar("work", default=math.inf)
@@ -48,9 +49,9 @@ _products: ContextVar[dict[str, dict[str, Any]]] = ContextVar("products")
 
 
 @contextmanager
-def for_work(operations: float, code: float = 1.0) -> Iterator[None]:
-    """Around a computation of so many floating-point operations, about, by so much code, of that of a training."""
-    token = _work.set(operations / code)
+def for_work(entries: float, code: float = 1.0) -> Iterator[None]:
+    """Around a computation of fields with so many entries, by so much code, of that of a training."""
+    token = _work.set(entries / code)
     try:
         yield
     finally:

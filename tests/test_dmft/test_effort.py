@@ -49,17 +49,36 @@ def test_effort_is_little_where_work_is_short_or_code_brief():
 def test_little_effort_tries_no_products_on_a_gpu(monkeypatch):
     monkeypatch.setattr(effort, "device", lambda: SimpleNamespace(platform="gpu"))
     tried = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
-    with effort.for_work(1e13):
+    with effort.for_work(1e9):
         assert effort.options() == tried
-    with effort.for_work(1e14):
+    with effort.for_work(1e10):
         assert effort.options() == {}
         assert effort.options(brief=True) == tried
 
 
+def test_work_is_that_of_the_entries_of_fields():
+    """Of few samples as of many, whose products are fast beside them."""
+    numerics, seen = {"particles": 256, "scrambles": 3}, []
+
+    def told(*given):
+        seen.append(given)
+        raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(effort, "for_work", told)
+        for call in (dmft.solve, dmft.fluctuations):
+            with pytest.raises(InterruptedError):
+                call(problem(4), **numerics)
+    (entries,), (more, code) = seen
+    assert entries == 3 * 5 * 2 * 3 * 256  # runs, steps, layers, rows, particles
+    assert more > 2 * entries
+    assert code == effort.DERIVATIVES
+
+
 def test_code_of_either_effort_is_kept_by_itself(folder):
     f, x = kept(), jnp.arange(3.0)
-    for operations, files in ((0.0, 1), (np.inf, 2), (0.0, 2)):
-        with effort.for_work(operations):
+    for entries, files in ((0.0, 1), (np.inf, 2), (0.0, 2)):
+        with effort.for_work(entries):
             np.testing.assert_array_equal(f(x), [0, 2, 4])
         assert len(list(folder.iterdir())) == files
     kept(brief=True)(x)
