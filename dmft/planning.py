@@ -143,8 +143,7 @@ def plan(problem: Problem, of: str = "solve", **arguments: Any) -> Plan:
     limit = work["memory_limit"] if influence is None else influence.memory_limit
     where = run.device if run.devices else work["where"][0]
     scrambles, whole = work["scrambles"], run if influence is None else influence
-    code = 1.0 if influence is None else effort.DERIVATIVES
-    with precision(run.dtype, where), effort.for_work(whole.work(scrambles), code):
+    with precision(run.dtype, where), effort.for_work(whole.work(scrambles)):
         beside = of == "solve" and work["checkpoint"] is None
         return _planned(of, run, influence, scrambles, work["seed"], limit, where, beside=beside)
 

@@ -122,10 +122,7 @@ def curves_along(
     first = influences[0]
     # in the limit the output at initialisation vanishes; kinks are those of the problem
     runs = [replace(one.run, centered=one.run.problem.training.observe == "all", smoothed=False) for one in influences]
-    with (
-        precision(first.run.dtype, first.run.device),
-        effort.for_work(len(at) * first.work(scrambles), effort.DERIVATIVES),
-    ):
+    with precision(first.run.dtype, first.run.device), effort.for_work(len(at) * first.work(scrambles)):
         limit, done = limits_along(
             runs, over, at, of, seed=seed, scrambles=scrambles, memory_limit=first.memory_limit, progress=progress
         )

@@ -209,7 +209,7 @@ def _computed(*, influence: Influence, scrambles: int, seed: int, progress: bool
     done = Estimates()
     with (
         precision(run.dtype, run.device),
-        effort.for_work(influence.work(scrambles), effort.DERIVATIVES),
+        effort.for_work(influence.work(scrambles)),
         progress_bar(influence.steps(scrambles), "fluctuations", "step", progress) as bar,
     ):
         for trained in repetitions(run, seed, scrambles, bar, memory_limit=memory_limit):

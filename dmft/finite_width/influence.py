@@ -49,7 +49,7 @@ from dmft.finite_width.measures import (
     two_keys,
 )
 from dmft.finite_width.scalars import Scalars, no_observables
-from dmft.running import memory
+from dmft.running import effort, memory
 from dmft.running.executables import kept
 from dmft.running.moments import Arrays
 from dmft.running.progress import Bar
@@ -152,8 +152,9 @@ class Influence:
         return math.inf if followed is None else 1 + 2 * self.deflated + PASSES[self.mode] * followed
 
     def work(self, scrambles: int) -> float:
-        """Entries of the fields of all scrambles, as far as is known before them."""
-        return self.run.work(scrambles) * self.passes()
+        """Entries of the fields of all scrambles, as far as is known before them, for as much code as that of a
+        training is (`dmft.running.effort`)."""
+        return self.run.work(scrambles) * self.passes() / effort.DERIVATIVES
 
     @property
     def _wanted(self) -> set[str]:

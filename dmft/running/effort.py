@@ -49,9 +49,9 @@ _products: ContextVar[dict[str, dict[str, Any]]] = ContextVar("products")
 
 
 @contextmanager
-def for_work(entries: float, code: float = 1.0) -> Iterator[None]:
-    """Around a computation of fields with so many entries, by so much code, of that of a training."""
-    token = _work.set(entries / code)
+def for_work(entries: float) -> Iterator[None]:
+    """Around a computation of fields with so many entries, for as much code as that of a training is."""
+    token = _work.set(entries)
     try:
         yield
     finally:

@@ -41,7 +41,7 @@ def test_effort_is_little_where_work_is_short_or_code_brief():
         assert effort.options() == LITTLE
         with effort.for_work(2 * short):
             assert effort.options() == {}
-        with effort.for_work(2 * short, effort.DERIVATIVES):
+        with effort.for_work(2 * short / effort.DERIVATIVES):
             assert effort.options() == LITTLE
     assert effort.options() == {}
 
@@ -60,19 +60,20 @@ def test_work_is_that_of_the_entries_of_fields():
     """Of few samples as of many, whose products are fast beside them."""
     numerics, seen = {"particles": 256, "scrambles": 3}, []
 
-    def told(*given):
-        seen.append(given)
+    def told(entries):
+        seen.append(entries)
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(effort, "for_work", told)
-        for call in (dmft.solve, dmft.fluctuations):
+        for call, code in ((dmft.solve, 1), (dmft.fluctuations, 1), (dmft.fluctuations, 8)):
+            patch.setattr(effort, "DERIVATIVES", code)
             with pytest.raises(InterruptedError):
                 call(problem(4), **numerics)
-    (entries,), (more, code) = seen
+    entries, of_all, for_their_code = seen
     assert entries == 3 * 5 * 2 * 3 * 256  # runs, steps, layers, rows, particles
-    assert more > 2 * entries
-    assert code == effort.DERIVATIVES
+    assert of_all > 2 * entries
+    assert for_their_code == of_all / 8
 
 
 def test_code_of_either_effort_is_kept_by_itself(folder):
