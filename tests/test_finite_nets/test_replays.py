@@ -1,6 +1,7 @@
 """Steps that repeat: what a GPU replays is what would have been taken."""
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -86,6 +87,39 @@ def test_steps_of_rules_read_the_time_from_tensors(name):
     for numbers, tensors in zip(*states, strict=True):
         np.testing.assert_allclose(numbers, tensors, rtol=1e-12, atol=1e-14)  # rounding
     assert abs(states[0][0] - trainer.start(8, torch.arange(2), 0).weights.tensors[0]).max() > 1e-2
+
+
+class Moves:
+    """Whose phase is set from outside."""
+
+    phase = 0.0
+
+    def enter(self, phase):
+        self.phase = phase
+
+    def tensors_moved(self):
+        return []
+
+
+def test_states_are_told_apart_by_what_they_are(monkeypatch):
+    """-1.0 and -2.0 have one hash."""
+    moves, graph, taken = Moves(), mock.Mock(), mock.Mock()
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    steps = replays.Replays(torch.device("cpu"), [moves])
+    monkeypatch.setattr(steps, "_room", lambda: True)
+    monkeypatch.setattr(steps, "_record", lambda key, _: steps._recorded.update({key: replays.Recorded(graph, (0.0,))}))
+    for phase in (-1.0, -1.0, -2.0):
+        moves.phase = phase
+        steps.step("a step", taken)
+    assert hash(-1.0) == hash(-2.0)
+    assert (taken.call_count, graph.replay.call_count) == (2, 1)
+    # of states that never come again few are remembered
+    monkeypatch.setattr(replays, "MOST", 3)
+    for phase in range(10):
+        moves.phase = phase
+        steps.step("a step", taken)
+    assert len(steps._met) <= 3
 
 
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
